@@ -1,0 +1,4 @@
+//! MMA training on kernels of our own.
+pub mod error;
+pub mod rng;
+pub use error::{Error, Result};

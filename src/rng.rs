@@ -1,0 +1,89 @@
+//! Random numbers that are counted, not drawn.
+//!
+//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a key
+//! and a counter to four 32-bit words. The key is the run's seed; the counter says what the number
+//! is for. So a number depends on nothing that was drawn before it: resuming a run needs the step
+//! number, not a generator's state, and any device or thread gets the same bits.
+
+/// What a random number is for. Part of the counter, so purposes never share numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Purpose {
+    /// Initial weights: `example` is the parameter's place in the state dict.
+    Init = 0,
+    /// The order of the examples: `step` is the epoch.
+    Order = 1,
+    /// The random start of the attack within a training step.
+    TrainStart = 2,
+    /// The random start of the attack that measures margins: `step` is 0.
+    MarginStart = 3,
+    /// The random start of evaluation attacks: `step` is the restart.
+    EvaluateStart = 4,
+}
+
+/// Four random words for `(seed, purpose, step, example, block)`; element `e` of an example is word
+/// `e % 4` of block `e / 4`.
+pub fn philox(seed: u64, purpose: Purpose, step: u32, example: u32, block: u32) -> [u32; 4] {
+    philox4x32_10([block, example, step, purpose as u32], [seed as u32, (seed >> 32) as u32])
+}
+
+/// Philox4x32 with ten rounds.
+pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for round in 0..10 {
+        if round > 0 {
+            key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        }
+        let a = u64::from(counter[0]) * 0xD251_1F53;
+        let b = u64::from(counter[2]) * 0xCD9E_8D57;
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+    }
+    counter
+}
+
+/// The upper 24 bits as a number in `[0, 1)`; exact in single precision.
+pub fn unit(word: u32) -> f32 {
+    (word >> 8) as f32 * (1.0 / 16_777_216.0)
+}
+
+/// The upper 24 bits as a number in `[-1, 1)`; exact in single precision.
+pub fn signed_unit(word: u32) -> f32 {
+    (word >> 8) as f32 * (1.0 / 8_388_608.0) - 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known answers published with the Random123 library (`kat_vectors`, philox4x32 10).
+    #[test]
+    fn known_answers() {
+        assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627_E8D5, 0xE169_C58D, 0xBC57_AC4C, 0x9B00_DBD8]);
+        assert_eq!(philox4x32_10([!0; 4], [!0; 2]), [0x408F_276D, 0x41C8_3B0E, 0xA20B_C7C6, 0x6D54_51FD]);
+        assert_eq!(
+            philox4x32_10([0x243F_6A88, 0x85A3_08D3, 0x1319_8A2E, 0x0370_7344], [0xA409_3822, 0x299F_31D0]),
+            [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1]
+        );
+    }
+
+    #[test]
+    fn purposes_steps_and_examples_do_not_share_numbers() {
+        let all = [
+            philox(7, Purpose::Init, 1, 2, 3),
+            philox(7, Purpose::Order, 1, 2, 3),
+            philox(7, Purpose::Init, 2, 2, 3),
+            philox(7, Purpose::Init, 1, 3, 3),
+            philox(7, Purpose::Init, 1, 2, 4),
+            philox(8, Purpose::Init, 1, 2, 3),
+            philox(7 + (1 << 32), Purpose::Init, 1, 2, 3),
+        ];
+        for (i, a) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_ranges() {
+        assert_eq!((unit(0), signed_unit(0)), (0.0, -1.0));
+        assert!(unit(!0) < 1.0 && signed_unit(!0) < 1.0);
+    }
+}
