@@ -192,9 +192,9 @@ impl Fidelity {
         search_result: SearchResult::Adversarial,
         forget_wrong: false,
         test_search_start: TestSearchStart::TestEps,
-        test_search_loss_fn: Loss::Slm,
+        test_search_loss_fn: Loss::Lm,
         l2_order: L2Order::BallBox,
         l2_grad_floor: 1e-12,
-        cw_confidence: f32::INFINITY,
+        cw_confidence: 1e4,
     };
 }
