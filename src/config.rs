@@ -198,3 +198,10 @@ impl Fidelity {
         cw_confidence: 1e4,
     };
 }
+
+impl Config {
+    /// The search's upper bound: 1.05 d_max, rounded to single precision as the released code holds it.
+    pub fn max_eps(&self) -> f32 {
+        (f64::from(self.hinge_maxeps) * 1.05) as f32
+    }
+}

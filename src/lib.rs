@@ -1,4 +1,11 @@
 //! MMA training on kernels of our own.
+pub mod attack;
+pub mod config;
+pub mod data;
+pub mod device;
 pub mod error;
+pub mod model;
 pub mod rng;
+pub mod tape;
+pub mod train;
 pub use error::{Error, Result};

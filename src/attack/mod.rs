@@ -1,0 +1,45 @@
+//! Attacks: programs around a model's tape, with one eps an example.
+//!
+//! - [`pgd`]: projected gradient descent within each example's ball
+//! - [`an_pgd`]: AN-PGD (Algorithm 1): PGD, then a bisection for the boundary along the direction found
+//!
+//! An attack knows a model and the buffers of the examples it attacks. It knows nothing of training.
+
+pub mod an_pgd;
+pub mod pgd;
+
+pub use an_pgd::{AnPgd, Search, SearchStart};
+pub use pgd::{Noise, Pgd, PgdSettings};
+
+use crate::model::{Model, image_buffer};
+use crate::tape::{Buffer, Memory};
+
+/// The examples that an attack is run on: buffers for up to `n` of them.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Images `[n, h, w, c]` in [0, 1].
+    pub x: Buffer,
+    /// Labels, u32 `[n]`.
+    pub labels: Buffer,
+    /// Each example's place in its data set, u32 `[n]`: what its random numbers are counted by.
+    pub index: Buffer,
+    /// How many there are, u32 `[1]`.
+    pub rows: Buffer,
+}
+
+impl Target {
+    /// Buffers for `n` of a model's images.
+    pub fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize) -> Target {
+        Target {
+            x: image_buffer(memory, model, &format!("{name}.x"), n),
+            labels: memory.u32(&format!("{name}.labels"), &[n]),
+            index: memory.u32(&format!("{name}.index"), &[n]),
+            rows: memory.u32(&format!("{name}.rows"), &[1]),
+        }
+    }
+
+    /// How many examples there is room for.
+    pub fn capacity(&self) -> usize {
+        self.labels.dims[0]
+    }
+}

@@ -1,0 +1,109 @@
+//! PGD (Madry et al., 2018) in linf and l2, each example with its own eps and step, as advertorch's
+//! `LinfPGDAttack` and `L2PGDAttack` run it.
+
+use std::sync::Arc;
+
+use super::Target;
+use crate::device::Schedule;
+use crate::model::{Model, image_buffer};
+use crate::rng::Purpose;
+use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape};
+
+/// What the random start is made of.
+#[derive(Clone, Debug)]
+pub enum Noise {
+    /// No random start: PGD begins at the image.
+    None,
+    /// Counted random numbers.
+    Counted {
+        /// The run's seed.
+        seed: u64,
+        /// What they are for.
+        purpose: Purpose,
+        /// u32 `[1]`: the step, or the restart.
+        step: Buffer,
+    },
+    /// The numbers in this buffer, of the images' shape: in [-1, 1) for linf, in [0, 1) for l2.
+    Given(Buffer),
+}
+
+/// How PGD runs.
+#[derive(Clone, Debug)]
+pub struct PgdSettings {
+    /// The loss that is ascended.
+    pub loss: LossRule,
+    /// Norm and projection.
+    pub rule: PgdRule,
+    /// Iterations.
+    pub iterations: u32,
+    /// The random start.
+    pub noise: Noise,
+}
+
+/// PGD around a model. Whoever runs it fills the target, `eps` and `step` first.
+#[derive(Clone, Debug)]
+pub struct Pgd {
+    /// Radius of each example's ball `[n]`.
+    pub eps: Buffer,
+    /// Step of each example `[n]`, in the norm's unit.
+    pub step: Buffer,
+    /// The point PGD is at, and in the end the adversarial example, `[n, h, w, c]`.
+    pub adv: Buffer,
+    /// The whole attack.
+    pub schedule: Schedule,
+}
+
+impl Pgd {
+    /// Records the attack on `target`.
+    pub fn new(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &PgdSettings) -> Pgd {
+        let n = target.capacity();
+        let name = |part: &str| format!("{}.{part}", target.x.name.trim_end_matches(".x"));
+        let (eps, step) = (memory.f32(&name("eps"), &[n]), memory.f32(&name("step"), &[n]));
+        let adv = image_buffer(memory, model, &name("adv"), n);
+        let mut schedule = Schedule::default();
+        schedule.then(&Arc::new(start(target, &eps, &adv, settings)), 1);
+        let iteration = iteration(model, target, &eps, &step, &adv, settings);
+        schedule.then(&Arc::new(iteration), settings.iterations);
+        Pgd { eps, step, adv, schedule }
+    }
+}
+
+fn start(target: &Target, eps: &Buffer, adv: &Buffer, settings: &PgdSettings) -> Program {
+    let mut tape = Tape::new("pgd_start");
+    tape.set_rows(&target.rows);
+    let (x, eps) = (tape.leaf(&target.x), tape.leaf(eps));
+    let norm = settings.rule.norm;
+    let first = match &settings.noise {
+        Noise::None => tape.copy(x),
+        Noise::Given(noise) => {
+            let noise = tape.leaf(noise);
+            tape.pgd_start(norm, x, eps, noise)
+        }
+        Noise::Counted { seed, purpose, step } => {
+            let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
+            let noise = tape.uniform(x, step, index, *seed, *purpose, norm == Norm::Linf);
+            tape.pgd_start(norm, x, eps, noise)
+        }
+    };
+    tape.keep(first, adv);
+    tape.finish()
+}
+
+fn iteration(
+    model: &dyn Model,
+    target: &Target,
+    eps: &Buffer,
+    step: &Buffer,
+    adv: &Buffer,
+    settings: &PgdSettings,
+) -> Program {
+    let mut tape = Tape::new("pgd_iteration");
+    tape.set_rows(&target.rows);
+    let [x, labels, eps, step, point] = [&target.x, &target.labels, eps, step, adv].map(|b| tape.leaf(b));
+    let logits = model.logits(&mut tape, point);
+    let loss = tape.loss(settings.loss, logits, labels);
+    let ones = tape.fill(1.0, &[target.capacity()]);
+    let dx = tape.grad(loss, ones, &[point])[0];
+    tape.pgd_step(settings.rule, adv, x, dx, eps, step);
+    tape.finish()
+}

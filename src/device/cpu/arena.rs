@@ -1,0 +1,59 @@
+//! The CPU device's memory, and disjoint views of it.
+
+use crate::tape::{Place, Region};
+
+/// A cache line: what every place is aligned to.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Two regions: buffers, and the workspace of the program that runs.
+#[derive(Default)]
+pub(super) struct Arena {
+    persistent: Vec<Line>,
+    workspace: Vec<Line>,
+}
+
+impl Arena {
+    pub(super) fn new(persistent: usize, workspace: usize) -> Arena {
+        let lines = |bytes: usize| vec![bytemuck::Zeroable::zeroed(); bytes.div_ceil(64)];
+        Arena { persistent: lines(persistent), workspace: lines(workspace) }
+    }
+
+    pub(super) fn persistent(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.persistent)
+    }
+
+    pub(super) fn persistent_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.persistent)
+    }
+
+    /// The bytes of places to read and of places to write. Places to write overlap nothing; a place may be
+    /// read several times.
+    pub(super) fn views(&mut self, reads: &[Place], writes: &[Place]) -> (Vec<&[u8]>, Vec<&mut [u8]>) {
+        let mut distinct: Vec<Place> = reads.iter().chain(writes).copied().collect();
+        distinct.sort();
+        distinct.dedup();
+        let (mut persistent, mut workspace) =
+            (bytemuck::cast_slice_mut::<_, u8>(&mut self.persistent), bytemuck::cast_slice_mut(&mut self.workspace));
+        let (mut persistent_at, mut workspace_at) = (0, 0);
+        let mut cut: Vec<Option<&mut [u8]>> = Vec::with_capacity(distinct.len());
+        for place in &distinct {
+            let (rest, at) = match place.region {
+                Region::Persistent => (&mut persistent, &mut persistent_at),
+                Region::Workspace => (&mut workspace, &mut workspace_at),
+            };
+            assert!(place.offset >= *at, "places overlap: {distinct:?}");
+            let (_, tail) = std::mem::take(rest).split_at_mut(place.offset - *at);
+            let (view, tail) = tail.split_at_mut(place.bytes);
+            (*rest, *at) = (tail, place.offset + place.bytes);
+            cut.push(Some(view));
+        }
+        let at = |place: &Place| distinct.binary_search(place).expect("every place was cut");
+        let written: Vec<&mut [u8]> =
+            writes.iter().map(|p| cut[at(p)].take().expect("an op writes a place once and does not read it")).collect();
+        let shared: Vec<Option<&[u8]>> = cut.into_iter().map(|view| view.map(|v| &*v)).collect();
+        let read = reads.iter().map(|p| shared[at(p)].expect("an op does not read what it writes")).collect();
+        (read, written)
+    }
+}

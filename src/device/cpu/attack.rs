@@ -1,0 +1,168 @@
+//! PGD and the search for the boundary, each example with its own eps.
+
+use rayon::prelude::*;
+
+use super::vectorized;
+use crate::config::{Direction, L2Order};
+use crate::rng::{self, Purpose};
+use crate::tape::{Norm, PgdRule};
+
+/// What random numbers are counted by, besides example and element.
+pub(super) struct Noise {
+    pub seed: u64,
+    pub purpose: Purpose,
+    pub step: u32,
+    pub signed: bool,
+}
+
+/// Noise `[n, row]`, in [-1, 1) if signed, else in [0, 1).
+pub(super) fn uniform(out: &mut [f32], index: &[u32], n: usize, row: usize, noise: &Noise) {
+    let number = if noise.signed { rng::signed_unit } else { rng::unit };
+    out.par_chunks_mut(row).zip(index).take(n).for_each(|(out, &example)| {
+        for (block, out) in out.chunks_mut(4).enumerate() {
+            let words = rng::philox(noise.seed, noise.purpose, noise.step, example, block as u32);
+            out.iter_mut().zip(words).for_each(|(o, word)| *o = number(word));
+        }
+    });
+}
+
+/// `sum(f(a, b)^2)` in a fixed order of sixteen running sums.
+fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0f32; LANES];
+    let (a, b) = (a.chunks(LANES), b.chunks(LANES));
+    for (a, b) in a.zip(b) {
+        for ((s, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            let d = f(a, b);
+            *s += d * d;
+        }
+    }
+    sums.iter().sum()
+}
+
+/// `x + eps` and `x - eps`, rounded towards x where rounding would leave the ball, inside the box.
+fn bounds(x: f32, eps: f32) -> (f32, f32) {
+    // The rounding error of x + e, exactly (Knuth's two-sum).
+    let error = |e: f32, sum: f32| {
+        let part = sum - x;
+        (x - (sum - part)) + (e - part)
+    };
+    let (low, high) = (x - eps, x + eps);
+    let low = if error(-eps, low) > 0.0 { low.next_up() } else { low };
+    let high = if error(eps, high) < 0.0 { high.next_down() } else { high };
+    (low.max(0.0), high.min(1.0))
+}
+
+/// Scales `adv - x` down to length eps. The factor is a little below eps / length, so that no rounding leaves
+/// the ball.
+fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
+    let length = sum_of_squares(adv, x, |a, x| a - x).sqrt();
+    if length > eps {
+        let factor = eps / length * (1.0 - 1.0 / 4_194_304.0);
+        adv.iter_mut().zip(x).for_each(|(a, &x)| *a = x + (*a - x) * factor);
+    }
+}
+
+fn into_box(adv: &mut [f32]) {
+    adv.iter_mut().for_each(|a| *a = a.clamp(0.0, 1.0));
+}
+
+/// PGD's first point from noise: linf `x + eps noise`; l2 an image of noise, brought to the ball around x. Then the box.
+pub(super) fn pgd_start(adv: &mut [f32], x: &[f32], eps: &[f32], noise: &[f32], n: usize, norm: Norm) {
+    if n == 0 {
+        return;
+    }
+    let row = x.len() / eps.len();
+    let rows = adv.par_chunks_mut(row).zip(x.par_chunks(row)).zip(noise.par_chunks(row)).zip(eps);
+    rows.take(n).for_each(|(((adv, x), noise), &eps)| {
+        vectorized(|| match norm {
+            Norm::Linf => adv.iter_mut().zip(x).zip(noise).for_each(|((a, &x), &u)| {
+                let (low, high) = bounds(x, eps);
+                *a = (x + eps * u).clamp(low, high);
+            }),
+            Norm::L2 => {
+                adv.copy_from_slice(noise);
+                into_l2_ball(adv, x, eps);
+                into_box(adv);
+            }
+        });
+    });
+}
+
+/// One iteration of PGD. linf: along the gradient's sign; l2: along the gradient over its norm.
+pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step: &[f32], n: usize, rule: &PgdRule) {
+    let row = x.len() / eps.len();
+    let rows = adv.par_chunks_mut(row).zip(x.par_chunks(row)).zip(dx.par_chunks(row)).zip(eps).zip(step);
+    rows.take(n).for_each(|((((adv, x), dx), &eps), &step)| {
+        vectorized(|| match rule.norm {
+            Norm::Linf => adv.iter_mut().zip(x).zip(dx).for_each(|((a, &x), &g)| {
+                let sign = f32::from(g > 0.0) - f32::from(g < 0.0);
+                let (low, high) = bounds(x, eps);
+                *a = (*a + step * sign).clamp(low, high);
+            }),
+            Norm::L2 => {
+                let length = sum_of_squares(dx, dx, |g, _| g).sqrt().max(rule.l2_grad_floor);
+                adv.iter_mut().zip(dx).for_each(|(a, &g)| *a += step / length * g);
+                match rule.l2_order {
+                    L2Order::BoxBall => {
+                        into_box(adv);
+                        into_l2_ball(adv, x, eps);
+                    }
+                    L2Order::BallBox => into_l2_ball(adv, x, eps),
+                }
+                // Of use after the ball, too: rounding may step out of the box by an ulp.
+                into_box(adv);
+            }
+        });
+    });
+}
+
+/// How a point along a direction is made.
+pub(super) struct Along {
+    pub norm: Norm,
+    pub direction: Direction,
+    pub clamp: bool,
+}
+
+/// `x + t (adv - x) / length`; the length is `ball`, or the norm of `adv - x`.
+pub(super) fn along_direction(
+    out: &mut [f32],
+    x: &[f32],
+    adv: &[f32],
+    ball: &[f32],
+    t: &[f32],
+    n: usize,
+    along: &Along,
+) {
+    let row = x.len() / ball.len();
+    let rows = out.par_chunks_mut(row).zip(x.par_chunks(row)).zip(adv.par_chunks(row)).zip(ball).zip(t);
+    rows.take(n).for_each(|((((out, x), adv), &ball), &t)| {
+        vectorized(|| {
+            let length = match (along.direction, along.norm) {
+                (Direction::Eps, _) => ball,
+                (Direction::Unit, Norm::Linf) => x.iter().zip(adv).fold(0f32, |m, (x, a)| m.max((a - x).abs())),
+                (Direction::Unit, Norm::L2) => sum_of_squares(adv, x, |a, x| a - x).sqrt(),
+            };
+            let scale = 1.0 / (length + 1e-12);
+            for ((out, &x), &adv) in out.iter_mut().zip(x).zip(adv) {
+                *out = x + t * (scale * (adv - x));
+            }
+            if along.clamp {
+                into_box(out);
+            }
+        });
+    });
+}
+
+/// Halves the bracket `[low, high]` of each row by the sign of the loss at `t`, and puts `t` in its middle.
+pub(super) fn bisect(t: &mut [f32], low: &mut [f32], high: &mut [f32], loss: &[f32], max_eps: f32) {
+    for (((t, low), high), &loss) in t.iter_mut().zip(low).zip(high).zip(loss) {
+        if loss < 0.0 {
+            *low = low.max(*t);
+            *high = high.min(max_eps);
+        } else {
+            *high = high.min(*t);
+        }
+        *t = (*low + *high) / 2.0;
+    }
+}

@@ -1,0 +1,88 @@
+//! Ops that touch each element once.
+
+use rayon::prelude::*;
+
+use super::vectorized;
+
+/// Elements that one task takes: large enough to be worth a task, and never dependent on the thread count.
+const BLOCK: usize = 1 << 14;
+
+/// `out[i] = src[index[i]]` for `n` rows of `row` bytes.
+pub(super) fn gather_rows(out: &mut [u8], src: &[u8], index: &[u32], n: usize, row: usize) {
+    for (out, &at) in out.chunks_exact_mut(row).zip(index).take(n) {
+        out.copy_from_slice(&src[at as usize * row..][..row]);
+    }
+}
+
+/// `dst[index[i]] = src[i]` for `n` rows of `row` bytes.
+pub(super) fn scatter_rows(dst: &mut [u8], src: &[u8], index: &[u32], n: usize, row: usize) {
+    for (src, &at) in src.chunks_exact(row).zip(index).take(n) {
+        dst[at as usize * row..][..row].copy_from_slice(src);
+    }
+}
+
+/// `out = byte / 255`.
+pub(super) fn bytes_to_unit(out: &mut [f32], bytes: &[u8]) {
+    out.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK)).for_each(|(out, bytes)| {
+        vectorized(|| out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b) / 255.0));
+    });
+}
+
+fn map(out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32 + Sync) {
+    out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).for_each(|(out, a)| {
+        vectorized(|| out.iter_mut().zip(a).for_each(|(o, &a)| *o = f(a)));
+    });
+}
+
+fn zip(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+    out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)).for_each(|((out, a), b)| {
+        vectorized(|| out.iter_mut().zip(a).zip(b).for_each(|((o, &a), &b)| *o = f(a, b)));
+    });
+}
+
+/// `a + b`.
+pub(super) fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
+    zip(out, a, b, |a, b| a + b);
+}
+
+/// `factor * a`.
+pub(super) fn scale(out: &mut [f32], a: &[f32], factor: f32) {
+    map(out, a, |a| factor * a);
+}
+
+/// `max(a, least)`.
+pub(super) fn clamp_min(out: &mut [f32], a: &[f32], least: f32) {
+    map(out, a, |a| a.max(least));
+}
+
+/// `max(x, 0)`; not-a-number stays what it is.
+pub(super) fn relu(out: &mut [f32], x: &[f32]) {
+    map(out, x, |x| if x <= 0.0 { 0.0 } else { x });
+}
+
+/// `dy` where `y > 0`, else 0.
+pub(super) fn relu_backward(dx: &mut [f32], dy: &[f32], y: &[f32]) {
+    zip(dx, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 });
+}
+
+/// `x + bias` along the last dimension.
+pub(super) fn add_bias(out: &mut [f32], x: &[f32], bias: &[f32]) {
+    let block = bias.len() * (BLOCK / bias.len()).max(1);
+    out.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(out, x)| {
+        vectorized(|| {
+            for (out, x) in out.chunks_exact_mut(bias.len()).zip(x.chunks_exact(bias.len())) {
+                out.iter_mut().zip(x).zip(bias).for_each(|((o, &x), &b)| *o = x + b);
+            }
+        });
+    });
+}
+
+/// The sum of dy over everything but the last dimension.
+pub(super) fn add_bias_backward_bias(dbias: &mut [f32], dy: &[f32]) {
+    dbias.fill(0.0);
+    vectorized(|| {
+        for dy in dy.chunks_exact(dbias.len()) {
+            dbias.iter_mut().zip(dy).for_each(|(b, &dy)| *b += dy);
+        }
+    });
+}

@@ -1,0 +1,95 @@
+//! Losses by example, and what training makes of them.
+
+use crate::tape::{Loss, LossRule, Metric};
+
+/// What one row's losses are made of: `slm`, `lm`, and the first j != y with the largest logit.
+fn margins(z: &[f32], y: usize) -> (f32, f32, usize) {
+    let mut best = usize::from(y == 0);
+    for j in 0..z.len() {
+        if j != y && z[j] > z[best] {
+            best = j;
+        }
+    }
+    let sum: f32 = others(z, y).map(|j| (z[j] - z[best]).exp()).sum();
+    let lm = z[best] - z[y];
+    (sum.ln() + lm, lm, best)
+}
+
+fn others(z: &[f32], y: usize) -> impl Iterator<Item = usize> {
+    (0..z.len()).filter(move |&j| j != y)
+}
+
+/// The loss of each row of logits `[n, classes]`, n from `out`.
+pub(super) fn loss(out: &mut [f32], logits: &[f32], labels: &[u32], rule: LossRule) {
+    if out.is_empty() {
+        return;
+    }
+    let classes = logits.len() / labels.len();
+    for ((out, z), &y) in out.iter_mut().zip(logits.chunks_exact(classes)).zip(labels) {
+        let (slm, lm, _) = margins(z, y as usize);
+        *out = match rule.loss {
+            // log(1 + e^slm), without overflow and exact where it is tiny.
+            Loss::Xent => slm.max(0.0) + (-slm.abs()).exp().ln_1p(),
+            Loss::Slm => slm,
+            Loss::Lm => lm,
+            Loss::Cw => (lm + rule.confidence).max(0.0),
+        };
+    }
+}
+
+/// dlogits `[n, classes]` = dvalue times the gradient of each row's loss.
+pub(super) fn loss_backward(dlogits: &mut [f32], logits: &[f32], labels: &[u32], dvalue: &[f32], rule: LossRule) {
+    let classes = logits.len() / labels.len();
+    let rows = dlogits.chunks_exact_mut(classes).zip(logits.chunks_exact(classes)).zip(labels).zip(dvalue);
+    for (((dz, z), &y), &dvalue) in rows {
+        let y = y as usize;
+        let (slm, lm, best) = margins(z, y);
+        dz.fill(0.0);
+        // Xent is softplus(slm): its gradient is slm's times sigmoid(slm).
+        let share = match rule.loss {
+            Loss::Xent if slm > 0.0 => 1.0 / (1.0 + (-slm).exp()),
+            Loss::Xent => slm.exp() / (1.0 + slm.exp()),
+            Loss::Cw if lm + rule.confidence < 0.0 => 0.0,
+            Loss::Slm | Loss::Lm | Loss::Cw => 1.0,
+        } * dvalue;
+        dz[y] = -share;
+        match rule.loss {
+            Loss::Xent | Loss::Slm => {
+                let lse = slm + z[y];
+                others(z, y).for_each(|j| dz[j] = share * (z[j] - lse).exp());
+            }
+            Loss::Lm | Loss::Cw => dz[best] = share,
+        }
+    }
+}
+
+/// 1 / n where eps is below the hinge, else 0.
+pub(super) fn hinge_weights(out: &mut [f32], eps: &[f32], hinge: f32) {
+    let mean = 1.0 / out.len() as f32;
+    out.iter_mut().zip(eps).for_each(|(o, &eps)| *o = if eps < hinge { mean } else { 0.0 });
+}
+
+/// Writes the places of negative values to the front of `selected`; returns how many.
+pub(super) fn select_negative(selected: &mut [u32], values: &[f32]) -> u32 {
+    let mut count = 0;
+    for (i, _) in values.iter().enumerate().filter(|(_, v)| **v < 0.0) {
+        selected[count] = i as u32;
+        count += 1;
+    }
+    count as u32
+}
+
+/// Adds a step to the sums; `rows` are clean loss, clean lm, weights, margin loss, eps.
+pub(super) fn accumulate_metrics(sums: &mut [f32], rows: &[&[f32]]) {
+    let [clean, lm, weights, margin, eps] = rows else { unreachable!("five values a row") };
+    let n = clean.len() as f32;
+    let mut add = |metric: Metric, value: f32| sums[metric as usize] += value;
+    add(Metric::Steps, 1.0);
+    add(Metric::Examples, n);
+    add(Metric::CleanLoss, clean.iter().sum::<f32>() / n);
+    // A row with weight 0 may hold anything: it is left out, not multiplied by 0.
+    add(Metric::MarginLoss, weights.iter().zip(*margin).filter(|(w, _)| **w > 0.0).map(|(w, m)| w * m).sum());
+    add(Metric::Correct, lm.iter().filter(|m| **m < 0.0).count() as f32);
+    add(Metric::Eps, eps.iter().sum());
+    add(Metric::Reached, weights.iter().filter(|w| **w == 0.0).count() as f32);
+}

@@ -1,0 +1,210 @@
+//! The CPU: rayon over rows, a GEMM library inside convolutions and linear layers.
+//!
+//! Work is cut by rows or by blocks of a fixed size, never by the number of threads, and every sum has a fixed
+//! order: the same program gives the same bits on one thread and on many.
+
+mod arena;
+mod attack;
+mod conv;
+mod conv_pool;
+mod elementwise;
+mod linear;
+mod loss;
+mod optimizer;
+
+use arena::Arena;
+
+use super::Device;
+use crate::tape::{Buffer, Memory, Node, Op, Place, Program};
+
+/// Threads and caches of this machine.
+#[derive(Default)]
+pub struct Cpu {
+    arena: Arena,
+}
+
+impl Cpu {
+    /// A device without memory: see [`Device::allocate`]. Threads are those of rayon's pool.
+    pub fn new() -> Cpu {
+        Cpu::default()
+    }
+}
+
+fn f32s(bytes: &[u8]) -> &[f32] {
+    bytemuck::cast_slice(bytes)
+}
+
+fn f32s_mut(bytes: &mut [u8]) -> &mut [f32] {
+    bytemuck::cast_slice_mut(bytes)
+}
+
+fn u32s(bytes: &[u8]) -> &[u32] {
+    bytemuck::cast_slice(bytes)
+}
+
+fn u32s_mut(bytes: &mut [u8]) -> &mut [u32] {
+    bytemuck::cast_slice_mut(bytes)
+}
+
+/// The first `n` rows of a value of shape `dims`.
+fn live<'a>(bytes: &'a mut [u8], dims: &[usize], n: usize) -> &'a mut [f32] {
+    &mut f32s_mut(bytes)[..n * dims[1..].iter().product::<usize>()]
+}
+
+fn live_of<'a>(bytes: &'a [u8], dims: &[usize], n: usize) -> &'a [f32] {
+    &f32s(bytes)[..n * dims[1..].iter().product::<usize>()]
+}
+
+/// Runs `work` with the widest vector instructions this machine has.
+fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
+impl Device for Cpu {
+    fn describe(&self) -> String {
+        format!("CPU, {} threads", rayon::current_num_threads())
+    }
+
+    fn allocate(&mut self, memory: &Memory, workspace: usize) {
+        self.arena = Arena::new(memory.bytes(), workspace);
+    }
+
+    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) {
+        self.arena.persistent_mut()[buffer.offset..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.arena.persistent()[buffer.offset..][..bytes.len()]);
+    }
+
+    fn execute(&mut self, program: &Program) {
+        for node in &program.nodes {
+            self.run(program, node);
+        }
+    }
+}
+
+impl Cpu {
+    fn run(&mut self, program: &Program, node: &Node) {
+        let place = |v: &crate::tape::Value| program.places[v.0].expect("every operand has a place");
+        let mut reads: Vec<Place> = node.inputs.iter().map(place).collect();
+        reads.extend(node.rows.iter().map(place));
+        let writes: Vec<Place> = node.outputs.iter().map(place).collect();
+        let (mut x, mut y) = self.arena.views(&reads, &writes);
+        let in_dims = |i: usize| &program.values[node.inputs[i].0].dims[..];
+        let out_dims = &program.values[node.outputs[0].0].dims[..];
+        let active = node.rows.map(|_| u32s(x.pop().expect("rows were read last"))[0] as usize);
+        // Rows are those of the first operand, or of the result where nothing is read.
+        let all = node.inputs.first().map_or(out_dims, |_| in_dims(0)).first().copied().unwrap_or(1);
+        let n = active.unwrap_or(all);
+
+        let [y0, others @ ..] = &mut y[..] else { unreachable!("every op writes something") };
+        match &node.op {
+            Op::GatherRows => {
+                let n = active.unwrap_or(out_dims[0]);
+                elementwise::gather_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]);
+            }
+            Op::ScatterRows => elementwise::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
+            Op::BytesToUnit => elementwise::bytes_to_unit(live(y0, out_dims, n), x[0]),
+            Op::Copy => live(y0, out_dims, n).copy_from_slice(live_of(x[0], out_dims, n)),
+            Op::Fill { value } => f32s_mut(y0).fill(*value),
+            Op::Add => elementwise::add(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
+            Op::Scale { factor } => elementwise::scale(live(y0, out_dims, n), f32s(x[0]), *factor),
+            Op::ClampMin { least } => elementwise::clamp_min(live(y0, out_dims, n), f32s(x[0]), *least),
+
+            Op::Conv2d(window) => {
+                let shape = conv::Shape::new(in_dims(0), in_dims(1), *window);
+                conv::conv2d(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, &shape);
+            }
+            Op::Conv2dBackwardInput(window) => {
+                let shape = conv::Shape::new(out_dims, in_dims(1), *window);
+                conv::conv2d_backward_input(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, &shape);
+            }
+            Op::Conv2dBackwardWeight(window) => {
+                let shape = conv::Shape::new(in_dims(1), out_dims, *window);
+                conv::conv2d_backward_weight(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, &shape);
+            }
+            Op::AddBias => elementwise::add_bias(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
+            Op::AddBiasBackwardBias => {
+                let row = in_dims(0)[1..].iter().product::<usize>();
+                elementwise::add_bias_backward_bias(f32s_mut(y0), &f32s(x[0])[..n * row]);
+            }
+            Op::Relu => elementwise::relu(live(y0, out_dims, n), f32s(x[0])),
+            Op::ReluBackward => elementwise::relu_backward(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
+            Op::MaxPool2d => conv_pool::max_pool2d(f32s_mut(y0), others[0], f32s(x[0]), n, in_dims(0)),
+            Op::MaxPool2dBackward => conv_pool::max_pool2d_backward(f32s_mut(y0), f32s(x[0]), x[1], n, out_dims),
+            Op::ConvPool(window) => {
+                let shape = conv::Shape::new(in_dims(0), in_dims(1), *window);
+                conv_pool::conv_pool(f32s_mut(y0), others[0], f32s(x[0]), f32s(x[1]), f32s(x[2]), n, &shape);
+            }
+            Op::ConvPoolBackwardInput(window) => {
+                let shape = conv::Shape::new(out_dims, in_dims(2), *window);
+                conv_pool::conv_pool_backward_input(f32s_mut(y0), f32s(x[0]), x[1], f32s(x[2]), n, &shape);
+            }
+            Op::ConvPoolBackwardWeight(window) => {
+                let shape = conv::Shape::new(in_dims(2), out_dims, *window);
+                conv_pool::conv_pool_backward_weight(f32s_mut(y0), f32s(x[0]), x[1], f32s(x[2]), n, &shape);
+            }
+            Op::ConvPoolBackwardBias => {
+                let row = in_dims(0)[1..].iter().product::<usize>();
+                conv_pool::conv_pool_backward_bias(f32s_mut(y0), &f32s(x[0])[..n * row], x[1]);
+            }
+            Op::Linear => linear::linear(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, in_dims(1)),
+            Op::LinearBackwardInput => {
+                linear::linear_backward_input(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, in_dims(1));
+            }
+            Op::LinearBackwardWeight => {
+                linear::linear_backward_weight(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, out_dims);
+            }
+
+            Op::Loss(rule) => loss::loss(&mut f32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), *rule),
+            Op::LossBackward(rule) => {
+                let classes = out_dims[1];
+                let dlogits = &mut f32s_mut(y0)[..n * classes];
+                loss::loss_backward(dlogits, f32s(x[0]), u32s(x[1]), f32s(x[2]), *rule);
+            }
+            Op::MeanWeights => f32s_mut(y0)[..n].fill(1.0 / n as f32),
+            Op::HingeWeights { hinge } => loss::hinge_weights(&mut f32s_mut(y0)[..n], f32s(x[0]), *hinge),
+            Op::SelectNegative => {
+                let count = loss::select_negative(u32s_mut(y0), &f32s(x[0])[..n]);
+                u32s_mut(others[0])[0] = count;
+            }
+
+            Op::Uniform { seed, purpose, signed } => {
+                let n = active.unwrap_or(out_dims[0]);
+                let row = out_dims[1..].iter().product();
+                let noise = attack::Noise { seed: *seed, purpose: *purpose, step: u32s(x[0])[0], signed: *signed };
+                attack::uniform(f32s_mut(y0), u32s(x[1]), n, row, &noise);
+            }
+            Op::PgdStart(norm) => attack::pgd_start(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), n, *norm),
+            Op::PgdStep(rule) => {
+                attack::pgd_step(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);
+            }
+            Op::AlongDirection { norm, direction, clamp } => {
+                let along = attack::Along { norm: *norm, direction: *direction, clamp: *clamp };
+                attack::along_direction(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, &along);
+            }
+            Op::Bisect { max_eps } => {
+                let [low, high] = others else { unreachable!("bisect updates t, low and high") };
+                let (t, low, high) = (f32s_mut(y0), f32s_mut(low), f32s_mut(high));
+                attack::bisect(&mut t[..n], low, high, f32s(x[0]), *max_eps);
+            }
+
+            Op::Adam(rule) | Op::Sgd(rule) => {
+                let (step, gradients) = x.split_last().expect("the step is read last");
+                let step = u32s(step)[0];
+                let gradients: Vec<&[f32]> = gradients.iter().map(|g| f32s(g)).collect();
+                match others {
+                    [m, v] => optimizer::adam(f32s_mut(y0), f32s_mut(m), f32s_mut(v), &gradients, step, rule),
+                    [momentum] => optimizer::sgd(f32s_mut(y0), f32s_mut(momentum), &gradients, step, rule),
+                    _ => unreachable!("an optimizer updates its state"),
+                }
+            }
+            Op::Increment => u32s_mut(y0)[0] += 1,
+            Op::AccumulateMetrics => {
+                let rows: Vec<&[f32]> = x.iter().map(|v| &f32s(v)[..n]).collect();
+                loss::accumulate_metrics(f32s_mut(y0), &rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Programs in words: what `maxmargin explain` prints.
+
+use std::fmt;
+
+use super::{Program, Region, Value};
+
+impl Program {
+    /// The value as it is printed: a buffer's name, or `%` and its number.
+    fn label(&self, value: Value) -> String {
+        self.values[value.0].home.as_ref().map_or_else(|| format!("%{}", value.0), |b| b.name.clone())
+    }
+
+    /// One line a value that has a place in the workspace: offset, bytes, shape; and the sum.
+    pub fn explain_memory(&self) -> String {
+        let mut lines = format!("{}: workspace {} bytes\n", self.name, self.workspace);
+        for (v, place) in self.places.iter().enumerate() {
+            if let Some(place) = place.filter(|p| p.region == Region::Workspace) {
+                let info = &self.values[v];
+                lines += &format!(
+                    "  %{v:<4} at {:>9} {:>9} bytes  {} {:?}\n",
+                    place.offset,
+                    place.bytes,
+                    info.dtype.name(),
+                    info.dims
+                );
+            }
+        }
+        lines
+    }
+}
+
+impl fmt::Display for Program {
+    /// One line an op: results and shapes, name, operands.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {} ops", self.name, self.nodes.len())?;
+        for node in &self.nodes {
+            let list = |values: &[Value]| values.iter().map(|&v| self.label(v)).collect::<Vec<_>>().join(", ");
+            write!(f, "  {} {:?}", list(&node.outputs), self.values[node.outputs[0].0].dims)?;
+            write!(f, " = {}({})", node.op.name(), list(&node.inputs))?;
+            match node.rows {
+                Some(rows) => writeln!(f, " for {} rows", self.label(rows))?,
+                None => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,280 @@
+//! The ops: formula, shapes, and what the gradient of each needs.
+//!
+//! Images are `[n, h, w, c]`, convolution weights `[k, kh, kw, c]`, linear weights `[out, in]`. The first
+//! dimension of every batch is its rows; an op recorded with a row count computes that many rows and
+//! leaves the others as they were.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Direction, L2Order};
+use crate::rng::Purpose;
+
+/// The norm a margin is measured in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Norm {
+    /// The largest change of a pixel.
+    #[value(alias = "Linf")]
+    Linf,
+    /// The Euclidean length of the change.
+    #[value(alias = "L2")]
+    L2,
+}
+
+/// A loss of one example with logits `z` and label `y`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    /// Cross-entropy: `logsumexp_j z_j - z_y`.
+    Xent,
+    /// Soft logit margin: `logsumexp_{j != y} z_j - z_y`; negative where p_y > 1/2.
+    Slm,
+    /// Logit margin: `max_{j != y} z_j - z_y`; negative where the label has the largest logit.
+    Lm,
+    /// Carlini and Wagner's: `max(lm + confidence, 0)`.
+    Cw,
+}
+
+/// One op. The comment of each gives its inputs -> outputs; an output marked * is a buffer that is updated.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `out[i] = src[index[i]]`: src `[m, ..]`, index u32 `[n]` -> `[n, ..]`, of any element type.
+    GatherRows,
+    /// `dst[index[i]] = src[i]`: src `[n, ..]`, index u32 `[n]` -> dst* `[m, ..]`.
+    ScatterRows,
+    /// `out = byte / 255`: u8 -> f32 of the same shape.
+    BytesToUnit,
+    /// `out = a`: f32 -> f32.
+    Copy,
+    /// `out = value` -> f32 of any shape.
+    Fill {
+        /// What every element becomes.
+        value: f32,
+    },
+    /// `out = a + b`.
+    Add,
+    /// `out = factor * a`.
+    Scale {
+        /// The factor.
+        factor: f32,
+    },
+    /// `out = max(a, least)`.
+    ClampMin {
+        /// The least value.
+        least: f32,
+    },
+
+    /// x `[n, h, w, c]`, w `[k, kh, kw, c]` -> `[n, h', w', k]`, `h' = (h + 2 padding - kh) / stride + 1`.
+    Conv2d(Window),
+    /// dy, w -> dx: the gradient of [`Op::Conv2d`] by its input.
+    Conv2dBackwardInput(Window),
+    /// dy, x -> dw, summed over the rows.
+    Conv2dBackwardWeight(Window),
+    /// x `[.., k]`, bias `[k]` -> `[.., k]`.
+    AddBias,
+    /// dy `[.., k]` -> dbias `[k]`: the sum over everything but the last dimension.
+    AddBiasBackwardBias,
+    /// `max(x, 0)`.
+    Relu,
+    /// dy, y -> `dy` where `y > 0`, else 0: at 0 the gradient is 0.
+    ReluBackward,
+    /// 2x2 windows, stride 2: x `[n, h, w, c]` -> `[n, h/2, w/2, c]` and the choice, u8 of the same shape: which of
+    /// the window's four (row-major) is the first maximum.
+    MaxPool2d,
+    /// dy, choice -> dx `[n, h, w, c]`.
+    MaxPool2dBackward,
+    /// Convolution, bias, ReLU and 2x2 max-pool in one: x, w, bias -> pooled, and the choice: 0 to 3, or
+    /// [`NO_CHOICE`] where ReLU is 0. The three quarters of the convolution that no gradient reaches are known
+    /// from the choice, and its backward ops skip them.
+    ConvPool(Window),
+    /// dy (pooled), choice, w -> dx.
+    ConvPoolBackwardInput(Window),
+    /// dy (pooled), choice, x -> dw.
+    ConvPoolBackwardWeight(Window),
+    /// dy (pooled), choice -> dbias.
+    ConvPoolBackwardBias,
+    /// `x w^T`: x `[n, ..]` with `in` elements a row, w `[out, in]` -> `[n, out]`.
+    Linear,
+    /// dy `[n, out]`, w -> dx, of x's shape.
+    LinearBackwardInput,
+    /// dy, x -> dw, summed over the rows.
+    LinearBackwardWeight,
+
+    /// logits `[n, classes]`, labels u32 `[n]` -> the loss of each row `[n]`.
+    Loss(LossRule),
+    /// logits, labels, dvalue `[n]` -> dlogits.
+    LossBackward(LossRule),
+    /// -> `[n]`: 1 / rows: the weights of a mean.
+    MeanWeights,
+    /// eps `[n]` -> `[n]`: 1 / rows where `eps < hinge`, else 0 (Algorithm 2: examples whose margin reached d_max
+    /// are not trained on, but counted).
+    HingeWeights {
+        /// d_max.
+        hinge: f32,
+    },
+    /// values `[n]` -> which rows are negative, ascending, at the front of u32 `[n]`; how many, u32 `[1]`.
+    SelectNegative,
+
+    /// step u32 `[1]`, index u32 `[n]` -> uniform noise `[n, ..]`, counted by seed, purpose, step, index and element;
+    /// in `[-1, 1)` if signed, else in `[0, 1)`.
+    Uniform {
+        /// The run's seed.
+        seed: u64,
+        /// What the numbers are for.
+        purpose: Purpose,
+        /// The range.
+        signed: bool,
+    },
+    /// x, eps `[n]`, noise -> PGD's first point (advertorch's `rand_init_delta`).
+    PgdStart(Norm),
+    /// x, dx, eps `[n]`, step `[n]` -> adv*: one iteration of PGD: step along the gradient, back into ball and box.
+    PgdStep(PgdRule),
+    /// x, adv, ball `[n]`, t `[n]` -> the point at `t` along `adv - x`, which is `ball` long (`Direction::Eps`), or as
+    /// long as its norm says (`Direction::Unit`).
+    AlongDirection {
+        /// The norm of the length.
+        norm: Norm,
+        /// What `t` is a multiple of.
+        direction: Direction,
+        /// Whether the point is clamped to [0, 1].
+        clamp: bool,
+    },
+    /// loss `[n]` -> t*, low*, high*: one halving of the bracket around the loss's zero, and its middle.
+    Bisect {
+        /// The bracket's upper end at the start.
+        max_eps: f32,
+    },
+
+    /// dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, m*, v* `[p]`.
+    Adam(OptimizerRule),
+    /// dmargin, (dclean), step -> params*, momentum* `[p]`.
+    Sgd(OptimizerRule),
+    /// -> counter* u32 `[1]`, one larger.
+    Increment,
+    /// clean loss, clean lm, weights, margin loss, eps, each `[n]` -> sums*: see [`Metric`].
+    AccumulateMetrics,
+}
+
+/// [`Op::ConvPool`]'s choice where the maximum is not positive: no gradient passes.
+pub const NO_CHOICE: u8 = 4;
+
+/// Geometry of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Zeros around the image.
+    pub padding: usize,
+    /// Step of the window.
+    pub stride: usize,
+}
+
+/// Which loss, and the confidence of [`Loss::Cw`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossRule {
+    /// The formula.
+    pub loss: Loss,
+    /// cw's confidence; the others ignore it.
+    pub confidence: f32,
+}
+
+/// How PGD takes a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PgdRule {
+    /// linf: along the sign; l2: along the gradient over its norm.
+    pub norm: Norm,
+    /// l2: what comes first after the step.
+    pub l2_order: L2Order,
+    /// l2: the least norm that is divided by.
+    pub l2_grad_floor: f32,
+}
+
+/// How gradients become weights. The gradient is `(1 - clean_coeff) dmargin + clean_coeff dclean`, and
+/// `weight_decay` times the weights is added to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimizerRule {
+    /// (from step, learning rate), ascending, the first from 0.
+    pub schedule: Vec<(u32, f32)>,
+    /// The clean loss's share of the gradient.
+    pub clean_coeff: f32,
+    /// L2 penalty.
+    pub weight_decay: f32,
+    /// SGD's momentum; Adam ignores it.
+    pub momentum: f32,
+}
+
+impl OptimizerRule {
+    /// Learning rate at `step`, counted from 0.
+    pub fn rate(&self, step: u32) -> f32 {
+        self.schedule.iter().take_while(|(from, _)| *from <= step).last().expect("a schedule starts at step 0").1
+    }
+}
+
+/// Places in the sums of [`Op::AccumulateMetrics`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Metric {
+    /// Steps summed.
+    Steps = 0,
+    /// Examples summed.
+    Examples,
+    /// Sum of the steps' mean clean losses.
+    CleanLoss,
+    /// Sum of the steps' margin losses.
+    MarginLoss,
+    /// Examples whose label has the largest logit.
+    Correct,
+    /// Sum of the margins, 0 where wrong.
+    Eps,
+    /// Examples that the margin loss left out, their margin having reached d_max.
+    Reached,
+}
+
+impl Metric {
+    /// How many there are.
+    pub const COUNT: usize = 7;
+}
+
+impl Op {
+    /// The name of the op, of its function on every device, and of its tests.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::GatherRows => "gather_rows",
+            Op::ScatterRows => "scatter_rows",
+            Op::BytesToUnit => "bytes_to_unit",
+            Op::Copy => "copy",
+            Op::Fill { .. } => "fill",
+            Op::Add => "add",
+            Op::Scale { .. } => "scale",
+            Op::ClampMin { .. } => "clamp_min",
+            Op::Conv2d(_) => "conv2d",
+            Op::Conv2dBackwardInput(_) => "conv2d_backward_input",
+            Op::Conv2dBackwardWeight(_) => "conv2d_backward_weight",
+            Op::AddBias => "add_bias",
+            Op::AddBiasBackwardBias => "add_bias_backward_bias",
+            Op::Relu => "relu",
+            Op::ReluBackward => "relu_backward",
+            Op::MaxPool2d => "max_pool2d",
+            Op::MaxPool2dBackward => "max_pool2d_backward",
+            Op::ConvPool(_) => "conv_pool",
+            Op::ConvPoolBackwardInput(_) => "conv_pool_backward_input",
+            Op::ConvPoolBackwardWeight(_) => "conv_pool_backward_weight",
+            Op::ConvPoolBackwardBias => "conv_pool_backward_bias",
+            Op::Linear => "linear",
+            Op::LinearBackwardInput => "linear_backward_input",
+            Op::LinearBackwardWeight => "linear_backward_weight",
+            Op::Loss(_) => "loss",
+            Op::LossBackward(_) => "loss_backward",
+            Op::MeanWeights => "mean_weights",
+            Op::HingeWeights { .. } => "hinge_weights",
+            Op::SelectNegative => "select_negative",
+            Op::Uniform { .. } => "uniform",
+            Op::PgdStart(_) => "pgd_start",
+            Op::PgdStep(_) => "pgd_step",
+            Op::AlongDirection { .. } => "along_direction",
+            Op::Bisect { .. } => "bisect",
+            Op::Adam(_) => "adam",
+            Op::Sgd(_) => "sgd",
+            Op::Increment => "increment",
+            Op::AccumulateMetrics => "accumulate_metrics",
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One method an op: checks the shapes, records it, returns the result. Wrong shapes are the program's own
+//! mistake, so they panic, naming the op and both shapes.
+
+use super::{Buffer, DType, LossRule, Norm, Op, OptimizerRule, PgdRule, Tape, Value, Window};
+use crate::config::Direction;
+use crate::rng::Purpose;
+
+/// `[n, h', w', k]` of a convolution of x `[n, h, w, c]` by w `[k, kh, kw, c]`.
+pub(crate) fn conv_dims(x: &[usize], w: &[usize], window: Window) -> [usize; 4] {
+    let (&[n, h, wide, c], &[k, kh, kw, wc]) = (x, w) else { panic!("conv2d: x {x:?}, w {w:?}") };
+    assert_eq!(c, wc, "conv2d: channels of x {x:?} and w {w:?}");
+    let out = |size: usize, kernel: usize| (size + 2 * window.padding - kernel) / window.stride + 1;
+    [n, out(h, kh), out(wide, kw), k]
+}
+
+fn halved(x: &[usize]) -> [usize; 4] {
+    let &[n, h, w, c] = x else { panic!("max_pool2d: x {x:?}") };
+    assert!(h % 2 == 0 && w % 2 == 0, "max_pool2d: {h} x {w} is not even");
+    [n, h / 2, w / 2, c]
+}
+
+impl Tape {
+    fn op(&mut self, op: Op, inputs: &[Value], dims: &[usize]) -> Value {
+        let out = self.value(dims, DType::F32, None);
+        self.push(op, inputs, &[out]);
+        out
+    }
+
+    fn same(&mut self, op: Op, inputs: &[Value]) -> Value {
+        let dims = self.dims(inputs[0]).to_vec();
+        self.op(op, inputs, &dims)
+    }
+
+    fn per_row(&self, value: Value, n: usize, what: &str) {
+        assert_eq!(self.dims(value), [n], "{what}: one value a row");
+    }
+
+    /// [`Op::GatherRows`].
+    pub fn gather_rows(&mut self, src: Value, index: Value) -> Value {
+        let mut dims = self.dims(src).to_vec();
+        dims[0] = self.dims(index)[0];
+        let out = self.value(&dims, self.dtype(src), None);
+        self.push(Op::GatherRows, &[src, index], &[out]);
+        out
+    }
+
+    /// [`Op::ScatterRows`].
+    pub fn scatter_rows(&mut self, dst: &Buffer, src: Value, index: Value) {
+        let dst = self.leaf(dst);
+        assert_eq!(self.dims(dst)[1..], self.dims(src)[1..], "scatter_rows: dst and src");
+        self.push(Op::ScatterRows, &[src, index], &[dst]);
+    }
+
+    /// [`Op::BytesToUnit`].
+    pub fn bytes_to_unit(&mut self, bytes: Value) -> Value {
+        assert_eq!(self.dtype(bytes), DType::U8, "bytes_to_unit");
+        self.same(Op::BytesToUnit, &[bytes])
+    }
+
+    /// [`Op::Copy`].
+    pub fn copy(&mut self, a: Value) -> Value {
+        self.same(Op::Copy, &[a])
+    }
+
+    /// [`Op::Fill`].
+    pub fn fill(&mut self, value: f32, dims: &[usize]) -> Value {
+        self.op(Op::Fill { value }, &[], dims)
+    }
+
+    /// [`Op::Add`].
+    pub fn add(&mut self, a: Value, b: Value) -> Value {
+        assert_eq!(self.dims(a), self.dims(b), "add: a and b");
+        self.same(Op::Add, &[a, b])
+    }
+
+    /// [`Op::Scale`].
+    pub fn scale(&mut self, a: Value, factor: f32) -> Value {
+        self.same(Op::Scale { factor }, &[a])
+    }
+
+    /// [`Op::ClampMin`].
+    pub fn clamp_min(&mut self, a: Value, least: f32) -> Value {
+        self.same(Op::ClampMin { least }, &[a])
+    }
+
+    /// [`Op::Conv2d`].
+    pub fn conv2d(&mut self, x: Value, w: Value, window: Window) -> Value {
+        let dims = conv_dims(self.dims(x), self.dims(w), window);
+        self.op(Op::Conv2d(window), &[x, w], &dims)
+    }
+
+    /// [`Op::AddBias`].
+    pub fn add_bias(&mut self, x: Value, bias: Value) -> Value {
+        assert_eq!(self.dims(x).last(), Some(&self.dims(bias)[0]), "add_bias: last dimension of x and bias");
+        self.same(Op::AddBias, &[x, bias])
+    }
+
+    /// [`Op::Relu`].
+    pub fn relu(&mut self, x: Value) -> Value {
+        self.same(Op::Relu, &[x])
+    }
+
+    /// [`Op::MaxPool2d`]: the maxima.
+    pub fn max_pool2d(&mut self, x: Value) -> Value {
+        let dims = halved(self.dims(x));
+        let (out, choice) = (self.value(&dims, DType::F32, None), self.value(&dims, DType::U8, None));
+        self.push(Op::MaxPool2d, &[x], &[out, choice]);
+        out
+    }
+
+    /// [`Op::Linear`].
+    pub fn linear(&mut self, x: Value, w: Value) -> Value {
+        let (n, out) = (self.dims(x)[0], self.dims(w)[0]);
+        let row: usize = self.dims(x)[1..].iter().product();
+        assert_eq!(row, self.dims(w)[1], "linear: elements of a row of x {:?} and w {:?}", self.dims(x), self.dims(w));
+        self.op(Op::Linear, &[x, w], &[n, out])
+    }
+
+    /// [`Op::Loss`].
+    pub fn loss(&mut self, rule: LossRule, logits: Value, labels: Value) -> Value {
+        let n = self.dims(logits)[0];
+        self.per_row(labels, n, "loss");
+        self.op(Op::Loss(rule), &[logits, labels], &[n])
+    }
+
+    /// [`Op::MeanWeights`] of `n` rows.
+    pub fn mean_weights(&mut self, n: usize) -> Value {
+        self.op(Op::MeanWeights, &[], &[n])
+    }
+
+    /// [`Op::HingeWeights`].
+    pub fn hinge_weights(&mut self, eps: Value, hinge: f32) -> Value {
+        self.same(Op::HingeWeights { hinge }, &[eps])
+    }
+
+    /// [`Op::SelectNegative`]: writes the rows' places to `selected` and their number to `count`.
+    pub fn select_negative(&mut self, values: Value, selected: &Buffer, count: &Buffer) {
+        let (selected, count) = (self.leaf(selected), self.leaf(count));
+        assert_eq!(self.dims(values), self.dims(selected), "select_negative");
+        self.push(Op::SelectNegative, &[values], &[selected, count]);
+    }
+
+    /// [`Op::Uniform`], as many values a row as `like` has.
+    pub fn uniform(
+        &mut self,
+        like: Value,
+        step: Value,
+        index: Value,
+        seed: u64,
+        purpose: Purpose,
+        signed: bool,
+    ) -> Value {
+        let dims = self.dims(like).to_vec();
+        self.per_row(index, dims[0], "uniform");
+        self.op(Op::Uniform { seed, purpose, signed }, &[step, index], &dims)
+    }
+
+    /// [`Op::PgdStart`].
+    pub fn pgd_start(&mut self, norm: Norm, x: Value, eps: Value, noise: Value) -> Value {
+        assert_eq!(self.dims(x), self.dims(noise), "pgd_start: x and noise");
+        self.per_row(eps, self.dims(x)[0], "pgd_start");
+        self.same(Op::PgdStart(norm), &[x, eps, noise])
+    }
+
+    /// [`Op::PgdStep`]: moves `adv`.
+    pub fn pgd_step(&mut self, rule: PgdRule, adv: &Buffer, x: Value, dx: Value, eps: Value, step: Value) {
+        let adv = self.leaf(adv);
+        assert!(self.dims(adv) == self.dims(x) && self.dims(x) == self.dims(dx), "pgd_step: adv, x and dx");
+        self.per_row(eps, self.dims(x)[0], "pgd_step");
+        self.per_row(step, self.dims(x)[0], "pgd_step");
+        self.push(Op::PgdStep(rule), &[x, dx, eps, step], &[adv]);
+    }
+
+    /// [`Op::AlongDirection`].
+    #[allow(clippy::too_many_arguments)] // the op's operands and its three choices
+    pub fn along_direction(
+        &mut self,
+        norm: Norm,
+        direction: Direction,
+        clamp: bool,
+        x: Value,
+        adv: Value,
+        ball: Value,
+        t: Value,
+    ) -> Value {
+        assert_eq!(self.dims(x), self.dims(adv), "along_direction: x and adv");
+        self.same(Op::AlongDirection { norm, direction, clamp }, &[x, adv, ball, t])
+    }
+
+    /// [`Op::Bisect`].
+    pub fn bisect(&mut self, max_eps: f32, loss: Value, t: &Buffer, low: &Buffer, high: &Buffer) {
+        let [t, low, high] = [t, low, high].map(|b| self.leaf(b));
+        self.push(Op::Bisect { max_eps }, &[loss], &[t, low, high]);
+    }
+
+    /// [`Op::Adam`]; `state` is m, v.
+    pub fn adam(
+        &mut self,
+        rule: OptimizerRule,
+        gradients: &[Value],
+        step: Value,
+        params: &Buffer,
+        state: &[Buffer; 2],
+    ) {
+        let inputs: Vec<Value> = gradients.iter().copied().chain([step]).collect();
+        let outputs = [params, &state[0], &state[1]].map(|b| self.leaf(b));
+        self.push(Op::Adam(rule), &inputs, &outputs);
+    }
+
+    /// [`Op::Sgd`].
+    pub fn sgd(&mut self, rule: OptimizerRule, gradients: &[Value], step: Value, params: &Buffer, momentum: &Buffer) {
+        let inputs: Vec<Value> = gradients.iter().copied().chain([step]).collect();
+        let outputs = [params, momentum].map(|b| self.leaf(b));
+        self.push(Op::Sgd(rule), &inputs, &outputs);
+    }
+
+    /// [`Op::Increment`].
+    pub fn increment(&mut self, counter: &Buffer) {
+        let counter = self.leaf(counter);
+        self.push(Op::Increment, &[], &[counter]);
+    }
+
+    /// [`Op::AccumulateMetrics`]: clean loss, clean lm, weights, margin loss, eps.
+    pub fn accumulate_metrics(&mut self, rows: [Value; 5], sums: &Buffer) {
+        let sums = self.leaf(sums);
+        self.push(Op::AccumulateMetrics, &rows, &[sums]);
+    }
+}
