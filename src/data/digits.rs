@@ -7,7 +7,8 @@
 //! - training: the first 600 images of each class among the other 55,000 training images;
 //! - test: the first 100 images of each class among the test images.
 //!
-//! Each kept in the order of its file. Packed with zopfli.
+//! Each kept in the order of its file. Packed with zopfli. MNIST is the work of Y. LeCun, C. Cortes and
+//! C. J. C. Burges ("The MNIST database of handwritten digits").
 //!
 //! Refuses: to make the validation set larger by taking training images.
 
