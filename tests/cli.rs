@@ -93,6 +93,7 @@ fn help_of_train_shows_what_each_preset_has() {
     let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("[quick: 10; mnist-linf, mnist-l2: 40]"), "{help}");
     assert!(help.contains("[default: 2.5]"), "{help}");
+    assert!(!help.contains("[quick: quick"), "{help}");
 }
 
 #[test]
@@ -312,12 +313,6 @@ fn resume_may_extend_a_run_but_not_shorten_it() {
 fn resume_of_a_folder_that_holds_no_run_names_the_missing_file() {
     let folder = tempfile::tempdir().expect("a folder");
     refused(&format!("train --resume {}", folder.path().display()), &["config.toml: cannot read"]);
-}
-
-#[test]
-fn a_run_is_never_overwritten() {
-    let folder = run_folder();
-    refused(&format!("train --savepath {}", folder.path().display()), &["--savepath", "--resume"]);
 }
 
 #[test]

@@ -9,20 +9,25 @@ use crate::{Error, Result};
 
 /// Show which images are found, or bring in a downloaded package
 ///
-/// The digits are bundled in the program. MNIST is read from DATA/mnist (the four IDX files, plain or .gz), CIFAR10
-/// from DATA/cifar-10-batches-bin (the official binary archive, unpacked).
+/// The digits are bundled in the program. MNIST is read from FOLDER/mnist (the four IDX files, plain or .gz),
+/// CIFAR10 from FOLDER/cifar-10-batches-bin (the official binary archive, unpacked).
 #[derive(Args, Debug)]
 pub(super) struct DataArgs {
     /// The folder that holds the images
-    #[arg(long, value_name = "DATA", default_value = "data", help_heading = "Data")]
+    #[arg(long, value_name = "FOLDER", default_value = "data", help_heading = "Data")]
     data: PathBuf,
-    /// Write the images of this unpacked package into DATA, checksums verified
+    /// Write the images of this unpacked package into FOLDER, checksums verified
     #[arg(long, value_name = "PACKAGE_FOLDER", help_heading = "Data")]
     import: Option<PathBuf>,
 }
 
 pub(super) fn run(args: DataArgs) -> Result<Outcome> {
     let DataArgs { data, import } = args;
-    // CALL SITE: import `import` into `data` if given; then print what is found where.
+    // CALL SITE:
+    //     if let Some(package) = import {
+    //         for file in crate::data::import(&package, &data)? { print(&format!("wrote {}\n", file.display()))?; }
+    //     }
+    //     print(&crate::data::describe(&data))?;
+    //     Ok(Outcome::Done)
     Err(Error::usage(format!("data is not wired yet: {} {import:?}", data.display())))
 }

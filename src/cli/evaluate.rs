@@ -13,13 +13,13 @@ use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
-  maxmargin evaluate runs/quick-sd0
+  maxmargin evaluate runs/quick-0
       the best weights of a run, under its norm and eps, on the test images
-  maxmargin evaluate runs/quick-sd0 --attack pgd --eps 0.1,0.2,0.3 --json robust.json
+  maxmargin evaluate runs/quick-0 --attack pgd --eps 0.1,0.2,0.3 --json robust.json
       accuracy at several eps, also as a file
   maxmargin evaluate model.safetensors --dataset mnist --norm l2 --eps 2 --test-size 1000
       any LeNet5 with PyTorch's names, its architecture found from the tensors' shapes
-  maxmargin evaluate runs/quick-sd0 --require-clean 96 --require-robust 60@0.3
+  maxmargin evaluate runs/quick-0 --require-clean 96 --require-robust 60@0.3
       exit code 1 when an accuracy is not reached";
 
 /// Attack a trained network and measure its margins

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 const EXAMPLES: &str = "\
 Examples:
   maxmargin train                        train on the bundled digits, in minutes
-  maxmargin evaluate runs/quick-sd0      attack what was trained
+  maxmargin evaluate runs/quick-0        attack what was trained
   maxmargin presets                      the published settings
   maxmargin train --help                 every setting
 

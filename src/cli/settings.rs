@@ -299,6 +299,9 @@ fn set<T>(setting: &mut T, given: Option<T>) {
 pub fn describe_defaults(command: Command) -> Command {
     let presets: Vec<_> = presets().into_iter().map(|preset| (preset.name, preset.config.fields())).collect();
     command.mut_args(|arg| {
+        if arg.get_id() == "preset" {
+            return arg;
+        }
         // (the presets that have a value, the value)
         let mut values: Vec<(Vec<&str>, &str)> = Vec::new();
         for (name, fields) in &presets {

@@ -22,7 +22,7 @@ Examples:
       flags of the released program work as they are: MNIST takes the preset of its norm
   maxmargin train --config mine.toml --hinge-maxeps 76.5/255
       from a file (`maxmargin presets mnist-linf > mine.toml`); numbers may be fractions
-  maxmargin train --resume runs/quick-sd0 --max-num-training-steps 5000
+  maxmargin train --resume runs/quick-0 --max-num-training-steps 5000
       go on where a run stopped, here for longer than planned";
 
 /// Flags that go with `--resume`: those that do not change what a run computes, and the number of steps.
@@ -52,7 +52,7 @@ struct RunFlags {
     /// Start from the settings in this file, as `presets NAME` prints them
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// The run folder: settings, metrics, checkpoints [default: runs/PRESET-sdSEED, or the next that is free]
+    /// The run folder: settings, metrics, checkpoints [default: runs/PRESET-SEED, or the next that is free]
     #[arg(long, value_name = "RUN", visible_alias = "out")]
     savepath: Option<PathBuf>,
     /// Go on with the run in this folder, with its settings, bit for bit as if it had never stopped
@@ -75,15 +75,24 @@ struct RunFlags {
     dry_run: bool,
 }
 
+/// Which folder a run has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A new one, named after preset and seed.
+    Numbered,
+    /// This one, which holds no run yet.
+    New(PathBuf),
+    /// This one, whose run goes on.
+    Resumed(PathBuf),
+}
+
 /// What `train` was asked to do, checked.
 #[derive(Debug)]
 pub struct Plan {
     /// The settings.
     pub config: Config,
     /// The run folder.
-    pub run: PathBuf,
-    /// Whether to go on with the run that `run` holds.
-    pub resume: bool,
+    pub place: Place,
     /// Where images are looked for.
     pub data: PathBuf,
     /// What computes.
@@ -104,14 +113,18 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     if dry_run {
         return Ok(Outcome::Done);
     }
-    // CALL SITE: train by `plan`.
+    // CALL SITE: train by `plan`. The folder, before the settings are printed:
+    //     match &plan.place {
+    //         Place::Numbered => RunFolder::create_below(Path::new("runs"), &plan.config.preset, plan.config.seed)?,
+    //         Place::New(path) => RunFolder::create(path)?,
+    //         Place::Resumed(path) => RunFolder::open(path)?,
+    //     }
     Err(Error::usage(format!("train is not wired yet: {plan:?}")))
 }
 
 fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
     let TrainArgs { run: flags, settings } = args;
-    let resume = flags.resume.is_some();
-    let (config, run) = match flags.resume {
+    let (config, place) = match flags.resume {
         Some(run) => {
             if let Some(flag) = given.iter().find(|flag| !ALLOWED_ON_RESUME.contains(&flag.as_str())) {
                 return Err(Error::usage(format!(
@@ -119,27 +132,17 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
                     run.join("config.toml").display()
                 )));
             }
-            (resumed(&run, settings.steps())?, run)
+            (resumed(&run, settings.steps())?, Place::Resumed(run))
         }
         None => {
             let mut config = base(flags.preset.as_deref(), flags.config.as_deref(), settings.asked())?;
             settings.apply(&mut config);
             config.validate()?;
-            let run = match flags.savepath {
-                Some(run) if holds_a_run(&run) => {
-                    return Err(Error::usage(format!(
-                        "--savepath {0}: expected a folder without a run, found one; `--resume {0}` goes on with it",
-                        run.display()
-                    )));
-                }
-                Some(run) => run,
-                None => free_folder(&config),
-            };
-            (config, run)
+            (config, flags.savepath.map_or(Place::Numbered, Place::New))
         }
     };
     let RunFlags { data, device, threads, quiet, .. } = flags;
-    Ok(Plan { config, run, resume, data, device, threads, quiet })
+    Ok(Plan { config, place, data, device, threads, quiet })
 }
 
 /// The settings that flags override.
@@ -170,16 +173,4 @@ fn resumed(run: &Path, steps: Option<u32>) -> Result<Config> {
             Ok(config)
         }
     }
-}
-
-fn holds_a_run(folder: &Path) -> bool {
-    folder.join("config.toml").exists()
-}
-
-/// `runs/PRESET-sdSEED`, or the first of `-2`, `-3`, ... that holds no run.
-fn free_folder(config: &Config) -> PathBuf {
-    let name = format!("runs/{}-sd{}", config.preset, config.seed);
-    let numbered = (2..).map(|number| PathBuf::from(format!("{name}-{number}")));
-    let mut folders = std::iter::once(PathBuf::from(&name)).chain(numbered);
-    folders.find(|folder| !holds_a_run(folder)).expect("folders are finite")
 }
