@@ -182,6 +182,22 @@ fn commands_for_the_released_program_work_as_they_are() {
 }
 
 #[test]
+fn names_are_taken_in_any_case() {
+    assert_eq!(settings("--preset MNIST-L2"), settings("--preset mnist-l2"));
+    assert_eq!(settings("--norm L2 --optimizer Adam"), settings("--norm l2 --optimizer adam"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+    let said =
+        said(Command::new(PROGRAM).arg("presets").stdout(full).stderr(Stdio::piped()).output().expect("a start"));
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.starts_with("error: standard output: cannot write: "), "{}", said.err);
+}
+
+#[test]
 fn flags_override_the_preset_and_the_difference_is_shown() {
     let shown = settings(
         "--preset mnist-linf --nb_iter 20 --lr 0:0.3,20000:0.09 --hinge-max-eps 8/255 --attack-mineps 1/255 --steps 7",

@@ -62,9 +62,9 @@ pub fn presets() -> Vec<Preset> {
     ]
 }
 
-/// The preset called `name`.
+/// The preset called `name`, in any case.
 pub fn preset(name: &str) -> Option<Preset> {
-    presets().into_iter().find(|preset| preset.name == name)
+    presets().into_iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
 }
 
 /// `LinfMNIST` of the released `config.py`, which the other presets are told apart from.
