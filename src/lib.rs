@@ -1,5 +1,6 @@
 //! MMA training on kernels of our own.
 pub mod attack;
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;

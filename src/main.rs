@@ -1,1 +1,7 @@
-fn main() {}
+//! The `maxmargin` program; all of it is in [`maxmargin::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    maxmargin::cli::main()
+}

@@ -1,0 +1,97 @@
+//! The LeNet5 MMA step and its stages: full width, batch 50, linf, d_max 0.45, 40 attack steps, every example
+//! right. `cargo bench --bench mma_step -- [--json] [--threads N] [--rounds N]`.
+//!
+//! The same work in PyTorch is `benches/peers/lenet5_step.py`; `benches/peers/compare` runs both in turn.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use maxmargin::config::preset;
+use maxmargin::device::cpu::Cpu;
+use maxmargin::device::{Device, Schedule};
+use maxmargin::model::{LeNet5, Model};
+use maxmargin::tape::{Memory, Metric, Program, Tape};
+use maxmargin::train::{DeviceData, Mma};
+
+const BATCH: usize = 50;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let number = |flag: &str, default: usize| {
+        let at = args.iter().position(|a| a == flag);
+        at.map_or(default, |i| args.get(i + 1).and_then(|n| n.parse().ok()).expect("a number follows the flag"))
+    };
+    let (threads, rounds) = (number("--threads", 0), number("--rounds", 7));
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the pool is built once");
+
+    let config = preset("mnist-linf").expect("a published preset").config;
+    let mut memory = Memory::default();
+    let mut model = LeNet5::new(1.0);
+    model.declare(&mut memory);
+    let data = DeviceData::new(&mut memory, &model, "train", BATCH);
+    let mma = Mma::new(&mut memory, &model, &data, &config, None);
+
+    let mut forward = Tape::new("forward");
+    let x = forward.leaf(&mma.batch.x);
+    model.logits(&mut forward, x);
+    let forward = Arc::new(forward.finish());
+    let program = |name: &str| -> Arc<Program> {
+        let found = mma.schedule.stages.iter().find(|(p, _)| p.name == name);
+        found.unwrap_or_else(|| panic!("the step has a program {name}")).0.clone()
+    };
+    let once = |program: &Arc<Program>| {
+        let mut schedule = Schedule::default();
+        schedule.then(program, 1);
+        schedule
+    };
+    let items = [
+        ("mma_step", mma.schedule.clone()),
+        ("forward", once(&forward)),
+        ("pgd_iteration", once(&program("pgd_iteration"))),
+        ("probe", once(&program("search_probe"))),
+        ("training_pass", once(&program("margin_pass"))),
+        ("optimizer", once(&program("update"))),
+    ];
+
+    let workspace = items.iter().flat_map(|(_, s)| &s.stages).map(|(p, _)| p.workspace).max().expect("items");
+    let mut cpu = Cpu::new();
+    cpu.allocate(&memory, workspace);
+    let device: &mut dyn Device = &mut cpu;
+    let mut weights = model.params().initial(0);
+    // Every example right: label 0 everywhere, and logit 0 ahead by far.
+    let bias = weights.len() - 10;
+    weights[bias] = 20.0;
+    model.params().load(device, &weights);
+    let pixels: Vec<u8> = (0..BATCH * 784).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    device.write_u8(&data.images, &pixels);
+    device.write_u32(&mma.batch.index, &(0..BATCH as u32).collect::<Vec<_>>());
+    device.write_u32(&mma.batch.rows, &[BATCH as u32]);
+    device.replay(&mma.schedule);
+
+    for (name, schedule) in &items {
+        let mut seconds: Vec<f64> = Vec::new();
+        for _ in 0..rounds {
+            // Short items are run often enough to be timed.
+            let (start, mut runs) = (Instant::now(), 0);
+            while runs == 0 || start.elapsed().as_secs_f64() < 0.2 {
+                device.replay(schedule);
+                runs += 1;
+            }
+            seconds.push(start.elapsed().as_secs_f64() / f64::from(runs));
+        }
+        seconds.sort_by(f64::total_cmp);
+        let (median, least) = (seconds[rounds / 2], seconds[0]);
+        let threads = rayon::current_num_threads();
+        if args.iter().any(|a| a == "--json") {
+            println!(
+                r#"{{"name": "{name}", "median_s": {median:.6}, "min_s": {least:.6}, "n": {rounds}, "threads": {threads}}}"#
+            );
+        } else {
+            println!("{name:16} {:9.2} ms (least {:9.2})", 1e3 * median, 1e3 * least);
+        }
+    }
+    let sums = device.read_f32(&mma.metrics);
+    let right = device.read_u32(&mma.right[1])[0];
+    assert_eq!(right as usize, BATCH, "every example is right, so every one is attacked");
+    assert!(sums[Metric::CleanLoss as usize].is_finite(), "the losses are numbers");
+}

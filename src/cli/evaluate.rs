@@ -1,0 +1,391 @@
+//! `maxmargin evaluate`: from flags to the attacks to run on a checkpoint, and the checks on what they find.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::values::{AtEps, count, number, percent, percent_at_eps, single, whole};
+use super::{DeviceChoice, Outcome, print};
+use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
+use crate::data::DatasetKind;
+use crate::tape::Norm;
+use crate::{Error, Result};
+
+const EXAMPLES: &str = "\
+Examples:
+  maxmargin evaluate runs/quick-0
+      the best weights of a run, under its norm and eps, on the test images
+  maxmargin evaluate runs/quick-0 --attack pgd --eps 0.1,0.2,0.3 --json robust.json
+      accuracy at several eps, also as a file
+  maxmargin evaluate model.safetensors --dataset mnist --norm l2 --eps 2 --test-size 1000
+      any LeNet5 with PyTorch's names, its architecture found from the tensors' shapes
+  maxmargin evaluate runs/quick-0 --require-clean 96 --require-robust 60@0.3
+      exit code 1 when an accuracy is not reached";
+
+/// Attack a trained network and measure its margins
+///
+/// The attack is the released evaluator's: PGD from several random starts, half of them on the cross-entropy and half
+/// on the cw loss, the best of all counts. Margins are measured as in training's model selection, by AN-PGD.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct EvaluateArgs {
+    /// Weights (.safetensors), or a run folder, whose best.safetensors and settings are taken
+    #[arg(value_name = "CHECKPOINT")]
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    run: RunFlags,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    attack: AttackFlags,
+    #[command(flatten)]
+    checks: Checks,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Run")]
+struct RunFlags {
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What computes
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Threads to use; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = count)]
+    threads: Option<usize>,
+    /// Images at a time
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    batch_size: usize,
+}
+
+/// Which images of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Split {
+    /// The test images.
+    Test,
+    /// The images held out of training.
+    Validation,
+    /// The images trained on.
+    Train,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Data")]
+struct DataFlags {
+    /// Which images [default: the run's; digits for weights alone]
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<DatasetKind>,
+    /// Which of them
+    #[arg(long, default_value = "test")]
+    split: Split,
+    /// Only the first N of them [default: all]
+    #[arg(long, value_name = "N", value_parser = count)]
+    test_size: Option<usize>,
+    /// Where MNIST is, if not bundled
+    #[arg(long, value_name = "FOLDER", default_value = "data")]
+    data: PathBuf,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttackChoice {
+    /// Accuracy under repeated PGD.
+    Pgd,
+    /// Margins, by AN-PGD.
+    Margins,
+    /// Both.
+    Both,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Margins and attack")]
+struct AttackFlags {
+    /// What to measure
+    #[arg(long, default_value = "both")]
+    attack: AttackChoice,
+    /// The norm [default: the run's; linf for weights alone]
+    #[arg(long)]
+    norm: Option<Norm>,
+    /// PGD's eps, one or several: 0.3 or 8/255 or 0.1,0.2,0.3 [default: the run's or the norm's preset's test-eps]
+    #[arg(long, value_name = "EPS", value_delimiter = ',', action = ArgAction::Append, value_parser = number)]
+    eps: Vec<f64>,
+    /// PGD's step [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
+    #[arg(long, value_name = "EPS", value_parser = single)]
+    eps_iter: Option<f32>,
+    /// PGD's iterations
+    #[arg(long, value_name = "N", default_value = "100", value_parser = whole::<u32>)]
+    nb_iter: u32,
+    /// PGD's random starts: half on xent (one more if odd), half on cw
+    #[arg(long, value_name = "N", default_value = "10", value_parser = whole::<u32>)]
+    nb_restart: u32,
+    /// Margins are searched up to 1.05 times this [default: the run's or the norm's preset's]
+    #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
+    hinge_maxeps: Option<f32>,
+    /// The seed of the random starts
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<u64>)]
+    seed: u64,
+}
+
+/// The accuracies that must be reached, in percent.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Checks")]
+pub struct Checks {
+    /// Exit code 1 when fewer images are right without an attack
+    #[arg(long = "require-clean", value_name = "PERCENT", value_parser = percent)]
+    pub clean: Option<f64>,
+    /// Exit code 1 when fewer images stay right at this eps; may be repeated
+    #[arg(long = "require-robust", value_name = "PERCENT@EPS", value_parser = percent_at_eps)]
+    pub robust: Vec<AtEps>,
+}
+
+impl Checks {
+    /// A line for each accuracy that was not reached. `clean` and the second of `robust`, (eps, accuracy), in percent.
+    pub fn failures(&self, clean: f64, robust: &[(f64, f64)]) -> Vec<String> {
+        let clean_failure = self
+            .clean
+            .filter(|&wanted| clean < wanted)
+            .map(|wanted| format!("check failed: --require-clean {wanted}: {clean:.2} % are right"));
+        let robust_failures = self.robust.iter().filter_map(|AtEps { percent, eps }| {
+            let &(_, found) = robust.iter().find(|result| result.0 == *eps)?;
+            (found < *percent)
+                .then(|| format!("check failed: --require-robust {percent}@{eps}: {found:.2} % are right under attack"))
+        });
+        clean_failure.into_iter().chain(robust_failures).collect()
+    }
+}
+
+/// One eps of the repeated PGD.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PgdAt {
+    /// As it was written, to show.
+    pub eps: f64,
+    /// PGD's step.
+    pub eps_iter: f32,
+}
+
+/// What `evaluate` was asked to do, checked.
+#[derive(Debug)]
+pub struct Plan {
+    /// The weights.
+    pub weights: PathBuf,
+    /// Data set, norm, and AN-PGD's settings for the margins.
+    pub config: Config,
+    /// Which images.
+    pub split: Split,
+    /// Only so many of them.
+    pub size: Option<usize>,
+    /// Where images are looked for.
+    pub data: PathBuf,
+    /// Repeated PGD at each of these; none if it was not asked for.
+    pub pgd: Vec<PgdAt>,
+    /// PGD's iterations.
+    pub nb_iter: u32,
+    /// PGD's random starts.
+    pub nb_restart: u32,
+    /// Whether margins are measured.
+    pub margins: bool,
+    /// The seed of the random starts.
+    pub seed: u64,
+    /// Images at a time.
+    pub batch_size: usize,
+    /// Where the result is written.
+    pub json: Option<PathBuf>,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// How many threads, if limited.
+    pub threads: Option<usize>,
+    /// What must be reached.
+    pub checks: Checks,
+}
+
+pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
+    let plan = plan(args)?;
+    // CALL SITE: evaluate by `plan`, print and write the result, then `conclude(&plan.checks, clean, &robust)`.
+    Err(Error::usage(format!("evaluate is not wired yet: {plan:?}")))
+}
+
+/// Prints the checks that failed, given the accuracies found in percent, `robust` as (eps, accuracy).
+///
+/// # Errors
+/// The standard output cannot be written.
+pub fn conclude(checks: &Checks, clean: f64, robust: &[(f64, f64)]) -> Result<Outcome> {
+    let failures = checks.failures(clean, robust);
+    failures.iter().try_for_each(|failure| print(&format!("{failure}\n")))?;
+    Ok(if failures.is_empty() { Outcome::Done } else { Outcome::CheckFailed })
+}
+
+fn plan(args: EvaluateArgs) -> Result<Plan> {
+    let EvaluateArgs { checkpoint, run, data, attack, checks } = args;
+    let (weights, config) = if checkpoint.is_dir() {
+        (checkpoint.join("best.safetensors"), Config::load(&checkpoint.join("config.toml"))?)
+    } else {
+        (checkpoint, published(DatasetKind::Digits, attack.norm.unwrap_or(Norm::Linf))?)
+    };
+    let config = measured(config, &data, &attack)?;
+
+    let asked = |choice| attack.attack == choice || attack.attack == AttackChoice::Both;
+    let pgd = if asked(AttackChoice::Pgd) { pgd(&attack, &config)? } else { Vec::new() };
+    for required in &checks.robust {
+        if !pgd.iter().any(|at| at.eps == required.eps) {
+            let attacked: Vec<_> = pgd.iter().map(|at| at.eps.to_string()).collect();
+            return Err(Error::usage(format!(
+                "--require-robust {}@{}: expected one of the attacked eps; found eps {}",
+                required.percent,
+                required.eps,
+                if attacked.is_empty() { "none (--attack margins)".into() } else { attacked.join(", ") }
+            )));
+        }
+    }
+    Ok(Plan {
+        weights,
+        config,
+        split: data.split,
+        size: data.test_size,
+        data: data.data,
+        pgd,
+        nb_iter: attack.nb_iter,
+        nb_restart: attack.nb_restart,
+        margins: asked(AttackChoice::Margins),
+        seed: attack.seed,
+        batch_size: run.batch_size,
+        json: run.json,
+        device: run.device,
+        threads: run.threads,
+        checks,
+    })
+}
+
+/// The published settings for `norm` on `dataset`; the bundled digits are measured as MNIST is.
+fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
+    let named =
+        |name| preset(name).map(|preset| preset.config).ok_or_else(|| Error::usage(format!("no preset {name}")));
+    let config = named(if norm == Norm::L2 { "mnist-l2" } else { "mnist-linf" })?;
+    Ok(match dataset {
+        DatasetKind::Digits => Config { dataset, val_size: named(DEFAULT_PRESET)?.val_size, ..config },
+        _ => Config { dataset, ..config },
+    })
+}
+
+/// `config` with what the flags say of images, norm and margins. Lengths mean nothing in another norm, nor does the
+/// size of the validation set for other images: there the published ones hold.
+fn measured(config: Config, data: &DataFlags, attack: &AttackFlags) -> Result<Config> {
+    let dataset = data.dataset.unwrap_or(config.dataset);
+    let norm = attack.norm.unwrap_or(config.norm);
+    let published = published(dataset, norm)?;
+    let mut measured = Config { dataset, norm, ..config.clone() };
+    if dataset != config.dataset {
+        measured.val_size = published.val_size;
+        measured.train_size = None;
+    }
+    if norm != config.norm {
+        measured.hinge_maxeps = published.hinge_maxeps;
+        measured.attack_mineps = published.attack_mineps;
+        measured.test_eps = published.test_eps;
+        measured.test_eps_iter = published.test_eps_iter;
+    }
+    if let Some(hinge) = attack.hinge_maxeps {
+        measured.hinge_maxeps = hinge;
+        // Training's search alone uses it: no reason to refuse a small bound.
+        measured.attack_mineps = measured.attack_mineps.min(measured.max_eps());
+    }
+    measured.validate()?;
+    Ok(measured)
+}
+
+/// Each eps with its step, as the released evaluator chooses it.
+fn pgd(attack: &AttackFlags, config: &Config) -> Result<Vec<PgdAt>> {
+    let at_least_one = |flag: &str, number: u32| match number {
+        0 => Err(Error::usage(format!("--{flag}: expected at least 1; found 0"))),
+        _ => Ok(()),
+    };
+    at_least_one("nb-iter", attack.nb_iter)?;
+    at_least_one("nb-restart", attack.nb_restart)?;
+    if let Some(step) = attack.eps_iter.filter(|&step| step <= 0.0) {
+        return Err(Error::usage(format!("--eps-iter: expected a positive number; found {step}")));
+    }
+    if let Some(eps) = attack.eps.iter().find(|&&eps| eps < 0.0) {
+        return Err(Error::usage(format!("--eps: expected a number that is not negative; found {eps}")));
+    }
+    let gray_linf = config.norm == Norm::Linf && config.dataset != DatasetKind::Cifar10;
+    let parts = if gray_linf { 40.0 } else { 4.0 };
+    let step = |eps: f64| attack.eps_iter.unwrap_or((eps / parts) as f32);
+    let wanted = if attack.eps.is_empty() { vec![as_written(config.test_eps)] } else { attack.eps.clone() };
+    Ok(wanted.into_iter().map(|eps| PgdAt { eps, eps_iter: step(eps) }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: EvaluateArgs,
+    }
+
+    fn planned(line: &str) -> Result<Plan> {
+        let command = super::super::released_spellings(Program::command());
+        let matches = command.try_get_matches_from(format!("program {line}").split(' ')).unwrap();
+        plan(Program::from_arg_matches(&matches).unwrap().args)
+    }
+
+    #[test]
+    fn weights_alone_are_attacked_as_published() {
+        let plan = planned("w.safetensors").unwrap();
+        assert_eq!(plan.weights, PathBuf::from("w.safetensors"));
+        assert_eq!((plan.config.dataset, plan.config.norm), (DatasetKind::Digits, Norm::Linf));
+        assert_eq!((plan.config.hinge_maxeps, plan.config.val_size), (0.45, 1000));
+        assert_eq!(plan.pgd, [PgdAt { eps: 0.3, eps_iter: (0.3f64 / 40.0) as f32 }]);
+        assert_eq!((plan.nb_iter, plan.nb_restart, plan.seed, plan.batch_size), (100, 10, 0, 100));
+        assert!(plan.margins && plan.split == Split::Test && plan.size.is_none());
+    }
+
+    #[test]
+    fn l2_has_its_own_lengths_and_a_larger_step() {
+        let plan = planned("w.safetensors --norm L2 --dataset mnist").unwrap();
+        assert_eq!((plan.config.hinge_maxeps, plan.config.test_eps_iter, plan.config.val_size), (4.0, 0.125, 5000));
+        assert_eq!(plan.pgd, [PgdAt { eps: 2.0, eps_iter: 0.5 }]);
+    }
+
+    #[test]
+    fn several_eps_come_as_a_list_or_one_by_one() {
+        let plan = planned("w.safetensors --eps 0.1,8/255 --eps 0.3 --eps_iter 0.01 --attack pgd").unwrap();
+        let eps: Vec<_> = plan.pgd.iter().map(|at| at.eps).collect();
+        assert_eq!(eps, [0.1, 8.0 / 255.0, 0.3]);
+        assert!(plan.pgd.iter().all(|at| at.eps_iter == 0.01) && !plan.margins);
+        assert!(planned("w.safetensors --attack margins").unwrap().pgd.is_empty());
+    }
+
+    #[test]
+    fn a_run_brings_its_settings_and_another_norm_brings_its_lengths() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().display();
+        let config = Config { hinge_maxeps: 0.2, test_eps: 0.15, ..preset(DEFAULT_PRESET).unwrap().config };
+        std::fs::write(folder.path().join("config.toml"), config.to_toml()).unwrap();
+
+        let plan = planned(&format!("{run}")).unwrap();
+        assert_eq!(plan.weights, folder.path().join("best.safetensors"));
+        assert_eq!((plan.config, plan.pgd[0].eps), (config, 0.15));
+        let other = planned(&format!("{run} --norm l2 --dataset mnist")).unwrap().config;
+        assert_eq!((other.hinge_maxeps, other.test_eps, other.val_size, other.nb_iter), (4.0, 2.0, 5000, 10));
+        let small = planned(&format!("{run} --hinge-maxeps 0.05")).unwrap().config;
+        assert_eq!(small.hinge_maxeps, 0.05);
+    }
+
+    #[test]
+    fn a_check_fails_below_its_percentage_and_not_at_it() {
+        let checks = planned("w --eps 0.2,0.3 --require-clean 96 --require-robust 60@0.3").unwrap().checks;
+        assert!(checks.failures(96.0, &[(0.2, 10.0), (0.3, 60.0)]).is_empty());
+        assert_eq!(
+            checks.failures(95.99, &[(0.2, 80.0), (0.3, 59.994)]),
+            [
+                "check failed: --require-clean 96: 95.99 % are right",
+                "check failed: --require-robust 60@0.3: 59.99 % are right under attack"
+            ]
+        );
+        assert_eq!(conclude(&checks, 97.0, &[(0.3, 61.0)]).unwrap(), Outcome::Done);
+        assert_eq!(conclude(&checks, 97.0, &[(0.3, 1.0)]).unwrap(), Outcome::CheckFailed);
+    }
+}

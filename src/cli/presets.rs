@@ -1,0 +1,62 @@
+//! `maxmargin presets`: the published settings, to read or to start a file from.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::{Outcome, print};
+use crate::config::{self, DEFAULT_PRESET};
+use crate::{Error, Result};
+
+/// Print the published settings
+///
+/// Without a name: all presets side by side, and where their values come from. With a name: that preset as TOML,
+/// which `train --config FILE` reads.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  maxmargin presets mnist-l2 > mine.toml; maxmargin train --config mine.toml")]
+pub(super) struct PresetsArgs {
+    /// Print this preset as TOML
+    #[arg(value_name = "NAME", value_parser = names())]
+    name: Option<String>,
+}
+
+/// The names that a preset's flag takes.
+pub(super) fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(config::presets().into_iter().map(|preset| preset.name))
+}
+
+pub(super) fn run(args: PresetsArgs) -> Result<Outcome> {
+    let text = match args.name {
+        None => table(),
+        Some(name) => {
+            let preset = config::preset(&name).ok_or_else(|| Error::usage(format!("no preset is called {name}")))?;
+            format!("# {}\n# {}\n{}", preset.summary, preset.source, preset.config.to_toml())
+        }
+    };
+    print(&text)?;
+    Ok(Outcome::Done)
+}
+
+/// A line a setting, a column a preset; then what the presets are for and their sources.
+fn table() -> String {
+    let presets = config::presets();
+    let columns: Vec<Vec<(String, String)>> = presets.iter().map(|preset| preset.config.fields()).collect();
+    let name_width = columns.iter().flatten().map(|field| field.0.len()).max().unwrap_or(0);
+    let widths: Vec<_> = columns.iter().map(|fields| fields.iter().map(|f| f.1.len()).max().unwrap_or(0)).collect();
+
+    let mut text = String::new();
+    for (row, (name, _)) in columns[0].iter().enumerate() {
+        let _ = write!(text, "{name:name_width$}");
+        for (fields, width) in columns.iter().zip(&widths) {
+            let _ = write!(text, "  {:width$}", fields[row].1);
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    for preset in &presets {
+        let default = if preset.name == DEFAULT_PRESET { " (the default)" } else { "" };
+        let _ = write!(text, "\n{}{default}: {}\n  {}\n", preset.name, preset.summary, preset.source);
+    }
+    text
+}

@@ -1,0 +1,176 @@
+//! `maxmargin train`: from flags to the settings of a run and its folder.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::settings::Settings;
+use super::values::count;
+use super::{DeviceChoice, Outcome, presets, print};
+use crate::config::{Config, DEFAULT_PRESET, preset};
+use crate::data::DatasetKind;
+use crate::tape::Norm;
+use crate::{Error, Result};
+
+const EXAMPLES: &str = "\
+Examples:
+  maxmargin train
+      the bundled digits, in minutes
+  maxmargin train --preset mnist-linf
+      as published; --clean-loss-coeff 0 makes it OMMA
+  maxmargin train --dataset mnist --norm L2 --hinge_maxeps 2. --seed 1 --savepath runs/l2
+      flags of the released program work as they are: MNIST takes the preset of its norm
+  maxmargin train --config mine.toml --hinge-maxeps 76.5/255
+      from a file (`maxmargin presets mnist-linf > mine.toml`); numbers may be fractions
+  maxmargin train --resume runs/quick-0 --max-num-training-steps 5000
+      go on where a run stopped, here for longer than planned";
+
+/// Flags that go with `--resume`: those that do not change what a run computes, and the number of steps.
+const ALLOWED_ON_RESUME: [&str; 7] =
+    ["--resume", "--max-num-training-steps", "--data", "--device", "--threads", "--quiet", "--dry-run"];
+
+/// Train a network by MMA
+///
+/// Without any flag: a LeNet5 on the bundled digits (preset `quick`). Settings start from a preset or a file; flags
+/// override them. The effective settings are printed and kept in the run folder's config.toml. A run is a function
+/// of them and of the data: the same settings give the same weights, whatever the number of threads.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    run: RunFlags,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Run")]
+struct RunFlags {
+    /// Start from these published settings [default: quick, or with --dataset mnist the preset of --norm]
+    #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with = "config")]
+    preset: Option<String>,
+    /// Start from the settings in this file, as `presets NAME` prints them
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// The run folder: settings, metrics, checkpoints [default: runs/PRESET-SEED, or the next that is free]
+    #[arg(long, value_name = "RUN", visible_alias = "out")]
+    savepath: Option<PathBuf>,
+    /// Go on with the run in this folder, with its settings, bit for bit as if it had never stopped
+    #[arg(long, value_name = "RUN")]
+    resume: Option<PathBuf>,
+    /// Where MNIST is, if not bundled
+    #[arg(long, value_name = "FOLDER", default_value = "data")]
+    data: PathBuf,
+    /// What computes
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Threads to use; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = count)]
+    threads: Option<usize>,
+    /// Print the result alone
+    #[arg(long)]
+    quiet: bool,
+    /// Print the effective settings and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Which folder a run has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A new one, named after preset and seed.
+    Numbered,
+    /// This one, which holds no run yet.
+    New(PathBuf),
+    /// This one, whose run goes on.
+    Resumed(PathBuf),
+}
+
+/// What `train` was asked to do, checked.
+#[derive(Debug)]
+pub struct Plan {
+    /// The settings.
+    pub config: Config,
+    /// The run folder.
+    pub place: Place,
+    /// Where images are looked for.
+    pub data: PathBuf,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// How many threads, if limited.
+    pub threads: Option<usize>,
+    /// Whether only the result is printed.
+    pub quiet: bool,
+}
+
+/// `given`: the flags of the command line, as `--name`.
+pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
+    let dry_run = args.run.dry_run;
+    let plan = plan(args, given)?;
+    if dry_run || !plan.quiet {
+        print(&plan.config.describe())?;
+    }
+    if dry_run {
+        return Ok(Outcome::Done);
+    }
+    // CALL SITE: train by `plan`. The folder, before the settings are printed:
+    //     match &plan.place {
+    //         Place::Numbered => RunFolder::create_below(Path::new("runs"), &plan.config.preset, plan.config.seed)?,
+    //         Place::New(path) => RunFolder::create(path)?,
+    //         Place::Resumed(path) => RunFolder::open(path)?,
+    //     }
+    Err(Error::usage(format!("train is not wired yet: {plan:?}")))
+}
+
+fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
+    let TrainArgs { run: flags, settings } = args;
+    let (config, place) = match flags.resume {
+        Some(run) => {
+            if let Some(flag) = given.iter().find(|flag| !ALLOWED_ON_RESUME.contains(&flag.as_str())) {
+                return Err(Error::usage(format!(
+                    "{flag}: cannot be given together with --resume, which takes the settings from {}",
+                    run.join("config.toml").display()
+                )));
+            }
+            (resumed(&run, settings.steps())?, Place::Resumed(run))
+        }
+        None => {
+            let mut config = base(flags.preset.as_deref(), flags.config.as_deref(), settings.asked())?;
+            settings.apply(&mut config);
+            config.validate()?;
+            (config, flags.savepath.map_or(Place::Numbered, Place::New))
+        }
+    };
+    let RunFlags { data, device, threads, quiet, .. } = flags;
+    Ok(Plan { config, place, data, device, threads, quiet })
+}
+
+/// The settings that flags override.
+fn base(name: Option<&str>, file: Option<&Path>, asked: (Option<DatasetKind>, Option<Norm>)) -> Result<Config> {
+    if let Some(file) = file {
+        return Config::load(file);
+    }
+    let name = name.unwrap_or(match asked {
+        (Some(DatasetKind::Mnist), Some(Norm::L2)) => "mnist-l2",
+        (Some(DatasetKind::Mnist), _) => "mnist-linf",
+        _ => DEFAULT_PRESET,
+    });
+    Ok(preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config)
+}
+
+/// The settings of the run in the folder `run`, for `steps` steps.
+fn resumed(run: &Path, steps: Option<u32>) -> Result<Config> {
+    let mut config = Config::load(&run.join("config.toml"))?;
+    let planned = config.max_num_training_steps;
+    match steps {
+        Some(steps) if steps < planned => Err(Error::usage(format!(
+            "--max-num-training-steps: with --resume expected at least the {planned} that {} was planned for; \
+             found {steps}",
+            run.display()
+        ))),
+        _ => {
+            config.max_num_training_steps = steps.unwrap_or(planned);
+            Ok(config)
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The published settings as one table, each preset with its source. No value of a preset stands anywhere else.
+
+use super::{Config, Fidelity, OptimizerKind};
+use crate::data::DatasetKind;
+use crate::tape::{Loss, Norm};
+
+/// Settings with a name.
+#[derive(Clone, Debug)]
+pub struct Preset {
+    /// What `--preset` takes.
+    pub name: &'static str,
+    /// What it is for, in a line.
+    pub summary: &'static str,
+    /// Where the values come from.
+    pub source: &'static str,
+    /// The values.
+    pub config: Config,
+}
+
+/// The preset that `train` uses when none is named.
+pub const DEFAULT_PRESET: &str = "quick";
+
+/// All presets, the default one first.
+pub fn presets() -> Vec<Preset> {
+    vec![
+        Preset {
+            name: DEFAULT_PRESET,
+            summary: "the bundled digits in minutes on two cores, linf, d_max 0.45",
+            source: "ours: mnist-linf on fewer images, with a narrower LeNet5, a shorter attack, fewer and larger steps",
+            config: Config {
+                preset: DEFAULT_PRESET.into(),
+                dataset: DatasetKind::Digits,
+                val_size: 1000,
+                width: 0.5,
+                nb_iter: 10,
+                learning_rate_schedule: vec![(0, 1e-3), (2000, 1e-4)],
+                max_num_training_steps: 2500,
+                disp_interval: 50,
+                ..mnist_linf()
+            },
+        },
+        Preset {
+            name: "mnist-linf",
+            summary: "MNIST, linf, d_max 0.45, as published",
+            source: "paper: appendix, training settings; released: config.py (LinfMNIST), run_mnist_training.sh",
+            config: mnist_linf(),
+        },
+        Preset {
+            name: "mnist-l2",
+            summary: "MNIST, l2, d_max 4.0; the other published ones: --hinge-maxeps 2.0 and --hinge-maxeps 6.0",
+            source: "paper: appendix, training settings; released: config.py (L2MNIST), run_mnist_training.sh",
+            config: Config {
+                preset: "mnist-l2".into(),
+                norm: Norm::L2,
+                hinge_maxeps: 4.0, // of 2.0, 4.0 and 6.0 in run_mnist_training.sh
+                attack_mineps: 0.5,
+                test_eps: 2.0,
+                test_eps_iter: 0.125,
+                ..mnist_linf()
+            },
+        },
+    ]
+}
+
+/// The preset called `name`, in any case.
+pub fn preset(name: &str) -> Option<Preset> {
+    presets().into_iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
+}
+
+/// `LinfMNIST` of the released `config.py`, which the other presets are told apart from.
+fn mnist_linf() -> Config {
+    Config {
+        preset: "mnist-linf".into(),
+        seed: 0, // run_mnist_training.sh
+        dataset: DatasetKind::Mnist,
+        train_size: None, // train.py
+        val_size: 5000,   // train.py; the paper: the first 5,000 training images
+        test_size: None,  // train.py
+        width: 1.0,       // LeNet5Madry: 32 and 64 filters, 1,024 hidden units
+
+        norm: Norm::Linf,
+        hinge_maxeps: 0.45, // run_mnist_training.sh
+        // BaseConfig
+        clean_loss_fn: Loss::Xent,
+        margin_loss_fn: Loss::Xent,
+        attack_loss_fn: Loss::Slm,
+        search_loss_fn: Loss::Slm,
+        clean_loss_coeff: 1.0 / 3.0,
+        eps_iter_scale: 2.5,
+        num_search_steps: 10,
+        // MNIST
+        nb_iter: 40,
+        optimizer: OptimizerKind::Adam,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        learning_rate_schedule: vec![(0, 1e-4)],
+        training_batch_size: 50,
+        max_num_training_steps: 100_000,
+        // LinfMNIST
+        attack_mineps: 0.1,
+        test_eps: 0.3,
+        test_eps_iter: 0.01,
+
+        disp_interval: 100,       // train.py
+        checkpoint_interval: 500, // ours: the released code writes one an epoch
+        fidelity: Fidelity::RELEASED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_valid_and_bears_its_own_name() {
+        for Preset { name, config, .. } in presets() {
+            config.validate().unwrap();
+            assert_eq!(config.preset, name);
+        }
+    }
+
+    #[test]
+    fn the_published_presets_differ_in_the_norm_and_its_lengths_alone() {
+        let [linf, l2] = ["mnist-linf", "mnist-l2"].map(|name| preset(name).unwrap().config.fields());
+        let differing: Vec<_> = linf.iter().zip(&l2).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
+        assert_eq!(differing, ["preset", "norm", "hinge_maxeps", "attack_mineps", "test_eps", "test_eps_iter"]);
+    }
+}

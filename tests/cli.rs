@@ -1,0 +1,344 @@
+//! The program as a user meets it: help, errors, exit codes, settings.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_maxmargin");
+
+/// What a call of the program gave: exit code, standard output, standard error.
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn said(output: Output) -> Said {
+    let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Runs the program with the words of `line` in `folder`.
+fn maxmargin_in(folder: &Path, line: &str) -> Said {
+    said(Command::new(PROGRAM).args(line.split_whitespace()).current_dir(folder).output().expect("the program starts"))
+}
+
+fn maxmargin(line: &str) -> Said {
+    maxmargin_in(Path::new("."), line)
+}
+
+/// The effective settings that `train` shows for `flags`.
+fn settings(flags: &str) -> String {
+    let said = maxmargin(&format!("train --dry-run {flags}"));
+    assert_eq!(said.code, Some(0), "{flags}: {}", said.err);
+    said.out
+}
+
+/// The value of `name` in settings as they are shown, up to the remark about the preset.
+fn value<'a>(settings: &'a str, name: &str) -> &'a str {
+    let line = settings.lines().find(|line| line.split(" = ").next().is_some_and(|key| key.trim() == name));
+    let value = line.and_then(|line| line.split_once(" = ")).unwrap_or_else(|| panic!("{name} in {settings}")).1;
+    value.split("   (").next().unwrap_or(value)
+}
+
+/// `line` must end as an error whose message has all of `parts`.
+fn refused(line: &str, parts: &[&str]) {
+    let said = maxmargin(line);
+    assert_eq!(said.code, Some(2), "{line}: {}{}", said.out, said.err);
+    assert!(said.err.starts_with("error: "), "{line}: {}", said.err);
+    for part in parts {
+        assert!(said.err.contains(part), "{line}: no {part:?} in {}", said.err);
+    }
+}
+
+#[test]
+fn help_names_every_command_and_the_exit_codes() {
+    let said = maxmargin("--help");
+    assert_eq!(said.code, Some(0));
+    for part in ["train", "evaluate", "data", "presets", "Examples:", "Exit codes: 0 done, 1 a check"] {
+        assert!(said.out.contains(part), "{part} in {}", said.out);
+    }
+}
+
+#[test]
+fn help_of_each_command_has_its_groups_and_an_example() {
+    for (command, parts) in [
+        (
+            "train",
+            &[
+                "Run:",
+                "Data:",
+                "Model:",
+                "Margins and attack:",
+                "Training:",
+                "Where the released code and the paper differ:",
+                "Examples:",
+            ][..],
+        ),
+        ("evaluate", &["Run:", "Data:", "Margins and attack:", "Checks:", "Examples:"]),
+        ("data", &["Data:", "--import <PACKAGE_FOLDER>"]),
+        ("presets", &["[NAME]", "Example:"]),
+    ] {
+        for flag in ["--help", "-h"] {
+            let said = maxmargin(&format!("{command} {flag}"));
+            assert_eq!(said.code, Some(0), "{command} {flag}");
+            for part in parts {
+                assert!(said.out.contains(part), "{command} {flag}: {part} in {}", said.out);
+            }
+        }
+    }
+}
+
+#[test]
+fn help_of_train_shows_what_each_preset_has() {
+    let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("[quick: 10; mnist-linf, mnist-l2: 40]"), "{help}");
+    assert!(help.contains("[default: 2.5]"), "{help}");
+    assert!(!help.contains("[quick: quick"), "{help}");
+}
+
+#[test]
+fn no_command_shows_help_and_is_an_error() {
+    let said = maxmargin("");
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("Usage: maxmargin"), "{}", said.err);
+}
+
+#[test]
+fn unknown_commands_and_flags_are_errors_that_suggest() {
+    refused("trian", &["'trian'", "'train'"]);
+    refused("train --hinge-maxep 0.3", &["'--hinge-maxep'", "'--hinge-maxeps'"]);
+    refused("train --preset cifar10-linf", &["'cifar10-linf'", "quick, mnist-linf, mnist-l2"]);
+    refused("presets none", &["'none'", "mnist-linf"]);
+    refused("evaluate", &["<CHECKPOINT>"]);
+}
+
+#[test]
+fn bad_values_are_errors_that_name_flag_and_value() {
+    refused("train --hinge-maxeps abc", &["'abc'", "--hinge-maxeps", "0.0314", "8/255"]);
+    refused("train --test-eps 8/0", &["'8/0'", "--test-eps"]);
+    refused("train --nb-iter 1.5", &["'1.5'", "--nb-iter", "whole number"]);
+    refused("train --seed -1", &["'-1'", "--seed"]);
+    refused("train --norm l3", &["'l3'", "--norm", "linf, l2"]);
+    refused("train --threads 0", &["'0'", "--threads", "at least 1"]);
+    refused("train --device cuda", &["'cuda'", "--device", "auto, cpu"]);
+    refused("train --learning-rate-schedule 0:a", &["'0:a'", "--learning-rate-schedule", "0:0.3,20000:0.09"]);
+    refused("train --clamp-boundary maybe", &["'maybe'", "--clamp-boundary"]);
+    refused("evaluate w --require-robust 60", &["'60'", "--require-robust", "60@0.3"]);
+    refused("evaluate w --eps 0.1,x", &["'x'", "--eps"]);
+    refused("evaluate w --nb-restart 0", &["--nb-restart", "at least 1"]);
+    refused("evaluate w --eps=-0.1", &["--eps", "-0.1"]);
+}
+
+#[test]
+fn values_out_of_range_are_errors_before_anything_is_trained() {
+    refused("train --nb-iter 0", &["--nb-iter: expected at least 1; found 0"]);
+    refused("train --attack-mineps -0.1", &["--attack-mineps: expected a positive number; found -0.1"]);
+    refused("train --width 0.01", &["--width: expected a number from 1/32 to 32; found 0.01"]);
+    refused("train --clean-loss-coeff 1", &["--clean-loss-coeff: expected", "found 1"]);
+    refused("train --lr 5:0.1", &["--learning-rate-schedule: expected a first rate from step 0", "found 5:0.1"]);
+    refused("train --dataset cifar10", &["--dataset: expected digits or mnist", "found cifar10"]);
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_errors() {
+    refused(
+        "train --attack-mineps 0.5",
+        &["--attack-mineps: expected at most", "0.4725", "--hinge-maxeps 0.45", "0.5"],
+    );
+    refused("train --hinge-maxeps 0.05", &["--attack-mineps: expected at most", "found 0.1"]);
+    refused("train --momentum 0.9", &["--momentum: expected 0 with --optimizer adam", "found 0.9"]);
+    refused("train --search-loss-fn xent", &["--search-loss-fn: expected slm or lm", "found xent"]);
+    refused("train --fidelity paper --test-eps 0.5", &["--test-eps", "--test-search-start test-eps", "0.4725"]);
+    refused("train --preset quick --config x.toml", &["'--preset <NAME>'", "'--config <FILE.toml>'"]);
+    refused("evaluate w --eps 0.2 --require-robust 60@0.3", &["--require-robust 60@0.3", "found eps 0.2"]);
+    refused("evaluate w --attack margins --require-robust 60@0.3", &["--require-robust 60@0.3", "margins"]);
+}
+
+#[test]
+fn train_without_flags_is_the_quick_preset() {
+    let shown = settings("");
+    for (name, expected) in [("preset", "quick"), ("dataset", "digits"), ("norm", "linf"), ("hinge_maxeps", "0.45")] {
+        assert_eq!(value(&shown, name), expected);
+    }
+    assert!(!shown.contains("quick:"), "nothing is overridden: {shown}");
+}
+
+#[test]
+fn commands_for_the_released_program_work_as_they_are() {
+    let shown = settings("--dataset mnist --norm Linf --hinge_maxeps 0.45 --seed 0 --savepath ./a");
+    assert!(!shown.contains("   ("), "exactly the published settings: {shown}");
+    assert_eq!(value(&shown, "preset"), "mnist-linf");
+    let shown = settings("--dataset MNIST --norm L2 --hinge_maxeps 6. --seed 3 --clean_loss_coeff 0. --savepath ./b");
+    for (name, expected) in [
+        ("preset", "mnist-l2"),
+        ("hinge_maxeps", "6.0"),
+        ("clean_loss_coeff", "0.0"),
+        ("seed", "3"),
+        ("attack_mineps", "0.5"),
+        ("test_eps", "2.0"),
+    ] {
+        assert_eq!(value(&shown, name), expected);
+    }
+}
+
+#[test]
+fn names_are_taken_in_any_case() {
+    assert_eq!(settings("--preset MNIST-L2"), settings("--preset mnist-l2"));
+    assert_eq!(settings("--norm L2 --optimizer Adam"), settings("--norm l2 --optimizer adam"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+    let said =
+        said(Command::new(PROGRAM).arg("presets").stdout(full).stderr(Stdio::piped()).output().expect("a start"));
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.starts_with("error: standard output: cannot write: "), "{}", said.err);
+}
+
+#[test]
+fn flags_override_the_preset_and_the_difference_is_shown() {
+    let shown = settings(
+        "--preset mnist-linf --nb_iter 20 --lr 0:0.3,20000:0.09 --hinge-max-eps 8/255 --attack-mineps 1/255 --steps 7",
+    );
+    assert!(shown.lines().any(|line| line.ends_with("= 20   (mnist-linf: 40)")), "{shown}");
+    assert_eq!(value(&shown, "hinge_maxeps"), "0.03137255");
+    assert_eq!(value(&shown, "learning_rate_schedule"), "0:0.3,20000:0.09");
+    assert_eq!(value(&shown, "max_num_training_steps"), "7");
+}
+
+#[test]
+fn the_paper_s_text_is_one_flag_and_each_of_its_settings_another() {
+    let shown = settings("--fidelity paper --forget-wrong true");
+    for (name, expected) in [
+        ("search_mode", "eval"),
+        ("right_when", "lm"),
+        ("search_loss_fn", "lm"),
+        ("direction", "unit"),
+        ("clamp_boundary", "true"),
+        ("forget_wrong", "true"),
+        ("test_search_start", "test-eps"),
+    ] {
+        assert_eq!(value(&shown, name), expected);
+    }
+}
+
+#[test]
+fn presets_are_a_table_of_the_published_values_with_their_sources() {
+    let said = maxmargin("presets");
+    assert_eq!(said.code, Some(0));
+    for (name, values) in [
+        ("hinge_maxeps", "0.45 0.45 4.0"),
+        ("nb_iter", "10 40 40"),
+        ("attack_mineps", "0.1 0.1 0.5"),
+        ("test_eps", "0.3 0.3 2.0"),
+        ("test_eps_iter", "0.01 0.01 0.125"),
+        ("clean_loss_coeff", "0.33333334 0.33333334 0.33333334"),
+        ("eps_iter_scale", "2.5 2.5 2.5"),
+        ("num_search_steps", "10 10 10"),
+        ("training_batch_size", "50 50 50"),
+        ("max_num_training_steps", "2500 100000 100000"),
+        ("val_size", "1000 5000 5000"),
+        ("optimizer", "adam adam adam"),
+        ("attack_loss_fn", "slm slm slm"),
+        ("checkpoint_interval", "500 500 500"),
+    ] {
+        let mut rows = said.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|words| words.first() == Some(&name)).unwrap_or_else(|| panic!("{name}: {}", said.out));
+        assert_eq!(row[1..].join(" "), values, "{name}");
+    }
+    for part in ["quick (the default)", "config.py (L2MNIST)", "--hinge-maxeps 2.0 and --hinge-maxeps 6.0"] {
+        assert!(said.out.contains(part), "{part} in {}", said.out);
+    }
+}
+
+#[test]
+fn a_preset_as_a_file_gives_the_same_settings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["quick", "mnist-linf", "mnist-l2"] {
+        let toml = maxmargin(&format!("presets {name}"));
+        assert_eq!(toml.code, Some(0));
+        std::fs::write(folder.path().join("p.toml"), &toml.out).expect("a file");
+        let from_file = maxmargin_in(folder.path(), "train --dry-run --config p.toml");
+        assert_eq!(
+            (from_file.code, from_file.out),
+            (Some(0), settings(&format!("--preset {name}"))),
+            "{}",
+            from_file.err
+        );
+    }
+}
+
+#[test]
+fn a_broken_settings_file_is_named_with_the_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("p.toml"), "preset = \"quick\"\nseed = -\n").expect("a file");
+    let said = maxmargin_in(folder.path(), "train --config p.toml");
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.starts_with("error: p.toml: line 2: "), "{}", said.err);
+    let said = maxmargin_in(folder.path(), "train --config absent.toml");
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.starts_with("error: absent.toml: cannot read: "), "{}", said.err);
+    assert!(!said.err.contains("caused by"), "the cause is told once: {}", said.err);
+}
+
+/// A folder with the settings of a run, as a run begins.
+fn run_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("config.toml"), maxmargin("presets quick").out).expect("a file");
+    folder
+}
+
+#[test]
+fn resume_takes_every_setting_from_the_run() {
+    let folder = run_folder();
+    let run = folder.path().display();
+    for flag in [
+        "--hinge-maxeps 0.3",
+        "--nb_iter 20",
+        "--seed 0",
+        "--preset quick",
+        "--config x.toml",
+        "--out elsewhere",
+        "--fidelity paper",
+        "--clamp-boundary true",
+        "--lr 0.1",
+    ] {
+        let name = flag.split(' ').next().unwrap_or(flag).replace('_', "-");
+        let name = name.replace("--out", "--savepath").replace("--lr", "--learning-rate-schedule");
+        refused(&format!("train --resume {run} {flag}"), &[&name, "--resume", "config.toml"]);
+    }
+    let said = maxmargin(&format!("train --dry-run --resume {run} --threads 1 --quiet --device cpu --data elsewhere"));
+    assert_eq!((said.code, said.out), (Some(0), settings("")), "{}", said.err);
+}
+
+#[test]
+fn resume_may_extend_a_run_but_not_shorten_it() {
+    let folder = run_folder();
+    let run = folder.path().display();
+    let shown = settings(&format!("--resume {run} --max-num-training-steps 5000"));
+    assert_eq!(value(&shown, "max_num_training_steps"), "5000");
+    refused(
+        &format!("train --resume {run} --steps 10"),
+        &["--max-num-training-steps", "at least the 2500", "found 10"],
+    );
+}
+
+#[test]
+fn resume_of_a_folder_that_holds_no_run_names_the_missing_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    refused(&format!("train --resume {}", folder.path().display()), &["config.toml: cannot read"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    for line in ["presets", "presets quick", "train --dry-run", "train --help"] {
+        let mut command = Command::new(PROGRAM);
+        command.args(line.split(' ')).stdout(writer.try_clone().expect("a pipe")).stderr(Stdio::piped());
+        let said = said(command.output().expect("the program starts"));
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{line}");
+    }
+}
