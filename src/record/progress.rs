@@ -1,0 +1,148 @@
+//! What a run says while it trains, on stderr: a bar on a terminal, plain lines elsewhere, or nothing.
+//!
+//! Both have the same content. Speed and time left count the steps of this process alone, so they are right
+//! after a resume too. A stderr that cannot be written to never ends a run. Nothing is recorded here.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The least time between two plain lines; the last step has its line in any case.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is shown of the training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// The loss that is trained on, mean over the examples since the last update.
+    pub loss: f32,
+    /// The share of right clean examples, 0 to 1.
+    pub accuracy: f32,
+    /// The mean margin, in the run's norm; wrong examples count as 0.
+    pub mean_margin: f32,
+}
+
+/// The bar, the lines or the silence.
+pub struct Progress {
+    total: u64,
+    start: u64,
+    began: Instant,
+    sink: Sink,
+}
+
+enum Sink {
+    Quiet,
+    Bar(ProgressBar),
+    Lines { out: Box<dyn Write + Send>, every: Duration, last: Option<Instant> },
+}
+
+impl Progress {
+    /// Progress on stderr of a run of `total` steps, of which `start` were done before this process.
+    pub fn new(total: u64, start: u64, quiet: bool) -> Self {
+        if quiet {
+            return Self::with(total, start, Sink::Quiet);
+        }
+        if !io::stderr().is_terminal() {
+            return Self::lines(total, start, Box::new(io::stderr()), LINE_INTERVAL);
+        }
+        let style = ProgressStyle::with_template("[{bar:24}] {wide_msg}").unwrap_or(ProgressStyle::default_bar());
+        let bar = ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_position(start);
+        Self::with(total, start, Sink::Bar(bar))
+    }
+
+    /// Plain lines to `out`, at most one in `every`, whatever `out` is.
+    pub fn lines(total: u64, start: u64, out: Box<dyn Write + Send>, every: Duration) -> Self {
+        Self::with(total, start, Sink::Lines { out, every, last: None })
+    }
+
+    fn with(total: u64, start: u64, sink: Sink) -> Self {
+        Progress { total, start, began: Instant::now(), sink }
+    }
+
+    /// `step` steps are done. To be called at every step or at every logging interval.
+    pub fn update(&mut self, step: u64, figures: &Figures) {
+        let status = || status(step, self.total, self.start, self.began.elapsed(), figures);
+        match &mut self.sink {
+            Sink::Quiet => {}
+            Sink::Bar(bar) => {
+                bar.set_message(status());
+                bar.set_position(step);
+            }
+            Sink::Lines { out, every, last } => {
+                let now = Instant::now();
+                if step >= self.total || last.is_none_or(|last| now.duration_since(last) >= *every) {
+                    *last = Some(now);
+                    let _ = writeln!(out, "{}", status());
+                }
+            }
+        }
+    }
+
+    /// A line of its own, above the bar. Nothing where quiet.
+    pub fn note(&mut self, message: &str) {
+        match &mut self.sink {
+            Sink::Quiet => {}
+            Sink::Bar(bar) => bar.println(message),
+            Sink::Lines { out, .. } => drop(writeln!(out, "{message}")),
+        }
+    }
+
+    /// Leaves the bar as it stands, and what follows begins on a new line.
+    pub fn finish(self) {
+        match self.sink {
+            Sink::Quiet => {}
+            Sink::Bar(bar) => bar.abandon(),
+            Sink::Lines { mut out, .. } => drop(out.flush()),
+        }
+    }
+}
+
+/// `step 1200/3000  loss 0.5121  accuracy 93.4 %  mean margin 0.2811  8.4 steps/s  0:03:34 left`
+fn status(step: u64, total: u64, start: u64, elapsed: Duration, figures: &Figures) -> String {
+    let Figures { loss, accuracy, mean_margin } = figures;
+    let accuracy = accuracy * 100.0;
+    let mut line =
+        format!("step {step}/{total}  loss {loss:.4}  accuracy {accuracy:.1} %  mean margin {mean_margin:.4}");
+    let done = step.saturating_sub(start) as f64;
+    if done > 0.0 && !elapsed.is_zero() {
+        let rate = done / elapsed.as_secs_f64();
+        let left = (total.saturating_sub(step) as f64 / rate).round() as u64;
+        let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
+        line += &format!("  {rate:.1} steps/s  {hours}:{minutes:02}:{seconds:02} left");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIGURES: Figures = Figures { loss: 0.5121, accuracy: 0.934, mean_margin: 0.28113 };
+
+    #[test]
+    fn a_line_has_all_that_is_promised() {
+        let line = status(1200, 3000, 0, Duration::from_secs(120), &FIGURES);
+        assert_eq!(
+            line,
+            "step 1200/3000  loss 0.5121  accuracy 93.4 %  mean margin 0.2811  10.0 steps/s  0:03:00 left"
+        );
+    }
+
+    #[test]
+    fn speed_and_time_left_count_the_steps_of_this_process_alone() {
+        let line = status(1200, 3000, 1080, Duration::from_secs(120), &FIGURES);
+        assert!(line.ends_with("  1.0 steps/s  0:30:00 left"), "{line}");
+    }
+
+    #[test]
+    fn hours_are_counted() {
+        let line = status(1, 7385, 0, Duration::from_secs(1), &FIGURES);
+        assert!(line.ends_with("  1.0 steps/s  2:03:04 left"), "{line}");
+    }
+
+    #[test]
+    fn before_the_first_step_no_speed_is_claimed() {
+        let line = status(1080, 3000, 1080, Duration::from_secs(5), &FIGURES);
+        assert!(line.ends_with("mean margin 0.2811"), "{line}");
+    }
+}
