@@ -198,10 +198,7 @@ fn a_header_with_any_one_byte_changed_never_panics() {
         for byte in [0x00, 0xff, b'9', b'"', b'}'] {
             let mut bytes = whole.clone();
             bytes[place] = byte;
-            fs::write(&path, &bytes).unwrap();
-            if TensorFile::read(&path).is_err() {
-                refused += 1;
-            }
+            refused += usize::from(TensorFile::parse(&path, &bytes).is_err());
         }
     }
     assert!(refused > end, "most such files are wrong, but only {refused} of {} were refused", end * 5);
@@ -741,8 +738,9 @@ fn without_a_terminal_lines_come_at_intervals_and_at_the_end() {
     let text = out.text();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].starts_with("step 1/100  loss 0.5000  accuracy 93.4 %  mean margin 0.2811  "), "{lines:?}");
-    assert!(lines[1].starts_with("step 100/100  ") && lines[1].ends_with("  0:00:00 left"), "{lines:?}");
+    let figures = "left  loss 0.5000  accuracy 93.4 %  mean margin 0.2811";
+    assert!(lines[0].starts_with("step 1/100  ") && lines[0].ends_with(figures), "{lines:?}");
+    assert!(lines[1].starts_with("step 100/100  ") && lines[1].contains(" steps/s  0:00:00 left"), "{lines:?}");
 }
 
 #[test]

@@ -134,12 +134,20 @@ impl TensorFile {
     /// Reads the whole file. Takes twice the file's size in memory, whatever its header claims.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read; [`Error::Format`] where it is truncated, is something else, or
-    /// contradicts itself, with the byte or the tensor.
+    /// [`Error::Io`] where it cannot be read, and those of [`TensorFile::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-        let refuse = |error| Error::format(path, explain(&bytes, error));
-        let (header, declared) = SafeTensors::read_metadata(&bytes).map_err(refuse)?;
+        Self::parse(path, &bytes)
+    }
+
+    /// The content of a file; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where it is truncated, is something else, or contradicts itself, with the byte or the
+    /// tensor.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let refuse = |error| Error::format(path, explain(bytes, error));
+        let (header, declared) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
         let begin = LENGTH + header;
         let mut tensors = Vec::new();
         for name in declared.offset_keys() {
