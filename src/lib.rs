@@ -6,6 +6,8 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod model;
+pub mod record;
+pub mod report;
 pub mod rng;
 pub mod tape;
 pub mod train;

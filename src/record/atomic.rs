@@ -1,0 +1,61 @@
+//! Files are replaced whole or not at all.
+//!
+//! The new content goes to a temporary file in the same folder, is synced to the disk, and takes the name by a
+//! rename; then the folder is synced. Whoever reads the name finds the former content or the new one, whenever
+//! the process or the machine stops. This module does not append and does not lock.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// How the name of a temporary file ends. It begins with a dot and the name that it shall take.
+pub(super) const PARTIAL: &str = ".partial";
+
+/// Puts what `content` writes under the name `path`, as a whole.
+///
+/// # Errors
+/// Where anything fails (a full disk, a read-only folder, `content` itself), the temporary file is removed, a
+/// former file at `path` is as it was, and the error says what was tried, why it failed and what may help.
+pub fn write_atomic(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    replace(path, content).map_err(|source| cannot(path, "write", source))
+}
+
+fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    let prefix = format!(".{}.", name.to_string_lossy());
+    builder.prefix(&prefix).suffix(PARTIAL);
+    // Temporary files are private by default, but this one becomes an ordinary file: the umask decides.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    // Dropped on any early return, and removes itself then.
+    let mut temporary = builder.tempfile_in(folder)?;
+    {
+        let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
+        content(&mut writer)?;
+        writer.flush()?;
+    }
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|e| e.error)?;
+    // The rename itself lasts only once the folder is on the disk. Windows cannot open a folder as a file.
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// An I/O error with what may help, and whether there is a former file.
+pub(super) fn cannot(path: &Path, action: &'static str, source: io::Error) -> Error {
+    let help = match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space or choose another disk",
+        ErrorKind::FileTooLarge => "raise the limit on file sizes or choose another disk",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "make the folder writable or choose another",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "a part of this path is a file: choose another folder",
+        ErrorKind::NotFound => "the folder does not exist: create it or choose another",
+        _ => "check the disk",
+    };
+    let former = if fs::metadata(path).is_ok_and(|m| m.is_file()) { "; the former file is unchanged" } else { "" };
+    Error::io(path, action, io::Error::new(source.kind(), format!("{source} ({help}{former})")))
+}

@@ -1,0 +1,136 @@
+//! `metrics.jsonl`: what a run measured, one JSON object a line.
+//!
+//! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the only thing
+//! that differs between two equal runs: the time. A line is written before the checkpoint of its step; so the
+//! lines beyond a checkpoint's step are those that a run resumed from it will write again, and are dropped.
+//! Which figures there are is not known here. JSON has no NaN: one is written as `null`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::atomic::{cannot, write_atomic};
+use crate::{Error, Result};
+
+/// The field under which whatever depends on the time stands.
+pub const CLOCK: &str = "clock";
+
+/// What a line tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The training steps since the line before.
+    Step,
+    /// The end of an epoch.
+    Epoch,
+    /// The network before training (step 0) or after it.
+    Result,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    began: Instant,
+}
+
+#[derive(Serialize)]
+struct Line<'a, T> {
+    kind: Kind,
+    step: u64,
+    #[serde(flatten)]
+    figures: &'a T,
+    clock: Clock,
+}
+
+#[derive(Serialize)]
+struct Clock {
+    /// Since this process opened the file.
+    seconds: f64,
+}
+
+/// What every line must have.
+#[derive(Deserialize)]
+struct Head {
+    kind: Kind,
+    step: u64,
+}
+
+impl Metrics {
+    /// A new, empty file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it exists or cannot be created.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().append(true).create_new(true).open(path);
+        Ok(Metrics { path: path.to_owned(), file: file.map_err(|e| cannot(path, "create", e))?, began: Instant::now() })
+    }
+
+    /// The file of a run that goes on from a checkpoint of `step`: drops the lines after it, a result at this
+    /// step (the run writes it again; step 0 is the result before training, and stays) and a torn last line.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read or written; [`Error::Format`] with the line's number where a line
+    /// other than the last is none of ours.
+    pub fn resume(path: &Path, step: u64) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').collect();
+        let mut kept = Vec::with_capacity(bytes.len());
+        for (i, line) in lines.iter().enumerate() {
+            match serde_json::from_slice::<Head>(line) {
+                Ok(head) => {
+                    let again = head.kind == Kind::Result && head.step == step && step > 0;
+                    if line.ends_with(b"\n") && head.step <= step && !again {
+                        kept.extend_from_slice(line);
+                    }
+                }
+                Err(_) if i + 1 == lines.len() => {}
+                Err(e) => return Err(bad_line(path, i, &e)),
+            }
+        }
+        if kept != bytes {
+            write_atomic(path, |out| out.write_all(&kept))?;
+        }
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| cannot(path, "open", e))?;
+        Ok(Metrics { path: path.to_owned(), file, began: Instant::now() })
+    }
+
+    /// Appends a line. `figures` is a struct or map whose names are not `kind`, `step` or `clock`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be written (a full disk); [`Error::Format`] where `figures` is
+    /// neither a struct nor a map.
+    pub fn write(&mut self, kind: Kind, step: u64, figures: &impl Serialize) -> Result<()> {
+        let clock = Clock { seconds: (self.began.elapsed().as_secs_f64() * 1e3).round() / 1e3 };
+        let mut line = serde_json::to_string(&Line { kind, step, figures, clock })
+            .map_err(|e| Error::format(&self.path, format!("line of step {step}: {e}")))?;
+        line.push('\n');
+        // One write for the whole line: a killed process leaves it there or not.
+        self.file.write_all(line.as_bytes()).map_err(|e| cannot(&self.path, "append to", e))
+    }
+}
+
+/// Every line of `metrics.jsonl`, in order.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read; [`Error::Format`] with the number of the first line that is not a
+/// whole JSON object with `kind` and `step`.
+pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let lines = bytes.split_inclusive(|&b| b == b'\n').enumerate();
+    lines
+        .map(|(i, line)| {
+            serde_json::from_slice::<Head>(line).map_err(|e| bad_line(path, i, &e))?;
+            serde_json::from_slice(line).map_err(|e| bad_line(path, i, &e))
+        })
+        .collect()
+}
+
+fn bad_line(path: &Path, index: usize, error: &serde_json::Error) -> Error {
+    Error::format(path, format!("line {}: expected a JSON object with kind and step, found: {error}", index + 1))
+}

@@ -1,0 +1,22 @@
+//! What a run leaves behind: its folder, its checkpoints, its metrics, and what it says meanwhile.
+//!
+//! - [`atomic`]: the one way in which a file is replaced.
+//! - [`tensors`]: safetensors files, with errors that say what is wrong where.
+//! - [`run`]: the run folder, its names and its lock.
+//! - [`metrics`]: `metrics.jsonl`, cut back when a run goes on.
+//! - [`progress`]: the bar or the lines on stderr.
+//!
+//! Nothing here knows models, attacks or training: tensors have names and shapes, settings are anything that
+//! serde can write, and the meaning of both lies with the caller.
+
+pub mod atomic;
+pub mod metrics;
+pub mod progress;
+pub mod run;
+pub mod tensors;
+
+pub use atomic::write_atomic;
+pub use metrics::{Kind, Metrics, read_metrics};
+pub use progress::{Figures, Progress};
+pub use run::{RunFolder, read_config};
+pub use tensors::{Data, Element, Tensor, TensorFile, write_tensors};

@@ -1,0 +1,151 @@
+//! What a run says while it trains, on stderr: a bar on a terminal, plain lines elsewhere, or nothing.
+//!
+//! Both have the same content. Speed and time left count the steps of this process alone, so they are right
+//! after a resume too. A stderr that cannot be written to never ends a run. Nothing is recorded here.
+
+use std::fmt::{self, Display, Formatter};
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The least time between two plain lines; the last step has its line in any case.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is shown of the training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// The loss that is trained on, mean over the examples since the last update.
+    pub loss: f32,
+    /// The share of right clean examples, 0 to 1.
+    pub accuracy: f32,
+    /// The mean margin, in the run's norm; wrong examples count as 0.
+    pub mean_margin: f32,
+}
+
+impl Display for Figures {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Figures { loss, accuracy, mean_margin } = self;
+        write!(f, "loss {loss:.4}  accuracy {:.1} %  mean margin {mean_margin:.4}", accuracy * 100.0)
+    }
+}
+
+/// The bar, the lines or the silence.
+pub struct Progress {
+    total: u64,
+    start: u64,
+    began: Instant,
+    sink: Sink,
+}
+
+enum Sink {
+    Quiet,
+    Bar(ProgressBar),
+    Lines { out: Box<dyn Write + Send>, every: Duration, last: Option<Instant> },
+}
+
+impl Progress {
+    /// Progress on stderr of a run of `total` steps, of which `start` were done before this process.
+    pub fn new(total: u64, start: u64, quiet: bool) -> Self {
+        if quiet {
+            return Self::with(total, start, Sink::Quiet);
+        }
+        if !io::stderr().is_terminal() {
+            return Self::lines(total, start, Box::new(io::stderr()), LINE_INTERVAL);
+        }
+        // Two lines, so that all of it fits into 80 columns.
+        let style =
+            ProgressStyle::with_template("[{wide_bar}] {prefix}\n{msg}").unwrap_or(ProgressStyle::default_bar());
+        let bar = ProgressBar::new(total)
+            .with_style(style.progress_chars("=> "))
+            .with_position(start)
+            .with_prefix(format!("{start}/{total}"));
+        Self::with(total, start, Sink::Bar(bar))
+    }
+
+    /// Plain lines to `out`, at most one in `every`, whatever `out` is.
+    pub fn lines(total: u64, start: u64, out: Box<dyn Write + Send>, every: Duration) -> Self {
+        Self::with(total, start, Sink::Lines { out, every, last: None })
+    }
+
+    fn with(total: u64, start: u64, sink: Sink) -> Self {
+        Progress { total, start, began: Instant::now(), sink }
+    }
+
+    /// `step` steps are done. To be called at every step or at every logging interval.
+    pub fn update(&mut self, step: u64, figures: &Figures) {
+        let pace = || pace(step, self.total, self.start, self.began.elapsed());
+        match &mut self.sink {
+            Sink::Quiet => {}
+            Sink::Bar(bar) => {
+                bar.set_prefix(pace());
+                bar.set_message(figures.to_string());
+                bar.set_position(step);
+            }
+            Sink::Lines { out, every, last } => {
+                let now = Instant::now();
+                if step >= self.total || last.is_none_or(|last| now.duration_since(last) >= *every) {
+                    *last = Some(now);
+                    let _ = writeln!(out, "step {}  {figures}", pace());
+                }
+            }
+        }
+    }
+
+    /// A line of its own, above the bar. Nothing where quiet.
+    pub fn note(&mut self, message: &str) {
+        match &mut self.sink {
+            Sink::Quiet => {}
+            Sink::Bar(bar) => bar.println(message),
+            Sink::Lines { out, .. } => drop(writeln!(out, "{message}")),
+        }
+    }
+
+    /// Leaves the bar as it stands, and what follows begins on a new line.
+    pub fn finish(self) {
+        match self.sink {
+            Sink::Quiet => {}
+            Sink::Bar(bar) => bar.abandon(),
+            Sink::Lines { mut out, .. } => drop(out.flush()),
+        }
+    }
+}
+
+/// `1200/3000  8.4 steps/s  0:03:34 left`
+fn pace(step: u64, total: u64, start: u64, elapsed: Duration) -> String {
+    let done = step.saturating_sub(start) as f64;
+    if done == 0.0 || elapsed.is_zero() {
+        return format!("{step}/{total}");
+    }
+    let rate = done / elapsed.as_secs_f64();
+    let left = (total.saturating_sub(step) as f64 / rate).round() as u64;
+    let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
+    format!("{step}/{total}  {rate:.1} steps/s  {hours}:{minutes:02}:{seconds:02} left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_and_time_left_count_the_steps_of_this_process_alone() {
+        assert_eq!(pace(1200, 3000, 0, Duration::from_secs(120)), "1200/3000  10.0 steps/s  0:03:00 left");
+        assert_eq!(pace(1200, 3000, 1080, Duration::from_secs(120)), "1200/3000  1.0 steps/s  0:30:00 left");
+    }
+
+    #[test]
+    fn hours_are_counted() {
+        assert_eq!(pace(1, 7385, 0, Duration::from_secs(1)), "1/7385  1.0 steps/s  2:03:04 left");
+    }
+
+    #[test]
+    fn before_the_first_step_no_speed_is_claimed() {
+        assert_eq!(pace(1080, 3000, 1080, Duration::from_secs(5)), "1080/3000");
+    }
+
+    #[test]
+    fn figures_have_decimals_enough_for_small_margins() {
+        let figures = Figures { loss: 0.51214, accuracy: 0.934, mean_margin: 0.00392 };
+        assert_eq!(figures.to_string(), "loss 0.5121  accuracy 93.4 %  mean margin 0.0039");
+    }
+}

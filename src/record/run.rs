@@ -1,0 +1,157 @@
+//! The run folder: which files it has, who may write there, and how it is created or opened again.
+//!
+//! One process at a time holds a run, by a lock on the file `lock` that the system takes back when the process
+//! ends, however it ends. Reading a run needs no lock: its files are replaced whole. What the settings and the
+//! tensors mean is not known here.
+
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::atomic::{PARTIAL, cannot, write_atomic};
+use crate::{Error, Result};
+
+/// The settings of the run.
+pub const CONFIG: &str = "config.toml";
+/// One line of JSON a logging interval, an epoch and the result: see [`super::metrics`].
+pub const METRICS: &str = "metrics.jsonl";
+/// The weights with the largest validation margin, by PyTorch's names.
+pub const BEST: &str = "best.safetensors";
+/// All that is needed to go on: weights, optimizer, margin table, step.
+pub const LAST: &str = "last.safetensors";
+/// The file that is locked while a process trains here. It stays, empty.
+const LOCK: &str = "lock";
+
+/// A run folder that this process holds until it drops this.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    lock: File,
+}
+
+impl RunFolder {
+    /// A new run at `path`, which is created with its parents. The folder may exist, but not hold a run.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it holds one, or another process trains there; [`Error::Io`] where it cannot be
+    /// created.
+    pub fn create(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path).map_err(|e| cannot(path, "create", e))?;
+        let folder = Self::hold(path)?;
+        if let Some(found) = [CONFIG, METRICS, BEST, LAST].iter().find(|name| path.join(name).exists()) {
+            let shown = path.display();
+            return Err(Error::usage(format!(
+                "{shown}: holds a run already ({found}); go on with it by --resume {shown}, or choose another folder with --out"
+            )));
+        }
+        Ok(folder)
+    }
+
+    /// A new run in a folder of its own below `runs`: `<preset>-<seed>`, then `<preset>-<seed>-2` and so on.
+    ///
+    /// # Errors
+    /// As [`RunFolder::create`].
+    pub fn create_below(runs: &Path, preset: &str, seed: u64) -> Result<Self> {
+        fs::create_dir_all(runs).map_err(|e| cannot(runs, "create", e))?;
+        let mut path = runs.join(format!("{preset}-{seed}"));
+        for number in 2u64.. {
+            // Fails if it exists, so that of two processes that start together each gets its own.
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(cannot(&path, "create", e)),
+                Ok(()) => break,
+            }
+            path = runs.join(format!("{preset}-{seed}-{number}"));
+        }
+        Self::create(&path)
+    }
+
+    /// The run at `path`, to go on with it. Removes what a killed process left of an unfinished write.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there is no run to resume, naming what is missing, or another process trains there.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        if !path.is_dir() {
+            return Err(Error::usage(format!("{shown}: there is no such folder to resume a run from")));
+        }
+        let missing: Vec<&str> = [CONFIG, LAST].into_iter().filter(|name| !path.join(name).is_file()).collect();
+        if !missing.is_empty() {
+            let missing = missing.join(" and ");
+            return Err(Error::usage(format!(
+                "{shown}: cannot resume without {missing}: either it is no run folder, or the run ended before its first checkpoint and must be started anew"
+            )));
+        }
+        let folder = Self::hold(path)?;
+        for entry in fs::read_dir(path).map_err(|e| Error::io(path, "read", e))?.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') && name.ends_with(PARTIAL) {
+                fs::remove_file(entry.path()).map_err(|e| cannot(&entry.path(), "remove", e))?;
+            }
+        }
+        Ok(folder)
+    }
+
+    fn hold(path: &Path) -> Result<Self> {
+        let file = path.join(LOCK);
+        let lock = File::create(&file).map_err(|e| cannot(&file, "create", e))?;
+        lock.try_lock().map_err(|e| match e {
+            TryLockError::WouldBlock => Error::usage(format!(
+                "{}: another process is training in this folder; wait for it, stop it, or choose another folder",
+                path.display()
+            )),
+            TryLockError::Error(e) => Error::io(&file, "lock", e),
+        })?;
+        Ok(RunFolder { path: path.to_owned(), lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of one of its files: [`CONFIG`], [`METRICS`], [`BEST`], [`LAST`] or another name.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where TOML cannot hold them; [`Error::Io`] as [`write_atomic`] does.
+    pub fn write_config(&self, config: &impl Serialize) -> Result<()> {
+        let path = self.file(CONFIG);
+        let text = toml::to_string(config).map_err(|e| Error::format(&path, e.to_string()))?;
+        write_atomic(&path, |out| out.write_all(text.as_bytes()))
+    }
+
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// As [`read_config`].
+    pub fn read_config<T: DeserializeOwned>(&self) -> Result<T> {
+        read_config(&self.path)
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child process that is just being started still shares it.
+        // Where unlocking fails, the end of the process does it.
+        let _ = self.lock.unlock();
+    }
+}
+
+/// Reads the settings of the run in `folder` without holding it.
+///
+/// # Errors
+/// [`Error::Io`] where `config.toml` cannot be read; [`Error::Format`] with line and column where it is wrong.
+pub fn read_config<T: DeserializeOwned>(folder: &Path) -> Result<T> {
+    let path = folder.join(CONFIG);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+    toml::from_str(&text).map_err(|e| Error::format(&path, e.to_string().trim_end()))
+}

@@ -1,0 +1,49 @@
+//! What a run leaves behind, as a specification: files replaced whole, folders held by one process, metrics
+//! that a resumed run continues, and files from elsewhere that are wrong in every way we know.
+
+mod atomic;
+mod metrics;
+mod progress;
+mod run;
+mod tensors;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use maxmargin::error::Error;
+use tempfile::TempDir;
+
+/// Set in a process that a test starts to run the same test in its second role; the folder to work in.
+const CHILD: &str = "MAXMARGIN_TEST_CHILD";
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// The message of an error, which must name `path`.
+fn message<T>(result: Result<T, Error>, path: &Path) -> String {
+    let Err(error) = result else { panic!("{}: an error was expected", path.display()) };
+    let text = error.to_string();
+    assert!(text.contains(&path.display().to_string()), "no file named: {text}");
+    text
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn strings(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+    entries.iter().map(|&(key, value)| (key.into(), value.into())).collect()
+}
+
+/// This very test in its second role, in another process.
+fn child(test: &str, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test]).env(CHILD, folder).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}

@@ -1,0 +1,198 @@
+//! The run folder: created once, held by one process, whole after a kill at any moment.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
+use maxmargin::record::{Kind, Metrics, RunFolder, Tensor, TensorFile, read_config, read_metrics, write_tensors};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{CHILD, child, message, names, strings, temporary};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    preset: String,
+    seed: u64,
+    train_size: Option<usize>,
+    hinge_maxeps: f32,
+    learning_rate_schedule: Vec<(u32, f32)>,
+    fidelity: Nested,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nested {
+    clamp_boundary: bool,
+    search_mode: String,
+}
+
+fn settings() -> Settings {
+    Settings {
+        preset: "quick".into(),
+        seed: 7,
+        train_size: None,
+        hinge_maxeps: 8.0 / 255.0,
+        learning_rate_schedule: vec![(0, 1e-4), (50_000, 0.1 + f32::EPSILON)],
+        fidelity: Nested { clamp_boundary: false, search_mode: "the mode of batch norm in the search".into() },
+    }
+}
+
+/// A run with settings, metrics and a checkpoint.
+fn begun(path: &Path) -> RunFolder {
+    let run = RunFolder::create(path).unwrap();
+    run.write_config(&settings()).unwrap();
+    Metrics::create(&run.file(METRICS)).unwrap();
+    write_tensors(&run.file(LAST), &[], &strings(&[("step", "0")])).unwrap();
+    run
+}
+
+#[test]
+fn settings_come_back_with_their_bits() {
+    let folder = temporary();
+    let run = begun(&folder.path().join("a").join("deep").join("run"));
+    assert_eq!(run.read_config::<Settings>().unwrap(), settings());
+    assert_eq!(read_config::<Settings>(run.path()).unwrap(), settings());
+}
+
+#[test]
+fn a_setting_that_is_wrong_unknown_or_missing_is_named_with_its_line() {
+    let folder = temporary();
+    let run = begun(&folder.path().join("run"));
+    let path = run.file(CONFIG);
+    let good = fs::read_to_string(&path).unwrap();
+    for (from, to, expected) in [
+        ("seed = 7", "seed = \"seven\"", "line 2"),
+        ("seed = 7", "sead = 7", "unknown field `sead`"),
+        ("seed = 7\n", "", "missing field `seed`"),
+        ("seed = 7", "seed = ", "line 2"),
+    ] {
+        assert!(good.contains(from));
+        fs::write(&path, good.replace(from, to)).unwrap();
+        let text = message(run.read_config::<Settings>(), &path);
+        assert!(text.contains(expected), "{text}");
+    }
+    for i in 0..16 {
+        fs::write(&path, &good[..good.len() * i / 16]).unwrap();
+        message(run.read_config::<Settings>(), &path);
+    }
+    fs::write(&path, [b'a', 0xff]).unwrap();
+    message(run.read_config::<Settings>(), &path);
+}
+
+#[test]
+fn a_folder_that_holds_a_run_is_not_begun_anew() {
+    let folder = temporary();
+    let path = folder.path().join("run");
+    for name in [CONFIG, METRICS, BEST, LAST] {
+        drop(RunFolder::create(&path).expect("a folder without a run, though it exists"));
+        fs::write(path.join(name), "").unwrap();
+        let text = message(RunFolder::create(&path), &path);
+        assert!(text.contains(name) && text.contains("--resume") && text.contains("--out"), "{text}");
+        fs::remove_file(path.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_run_is_opened_again_only_with_all_it_needs() {
+    let folder = temporary();
+    let path = folder.path().join("run");
+    assert!(message(RunFolder::open(&path), &path).contains("no such folder"));
+    drop(begun(&path));
+    drop(RunFolder::open(&path).unwrap());
+    fs::remove_file(path.join(LAST)).unwrap();
+    let text = message(RunFolder::open(&path), &path);
+    assert!(text.contains("without last.safetensors:"), "{text}");
+    fs::remove_file(path.join(CONFIG)).unwrap();
+    let text = message(RunFolder::open(&path), &path);
+    assert!(text.contains("without config.toml and last.safetensors:"), "{text}");
+}
+
+#[test]
+fn runs_without_a_name_get_one_that_is_free() {
+    let folder = temporary();
+    let runs = folder.path().join("runs");
+    let held: Vec<RunFolder> = (0..3).map(|_| RunFolder::create_below(&runs, "quick", 7).unwrap()).collect();
+    let other = RunFolder::create_below(&runs, "quick", 8).unwrap();
+    let expected = ["quick-7", "quick-7-2", "quick-7-3", "quick-8"];
+    let found: Vec<_> = held.iter().chain([&other]).map(|run| run.path().file_name().unwrap()).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn two_processes_cannot_hold_one_run() {
+    let folder = temporary();
+    let path = folder.path().join("run");
+    let run = begun(&path);
+    for second in [RunFolder::open(&path), RunFolder::create(&path)] {
+        assert!(message(second, &path).contains("another process is training in this folder"));
+    }
+    assert!(read_config::<Settings>(&path).is_ok(), "reading needs no lock");
+    drop(run);
+    RunFolder::open(&path).expect("free again");
+}
+
+/// One checkpoint of a run that trains numbers: all weights are the step.
+fn checkpoint(run: &RunFolder, step: u64) {
+    let weights = Tensor::new("w", &[1 << 20], vec![step as f32; 1 << 20]);
+    write_tensors(&run.file(LAST), &[weights], &strings(&[("step", &step.to_string())])).unwrap();
+}
+
+/// Waits until the checkpoint is beyond `step`, lets the child go on for `delay` and kills it.
+fn kill_after(mut child: Child, last: &Path, step: u64, delay: Duration) {
+    let began = Instant::now();
+    while !last.exists() || TensorFile::read(last).unwrap().meta::<u64>("step").unwrap() <= step {
+        assert!(began.elapsed() < Duration::from_secs(60), "the child does not write");
+        assert!(child.try_wait().unwrap().is_none(), "the child ended by itself");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(delay);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_run_killed_at_any_moment_has_a_whole_checkpoint_and_goes_on_from_it() {
+    let test = "run::a_run_killed_at_any_moment_has_a_whole_checkpoint_and_goes_on_from_it";
+    if let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) {
+        let (run, mut metrics, first) = if path.join(LAST).exists() {
+            let run = RunFolder::open(&path).unwrap();
+            let step = TensorFile::read(&run.file(LAST)).unwrap().meta::<u64>("step").unwrap();
+            let metrics = Metrics::resume(&run.file(METRICS), step).unwrap();
+            (run, metrics, step + 1)
+        } else {
+            let run = RunFolder::create(&path).unwrap();
+            run.write_config(&settings()).unwrap();
+            let metrics = Metrics::create(&run.file(METRICS)).unwrap();
+            (run, metrics, 1)
+        };
+        let began = Instant::now();
+        for step in (first..).take_while(|_| began.elapsed() < Duration::from_secs(60)) {
+            metrics.write(Kind::Step, step, &json!({"loss": 1.0 / step as f32})).unwrap();
+            checkpoint(&run, step);
+        }
+        return;
+    }
+    let folder = temporary();
+    let path = folder.path().join("run");
+    let last = path.join(LAST);
+    let mut step = 0;
+    for delay in [0, 1, 3, 5, 8, 13, 2, 7] {
+        kill_after(child(test, &path).spawn().unwrap(), &last, step, Duration::from_millis(delay));
+        let run = RunFolder::open(&path).expect("the lock went with the process");
+        assert_eq!(names(&path), [CONFIG, LAST, "lock", METRICS], "nothing unfinished is left");
+        let file = TensorFile::read(&last).expect("a whole checkpoint");
+        let reached = file.meta::<u64>("step").unwrap();
+        assert!(reached > step, "the run went on from {step}, to {reached}");
+        step = reached;
+        let weights = file.get::<f32>("w", &[1 << 20]).unwrap();
+        assert!(weights.iter().all(|&w| w == step as f32), "parts of two checkpoints");
+        drop(Metrics::resume(&run.file(METRICS), step).unwrap());
+        let lines = read_metrics(&run.file(METRICS)).unwrap();
+        let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, (1..=step).collect::<Vec<_>>());
+    }
+}
