@@ -1,4 +1,4 @@
 //! Training: Algorithm 2 as schedules of programs.
 
 pub mod mma;
-pub use mma::Mma;
+pub use mma::{DeviceData, Mma};

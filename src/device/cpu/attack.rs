@@ -27,6 +27,7 @@ pub(super) fn uniform(out: &mut [f32], index: &[u32], n: usize, row: usize, nois
 }
 
 /// `sum(f(a, b)^2)` in a fixed order of sixteen running sums.
+#[inline(always)]
 fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0f32; LANES];
@@ -41,6 +42,7 @@ fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// `x + eps` and `x - eps`, rounded towards x where rounding would leave the ball, inside the box.
+#[inline(always)]
 fn bounds(x: f32, eps: f32) -> (f32, f32) {
     // The rounding error of x + e, exactly (Knuth's two-sum).
     let error = |e: f32, sum: f32| {
@@ -55,6 +57,7 @@ fn bounds(x: f32, eps: f32) -> (f32, f32) {
 
 /// Scales `adv - x` down to length eps. The factor is a little below eps / length, so that no rounding leaves
 /// the ball.
+#[inline(always)]
 fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
     let length = sum_of_squares(adv, x, |a, x| a - x).sqrt();
     if length > eps {
@@ -63,6 +66,7 @@ fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
     }
 }
 
+#[inline(always)]
 fn into_box(adv: &mut [f32]) {
     adv.iter_mut().for_each(|a| *a = a.clamp(0.0, 1.0));
 }
@@ -75,17 +79,20 @@ pub(super) fn pgd_start(adv: &mut [f32], x: &[f32], eps: &[f32], noise: &[f32], 
     let row = x.len() / eps.len();
     let rows = adv.par_chunks_mut(row).zip(x.par_chunks(row)).zip(noise.par_chunks(row)).zip(eps);
     rows.take(n).for_each(|(((adv, x), noise), &eps)| {
-        vectorized(|| match norm {
-            Norm::Linf => adv.iter_mut().zip(x).zip(noise).for_each(|((a, &x), &u)| {
-                let (low, high) = bounds(x, eps);
-                *a = (x + eps * u).clamp(low, high);
-            }),
-            Norm::L2 => {
-                adv.copy_from_slice(noise);
-                into_l2_ball(adv, x, eps);
-                into_box(adv);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || match norm {
+                Norm::Linf => adv.iter_mut().zip(x).zip(noise).for_each(|((a, &x), &u)| {
+                    let (low, high) = bounds(x, eps);
+                    *a = (x + eps * u).clamp(low, high);
+                }),
+                Norm::L2 => {
+                    adv.copy_from_slice(noise);
+                    into_l2_ball(adv, x, eps);
+                    into_box(adv);
+                }
+            },
+        );
     });
 }
 
@@ -94,26 +101,29 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
     let row = x.len() / eps.len();
     let rows = adv.par_chunks_mut(row).zip(x.par_chunks(row)).zip(dx.par_chunks(row)).zip(eps).zip(step);
     rows.take(n).for_each(|((((adv, x), dx), &eps), &step)| {
-        vectorized(|| match rule.norm {
-            Norm::Linf => adv.iter_mut().zip(x).zip(dx).for_each(|((a, &x), &g)| {
-                let sign = f32::from(g > 0.0) - f32::from(g < 0.0);
-                let (low, high) = bounds(x, eps);
-                *a = (*a + step * sign).clamp(low, high);
-            }),
-            Norm::L2 => {
-                let length = sum_of_squares(dx, dx, |g, _| g).sqrt().max(rule.l2_grad_floor);
-                adv.iter_mut().zip(dx).for_each(|(a, &g)| *a += step / length * g);
-                match rule.l2_order {
-                    L2Order::BoxBall => {
-                        into_box(adv);
-                        into_l2_ball(adv, x, eps);
+        vectorized(
+            #[inline(always)]
+            || match rule.norm {
+                Norm::Linf => adv.iter_mut().zip(x).zip(dx).for_each(|((a, &x), &g)| {
+                    let sign = f32::from(g > 0.0) - f32::from(g < 0.0);
+                    let (low, high) = bounds(x, eps);
+                    *a = (*a + step * sign).clamp(low, high);
+                }),
+                Norm::L2 => {
+                    let length = sum_of_squares(dx, dx, |g, _| g).sqrt().max(rule.l2_grad_floor);
+                    adv.iter_mut().zip(dx).for_each(|(a, &g)| *a += step / length * g);
+                    match rule.l2_order {
+                        L2Order::BoxBall => {
+                            into_box(adv);
+                            into_l2_ball(adv, x, eps);
+                        }
+                        L2Order::BallBox => into_l2_ball(adv, x, eps),
                     }
-                    L2Order::BallBox => into_l2_ball(adv, x, eps),
+                    // Of use after the ball, too: rounding may step out of the box by an ulp.
+                    into_box(adv);
                 }
-                // Of use after the ball, too: rounding may step out of the box by an ulp.
-                into_box(adv);
-            }
-        });
+            },
+        );
     });
 }
 
@@ -137,20 +147,23 @@ pub(super) fn along_direction(
     let row = x.len() / ball.len();
     let rows = out.par_chunks_mut(row).zip(x.par_chunks(row)).zip(adv.par_chunks(row)).zip(ball).zip(t);
     rows.take(n).for_each(|((((out, x), adv), &ball), &t)| {
-        vectorized(|| {
-            let length = match (along.direction, along.norm) {
-                (Direction::Eps, _) => ball,
-                (Direction::Unit, Norm::Linf) => x.iter().zip(adv).fold(0f32, |m, (x, a)| m.max((a - x).abs())),
-                (Direction::Unit, Norm::L2) => sum_of_squares(adv, x, |a, x| a - x).sqrt(),
-            };
-            let scale = 1.0 / (length + 1e-12);
-            for ((out, &x), &adv) in out.iter_mut().zip(x).zip(adv) {
-                *out = x + t * (scale * (adv - x));
-            }
-            if along.clamp {
-                into_box(out);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let length = match (along.direction, along.norm) {
+                    (Direction::Eps, _) => ball,
+                    (Direction::Unit, Norm::Linf) => x.iter().zip(adv).fold(0f32, |m, (x, a)| m.max((a - x).abs())),
+                    (Direction::Unit, Norm::L2) => sum_of_squares(adv, x, |a, x| a - x).sqrt(),
+                };
+                let scale = 1.0 / (length + 1e-12);
+                for ((out, &x), &adv) in out.iter_mut().zip(x).zip(adv) {
+                    *out = x + t * (scale * (adv - x));
+                }
+                if along.clamp {
+                    into_box(out);
+                }
+            },
+        );
     });
 }
 

@@ -12,6 +12,7 @@ use super::vectorized;
 use crate::tape::NO_CHOICE;
 
 /// For each output of a 2x2 max-pool of `conv` `[h, w, k]`, calls `f(output, maximum, first place of it)`.
+#[inline(always)] // so that it is compiled for the caller's vector instructions
 fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, f32, u8)) {
     let rows = conv.chunks_exact(2 * w * k);
     for (oy, rows) in rows.enumerate() {
@@ -73,14 +74,23 @@ pub(super) fn conv_pool(
     rows.take(n).for_each(|((out, choice), image)| {
         scratch(shape.windows() * shape.k, |conv| {
             shape.forward(conv, image, w);
-            vectorized(|| {
-                pool(conv, shape.out_w, shape.k, |at, best, place| {
-                    // The bias moves all four alike, so it may be added to the maximum.
-                    let value = best + bias[at % shape.k];
-                    out[at] = if value <= 0.0 { 0.0 } else { value };
-                    choice[at] = if value > 0.0 { place } else { NO_CHOICE };
-                });
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    pool(
+                        conv,
+                        shape.out_w,
+                        shape.k,
+                        #[inline(always)]
+                        |at, best, place| {
+                            // The bias moves all four alike, so it may be added to the maximum.
+                            let value = best + bias[at % shape.k];
+                            out[at] = if value <= 0.0 { 0.0 } else { value };
+                            choice[at] = if value > 0.0 { place } else { NO_CHOICE };
+                        },
+                    );
+                },
+            );
         });
     });
 }

@@ -24,19 +24,28 @@ pub(super) fn scatter_rows(dst: &mut [u8], src: &[u8], index: &[u32], n: usize, 
 /// `out = byte / 255`.
 pub(super) fn bytes_to_unit(out: &mut [f32], bytes: &[u8]) {
     out.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK)).for_each(|(out, bytes)| {
-        vectorized(|| out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b) / 255.0));
+        vectorized(
+            #[inline(always)]
+            || out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b) / 255.0),
+        );
     });
 }
 
 fn map(out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32 + Sync) {
     out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).for_each(|(out, a)| {
-        vectorized(|| out.iter_mut().zip(a).for_each(|(o, &a)| *o = f(a)));
+        vectorized(
+            #[inline(always)]
+            || out.iter_mut().zip(a).for_each(|(o, &a)| *o = f(a)),
+        );
     });
 }
 
 fn zip(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
     out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)).for_each(|((out, a), b)| {
-        vectorized(|| out.iter_mut().zip(a).zip(b).for_each(|((o, &a), &b)| *o = f(a, b)));
+        vectorized(
+            #[inline(always)]
+            || out.iter_mut().zip(a).zip(b).for_each(|((o, &a), &b)| *o = f(a, b)),
+        );
     });
 }
 
@@ -69,20 +78,26 @@ pub(super) fn relu_backward(dx: &mut [f32], dy: &[f32], y: &[f32]) {
 pub(super) fn add_bias(out: &mut [f32], x: &[f32], bias: &[f32]) {
     let block = bias.len() * (BLOCK / bias.len()).max(1);
     out.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(out, x)| {
-        vectorized(|| {
-            for (out, x) in out.chunks_exact_mut(bias.len()).zip(x.chunks_exact(bias.len())) {
-                out.iter_mut().zip(x).zip(bias).for_each(|((o, &x), &b)| *o = x + b);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(bias.len()).zip(x.chunks_exact(bias.len())) {
+                    out.iter_mut().zip(x).zip(bias).for_each(|((o, &x), &b)| *o = x + b);
+                }
+            },
+        );
     });
 }
 
 /// The sum of dy over everything but the last dimension.
 pub(super) fn add_bias_backward_bias(dbias: &mut [f32], dy: &[f32]) {
     dbias.fill(0.0);
-    vectorized(|| {
-        for dy in dy.chunks_exact(dbias.len()) {
-            dbias.iter_mut().zip(dy).for_each(|(b, &dy)| *b += dy);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            for dy in dy.chunks_exact(dbias.len()) {
+                dbias.iter_mut().zip(dy).for_each(|(b, &dy)| *b += dy);
+            }
+        },
+    );
 }

@@ -11,9 +11,11 @@ const BETAS: [f64; 2] = [0.9, 0.999];
 const EPS: f32 = 1e-8;
 
 /// `(1 - c) dmargin + c dclean + weight_decay * p` for elements from `start` on.
+#[inline(always)]
 fn gradient<'a>(parts: &'a [&[f32]], start: usize, rule: &'a OptimizerRule) -> impl Fn(usize, f32) -> f32 + 'a {
     let margin = &parts[0][start..];
     let clean = parts.get(1).map(|g| &g[start..]);
+    #[inline(always)]
     move |i, p| {
         let g = clean.map_or(margin[i], |c| (1.0 - rule.clean_coeff) * margin[i] + rule.clean_coeff * c[i]);
         g + rule.weight_decay * p
@@ -30,14 +32,17 @@ pub(super) fn adam(p: &mut [f32], m: &mut [f32], v: &mut [f32], parts: &[&[f32]]
     let blocks = p.par_chunks_mut(BLOCK).zip(m.par_chunks_mut(BLOCK)).zip(v.par_chunks_mut(BLOCK)).enumerate();
     blocks.for_each(|(block, ((p, m), v))| {
         let gradient = gradient(parts, block * BLOCK, rule);
-        vectorized(|| {
-            for (i, ((p, m), v)) in p.iter_mut().zip(m).zip(v).enumerate() {
-                let g = gradient(i, *p);
-                *m = keep[0] * *m + take[0] * g;
-                *v = keep[1] * *v + take[1] * g * g;
-                *p -= rate * (*m / (v.sqrt() / root + EPS));
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, ((p, m), v)) in p.iter_mut().zip(m).zip(v).enumerate() {
+                    let g = gradient(i, *p);
+                    *m = keep[0] * *m + take[0] * g;
+                    *v = keep[1] * *v + take[1] * g * g;
+                    *p -= rate * (*m / (v.sqrt() / root + EPS));
+                }
+            },
+        );
     });
 }
 
@@ -47,11 +52,14 @@ pub(super) fn sgd(p: &mut [f32], momentum: &mut [f32], parts: &[&[f32]], step: u
     let blocks = p.par_chunks_mut(BLOCK).zip(momentum.par_chunks_mut(BLOCK)).enumerate();
     blocks.for_each(|(block, (p, momentum))| {
         let gradient = gradient(parts, block * BLOCK, rule);
-        vectorized(|| {
-            for (i, (p, b)) in p.iter_mut().zip(momentum).enumerate() {
-                *b = rule.momentum * *b + gradient(i, *p);
-                *p -= rate * *b;
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, (p, b)) in p.iter_mut().zip(momentum).enumerate() {
+                    *b = rule.momentum * *b + gradient(i, *p);
+                    *p -= rate * *b;
+                }
+            },
+        );
     });
 }
