@@ -4,7 +4,7 @@
 //! asked for failed, 2 an error.
 
 mod data;
-pub mod evaluate;
+mod evaluate;
 mod presets;
 mod settings;
 mod train;

@@ -8,13 +8,13 @@ use super::settings::Settings;
 use super::values::count;
 use super::{DeviceChoice, Outcome, presets, print};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
-use crate::data::{Dataset, DatasetKind, Splits};
+use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG};
 use crate::report::histogram;
 use crate::tape::Norm;
-use crate::train::run::{Standing, Summary, load_data};
+use crate::train::run::{Standing, Summary};
 use crate::{Error, Result, train};
 
 const EXAMPLES: &str = "\
@@ -123,7 +123,7 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
 
 fn execute(plan: &Plan) -> Result<Outcome> {
     let Plan { config, place, .. } = plan;
-    let splits = load_data(config, &plan.data)?;
+    let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
     let mut device = plan.device.open(plan.threads)?;
     let folder = match place {
         Place::Numbered => RunFolder::create_below(Path::new("runs"), &config.preset, config.seed)?,

@@ -1,11 +1,13 @@
 //! Evaluation: accuracy, accuracy under repeated PGD, margins.
 //!
+//! - [`checkpoint`]: all of it for a file of weights
 //! - [`examples`]: a data set's examples, batch by batch, and which are right without an attack
 //! - [`pgd`]: the released evaluator: n restarts of PGD, half on xent, half on cw; one success breaks an example
 //! - [`margins`]: AN-PGD in its test form, as it selects checkpoints
 //!
 //! An evaluation runs programs and returns numbers. Files and prints are elsewhere.
 
+pub mod checkpoint;
 pub mod examples;
 pub mod margins;
 pub mod pgd;
@@ -14,8 +16,8 @@ pub use examples::Examples;
 pub use margins::Margins;
 pub use pgd::{Attack, RepeatedPgd};
 
-/// The share of `true`, in percent; 0 of none.
-pub fn percent(values: &[bool]) -> f64 {
+/// The share of examples that are right, in percent; 0 of none.
+pub fn accuracy(values: &[bool]) -> f64 {
     if values.is_empty() { 0.0 } else { 100.0 * values.iter().filter(|v| **v).count() as f64 / values.len() as f64 }
 }
 

@@ -5,7 +5,6 @@
 //! a checkpoint ends with the same bits as one that never stopped.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -14,7 +13,7 @@ use crate::attack::DeviceData;
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
 use crate::device::{Device, Schedule};
-use crate::evaluate::{Attack, Examples, Margins, RepeatedPgd, mean, percent};
+use crate::evaluate::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
 use crate::model::state_dict::{from_tensors, to_tensors};
 use crate::model::{LeNet5, Model};
 use crate::record::run::{BEST, LAST, METRICS};
@@ -112,12 +111,12 @@ pub fn run(
     let mut run = Run::new(config, splits, folder, device, resume, quiet)?;
     let before = run.before(resume)?;
     let end = config.max_num_training_steps;
-    let mut figures = Figures { loss: f32::NAN, accuracy: 0.0, mean_margin: 0.0 };
+    let mut figures = String::new();
     while run.step < end {
         run.train_step();
         let done = run.step;
         if done.is_multiple_of(config.disp_interval) || done == end {
-            figures = run.log()?;
+            figures = run.log()?.to_string();
         }
         run.progress.update(u64::from(done), &figures);
         let epoch_ends = run.epoch_ends();
@@ -190,7 +189,7 @@ impl<'a> Run<'a> {
             } else {
                 Metrics::create(&folder.file(METRICS))?
             },
-            progress: Progress::new(0, 0, true),
+            progress: Progress::new("steps", 0, 0, true),
             step: 0,
             best: None,
         };
@@ -200,7 +199,7 @@ impl<'a> Run<'a> {
             run.model.params().load(run.device, &run.model.params().initial(config.seed));
             run.checkpoint()?;
         }
-        run.progress = Progress::new(u64::from(config.max_num_training_steps), u64::from(run.step), quiet);
+        run.progress = Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(run.step), quiet);
         run.progress.note(&format!("{} on {}", run.model.describe(), run.device.describe()));
         Ok(run)
     }
@@ -251,7 +250,7 @@ impl<'a> Run<'a> {
     fn validate(&mut self) -> Result<()> {
         let (examples, margins) = &self.validation;
         let margins = margins.measure(self.device, examples, |_| ());
-        let (mean, right) = (mean(&margins), percent(&examples.right(self.device)));
+        let (mean, right) = (mean(&margins), accuracy(&examples.right(self.device)));
         let best = self.best.is_none_or(|(before, _)| mean > before);
         if best {
             self.best = Some((mean, self.step));
@@ -319,8 +318,8 @@ impl<'a> Run<'a> {
         let eps = self.config.test_eps;
         let attack = Attack { eps, eps_iter: eps / 30.0, restarts: RESULT_RESTARTS };
         Standing {
-            clean: percent(&examples.right(self.device)),
-            robust: percent(&pgd.run(self.device, examples, &attack, |_, _| ())),
+            clean: accuracy(&examples.right(self.device)),
+            robust: accuracy(&pgd.run(self.device, examples, &attack, |_, _| ())),
             margins: margins.measure(self.device, examples, |_| ()),
         }
     }
@@ -363,18 +362,4 @@ impl<'a> Run<'a> {
         self.progress.finish();
         Ok(Summary { before, after, best_step })
     }
-}
-
-/// Reads the data that a config names, cut to its sizes.
-///
-/// # Errors
-/// As [`crate::data::load`].
-pub fn load_data(config: &Config, folder: &Path) -> Result<Splits> {
-    let Splits { train, validation, test, source } = crate::data::load(config.dataset, folder, config.val_size)?;
-    Ok(Splits {
-        train: train.take(config.train_size.unwrap_or(usize::MAX)),
-        validation,
-        test: test.take(config.test_size.unwrap_or(usize::MAX)),
-        source,
-    })
 }

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use maxmargin::attack::DeviceData;
 use maxmargin::config::{Config, Fidelity, OptimizerKind};
 use maxmargin::data::DatasetKind;
 use maxmargin::device::Device;
 use maxmargin::model::{Model, image_buffer};
 use maxmargin::tape::{Loss, Memory};
 use maxmargin::train::Mma;
-use maxmargin::train::mma::DeviceData;
 
 use super::case::{noise, unit};
 use super::check::{Check, largest, relative, relative_f64};
