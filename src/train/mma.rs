@@ -66,7 +66,8 @@ impl Mma {
         config: &Config,
         noise: Option<&Buffer>,
     ) -> Mma {
-        let n = config.training_batch_size;
+        // A larger batch than the data is all of it.
+        let n = config.training_batch_size.min(data.labels.dims[0]);
         let batch = Target::new(memory, model, "batch", n);
         let found = Target::new(memory, model, "right", n);
         let parameters = model.params().len();
@@ -141,7 +142,7 @@ impl Mma {
         let right = tape.loss(config.loss_rule(config.fidelity.right_when), logits, labels);
         tape.select_negative(right, &self.right[0], &self.right[1]);
         if let Some(gradient) = gradient {
-            let weights = tape.mean_weights(config.training_batch_size);
+            let weights = tape.mean_weights(self.batch.capacity());
             let wanted = model.params().leaves(&mut tape);
             let found = tape.grad(loss, weights, &wanted);
             for (value, part) in found.into_iter().zip(model.params().parts(gradient)) {
@@ -187,7 +188,7 @@ impl Mma {
         mixed: &Buffer,
         gradient: &Buffer,
     ) -> Program {
-        let n = config.training_batch_size;
+        let n = self.batch.capacity();
         let mut tape = Tape::new("margin_pass");
         tape.set_rows(&self.batch.rows);
         let (x, labels, index) =
