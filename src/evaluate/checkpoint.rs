@@ -133,6 +133,12 @@ impl Question {
             )));
         }
 
+        let classes = model.params().list.last().map_or(0, |p| p.shape[0]);
+        if classes != usize::from(data::CLASSES) {
+            let expected = format!("expected {} classes, found {classes}", data::CLASSES);
+            return Err(Error::format(&self.weights, format!("linear2.weight: {expected}")));
+        }
+
         let mut memory = Memory::default();
         model.declare(&mut memory);
         let examples = Examples::new(&mut memory, &model, "images", dataset.len(), self.batch_size);

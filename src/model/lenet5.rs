@@ -48,7 +48,12 @@ impl LeNet5 {
         };
         let (conv1, conv2) = (get("conv1.weight", 4)?, get("conv2.weight", 4)?);
         let (linear1, linear2) = (get("linear1.weight", 2)?, get("linear2.weight", 2)?);
-        if conv1[2] % 2 == 0 || conv1[1..].contains(&0) {
+        for (name, shape) in [("conv1", &conv1), ("conv2", &conv2), ("linear1", &linear1), ("linear2", &linear2)] {
+            if shape.contains(&0) {
+                return Err(format!("{name}.weight has shape {shape:?}, expected no size of 0"));
+            }
+        }
+        if conv1[2] % 2 == 0 {
             return Err(format!("conv1.weight has shape {conv1:?}, expected an odd kernel"));
         }
         let model = LeNet5::with_sizes([28, 28, conv1[1]], [conv1[0], conv2[0]], conv1[2], linear1[0], linear2[0]);
