@@ -199,7 +199,10 @@ impl Evaluation {
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
         for Robust { eps, nb_iter, nb_restart, accuracy, .. } in &self.robust {
             let eps = format!("{eps:.6}");
-            let name = format!("PGD-{nb_iter} {norm}, eps {}, {nb_restart} starts", eps.trim_end_matches('0'));
+            let name = format!(
+                "PGD-{nb_iter} {norm}, eps {}, {nb_restart} starts",
+                eps.trim_end_matches('0').trim_end_matches('.')
+            );
             text += &format!("{name:44}{accuracy:>9.2} %\n");
         }
         if let (Some(mean), Some(margins)) = (self.mean_margin, &self.margins) {
