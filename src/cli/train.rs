@@ -11,7 +11,7 @@ use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
-use crate::record::run::{BEST, CONFIG};
+use crate::record::run::{BEST, CONFIG, LAST};
 use crate::report::histogram;
 use crate::tape::Norm;
 use crate::train::run::{Standing, Summary};
@@ -130,7 +130,6 @@ fn execute(plan: &Plan) -> Result<Outcome> {
         Place::New(path) => RunFolder::create(path)?,
         Place::Resumed(path) => RunFolder::open(path)?,
     };
-    folder.write_config(config)?;
     let shown = folder.path().display();
     if !plan.quiet {
         let Splits { train, validation, test, source } = &splits;
@@ -140,7 +139,8 @@ fn execute(plan: &Plan) -> Result<Outcome> {
             "{source}: {train} training, {validation} validation, {test} test images\nrun folder {shown}\n\n"
         ))?;
     }
-    let resume = matches!(place, Place::Resumed(_));
+    // A run stopped before its first checkpoint begins anew.
+    let resume = matches!(place, Place::Resumed(_)) && folder.file(LAST).is_file();
     let summary = train::run::run(config, &splits, &folder, device.as_mut(), resume, plan.quiet)?;
     print(&table(config, &summary))?;
     print(&format!(

@@ -72,7 +72,7 @@ impl Metrics {
     }
 
     /// The file of a run that goes on from a checkpoint of `step`: drops the lines after it, a result at this
-    /// step (the run writes it again; step 0 is the result before training, and stays) and a torn last line.
+    /// step (the run writes it again) and a torn last line.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read or written; [`Error::Format`] with the line's number where a line
@@ -84,7 +84,7 @@ impl Metrics {
         for (i, line) in lines.iter().enumerate() {
             match serde_json::from_slice::<Head>(line) {
                 Ok(head) => {
-                    let again = head.kind == Kind::Result && head.step == step && step > 0;
+                    let again = head.kind == Kind::Result && head.step == step;
                     if line.ends_with(b"\n") && head.step <= step && !again {
                         kept.extend_from_slice(line);
                     }

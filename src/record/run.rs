@@ -69,7 +69,8 @@ impl RunFolder {
         Self::create(&path)
     }
 
-    /// The run at `path`, to go on with it. Removes what a killed process left of an unfinished write.
+    /// The run at `path`, to go on with it. Removes what a killed process left of an unfinished write. A run that was
+    /// stopped before its first checkpoint has measured nothing and is open as a new one: it has no [`LAST`].
     ///
     /// # Errors
     /// [`Error::Usage`] where there is no run to resume, naming what is missing, or another process trains there.
@@ -78,11 +79,15 @@ impl RunFolder {
         if !path.is_dir() {
             return Err(Error::usage(format!("{shown}: there is no such folder to resume a run from")));
         }
-        let missing: Vec<&str> = [CONFIG, LAST].into_iter().filter(|name| !path.join(name).is_file()).collect();
+        let has = |name: &str| path.join(name).is_file();
+        let nothing_done =
+            || !has(LAST) && !has(BEST) && fs::metadata(path.join(METRICS)).map_or(true, |m| m.len() == 0);
+        let needed = if nothing_done() { &[CONFIG][..] } else { &[CONFIG, LAST] };
+        let missing: Vec<&str> = needed.iter().copied().filter(|name| !has(name)).collect();
         if !missing.is_empty() {
             let missing = missing.join(" and ");
             return Err(Error::usage(format!(
-                "{shown}: cannot resume without {missing}: either it is no run folder, or the run ended before its first checkpoint and must be started anew"
+                "{shown}: cannot resume without {missing}: either it is no run folder, or a file of the run was lost"
             )));
         }
         let folder = Self::hold(path)?;
@@ -92,6 +97,10 @@ impl RunFolder {
             if name.starts_with('.') && name.ends_with(PARTIAL) {
                 fs::remove_file(entry.path()).map_err(|e| cannot(&entry.path(), "remove", e))?;
             }
+        }
+        if nothing_done() && has(METRICS) {
+            let metrics = path.join(METRICS);
+            fs::remove_file(&metrics).map_err(|e| cannot(&metrics, "remove", e))?;
         }
         Ok(folder)
     }

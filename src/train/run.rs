@@ -98,8 +98,8 @@ struct Run<'a> {
 /// names, cut to its sizes.
 ///
 /// # Errors
-/// Files that cannot be read or written, a checkpoint of another run, or losses that are not numbers any more. The
-/// last checkpoint stays whole.
+/// Files that cannot be read or written, a checkpoint of another run, or losses or weights that are not numbers any
+/// more. The last checkpoint stays whole, and a run that cannot go on from it is as it was.
 pub fn run(
     config: &Config,
     splits: &Splits,
@@ -109,7 +109,7 @@ pub fn run(
     quiet: bool,
 ) -> Result<Summary> {
     let mut run = Run::new(config, splits, folder, device, resume, quiet)?;
-    let before = run.before(resume)?;
+    let before = run.before()?;
     let end = config.max_num_training_steps;
     let mut figures = String::new();
     while run.step < end {
@@ -119,11 +119,15 @@ pub fn run(
             figures = run.log()?.to_string();
         }
         run.progress.update(u64::from(done), &figures);
-        let epoch_ends = run.epoch_ends();
-        if epoch_ends || done == end {
+        let validates = run.epoch_ends() || done == end;
+        let saves = validates || done.is_multiple_of(config.checkpoint_interval);
+        if saves {
+            run.check_weights()?;
+        }
+        if validates {
             run.validate()?;
         }
-        if epoch_ends || done == end || done.is_multiple_of(config.checkpoint_interval) {
+        if saves {
             run.checkpoint()?;
         }
     }
@@ -173,6 +177,17 @@ impl<'a> Run<'a> {
         validation.upload(device, &splits.validation);
         test.upload(device, &splits.test);
 
+        let (step, best, metrics) = if resume {
+            // All is read before anything is changed.
+            let (step, best) = restore(config, folder, &model, &mma, device)?;
+            let metrics = Metrics::resume(&folder.file(METRICS), u64::from(step))?;
+            folder.write_config(config)?;
+            (step, best, metrics)
+        } else {
+            model.params().load(device, &model.params().initial(config.seed));
+            folder.write_config(config)?;
+            (0, None, Metrics::create(&folder.file(METRICS))?)
+        };
         let mut run = Run {
             config,
             folder,
@@ -182,24 +197,14 @@ impl<'a> Run<'a> {
             mma,
             validation: (validation, validation_margins),
             test: (test, test_margins, pgd),
-            metrics: if resume {
-                // Cut back to the checkpoint's step below.
-                let step: u32 = TensorFile::read(&folder.file(LAST))?.meta("step")?;
-                Metrics::resume(&folder.file(METRICS), u64::from(step))?
-            } else {
-                Metrics::create(&folder.file(METRICS))?
-            },
-            progress: Progress::new("steps", 0, 0, true),
-            step: 0,
-            best: None,
+            metrics,
+            progress: Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(step), quiet),
+            step,
+            best,
         };
-        if resume {
-            run.restore()?;
-        } else {
-            run.model.params().load(run.device, &run.model.params().initial(config.seed));
+        if !resume {
             run.checkpoint()?;
         }
-        run.progress = Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(run.step), quiet);
         run.progress.note(&format!("{} on {}", run.model.describe(), run.device.describe()));
         Ok(run)
     }
@@ -234,16 +239,27 @@ impl<'a> Run<'a> {
         };
         self.metrics.write(Kind::Step, u64::from(self.step), &line)?;
         if !(line.clean_loss.is_finite() && line.margin_loss.is_finite()) {
-            return Err(Error::usage(format!(
-                "training diverged by step {}: clean loss {}, margin loss {}; a smaller --learning-rate-schedule may \
-                 help. The last checkpoint is {}",
-                self.step,
-                line.clean_loss,
-                line.margin_loss,
-                self.folder.file(LAST).display()
-            )));
+            return Err(self.diverged(&format!("clean loss {}, margin loss {}", line.clean_loss, line.margin_loss)));
         }
         Ok(Figures { loss: line.margin_loss, accuracy: line.clean_accuracy, mean_margin: line.mean_margin })
+    }
+
+    /// Refuses weights that are not numbers: what is written shall be of use.
+    fn check_weights(&self) -> Result<()> {
+        let weights = self.device.read_f32(self.model.params().buffer());
+        match weights.iter().find(|weight| !weight.is_finite()) {
+            Some(weight) => Err(self.diverged(&format!("a weight is {weight}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn diverged(&self, found: &str) -> Error {
+        Error::usage(format!(
+            "training diverged by step {}: {found}; a smaller --learning-rate-schedule may help. The last checkpoint \
+             is {}",
+            self.step,
+            self.folder.file(LAST).display()
+        ))
     }
 
     /// Measures the validation images' margins and keeps the weights if their mean is the largest so far.
@@ -292,26 +308,6 @@ impl<'a> Run<'a> {
         write_tensors(&self.folder.file(LAST), &tensors, &metadata)
     }
 
-    /// Takes up the run where its last checkpoint left it.
-    fn restore(&mut self) -> Result<()> {
-        let file = TensorFile::read(&self.folder.file(LAST))?;
-        let params = self.model.params();
-        params.load(self.device, &from_tensors(params, "weights.", &file)?);
-        for state in &self.mma.optimizer_state {
-            self.device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?);
-        }
-        for buffer in [&self.mma.margins, &self.mma.metrics] {
-            self.device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?);
-        }
-        self.step = file.meta("step")?;
-        self.device.write_u32(&self.mma.step, &[self.step]);
-        self.best = match file.metadata.contains_key("best_step") {
-            true => Some((f64::from_bits(file.meta("best_margin_bits")?), file.meta("best_step")?)),
-            false => None,
-        };
-        Ok(())
-    }
-
     /// What the network on the device is worth on the test images.
     fn stand(&mut self) -> Standing {
         let (examples, margins, pgd) = &self.test;
@@ -339,13 +335,13 @@ impl<'a> Run<'a> {
     }
 
     /// The untrained network's standing: measured with the initial weights, which the seed gives.
-    fn before(&mut self, resume: bool) -> Result<Standing> {
+    fn before(&mut self) -> Result<Standing> {
         let params = self.model.params();
         let now = self.device.read_f32(params.buffer());
         params.load(self.device, &params.initial(self.config.seed));
         let standing = self.stand();
         self.model.params().load(self.device, &now);
-        if !resume {
+        if self.step == 0 {
             self.result(&standing, "initial", 0)?;
         }
         Ok(standing)
@@ -362,4 +358,35 @@ impl<'a> Run<'a> {
         self.progress.finish();
         Ok(Summary { before, after, best_step })
     }
+}
+
+/// Puts a run's last checkpoint on the device. Returns its step, and the best margin with its step.
+fn restore(
+    config: &Config,
+    folder: &RunFolder,
+    model: &LeNet5,
+    mma: &Mma,
+    device: &mut dyn Device,
+) -> Result<(u32, Option<(f64, u32)>)> {
+    let file = TensorFile::read(&folder.file(LAST))?;
+    let params = model.params();
+    params.load(device, &from_tensors(params, "weights.", &file)?);
+    for state in &mma.optimizer_state {
+        device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?);
+    }
+    for buffer in [&mma.margins, &mma.metrics] {
+        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?);
+    }
+    let (step, end) = (file.meta("step")?, config.max_num_training_steps);
+    if step > end {
+        let message = format!("metadata `step`: expected at most the run's {end}, found {step}");
+        return Err(Error::format(&file.path, message));
+    }
+    device.write_u32(&mma.step, &[step]);
+    if !file.metadata.contains_key("best_step") {
+        return Ok((step, None));
+    }
+    // The run ends with these weights: better told now if they are not there.
+    from_tensors(params, "", &TensorFile::read(&folder.file(BEST))?)?;
+    Ok((step, Some((f64::from_bits(file.meta("best_margin_bits")?), file.meta("best_step")?))))
 }

@@ -104,11 +104,34 @@ fn a_run_is_opened_again_only_with_all_it_needs() {
     drop(begun(&path));
     drop(RunFolder::open(&path).unwrap());
     fs::remove_file(path.join(LAST)).unwrap();
+    fs::write(path.join(METRICS), "{}").unwrap();
     let text = message(RunFolder::open(&path), &path);
     assert!(text.contains("without last.safetensors:"), "{text}");
     fs::remove_file(path.join(CONFIG)).unwrap();
     let text = message(RunFolder::open(&path), &path);
     assert!(text.contains("without config.toml and last.safetensors:"), "{text}");
+}
+
+#[test]
+fn a_run_stopped_before_its_first_checkpoint_is_opened_as_a_new_one() {
+    let folder = temporary();
+    let path = folder.path().join("run");
+    for stopped_before in [METRICS, LAST] {
+        let run = RunFolder::create(&path).unwrap();
+        run.write_config(&settings()).unwrap();
+        if stopped_before == LAST {
+            Metrics::create(&run.file(METRICS)).unwrap();
+        }
+        drop(run);
+        let run = RunFolder::open(&path).unwrap();
+        assert_eq!(names(&path), [CONFIG, "lock"], "metrics can be created");
+        drop(run);
+        fs::remove_file(path.join(CONFIG)).unwrap();
+    }
+    fs::write(path.join(CONFIG), "").unwrap();
+    fs::write(path.join(BEST), "").unwrap();
+    let text = message(RunFolder::open(&path), &path);
+    assert!(text.contains("without last.safetensors:"), "best weights are not trained over: {text}");
 }
 
 #[test]
