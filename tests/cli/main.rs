@@ -1,4 +1,8 @@
-//! The program as a user meets it: help, errors, exit codes, settings.
+//! The program as a user meets it: help, errors, exit codes, settings; and what each command prints.
+
+mod data;
+mod evaluate;
+mod train;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -6,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_maxmargin");
 
 /// What a call of the program gave: exit code, standard output, standard error.
+#[derive(Debug)]
 struct Said {
     code: Option<i32>,
     out: String,
@@ -42,12 +47,24 @@ fn value<'a>(settings: &'a str, name: &str) -> &'a str {
 
 /// `line` must end as an error whose message has all of `parts`.
 fn refused(line: &str, parts: &[&str]) {
-    let said = maxmargin(line);
+    refused_in(Path::new("."), line, parts);
+}
+
+/// As [`refused`], in `folder`.
+fn refused_in(folder: &Path, line: &str, parts: &[&str]) {
+    let said = maxmargin_in(folder, line);
     assert_eq!(said.code, Some(2), "{line}: {}{}", said.out, said.err);
     assert!(said.err.starts_with("error: "), "{line}: {}", said.err);
     for part in parts {
         assert!(said.err.contains(part), "{line}: no {part:?} in {}", said.err);
     }
+}
+
+/// Runs the program in `folder`, which must succeed.
+fn done_in(folder: &Path, line: &str) -> Said {
+    let said = maxmargin_in(folder, line);
+    assert_eq!(said.code, Some(0), "{line}: {said:?}");
+    said
 }
 
 #[test]

@@ -1,0 +1,250 @@
+//! `maxmargin evaluate`: of a run, of weights, of files that are neither; its checks and its file of results.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use maxmargin::model::state_dict::to_tensors;
+use maxmargin::model::{LeNet5, Model};
+use maxmargin::record::{Tensor, TensorFile, write_tensors};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{done_in, maxmargin_in, refused_in};
+
+/// A short attack on few images.
+const SHORT: &str = "--quiet --test-size 30 --nb-iter 2 --nb-restart 2";
+
+/// A small LeNet5's weights, trained for a second: right on some images, and not robust.
+fn weights() -> Vec<Tensor> {
+    static TRAINED: OnceLock<Vec<Tensor>> = OnceLock::new();
+    let train = || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let flags = "--width 0.125 --nb-iter 1 --lr 0.01 --steps 40 --train-size 2000 --val-size 20 --test-size 20";
+        done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
+        TensorFile::read(&folder.path().join("run/best.safetensors")).expect("weights").tensors
+    };
+    TRAINED.get_or_init(train).clone()
+}
+
+fn write(path: &Path, tensors: &[Tensor]) {
+    write_tensors(path, tensors, &BTreeMap::new()).expect("a file of weights");
+}
+
+/// A folder with `w.safetensors`.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&folder.path().join("w.safetensors"), &weights());
+    folder
+}
+
+/// The result of evaluating `what` with `flags`.
+fn result(folder: &Path, what: &str, flags: &str) -> Value {
+    done_in(folder, &format!("evaluate {what} --json result.json {flags}"));
+    serde_json::from_slice(&fs::read(folder.join("result.json")).expect("a result")).expect("JSON")
+}
+
+#[test]
+fn weights_are_attacked_and_their_margins_measured() {
+    let folder = folder();
+    let said = done_in(folder.path(), &format!("evaluate w.safetensors {SHORT} --eps 0.1,8/255,2"));
+    for part in [
+        "w.safetensors: LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters\n30 images (bundled digits, test)\n",
+        "\nclean accuracy  ",
+        "\nPGD-2 linf, eps 0.1, 2 starts  ",
+        "\nPGD-2 linf, eps 0.031373, 2 starts  ",
+        "\nPGD-2 linf, eps 2, 2 starts  ",
+        "\nmean margin by AN-PGD  ",
+        "\nmargins, linf\nwrong ",
+        "\n0.425 to 0.472 ",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    assert_eq!(said.err, "");
+}
+
+#[test]
+fn the_result_as_a_file_has_every_figure() {
+    let folder = folder();
+    let found = result(folder.path(), "w.safetensors", &format!("{SHORT} --eps 0.1,0.3 --eps-iter 0.05 --seed 4"));
+    let mut names: Vec<_> = found.as_object().expect("an object").keys().map(String::as_str).collect();
+    names.sort();
+    let expected = [
+        "clean_accuracy",
+        "count",
+        "images",
+        "margins",
+        "mean_margin",
+        "model",
+        "norm",
+        "robust",
+        "seconds",
+        "seed",
+        "weights",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!((&found["count"], &found["seed"]), (&30.into(), &4.into()));
+    assert_eq!((&found["norm"], &found["weights"]), (&"linf".into(), &"w.safetensors".into()));
+    let clean = found["clean_accuracy"].as_f64().unwrap();
+    assert!((20.0..100.0).contains(&clean), "{clean} % are right");
+    let robust = found["robust"].as_array().expect("a list");
+    let eps: Vec<_> = robust.iter().map(|attack| attack["eps"].as_f64().unwrap()).collect();
+    assert_eq!(eps, [0.1, 0.3]);
+    for attack in robust {
+        assert_eq!((&attack["nb_iter"], &attack["nb_restart"]), (&2.into(), &2.into()));
+        assert_eq!(attack["eps_iter"].as_f64().unwrap() as f32, 0.05);
+        assert!(attack["accuracy"].as_f64().unwrap() < clean);
+    }
+    let margins: Vec<_> = found["margins"].as_array().unwrap().iter().map(|margin| margin.as_f64().unwrap()).collect();
+    assert_eq!(margins.len(), 30);
+    let mean = margins.iter().sum::<f64>() / 30.0;
+    assert!((mean - found["mean_margin"].as_f64().unwrap()).abs() < 1e-6);
+    let right = margins.iter().filter(|margin| **margin > 0.0).count() as f64 / 0.3;
+    assert!((right - clean).abs() < 1e-9, "right images have a margin, wrong ones have none");
+}
+
+#[test]
+fn what_was_not_asked_for_is_not_measured() {
+    let folder = folder();
+    let pgd = result(folder.path(), "w.safetensors", &format!("{SHORT} --attack pgd"));
+    assert!(pgd["margins"].is_null() && pgd["robust"].as_array().unwrap().len() == 1);
+    let margins = result(folder.path(), "w.safetensors", &format!("{SHORT} --attack margins"));
+    assert!(margins["margins"].is_array() && margins["robust"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn threads_and_images_at_a_time_do_not_change_the_result() {
+    let folder = folder();
+    let without_time = |flags: &str| {
+        let mut found = result(folder.path(), "w.safetensors", &format!("{SHORT} {flags}"));
+        found.as_object_mut().unwrap().remove("seconds");
+        found
+    };
+    let expected = without_time("--threads 1");
+    assert_eq!(without_time("--threads 2"), expected);
+    assert_eq!(without_time("--batch-size 7"), expected);
+    assert_eq!(without_time("--batch-size 1000000000"), expected);
+    assert_ne!(without_time("--seed 1")["seed"], expected["seed"]);
+}
+
+#[test]
+fn a_run_is_evaluated_under_its_own_settings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    done_in(
+        folder.path(),
+        "train --savepath run --quiet --width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 25 --steps 1 \
+         --norm l2 --hinge-maxeps 2 --attack-mineps 0.5 --test-eps 1.5 --test-eps-iter 0.125",
+    );
+    let found = result(folder.path(), "run", "--quiet --nb-iter 2 --nb-restart 1");
+    assert_eq!((&found["norm"], &found["count"]), (&"l2".into(), &25.into()));
+    assert_eq!(found["robust"][0]["eps"], 1.5);
+    assert_eq!(found["weights"], "run/best.safetensors");
+    let validation = result(folder.path(), "run", "--quiet --attack margins --split validation");
+    assert_eq!((&validation["count"], &validation["images"]), (&20.into(), &"bundled digits, validation".into()));
+    let train = result(folder.path(), "run", "--quiet --attack margins --split train");
+    assert_eq!(train["count"], 50);
+    let other = result(folder.path(), "run", &format!("{SHORT} --norm linf"));
+    assert_eq!((&other["norm"], &other["robust"][0]["eps"]), (&"linf".into(), &0.3.into()));
+
+    fs::remove_file(folder.path().join("run/best.safetensors")).expect("a file");
+    refused_in(folder.path(), "evaluate run", &["run/best.safetensors: cannot read"]);
+    fs::remove_file(folder.path().join("run/config.toml")).expect("a file");
+    refused_in(folder.path(), "evaluate run", &["run/config.toml: cannot read"]);
+}
+
+#[test]
+fn an_accuracy_that_is_not_reached_is_exit_code_1() {
+    let folder = folder();
+    let with = |checks: &str| maxmargin_in(folder.path(), &format!("evaluate w.safetensors {SHORT} {checks}"));
+    let clean = result(folder.path(), "w.safetensors", SHORT)["clean_accuracy"].as_f64().unwrap();
+
+    let reached = with("--require-clean 0 --require-robust 0@0.3");
+    assert_eq!(reached.code, Some(0), "{reached:?}");
+    assert!(!reached.out.contains("check failed"), "{}", reached.out);
+    let failed = with("--require-clean 99.5");
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.out.contains("clean accuracy  "), "the figures come first: {}", failed.out);
+    assert!(failed.out.ends_with(&format!("check failed: --require-clean 99.5: {clean:.2} % are right\n")));
+    assert_eq!(failed.err, "");
+    let both = with("--eps 0.2,0.3 --require-clean 0 --require-robust 100@0.2 --require-robust 100%@0.3");
+    assert_eq!(both.code, Some(1), "{both:?}");
+    assert_eq!(both.out.matches("check failed: --require-robust 100@0.").count(), 2, "{}", both.out);
+}
+
+#[test]
+fn a_file_that_is_no_weights_is_told_for_what_it_is() {
+    let folder = folder();
+    let path = folder.path().join("x");
+    let whole = fs::read(folder.path().join("w.safetensors")).expect("a file");
+    for (bytes, part) in [
+        (&b"<!DOCTYPE html><html><body>404</body></html>"[..], "byte 0: expected a safetensors file, found a web page"),
+        (b"PK\x03\x04 archive/data.pkl", "found a pickle of PyTorch's"),
+        (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "found a pickle of PyTorch's"),
+        (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "found gzip: unpack it"),
+        (b"", "byte 0: expected a safetensors file"),
+        (&whole[..whole.len() / 2], "truncated"),
+        (&whole[..100], "truncated"),
+    ] {
+        fs::write(&path, bytes).expect("a file");
+        refused_in(folder.path(), "evaluate x", &["error: x: ", part]);
+    }
+    refused_in(folder.path(), "evaluate nowhere.safetensors", &["nowhere.safetensors: cannot read"]);
+}
+
+#[test]
+fn weights_of_another_network_are_told_by_tensor_and_shapes() {
+    let folder = folder();
+    let path = folder.path().join("x");
+    let zeros = |name: &str, shape: &[usize]| Tensor::new(name, shape, vec![0f32; shape.iter().product()]);
+    let replaced = |with: &[Tensor]| -> Vec<Tensor> {
+        let others = weights().into_iter().filter(|t| with.iter().all(|new| new.name != t.name));
+        others.chain(with.iter().cloned()).collect()
+    };
+    let without = |name: &str| weights().into_iter().filter(|t| t.name != name).collect::<Vec<_>>();
+    for (tensors, parts) in [
+        (vec![], &["no tensor conv1.weight"][..]),
+        (vec![zeros("layer1.0.weight", &[16, 3, 3, 3])], &["no tensor conv1.weight", "not a LeNet5"]),
+        (without("linear2.bias"), &["no tensor linear2.bias"]),
+        (replaced(&[zeros("linear1.weight", &[128, 100])]), &["linear1.weight", "[128, 100]", "[128, 392]"]),
+        (replaced(&[zeros("conv1.bias", &[5])]), &["conv1.bias", "[5]", "[4]"]),
+        (replaced(&[zeros("conv1.weight", &[4, 1, 4, 4])]), &["conv1.weight", "[4, 1, 4, 4]", "odd kernel"]),
+        (replaced(&[zeros("conv1.weight", &[0, 1, 5, 5])]), &["conv1.weight", "[0, 1, 5, 5]", "no size of 0"]),
+        (replaced(&[zeros("linear2.weight", &[0, 128])]), &["linear2.weight", "[0, 128]", "no size of 0"]),
+        (
+            replaced(&[zeros("linear2.weight", &[5, 128]), zeros("linear2.bias", &[5])]),
+            &["linear2.weight", "expected 10 classes, found 5"],
+        ),
+        (
+            replaced(&[Tensor::new("conv1.bias", &[4], vec![0f64; 4])]),
+            &["tensor `conv1.bias`: expected F32 [4], found F64 [4]"],
+        ),
+        (replaced(&[zeros("conv1.weight", &[4, 3, 5, 5])]), &["takes images [28, 28, 3]", "[28, 28, 1]"]),
+    ] {
+        write(&path, &tensors);
+        refused_in(folder.path(), "evaluate x", parts);
+    }
+}
+
+#[test]
+fn weights_are_found_to_be_of_any_width() {
+    let folder = folder();
+    let wide = LeNet5::with_sizes([28, 28, 1], [3, 5], 3, 7, 10);
+    write(&folder.path().join("x"), &to_tensors(wide.params(), "", &wide.params().initial(1)));
+    let found = result(folder.path(), "x", SHORT);
+    assert_eq!(found["model"], "LeNet5, 3 and 5 filters 3x3, 7 hidden, 1972 parameters");
+    let file = TensorFile::read(&folder.path().join("x")).expect("a file");
+    let parameters: usize = file.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    assert_eq!(parameters, 1972);
+}
+
+#[test]
+fn data_that_does_not_fit_or_is_not_there_is_an_error() {
+    let folder = folder();
+    let parts = ["`scripts/fetch-data mnist` brings them"];
+    refused_in(folder.path(), "evaluate w.safetensors --dataset mnist", &parts);
+    let parts = ["--dataset", "CIFAR10 needs the wide ResNet"];
+    refused_in(folder.path(), "evaluate w.safetensors --dataset cifar10", &parts);
+    let line = format!("evaluate w.safetensors {SHORT} --attack margins --json nowhere/result.json");
+    refused_in(folder.path(), &line, &["nowhere/result.json: cannot write"]);
+}

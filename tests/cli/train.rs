@@ -1,0 +1,112 @@
+//! What `maxmargin train` prints, and where its runs lie. That a run is right is told in `tests/training`.
+
+use std::path::Path;
+
+use crate::{Said, done_in, maxmargin, maxmargin_in, refused, refused_in};
+
+/// A run of a moment.
+const TINY: &str = "--width 0.125 --nb-iter 1 --train-size 100 --val-size 20 --test-size 20 --steps 4 \
+                    --disp-interval 2 --training-batch-size 50";
+
+fn train(folder: &Path, flags: &str) -> Said {
+    done_in(folder, &format!("train {TINY} {flags}"))
+}
+
+#[test]
+fn training_shows_settings_data_folder_and_the_result_before_and_after() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = train(folder.path(), "");
+    for part in [
+        "preset                 = quick\n",
+        "test_size              = 20   (quick: all)\n",
+        "bundled digits: 100 training, 20 validation, 20 test images\nrun folder runs/quick-0\n",
+        "20 test images                       untrained     trained\n",
+        "\nclean accuracy  ",
+        "\naccuracy under PGD-40, eps 0.3  ",
+        "\nmean margin, linf  ",
+        "\nmargins, untrained\nwrong ",
+        "\nmargins, trained\nwrong ",
+        "\nruns/quick-0/best.safetensors holds the weights after step ",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    assert_eq!(said.out.lines().filter(|line| line.starts_with("0.425 to 0.472 ")).count(), 2, "{}", said.out);
+}
+
+#[test]
+fn without_a_terminal_progress_comes_in_plain_lines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = train(folder.path(), "");
+    let lines: Vec<&str> = said.err.lines().collect();
+    assert!(!said.err.contains(['\x1b', '\r']), "no control characters: {:?}", said.err);
+    assert!(lines[0].starts_with("LeNet5, 4 and 8 filters 5x5, 128 hidden, "), "{}", said.err);
+    assert!(lines[1].starts_with("1/4"), "{}", said.err);
+    let epochs: Vec<_> = lines.iter().filter(|line| line.starts_with("epoch ")).collect();
+    assert_eq!(epochs.len(), 2, "{}", said.err);
+    assert!(epochs[0].contains(" % right, mean margin ") && epochs[0].ends_with(", the best so far"), "{}", said.err);
+    let last = lines.iter().find(|line| line.starts_with("4/4  ")).expect("the last step has its line");
+    for part in [" steps/s  ", " 0:00:00 left  loss ", "  accuracy ", " %  mean margin "] {
+        assert!(last.contains(part), "{part:?} in {last}");
+    }
+}
+
+#[test]
+fn quiet_prints_the_result_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (loud, quiet) = (train(folder.path(), "--savepath run"), train(folder.path(), "--savepath other --quiet"));
+    assert_eq!(quiet.err, "");
+    assert!(quiet.out.starts_with("20 test images "), "{}", quiet.out);
+    assert!(loud.out.ends_with(&quiet.out.replace("other/best", "run/best")), "{} in {}", quiet.out, loud.out);
+}
+
+#[test]
+fn runs_without_a_name_are_numbered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (flags, run) in [("", "quick-0"), ("", "quick-0-2"), ("--seed 3", "quick-3"), ("", "quick-0-3")] {
+        let said = train(folder.path(), flags);
+        assert!(said.out.contains(&format!("run folder runs/{run}\n")), "{run} in {}", said.out);
+        assert!(folder.path().join("runs").join(run).join("best.safetensors").is_file());
+    }
+}
+
+#[test]
+fn a_folder_that_holds_a_run_is_not_trained_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    train(folder.path(), "--savepath run");
+    let before = std::fs::read(folder.path().join("run/last.safetensors")).expect("a checkpoint");
+    let parts = ["run: holds a run already", "--resume run", "another folder with --out"];
+    refused_in(folder.path(), &format!("train {TINY} --savepath run"), &parts);
+    assert!(std::fs::read(folder.path().join("run/last.safetensors")).expect("a checkpoint") == before);
+}
+
+#[test]
+fn a_run_folder_that_is_a_file_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("run"), "").expect("a file");
+    refused_in(folder.path(), &format!("train {TINY} --savepath run"), &["run: cannot create"]);
+    refused_in(folder.path(), &format!("train {TINY} --savepath run/below"), &["run/below: cannot create"]);
+}
+
+#[test]
+fn mnist_that_is_not_there_names_what_brings_it_and_begins_no_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let parts = ["nowhere", "nowhere/mnist", "train-images-idx3-ubyte", "`scripts/fetch-data mnist` brings them"];
+    refused_in(folder.path(), "train --dataset mnist --data nowhere", &parts);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn cifar10_is_not_for_lenet5() {
+    refused("train --dataset cifar10", &["CIFAR10 needs the wide ResNet, which is not there yet"]);
+}
+
+#[test]
+fn a_resumed_run_goes_on_from_its_step() {
+    let folder = tempfile::tempdir().expect("a folder");
+    train(folder.path(), "--savepath run");
+    let said = done_in(folder.path(), "train --resume run --steps 6");
+    assert!(said.out.contains("max_num_training_steps = 6   (quick: 2500)\n"), "{}", said.out);
+    assert!(said.err.contains("\n5/6") && said.err.contains("\n6/6") && !said.err.contains("\n4/6"), "{}", said.err);
+    assert_eq!(maxmargin_in(folder.path(), "train --resume run --steps 5").code, Some(2));
+    assert_eq!(maxmargin("train --resume").code, Some(2));
+}

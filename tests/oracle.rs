@@ -1,0 +1,114 @@
+//! Two networks that others trained are worth what they are known to be worth: advertorch's LeNet5 on MNIST, trained
+//! normally and adversarially.
+//!
+//! Needs their weights (`mnist_lenet5_clntrained.safetensors` and `mnist_lenet5_advtrained.safetensors`, PyTorch's names
+//! and layouts) in the folder that `MAXMARGIN_ORACLE` names, by default `../shared/oracle`, and the whole of MNIST in
+//! the one that `MAXMARGIN_DATA` names, by default `data` (see `scripts/fetch-data`). Without them a line says that the
+//! test is skipped.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use maxmargin::attack::{Noise, Pgd, PgdSettings};
+use maxmargin::config::Fidelity;
+use maxmargin::data::{self, Dataset, DatasetKind, idx};
+use maxmargin::device::{Device, cpu::Cpu};
+use maxmargin::evaluate::{Examples, accuracy};
+use maxmargin::model::Model;
+use maxmargin::model::state_dict::load_model;
+use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Tape};
+
+/// How far an accuracy may be off, in points.
+const POINTS: f64 = 0.3;
+const BATCH: usize = 100;
+const EPS: f32 = 0.3;
+const STEP: f32 = 0.01;
+const ITERATIONS: u32 = 40;
+
+/// The folder that `variable` names, or `default` in the project.
+fn folder(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default), PathBuf::from)
+}
+
+/// The network's weights and MNIST's test images; else says that the test is skipped.
+fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
+    let weights = folder("MAXMARGIN_ORACLE", "../shared/oracle").join(name);
+    let images = folder("MAXMARGIN_DATA", "data");
+    let missing = match idx::find(&images) {
+        Err(reason) => Some(reason.to_string()),
+        Ok(_) => (!weights.is_file()).then(|| format!("{}: no such file", weights.display())),
+    };
+    if let Some(reason) = missing {
+        // Not `eprintln`, which the test harness swallows when a test passes.
+        std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
+        return None;
+    }
+    Some((weights, data::load(DatasetKind::Mnist, &images, 5000).expect("MNIST").test))
+}
+
+/// Accuracy in percent: without an attack, and on PGD's examples from the image itself, by the cross-entropy in linf.
+fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
+    let (mut model, values) = load_model(weights).expect("a LeNet5");
+    let mut memory = Memory::default();
+    model.declare(&mut memory);
+    let examples = Examples::new(&mut memory, &model, "images", dataset.len(), BATCH);
+    let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
+    let rule = |loss| LossRule { loss, confidence: 0.0 };
+    let settings = PgdSettings {
+        loss: rule(Loss::Xent),
+        rule: PgdRule { norm: Norm::Linf, l2_order, l2_grad_floor },
+        iterations: ITERATIONS,
+        noise: Noise::None,
+    };
+    let pgd = Pgd::new(&mut memory, &model, &examples.target, &settings);
+    let margin = memory.f32("margin", &[BATCH]);
+    let mut tape = Tape::new("attacked");
+    tape.set_rows(&examples.target.rows);
+    let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&examples.target.labels));
+    let logits = model.logits(&mut tape, adv);
+    let value = tape.loss(rule(Loss::Lm), logits, labels);
+    tape.keep(value, &margin);
+    let mut attack = pgd.schedule.clone();
+    attack.then(&Arc::new(tape.finish()), 1);
+
+    let mut cpu = Cpu::new();
+    let device: &mut dyn Device = &mut cpu;
+    let programs = attack.programs().chain(examples.programs());
+    device.allocate(&memory, programs.map(|program| program.workspace).max().unwrap_or(0));
+    model.params().load(device, &values);
+    examples.upload(device, dataset);
+    device.write_f32(&pgd.eps, &[EPS; BATCH]);
+    device.write_f32(&pgd.step, &[STEP; BATCH]);
+    let indices: Vec<u32> = (0..dataset.len() as u32).collect();
+    let (mut clean, mut robust) = (Vec::new(), Vec::new());
+    for index in indices.chunks(BATCH) {
+        clean.extend(examples.load(device, index));
+        if robust.len() < 1000 {
+            device.replay(&attack);
+            robust.extend(device.read_f32(&margin).iter().map(|&margin| margin < 0.0));
+        }
+    }
+    (accuracy(&clean), accuracy(&robust))
+}
+
+fn is_worth(name: &str, test: &str, clean: f64, robust: f64) {
+    let Some((weights, images)) = known(name, test) else { return };
+    assert_eq!(images.len(), 10_000);
+    let found = measure(&weights, &images);
+    println!("{name}: clean {:.2} %, under PGD {:.2} %", found.0, found.1);
+    assert!((found.0 - clean).abs() <= POINTS, "clean accuracy {} %, known to be {clean} %", found.0);
+    assert!((found.1 - robust).abs() <= POINTS, "accuracy under PGD {} %, known to be {robust} %", found.1);
+}
+
+#[test]
+fn a_normally_trained_network_is_right_and_not_robust() {
+    let test = "a_normally_trained_network_is_right_and_not_robust";
+    is_worth("mnist_lenet5_clntrained.safetensors", test, 98.89, 0.0);
+}
+
+#[test]
+fn an_adversarially_trained_network_is_right_and_robust() {
+    let test = "an_adversarially_trained_network_is_right_and_robust";
+    is_worth("mnist_lenet5_advtrained.safetensors", test, 98.64, 92.0);
+}

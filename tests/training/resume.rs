@@ -1,0 +1,226 @@
+//! A run is a function of its settings: whatever the threads, wherever it was stopped.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use maxmargin::record::TensorFile;
+use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
+
+use crate::{assert_same, begin, done, go_on, left, metrics, temporary, tensors};
+
+/// SGD with momentum in l2, with its lengths.
+const SGD_L2: &str = "--optimizer sgd --momentum 0.9 --weight-decay 0.001 --learning-rate-schedule 0:0.1,7:0.05 \
+                      --norm l2 --hinge-maxeps 2 --attack-mineps 0.5 --test-eps 2 --test-eps-iter 0.125 \
+                      --search-loss-fn lm";
+/// No clean loss, and every choice of the paper's text.
+const OMMA_PAPER: &str = "--clean-loss-coeff 0 --fidelity paper";
+
+/// When a process is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// So long after its start.
+    After(Duration),
+    /// As soon as the last checkpoint is of this step or a later one.
+    Checkpoint(u32),
+    /// As soon as `metrics.jsonl` has so many lines.
+    Lines(usize),
+    /// As soon as a file that shall take this name is being written.
+    Writing(&'static str),
+}
+
+impl Moment {
+    fn has_come(self, run: &Path, began: Instant) -> bool {
+        match self {
+            Moment::After(delay) => began.elapsed() >= delay,
+            Moment::Checkpoint(step) => {
+                TensorFile::read(&run.join(LAST)).is_ok_and(|file| file.meta::<u32>("step").unwrap() >= step)
+            }
+            Moment::Lines(n) => {
+                fs::read(run.join(METRICS)).is_ok_and(|b| b.iter().filter(|&&byte| byte == b'\n').count() >= n)
+            }
+            Moment::Writing(name) => {
+                let prefix = format!(".{name}.");
+                let entries = fs::read_dir(run).into_iter().flatten().flatten();
+                entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+            }
+        }
+    }
+}
+
+/// Runs `command` until the moment comes, and kills it then. False if it ended before, which must be well.
+fn killed(command: &mut Command, run: &Path, moment: Moment) -> bool {
+    let began = Instant::now();
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("the program starts");
+    loop {
+        if moment.has_come(run, began) {
+            child.kill().expect("a process to kill");
+        }
+        if let Some(status) = child.try_wait().expect("a child") {
+            assert!(status.success() || status.code().is_none(), "{command:?}: {status}");
+            return !status.success();
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{moment:?} does not come");
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// Starts the run, or goes on with it where it has begun; on one thread or on two in turn.
+fn next(run: &Path, changes: &str, turn: usize) -> Command {
+    let mut command = if run.join(CONFIG).exists() { go_on(run, "") } else { begin(run, changes) };
+    command.args(["--threads", if turn.is_multiple_of(2) { "1" } else { "2" }]);
+    command
+}
+
+/// A run that is killed at each of `moments`, every time gone on with, and at last left alone, ends as one never
+/// stopped. Returns how often it was killed.
+fn ends_as_one_never_stopped(changes: &str, moments: impl Iterator<Item = Moment>) -> usize {
+    let folder = temporary();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    done(&mut begin(&whole, changes));
+    let margins = tensors(&whole, LAST);
+    let margins = margins.get::<f32>("margins", &[230]).expect("a margin for every training image");
+    assert!(margins.iter().any(|&margin| margin > 0.0), "{changes}: nothing was attacked");
+
+    let mut kills = 0;
+    for (turn, moment) in moments.enumerate() {
+        if killed(&mut next(&parts, changes, turn), &parts, moment) {
+            kills += 1;
+        } else {
+            break;
+        }
+    }
+    done(&mut next(&parts, changes, kills));
+    assert_same(&parts, &whole, &format!("{changes:?} after {kills} kills"));
+    kills
+}
+
+#[test]
+fn a_run_killed_after_each_of_its_steps_ends_as_one_never_stopped() {
+    for settings in ["", SGD_L2, OMMA_PAPER] {
+        let changes = format!("{settings} --checkpoint-interval 1");
+        let kills = ends_as_one_never_stopped(&changes, (0..12).map(Moment::Checkpoint));
+        assert!(kills >= 6, "{settings}: only {kills} kills");
+    }
+}
+
+#[test]
+fn a_run_killed_sooner_or_later_ends_as_one_never_stopped() {
+    for settings in ["", SGD_L2] {
+        // Longer every time, so that it ends.
+        let longer = |delay: &Duration| Some(*delay + *delay / 6 + Duration::from_millis(9));
+        let delays = std::iter::successors(Some(Duration::ZERO), longer);
+        let kills = ends_as_one_never_stopped(settings, delays.map(Moment::After));
+        assert!(kills >= 5, "{settings}: only {kills} kills");
+    }
+}
+
+#[test]
+fn a_run_killed_while_it_writes_a_file_ends_as_one_never_stopped() {
+    let moments = [
+        Moment::Writing(CONFIG),
+        Moment::Writing(LAST),
+        Moment::Lines(1),
+        Moment::Writing(BEST),
+        Moment::Checkpoint(3),
+        Moment::Writing(LAST),
+        Moment::Lines(4),
+        Moment::Checkpoint(5),
+        Moment::Lines(7),
+        Moment::Writing(BEST),
+        Moment::Checkpoint(9),
+        Moment::Lines(10),
+        Moment::Checkpoint(12),
+    ];
+    for settings in ["", OMMA_PAPER] {
+        let kills = ends_as_one_never_stopped(settings, moments.into_iter());
+        assert!(kills >= 6, "{settings}: only {kills} kills");
+    }
+}
+
+#[test]
+fn a_run_killed_before_its_first_checkpoint_can_be_resumed() {
+    let folder = temporary();
+    let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
+    done(&mut begin(&whole, ""));
+    for files in [&[CONFIG][..], &[CONFIG, METRICS]] {
+        fs::create_dir(&stopped).unwrap();
+        fs::copy(whole.join(CONFIG), stopped.join(CONFIG)).unwrap();
+        files[1..].iter().for_each(|name| fs::write(stopped.join(name), "").unwrap());
+        done(&mut go_on(&stopped, ""));
+        assert_same(&stopped, &whole, &format!("{files:?}"));
+        fs::remove_dir_all(&stopped).unwrap();
+    }
+}
+
+#[test]
+fn a_run_killed_while_the_untrained_network_is_measured_still_records_what_it_is_worth() {
+    let folder = temporary();
+    let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
+    done(&mut begin(&whole, "--checkpoint-interval 100 --train-size 1000"));
+    assert!(killed(
+        &mut begin(&stopped, "--checkpoint-interval 100 --train-size 1000"),
+        &stopped,
+        Moment::Checkpoint(0)
+    ));
+    done(&mut go_on(&stopped, ""));
+    assert_same(&stopped, &whole, "killed at step 0");
+    assert_eq!(metrics(&stopped)[0]["weights"], "initial");
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let folder = temporary();
+    for (name, settings) in [("adam", ""), ("sgd", SGD_L2), ("omma", OMMA_PAPER)] {
+        let runs = ["1", "2", "3"].map(|threads| {
+            let run = folder.path().join(format!("{name}-{threads}"));
+            done(begin(&run, settings).args(["--threads", threads]));
+            run
+        });
+        assert_same(&runs[1], &runs[0], &format!("{name} on two threads"));
+        assert_same(&runs[2], &runs[0], &format!("{name} on three threads"));
+    }
+}
+
+#[test]
+fn another_seed_gives_other_weights() {
+    let folder = temporary();
+    let runs = ["0", "1"].map(|seed| {
+        let run = folder.path().join(seed);
+        done(&mut begin(&run, &format!("--seed {seed}")));
+        left(&run)
+    });
+    assert!(runs[0].last != runs[1].last && runs[0].best != runs[1].best && runs[0].metrics != runs[1].metrics);
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_says_its_result_again_and_changes_nothing() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    let first = done(&mut begin(&run, ""));
+    let before = (left(&run), fs::read(run.join(CONFIG)).unwrap());
+    assert_eq!(done(&mut go_on(&run, "")), first);
+    assert!((left(&run), fs::read(run.join(CONFIG)).unwrap()) == before);
+}
+
+#[test]
+fn a_run_extended_at_the_end_of_an_epoch_ends_as_one_planned_for_longer() {
+    let folder = temporary();
+    let (long, extended) = (folder.path().join("long"), folder.path().join("extended"));
+    done(&mut begin(&long, "--max-num-training-steps 20"));
+    done(&mut begin(&extended, "--max-num-training-steps 10"));
+    done(&mut go_on(&extended, "--max-num-training-steps 20"));
+    assert_same(&extended, &long, "extended");
+    assert_eq!(fs::read(extended.join(CONFIG)).unwrap(), fs::read(long.join(CONFIG)).unwrap());
+}
+
+#[test]
+fn a_run_extended_within_an_epoch_has_the_weights_of_one_planned_for_longer() {
+    let folder = temporary();
+    let (long, extended) = (folder.path().join("long"), folder.path().join("extended"));
+    done(&mut begin(&long, "--max-num-training-steps 20"));
+    done(&mut begin(&extended, ""));
+    done(&mut go_on(&extended, "--steps 20"));
+    assert_eq!(tensors(&extended, LAST).tensors, tensors(&long, LAST).tensors);
+}

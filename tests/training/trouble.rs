@@ -1,0 +1,252 @@
+//! Runs that cannot go on: the message says what is wrong where, the exit code is 2, and nothing is lost.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
+use maxmargin::record::{Tensor, TensorFile, write_tensors};
+
+use crate::{assert_same, begin, done, files, go_on, metrics, refused, run, said, temporary, tensors};
+
+/// Rewrites the file of tensors with a change.
+fn rewrite(path: &Path, change: impl Fn(&mut TensorFile)) {
+    let mut file = TensorFile::read(path).unwrap();
+    change(&mut file);
+    write_tensors(path, &file.tensors, &file.metadata).unwrap();
+}
+
+fn truncate(path: &Path, parts: usize) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / parts]).unwrap();
+}
+
+fn set(path: &Path, key: &str, value: &str) {
+    rewrite(path, |file| drop(file.metadata.insert(key.into(), value.into())));
+}
+
+type Damage = (&'static str, Box<dyn Fn(&Path)>, &'static [&'static str]);
+
+fn damages() -> Vec<Damage> {
+    fn damage(name: &'static str, how: impl Fn(&Path) + 'static, parts: &'static [&'static str]) -> Damage {
+        (name, Box::new(how), parts)
+    }
+    vec![
+        damage(LAST, |p| truncate(p, 2), &["truncated"]),
+        damage(LAST, |p| truncate(p, 1 << 30), &["byte 0", "found 0 bytes"]),
+        damage(LAST, |p| fs::write(p, "<!DOCTYPE html><html></html>").unwrap(), &["byte 0", "a web page"]),
+        damage(
+            LAST,
+            |p| rewrite(p, |f| f.tensors.retain(|t| t.name != "adam.v.conv2.bias")),
+            &["no tensor `adam.v.conv2.bias`"],
+        ),
+        damage(LAST, |p| rewrite(p, |f| f.tensors.retain(|t| t.name != "margins")), &["no tensor `margins`"]),
+        damage(
+            LAST,
+            |p| {
+                rewrite(p, |f| {
+                    f.tensors.retain(|t| t.name != "margins");
+                    f.tensors.push(Tensor::new("margins", &[229], vec![0f32; 229]));
+                })
+            },
+            &["tensor `margins`: expected F32 [230], found F32 [229]"],
+        ),
+        damage(
+            LAST,
+            |p| {
+                rewrite(p, |f| {
+                    f.tensors.retain(|t| t.name != "weights.conv1.bias");
+                    f.tensors.push(Tensor::new("weights.conv1.bias", &[4], vec![0f64; 4]));
+                })
+            },
+            &["tensor `weights.conv1.bias`: expected F32 [4], found F64 [4]"],
+        ),
+        damage(LAST, |p| rewrite(p, |f| drop(f.metadata.remove("step"))), &["metadata `step`", "no such entry"]),
+        damage(LAST, |p| set(p, "step", "twelve"), &["metadata `step`", "found `twelve`"]),
+        damage(LAST, |p| set(p, "step", "-1"), &["metadata `step`", "found `-1`"]),
+        damage(LAST, |p| set(p, "step", "4294967296"), &["metadata `step`", "found `4294967296`"]),
+        damage(LAST, |p| set(p, "step", "25"), &["metadata `step`: expected at most the run's 24, found 25"]),
+        damage(LAST, |p| set(p, "best_step", ""), &["metadata `best_step`", "found ``"]),
+        damage(LAST, |p| set(p, "best_margin_bits", "0.5"), &["metadata `best_margin_bits`", "found `0.5`"]),
+        damage(LAST, |p| fs::remove_file(p).unwrap(), &["cannot resume without last.safetensors"]),
+        damage(BEST, |p| truncate(p, 3), &["truncated"]),
+        damage(BEST, |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        damage(METRICS, |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        damage(
+            METRICS,
+            |p| {
+                let text = fs::read_to_string(p).unwrap();
+                let mut lines: Vec<&str> = text.lines().collect();
+                lines[3] = &lines[3][..20];
+                fs::write(p, lines.join("\n") + "\n").unwrap();
+            },
+            &["line 4: expected a JSON object"],
+        ),
+        damage(CONFIG, |p| truncate(p, 2), &["line 22: "]),
+        damage(CONFIG, |p| truncate(p, 1 << 30), &["line 1: missing field `preset`"]),
+        damage(CONFIG, |p| fs::write(p, [0xff, 0xfe]).unwrap(), &["cannot read"]),
+        damage(
+            CONFIG,
+            |p| {
+                let text = fs::read_to_string(p).unwrap();
+                fs::write(p, text.replace("nb_iter = 2", "nb_iter = \"two\"")).unwrap();
+            },
+            &["line 15: ", "two", "expected u32"],
+        ),
+        damage(
+            CONFIG,
+            |p| {
+                let text = fs::read_to_string(p).unwrap();
+                fs::write(p, text.replace("nb_iter = 2", "nb_iter = 0")).unwrap();
+            },
+            &["--nb-iter: expected at least 1; found 0"],
+        ),
+        damage(CONFIG, |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+    ]
+}
+
+#[test]
+fn a_damaged_run_is_refused_with_file_and_place_and_stays_as_it_is() {
+    let folder = temporary();
+    let (whole, damaged) = (folder.path().join("whole"), folder.path().join("damaged"));
+    done(&mut begin(&whole, ""));
+    for (i, (name, how, parts)) in damages().into_iter().enumerate() {
+        fs::create_dir(&damaged).unwrap();
+        files(&whole).into_keys().for_each(|path| drop(fs::copy(&path, damaged.join(path.file_name().unwrap()))));
+        how(&damaged.join(name));
+        let before = files(&damaged);
+        // For longer than planned: even the settings must stay.
+        let mut resume = go_on(&damaged, "--max-num-training-steps 24");
+        let named = [&[name][..], parts].concat();
+        refused(&mut resume, &named);
+        assert!(files(&damaged) == before, "damage {i}, to {name}, {parts:?}: files were changed");
+        fs::remove_dir_all(&damaged).unwrap();
+    }
+}
+
+#[test]
+fn a_torn_last_line_of_metrics_is_no_damage() {
+    let folder = temporary();
+    let (whole, torn) = (folder.path().join("whole"), folder.path().join("torn"));
+    for run in [&whole, &torn] {
+        done(&mut begin(run, ""));
+    }
+    let text = fs::read(torn.join(METRICS)).unwrap();
+    fs::write(torn.join(METRICS), &text[..text.len() - 30]).unwrap();
+    done(&mut go_on(&torn, ""));
+    assert_same(&torn, &whole, "torn");
+}
+
+#[test]
+fn a_run_that_is_not_there_cannot_be_resumed() {
+    let folder = temporary();
+    refused(&mut go_on(&folder.path().join("none"), ""), &["none/config.toml: cannot read"]);
+    assert!(!folder.path().join("none").exists());
+}
+
+/// Waits until the run's last checkpoint is of a step from `step` on.
+fn wait_for(run: &Path, step: u32) {
+    let began = Instant::now();
+    while !TensorFile::read(&run.join(LAST)).is_ok_and(|file| file.meta::<u32>("step").unwrap() >= step) {
+        assert!(began.elapsed() < Duration::from_secs(60), "no checkpoint of step {step}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_run_in_progress_is_neither_resumed_nor_overwritten() {
+    let folder = temporary();
+    let path = folder.path().join("run");
+    let mut child = begin(&path, "--max-num-training-steps 1000000").stdout(Stdio::null()).spawn().unwrap();
+    wait_for(&path, 1);
+    let config = fs::read(path.join(CONFIG)).unwrap();
+    refused(&mut go_on(&path, "--steps 2000000"), &["another process is training in this folder", "run: "]);
+    refused(&mut begin(&path, "--seed 5"), &["another process is training in this folder", "run: "]);
+    assert!(child.try_wait().unwrap().is_none(), "the run goes on");
+    assert_eq!(fs::read(path.join(CONFIG)).unwrap(), config);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    refused(&mut begin(&path, "--seed 5"), &["holds a run already", "--resume", "--out"]);
+}
+
+/// `command` in a shell that lets no file grow beyond a size between that of `best` and that of `last`.
+#[cfg(unix)]
+fn with_small_files(command: &Command) -> Command {
+    let mut limited = Command::new("sh");
+    // A unit is 512 bytes, or 1024 in some shells.
+    limited.args(["-c", "ulimit -f 600; trap '' XFSZ; exec \"$0\" \"$@\""]);
+    limited.arg(command.get_program()).args(command.get_args());
+    limited
+}
+
+#[test]
+#[cfg(unix)]
+fn a_checkpoint_that_finds_no_room_leaves_the_former_one_to_go_on_from() {
+    let folder = temporary();
+    let (whole, path) = (folder.path().join("whole"), folder.path().join("run"));
+    done(&mut begin(&whole, "--max-num-training-steps 20"));
+    done(&mut begin(&path, "--max-num-training-steps 10"));
+    let before = fs::read(path.join(LAST)).unwrap();
+    let mut resume = with_small_files(&go_on(&path, "--max-num-training-steps 20"));
+    refused(&mut resume, &["last.safetensors: cannot write", "the former file is unchanged"]);
+    assert!(fs::read(path.join(LAST)).unwrap() == before);
+    assert_eq!(tensors(&path, LAST).meta::<u32>("step").unwrap(), 10);
+    assert_eq!(files(&path).len(), 4, "nothing unfinished is left");
+    done(&mut go_on(&path, ""));
+    assert_same(&path, &whole, "after the disk had room again");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_new_run_without_room_for_its_first_checkpoint_ends_at_once() {
+    let folder = temporary();
+    let path = folder.path().join("run");
+    refused(&mut with_small_files(&begin(&path, "")), &["last.safetensors: cannot write"]);
+    done(&mut go_on(&path, ""));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_whose_folder_goes_away_ends_with_an_error_and_can_go_on_where_it_is_now() {
+    let folder = temporary();
+    let path = |name: &str| folder.path().join(name);
+    let (whole, path, moved, other) = (path("whole"), path("run"), path("moved"), path("other"));
+    let longer = "--max-num-training-steps 60 --checkpoint-interval 1";
+    done(&mut begin(&whole, longer));
+    // Known by a link, which a file replaces at once: no moment without either.
+    fs::create_dir(&moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &path).unwrap();
+    fs::write(&other, "a file").unwrap();
+    let child = begin(&path, longer).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&path, 1);
+    fs::rename(&other, &path).unwrap();
+    let said = said(child.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("run/") && said.err.contains("a part of this path is a file"), "{}", said.err);
+    assert_eq!(fs::read(&path).unwrap(), b"a file");
+    done(&mut go_on(&moved, ""));
+    assert_same(&moved, &whole, "moved");
+}
+
+#[test]
+fn training_that_diverges_says_so_and_keeps_a_checkpoint_of_numbers() {
+    let folder = temporary();
+    // Three good steps, then absurd ones: told by the loss, or where no loss is looked at, by the weights.
+    for (interval, found) in [("1", "by step 5: clean loss "), ("100", "by step 5: a weight is ")] {
+        let path = folder.path().join(interval);
+        let changes = format!("--learning-rate-schedule 0:0.01,3:1e30 --disp-interval {interval}");
+        let parts = ["training diverged", found, "--learning-rate-schedule", "last.safetensors"];
+        refused(&mut begin(&path, &changes), &parts);
+        let last = tensors(&path, LAST);
+        assert_eq!(last.meta::<u32>("step").unwrap(), 3);
+        for tensor in &last.tensors {
+            assert!(last.get::<f32>(&tensor.name, &tensor.shape).unwrap().iter().all(|value| value.is_finite()));
+        }
+        assert!(!path.join(BEST).exists(), "weights that are not numbers are never the best");
+        let again = run(&mut go_on(&path, ""));
+        assert_eq!(again.code, Some(2), "{}", again.err);
+        assert!(again.err.contains(found), "{}", again.err);
+        assert_eq!(metrics(&path)[0]["step"], 0);
+    }
+}
