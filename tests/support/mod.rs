@@ -6,7 +6,8 @@ use std::ops::AddAssign;
 use std::sync::LazyLock;
 
 use maxmargin::device::{Device, cpu::Cpu};
-use maxmargin::tape::{Buffer, DType, Memory, Node, Op, Place, Region, Tape};
+use maxmargin::model::{Model, Params};
+use maxmargin::tape::{Buffer, DType, Memory, Node, Op, Place, Region, Tape, Value};
 use rayon::ThreadPool;
 
 /// Makes a device; made where it is used, so that it may run in a thread pool of any size.
@@ -340,5 +341,46 @@ impl Debug for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let dims: Vec<_> = self.inputs.iter().map(|o| &o.dims).collect();
         write!(f, "{:?} of {dims:?}", self.op)
+    }
+}
+
+/// `logits = W x + b`: a model whose margins are known.
+#[derive(Clone)]
+pub struct LinearModel {
+    image: [usize; 3],
+    params: Params,
+}
+
+impl LinearModel {
+    pub fn new(image: [usize; 3], classes: usize) -> LinearModel {
+        let dims = [classes, image.iter().product()];
+        let mut params = Params::default();
+        params.weight("weight", &dims, &dims, 0);
+        params.bias("bias");
+        LinearModel { image, params }
+    }
+}
+
+impl Model for LinearModel {
+    fn describe(&self) -> String {
+        "a linear model".into()
+    }
+
+    fn image(&self) -> [usize; 3] {
+        self.image
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn logits(&self, tape: &mut Tape, x: Value) -> Value {
+        let [weight, bias] = self.params.leaves(tape)[..] else { unreachable!("a weight and a bias") };
+        let product = tape.linear(x, weight);
+        tape.add_bias(product, bias)
+    }
+
+    fn declare(&mut self, memory: &mut Memory) {
+        self.params.declare(memory);
     }
 }
