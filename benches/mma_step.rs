@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use maxmargin::attack::DeviceData;
 use maxmargin::config::preset;
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::{Device, Schedule};
 use maxmargin::model::{LeNet5, Model};
 use maxmargin::tape::{Memory, Metric, Program, Tape};
-use maxmargin::train::{DeviceData, Mma};
+use maxmargin::train::Mma;
 
 const BATCH: usize = 50;
 

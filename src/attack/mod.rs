@@ -6,9 +6,11 @@
 //! An attack knows a model and the buffers of the examples it attacks. It knows nothing of training.
 
 pub mod an_pgd;
+mod device_data;
 pub mod pgd;
 
 pub use an_pgd::{AnPgd, Search, SearchStart};
+pub use device_data::DeviceData;
 pub use pgd::{Noise, Pgd, PgdSettings};
 
 use crate::model::{Model, image_buffer};

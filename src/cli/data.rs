@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Outcome;
-use crate::{Error, Result};
+use super::{Outcome, print};
+use crate::Result;
 
 /// Show which images are found, or bring in a downloaded package
 ///
@@ -23,11 +23,11 @@ pub(super) struct DataArgs {
 
 pub(super) fn run(args: DataArgs) -> Result<Outcome> {
     let DataArgs { data, import } = args;
-    // CALL SITE:
-    //     if let Some(package) = import {
-    //         for file in crate::data::import(&package, &data)? { print(&format!("wrote {}\n", file.display()))?; }
-    //     }
-    //     print(&crate::data::describe(&data))?;
-    //     Ok(Outcome::Done)
-    Err(Error::usage(format!("data is not wired yet: {} {import:?}", data.display())))
+    if let Some(package) = import {
+        for file in crate::data::import(&package, &data)? {
+            print(&format!("wrote {}\n", file.display()))?;
+        }
+    }
+    print(&crate::data::describe(&data))?;
+    Ok(Outcome::Done)
 }

@@ -8,6 +8,9 @@ use super::values::{AtEps, count, number, percent, percent_at_eps, single, whole
 use super::{DeviceChoice, Outcome, print};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::DatasetKind;
+use crate::evaluate::checkpoint::{PgdAt, Question, Split};
+use crate::record::run::{BEST, CONFIG};
+use crate::record::write_atomic;
 use crate::tape::Norm;
 use crate::{Error, Result};
 
@@ -54,20 +57,12 @@ struct RunFlags {
     /// Threads to use; results do not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
+    /// Print the result alone
+    #[arg(long)]
+    quiet: bool,
     /// Images at a time
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
-}
-
-/// Which images of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Split {
-    /// The test images.
-    Test,
-    /// The images held out of training.
-    Validation,
-    /// The images trained on.
-    Train,
 }
 
 #[derive(Args, Debug)]
@@ -89,7 +84,7 @@ struct DataFlags {
 
 /// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AttackChoice {
+enum AttackChoice {
     /// Accuracy under repeated PGD.
     Pgd,
     /// Margins, by AN-PGD.
@@ -130,18 +125,18 @@ struct AttackFlags {
 /// The accuracies that must be reached, in percent.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Checks")]
-pub struct Checks {
+struct Checks {
     /// Exit code 1 when fewer images are right without an attack
     #[arg(long = "require-clean", value_name = "PERCENT", value_parser = percent)]
-    pub clean: Option<f64>,
+    clean: Option<f64>,
     /// Exit code 1 when fewer images stay right at this eps; may be repeated
     #[arg(long = "require-robust", value_name = "PERCENT@EPS", value_parser = percent_at_eps)]
-    pub robust: Vec<AtEps>,
+    robust: Vec<AtEps>,
 }
 
 impl Checks {
     /// A line for each accuracy that was not reached. `clean` and the second of `robust`, (eps, accuracy), in percent.
-    pub fn failures(&self, clean: f64, robust: &[(f64, f64)]) -> Vec<String> {
+    fn failures(&self, clean: f64, robust: &[(f64, f64)]) -> Vec<String> {
         let clean_failure = self
             .clean
             .filter(|&wanted| clean < wanted)
@@ -155,61 +150,39 @@ impl Checks {
     }
 }
 
-/// One eps of the repeated PGD.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PgdAt {
-    /// As it was written, to show.
-    pub eps: f64,
-    /// PGD's step.
-    pub eps_iter: f32,
-}
-
 /// What `evaluate` was asked to do, checked.
 #[derive(Debug)]
-pub struct Plan {
-    /// The weights.
-    pub weights: PathBuf,
-    /// Data set, norm, and AN-PGD's settings for the margins.
-    pub config: Config,
-    /// Which images.
-    pub split: Split,
-    /// Only so many of them.
-    pub size: Option<usize>,
-    /// Where images are looked for.
-    pub data: PathBuf,
-    /// Repeated PGD at each of these; none if it was not asked for.
-    pub pgd: Vec<PgdAt>,
-    /// PGD's iterations.
-    pub nb_iter: u32,
-    /// PGD's random starts.
-    pub nb_restart: u32,
-    /// Whether margins are measured.
-    pub margins: bool,
-    /// The seed of the random starts.
-    pub seed: u64,
-    /// Images at a time.
-    pub batch_size: usize,
+struct Plan {
+    /// What is to be measured.
+    question: Question,
     /// Where the result is written.
-    pub json: Option<PathBuf>,
+    json: Option<PathBuf>,
     /// What computes.
-    pub device: DeviceChoice,
+    device: DeviceChoice,
     /// How many threads, if limited.
-    pub threads: Option<usize>,
+    threads: Option<usize>,
     /// What must be reached.
-    pub checks: Checks,
+    checks: Checks,
 }
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
-    // CALL SITE: evaluate by `plan`, print and write the result, then `conclude(&plan.checks, clean, &robust)`.
-    Err(Error::usage(format!("evaluate is not wired yet: {plan:?}")))
+    let mut device = plan.device.open(plan.threads)?;
+    let result = plan.question.answer(device.as_mut())?;
+    print(&result.table(plan.question.config.max_eps()))?;
+    if let Some(path) = &plan.json {
+        let text = serde_json::to_string_pretty(&result).map_err(|e| Error::format(path, e.to_string()))?;
+        write_atomic(path, |out| writeln!(out, "{text}"))?;
+    }
+    let robust: Vec<_> = result.robust.iter().map(|r| (r.eps, r.accuracy)).collect();
+    conclude(&plan.checks, result.clean_accuracy, &robust)
 }
 
 /// Prints the checks that failed, given the accuracies found in percent, `robust` as (eps, accuracy).
 ///
 /// # Errors
 /// The standard output cannot be written.
-pub fn conclude(checks: &Checks, clean: f64, robust: &[(f64, f64)]) -> Result<Outcome> {
+fn conclude(checks: &Checks, clean: f64, robust: &[(f64, f64)]) -> Result<Outcome> {
     let failures = checks.failures(clean, robust);
     failures.iter().try_for_each(|failure| print(&format!("{failure}\n")))?;
     Ok(if failures.is_empty() { Outcome::Done } else { Outcome::CheckFailed })
@@ -218,7 +191,7 @@ pub fn conclude(checks: &Checks, clean: f64, robust: &[(f64, f64)]) -> Result<Ou
 fn plan(args: EvaluateArgs) -> Result<Plan> {
     let EvaluateArgs { checkpoint, run, data, attack, checks } = args;
     let (weights, config) = if checkpoint.is_dir() {
-        (checkpoint.join("best.safetensors"), Config::load(&checkpoint.join("config.toml"))?)
+        (checkpoint.join(BEST), Config::load(&checkpoint.join(CONFIG))?)
     } else {
         (checkpoint, published(DatasetKind::Digits, attack.norm.unwrap_or(Norm::Linf))?)
     };
@@ -237,7 +210,7 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
             )));
         }
     }
-    Ok(Plan {
+    let question = Question {
         weights,
         config,
         split: data.split,
@@ -249,11 +222,9 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
         margins: asked(AttackChoice::Margins),
         seed: attack.seed,
         batch_size: run.batch_size,
-        json: run.json,
-        device: run.device,
-        threads: run.threads,
-        checks,
-    })
+        quiet: run.quiet,
+    };
+    Ok(Plan { question, json: run.json, device: run.device, threads: run.threads, checks })
 }
 
 /// The published settings for `norm` on `dataset`; the bundled digits are measured as MNIST is.
@@ -325,7 +296,11 @@ mod tests {
         args: EvaluateArgs,
     }
 
-    fn planned(line: &str) -> Result<Plan> {
+    fn planned(line: &str) -> Result<Question> {
+        Ok(plan_of(line)?.question)
+    }
+
+    fn plan_of(line: &str) -> Result<Plan> {
         let command = super::super::released_spellings(Program::command());
         let matches = command.try_get_matches_from(format!("program {line}").split(' ')).unwrap();
         plan(Program::from_arg_matches(&matches).unwrap().args)
@@ -376,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_check_fails_below_its_percentage_and_not_at_it() {
-        let checks = planned("w --eps 0.2,0.3 --require-clean 96 --require-robust 60@0.3").unwrap().checks;
+        let checks = plan_of("w --eps 0.2,0.3 --require-clean 96 --require-robust 60@0.3").unwrap().checks;
         assert!(checks.failures(96.0, &[(0.2, 10.0), (0.3, 60.0)]).is_empty());
         assert_eq!(
             checks.failures(95.99, &[(0.2, 80.0), (0.3, 59.994)]),

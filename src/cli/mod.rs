@@ -4,10 +4,10 @@
 //! asked for failed, 2 an error.
 
 mod data;
-pub mod evaluate;
+mod evaluate;
 mod presets;
 mod settings;
-pub mod train;
+mod train;
 mod values;
 
 use std::io::{ErrorKind, Write as _};
@@ -17,6 +17,8 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+use crate::device::Device;
+use crate::device::cpu::Cpu;
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -54,6 +56,17 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
+}
+
+impl DeviceChoice {
+    /// The device, with a pool of `threads` threads; `None`: one a core.
+    fn open(self, threads: Option<usize>) -> Result<Box<dyn Device>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+        pool.build_global().map_err(|e| Error::usage(format!("--threads: {e}")))?;
+        match self {
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Box::new(Cpu::new())),
+        }
+    }
 }
 
 /// How a command ended that met no error.

@@ -7,10 +7,15 @@ use clap::Args;
 use super::settings::Settings;
 use super::values::count;
 use super::{DeviceChoice, Outcome, presets, print};
-use crate::config::{Config, DEFAULT_PRESET, preset};
-use crate::data::DatasetKind;
+use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
+use crate::data::{self, Dataset, DatasetKind, Splits};
+use crate::evaluate::mean;
+use crate::record::RunFolder;
+use crate::record::run::{BEST, CONFIG};
+use crate::report::histogram;
 use crate::tape::Norm;
-use crate::{Error, Result};
+use crate::train::run::{Standing, Summary};
+use crate::{Error, Result, train};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,7 +82,7 @@ struct RunFlags {
 
 /// Which folder a run has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+enum Place {
     /// A new one, named after preset and seed.
     Numbered,
     /// This one, which holds no run yet.
@@ -88,19 +93,19 @@ pub enum Place {
 
 /// What `train` was asked to do, checked.
 #[derive(Debug)]
-pub struct Plan {
+struct Plan {
     /// The settings.
-    pub config: Config,
+    config: Config,
     /// The run folder.
-    pub place: Place,
+    place: Place,
     /// Where images are looked for.
-    pub data: PathBuf,
+    data: PathBuf,
     /// What computes.
-    pub device: DeviceChoice,
+    device: DeviceChoice,
     /// How many threads, if limited.
-    pub threads: Option<usize>,
+    threads: Option<usize>,
     /// Whether only the result is printed.
-    pub quiet: bool,
+    quiet: bool,
 }
 
 /// `given`: the flags of the command line, as `--name`.
@@ -113,13 +118,56 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     if dry_run {
         return Ok(Outcome::Done);
     }
-    // CALL SITE: train by `plan`. The folder, before the settings are printed:
-    //     match &plan.place {
-    //         Place::Numbered => RunFolder::create_below(Path::new("runs"), &plan.config.preset, plan.config.seed)?,
-    //         Place::New(path) => RunFolder::create(path)?,
-    //         Place::Resumed(path) => RunFolder::open(path)?,
-    //     }
-    Err(Error::usage(format!("train is not wired yet: {plan:?}")))
+    execute(&plan)
+}
+
+fn execute(plan: &Plan) -> Result<Outcome> {
+    let Plan { config, place, .. } = plan;
+    let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
+    let mut device = plan.device.open(plan.threads)?;
+    let folder = match place {
+        Place::Numbered => RunFolder::create_below(Path::new("runs"), &config.preset, config.seed)?,
+        Place::New(path) => RunFolder::create(path)?,
+        Place::Resumed(path) => RunFolder::open(path)?,
+    };
+    folder.write_config(config)?;
+    let shown = folder.path().display();
+    if !plan.quiet {
+        let Splits { train, validation, test, source } = &splits;
+        let counts = [train, validation, test].map(Dataset::len);
+        let [train, validation, test] = counts;
+        print(&format!(
+            "{source}: {train} training, {validation} validation, {test} test images\nrun folder {shown}\n\n"
+        ))?;
+    }
+    let resume = matches!(place, Place::Resumed(_));
+    let summary = train::run::run(config, &splits, &folder, device.as_mut(), resume, plan.quiet)?;
+    print(&table(config, &summary))?;
+    print(&format!(
+        "\n{shown}/{BEST} holds the weights after step {}, PyTorch's names and layouts\n",
+        summary.best_step
+    ))?;
+    Ok(Outcome::Done)
+}
+
+/// The figures before and after training, and the histogram of margins.
+fn table(config: &Config, summary: &Summary) -> String {
+    let Summary { before, after, .. } = summary;
+    let eps = as_written(config.test_eps);
+    let mut text =
+        format!("{:34}{:>12}{:>12}\n", format!("{} test images", after.margins.len()), "untrained", "trained");
+    let mut row = |name: String, before: String, after: String| text += &format!("{name:34}{before:>12}{after:>12}\n");
+    let percent = |value: f64| format!("{value:.2} %");
+    row("clean accuracy".into(), percent(before.clean), percent(after.clean));
+    row(format!("accuracy under PGD-40, eps {eps}"), percent(before.robust), percent(after.robust));
+    let margin = |standing: &Standing| format!("{:.4}", mean(&standing.margins));
+    row(format!("mean margin, {:?}", config.norm).to_lowercase(), margin(before), margin(after));
+    let max = config.max_eps();
+    for (title, standing) in [("untrained", before), ("trained", after)] {
+        text += &format!("\nmargins, {title}\n");
+        histogram(&standing.margins, max, 40).iter().for_each(|line| text += &format!("{line}\n"));
+    }
+    text
 }
 
 fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
@@ -129,7 +177,7 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
             if let Some(flag) = given.iter().find(|flag| !ALLOWED_ON_RESUME.contains(&flag.as_str())) {
                 return Err(Error::usage(format!(
                     "{flag}: cannot be given together with --resume, which takes the settings from {}",
-                    run.join("config.toml").display()
+                    run.join(CONFIG).display()
                 )));
             }
             (resumed(&run, settings.steps())?, Place::Resumed(run))
@@ -160,7 +208,7 @@ fn base(name: Option<&str>, file: Option<&Path>, asked: (Option<DatasetKind>, Op
 
 /// The settings of the run in the folder `run`, for `steps` steps.
 fn resumed(run: &Path, steps: Option<u32>) -> Result<Config> {
-    let mut config = Config::load(&run.join("config.toml"))?;
+    let mut config = Config::load(&run.join(CONFIG))?;
     let planned = config.max_num_training_steps;
     match steps {
         Some(steps) if steps < planned => Err(Error::usage(format!(

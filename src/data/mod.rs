@@ -113,6 +113,14 @@ pub struct Splits {
     pub source: String,
 }
 
+impl Splits {
+    /// Only the first `train` training and the first `test` test images; `None`: all.
+    pub fn cut(self, train: Option<usize>, test: Option<usize>) -> Splits {
+        let first = |dataset: Dataset, n: Option<usize>| dataset.take(n.unwrap_or(usize::MAX));
+        Splits { train: first(self.train, train), test: first(self.test, test), ..self }
+    }
+}
+
 /// Loads a dataset. `folder` is where datasets lie, `data` by default (see [`idx::FOLDERS`] and
 /// [`cifar::FOLDERS`]); the bundled digits do not look at it.
 ///

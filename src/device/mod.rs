@@ -23,6 +23,11 @@ impl Schedule {
         self.stages.push((program.clone(), times));
     }
 
+    /// Its programs, each once a stage.
+    pub fn programs(&self) -> impl Iterator<Item = &Arc<Program>> {
+        self.stages.iter().map(|(program, _)| program)
+    }
+
     /// Adds all stages of another schedule.
     pub fn extend(&mut self, other: &Schedule) {
         self.stages.extend(other.stages.iter().cloned());

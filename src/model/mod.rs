@@ -4,6 +4,7 @@
 
 mod lenet5;
 mod params;
+pub mod state_dict;
 
 pub use lenet5::LeNet5;
 pub use params::{Parameter, Params};

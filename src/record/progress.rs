@@ -32,6 +32,7 @@ impl Display for Figures {
 
 /// The bar, the lines or the silence.
 pub struct Progress {
+    unit: &'static str,
     total: u64,
     start: u64,
     began: Instant,
@@ -45,13 +46,14 @@ enum Sink {
 }
 
 impl Progress {
-    /// Progress on stderr of a run of `total` steps, of which `start` were done before this process.
-    pub fn new(total: u64, start: u64, quiet: bool) -> Self {
+    /// Progress on stderr of `total` steps, or what else `unit` calls them, of which `start` were done before this
+    /// process.
+    pub fn new(unit: &'static str, total: u64, start: u64, quiet: bool) -> Self {
         if quiet {
-            return Self::with(total, start, Sink::Quiet);
+            return Self::with(unit, total, start, Sink::Quiet);
         }
         if !io::stderr().is_terminal() {
-            return Self::lines(total, start, Box::new(io::stderr()), LINE_INTERVAL);
+            return Self::lines(unit, total, start, Box::new(io::stderr()), LINE_INTERVAL);
         }
         // Two lines, so that all of it fits into 80 columns.
         let style =
@@ -60,21 +62,21 @@ impl Progress {
             .with_style(style.progress_chars("=> "))
             .with_position(start)
             .with_prefix(format!("{start}/{total}"));
-        Self::with(total, start, Sink::Bar(bar))
+        Self::with(unit, total, start, Sink::Bar(bar))
     }
 
     /// Plain lines to `out`, at most one in `every`, whatever `out` is.
-    pub fn lines(total: u64, start: u64, out: Box<dyn Write + Send>, every: Duration) -> Self {
-        Self::with(total, start, Sink::Lines { out, every, last: None })
+    pub fn lines(unit: &'static str, total: u64, start: u64, out: Box<dyn Write + Send>, every: Duration) -> Self {
+        Self::with(unit, total, start, Sink::Lines { out, every, last: None })
     }
 
-    fn with(total: u64, start: u64, sink: Sink) -> Self {
-        Progress { total, start, began: Instant::now(), sink }
+    fn with(unit: &'static str, total: u64, start: u64, sink: Sink) -> Self {
+        Progress { unit, total, start, began: Instant::now(), sink }
     }
 
-    /// `step` steps are done. To be called at every step or at every logging interval.
-    pub fn update(&mut self, step: u64, figures: &Figures) {
-        let pace = || pace(step, self.total, self.start, self.began.elapsed());
+    /// `step` steps are done; `figures` is what is known, such as [`Figures`].
+    pub fn update(&mut self, step: u64, figures: &dyn Display) {
+        let pace = || pace(self.unit, step, self.total, self.start, self.began.elapsed());
         match &mut self.sink {
             Sink::Quiet => {}
             Sink::Bar(bar) => {
@@ -86,7 +88,7 @@ impl Progress {
                 let now = Instant::now();
                 if step >= self.total || last.is_none_or(|last| now.duration_since(last) >= *every) {
                     *last = Some(now);
-                    let _ = writeln!(out, "step {}  {figures}", pace());
+                    let _ = writeln!(out, "{}  {figures}", pace());
                 }
             }
         }
@@ -112,7 +114,7 @@ impl Progress {
 }
 
 /// `1200/3000  8.4 steps/s  0:03:34 left`
-fn pace(step: u64, total: u64, start: u64, elapsed: Duration) -> String {
+fn pace(unit: &str, step: u64, total: u64, start: u64, elapsed: Duration) -> String {
     let done = step.saturating_sub(start) as f64;
     if done == 0.0 || elapsed.is_zero() {
         return format!("{step}/{total}");
@@ -120,7 +122,7 @@ fn pace(step: u64, total: u64, start: u64, elapsed: Duration) -> String {
     let rate = done / elapsed.as_secs_f64();
     let left = (total.saturating_sub(step) as f64 / rate).round() as u64;
     let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
-    format!("{step}/{total}  {rate:.1} steps/s  {hours}:{minutes:02}:{seconds:02} left")
+    format!("{step}/{total}  {rate:.1} {unit}/s  {hours}:{minutes:02}:{seconds:02} left")
 }
 
 #[cfg(test)]
@@ -129,18 +131,18 @@ mod tests {
 
     #[test]
     fn speed_and_time_left_count_the_steps_of_this_process_alone() {
-        assert_eq!(pace(1200, 3000, 0, Duration::from_secs(120)), "1200/3000  10.0 steps/s  0:03:00 left");
-        assert_eq!(pace(1200, 3000, 1080, Duration::from_secs(120)), "1200/3000  1.0 steps/s  0:30:00 left");
+        assert_eq!(pace("steps", 1200, 3000, 0, Duration::from_secs(120)), "1200/3000  10.0 steps/s  0:03:00 left");
+        assert_eq!(pace("steps", 1200, 3000, 1080, Duration::from_secs(120)), "1200/3000  1.0 steps/s  0:30:00 left");
     }
 
     #[test]
     fn hours_are_counted() {
-        assert_eq!(pace(1, 7385, 0, Duration::from_secs(1)), "1/7385  1.0 steps/s  2:03:04 left");
+        assert_eq!(pace("steps", 1, 7385, 0, Duration::from_secs(1)), "1/7385  1.0 steps/s  2:03:04 left");
     }
 
     #[test]
     fn before_the_first_step_no_speed_is_claimed() {
-        assert_eq!(pace(1080, 3000, 1080, Duration::from_secs(5)), "1080/3000");
+        assert_eq!(pace("steps", 1080, 3000, 1080, Duration::from_secs(5)), "1080/3000");
     }
 
     #[test]

@@ -9,42 +9,12 @@
 
 use std::sync::Arc;
 
-use crate::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
+use crate::attack::{AnPgd, DeviceData, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
 use crate::config::{Config, OptimizerKind};
 use crate::device::Schedule;
 use crate::model::{Model, image_buffer};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, DType, Loss, LossRule, Memory, Metric, OptimizerRule, PgdRule, Program, Tape};
-
-/// The examples of a data set, on the device.
-#[derive(Clone, Debug)]
-pub struct DeviceData {
-    /// Pixels as bytes `[n, h, w, c]`.
-    pub images: Buffer,
-    /// Labels, u32 `[n]`.
-    pub labels: Buffer,
-}
-
-impl DeviceData {
-    /// Room for `n` of a model's images.
-    pub fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize) -> DeviceData {
-        let dims = crate::model::batch_dims(model, n);
-        DeviceData {
-            images: memory.buffer(&format!("{name}.images"), &dims, DType::U8),
-            labels: memory.u32(&format!("{name}.labels"), &[n]),
-        }
-    }
-
-    /// Records the gathering of a batch by index: images in [0, 1] and labels, written to `target`.
-    pub fn gather(&self, tape: &mut Tape, target: &Target) {
-        let [images, labels, index] = [&self.images, &self.labels, &target.index].map(|b| tape.leaf(b));
-        let bytes = tape.gather_rows(images, index);
-        let x = tape.bytes_to_unit(bytes);
-        tape.keep(x, &target.x);
-        let labels = tape.gather_rows(labels, index);
-        tape.keep(labels, &target.labels);
-    }
-}
+use crate::tape::{Buffer, Loss, LossRule, Memory, Metric, OptimizerRule, PgdRule, Program, Tape};
 
 /// MMA training: its buffers, and a step.
 #[derive(Clone, Debug)]

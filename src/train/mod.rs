@@ -1,4 +1,9 @@
-//! Training: Algorithm 2 as schedules of programs.
+//! Training: Algorithm 2 as schedules of programs, and runs of it.
+//!
+//! - [`mma`]: one step
+//! - [`run`]: epochs, validation, metrics, checkpoints, resume
 
 pub mod mma;
-pub use mma::{DeviceData, Mma};
+pub mod run;
+
+pub use mma::Mma;

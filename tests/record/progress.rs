@@ -33,7 +33,7 @@ const FIGURES: Figures = Figures { loss: 0.5, accuracy: 0.934, mean_margin: 0.28
 #[test]
 fn without_a_terminal_lines_come_at_intervals_and_at_the_end() {
     let out = Shared::default();
-    let mut progress = Progress::lines(100, 0, Box::new(out.clone()), Duration::from_secs(3600));
+    let mut progress = Progress::lines("steps", 100, 0, Box::new(out.clone()), Duration::from_secs(3600));
     for step in 1..=100 {
         progress.update(step, &FIGURES);
     }
@@ -49,7 +49,7 @@ fn without_a_terminal_lines_come_at_intervals_and_at_the_end() {
 #[test]
 fn notes_stand_on_lines_of_their_own() {
     let out = Shared::default();
-    let mut progress = Progress::lines(2, 0, Box::new(out.clone()), Duration::ZERO);
+    let mut progress = Progress::lines("steps", 2, 0, Box::new(out.clone()), Duration::ZERO);
     progress.update(1, &FIGURES);
     progress.note("epoch 1: mean margin 0.25, the best so far");
     progress.update(2, &FIGURES);
@@ -69,7 +69,7 @@ fn an_output_that_cannot_be_written_to_does_not_end_the_run() {
             Err(ErrorKind::BrokenPipe.into())
         }
     }
-    let mut progress = Progress::lines(1, 0, Box::new(Closed), Duration::ZERO);
+    let mut progress = Progress::lines("steps", 1, 0, Box::new(Closed), Duration::ZERO);
     progress.note("note");
     progress.update(1, &FIGURES);
     progress.finish();
@@ -80,7 +80,7 @@ fn an_output_that_cannot_be_written_to_does_not_end_the_run() {
 fn a_piped_stderr_gets_plain_lines_and_quiet_gets_none() {
     let test = "progress::a_piped_stderr_gets_plain_lines_and_quiet_gets_none";
     if let Some(role) = std::env::var_os(CHILD) {
-        let mut progress = Progress::new(3, 1, role == *"quiet");
+        let mut progress = Progress::new("steps", 3, 1, role == *"quiet");
         progress.note("a note");
         progress.update(2, &FIGURES);
         progress.update(3, &FIGURES);

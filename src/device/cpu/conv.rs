@@ -112,20 +112,31 @@ impl Shape {
         }
     }
 
-    /// One image's convolution: out `[windows, k]`.
-    pub(super) fn forward(&self, out: &mut [f32], image: &[f32], w: &[f32]) {
+    /// Calls `f` with the filters as columns `[window, k]`: how a product can read them without rearranging them for
+    /// each image.
+    pub(super) fn with_transposed(&self, w: &[f32], f: impl FnOnce(&[f32])) {
+        scratch(w.len(), |columns| {
+            for (k, filter) in w.chunks_exact(self.window()).enumerate() {
+                filter.iter().enumerate().for_each(|(r, &value)| columns[r * self.k + k] = value);
+            }
+            f(columns);
+        });
+    }
+
+    /// One image's convolution: out `[windows, k]`, filters as columns `[window, k]`.
+    pub(super) fn forward(&self, out: &mut [f32], image: &[f32], columns: &[f32]) {
         let (m, r) = (self.windows(), self.window());
         let out = MatMut::from_row_major_slice_mut(out, m, self.k);
-        let w = MatRef::from_row_major_slice(w, self.k, r).transpose();
-        scratch(m * r, |cols| {
-            let cols = if self.c == 1 && self.stride == 1 {
-                self.im2col_transposed(cols, image);
-                MatRef::from_row_major_slice(cols, r, m).transpose()
+        let columns = MatRef::from_row_major_slice(columns, r, self.k);
+        scratch(m * r, |windows| {
+            let windows = if self.c == 1 && self.stride == 1 {
+                self.im2col_transposed(windows, image);
+                MatRef::from_row_major_slice(windows, r, m).transpose()
             } else {
-                self.im2col(cols, image);
-                MatRef::from_row_major_slice(cols, m, r)
+                self.im2col(windows, image);
+                MatRef::from_row_major_slice(windows, m, r)
             };
-            matmul(out, Accum::Replace, cols, w, 1.0, Par::Seq);
+            matmul(out, Accum::Replace, windows, columns, 1.0, Par::Seq);
         });
     }
 }
@@ -146,7 +157,8 @@ pub(super) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
 /// out `[n, out_h, out_w, k]`.
 pub(super) fn conv2d(out: &mut [f32], x: &[f32], w: &[f32], n: usize, shape: &Shape) {
     let out = out.par_chunks_mut(shape.windows() * shape.k).take(n);
-    out.zip(x.par_chunks(shape.image())).for_each(|(out, image)| shape.forward(out, image, w));
+    let rows = out.zip(x.par_chunks(shape.image()));
+    shape.with_transposed(w, |w| rows.for_each(|(out, image)| shape.forward(out, image, w)));
 }
 
 /// dx `[n, h, w, c]` from dy `[n, out_h, out_w, k]`.

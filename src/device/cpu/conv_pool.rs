@@ -11,11 +11,10 @@ use super::conv::{GROUP, Shape, scratch, sum_groups};
 use super::vectorized;
 use crate::tape::NO_CHOICE;
 
-/// For each output of a 2x2 max-pool of `conv` `[h, w, k]`, calls `f(output, maximum, first place of it)`.
+/// For each output of a 2x2 max-pool of `conv` `[h, w, k]`, calls `f(output, channel, maximum, first place of it)`.
 #[inline(always)] // so that it is compiled for the caller's vector instructions
-fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, f32, u8)) {
-    let rows = conv.chunks_exact(2 * w * k);
-    for (oy, rows) in rows.enumerate() {
+fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, usize, f32, u8)) {
+    for (oy, rows) in conv.chunks_exact(2 * w * k).enumerate() {
         let (upper, lower) = rows.split_at(w * k);
         for (ox, (upper, lower)) in upper.chunks_exact(2 * k).zip(lower.chunks_exact(2 * k)).enumerate() {
             let ((a, b), (c, d)) = (upper.split_at(k), lower.split_at(k));
@@ -23,11 +22,11 @@ fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, f32, u8)) {
             for i in 0..k {
                 let (mut best, mut choice) = (a[i], 0);
                 for (value, place) in [(b[i], 1), (c[i], 2), (d[i], 3)] {
-                    if value > best {
-                        (best, choice) = (value, place);
-                    }
+                    let more = value > best;
+                    best = if more { value } else { best };
+                    choice = if more { place } else { choice };
                 }
-                f(base + i, best, choice);
+                f(base + i, i, best, choice);
             }
         }
     }
@@ -39,7 +38,7 @@ pub(super) fn max_pool2d(out: &mut [f32], choice: &mut [u8], x: &[f32], n: usize
     let pooled = h * w * c / 4;
     let rows = out.par_chunks_mut(pooled).zip(choice.par_chunks_mut(pooled)).zip(x.par_chunks(h * w * c));
     rows.take(n).for_each(|((out, choice), x)| {
-        pool(x, w, c, |at, best, place| (out[at], choice[at]) = (best, place));
+        pool(x, w, c, |at, _, best, place| (out[at], choice[at]) = (best, place));
     });
 }
 
@@ -71,26 +70,23 @@ pub(super) fn conv_pool(
 ) {
     let pooled = shape.windows() * shape.k / 4;
     let rows = out.par_chunks_mut(pooled).zip(choice.par_chunks_mut(pooled)).zip(x.par_chunks(shape.image()));
-    rows.take(n).for_each(|((out, choice), image)| {
-        scratch(shape.windows() * shape.k, |conv| {
-            shape.forward(conv, image, w);
-            vectorized(
-                #[inline(always)]
-                || {
-                    pool(
-                        conv,
-                        shape.out_w,
-                        shape.k,
-                        #[inline(always)]
-                        |at, best, place| {
+    shape.with_transposed(w, |w| {
+        rows.take(n).for_each(|((out, choice), image)| {
+            scratch(shape.windows() * shape.k, |conv| {
+                shape.forward(conv, image, w);
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        let (out, choice) = (&mut out[..pooled], &mut choice[..pooled]);
+                        pool(conv, shape.out_w, shape.k, |at, channel, best, place| {
                             // The bias moves all four alike, so it may be added to the maximum.
-                            let value = best + bias[at % shape.k];
+                            let value = best + bias[channel];
                             out[at] = if value <= 0.0 { 0.0 } else { value };
                             choice[at] = if value > 0.0 { place } else { NO_CHOICE };
-                        },
-                    );
-                },
-            );
+                        });
+                    },
+                );
+            });
         });
     });
 }

@@ -2,9 +2,12 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use super::conv::scratch;
 
 /// Columns of a product that one task computes.
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 128;
 
 /// `out = a b`, in blocks of columns.
 fn product(out: MatMut<'_, f32>, a: MatRef<'_, f32>, b: MatRef<'_, f32>) {
@@ -21,9 +24,20 @@ fn product(out: MatMut<'_, f32>, a: MatRef<'_, f32>, b: MatRef<'_, f32>) {
 /// y `[n, out]` = x `[n, in]` w^T, w `[out, in]`.
 pub(super) fn linear(y: &mut [f32], x: &[f32], w: &[f32], n: usize, w_dims: &[usize]) {
     let &[out, inner] = w_dims else { unreachable!("w is [out, in]") };
-    let y = MatMut::from_row_major_slice_mut(&mut y[..n * out], n, out);
     let x = MatRef::from_row_major_slice(&x[..n * inner], n, inner);
-    product(y, x, MatRef::from_row_major_slice(w, out, inner).transpose());
+    // As w x^T: so the library multiplies w as it lies in memory, with no rearranged copy of it.
+    scratch(out * n, |columns| {
+        let blocks = columns.par_chunks_mut(COLUMNS * n.max(1)).zip(w.par_chunks(COLUMNS * inner));
+        blocks.for_each(|(columns, w)| {
+            let rows = w.len() / inner;
+            let w = MatRef::from_row_major_slice(w, rows, inner);
+            let columns = MatMut::from_row_major_slice_mut(columns, rows, n);
+            matmul(columns, Accum::Replace, w, x.transpose(), 1.0, Par::Seq);
+        });
+        for (i, y) in y.chunks_exact_mut(out).take(n).enumerate() {
+            y.iter_mut().zip(columns[i..].iter().step_by(n)).for_each(|(y, &column)| *y = column);
+        }
+    });
 }
 
 /// dx `[n, in]` = dy `[n, out]` w.

@@ -1,0 +1,216 @@
+"""One MMA training step of LeNet5 in PyTorch on the CPU, and its stages, timed.
+
+The step has the structure people give it (clean pass, PGD, bisection, pass at the boundary points,
+Adam) and none of the work that the released code wastes: the attack differentiates by the input
+alone, the bisection records no graph, no value of a single example travels to Python. What the
+timings need is the shape of the work, so the weights are random and `linear2.bias[0]` is so large
+that label 0, which every example has, is right throughout: all examples are attacked, always.
+
+Prints one JSON object a line. `--variant all` tries each way of running it.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+from lenet5 import LeNet5
+
+BATCH = 50
+HINGE_MAXEPS = 0.45
+MAXEPS = 1.05 * HINGE_MAXEPS
+MINEPS = 0.1
+ATTACK_STEPS = 40
+EPS_ITER_SCALE = 2.5
+SEARCH_STEPS = 10
+LEARNING_RATE = 1e-4
+CLEAN_COEFF = 1 / 3
+LABEL_BIAS = 5.0  # e^5 / (e^5 + 9) = 0.94: right by a wide gap, gradients far from underflow
+
+WITHOUT_GRADIENT = ("forward", "ascend", "probe")
+EVERYTHING = (*WITHOUT_GRADIENT, "attack_loss", "loss_at")
+VARIANTS = {  # ways of running it: memory format, and which methods of Step torch.compile takes
+    "eager": (torch.contiguous_format, ()),
+    "channels_last": (torch.channels_last, ()),
+    "compile": (torch.contiguous_format, EVERYTHING),
+    "compile_channels_last": (torch.channels_last, EVERYTHING),
+    "compile_search_channels_last": (torch.channels_last, WITHOUT_GRADIENT),
+}
+
+
+def soft_logit_margin(logits, labels):
+    """logsumexp over the other labels - the label's logit, an example; negative where p_label > 1/2."""
+    label_logit = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return torch.logsumexp(others, 1) - label_logit[:, 0]
+
+
+def images(eps):
+    """[N] as [N, 1, 1, 1], to act on images."""
+    return eps[:, None, None, None]
+
+
+class Step:
+    """A model, its optimizer, one batch, and the stages of a step on it."""
+
+    def __init__(self, variant):
+        torch.manual_seed(0)
+        layout, compiled = VARIANTS[variant]
+        self.model = LeNet5().to(memory_format=layout)
+        with torch.no_grad():
+            self.model.linear2.bias[0] += LABEL_BIAS
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True)
+        self.x = torch.rand(BATCH, 1, 28, 28).contiguous(memory_format=layout)
+        self.y = torch.zeros(BATCH, dtype=torch.long)
+        self.margins = torch.full((BATCH,), MINEPS)
+        for part in compiled:
+            setattr(self, part, torch.compile(getattr(self, part), fullgraph=True))
+
+    def forward(self, x):
+        return self.model(x)
+
+    def attack_loss(self, x, delta, y):
+        return soft_logit_margin(self.model(x + delta), y).sum()
+
+    def ascend(self, x, delta, gradient, eps, step):
+        """One signed step; into the eps-ball, then into the box."""
+        delta = delta + images(step) * gradient.sign()
+        delta = torch.clamp(delta, -images(eps), images(eps))
+        return (x + delta).clamp(0, 1) - x
+
+    def pgd_iteration(self, x, delta, y, eps, step):
+        delta.requires_grad_()
+        (gradient,) = torch.autograd.grad(self.attack_loss(x, delta, y), delta)
+        return self.ascend(x, delta.detach(), gradient, eps, step)
+
+    def probe(self, x, direction, y, low, high, eps, margin):
+        """Halve the bracket by the sign of `margin`, found at `eps`; the new eps and the margin there."""
+        right = margin < 0
+        low, high = torch.where(right, eps, low), torch.where(right, high, eps)
+        eps = (low + high) / 2
+        return low, high, eps, soft_logit_margin(self.model((x + images(eps) * direction).clamp(0, 1)), y)
+
+    def loss_at(self, x, y, weight):
+        return (weight * F.cross_entropy(self.model(x), y, reduction="none")).sum() / BATCH
+
+    def training_pass(self, x, y, weight):
+        """Add the gradient of the weighted mean cross-entropy to the parameters' gradients."""
+        self.loss_at(x, y, weight).backward()
+
+    def boundary(self, x, y, eps):
+        """AN-PGD: PGD within `eps` an example, then bisection along the direction found."""
+        self.model.requires_grad_(False)
+        step = EPS_ITER_SCALE * eps / ATTACK_STEPS
+        delta = (x + images(eps) * (2 * torch.rand_like(x) - 1)).clamp(0, 1) - x
+        for _ in range(ATTACK_STEPS):
+            delta = self.pgd_iteration(x, delta, y, eps, step)
+        self.model.requires_grad_(True)
+        direction = delta / images(eps + 1e-12)
+        with torch.no_grad():
+            margin = soft_logit_margin(self.forward(x + delta), y)
+            low, high = torch.zeros_like(eps), torch.full_like(eps, MAXEPS)
+            for _ in range(SEARCH_STEPS):
+                low, high, eps, margin = self.probe(x, direction, y, low, high, eps, margin)
+        return x + images(eps) * direction, eps
+
+    def mma_step(self):
+        """One step of Algorithm 2; the clean logits come from the pass that the clean loss is taken from."""
+        self.optimizer.zero_grad()
+        logits = self.model(self.x)
+        (CLEAN_COEFF * F.cross_entropy(logits, self.y)).backward()
+        right = soft_logit_margin(logits.detach(), self.y) < 0
+        x, margins = self.x.clone(), torch.zeros(BATCH)
+        if right.any():
+            at = self.margins[right].clamp(min=MINEPS)
+            x[right], margins[right] = self.boundary(self.x[right], self.y[right], at)
+        weight = (~right | (margins < HINGE_MAXEPS)).float() * (1 - CLEAN_COEFF)
+        self.training_pass(x, self.y, weight)
+        self.optimizer.step()
+        self.margins = margins
+        if not right.all():
+            raise SystemExit("an example was not right: this step did less than the work to be timed")
+
+
+def stages(s):
+    """The items: name -> what to time, and whether the parameters want gradients meanwhile."""
+    eps = torch.full((BATCH,), 0.3)
+    step = EPS_ITER_SCALE * eps / ATTACK_STEPS
+    direction = torch.sign(torch.rand_like(s.x) - 0.5)
+    delta = images(eps) * direction
+    low, high = torch.zeros_like(eps), torch.full_like(eps, MAXEPS)
+    margin, weight = torch.full((BATCH,), -1.0), torch.ones(BATCH)
+
+    def training_pass():
+        s.optimizer.zero_grad()
+        s.training_pass(s.x, s.y, weight)
+
+    training_pass()  # leaves the gradients that the optimizer's item works on
+    return {
+        "mma_step": s.mma_step,
+        "forward": torch.no_grad()(lambda: s.forward(s.x)),
+        "pgd_iteration": lambda: s.pgd_iteration(s.x, delta, s.y, eps, step),
+        "probe": torch.no_grad()(lambda: s.probe(s.x, direction, s.y, low, high, eps, margin)),
+        "training_pass": training_pass,
+        "optimizer": s.optimizer.step,
+    }
+
+
+def timed(run, seconds):
+    """Wall times of `run`, after two calls to warm up: at least 5, and for about `seconds`."""
+    for _ in range(2):
+        run()
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(variant, args, about, loaded):
+    """Time and print the items of one variant; `loaded`: peak memory before the first."""
+    step = Step(variant)
+    for name, run in stages(step).items():
+        if args.item and name not in args.item:
+            continue
+        step.model.requires_grad_(name != "pgd_iteration")
+        times = timed(run, args.seconds)
+        result = {"name": name, "variant": variant, "median_s": statistics.median(times), "min_s": min(times)}
+        print(json.dumps({**result, "n": len(times), **about}), flush=True)
+        if name == "mma_step" and args.variant != "all":
+            memory = {"name": "peak_memory", "variant": variant, "peak_bytes": peak_bytes()}
+            print(json.dumps({**memory, "before_bytes": loaded, **about}), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--variant", choices=(*VARIANTS, "all"), default="eager")
+    parser.add_argument("--item", action="append", help="only this item; may be given several times")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time an item is repeated for (default 2)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    about = {"threads": args.threads, "torch": torch.__version__}
+    loaded = peak_bytes()
+
+    for variant in VARIANTS if args.variant == "all" else (args.variant,):
+        torch.compiler.reset()
+        try:
+            measure(variant, args, about, loaded)
+        except torch._dynamo.exc.TorchDynamoException as error:  # torch.compile wants a C++ compiler
+            if args.variant != "all":
+                raise
+            print(f"{variant} does not run here: {str(error).splitlines()[0]}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+//! Parameters as tensors of a file: PyTorch's names and layouts, so that `load_state_dict(load_file(path))` works.
+
+use std::path::Path;
+
+use super::{LeNet5, Params};
+use crate::model::Model;
+use crate::record::{Tensor, TensorFile};
+use crate::{Error, Result};
+
+/// Tensors named `<prefix><parameter>` in PyTorch's layouts; `values` are in ours.
+pub fn to_tensors(params: &Params, prefix: &str, values: &[f32]) -> Vec<Tensor> {
+    let split = params.split_to_torch(values);
+    params.list.iter().zip(split).map(|(p, v)| Tensor::new(format!("{prefix}{}", p.name), &p.shape, v)).collect()
+}
+
+/// The values, in our layout, of tensors named `<prefix><parameter>`.
+///
+/// # Errors
+/// A tensor is missing or has another shape or type: names file and tensor, and both shapes.
+pub fn from_tensors(params: &Params, prefix: &str, file: &TensorFile) -> Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(params.len());
+    for p in &params.list {
+        values.extend(p.from_torch(file.get::<f32>(&format!("{prefix}{}", p.name), &p.shape)?));
+    }
+    Ok(values)
+}
+
+/// The model in a file of weights, found from its tensors' shapes, and its weights in our layout.
+///
+/// # Errors
+/// The file cannot be read, or its tensors are not those of a known model.
+pub fn load_model(path: &Path) -> Result<(LeNet5, Vec<f32>)> {
+    let file = TensorFile::read(path)?;
+    let shape = |name: &str| file.tensors.iter().find(|t| t.name == name).map(|t| t.shape.clone());
+    let model = LeNet5::from_shapes(shape).map_err(|message| Error::format(path, message))?;
+    let values = from_tensors(model.params(), "", &file)?;
+    Ok((model, values))
+}

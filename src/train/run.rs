@@ -1,0 +1,365 @@
+//! A training run: epochs, validation, metrics, checkpoints, resume.
+//!
+//! A run's state is the step's number and what [`checkpoint`](self) holds: weights, the optimizer's state, the margin
+//! table, sums of metrics. Everything else is a function of the settings and of the data, so a run that goes on from
+//! a checkpoint ends with the same bits as one that never stopped.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Mma;
+use crate::attack::DeviceData;
+use crate::config::{Config, as_written};
+use crate::data::{Batches, Splits};
+use crate::device::{Device, Schedule};
+use crate::evaluate::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
+use crate::model::state_dict::{from_tensors, to_tensors};
+use crate::model::{LeNet5, Model};
+use crate::record::run::{BEST, LAST, METRICS};
+use crate::record::{Figures, Kind, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
+use crate::tape::{Memory, Metric};
+use crate::{Error, Result};
+
+/// Images that evaluation looks at together.
+const EVALUATION_BATCH: usize = 100;
+/// PGD's iterations, and its restarts (one xent, one cw), in the figures before and after training.
+const RESULT_ITERATIONS: u32 = 40;
+const RESULT_RESTARTS: u32 = 2;
+
+/// What a network is worth on the test images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Accuracy without an attack, in percent.
+    pub clean: f64,
+    /// Accuracy under PGD-40 at the config's `test_eps`, in percent.
+    pub robust: f64,
+    /// Each image's margin, 0 where it is wrong.
+    pub margins: Vec<f32>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Before the first step.
+    pub before: Standing,
+    /// The best checkpoint.
+    pub after: Standing,
+    /// The step after which the best checkpoint was written.
+    pub best_step: u32,
+}
+
+#[derive(Serialize)]
+struct StepLine {
+    clean_loss: f32,
+    margin_loss: f32,
+    clean_accuracy: f32,
+    mean_margin: f32,
+    reached_d_max: f32,
+    learning_rate: f32,
+}
+
+#[derive(Serialize)]
+struct EpochLine {
+    epoch: u32,
+    validation_accuracy: f64,
+    validation_mean_margin: f64,
+    best: bool,
+}
+
+#[derive(Serialize)]
+struct ResultLine<'a> {
+    weights: &'a str,
+    weights_step: u32,
+    test_images: usize,
+    clean_accuracy: f64,
+    robust_accuracy: f64,
+    robust_attack: String,
+    mean_margin: f64,
+}
+
+/// Training in progress: the device, what is recorded for it, and the run's state.
+struct Run<'a> {
+    config: &'a Config,
+    folder: &'a RunFolder,
+    device: &'a mut dyn Device,
+    model: LeNet5,
+    mma: Mma,
+    batches: Batches,
+    validation: (Examples, Margins),
+    test: (Examples, Margins, RepeatedPgd),
+    metrics: Metrics,
+    progress: Progress,
+    step: u32,
+    best: Option<(f64, u32)>,
+}
+
+/// Trains, in a folder that holds a new run or, if `resume`, one that stopped. `splits` is the data that the config
+/// names, cut to its sizes.
+///
+/// # Errors
+/// Files that cannot be read or written, a checkpoint of another run, or losses that are not numbers any more. The
+/// last checkpoint stays whole.
+pub fn run(
+    config: &Config,
+    splits: &Splits,
+    folder: &RunFolder,
+    device: &mut dyn Device,
+    resume: bool,
+    quiet: bool,
+) -> Result<Summary> {
+    let mut run = Run::new(config, splits, folder, device, resume, quiet)?;
+    let before = run.before(resume)?;
+    let end = config.max_num_training_steps;
+    let mut figures = String::new();
+    while run.step < end {
+        run.train_step();
+        let done = run.step;
+        if done.is_multiple_of(config.disp_interval) || done == end {
+            figures = run.log()?.to_string();
+        }
+        run.progress.update(u64::from(done), &figures);
+        let epoch_ends = run.epoch_ends();
+        if epoch_ends || done == end {
+            run.validate()?;
+        }
+        if epoch_ends || done == end || done.is_multiple_of(config.checkpoint_interval) {
+            run.checkpoint()?;
+        }
+    }
+    run.finish(before)
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        config: &'a Config,
+        splits: &Splits,
+        folder: &'a RunFolder,
+        device: &'a mut dyn Device,
+        resume: bool,
+        quiet: bool,
+    ) -> Result<Self> {
+        let n = splits.train.len();
+        if n == 0 {
+            return Err(Error::usage(format!("{}: no training images are left after validation", splits.source)));
+        }
+        let mut memory = Memory::default();
+        let mut model = LeNet5::new(config.width);
+        if model.image() != [splits.train.height, splits.train.width, splits.train.channels] {
+            return Err(Error::usage(format!(
+                "--dataset: LeNet5 takes images {:?} (height, width, channels); those of {} are {:?}",
+                model.image(),
+                splits.source,
+                [splits.train.height, splits.train.width, splits.train.channels]
+            )));
+        }
+        model.declare(&mut memory);
+        let data = DeviceData::new(&mut memory, &model, "train", n);
+        let mma = Mma::new(&mut memory, &model, &data, config, None);
+        let examples =
+            |memory: &mut Memory, name: &str, n: usize| Examples::new(memory, &model, name, n, EVALUATION_BATCH);
+        let validation = examples(&mut memory, "validation", splits.validation.len());
+        let test = examples(&mut memory, "test", splits.test.len());
+        let validation_margins = Margins::new(&mut memory, &model, &validation, config);
+        let test_margins = Margins::new(&mut memory, &model, &test, config);
+        let (rule, confidence) = (config.pgd_rule(), config.fidelity.cw_confidence);
+        let pgd = RepeatedPgd::new(&mut memory, &model, &test, rule, confidence, RESULT_ITERATIONS, config.seed);
+
+        let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
+        let programs = schedules.into_iter().chain(pgd.schedules()).flat_map(Schedule::programs);
+        let clean = validation.programs().into_iter().chain(test.programs());
+        device.allocate(&memory, programs.chain(clean).map(|p| p.workspace).max().unwrap_or(0));
+        data.upload(device, &splits.train);
+        validation.upload(device, &splits.validation);
+        test.upload(device, &splits.test);
+
+        let mut run = Run {
+            config,
+            folder,
+            device,
+            batches: Batches::new(config.seed, n, config.training_batch_size),
+            model,
+            mma,
+            validation: (validation, validation_margins),
+            test: (test, test_margins, pgd),
+            metrics: if resume {
+                // Cut back to the checkpoint's step below.
+                let step: u32 = TensorFile::read(&folder.file(LAST))?.meta("step")?;
+                Metrics::resume(&folder.file(METRICS), u64::from(step))?
+            } else {
+                Metrics::create(&folder.file(METRICS))?
+            },
+            progress: Progress::new("steps", 0, 0, true),
+            step: 0,
+            best: None,
+        };
+        if resume {
+            run.restore()?;
+        } else {
+            run.model.params().load(run.device, &run.model.params().initial(config.seed));
+            run.checkpoint()?;
+        }
+        run.progress = Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(run.step), quiet);
+        run.progress.note(&format!("{} on {}", run.model.describe(), run.device.describe()));
+        Ok(run)
+    }
+
+    /// One step of Algorithm 2 on the next batch.
+    fn train_step(&mut self) {
+        let index = self.batches.at(self.step);
+        self.device.write_u32(&self.mma.batch.index, index);
+        self.device.write_u32(&self.mma.batch.rows, &[index.len() as u32]);
+        self.device.replay(&self.mma.schedule);
+        self.step += 1;
+    }
+
+    fn epoch_ends(&self) -> bool {
+        self.batches.epoch_of(self.step) > self.batches.epoch_of(self.step - 1)
+    }
+
+    /// Writes what was summed since the last line, and sums anew.
+    fn log(&mut self) -> Result<Figures> {
+        let sums = self.device.read_f32(&self.mma.metrics);
+        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT]);
+        let sum = |metric: Metric| sums[metric as usize];
+        let (steps, examples) = (sum(Metric::Steps), sum(Metric::Examples));
+        let rule = &self.config.learning_rate_schedule;
+        let line = StepLine {
+            clean_loss: sum(Metric::CleanLoss) / steps,
+            margin_loss: sum(Metric::MarginLoss) / steps,
+            clean_accuracy: sum(Metric::Correct) / examples,
+            mean_margin: sum(Metric::Eps) / examples,
+            reached_d_max: sum(Metric::Reached) / examples,
+            learning_rate: rule.iter().take_while(|(from, _)| *from < self.step).last().map_or(0.0, |(_, rate)| *rate),
+        };
+        self.metrics.write(Kind::Step, u64::from(self.step), &line)?;
+        if !(line.clean_loss.is_finite() && line.margin_loss.is_finite()) {
+            return Err(Error::usage(format!(
+                "training diverged by step {}: clean loss {}, margin loss {}; a smaller --learning-rate-schedule may \
+                 help. The last checkpoint is {}",
+                self.step,
+                line.clean_loss,
+                line.margin_loss,
+                self.folder.file(LAST).display()
+            )));
+        }
+        Ok(Figures { loss: line.margin_loss, accuracy: line.clean_accuracy, mean_margin: line.mean_margin })
+    }
+
+    /// Measures the validation images' margins and keeps the weights if their mean is the largest so far.
+    fn validate(&mut self) -> Result<()> {
+        let (examples, margins) = &self.validation;
+        let margins = margins.measure(self.device, examples, |_| ());
+        let (mean, right) = (mean(&margins), accuracy(&examples.right(self.device)));
+        let best = self.best.is_none_or(|(before, _)| mean > before);
+        if best {
+            self.best = Some((mean, self.step));
+            let metadata = BTreeMap::from([
+                ("step".into(), self.step.to_string()),
+                ("validation_mean_margin".into(), mean.to_string()),
+            ]);
+            write_tensors(&self.folder.file(BEST), &self.weights(""), &metadata)?;
+        }
+        let epoch = self.batches.epoch_of(self.step - 1) + 1;
+        let line = EpochLine { epoch, validation_accuracy: right, validation_mean_margin: mean, best };
+        self.metrics.write(Kind::Epoch, u64::from(self.step), &line)?;
+        let mark = if best { ", the best so far" } else { "" };
+        self.progress.note(&format!("epoch {epoch}: validation {right:.2} % right, mean margin {mean:.4}{mark}"));
+        Ok(())
+    }
+
+    fn weights(&self, prefix: &str) -> Vec<Tensor> {
+        let params = self.model.params();
+        to_tensors(params, prefix, &self.device.read_f32(params.buffer()))
+    }
+
+    /// Writes all that a run needs to go on.
+    fn checkpoint(&self) -> Result<()> {
+        let mut tensors = self.weights("weights.");
+        for state in &self.mma.optimizer_state {
+            let values = self.device.read_f32(state);
+            tensors.extend(to_tensors(self.model.params(), &format!("{}.", state.name), &values));
+        }
+        for buffer in [&self.mma.margins, &self.mma.metrics] {
+            tensors.push(Tensor::new(&buffer.name, &buffer.dims, self.device.read_f32(buffer)));
+        }
+        let mut metadata = BTreeMap::from([("step".into(), self.step.to_string())]);
+        if let Some((margin, step)) = self.best {
+            // As bits: what is compared after a resume is what was compared before.
+            metadata.insert("best_margin_bits".into(), margin.to_bits().to_string());
+            metadata.insert("best_step".into(), step.to_string());
+        }
+        write_tensors(&self.folder.file(LAST), &tensors, &metadata)
+    }
+
+    /// Takes up the run where its last checkpoint left it.
+    fn restore(&mut self) -> Result<()> {
+        let file = TensorFile::read(&self.folder.file(LAST))?;
+        let params = self.model.params();
+        params.load(self.device, &from_tensors(params, "weights.", &file)?);
+        for state in &self.mma.optimizer_state {
+            self.device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?);
+        }
+        for buffer in [&self.mma.margins, &self.mma.metrics] {
+            self.device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?);
+        }
+        self.step = file.meta("step")?;
+        self.device.write_u32(&self.mma.step, &[self.step]);
+        self.best = match file.metadata.contains_key("best_step") {
+            true => Some((f64::from_bits(file.meta("best_margin_bits")?), file.meta("best_step")?)),
+            false => None,
+        };
+        Ok(())
+    }
+
+    /// What the network on the device is worth on the test images.
+    fn stand(&mut self) -> Standing {
+        let (examples, margins, pgd) = &self.test;
+        let eps = self.config.test_eps;
+        let attack = Attack { eps, eps_iter: eps / 30.0, restarts: RESULT_RESTARTS };
+        Standing {
+            clean: accuracy(&examples.right(self.device)),
+            robust: accuracy(&pgd.run(self.device, examples, &attack, |_, _| ())),
+            margins: margins.measure(self.device, examples, |_| ()),
+        }
+    }
+
+    fn result(&mut self, standing: &Standing, weights: &str, weights_step: u32) -> Result<()> {
+        let eps = as_written(self.config.test_eps);
+        let line = ResultLine {
+            weights,
+            weights_step,
+            test_images: standing.margins.len(),
+            clean_accuracy: standing.clean,
+            robust_accuracy: standing.robust,
+            robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {eps}, {RESULT_RESTARTS} starts (xent, cw)"),
+            mean_margin: mean(&standing.margins),
+        };
+        self.metrics.write(Kind::Result, u64::from(self.step), &line)
+    }
+
+    /// The untrained network's standing: measured with the initial weights, which the seed gives.
+    fn before(&mut self, resume: bool) -> Result<Standing> {
+        let params = self.model.params();
+        let now = self.device.read_f32(params.buffer());
+        params.load(self.device, &params.initial(self.config.seed));
+        let standing = self.stand();
+        self.model.params().load(self.device, &now);
+        if !resume {
+            self.result(&standing, "initial", 0)?;
+        }
+        Ok(standing)
+    }
+
+    /// The best checkpoint's standing, and the end of the record.
+    fn finish(mut self, before: Standing) -> Result<Summary> {
+        let best = TensorFile::read(&self.folder.file(BEST))?;
+        let params = self.model.params();
+        params.load(self.device, &from_tensors(params, "", &best)?);
+        let after = self.stand();
+        let best_step = best.meta("step")?;
+        self.result(&after, BEST, best_step)?;
+        self.progress.finish();
+        Ok(Summary { before, after, best_step })
+    }
+}

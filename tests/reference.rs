@@ -1,0 +1,246 @@
+//! Every reference case is reproduced on every device.
+//!
+//! The folder is `tests/reference`, or the one that `MAXMARGIN_REFERENCE` names. What each case reached is printed:
+//! `cargo test --release --test reference -- --nocapture`.
+
+mod reference_cases;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use maxmargin::device::{Device, cpu::Cpu};
+use reference_cases::{Case, Check, not_yet_supported, replay};
+
+/// One of each device that cases are replayed on, fresh: a device takes memory once.
+fn devices() -> Vec<Box<dyn Device>> {
+    vec![Box::new(Cpu::new())]
+}
+
+fn folder() -> PathBuf {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
+    std::env::var_os("MAXMARGIN_REFERENCE").map_or_else(own, PathBuf::from)
+}
+
+/// The cases of a folder, by name. The error says why there are none.
+fn cases(folder: &Path) -> Result<Vec<Case>, String> {
+    let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be listed").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
+    paths.sort();
+    let found: Vec<Case> = paths.iter().map(|path| Case::read(path)).collect();
+    let asking = found.iter().filter(|case| !case.has("family", "weights")).count();
+    if asking == 0 { Err(format!("{}: no reference case", folder.display())) } else { Ok(found) }
+}
+
+/// What is wrong with a case, on any device.
+fn failures(case: &Case) -> Vec<String> {
+    let mut failures = Vec::new();
+    for mut device in devices() {
+        let outcome = catch_unwind(AssertUnwindSafe(|| replay(case, &mut *device)));
+        let label = format!("{} on {}", case.name, device.describe());
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(checks)) => {
+                let worst = checks.iter().max_by(|a, b| a.share().total_cmp(&b.share()));
+                println!("{label}: {}", worst.expect("a case asks for something"));
+                failures.extend(checks.iter().filter(|c| !c.passes()).map(|c: &Check| format!("{label}: {c}")));
+                let unread = case.unread();
+                if !unread.is_empty() {
+                    failures.push(format!("{label}: never compared: {unread:?}"));
+                }
+            }
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+                failures.push(format!("{label}: {text}"));
+            }
+        }
+    }
+    failures
+}
+
+#[test]
+fn every_case_of_the_folder_is_reproduced() {
+    let cases = cases(&folder()).unwrap();
+    let (waiting, supported): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(not_yet_supported);
+    let failures: Vec<String> = supported.iter().flat_map(failures).collect();
+    println!("{} cases are not yet supported:", waiting.len());
+    for case in &waiting {
+        println!("  {} (family {})", case.name, case.text("family"));
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+// ---- The suite itself: each of these would otherwise be a replay that cannot fail.
+
+fn own_case(name: &str) -> Case {
+    Case::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/reference/{name}.safetensors")))
+}
+
+#[test]
+fn a_folder_without_cases_is_refused() {
+    let empty = tempfile::tempdir().unwrap();
+    assert!(cases(empty.path()).unwrap_err().contains("no reference case"));
+    assert!(cases(&empty.path().join("missing")).is_err());
+    let weights = "weights-lenet5.safetensors";
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(weights);
+    std::fs::copy(from, empty.path().join(weights)).unwrap();
+    assert!(cases(empty.path()).unwrap_err().contains("no reference case"));
+}
+
+#[test]
+fn an_unknown_family_or_model_fails() {
+    for (key, message) in [("family", "family \"other\" is not known"), ("model", "model \"other\" is not known")] {
+        let mut case = own_case("pgd-lenet5-linf-xent-1");
+        case.metadata.insert(key.into(), "other".into());
+        assert!(!not_yet_supported(&case));
+        assert!(failures(&case)[0].contains(message), "{key}");
+    }
+}
+
+#[test]
+fn a_tensor_that_nothing_compares_fails() {
+    let mut case = own_case("loss");
+    let tensor = case.tensors["lm.value"].clone();
+    case.tensors.insert("lm.other".into(), tensor);
+    assert!(failures(&case)[0].ends_with("never compared: [\"lm.other\"]"));
+}
+
+#[test]
+fn a_stored_number_that_is_a_hundredth_off_fails() {
+    let altered = [
+        ("loss", "xent.value"),
+        ("loss", "cw.grad"),
+        ("model-lenet5-small", "logits"),
+        ("model-lenet5-small", "input_grad"),
+        ("model-lenet5-small", "grad.conv2.weight"),
+        ("model-lenet5-full", "grad_digest.linear1.weight"),
+        ("pgd-lenet5-l2-cw-7", "adversarial"),
+        ("pgd-lenet5-linf-xent-1", "adversarial"),
+        ("an_pgd-lenet5-l2-eval", "adversarial"),
+        ("an_pgd-lenet5-linf-test", "eps"),
+        ("mma-lenet5-l2-omma", "step0.right"),
+        ("mma-lenet5-l2-omma", "step1.eps"),
+        ("mma-lenet5-l2-omma", "step1.logits"),
+        ("mma-lenet5-l2-omma", "step0.clean_loss"),
+        ("mma-lenet5-l2-omma", "step1.mma_loss"),
+        ("mma-lenet5-linf-omma", "after.conv1.weight"),
+    ];
+    for (name, tensor) in altered {
+        let mut case = own_case(name);
+        case.tensors.get_mut(tensor).unwrap().values.iter_mut().for_each(|v| *v *= 1.01);
+        let found = failures(&case);
+        assert!(found.len() == 1 && found[0].contains(tensor), "{name} with {tensor} changed: {found:?}");
+    }
+}
+
+#[test]
+fn every_setting_of_a_case_is_followed() {
+    let settings = [
+        ("pgd-lenet5-linf-slm-10", vec![("steps", "9"), ("noise", "hash:311"), ("norm", "l2"), ("noise", "none")]),
+        ("pgd-lenet5-l2-cw-7", vec![("loss", "slm"), ("steps", "8"), ("weights", "hash:7")]),
+        ("an_pgd-lenet5-l2-eval", vec![("step_scale", "1"), ("search_steps", "9"), ("max_eps", "4"), ("steps", "2")]),
+        ("an_pgd-lenet5-linf-test", vec![("pgd_eps", "0.2"), ("pgd_step", "0.1"), ("search_loss", "slm")]),
+        (
+            "mma-lenet5-linf-mma",
+            vec![
+                ("min_eps", "0.02"),
+                ("hinge_max_eps", "0.3"),
+                ("step_scale", "1"),
+                ("attack_steps", "2"),
+                ("search_steps", "9"),
+                ("noise", "hash:370,hash:371,hash:373"),
+                ("noise", "none"),
+                ("clean_loss_coeff", "0"),
+                ("lr", "0.0002"),
+                ("lr_at", "{\"2\": 0.0002}"),
+                ("weight_decay", "0.01"),
+                ("optimizer", "sgd"),
+            ],
+        ),
+    ];
+    for (name, changes) in settings {
+        for (key, value) in changes {
+            let mut case = own_case(name);
+            assert!(case.metadata.insert(key.into(), value.into()).is_some(), "{name} has {key}");
+            assert!(!failures(&case).is_empty(), "{name} with {key} = {value}");
+        }
+    }
+}
+
+/// Keeps the first `n` rows of the tensors whose names pass.
+fn shorten(case: &mut Case, n: usize, pass: impl Fn(&str) -> bool) {
+    for (_, tensor) in case.tensors.iter_mut().filter(|(name, _)| pass(name)) {
+        let row = tensor.values.len() / tensor.shape[0];
+        tensor.values.truncate(n * row);
+        tensor.shape[0] = n;
+    }
+}
+
+#[test]
+fn batches_of_other_sizes_are_reproduced() {
+    for name in ["loss", "pgd-lenet5-l2-slm-10", "an_pgd-lenet5-linf-eval", "an_pgd-lenet5-l2-test"] {
+        let mut case = own_case(name);
+        shorten(&mut case, 5, |_| true);
+        assert_eq!(failures(&case), [""; 0]);
+    }
+    // The last step's means are no longer the stored ones, what each example asks for still is.
+    let mut case = own_case("mma-lenet5-linf-omma");
+    shorten(&mut case, 7, |name| name.starts_with("step1.") && !name.ends_with("loss"));
+    let found = failures(&case);
+    let expected = |text: &String| text.contains("step1.clean_loss") || text.contains("step1.mma_loss");
+    assert!(found.len() >= 2 && found.iter().all(|f| expected(f) || f.contains("after.")), "{found:?}");
+}
+
+/// Two steps of SGD on the batch of a `model` case, the first at rate 0, trained on the clean loss alone: what comes
+/// after them follows from the stored gradient.
+#[test]
+fn sgd_follows_momentum_weight_decay_and_the_rates_of_its_steps() {
+    let (rate, momentum, decay) = (0.5, 0.75, 0.125);
+    let mut case = own_case("model-lenet5-small");
+    let weights = own_case("weights-lenet5");
+    let template = own_case("mma-lenet5-linf-mma");
+    let mut metadata = template.metadata.clone();
+    metadata.extend(
+        [
+            ("optimizer", "sgd".to_string()),
+            ("train_steps", "2".into()),
+            ("noise", "none".into()),
+            ("clean_loss_coeff", "1".into()),
+            ("lr", "0".into()),
+            ("lr_at", format!("{{\"1\": {rate}}}")),
+            ("momentum", momentum.to_string()),
+            ("weight_decay", decay.to_string()),
+        ]
+        .map(|(key, value)| (key.to_string(), value)),
+    );
+    let n = case.tensors["labels"].shape[0];
+    let mut tensors = BTreeMap::new();
+    for k in 0..2 {
+        for part in ["right", "eps", "clean_loss", "mma_loss", "logits", "index", "labels", "images"] {
+            // Labels, images and logits are the model case's; nothing is known of the rest, nor asked.
+            let mut tensor = case.tensors.get(part).unwrap_or(&template.tensors[&format!("step0.{part}")]).clone();
+            let row = tensor.values.len() / tensor.shape[0];
+            tensor.shape[0] = tensor.shape[0].min(n);
+            tensor.values.truncate(tensor.shape[0] * row);
+            tensors.insert(format!("step{k}.{part}"), tensor);
+        }
+    }
+    for (name, tensor) in &weights.tensors {
+        let gradient = &case.tensors[&format!("grad.{name}")].values;
+        let mut after = tensor.clone();
+        for (w, g) in after.values.iter_mut().zip(gradient) {
+            *w -= rate * (1.0 + momentum) * (g + decay * *w);
+        }
+        tensors.insert(format!("after.{name}"), after);
+    }
+    (case.metadata, case.tensors) = (metadata, tensors);
+    let wrong = |case: &Case| failures(case).into_iter().filter(|f| f.contains("logits") || f.contains("after."));
+    assert_eq!(wrong(&case).collect::<Vec<_>>(), [""; 0]);
+    for (key, value) in [("momentum", "0.5"), ("weight_decay", "0"), ("lr_at", "{\"0\": 0.5}"), ("lr", "0.5")] {
+        let mut case = case.clone();
+        case.metadata.insert(key.into(), value.into());
+        assert!(wrong(&case).count() > 0, "{key} = {value}");
+    }
+}

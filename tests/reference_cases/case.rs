@@ -1,0 +1,181 @@
+//! One case: a safetensors file, read as numbers.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use half::f16;
+use maxmargin::model::{LeNet5, Model, batch_dims};
+use maxmargin::tape::Norm;
+use safetensors::{Dtype, SafeTensors};
+
+use super::numbers::{hashed_signed, hashed_unsigned, hashed_weights, to_nhwc};
+
+/// A tensor in PyTorch's layout.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Dimensions, the slowest first.
+    pub shape: Vec<usize>,
+    /// Elements: every stored type fits.
+    pub values: Vec<f64>,
+}
+
+/// A file of a reference folder. Its getters panic where it lacks what they are asked for.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// File name without the extension.
+    pub name: String,
+    /// What the header says.
+    pub metadata: HashMap<String, String>,
+    /// What the file holds.
+    pub tensors: BTreeMap<String, Tensor>,
+    folder: PathBuf,
+    read: RefCell<BTreeSet<String>>,
+}
+
+impl Case {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Case {
+        let named = |what: &str| format!("{}: {what}", path.display());
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}", named(&e.to_string())));
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap_or_else(|e| panic!("{}", named(&e.to_string())));
+        let file = SafeTensors::deserialize(&bytes).expect("the header was read");
+        let tensor = |name: &str| {
+            let view = file.tensor(name).expect("names are the file's");
+            let values = decode(view.dtype(), view.data()).unwrap_or_else(|e| panic!("{}", named(&e)));
+            (name.to_string(), Tensor { shape: view.shape().to_vec(), values })
+        };
+        Case {
+            name: path.file_stem().expect("a file has a name").to_string_lossy().into_owned(),
+            metadata: header.metadata().clone().unwrap_or_default(),
+            tensors: file.names().into_iter().map(tensor).collect(),
+            folder: path.parent().expect("a file has a folder").to_path_buf(),
+            read: RefCell::default(),
+        }
+    }
+
+    /// Whether the header says `key = value`.
+    pub fn has(&self, key: &str, value: &str) -> bool {
+        self.metadata.get(key).is_some_and(|v| v == value)
+    }
+
+    /// A metadata string.
+    pub fn text(&self, key: &str) -> &str {
+        self.metadata.get(key).unwrap_or_else(|| panic!("metadata {key} is missing"))
+    }
+
+    /// A metadata number.
+    pub fn number<T: FromStr>(&self, key: &str) -> T {
+        self.text(key).parse().unwrap_or_else(|_| panic!("metadata {key} = {:?} is not a number", self.text(key)))
+    }
+
+    /// A metadata name of one of a few things.
+    pub fn choice<T: ValueEnum>(&self, key: &str) -> T {
+        T::from_str(self.text(key), false).unwrap_or_else(|e| panic!("metadata {key}: {e}"))
+    }
+
+    /// A tensor, if the case has it.
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        self.read.borrow_mut().insert(name.to_string());
+        self.tensors.get(name)
+    }
+
+    /// A tensor.
+    pub fn tensor(&self, name: &str) -> &Tensor {
+        self.find(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
+    }
+
+    /// A tensor's elements.
+    pub fn values(&self, name: &str) -> &[f64] {
+        &self.tensor(name).values
+    }
+
+    /// A tensor's elements in single precision.
+    pub fn f32s(&self, name: &str) -> Vec<f32> {
+        self.values(name).iter().map(|&v| v as f32).collect()
+    }
+
+    /// A tensor's elements as counts.
+    pub fn u32s(&self, name: &str) -> Vec<u32> {
+        let count = |&v: &f64| {
+            assert!(v >= 0.0 && v == f64::from(v as u32), "{name} holds {v}, expected counts");
+            v as u32
+        };
+        self.values(name).iter().map(count).collect()
+    }
+
+    /// Tensors that nothing asked for: a case whose outputs were not all compared was not replayed.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.borrow();
+        self.tensors.keys().filter(|name| !read.contains(*name)).cloned().collect()
+    }
+
+    /// The images `name` as bytes `[n, h, w, c]`, and `n`. They must fit `model`.
+    pub fn images(&self, name: &str, model: &dyn Model) -> (Vec<u8>, usize) {
+        let Tensor { shape, values } = self.tensor(name);
+        let (n, [h, w, c]) = (shape[0], model.image());
+        assert_eq!(shape[..], [n, c, h, w], "shape of {name}");
+        let bytes: Vec<u8> = values.iter().map(|&v| v as u8).collect();
+        (to_nhwc(&bytes, shape), n)
+    }
+
+    /// The model, its weights in our layout beside it.
+    pub fn model(&self) -> (LeNet5, Vec<f32>) {
+        let model = match self.text("model") {
+            "lenet5" => LeNet5::new(self.number("width")),
+            other => panic!("model {other:?} is not known"),
+        };
+        let list = || model.params().list.iter().enumerate();
+        let weights = match self.text("weights").split_once(':') {
+            Some(("hash", seed)) => {
+                let seed = seed.parse().unwrap_or_else(|_| panic!("weights hash:{seed} is not a seed"));
+                list().flat_map(|(t, p)| p.from_torch(&hashed_weights(seed, t, &p.shape))).collect()
+            }
+            Some(("file", file)) => {
+                let file = Case::read(&self.folder.join(file));
+                let one = |p: &maxmargin::model::Parameter| {
+                    assert_eq!(file.tensor(&p.name).shape, p.shape, "shape of {} in {}", p.name, file.name);
+                    p.from_torch(&file.f32s(&p.name))
+                };
+                list().flat_map(|(_, p)| one(p)).collect()
+            }
+            _ => panic!("metadata weights = {:?}, expected hash:S or file:F", self.text("weights")),
+        };
+        (model, weights)
+    }
+}
+
+/// The attack's numbers for the batch `x` `[n, h, w, c]`, as `spec` (`hash:S` or `none`) gives them. Where there are
+/// none: numbers with which the attack starts at x.
+pub fn noise(spec: &str, norm: Norm, model: &dyn Model, x: &[f32]) -> Vec<f32> {
+    let Some(seed) = spec.strip_prefix("hash:") else {
+        assert_eq!(spec, "none", "metadata noise");
+        return if norm == Norm::Linf { vec![0.0; x.len()] } else { x.to_vec() };
+    };
+    let seed = seed.parse().unwrap_or_else(|_| panic!("noise hash:{seed} is not a seed"));
+    let number = if norm == Norm::Linf { hashed_signed } else { hashed_unsigned };
+    let [h, w, c] = model.image();
+    let torch: Vec<f32> = (0..x.len()).map(|i| number(seed, i)).collect();
+    to_nhwc(&torch, &[x.len() / batch_dims(model, 1).iter().product::<usize>(), c, h, w])
+}
+
+/// Pixels in [0, 1].
+pub fn unit(bytes: &[u8]) -> Vec<f32> {
+    bytes.iter().map(|&b| f32::from(b) / 255.0).collect()
+}
+
+fn decode(dtype: Dtype, data: &[u8]) -> Result<Vec<f64>, String> {
+    fn each<const N: usize>(data: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+        data.as_chunks().0.iter().map(|&bytes| number(bytes)).collect()
+    }
+    Ok(match dtype {
+        Dtype::U8 => each(data, |[byte]| f64::from(byte)),
+        Dtype::I32 => each(data, |b| f64::from(i32::from_le_bytes(b))),
+        Dtype::F16 => each(data, |b| f16::from_le_bytes(b).to_f64()),
+        Dtype::F32 => each(data, |b| f64::from(f32::from_le_bytes(b))),
+        Dtype::F64 => each(data, f64::from_le_bytes),
+        other => return Err(format!("tensors of {other:?} are not expected")),
+    })
+}

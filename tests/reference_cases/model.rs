@@ -1,0 +1,94 @@
+//! `model`: logits, and the gradients by images and parameters.
+//!
+//! Single precision reaches 8e-7 for logits, 1e-6 for the gradient by the images and 3e-6 for those by parameters;
+//! where a ReLU or a pooling tie falls the other way, gradients reach 3e-4. Such a fall is in single examples: it is
+//! granted only where the gradient by the image of most examples is as near as without one.
+
+use std::sync::Arc;
+
+use maxmargin::config::{Fidelity, SearchMode};
+use maxmargin::device::{Device, Schedule};
+use maxmargin::model::{Model, image_buffer};
+use maxmargin::tape::{LossRule, Memory, Tape};
+
+use super::case::unit;
+use super::check::{Check, relative, relative_f64};
+use super::numbers::{digest, to_nchw};
+use super::{Case, allocate};
+
+/// What is allowed of logits, wherever they are compared.
+pub const LOGITS: f64 = 8e-6;
+const INPUT_GRAD: f64 = 1e-5;
+const PARAMETER_GRAD: f64 = 3e-5;
+const GRAD_AT_A_TIE: f64 = 3e-3;
+
+pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
+    // Without batch norm both modes are the same.
+    let _: SearchMode = case.choice("mode");
+    let (mut model, weights) = case.model();
+    let (images, n) = case.images("images", &model);
+    let mut memory = Memory::default();
+    model.declare(&mut memory);
+    let labels = memory.u32("labels", &[n]);
+    let x = image_buffer(&mut memory, &model, "x", n);
+    let dx = image_buffer(&mut memory, &model, "dx", n);
+    let logits = memory.f32("logits", &case.tensor("logits").shape);
+    let gradient = memory.f32("gradient", &[weights.len()]);
+    let rule = LossRule { loss: case.choice("loss"), confidence: Fidelity::RELEASED.cw_confidence };
+
+    let mut schedule = Schedule::default();
+    let mut tape = Tape::new("input_gradient");
+    let (image, label) = (tape.leaf(&x), tape.leaf(&labels));
+    let found = model.logits(&mut tape, image);
+    tape.keep(found, &logits);
+    let loss = tape.loss(rule, found, label);
+    let ones = tape.fill(1.0, &[n]);
+    let by_image = tape.grad(loss, ones, &[image])[0];
+    tape.keep(by_image, &dx);
+    schedule.then(&Arc::new(tape.finish()), 1);
+
+    let mut tape = Tape::new("parameter_gradient");
+    let (image, label) = (tape.leaf(&x), tape.leaf(&labels));
+    let found = model.logits(&mut tape, image);
+    let loss = tape.loss(rule, found, label);
+    let mean = tape.mean_weights(n);
+    let wanted = model.params().leaves(&mut tape);
+    for (value, part) in tape.grad(loss, mean, &wanted).into_iter().zip(model.params().parts(&gradient)) {
+        tape.keep(value, &part);
+    }
+    schedule.then(&Arc::new(tape.finish()), 1);
+
+    allocate(device, &memory, &schedule);
+    model.params().load(device, &weights);
+    device.write_f32(&x, &unit(&images));
+    device.write_u32(&labels, &case.u32s("labels"));
+    device.replay(&schedule);
+
+    let mut checks = vec![Check::new("logits", relative(&device.read_f32(&logits), case.values("logits")), LOGITS)];
+    let by_image = to_nchw(&device.read_f32(&dx), &case.tensor("images").shape);
+    let expected = case.values("input_grad");
+    let at_a_tie = falls_the_other_way(&by_image, expected, n);
+    let allowed = |usual: f64| if at_a_tie { GRAD_AT_A_TIE } else { usual };
+    checks.push(Check::new("input_grad", relative(&by_image, expected), allowed(INPUT_GRAD)));
+    for (p, found) in model.params().list.iter().zip(model.params().split_to_torch(&device.read_f32(&gradient))) {
+        let (whole, short) = (format!("grad.{}", p.name), format!("grad_digest.{}", p.name));
+        let (name, error) = match case.find(&whole) {
+            Some(expected) => (whole, relative(&found, &expected.values)),
+            None => (short.clone(), relative_f64(&digest(&found), case.values(&short))),
+        };
+        checks.push(Check::new(name, error, allowed(PARAMETER_GRAD)));
+    }
+    checks
+}
+
+/// Whether the gradient of some examples, but of fewer than half, is further off than rounding explains. Lengths are
+/// compared with that of the mean example, because a confident one's gradient is all rounding.
+fn falls_the_other_way(found: &[f32], expected: &[f64], n: usize) -> bool {
+    let typical = (expected.iter().map(|e| e * e).sum::<f64>() / n as f64).sqrt();
+    let row = expected.len() / n;
+    let off = |(f, e): (&[f32], &[f64])| {
+        f.iter().zip(e).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum::<f64>().sqrt() > INPUT_GRAD * typical
+    };
+    let fallen = found.chunks(row).zip(expected.chunks(row)).filter(|&pair| off(pair)).count();
+    0 < fallen && 2 * fallen < n
+}
