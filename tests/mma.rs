@@ -3,11 +3,12 @@
 
 mod support;
 
+use maxmargin::attack::DeviceData;
 use maxmargin::config::{Config, OptimizerKind, preset};
 use maxmargin::device::Device;
 use maxmargin::model::Model;
 use maxmargin::tape::Metric;
-use maxmargin::train::mma::{DeviceData, Mma};
+use maxmargin::train::Mma;
 use support::{LinearModel, Make, Random, devices};
 
 /// Examples in the data set.

@@ -40,7 +40,7 @@ pub fn uniform() {
         let (step, index) = (Array::u32([41]), Array::u32((0..dims[0] as u32).map(|i| 1_000_003 * i)));
         let (seed, purpose) = (0x1234_5678_9ABC, Purpose::TrainStart);
         let op = Op::Uniform { seed, purpose, signed };
-        Case::new(op).whole(&step).rows(&index).to_rows(dims, DType::F32).check(|n| {
+        Case::new(op).whole(&step).rows(&index).gives_rows(dims, DType::F32).check(|n| {
             let row: usize = dims[1..].iter().product();
             let number = |i: usize, e: usize| {
                 let word = philox(seed, purpose, 41, index.values[i] as u32, e as u32 / 4)[e % 4];
@@ -73,7 +73,7 @@ pub fn pgd_start() {
         let (x, eps) = (image(1, dims), radii(dims[0]));
         let noise = if norm == Norm::Linf { Random(2).signed(dims) } else { Random(2).image(dims) };
         let case = Case::new(Op::PgdStart(norm)).rows(&x).rows(&eps).rows(&noise);
-        case.to_rows(dims, DType::F32).check(|n| {
+        case.gives_rows(dims, DType::F32).check(|n| {
             let point = |i: usize| {
                 let (x, u, eps) = (row(&x, i), row(&noise, i), eps.values[i]);
                 match norm {
@@ -166,7 +166,7 @@ pub fn along_direction() {
             {
                 let op = Op::AlongDirection { norm, direction, clamp };
                 let case = Case::new(op).rows(&x).rows(&adv).rows(&ball).rows(&t);
-                case.to_rows(dims, DType::F32).check(|n| {
+                case.gives_rows(dims, DType::F32).check(|n| {
                     let point = |i: usize| {
                         let (x, adv, t) = (row(&x, i), row(&adv, i), t.values[i]);
                         let delta: Vec<f64> = adv.iter().zip(x).map(|(a, x)| a - x).collect();

@@ -109,7 +109,7 @@ pub fn conv2d() {
         Case::new(Op::Conv2d(s.window))
             .rows(&x)
             .whole(&w)
-            .to_rows(&s.y(), DType::F32)
+            .gives_rows(&s.y(), DType::F32)
             .check(|n| vec![s.forward(n, &x, &w)]);
     }
 }
@@ -121,7 +121,7 @@ pub fn conv2d_backward_input() {
         Case::new(Op::Conv2dBackwardInput(s.window))
             .rows(&dy)
             .whole(&w)
-            .to_rows(&s.x(), DType::F32)
+            .gives_rows(&s.x(), DType::F32)
             .check(|n| vec![s.backward_input(n, &dy, &w)]);
     }
 }
@@ -133,7 +133,7 @@ pub fn conv2d_backward_weight() {
         Case::new(Op::Conv2dBackwardWeight(s.window))
             .rows(&dy)
             .rows(&x)
-            .to_whole(&s.filters(), DType::F32)
+            .gives_whole(&s.filters(), DType::F32)
             .check(|n| vec![s.backward_weight(n, &dy, &x)]);
     }
 }

@@ -33,7 +33,7 @@ pub fn max_pool2d() {
         let flat = Array::f32(&dims, vec![0.0; dims.iter().product()]);
         for x in [Random(1).signed(&dims), Random(2).coarse(&dims), flat] {
             let out = halved(dims);
-            Case::new(Op::MaxPool2d).rows(&x).to_rows(&out, DType::F32).to_rows(&out, DType::U8).check(|n| {
+            Case::new(Op::MaxPool2d).rows(&x).gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).check(|n| {
                 let windows = (0..n * out[1..].iter().product::<usize>())
                     .map(|at| first_maximum([0, 1, 2, 3].map(|place| x.values[window(dims, at, place)])));
                 let (out, choice) = windows.map(|(most, place)| (exact(most), exact(place as f64))).unzip();
@@ -49,7 +49,7 @@ pub fn max_pool2d_backward() {
         let out = halved(dims);
         let (dy, mut random) = (Random(1).signed(&out), Random(2));
         let choice = Array::u8(&out, (0..dy.values.len()).map(|_| random.below(4) as u8));
-        Case::new(Op::MaxPool2dBackward).rows(&dy).rows(&choice).to_rows(&dims, DType::F32).check(|n| {
+        Case::new(Op::MaxPool2dBackward).rows(&dy).rows(&choice).gives_rows(&dims, DType::F32).check(|n| {
             let mut dx = vec![exact(0.0); n * dims[1..].iter().product::<usize>()];
             for at in 0..n * dy.row() {
                 dx[window(dims, at, choice.values[at] as usize)] = exact(dy.values[at]);
@@ -86,7 +86,7 @@ pub fn conv_pool() {
         for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
             let out = halved(s.y());
             let case = Case::new(Op::ConvPool(s.window)).rows(&x).whole(&w).whole(&bias);
-            case.to_rows(&out, DType::F32).to_rows(&out, DType::U8).check(|n| {
+            case.gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).check(|n| {
                 let mut conv = s.forward(n, &x, &w);
                 conv.iter_mut().enumerate().for_each(|(i, sum)| *sum += bias.values[i % s.k]);
                 let pooled = (0..n * out[1..].iter().product::<usize>()).map(|at| {
@@ -130,7 +130,7 @@ pub fn conv_pool_backward_input() {
     for s in shapes() {
         let ((dy, choice), w) = (gradient(&s), Random(3).signed(&s.filters()));
         let case = Case::new(Op::ConvPoolBackwardInput(s.window)).rows(&dy).rows(&choice).whole(&w);
-        case.to_rows(&s.x(), DType::F32).check(|n| vec![s.backward_input(n, &unpooled(&s, n, &dy, &choice), &w)]);
+        case.gives_rows(&s.x(), DType::F32).check(|n| vec![s.backward_input(n, &unpooled(&s, n, &dy, &choice), &w)]);
     }
 }
 
@@ -139,7 +139,7 @@ pub fn conv_pool_backward_weight() {
     for s in shapes() {
         let ((dy, choice), x) = (gradient(&s), Random(3).signed(&s.x()));
         let case = Case::new(Op::ConvPoolBackwardWeight(s.window)).rows(&dy).rows(&choice).rows(&x);
-        case.to_whole(&s.filters(), DType::F32)
+        case.gives_whole(&s.filters(), DType::F32)
             .check(|n| vec![s.backward_weight(n, &unpooled(&s, n, &dy, &choice), &x)]);
     }
 }
@@ -148,7 +148,7 @@ pub fn conv_pool_backward_weight() {
 pub fn conv_pool_backward_bias() {
     for s in shapes() {
         let (dy, choice) = gradient(&s);
-        Case::new(Op::ConvPoolBackwardBias).rows(&dy).rows(&choice).to_whole(&[s.k], DType::F32).check(|n| {
+        Case::new(Op::ConvPoolBackwardBias).rows(&dy).rows(&choice).gives_whole(&[s.k], DType::F32).check(|n| {
             let mut sums = vec![Sum::default(); s.k];
             let full = unpooled(&s, n, &dy, &choice);
             full.values.iter().enumerate().for_each(|(i, &dy)| sums[i % s.k] += dy);

@@ -22,7 +22,7 @@ fn map(op: Op, f: impl Fn(f64) -> Sum) {
         let a = numbers(seed as u64, dims);
         Case::new(op.clone())
             .rows(&a)
-            .to_rows(dims, DType::F32)
+            .gives_rows(dims, DType::F32)
             .check(|n| vec![a.values[..n * a.row()].iter().map(|&a| f(a)).collect()]);
     }
 }
@@ -35,7 +35,7 @@ fn zip(op: Op, f: impl Fn(f64, f64) -> Sum) {
             Case::new(op.clone())
                 .rows(a)
                 .rows(b)
-                .to_rows(dims, DType::F32)
+                .gives_rows(dims, DType::F32)
                 .check(|n| vec![a.values.iter().zip(&b.values).take(n * a.row()).map(|(&a, &b)| f(a, b)).collect()]);
         }
     }
@@ -58,7 +58,7 @@ pub fn gather_rows() {
     for src in tables(7) {
         let index = Array::u32([6, 0, 3, 3, 1]);
         let dims = [&[5], &src.dims[1..]].concat();
-        Case::new(Op::GatherRows).whole(&src).rows(&index).to_rows(&dims, src.dtype).check(|n| {
+        Case::new(Op::GatherRows).whole(&src).rows(&index).gives_rows(&dims, src.dtype).check(|n| {
             let row = |&at: &f64| src.values[at as usize * src.row()..][..src.row()].to_vec();
             vec![index.values[..n].iter().flat_map(row).map(exact).collect()]
         });
@@ -85,7 +85,7 @@ pub fn bytes_to_unit() {
         let bytes = Array::u8(dims, (0..dims.iter().product::<usize>()).map(|i| (i % 256) as u8));
         Case::new(Op::BytesToUnit)
             .rows(&bytes)
-            .to_rows(dims, DType::F32)
+            .gives_rows(dims, DType::F32)
             .check(|n| vec![bytes.values[..n * bytes.row()].iter().map(|b| rounded(b / 255.0)).collect()]);
     }
 }
@@ -99,7 +99,7 @@ pub fn copy() {
 pub fn fill() {
     for value in [0.0, -1.5, 1e-38] {
         for dims in SHAPES {
-            Case::new(Op::Fill { value }).to_rows(dims, DType::F32).check(|n| {
+            Case::new(Op::Fill { value }).gives_rows(dims, DType::F32).check(|n| {
                 let row: usize = dims[1..].iter().product();
                 vec![vec![exact(f64::from(value)); n * row]]
             });
@@ -157,7 +157,7 @@ pub fn add_bias() {
     for dims in BIASED {
         let k = *dims.last().unwrap();
         let (x, bias) = (numbers(1, dims), Random(2).signed(&[k]));
-        Case::new(Op::AddBias).rows(&x).whole(&bias).to_rows(dims, DType::F32).check(|n| {
+        Case::new(Op::AddBias).rows(&x).whole(&bias).gives_rows(dims, DType::F32).check(|n| {
             let sum = |(i, &x): (usize, &f64)| rounded(x + bias.values[i % k]);
             vec![x.values[..n * x.row()].iter().enumerate().map(sum).collect()]
         });
@@ -169,7 +169,7 @@ pub fn add_bias_backward_bias() {
     for dims in BIASED {
         let k = *dims.last().unwrap();
         let dy = Random(3).signed(dims);
-        Case::new(Op::AddBiasBackwardBias).rows(&dy).to_whole(&[k], DType::F32).check(|n| {
+        Case::new(Op::AddBiasBackwardBias).rows(&dy).gives_whole(&[k], DType::F32).check(|n| {
             let mut sums = vec![Sum::default(); k];
             dy.values[..n * dy.row()].iter().enumerate().for_each(|(i, &dy)| sums[i % k] += dy);
             vec![sums]

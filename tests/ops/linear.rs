@@ -33,7 +33,7 @@ fn products(n: usize, [_, inner, out]: [usize; 3], mut f: impl FnMut(usize, usiz
 pub fn linear() {
     for size @ [n, inner, out] in SIZES {
         let (x, w) = (Random(1).signed(&[n, inner]), Random(2).signed(&[out, inner]));
-        Case::new(Op::Linear).rows(&x).whole(&w).to_rows(&[n, out], DType::F32).check(|n| {
+        Case::new(Op::Linear).rows(&x).whole(&w).gives_rows(&[n, out], DType::F32).check(|n| {
             let mut y = vec![Sum::default(); n * out];
             products(n, size, |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
             vec![y]
@@ -45,7 +45,7 @@ pub fn linear() {
 #[test]
 fn linear_takes_images_as_rows() {
     let (x, w) = (Random(1).signed(&[3, 2, 2, 5]), Random(2).signed(&[7, 20]));
-    Case::new(Op::Linear).rows(&x).whole(&w).to_rows(&[3, 7], DType::F32).check(|n| {
+    Case::new(Op::Linear).rows(&x).whole(&w).gives_rows(&[3, 7], DType::F32).check(|n| {
         let mut y = vec![Sum::default(); n * 7];
         products(n, [3, 20, 7], |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
         vec![y]
@@ -56,7 +56,7 @@ fn linear_takes_images_as_rows() {
 pub fn linear_backward_input() {
     for size @ [n, inner, out] in SIZES {
         let (dy, w) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]));
-        Case::new(Op::LinearBackwardInput).rows(&dy).whole(&w).to_rows(&[n, inner], DType::F32).check(|n| {
+        Case::new(Op::LinearBackwardInput).rows(&dy).whole(&w).gives_rows(&[n, inner], DType::F32).check(|n| {
             let mut dx = vec![Sum::default(); n * inner];
             products(n, size, |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
             vec![dx]
@@ -68,7 +68,7 @@ pub fn linear_backward_input() {
 pub fn linear_backward_weight() {
     for size @ [n, inner, out] in SIZES {
         let (dy, x) = (Random(1).signed(&[n, out]), Random(2).signed(&[n, inner]));
-        Case::new(Op::LinearBackwardWeight).rows(&dy).rows(&x).to_whole(&[out, inner], DType::F32).check(|n| {
+        Case::new(Op::LinearBackwardWeight).rows(&dy).rows(&x).gives_whole(&[out, inner], DType::F32).check(|n| {
             let mut dw = vec![Sum::default(); out * inner];
             products(n, size, |y_at, w_at, x_at| dw[w_at] += dy.values[y_at] * x.values[x_at]);
             vec![dw]

@@ -84,7 +84,7 @@ pub fn loss() {
             Case::new(Op::Loss(rule))
                 .rows(&logits)
                 .rows(&labels)
-                .to_rows(&labels.dims, DType::F32)
+                .gives_rows(&labels.dims, DType::F32)
                 .check(|n| vec![logits.values.chunks(logits.row()).zip(&labels.values).take(n).map(row).collect()]);
         }
     }
@@ -118,7 +118,7 @@ pub fn loss_backward() {
                 .rows(&logits)
                 .rows(&labels)
                 .rows(&dvalue)
-                .to_rows(&logits.dims, DType::F32)
+                .gives_rows(&logits.dims, DType::F32)
                 .check(|n| vec![(0..n).flat_map(row).collect()]);
         }
     }
@@ -127,7 +127,7 @@ pub fn loss_backward() {
 #[test]
 pub fn mean_weights() {
     for n in [1, 7, 50] {
-        Case::new(Op::MeanWeights).to_rows(&[n], DType::F32).check(|n| vec![vec![rounded(1.0 / n as f64); n]]);
+        Case::new(Op::MeanWeights).gives_rows(&[n], DType::F32).check(|n| vec![vec![rounded(1.0 / n as f64); n]]);
     }
 }
 
@@ -136,7 +136,7 @@ pub fn mean_weights() {
 pub fn hinge_weights() {
     let eps = Array::f32(&[6], [0.0, 0.3, 0.45, f64::from(0.45f32.next_down()), 0.4725, 0.1]);
     for hinge in [0.45, 0.3, 0.0] {
-        Case::new(Op::HingeWeights { hinge }).rows(&eps).to_rows(&[6], DType::F32).check(|n| {
+        Case::new(Op::HingeWeights { hinge }).rows(&eps).gives_rows(&[6], DType::F32).check(|n| {
             let weight = |eps: &f64| if *eps < f64::from(hinge) { rounded(1.0 / n as f64) } else { exact(0.0) };
             vec![eps.values[..n].iter().map(weight).collect()]
         });
@@ -150,14 +150,16 @@ pub fn select_negative() {
     for values in rows {
         let values = Array::f32(&[values.len()], values);
         // The places found are at the front; what lies behind them is not looked at by anyone, so any number will do.
-        Case::new(Op::SelectNegative).rows(&values).to_rows(&values.dims, DType::U32).to_whole(&[1], DType::U32).check(
-            |n| {
+        Case::new(Op::SelectNegative)
+            .rows(&values)
+            .gives_rows(&values.dims, DType::U32)
+            .gives_whole(&[1], DType::U32)
+            .check(|n| {
                 let found: Vec<usize> = (0..n).filter(|&i| values.values[i] < 0.0).collect();
                 let count = exact(found.len() as f64);
                 let free = near(0.0, f64::INFINITY);
                 let places = found.iter().map(|&i| exact(i as f64)).chain(std::iter::repeat(free)).take(n);
                 vec![places.collect(), vec![count]]
-            },
-        );
+            });
     }
 }

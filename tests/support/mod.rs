@@ -209,12 +209,12 @@ impl Case {
     }
 
     /// A result by rows.
-    pub fn to_rows(self, dims: &[usize], dtype: DType) -> Case {
+    pub fn gives_rows(self, dims: &[usize], dtype: DType) -> Case {
         self.output(None, dims, dtype, true)
     }
 
     /// A result that all rows make together, such as a weight's gradient.
-    pub fn to_whole(self, dims: &[usize], dtype: DType) -> Case {
+    pub fn gives_whole(self, dims: &[usize], dtype: DType) -> Case {
         self.output(None, dims, dtype, false)
     }
 
