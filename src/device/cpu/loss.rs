@@ -41,7 +41,8 @@ pub(super) fn loss(out: &mut [f32], logits: &[f32], labels: &[u32], rule: LossRu
             Loss::Xent => slm.max(0.0) + (-slm.abs()).exp().ln_1p(),
             Loss::Slm => slm,
             Loss::Lm => lm,
-            Loss::Cw => (lm + rule.confidence).max(0.0),
+            Loss::Cw if lm + rule.confidence < 0.0 => 0.0,
+            Loss::Cw => lm + rule.confidence,
         };
     }
 }
