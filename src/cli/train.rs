@@ -130,7 +130,7 @@ fn execute(plan: &Plan) -> Result<Outcome> {
         Place::New(path) => RunFolder::create(path)?,
         Place::Resumed(path) => RunFolder::open(path)?,
     };
-    folder.write_config(config)?;
+    folder.write_config(&config.to_toml())?;
     let shown = folder.path().display();
     if !plan.quiet {
         let Splits { train, validation, test, source } = &splits;

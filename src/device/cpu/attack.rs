@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::vectorized;
-use crate::config::{Direction, L2Order};
 use crate::rng::{self, Purpose};
+use crate::tape::op::{Direction, L2Order};
 use crate::tape::{Norm, PgdRule};
 
 /// What random numbers are counted by, besides example and element.
