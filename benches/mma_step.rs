@@ -98,9 +98,22 @@ fn main() {
             println!("{name:16} {:9.2} ms (least {:9.2})", 1e3 * median, 1e3 * least);
         }
     }
+    if let Some(peak) = peak_memory() {
+        match args.iter().any(|a| a == "--json") {
+            true => println!(r#"{{"name": "peak_memory", "peak_bytes": {peak}}}"#),
+            false => println!("{:16} {:9.1} MB", "peak memory", peak as f64 / 1e6),
+        }
+    }
     let sums = device.read_f32(&mma.metrics);
     let right = device.read_u32(&mma.right[1])[0];
     assert_eq!(right as usize, BATCH, "every example is right, so every one is attacked");
     assert!(sums[Metric::CleanLoss as usize].is_finite(), "the losses are numbers");
     assert_eq!(sums[Metric::Reached as usize], 0.0, "every boundary lies below d_max, so every one is trained on");
+}
+
+/// The most memory this process had resident, in bytes, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(1024 * line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?)
 }

@@ -343,6 +343,8 @@ impl<'a> Run<'a> {
         let params = self.model.params();
         let now = self.device.read_f32(params.buffer());
         params.load(self.device, &params.initial(self.config.seed));
+        let images = self.test.0.len();
+        self.progress.note(&format!("measuring the untrained network on {images} test images"));
         let standing = self.stand();
         self.model.params().load(self.device, &now);
         if !resume {
@@ -356,6 +358,8 @@ impl<'a> Run<'a> {
         let best = TensorFile::read(&self.folder.file(BEST))?;
         let params = self.model.params();
         params.load(self.device, &from_tensors(params, "", &best)?);
+        let images = self.test.0.len();
+        self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
         let after = self.stand();
         let best_step = best.meta("step")?;
         self.result(&after, BEST, best_step)?;
