@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use maxmargin::attack::DeviceData;
-use maxmargin::config::preset;
+use maxmargin::config::{Config, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::{Device, Schedule};
 use maxmargin::model::{LeNet5, Model};
@@ -15,6 +15,9 @@ use maxmargin::tape::{Memory, Metric, Program, Tape};
 use maxmargin::train::Mma;
 
 const BATCH: usize = 50;
+/// What is added to the bias of label 0, and what the last layer's weights are multiplied by.
+const BIAS: f32 = 5.0;
+const SCALE: f32 = 20.0;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -25,7 +28,9 @@ fn main() {
     let (threads, rounds) = (number("--threads", 0), number("--rounds", 7));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the pool is built once");
 
-    let config = preset("mnist-linf").expect("a published preset").config;
+    // Learning rate 0: the optimizer does its work, and every round is the same step.
+    let published = preset("mnist-linf").expect("a published preset").config;
+    let config = Config { learning_rate_schedule: vec![(0, 0.0)], ..published };
     let mut memory = Memory::default();
     let mut model = LeNet5::new(1.0);
     model.declare(&mut memory);
@@ -34,7 +39,8 @@ fn main() {
 
     let mut forward = Tape::new("forward");
     let x = forward.leaf(&mma.batch.x);
-    model.logits(&mut forward, x);
+    let logits = model.logits(&mut forward, x);
+    forward.keep(logits, &mma.logits);
     let forward = Arc::new(forward.finish());
     let program = |name: &str| -> Arc<Program> {
         let found = mma.schedule.stages.iter().find(|(p, _)| p.name == name);
@@ -59,9 +65,10 @@ fn main() {
     cpu.allocate(&memory, workspace);
     let device: &mut dyn Device = &mut cpu;
     let mut weights = model.params().initial(0);
-    // Every example right: label 0 everywhere, and logit 0 ahead by far.
+    // Every example right, and near enough to its boundary that it is reached: label 0 everywhere, and logit 0 ahead.
     let bias = weights.len() - 10;
-    weights[bias] = 20.0;
+    weights[bias] += BIAS;
+    weights[bias - 10 * 1024..bias].iter_mut().for_each(|w| *w *= SCALE);
     model.params().load(device, &weights);
     let pixels: Vec<u8> = (0..BATCH * 784).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     device.write_u8(&data.images, &pixels);
@@ -91,8 +98,22 @@ fn main() {
             println!("{name:16} {:9.2} ms (least {:9.2})", 1e3 * median, 1e3 * least);
         }
     }
+    if let Some(peak) = peak_memory() {
+        match args.iter().any(|a| a == "--json") {
+            true => println!(r#"{{"name": "peak_memory", "peak_bytes": {peak}}}"#),
+            false => println!("{:16} {:9.1} MB", "peak memory", peak as f64 / 1e6),
+        }
+    }
     let sums = device.read_f32(&mma.metrics);
     let right = device.read_u32(&mma.right[1])[0];
     assert_eq!(right as usize, BATCH, "every example is right, so every one is attacked");
     assert!(sums[Metric::CleanLoss as usize].is_finite(), "the losses are numbers");
+    assert_eq!(sums[Metric::Reached as usize], 0.0, "every boundary lies below d_max, so every one is trained on");
+}
+
+/// The most memory this process had resident, in bytes, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(1024 * line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?)
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DatasetKind;
+pub use crate::tape::op::{Direction, L2Order};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
 
@@ -206,17 +207,6 @@ pub enum SearchMode {
     Eval,
 }
 
-/// What the stored margin is a multiple of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Direction {
-    /// (x_adv - x) / eps, where eps is the ball PGD searched (released): overstates the distance where the
-    /// perturbation ended inside the ball.
-    Eps,
-    /// (x_adv - x) / norm(x_adv - x): the margin is a true distance.
-    Unit,
-}
-
 /// Which end of the last bracket is the boundary point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -235,16 +225,6 @@ pub enum TestSearchStart {
     HalfMaxeps,
     /// PGD's eps, where the sign was measured.
     TestEps,
-}
-
-/// What of PGD in l2 comes first after the step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum L2Order {
-    /// The box, then the ball (released).
-    BoxBall,
-    /// The ball, then the box.
-    BallBox,
 }
 
 impl Fidelity {

@@ -1,4 +1,55 @@
-//! MMA training on kernels of our own.
+//! MMA training (Ding, Sharma, Lui and Huang, ICLR 2020, arXiv 1812.02637) on kernels of our own, without a
+//! deep-learning framework.
+//!
+//! # The story, in the order in which data flows
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | [`data`] | images and labels as bytes, batches as lists of indices |
+//! | [`tape`] | a computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan |
+//! | [`model`] | LeNet5: layers recorded on a tape, parameters by PyTorch's names |
+//! | [`attack`] | PGD and AN-PGD: programs around a model's tape, one eps an example |
+//! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example |
+//! | [`evaluate`] | accuracy under attack, margins |
+//! | [`record`] | run folders: settings, metrics, checkpoints |
+//! | [`report`] | text out of results |
+//! | [`device`] | runs programs; the only place that knows a machine |
+//!
+//! Beside them stand [`config`], every setting of a run; [`rng`], counted random numbers; [`error`]; and [`cli`].
+//! Who may use whom: `train` and `evaluate` use `attack`, which uses `model`, which uses `tape`; whatever is to be
+//! computed goes through `device`. `data` knows none of them, `attack` knows nothing of training, and `device` knows
+//! ops and buffers, not models.
+//!
+//! # Algorithm 1: AN-PGD, the margin of an example
+//!
+//! ```text
+//! given x, its label y, and eps, its last margin
+//! 1  x_adv = PGD(x, y, eps)                    attack/pgd.rs      Pgd::new: start, iteration
+//!                                              device/cpu/attack.rs  pgd_start, pgd_step
+//! 2  u = (x_adv - x) / eps                     tape/op.rs         Op::AlongDirection
+//! 3  find t with loss(x + t u) = 0             attack/an_pgd.rs   AnPgd::new: search_start, search_probe
+//!    by bisection in [0, 1.05 d_max]           device/cpu/attack.rs  bisect
+//! 4  the boundary point x + t u, the margin t  attack/an_pgd.rs   boundary_point
+//! ```
+//!
+//! # Algorithm 2: a step of MMA training
+//!
+//! ```text
+//! given a batch (x, y) of examples i, and the table of margins
+//! 1  clean loss, its gradient                  train/mma.rs       clean_pass
+//! 2  the right examples: loss(x, y) < 0        train/mma.rs       clean_pass, select_negative
+//! 3  their eps = max(margin[i], mineps)        train/mma.rs       choose_right
+//! 4  their boundary points, their margins      Algorithm 1
+//! 5  loss of the mixed batch: the right at     train/mma.rs       margin_pass
+//!    their boundary points while t < d_max,    device/cpu/loss.rs hinge_weights
+//!    the wrong as they are; its gradient
+//! 6  margin[i] = t, or 0 where wrong           train/mma.rs       margin_pass, scatter_rows
+//! 7  gradient = 2/3 of 5 + 1/3 of 1; a step    train/mma.rs       update
+//!                                              device/cpu/optimizer.rs  adam, sgd
+//! ```
+//!
+//! A run of steps, with validation, checkpoints and resume, is in [`train::run`].
+
 pub mod attack;
 pub mod cli;
 pub mod config;
@@ -12,4 +63,5 @@ pub mod report;
 pub mod rng;
 pub mod tape;
 pub mod train;
+
 pub use error::{Error, Result};

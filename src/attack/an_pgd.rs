@@ -10,10 +10,10 @@ use crate::device::Schedule;
 use crate::model::Model;
 use crate::tape::{Buffer, LossRule, Memory, Norm, Tape, Value};
 
-/// Where the bisection starts. Its first sign is always that of the loss at PGD's own point.
+/// Where the bisection starts. Its first sign is that of the loss at PGD's own point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SearchStart {
-    /// At PGD's eps.
+    /// At PGD's eps. Along [`Direction::Unit`] that is not always PGD's own point: then the sign is that at eps.
     Eps,
     /// At half the upper bound.
     HalfMaxEps,
@@ -62,16 +62,21 @@ impl AnPgd {
             SearchResult::Adversarial => high.clone(),
         };
         let mut schedule = pgd.schedule.clone();
+        let an_pgd = AnPgd { pgd, margin, schedule: Schedule::default(), target: target.clone(), search };
 
         let mut tape = Tape::new("search_start");
         tape.set_rows(&target.rows);
-        let adv = tape.leaf(&pgd.adv);
-        let logits = model.logits(&mut tape, adv);
+        let point = match (search.start, search.direction) {
+            // PGD's point may lie nearer than eps, where the box cut it: its sign says nothing of the point at eps.
+            (SearchStart::Eps, Direction::Unit) => an_pgd.point_at(&mut tape, &an_pgd.pgd.eps, true),
+            _ => tape.leaf(&an_pgd.pgd.adv),
+        };
+        let logits = model.logits(&mut tape, point);
         let labels = tape.leaf(&target.labels);
         let loss = tape.loss(search.loss, logits, labels);
         let first = match search.start {
             SearchStart::Eps => {
-                let eps = tape.leaf(&pgd.eps);
+                let eps = tape.leaf(&an_pgd.pgd.eps);
                 tape.copy(eps)
             }
             SearchStart::HalfMaxEps => tape.fill(search.max_eps * 0.5, &[n]),
@@ -84,7 +89,6 @@ impl AnPgd {
         tape.bisect(search.max_eps, loss, &t, &low, &high);
         schedule.then(&Arc::new(tape.finish()), 1);
 
-        let an_pgd = AnPgd { pgd, margin, schedule: Schedule::default(), target: target.clone(), search };
         let mut tape = Tape::new("search_probe");
         tape.set_rows(&target.rows);
         let probe = an_pgd.point_at(&mut tape, &t, true);

@@ -5,6 +5,7 @@
 
 mod data;
 mod evaluate;
+mod explain;
 mod presets;
 mod settings;
 mod train;
@@ -27,6 +28,7 @@ Examples:
   maxmargin evaluate runs/quick-0        attack what was trained
   maxmargin presets                      the published settings
   maxmargin train --help                 every setting
+  maxmargin explain                      what a training step computes, op by op
 
 Exit codes: 0 done, 1 a check that was asked for failed, 2 an error.";
 
@@ -47,6 +49,7 @@ enum Verb {
     Evaluate(evaluate::EvaluateArgs),
     Data(data::DataArgs),
     Presets(presets::PresetsArgs),
+    Explain(explain::ExplainArgs),
 }
 
 /// What executes the work.
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Verb::Evaluate(args) => evaluate::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Presets(args) => presets::run(args),
+        Verb::Explain(args) => explain::run(&args),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

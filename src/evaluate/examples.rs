@@ -61,9 +61,19 @@ impl Examples {
         self.batches(&self.all()).flat_map(|index| self.load(device, index)).collect()
     }
 
+    /// How many examples there are.
+    pub fn len(&self) -> usize {
+        self.data.labels.dims[0]
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Every example's index.
     pub(super) fn all(&self) -> Vec<u32> {
-        (0..self.data.labels.dims[0] as u32).collect()
+        (0..self.len() as u32).collect()
     }
 
     /// `index` in batches.

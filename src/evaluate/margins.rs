@@ -50,18 +50,23 @@ impl Margins {
         &self.an_pgd.schedule
     }
 
-    /// The margin of every example, in order: 0 where it is wrong without an attack.
+    /// The margin of every example, in order: 0 where it is wrong without an attack, so those are not attacked.
+    /// `progress` is told how many examples are done.
     pub fn measure(&self, device: &mut dyn Device, examples: &Examples, mut progress: impl FnMut(usize)) -> Vec<f32> {
         let n = examples.target.capacity();
         device.write_f32(&self.an_pgd.pgd.eps, &vec![self.eps; n]);
         device.write_f32(&self.an_pgd.pgd.step, &vec![self.eps_iter; n]);
-        let mut margins = Vec::new();
-        for index in examples.batches(&examples.all()) {
-            let right = examples.load(device, index);
+        let right = examples.right(device);
+        let mut margins = vec![0.0; right.len()];
+        let attacked: Vec<u32> = (0..right.len() as u32).filter(|&i| right[i as usize]).collect();
+        let mut done = right.len() - attacked.len();
+        for index in examples.batches(&attacked) {
+            examples.load(device, index);
             device.replay(&self.an_pgd.schedule);
             let found = device.read_f32(&self.an_pgd.margin);
-            margins.extend(right.iter().zip(found).map(|(&right, margin)| if right { margin } else { 0.0 }));
-            progress(margins.len());
+            index.iter().zip(found).for_each(|(&i, margin)| margins[i as usize] = margin);
+            done += index.len();
+            progress(done);
         }
         margins
     }

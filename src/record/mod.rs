@@ -18,5 +18,5 @@ pub mod tensors;
 pub use atomic::write_atomic;
 pub use metrics::{Kind, Metrics, read_metrics};
 pub use progress::{Figures, Progress};
-pub use run::{RunFolder, read_config};
+pub use run::RunFolder;
 pub use tensors::{Data, Element, Tensor, TensorFile, write_tensors};

@@ -88,7 +88,8 @@ impl Progress {
                 let now = Instant::now();
                 if step >= self.total || last.is_none_or(|last| now.duration_since(last) >= *every) {
                     *last = Some(now);
-                    let _ = writeln!(out, "{}  {figures}", pace());
+                    let line = format!("{} {}  {figures}", self.unit, pace());
+                    let _ = writeln!(out, "{}", line.trim_end());
                 }
             }
         }

@@ -8,9 +8,6 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::atomic::{PARTIAL, cannot, write_atomic};
 use crate::{Error, Result};
 
@@ -128,22 +125,12 @@ impl RunFolder {
         self.path.join(name)
     }
 
-    /// Writes the settings.
+    /// Writes the settings, as TOML.
     ///
     /// # Errors
-    /// [`Error::Format`] where TOML cannot hold them; [`Error::Io`] as [`write_atomic`] does.
-    pub fn write_config(&self, config: &impl Serialize) -> Result<()> {
-        let path = self.file(CONFIG);
-        let text = toml::to_string(config).map_err(|e| Error::format(&path, e.to_string()))?;
-        write_atomic(&path, |out| out.write_all(text.as_bytes()))
-    }
-
-    /// Reads the settings.
-    ///
-    /// # Errors
-    /// As [`read_config`].
-    pub fn read_config<T: DeserializeOwned>(&self) -> Result<T> {
-        read_config(&self.path)
+    /// [`Error::Io`] as [`write_atomic`] does.
+    pub fn write_config(&self, toml: &str) -> Result<()> {
+        write_atomic(&self.file(CONFIG), |out| out.write_all(toml.as_bytes()))
     }
 }
 
@@ -153,14 +140,4 @@ impl Drop for RunFolder {
         // Where unlocking fails, the end of the process does it.
         let _ = self.lock.unlock();
     }
-}
-
-/// Reads the settings of the run in `folder` without holding it.
-///
-/// # Errors
-/// [`Error::Io`] where `config.toml` cannot be read; [`Error::Format`] with line and column where it is wrong.
-pub fn read_config<T: DeserializeOwned>(folder: &Path) -> Result<T> {
-    let path = folder.join(CONFIG);
-    let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
-    toml::from_str(&text).map_err(|e| Error::format(&path, e.to_string().trim_end()))
 }

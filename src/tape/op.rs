@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Direction, L2Order};
 use crate::rng::Purpose;
 
 /// The norm a margin is measured in.
@@ -33,6 +32,27 @@ pub enum Loss {
     Lm,
     /// Carlini and Wagner's: `max(lm + confidence, 0)`.
     Cw,
+}
+
+/// What the stored margin is a multiple of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// (x_adv - x) / eps, where eps is the ball PGD searched (released): overstates the distance where the
+    /// perturbation ended inside the ball.
+    Eps,
+    /// (x_adv - x) / norm(x_adv - x): the margin is a true distance.
+    Unit,
+}
+
+/// What of PGD in l2 comes first after the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum L2Order {
+    /// The box, then the ball (released).
+    BoxBall,
+    /// The ball, then the box.
+    BallBox,
 }
 
 /// One op. The comment of each gives its inputs -> outputs; an output marked * is a buffer that is updated.

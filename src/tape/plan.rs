@@ -42,9 +42,10 @@ pub struct Program {
 }
 
 impl Tape {
-    /// Fuses and plans.
+    /// Fuses, drops what nobody reads, and plans.
     pub fn finish(mut self) -> Program {
         self.fuse();
+        self.drop_unread();
         let mut life: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {
             for v in node.inputs.iter().chain(&node.outputs).chain(&node.rows) {
@@ -84,6 +85,19 @@ impl Tape {
         }
         Program { name: self.name, nodes: self.nodes, values: self.values, places, workspace }
     }
+
+    /// Drops every op whose results no buffer keeps and no later op reads: an attack's loss, say, of which only the
+    /// gradient is used.
+    fn drop_unread(&mut self) {
+        let mut read: Vec<bool> = self.values.iter().map(|v| v.home.is_some()).collect();
+        for at in (0..self.nodes.len()).rev() {
+            if self.nodes[at].outputs.iter().any(|v| read[v.0]) {
+                self.nodes[at].inputs.iter().for_each(|v| read[v.0] = true);
+            } else {
+                self.nodes.remove(at);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +109,7 @@ mod tests {
     fn values_that_live_together_have_places_of_their_own() {
         let mut memory = Memory::default();
         let buffer = memory.f32("x", &[100]);
+        let result = memory.f32("y", &[100]);
         let mut tape = Tape::new("chain");
         let x = tape.leaf(&buffer);
         let first = tape.scale(x, 2.0);
@@ -102,7 +117,8 @@ mod tests {
         for _ in 0..5 {
             last = tape.scale(last, 2.0);
         }
-        tape.add(first, last);
+        let sum = tape.add(first, last);
+        tape.keep(sum, &result);
         let program = tape.finish();
         for (at, node) in program.nodes.iter().enumerate() {
             let alive = |v: usize| {
@@ -119,5 +135,18 @@ mod tests {
             }
         }
         assert_eq!(program.workspace, 3 * 448, "three values of 400 bytes live at once, each on a 64-byte line");
+    }
+
+    #[test]
+    fn what_nobody_reads_is_not_computed() {
+        let mut memory = Memory::default();
+        let (from, to) = (memory.f32("x", &[4]), memory.f32("y", &[4]));
+        let mut tape = Tape::new("two ends");
+        let x = tape.leaf(&from);
+        let kept = tape.scale(x, 2.0);
+        let unread = tape.scale(kept, 3.0);
+        tape.scale(unread, 4.0);
+        tape.keep(kept, &to);
+        assert_eq!(tape.finish().nodes.len(), 1);
     }
 }

@@ -1,8 +1,8 @@
 //! One method an op: checks the shapes, records it, returns the result. Wrong shapes are the program's own
 //! mistake, so they panic, naming the op and both shapes.
 
+use super::op::Direction;
 use super::{Buffer, DType, LossRule, Norm, Op, OptimizerRule, PgdRule, Tape, Value, Window};
-use crate::config::Direction;
 use crate::rng::Purpose;
 
 /// `[n, h', w', k]` of a convolution of x `[n, h, w, c]` by w `[k, kh, kw, c]`.

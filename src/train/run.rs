@@ -181,11 +181,11 @@ impl<'a> Run<'a> {
             // All is read before anything is changed.
             let (step, best) = restore(config, folder, &model, &mma, device)?;
             let metrics = Metrics::resume(&folder.file(METRICS), u64::from(step))?;
-            folder.write_config(config)?;
+            folder.write_config(&config.to_toml())?;
             (step, best, metrics)
         } else {
             model.params().load(device, &model.params().initial(config.seed));
-            folder.write_config(config)?;
+            folder.write_config(&config.to_toml())?;
             (0, None, Metrics::create(&folder.file(METRICS))?)
         };
         let mut run = Run {
@@ -339,6 +339,8 @@ impl<'a> Run<'a> {
         let params = self.model.params();
         let now = self.device.read_f32(params.buffer());
         params.load(self.device, &params.initial(self.config.seed));
+        let images = self.test.0.len();
+        self.progress.note(&format!("measuring the untrained network on {images} test images"));
         let standing = self.stand();
         self.model.params().load(self.device, &now);
         if self.step == 0 {
@@ -352,6 +354,8 @@ impl<'a> Run<'a> {
         let best = TensorFile::read(&self.folder.file(BEST))?;
         let params = self.model.params();
         params.load(self.device, &from_tensors(params, "", &best)?);
+        let images = self.test.0.len();
+        self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
         let after = self.stand();
         let best_step = best.meta("step")?;
         self.result(&after, BEST, best_step)?;

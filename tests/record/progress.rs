@@ -42,8 +42,8 @@ fn without_a_terminal_lines_come_at_intervals_and_at_the_end() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     let figures = "left  loss 0.5000  accuracy 93.4 %  mean margin 0.2811";
-    assert!(lines[0].starts_with("1/100  ") && lines[0].ends_with(figures), "{lines:?}");
-    assert!(lines[1].starts_with("100/100  ") && lines[1].contains(" steps/s  0:00:00 left"), "{lines:?}");
+    assert!(lines[0].starts_with("steps 1/100  ") && lines[0].ends_with(figures), "{lines:?}");
+    assert!(lines[1].starts_with("steps 100/100  ") && lines[1].contains(" steps/s  0:00:00 left"), "{lines:?}");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_piped_stderr_gets_plain_lines_and_quiet_gets_none() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
     assert_eq!(lines[0], "a note");
-    assert!(lines[1].starts_with("2/3  ") && lines[2].starts_with("3/3  "), "{text}");
+    assert!(lines[1].starts_with("steps 2/3  ") && lines[2].starts_with("steps 3/3  "), "{text}");
     assert!(!text.contains('\x1b'), "no control characters: {text:?}");
     assert_eq!(stderr("quiet"), "");
 }

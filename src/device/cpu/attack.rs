@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::vectorized;
-use crate::config::{Direction, L2Order};
 use crate::rng::{self, Purpose};
+use crate::tape::op::{Direction, L2Order};
 use crate::tape::{Norm, PgdRule};
 
 /// What random numbers are counted by, besides example and element.
@@ -26,43 +26,51 @@ pub(super) fn uniform(out: &mut [f32], index: &[u32], n: usize, row: usize, nois
     });
 }
 
-/// `sum(f(a, b)^2)` in a fixed order of sixteen running sums.
+/// `sum(f(a, b)^2)` in double precision and in a fixed order of sixteen running sums.
 #[inline(always)]
-fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
     const LANES: usize = 16;
-    let mut sums = [0f32; LANES];
+    let mut sums = [0f64; LANES];
     let (a, b) = (a.chunks(LANES), b.chunks(LANES));
     for (a, b) in a.zip(b) {
         for ((s, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            let d = f(a, b);
+            let d = f(f64::from(a), f64::from(b));
             *s += d * d;
         }
     }
     sums.iter().sum()
 }
 
-/// `x + eps` and `x - eps`, rounded towards x where rounding would leave the ball, inside the box.
+/// `x + e`, rounded towards x.
 #[inline(always)]
-fn bounds(x: f32, eps: f32) -> (f32, f32) {
-    // The rounding error of x + e, exactly (Knuth's two-sum).
-    let error = |e: f32, sum: f32| {
-        let part = sum - x;
-        (x - (sum - part)) + (e - part)
-    };
-    let (low, high) = (x - eps, x + eps);
-    let low = if error(-eps, low) > 0.0 { low.next_up() } else { low };
-    let high = if error(eps, high) < 0.0 { high.next_down() } else { high };
-    (low.max(0.0), high.min(1.0))
+fn add_towards(x: f32, e: f32) -> f32 {
+    let sum = x + e;
+    // The rounding error, exactly (Knuth's two-sum).
+    let part = sum - x;
+    let error = (x - (sum - part)) + (e - part);
+    if e > 0.0 && error < 0.0 {
+        sum.next_down()
+    } else if e < 0.0 && error > 0.0 {
+        sum.next_up()
+    } else {
+        sum
+    }
 }
 
-/// Scales `adv - x` down to length eps. The factor is a little below eps / length, so that no rounding leaves
-/// the ball.
+/// The least and the largest number inside ball and box.
+#[inline(always)]
+fn bounds(x: f32, eps: f32) -> (f32, f32) {
+    (add_towards(x, -eps).max(0.0), add_towards(x, eps).min(1.0))
+}
+
+/// Scales `adv - x` down to length eps. The last addition is rounded towards x, and the factor is less than
+/// eps / length by more than the other three roundings (2^-24 each) may add: the result is inside the ball.
 #[inline(always)]
 fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
     let length = sum_of_squares(adv, x, |a, x| a - x).sqrt();
-    if length > eps {
-        let factor = eps / length * (1.0 - 1.0 / 4_194_304.0);
-        adv.iter_mut().zip(x).for_each(|(a, &x)| *a = x + (*a - x) * factor);
+    if length > f64::from(eps) {
+        let factor = (f64::from(eps) / length * (1.0 - 1.0 / 4_194_304.0)) as f32;
+        adv.iter_mut().zip(x).for_each(|(a, &x)| *a = add_towards(x, (*a - x) * factor));
     }
 }
 
@@ -110,7 +118,7 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
                     *a = (*a + step * sign).clamp(low, high);
                 }),
                 Norm::L2 => {
-                    let length = sum_of_squares(dx, dx, |g, _| g).sqrt().max(rule.l2_grad_floor);
+                    let length = (sum_of_squares(dx, dx, |g, _| g).sqrt() as f32).max(rule.l2_grad_floor);
                     adv.iter_mut().zip(dx).for_each(|(a, &g)| *a += step / length * g);
                     match rule.l2_order {
                         L2Order::BoxBall => {
@@ -153,7 +161,7 @@ pub(super) fn along_direction(
                 let length = match (along.direction, along.norm) {
                     (Direction::Eps, _) => ball,
                     (Direction::Unit, Norm::Linf) => x.iter().zip(adv).fold(0f32, |m, (x, a)| m.max((a - x).abs())),
-                    (Direction::Unit, Norm::L2) => sum_of_squares(adv, x, |a, x| a - x).sqrt(),
+                    (Direction::Unit, Norm::L2) => sum_of_squares(adv, x, |a, x| a - x).sqrt() as f32,
                 };
                 let scale = 1.0 / (length + 1e-12);
                 for ((out, &x), &adv) in out.iter_mut().zip(x).zip(adv) {

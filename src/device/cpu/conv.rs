@@ -50,66 +50,81 @@ impl Shape {
         self.kh * self.kw * self.c
     }
 
-    /// Calls `f(window, tap, pixel)` for each run of a window's row that lies inside the image: `run` elements from
-    /// element `tap` of the window are those from element `pixel` of the image.
-    fn runs(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
+    /// Elements of a row of the image with its padding.
+    pub(super) fn pitch(&self) -> usize {
+        (self.w + 2 * self.padding) * self.c
+    }
+
+    /// Elements of the image with its padding.
+    pub(super) fn padded(&self) -> usize {
+        (self.h + 2 * self.padding) * self.pitch()
+    }
+
+    /// Writes the image with zeros around it, and zeros to what `padded` has beyond it.
+    pub(super) fn pad(&self, padded: &mut [f32], image: &[f32]) {
+        padded.fill(0.0);
+        let rows = padded.chunks_exact_mut(self.pitch()).skip(self.padding);
+        for (row, image) in rows.zip(image.chunks_exact(self.w * self.c)) {
+            row[self.padding * self.c..][..image.len()].copy_from_slice(image);
+        }
+    }
+
+    /// Takes the image out of its padding.
+    pub(super) fn crop(&self, image: &mut [f32], padded: &[f32]) {
+        let rows = padded.chunks_exact(self.pitch()).skip(self.padding);
+        for (image, row) in image.chunks_exact_mut(self.w * self.c).zip(rows) {
+            image.copy_from_slice(&row[self.padding * self.c..][..image.len()]);
+        }
+    }
+
+    /// Calls `f(place in the padded image)` for each row of each window, `kw c` elements, window by window.
+    fn window_rows(&self, mut f: impl FnMut(usize)) {
         for oy in 0..self.out_h {
-            for ky in 0..self.kh {
-                let y = oy * self.stride + ky;
-                if y < self.padding || y >= self.h + self.padding {
-                    continue;
-                }
-                for ox in 0..self.out_w {
-                    let x = ox * self.stride;
-                    let first = self.padding.saturating_sub(x);
-                    let end = self.kw.min((self.w + self.padding).saturating_sub(x));
-                    if first < end {
-                        let pixel = ((y - self.padding) * self.w + x + first - self.padding) * self.c;
-                        let tap = (ky * self.kw + first) * self.c;
-                        f(oy * self.out_w + ox, tap, pixel, (end - first) * self.c);
-                    }
+            for ox in 0..self.out_w {
+                for ky in 0..self.kh {
+                    f((oy * self.stride + ky) * self.pitch() + ox * self.stride * self.c);
                 }
             }
         }
     }
 
-    /// Lays out an image's windows as rows `[windows, window]`, zero outside the image.
+    /// Lays out an image's windows as rows `[windows, window]`.
     fn im2col(&self, rows: &mut [f32], image: &[f32]) {
-        let size = self.window();
-        if self.padding > 0 {
-            rows.fill(0.0);
-        }
-        self.runs(|window, tap, pixel, run| {
-            rows[window * size + tap..][..run].copy_from_slice(&image[pixel..][..run]);
+        scratch(self.padded(), |padded| {
+            self.pad(padded, image);
+            let mut rows = rows.chunks_exact_mut(self.kw * self.c);
+            self.window_rows(|at| {
+                let row = rows.next().expect("a row for each of the windows' rows");
+                row.copy_from_slice(&padded[at..at + row.len()]);
+            });
         });
     }
 
     /// Adds rows `[windows, window]` back to the image they were laid out from.
     fn col2im(&self, image: &mut [f32], rows: &[f32]) {
-        let size = self.window();
-        image.fill(0.0);
-        self.runs(|window, tap, pixel, run| {
-            let from = &rows[window * size + tap..][..run];
-            image[pixel..][..run].iter_mut().zip(from).for_each(|(i, r)| *i += r);
+        scratch(self.padded(), |padded| {
+            padded.fill(0.0);
+            let mut rows = rows.chunks_exact(self.kw * self.c);
+            self.window_rows(|at| {
+                let row = rows.next().expect("a row for each of the windows' rows");
+                padded[at..at + row.len()].iter_mut().zip(row).for_each(|(p, r)| *p += r);
+            });
+            self.crop(image, padded);
         });
     }
 
-    /// Lays out a one-channel image's windows as columns `[kh kw, windows]`: whole rows of the image at a time.
+    /// Lays out a one-channel image's windows as columns `[kh kw, windows]`, for stride 1: a row of the output at a
+    /// time.
     fn im2col_transposed(&self, columns: &mut [f32], image: &[f32]) {
-        columns.fill(0.0);
-        for (tap, column) in columns.chunks_exact_mut(self.windows()).enumerate() {
-            let (ky, kx) = (tap / self.kw, tap % self.kw);
-            let first = self.padding.saturating_sub(kx);
-            let end = self.out_w.min((self.w + self.padding).saturating_sub(kx));
-            for oy in 0..self.out_h {
-                let y = oy + ky;
-                if first < end && y >= self.padding && y < self.h + self.padding {
-                    let from = (y - self.padding) * self.w + first + kx - self.padding;
-                    column[oy * self.out_w + first..oy * self.out_w + end]
-                        .copy_from_slice(&image[from..][..end - first]);
+        scratch(self.padded(), |padded| {
+            self.pad(padded, image);
+            for (tap, column) in columns.chunks_exact_mut(self.windows()).enumerate() {
+                let (ky, kx) = (tap / self.kw, tap % self.kw);
+                for (oy, out) in column.chunks_exact_mut(self.out_w).enumerate() {
+                    out.copy_from_slice(&padded[(oy + ky) * self.pitch() + kx..][..self.out_w]);
                 }
             }
-        }
+        });
     }
 
     /// Calls `f` with the filters as columns `[window, k]`: how a product can read them without rearranging them for

@@ -4,6 +4,8 @@
 //! fused backward ops visit those outputs alone: each is a filter (for dx) or a window of the image (for dw) times
 //! one number, summed in vector registers. Which outputs, the choice says that the forward op recorded.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -99,14 +101,11 @@ pub(super) fn conv_pool_backward_input(dx: &mut [f32], dy: &[f32], choice: &[u8]
         layout.pack(filters, w, shape);
         let rows = dx.par_chunks_mut(shape.image()).zip(dy.par_chunks(pooled)).zip(choice.par_chunks(pooled));
         rows.take(n).for_each(|((dx, dy), choice)| {
-            let (terms, sums) = by_output(dy, choice, shape, &layout);
+            let outputs = outputs(dy, choice, shape);
             scratch(layout.padded(shape), |padded| {
                 padded.fill(0.0);
-                layout.run(SumFilters { padded, filters, terms: &terms, sums: &sums, layout: &layout });
-                let inside = padded.chunks_exact(layout.pitch).skip(shape.padding);
-                for (dx, row) in dx.chunks_exact_mut(shape.w * shape.c).zip(inside) {
-                    dx.copy_from_slice(&row[shape.padding * shape.c..][..dx.len()]);
-                }
+                layout.run(SumFilters { padded, filters, dy, outputs: &outputs, layout: &layout });
+                shape.crop(dx, padded);
             });
         });
     });
@@ -122,15 +121,10 @@ pub(super) fn conv_pool_backward_weight(dw: &mut [f32], dy: &[f32], choice: &[u8
             filters.fill(0.0);
             for i in images {
                 let (dy, choice) = (&dy[i * pooled..][..pooled], &choice[i * pooled..][..pooled]);
-                let (terms, sums) = by_filter(dy, choice, shape, &layout);
+                let (terms, by_filter) = by_filter(dy, choice, shape);
                 scratch(layout.padded(shape), |padded| {
-                    padded.fill(0.0);
-                    let inside = padded.chunks_exact_mut(layout.pitch).skip(shape.padding);
-                    for (row, x) in inside.zip(x[i * shape.image()..][..shape.image()].chunks_exact(shape.w * shape.c))
-                    {
-                        row[shape.padding * shape.c..][..x.len()].copy_from_slice(x);
-                    }
-                    layout.run(SumWindows { filters, padded, terms: &terms, sums: &sums, layout: &layout });
+                    shape.pad(padded, &x[i * shape.image()..][..shape.image()]);
+                    layout.run(SumWindows { filters, padded, terms: &terms, by_filter: &by_filter, layout: &layout });
                 });
             }
         });
@@ -150,8 +144,6 @@ pub(super) fn conv_pool_backward_bias(dbias: &mut [f32], dy: &[f32], choice: &[u
 /// How filters and padded images are laid out for vector registers: a kernel row (kw c elements) takes whole
 /// vectors. What a vector holds beyond its row meets zeros of the filter, so the sums are not touched by it.
 struct Layout {
-    /// Elements of a padded image's row.
-    pitch: usize,
     /// Elements of a vector.
     lanes: usize,
     /// Vectors whose sums are kept in registers at a time.
@@ -173,11 +165,11 @@ impl Layout {
             }
         }
         let lanes = pulp::Arch::new().dispatch(Lanes);
-        let pitch = (shape.w + 2 * shape.padding) * shape.c;
+        let pitch = shape.pitch();
         let vectors = (shape.kw * shape.c).div_ceil(lanes);
         let offsets: Vec<usize> = (0..shape.kh * vectors).map(|v| v / vectors * pitch + v % vectors * lanes).collect();
         let block = BLOCKS.into_iter().find(|b| offsets.len().is_multiple_of(*b)).expect("1 divides");
-        Layout { pitch, lanes, block, offsets }
+        Layout { lanes, block, offsets }
     }
 
     /// Elements of a filter.
@@ -187,7 +179,7 @@ impl Layout {
 
     /// Elements of a padded image, and of what a last vector may touch beyond it.
     fn padded(&self, shape: &Shape) -> usize {
-        (shape.h + 2 * shape.padding) * self.pitch + self.lanes
+        shape.padded() + self.lanes
     }
 
     /// The element of packed filters where vector `v` of filter `k` begins: `[v / block][k][v % block]`.
@@ -248,77 +240,84 @@ impl<const B: usize, K: Kernel> WithSimd for Blocked<B, K> {
     }
 }
 
-/// One number of dy, and what it multiplies: a filter's number, or a window's place in the padded image.
+/// Filters that one mask covers.
+const MASK: usize = u64::BITS as usize;
+
+/// Gradients of one output of the convolution, for up to [`MASK`] filters in a row.
+struct Output {
+    /// The window's place in the padded image.
+    at: usize,
+    /// The first of the gradients in dy.
+    dy: usize,
+    /// The first filter.
+    filter: usize,
+    /// Which of the filters have a gradient that is not zero.
+    mask: u64,
+}
+
+/// The outputs of one image's convolution that have a gradient.
+///
+/// They come in an order in which neighbours are far apart: a processor waits where a load overlaps a store that has
+/// just been made, and windows next to each other overlap.
+fn outputs(dy: &[f32], choice: &[u8], shape: &Shape) -> Vec<Output> {
+    const PLACES: usize = NO_CHOICE as usize;
+    /// Rows of pooled outputs between two that are summed one after the other.
+    const APART: usize = 3;
+    let mut found: [Vec<Output>; PLACES] = Default::default();
+    let (rows, columns) = (shape.out_h / 2, shape.out_w / 2);
+    let order = (0..APART).flat_map(|phase| (0..columns).map(move |x| (phase, x)));
+    for (y, x) in order.flat_map(|(phase, x)| (phase..rows).step_by(APART).map(move |y| (y, x))) {
+        let pixel = (y * columns + x) * shape.k;
+        for filter in (0..shape.k).step_by(MASK) {
+            let first = pixel + filter;
+            let filters = first..first + MASK.min(shape.k - filter);
+            let mut masks = [0u64; PLACES];
+            for (bit, (&g, &c)) in dy[filters.clone()].iter().zip(&choice[filters]).enumerate() {
+                for (place, mask) in masks.iter_mut().enumerate() {
+                    *mask |= u64::from(usize::from(c) == place && g != 0.0) << bit;
+                }
+            }
+            for (place, mask) in masks.into_iter().enumerate().filter(|(_, mask)| *mask != 0) {
+                let at = (2 * y + place / 2) * shape.pitch() + (2 * x + place % 2) * shape.c;
+                found[place].push(Output { at, dy: first, filter, mask });
+            }
+        }
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// One number of dy, and the place in the padded image of the window it multiplies.
 #[derive(Clone, Copy)]
 struct Term {
     at: u32,
     g: f32,
 }
 
-/// Terms that are summed together, and where the sum goes: a window's place, or a filter's number.
-struct Sum {
-    terms: std::ops::Range<usize>,
-    at: usize,
-}
-
-/// The nonzero gradients of one image by output of the convolution.
-fn by_output(dy: &[f32], choice: &[u8], shape: &Shape, layout: &Layout) -> (Vec<Term>, Vec<Sum>) {
-    const PLACES: usize = NO_CHOICE as usize + 1;
-    let mut terms = vec![Term { at: 0, g: 0.0 }; dy.len()];
-    let mut sums = Vec::with_capacity(shape.windows());
-    let half = shape.out_w / 2;
-    let mut start = 0;
-    for (pixel, (dy, choice)) in dy.chunks_exact(shape.k).zip(choice.chunks_exact(shape.k)).enumerate() {
-        // A counting sort by place; zeros go with those that no gradient reaches.
-        let place = |dy: f32, choice: u8| usize::from(if dy == 0.0 { NO_CHOICE } else { choice });
-        let mut counts = [0usize; PLACES];
-        dy.iter().zip(choice).for_each(|(&dy, &c)| counts[place(dy, c)] += 1);
-        let mut next = [start; PLACES];
-        for i in 1..PLACES {
-            next[i] = next[i - 1] + counts[i - 1];
-        }
-        let starts = next;
-        for (k, (&g, &c)) in dy.iter().zip(choice).enumerate() {
-            let to = &mut next[place(g, c)];
-            terms[*to] = Term { at: k as u32, g };
-            *to += 1;
-        }
-        for i in 0..usize::from(NO_CHOICE) {
-            if counts[i] > 0 {
-                let (y, x) = (2 * (pixel / half) + i / 2, 2 * (pixel % half) + i % 2);
-                sums.push(Sum { terms: starts[i]..next[i], at: y * layout.pitch + x * shape.c });
-            }
-        }
-        start = starts[usize::from(NO_CHOICE)];
-    }
-    (terms, sums)
-}
-
-/// The nonzero gradients of one image by filter.
-fn by_filter(dy: &[f32], choice: &[u8], shape: &Shape, layout: &Layout) -> (Vec<Term>, Vec<Sum>) {
+/// The nonzero gradients of one image, filter by filter; for each filter, where its own are.
+fn by_filter(dy: &[f32], choice: &[u8], shape: &Shape) -> (Vec<Term>, Vec<Range<usize>>) {
     let half = shape.out_w / 2;
     let mut terms = Vec::with_capacity(dy.len());
-    let mut sums = Vec::with_capacity(shape.k);
+    let mut filters = Vec::with_capacity(shape.k);
     for k in 0..shape.k {
         let start = terms.len();
         for pixel in 0..shape.windows() / 4 {
-            let (g, c) = (dy[pixel * shape.k + k], usize::from(choice[pixel * shape.k + k]));
-            if g != 0.0 && c != usize::from(NO_CHOICE) {
-                let (y, x) = (2 * (pixel / half) + c / 2, 2 * (pixel % half) + c % 2);
-                terms.push(Term { at: (y * layout.pitch + x * shape.c) as u32, g });
+            let (g, c) = (dy[pixel * shape.k + k], choice[pixel * shape.k + k]);
+            if g != 0.0 && c != NO_CHOICE {
+                let (y, x) = (2 * (pixel / half) + usize::from(c) / 2, 2 * (pixel % half) + usize::from(c) % 2);
+                terms.push(Term { at: (y * shape.pitch() + x * shape.c) as u32, g });
             }
         }
-        sums.push(Sum { terms: start..terms.len(), at: k });
+        filters.push(start..terms.len());
     }
-    (terms, sums)
+    (terms, filters)
 }
 
-/// `padded[window at] += sum of g filter[k]` for each sum.
+/// `padded[window] += sum of dy filter` for each output.
 struct SumFilters<'a> {
     padded: &'a mut [f32],
     filters: &'a [f32],
-    terms: &'a [Term],
-    sums: &'a [Sum],
+    dy: &'a [f32],
+    outputs: &'a [Output],
     layout: &'a Layout,
 }
 
@@ -328,16 +327,20 @@ impl Kernel for SumFilters<'_> {
         let filters = S::as_simd_f32s(self.filters).0.as_chunks::<B>().0;
         let blocks = self.layout.offsets.as_chunks::<B>().0;
         for (filters, offsets) in filters.chunks_exact(filters.len() / blocks.len()).zip(blocks) {
-            for sum in self.sums {
+            for output in self.outputs {
+                let (dy, filters) = (&self.dy[output.dy..], &filters[output.filter..]);
+                let mut mask = output.mask;
                 let mut acc = [simd.splat_f32s(0.0); B];
-                for term in &self.terms[sum.terms.clone()] {
-                    let (g, filter) = (simd.splat_f32s(term.g), &filters[term.at as usize]);
+                while mask != 0 {
+                    let k = mask.trailing_zeros() as usize;
+                    mask &= mask - 1;
+                    let (g, filter) = (simd.splat_f32s(dy[k]), &filters[k]);
                     for j in 0..B {
                         acc[j] = simd.mul_add_f32s(g, filter[j], acc[j]);
                     }
                 }
                 for j in 0..B {
-                    let to = &mut self.padded[sum.at + offsets[j]..][..S::F32_LANES];
+                    let to = &mut self.padded[output.at + offsets[j]..][..S::F32_LANES];
                     let to = &mut S::as_mut_simd_f32s(to).0[0];
                     *to = simd.add_f32s(*to, acc[j]);
                 }
@@ -346,12 +349,12 @@ impl Kernel for SumFilters<'_> {
     }
 }
 
-/// `filter[k] += sum of g padded[window at]` for each sum.
+/// `filter += sum of g padded[window]` for each filter.
 struct SumWindows<'a> {
     filters: &'a mut [f32],
     padded: &'a [f32],
     terms: &'a [Term],
-    sums: &'a [Sum],
+    by_filter: &'a [Range<usize>],
     layout: &'a Layout,
 }
 
@@ -360,18 +363,17 @@ impl Kernel for SumWindows<'_> {
     fn run<S: Simd, const B: usize>(self, simd: S) {
         let filters = S::as_mut_simd_f32s(self.filters).0.as_chunks_mut::<B>().0;
         let blocks = self.layout.offsets.as_chunks::<B>().0;
-        let each = filters.len() / blocks.len();
-        for (filters, offsets) in filters.chunks_exact_mut(each).zip(blocks) {
-            for sum in self.sums {
-                let mut acc = filters[sum.at];
-                for term in &self.terms[sum.terms.clone()] {
+        for (filters, offsets) in filters.chunks_exact_mut(self.by_filter.len()).zip(blocks) {
+            for (filter, terms) in filters.iter_mut().zip(self.by_filter) {
+                let mut acc = *filter;
+                for term in &self.terms[terms.clone()] {
                     let g = simd.splat_f32s(term.g);
                     for j in 0..B {
                         let window = &self.padded[term.at as usize + offsets[j]..][..S::F32_LANES];
                         acc[j] = simd.mul_add_f32s(g, S::as_simd_f32s(window).0[0], acc[j]);
                     }
                 }
-                filters[sum.at] = acc;
+                *filter = acc;
             }
         }
     }

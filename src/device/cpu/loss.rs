@@ -2,8 +2,17 @@
 
 use crate::tape::{Loss, LossRule, Metric};
 
-/// What one row's losses are made of: `slm`, `lm`, and the first j != y with the largest logit.
-fn margins(z: &[f32], y: usize) -> (f32, f32, usize) {
+/// What one row's losses are made of.
+struct Margins {
+    slm: f32,
+    lm: f32,
+    /// The first j != y with the largest logit.
+    best: usize,
+    /// `sum_{j != y} e^(z_j - z_best)`.
+    sum: f32,
+}
+
+fn margins(z: &[f32], y: usize) -> Margins {
     let mut best = usize::from(y == 0);
     for j in 0..z.len() {
         if j != y && z[j] > z[best] {
@@ -12,7 +21,7 @@ fn margins(z: &[f32], y: usize) -> (f32, f32, usize) {
     }
     let sum: f32 = others(z, y).map(|j| (z[j] - z[best]).exp()).sum();
     let lm = z[best] - z[y];
-    (sum.ln() + lm, lm, best)
+    Margins { slm: sum.ln() + lm, lm, best, sum }
 }
 
 fn others(z: &[f32], y: usize) -> impl Iterator<Item = usize> {
@@ -26,13 +35,14 @@ pub(super) fn loss(out: &mut [f32], logits: &[f32], labels: &[u32], rule: LossRu
     }
     let classes = logits.len() / labels.len();
     for ((out, z), &y) in out.iter_mut().zip(logits.chunks_exact(classes)).zip(labels) {
-        let (slm, lm, _) = margins(z, y as usize);
+        let Margins { slm, lm, .. } = margins(z, y as usize);
         *out = match rule.loss {
             // log(1 + e^slm), without overflow and exact where it is tiny.
             Loss::Xent => slm.max(0.0) + (-slm.abs()).exp().ln_1p(),
             Loss::Slm => slm,
             Loss::Lm => lm,
-            Loss::Cw => (lm + rule.confidence).max(0.0),
+            Loss::Cw if lm + rule.confidence < 0.0 => 0.0,
+            Loss::Cw => lm + rule.confidence,
         };
     }
 }
@@ -43,7 +53,7 @@ pub(super) fn loss_backward(dlogits: &mut [f32], logits: &[f32], labels: &[u32],
     let rows = dlogits.chunks_exact_mut(classes).zip(logits.chunks_exact(classes)).zip(labels).zip(dvalue);
     for (((dz, z), &y), &dvalue) in rows {
         let y = y as usize;
-        let (slm, lm, best) = margins(z, y);
+        let Margins { slm, lm, best, sum } = margins(z, y);
         dz.fill(0.0);
         // Xent is softplus(slm): its gradient is slm's times sigmoid(slm).
         let share = match rule.loss {
@@ -55,8 +65,8 @@ pub(super) fn loss_backward(dlogits: &mut [f32], logits: &[f32], labels: &[u32],
         dz[y] = -share;
         match rule.loss {
             Loss::Xent | Loss::Slm => {
-                let lse = slm + z[y];
-                others(z, y).for_each(|j| dz[j] = share * (z[j] - lse).exp());
+                // Not e^(z_j - logsumexp): where logits are large, that exponent has lost its last digits.
+                others(z, y).for_each(|j| dz[j] = share * ((z[j] - z[best]).exp() / sum));
             }
             Loss::Lm | Loss::Cw => dz[best] = share,
         }

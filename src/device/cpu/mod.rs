@@ -107,7 +107,7 @@ impl Cpu {
             Op::ScatterRows => elementwise::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
             Op::BytesToUnit => elementwise::bytes_to_unit(live(y0, out_dims, n), x[0]),
             Op::Copy => live(y0, out_dims, n).copy_from_slice(live_of(x[0], out_dims, n)),
-            Op::Fill { value } => f32s_mut(y0).fill(*value),
+            Op::Fill { value } => live(y0, out_dims, n).fill(*value),
             Op::Add => elementwise::add(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
             Op::Scale { factor } => elementwise::scale(live(y0, out_dims, n), f32s(x[0]), *factor),
             Op::ClampMin { least } => elementwise::clamp_min(live(y0, out_dims, n), f32s(x[0]), *least),

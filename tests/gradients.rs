@@ -1,0 +1,386 @@
+//! `Tape::grad` against central differences of the same computation in double precision, and what it does not do: walk
+//! paths that nobody asked for, or fill anything with zeros.
+
+mod support;
+
+use std::collections::HashMap;
+
+use maxmargin::model::{LeNet5, Model, image_buffer};
+use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Op, Program, Tape, Value, Window};
+use support::{Array, Make, Random, devices};
+
+// ---- The recorded ops in double precision
+
+/// What each value of a tape is, given what its leaves hold.
+fn evaluate(tape: &Tape, leaves: &HashMap<Value, Vec<f64>>) -> HashMap<Value, Vec<f64>> {
+    let mut known = leaves.clone();
+    for node in tape.nodes() {
+        let x = |i: usize| &known[&node.inputs[i]];
+        let dims = |i: usize| tape.dims(node.inputs[i]);
+        let out = tape.dims(node.outputs[0]);
+        let result = match &node.op {
+            Op::Add => x(0).iter().zip(x(1)).map(|(a, b)| a + b).collect(),
+            Op::Scale { factor } => x(0).iter().map(|a| f64::from(*factor) * a).collect(),
+            Op::Relu => x(0).iter().map(|a| a.max(0.0)).collect(),
+            Op::AddBias => x(0).iter().enumerate().map(|(i, a)| a + x(1)[i % x(1).len()]).collect(),
+            Op::Conv2d(window) => conv2d(x(0), dims(0), x(1), dims(1), out, *window),
+            Op::MaxPool2d => max_pool2d(x(0), dims(0)),
+            Op::Linear => {
+                let (row, outputs) = (dims(1)[1], dims(1)[0]);
+                let dot = |i: usize, o: usize| (0..row).map(|e| x(0)[i * row + e] * x(1)[o * row + e]).sum();
+                (0..out[0]).flat_map(|i| (0..outputs).map(move |o| (i, o))).map(|(i, o)| dot(i, o)).collect()
+            }
+            Op::Loss(rule) => {
+                let rows = x(0).chunks(dims(0)[1]).zip(x(1));
+                rows.map(|(z, &y)| loss(z, y as usize, *rule)).collect()
+            }
+            other => panic!("{} is not part of these tests", other.name()),
+        };
+        known.insert(node.outputs[0], result);
+    }
+    known
+}
+
+fn conv2d(x: &[f64], xd: &[usize], w: &[f64], wd: &[usize], out: &[usize], window: Window) -> Vec<f64> {
+    let (&[_, h, wide, c], &[_, kh, kw, _], &[n, out_h, out_w, k]) = (xd, wd, out) else { unreachable!() };
+    let mut y = vec![0.0; n * out_h * out_w * k];
+    for (i, sum) in y.iter_mut().enumerate() {
+        let (filter, ox, oy, image) = (i % k, i / k % out_w, i / k / out_w % out_h, i / k / out_w / out_h);
+        for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
+            let (row, column) = (oy * window.stride + ky, ox * window.stride + kx);
+            let p = window.padding;
+            if row < p || column < p || row >= h + p || column >= wide + p {
+                continue;
+            }
+            let from = ((image * h + row - p) * wide + column - p) * c;
+            let tap = ((filter * kh + ky) * kw + kx) * c;
+            *sum += (0..c).map(|e| x[from + e] * w[tap + e]).sum::<f64>();
+        }
+    }
+    y
+}
+
+fn max_pool2d(x: &[f64], dims: &[usize]) -> Vec<f64> {
+    let &[n, h, w, c] = dims else { unreachable!() };
+    let at = |image: usize, y: usize, column: usize, e: usize| x[((image * h + y) * w + column) * c + e];
+    let mut out = Vec::new();
+    for (image, y) in (0..n).flat_map(|image| (0..h / 2).map(move |y| (image, 2 * y))) {
+        for (column, e) in (0..w / 2).flat_map(|column| (0..c).map(move |e| (2 * column, e))) {
+            let four = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(dy, dx)| at(image, y + dy, column + dx, e));
+            out.push(four.into_iter().fold(f64::NEG_INFINITY, f64::max));
+        }
+    }
+    out
+}
+
+fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
+    let others = || (0..z.len()).filter(|&j| j != y).map(|j| z[j]);
+    let sum: f64 = others().map(f64::exp).sum();
+    let lm = others().fold(f64::NEG_INFINITY, f64::max) - z[y];
+    match rule.loss {
+        Loss::Xent => (sum + z[y].exp()).ln() - z[y],
+        Loss::Slm => sum.ln() - z[y],
+        Loss::Lm => lm,
+        Loss::Cw => (lm + f64::from(rule.confidence)).max(0.0),
+    }
+}
+
+// ---- A program, what its leaves hold, and its gradient both ways
+
+/// Leaves with their content. The first dimension of `x`, `labels` and `weights` has one row more than is active.
+#[derive(Default)]
+struct Given {
+    memory: Memory,
+    leaves: Vec<(Buffer, Array)>,
+}
+
+impl Given {
+    fn leaf(&mut self, tape: &mut Tape, name: &str, content: Array) -> Value {
+        let buffer = self.memory.buffer(name, &content.dims, content.dtype);
+        let value = tape.leaf(&buffer);
+        self.leaves.push((buffer, content));
+        value
+    }
+}
+
+/// Records a computation whose result is a loss by row; returns it with the values that gradients are wanted of.
+type Record<'a> = &'a dyn Fn(&mut Tape, &mut Given) -> (Value, Vec<Value>);
+
+/// The capacity of the batches here, of which all rows but one are active.
+const CAPACITY: usize = 4;
+
+/// The gradients that a device computes of `sum(loss * weights)`, and the program.
+fn gradients(make: Make, fuse: bool, weights: &Array, record: Record) -> (Vec<Vec<f64>>, Program) {
+    let mut tape = if fuse { Tape::new("gradient") } else { Tape::new("gradient").without_fusion() };
+    let mut given = Given::default();
+    let rows = given.memory.u32("rows", &[1]);
+    tape.set_rows(&rows);
+    let (loss, wanted) = record(&mut tape, &mut given);
+    let weights = given.leaf(&mut tape, "weights", weights.clone());
+    let found = tape.grad(loss, weights, &wanted);
+    let kept: Vec<Buffer> = (found.iter().enumerate())
+        .map(|(i, &value)| {
+            let buffer = given.memory.f32(&format!("gradient {i}"), tape.dims(value));
+            tape.keep(value, &buffer);
+            buffer
+        })
+        .collect();
+    let program = tape.finish();
+    let mut device = make();
+    device.allocate(&given.memory, program.workspace);
+    device.write_u32(&rows, &[CAPACITY as u32 - 1]);
+    for (buffer, content) in &given.leaves {
+        if buffer.dtype == maxmargin::tape::DType::U32 {
+            device.write_u32(buffer, &content.values.iter().map(|&v| v as u32).collect::<Vec<_>>());
+        } else {
+            device.write_f32(buffer, &content.values.iter().map(|&v| v as f32).collect::<Vec<_>>());
+        }
+    }
+    device.execute(&program);
+    (kept.iter().map(|b| device.read_f32(b).into_iter().map(f64::from).collect()).collect(), program)
+}
+
+/// Central differences in double precision of up to `most` elements of each wanted value: (place, difference).
+fn differences(weights: &Array, most: usize, record: Record) -> Vec<Vec<(usize, f64)>> {
+    const H: f64 = 1e-6;
+    let (mut tape, mut given) = (Tape::new("differences").without_fusion(), Given::default());
+    let (loss, wanted) = record(&mut tape, &mut given);
+    let mut leaves: HashMap<Value, Vec<f64>> =
+        given.leaves.iter().map(|(buffer, content)| (tape.leaf(buffer), content.values.clone())).collect();
+    let total = |leaves: &HashMap<Value, Vec<f64>>| -> f64 {
+        let losses = &evaluate(&tape, leaves)[&loss];
+        losses.iter().zip(&weights.values).take(CAPACITY - 1).map(|(l, w)| l * w).sum()
+    };
+    let mut random = Random(99);
+    let mut differences = Vec::new();
+    for value in wanted {
+        let len = leaves[&value].len();
+        let places: Vec<usize> =
+            if len <= most { (0..len).collect() } else { (0..most).map(|_| random.below(len)).collect() };
+        let difference = places.into_iter().map(|place| {
+            let before = leaves[&value][place];
+            let [above, below] = [before + H, before - H].map(|v| {
+                leaves.get_mut(&value).unwrap()[place] = v;
+                total(&leaves)
+            });
+            leaves.get_mut(&value).unwrap()[place] = before;
+            (place, (above - below) / (2.0 * H))
+        });
+        differences.push(difference.collect());
+    }
+    differences
+}
+
+/// Checks the gradient of a computation, fused and not, on every device. Off by at most 1e-5 of the largest.
+fn check(what: &str, most: usize, record: Record) {
+    let weights = Array::f32(&[CAPACITY], [0.3, -2.0, 1.0, f64::NAN]);
+    let expected = differences(&weights, most, record);
+    for (make, fuse) in devices().into_iter().flat_map(|make| [(make, true), (make, false)]) {
+        let (found, program) = gradients(make, fuse, &weights, record);
+        for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let largest = expected.iter().fold(0f64, |m, (_, d)| m.max(d.abs()));
+            for &(place, difference) in expected {
+                let error = (found[place] - difference).abs();
+                assert!(
+                    error <= 1e-5 * largest + 1e-9,
+                    "{what}, fused: {fuse}, wanted value {number}, element {place}: {}, not {difference}\n{program}",
+                    found[place]
+                );
+            }
+        }
+        assert!(!program.nodes.iter().any(|node| matches!(node.op, Op::Fill { .. })), "{program}");
+    }
+}
+
+fn labels(classes: usize) -> Array {
+    Array::u32((0..CAPACITY as u32).map(|i| i * 2 % classes as u32))
+}
+
+fn rules() -> [LossRule; 4] {
+    [Loss::Xent, Loss::Slm, Loss::Lm, Loss::Cw].map(|loss| LossRule { loss, confidence: 50.0 })
+}
+
+// ---- LeNet5
+
+/// A small LeNet5 on images of two channels; the row that is not active is no number.
+fn lenet5(tape: &mut Tape, given: &mut Given, rule: LossRule) -> (Value, Value, Vec<Value>) {
+    let mut model = LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5);
+    model.declare(&mut given.memory);
+    let values = model.params().initial(3);
+    let mut start = 0;
+    for (buffer, parameter) in model.params().parts(model.params().buffer()).into_iter().zip(&model.params().list) {
+        let content = values[start..start + parameter.len()].iter().map(|&v| f64::from(v));
+        given.leaves.push((buffer, Array::f32(&parameter.dims, content)));
+        start += parameter.len();
+    }
+    let mut content = Random(5).image(&[CAPACITY, 8, 8, 2]);
+    content.values[(CAPACITY - 1) * 128..].fill(f64::NAN);
+    let buffer = image_buffer(&mut given.memory, &model, "x", CAPACITY);
+    let x = tape.leaf(&buffer);
+    given.leaves.push((buffer, content));
+    let y = given.leaf(tape, "labels", labels(5));
+    let logits = model.logits(tape, x);
+    let loss = tape.loss(rule, logits, y);
+    let params = model.params().leaves(tape);
+    (loss, x, params)
+}
+
+#[test]
+fn lenet5s_gradients_by_input_and_by_every_parameter_are_those_of_the_formulas() {
+    for rule in rules() {
+        check(&format!("input, {rule:?}"), 400, &|tape, given| {
+            let (loss, x, _) = lenet5(tape, given, rule);
+            (loss, vec![x])
+        });
+        check(&format!("parameters, {rule:?}"), 400, &|tape, given| {
+            let (loss, _, params) = lenet5(tape, given, rule);
+            (loss, params)
+        });
+    }
+}
+
+/// The names of the ops that a gradient adds to LeNet5.
+fn backward_ops(fuse: bool, choose: &dyn Fn(Value, Vec<Value>) -> Vec<Value>) -> Vec<&'static str> {
+    let weights = Array::f32(&[CAPACITY], [1.0; CAPACITY]);
+    let (_, program) = gradients(devices()[0], fuse, &weights, &|tape, given| {
+        let (loss, x, params) = lenet5(tape, given, rules()[0]);
+        (loss, choose(x, params))
+    });
+    let names = program.nodes.iter().map(|node| node.op.name());
+    names.filter(|name| name.contains("_backward")).collect()
+}
+
+#[test]
+fn the_gradient_by_the_input_forms_no_parameters_gradient() {
+    assert_eq!(
+        backward_ops(true, &|x, _| vec![x]),
+        [
+            "loss_backward",
+            "linear_backward_input",
+            "relu_backward",
+            "linear_backward_input",
+            "conv_pool_backward_input",
+            "conv_pool_backward_input",
+        ]
+    );
+    for name in backward_ops(false, &|x, _| vec![x]) {
+        assert!(!name.contains("weight") && !name.contains("bias"), "{name}");
+    }
+}
+
+#[test]
+fn the_gradient_by_the_parameters_stops_at_the_first_convolution() {
+    let count = |names: &[&str], name: &str| names.iter().filter(|n| **n == name).count();
+    let fused = backward_ops(true, &|_, params| params);
+    assert_eq!(count(&fused, "conv_pool_backward_input"), 1, "the second convolution's alone: {fused:?}");
+    assert_eq!(count(&fused, "conv_pool_backward_weight"), 2);
+    assert_eq!(count(&fused, "conv_pool_backward_bias"), 2);
+    let plain = backward_ops(false, &|_, params| params);
+    assert_eq!(count(&plain, "conv2d_backward_input"), 1, "{plain:?}");
+    assert_eq!(count(&plain, "conv2d_backward_weight"), 2);
+}
+
+#[test]
+fn the_gradient_by_the_last_layer_goes_no_further() {
+    assert_eq!(
+        backward_ops(true, &|_, params| params[6..].to_vec()),
+        ["loss_backward", "add_bias_backward_bias", "linear_backward_weight"]
+    );
+}
+
+// ---- Programs of all kinds
+
+/// A program of random layers, with values used twice; wanted are the image and every parameter.
+fn random_program(seed: u64, tape: &mut Tape, given: &mut Given) -> (Value, Vec<Value>) {
+    let mut random = Random(seed);
+    let image = [CAPACITY, 4 + 2 * random.below(3), 4 + 2 * random.below(3), 1 + random.below(3)];
+    let content = random.image(&image);
+    let mut x = given.leaf(tape, "x", content);
+    let mut wanted = vec![x];
+    let mut parameter = |tape: &mut Tape, given: &mut Given, random: &mut Random, dims: &[usize]| {
+        let content = random.signed(dims);
+        let value = given.leaf(tape, &format!("parameter {}", wanted.len()), content);
+        wanted.push(value);
+        value
+    };
+    for _ in 0..5 {
+        let dims = tape.dims(x).to_vec();
+        let even = dims[1].is_multiple_of(2) && dims[2].is_multiple_of(2);
+        x = match random.below(6) {
+            0 | 1 if dims[1] > 2 && dims[2] > 2 => {
+                let (filters, kernel) = (1 + random.below(4), [1, 3][random.below(2)]);
+                let window = Window { padding: random.below(2), stride: 1 + random.below(2) };
+                let w = parameter(tape, given, &mut random, &[filters, kernel, kernel, dims[3]]);
+                let conv = tape.conv2d(x, w, window);
+                let bias = parameter(tape, given, &mut random, &[filters]);
+                tape.add_bias(conv, bias)
+            }
+            2 => tape.relu(x),
+            3 if even => tape.max_pool2d(x),
+            4 => {
+                let positive = tape.relu(x);
+                tape.add(x, positive)
+            }
+            _ => {
+                let scaled = tape.scale(x, -0.7);
+                let both = tape.add(scaled, x);
+                tape.add(both, both)
+            }
+        };
+    }
+    let features = tape.dims(x)[1..].iter().product();
+    let w = parameter(tape, given, &mut random, &[5, features]);
+    let logits = tape.linear(x, w);
+    let y = given.leaf(tape, "labels", labels(5));
+    let rule = rules()[random.below(4)];
+    (tape.loss(rule, logits, y), wanted)
+}
+
+#[test]
+fn random_programs_have_the_gradients_of_their_formulas() {
+    for seed in 0..60 {
+        check(&format!("program {seed}"), 12, &|tape, given| random_program(seed, tape, given));
+    }
+}
+
+#[test]
+fn a_value_used_twice_gets_the_sum_of_both_gradients() {
+    let weights = Array::f32(&[CAPACITY], [0.5, -1.0, 2.0, 0.0]);
+    let (found, _) = gradients(devices()[0], true, &weights, &|tape, given| {
+        let a = given.leaf(tape, "a", Random(1).signed(&[CAPACITY]));
+        let scaled = tape.scale(a, 3.0);
+        let sum = tape.add(a, scaled);
+        (tape.add(sum, sum), vec![a])
+    });
+    assert_eq!(found[0][..3], [4.0, -8.0, 16.0]); // 2 (1 + 3) times the weight
+}
+
+/// A chain that fusing would take is left alone where something else reads a value inside it.
+#[test]
+fn a_chain_with_a_second_reader_is_not_fused() {
+    check("second reader", 30, &|tape, given| {
+        let x = given.leaf(tape, "x", Random(1).signed(&[CAPACITY, 4, 4, 2]));
+        let w = given.leaf(tape, "w", Random(2).signed(&[2, 3, 3, 2]));
+        let bias = given.leaf(tape, "bias", Random(3).signed(&[2]));
+        let conv = tape.conv2d(x, w, Window { padding: 1, stride: 1 });
+        let biased = tape.add_bias(conv, bias);
+        let positive = tape.relu(biased);
+        let (pooled, skipped) = (tape.max_pool2d(positive), tape.max_pool2d(biased));
+        let both = tape.add(pooled, skipped);
+        let last = given.leaf(tape, "last", Random(4).signed(&[3, 8]));
+        let logits = tape.linear(both, last);
+        let y = given.leaf(tape, "labels", labels(3));
+        (tape.loss(rules()[0], logits, y), vec![x, w, bias, last])
+    });
+}
+
+#[test]
+#[should_panic(expected = "the loss does not depend on")]
+fn a_gradient_by_what_the_loss_does_not_depend_on_is_a_mistake_that_is_named() {
+    let weights = Array::f32(&[CAPACITY], [1.0; CAPACITY]);
+    gradients(devices()[0], true, &weights, &|tape, given| {
+        let a = given.leaf(tape, "a", Random(1).signed(&[CAPACITY]));
+        let b = given.leaf(tape, "b", Random(1).signed(&[CAPACITY]));
+        (tape.scale(a, 2.0), vec![b])
+    });
+}

@@ -1,0 +1,291 @@
+//! A step of MMA training (Algorithm 2) on a linear model: who is attacked, who is trained on, and what the margin table
+//! remembers.
+
+mod support;
+
+use maxmargin::attack::DeviceData;
+use maxmargin::config::{Config, OptimizerKind, preset};
+use maxmargin::device::Device;
+use maxmargin::model::Model;
+use maxmargin::tape::Metric;
+use maxmargin::train::Mma;
+use support::{LinearModel, Make, Random, devices};
+
+/// Examples in the data set.
+const EXAMPLES: usize = 12;
+const CLASSES: usize = 3;
+const PIXELS: usize = 16;
+/// What every margin is before the step.
+const BEFORE: f32 = 0.3;
+
+/// Plain SGD on a batch of `batch`, with d_max 0.2; right is p_y > 1/2, as released.
+fn config(batch: usize) -> Config {
+    let mut config = preset("quick").unwrap().config;
+    config.training_batch_size = batch;
+    config.optimizer = OptimizerKind::Sgd;
+    config.momentum = 0.0;
+    config.weight_decay = 0.0;
+    config.learning_rate_schedule = vec![(0, 0.5)];
+    config.hinge_maxeps = 0.2;
+    config.clean_loss_coeff = 0.0;
+    config.nb_iter = 5;
+    config
+}
+
+/// The data set: bytes, labels, the model's weights (a row a class) and bias.
+struct Given {
+    bytes: Vec<u8>,
+    labels: Vec<u32>,
+    weights: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Given {
+    /// `right(i)` says whether example `i` has the label that the model gives it, or the next one.
+    fn new(right: impl Fn(usize) -> bool, scale: f64) -> Given {
+        let mut random = Random(1);
+        let bytes: Vec<u8> = (0..EXAMPLES * PIXELS).map(|_| 64 + random.below(128) as u8).collect();
+        let weights = random.signed(&[CLASSES * PIXELS]).values.iter().map(|w| f64::from((scale * w) as f32)).collect();
+        // The bias makes the classes equally likely at mid-grey.
+        let mut given = Given { bytes, labels: vec![0; EXAMPLES], weights, bias: vec![0.0; CLASSES] };
+        given.bias = (0..CLASSES)
+            .map(|c| -given.weights[c * PIXELS..][..PIXELS].iter().sum::<f64>() * 0.5)
+            .map(|b| f64::from(b as f32))
+            .collect();
+        for i in 0..EXAMPLES {
+            let z = given.logits(i);
+            let best = (0..CLASSES).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
+            given.labels[i] = ((best + usize::from(!right(i))) % CLASSES) as u32;
+        }
+        given
+    }
+
+    fn x(&self, i: usize) -> Vec<f64> {
+        self.bytes[i * PIXELS..][..PIXELS].iter().map(|b| f64::from(*b) / 255.0).collect()
+    }
+
+    fn logits(&self, i: usize) -> Vec<f64> {
+        let dot = |c: usize| self.x(i).iter().zip(&self.weights[c * PIXELS..]).map(|(x, w)| x * w).sum::<f64>();
+        (0..CLASSES).map(|c| dot(c) + self.bias[c]).collect()
+    }
+
+    /// p_y - 1/2 > 0: what the released code calls right.
+    fn is_right(&self, i: usize) -> bool {
+        let z = self.logits(i);
+        let y = self.labels[i] as usize;
+        2.0 * z[y].exp() > z.iter().map(|z| z.exp()).sum::<f64>()
+    }
+
+    fn parameters(&self) -> Vec<f32> {
+        self.weights.iter().chain(&self.bias).map(|&v| v as f32).collect()
+    }
+}
+
+/// What a step leaves behind.
+struct After {
+    table: Vec<f32>,
+    eps: Vec<f32>,
+    weights: Vec<f32>,
+    metrics: Vec<f32>,
+    right: u32,
+    parameters: Vec<f32>,
+}
+
+fn record(config: &Config) -> (maxmargin::tape::Memory, LinearModel, DeviceData, Mma) {
+    let mut memory = maxmargin::tape::Memory::default();
+    let mut model = LinearModel::new([4, 4, 1], CLASSES);
+    model.declare(&mut memory);
+    let data = DeviceData::new(&mut memory, &model, "data", EXAMPLES);
+    let mma = Mma::new(&mut memory, &model, &data, config, None);
+    (memory, model, data, mma)
+}
+
+/// One step on the examples `batch`, from margins that are all [`BEFORE`].
+fn step(make: Make, config: &Config, given: &Given, batch: &[u32]) -> After {
+    let (memory, model, data, mma) = record(config);
+    let workspace = mma.schedule.stages.iter().map(|(p, _)| p.workspace).max().unwrap();
+    let mut device: Box<dyn Device> = make();
+    device.allocate(&memory, workspace);
+    device.write_u8(&data.images, &given.bytes);
+    device.write_u32(&data.labels, &given.labels);
+    model.params().load(&mut *device, &given.parameters());
+    device.write_f32(&mma.margins, &[BEFORE; EXAMPLES]);
+    // Rows that are not active name no example.
+    device.write_u32(&mma.batch.index, &vec![u32::MAX; config.training_batch_size]);
+    device.write_u32(&mma.batch.index, batch);
+    device.write_u32(&mma.batch.rows, &[batch.len() as u32]);
+    device.replay(&mma.schedule);
+    assert_eq!(device.read_u32(&mma.step), [1]);
+    let active = |values: Vec<f32>| values[..batch.len()].to_vec();
+    After {
+        table: device.read_f32(&mma.margins),
+        eps: active(device.read_f32(&mma.eps)),
+        weights: active(device.read_f32(&mma.margin_loss[1])),
+        metrics: device.read_f32(&mma.metrics),
+        right: device.read_u32(&mma.right[1])[0],
+        parameters: device.read_f32(model.params().buffer()),
+    }
+}
+
+/// The parameters after one step of SGD on the mean cross-entropy of `examples` of a batch of `n`, as they are.
+fn trained_on(given: &Given, examples: &[usize], n: usize, rate: f64) -> Vec<f64> {
+    let mut parameters: Vec<f64> = given.parameters().into_iter().map(f64::from).collect();
+    for &i in examples {
+        let z = given.logits(i);
+        let sum: f64 = z.iter().map(|z| z.exp()).sum();
+        for c in 0..CLASSES {
+            let dz = (z[c].exp() / sum - f64::from(given.labels[i] as usize == c)) / n as f64;
+            given.x(i).iter().enumerate().for_each(|(e, x)| parameters[c * PIXELS + e] -= rate * dz * x);
+            parameters[CLASSES * PIXELS + c] -= rate * dz;
+        }
+    }
+    parameters
+}
+
+#[track_caller]
+fn assert_near(found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f64::from(*f) - e).abs() < 1e-5, "element {i}: {f}, not {e}");
+    }
+}
+
+const BATCH: [u32; 6] = [7, 2, 11, 0, 4, 9];
+
+#[test]
+fn the_margin_table_keeps_right_examples_margins_and_forgets_wrong_ones_if_told_to() {
+    let given = Given::new(|i| i % 3 > 0, 6.0);
+    for (make, forget) in devices().into_iter().flat_map(|make| [(make, true), (make, false)]) {
+        let mut config = config(BATCH.len());
+        config.fidelity.forget_wrong = forget;
+        let after = step(make, &config, &given, &BATCH);
+        let right: Vec<bool> = BATCH.iter().map(|&i| given.is_right(i as usize)).collect();
+        assert!(right.contains(&true) && right.contains(&false), "the problem has both kinds");
+        assert_eq!(after.right as usize, right.iter().filter(|r| **r).count());
+        for ((&i, right), &eps) in BATCH.iter().zip(right).zip(&after.eps) {
+            let stored = after.table[i as usize];
+            if right {
+                assert!(eps > 0.0 && eps <= config.max_eps() && stored == eps, "example {i}: {eps}, {stored}");
+            } else {
+                assert_eq!((eps, stored), (0.0, if forget { 0.0 } else { BEFORE }), "example {i}");
+            }
+        }
+        let elsewhere = (0..EXAMPLES as u32).filter(|i| !BATCH.contains(i));
+        elsewhere.for_each(|i| assert_eq!(after.table[i as usize], BEFORE, "example {i} is not in the batch"));
+    }
+}
+
+#[test]
+fn what_reached_d_max_is_not_trained_on_but_counts_in_the_mean() {
+    // Large margins and small ones: the mean's weight is 1 / 6 for those below d_max, however many they are.
+    let given = Given::new(|_| true, 6.0);
+    for make in devices() {
+        let mut config = config(BATCH.len());
+        config.hinge_maxeps = 0.02;
+        config.attack_mineps = 0.01;
+        let after = step(make, &config, &given, &BATCH);
+        let reached = after.eps.iter().filter(|eps| **eps >= config.hinge_maxeps).count();
+        assert!(reached > 0 && reached < BATCH.len(), "the problem has both kinds: {:?}", after.eps);
+        for (eps, weight) in after.eps.iter().zip(&after.weights) {
+            assert_eq!(*weight, if *eps < config.hinge_maxeps { 1.0 / 6.0 } else { 0.0 }, "margin {eps}");
+        }
+        assert_eq!(after.metrics[Metric::Reached as usize], reached as f32);
+        assert_eq!(after.metrics[Metric::Examples as usize], 6.0);
+    }
+}
+
+#[test]
+fn where_all_reached_d_max_omma_learns_nothing_and_mma_the_clean_share() {
+    // The attack cannot reach the boundary at all: bracket and d_max are smaller than any margin.
+    let given = Given::new(|_| true, 30.0);
+    for make in devices() {
+        let mut config = config(BATCH.len());
+        config.hinge_maxeps = 1e-4;
+        config.attack_mineps = 5e-5;
+        let after = step(make, &config, &given, &BATCH);
+        assert!(after.eps.iter().all(|eps| *eps >= config.hinge_maxeps), "{:?}", after.eps);
+        assert_eq!(after.parameters, given.parameters());
+        config.clean_loss_coeff = 0.25;
+        let all = BATCH.map(|i| i as usize);
+        assert_near(&step(make, &config, &given, &BATCH).parameters, &trained_on(&given, &all, 6, 0.25 * 0.5));
+    }
+}
+
+#[test]
+fn a_batch_without_a_right_example_trains_on_the_images_as_they_are() {
+    let given = Given::new(|_| false, 6.0);
+    let all = BATCH.map(|i| i as usize);
+    for (make, share) in devices().into_iter().flat_map(|make| [(make, 0.0), (make, 0.25)]) {
+        let mut config = config(BATCH.len());
+        config.clean_loss_coeff = share;
+        let after = step(make, &config, &given, &BATCH);
+        assert_eq!((after.right, &after.eps[..]), (0, &[0.0; 6][..]));
+        assert_eq!(after.metrics[Metric::Correct as usize], 0.0);
+        // Both losses are the same here, so the share changes nothing.
+        assert_near(&after.parameters, &trained_on(&given, &all, 6, 0.5));
+    }
+}
+
+#[test]
+fn a_batch_of_right_examples_is_attacked_whole() {
+    let given = Given::new(|_| true, 6.0);
+    let right: Vec<u32> = (0..EXAMPLES as u32).filter(|&i| given.is_right(i as usize)).take(4).collect();
+    assert_eq!(right.len(), 4);
+    for make in devices() {
+        let after = step(make, &config(4), &given, &right);
+        assert_eq!((after.right, after.metrics[Metric::Correct as usize]), (4, 4.0));
+        assert!(after.eps.iter().all(|eps| *eps > 0.0), "{:?}", after.eps);
+        assert!(after.parameters.iter().all(|p| p.is_finite()));
+    }
+}
+
+#[test]
+fn a_partial_batch_is_a_batch_of_its_own_size() {
+    let given = Given::new(|i| i % 3 > 0, 6.0);
+    for (make, share) in devices().into_iter().flat_map(|make| [(make, 0.0), (make, 1.0 / 3.0)]) {
+        let [partial, whole] = [9, BATCH.len()].map(|capacity| {
+            let mut config = config(capacity);
+            config.clean_loss_coeff = share;
+            step(make, &config, &given, &BATCH)
+        });
+        assert_eq!(partial.table, whole.table);
+        assert_eq!(partial.parameters, whole.parameters);
+        assert_eq!(partial.metrics, whole.metrics);
+    }
+}
+
+#[test]
+fn omma_has_no_clean_backward_pass_and_an_attack_forms_no_weights_gradient() {
+    for (share, expected) in [(0.0, false), (1.0 / 3.0, true)] {
+        let mut config = config(4);
+        config.clean_loss_coeff = share;
+        let (.., mma) = record(&config);
+        let ops = |program: &str| -> Vec<&str> {
+            let mut stages = mma.schedule.stages.iter().map(|(p, _)| p);
+            let found = stages.find(|p| p.name == program).unwrap_or_else(|| panic!("no program {program}"));
+            found.nodes.iter().map(|node| node.op.name()).collect()
+        };
+        let backward = ops("clean_pass").iter().any(|op| op.contains("backward"));
+        assert_eq!(backward, expected, "clean share {share}");
+        assert!(ops("pgd_iteration").contains(&"linear_backward_input"));
+        assert!(!ops("pgd_iteration").iter().any(|op| op.contains("weight") || op.contains("bias_backward")));
+        assert!(ops("margin_pass").contains(&"linear_backward_weight"));
+        assert!(!ops("margin_pass").contains(&"linear_backward_input"));
+    }
+}
+
+#[test]
+fn steps_are_the_same_bits_again_and_the_attack_changes_with_the_step_and_the_seed() {
+    let given = Given::new(|_| true, 6.0);
+    for make in devices() {
+        let first = config(BATCH.len());
+        let mut other = first.clone();
+        other.seed += 1;
+        other.nb_iter = 1; // so that the random start is seen in the result
+        let same_but_seed = Config { seed: first.seed, ..other.clone() };
+        let [a, b] = [(); 2].map(|()| step(make, &first, &given, &BATCH).parameters);
+        assert_eq!(a, b);
+        let [c, d] = [&other, &same_but_seed].map(|config| step(make, config, &given, &BATCH).parameters);
+        assert_ne!(c, d);
+    }
+}

@@ -1,0 +1,139 @@
+//! Convolution and its gradients, as sums over the pairs of pixels that the definition names.
+
+use maxmargin::tape::{DType, Op, Window};
+
+use super::support::{Array, Case, Random, Sum};
+
+/// Sizes of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub k: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub window: Window,
+}
+
+/// Images `n x h x w x c`, filters `k x kh x kw`, padding and stride.
+pub const fn shape([n, h, w, c]: [usize; 4], [k, kh, kw]: [usize; 3], padding: usize, stride: usize) -> Shape {
+    Shape { n, h, w, c, k, kh, kw, window: Window { padding, stride } }
+}
+
+pub const SHAPES: [Shape; 17] = [
+    shape([1, 1, 1, 1], [1, 1, 1], 0, 1),
+    shape([5, 4, 4, 1], [1, 1, 1], 0, 1),
+    shape([2, 28, 28, 1], [32, 5, 5], 2, 1),  // LeNet5's first
+    shape([2, 14, 14, 32], [64, 5, 5], 2, 1), // LeNet5's second
+    shape([3, 8, 8, 3], [7, 3, 3], 1, 1),
+    shape([3, 6, 6, 8], [9, 3, 3], 1, 1),
+    shape([9, 6, 6, 3], [5, 3, 3], 1, 1), // more than two groups of four images
+    shape([2, 5, 7, 16], [8, 3, 3], 0, 1),
+    shape([2, 9, 7, 5], [11, 3, 3], 1, 2),
+    shape([2, 8, 8, 4], [6, 3, 3], 1, 2), // the last column begins no window
+    shape([2, 8, 6, 3], [4, 1, 1], 0, 2),
+    shape([2, 7, 9, 2], [15, 3, 5], 0, 1),
+    shape([2, 17, 16, 1], [16, 3, 3], 1, 2), // one channel, but not every column
+    shape([6, 8, 8, 15], [17, 5, 5], 0, 2),
+    shape([5, 5, 5, 1], [3, 5, 5], 4, 1), // every overlap of filter and image
+    shape([2, 3, 3, 2], [2, 1, 1], 3, 1), // windows wholly outside the image
+    shape([2, 2, 3, 1], [2, 1, 2], 2, 1), // the same with one channel
+];
+
+impl Shape {
+    pub fn x(&self) -> [usize; 4] {
+        [self.n, self.h, self.w, self.c]
+    }
+
+    pub fn filters(&self) -> [usize; 4] {
+        [self.k, self.kh, self.kw, self.c]
+    }
+
+    pub fn y(&self) -> [usize; 4] {
+        let Window { padding, stride } = self.window;
+        let out = |size: usize, kernel: usize| (size + 2 * padding - kernel) / stride + 1;
+        [self.n, out(self.h, self.kh), out(self.w, self.kw), self.k]
+    }
+
+    /// Calls `f` with the elements of y, w and x of every product that the convolution of `n` images sums.
+    pub fn products(&self, n: usize, mut f: impl FnMut(usize, usize, usize)) {
+        let Window { padding, stride } = self.window;
+        let [_, out_h, out_w, _] = self.y();
+        let inside =
+            |out: usize, tap: usize, size: usize| (out * stride + tap).checked_sub(padding).filter(|&i| i < size);
+        for image in 0..n {
+            for (oy, ox) in (0..out_h).flat_map(|oy| (0..out_w).map(move |ox| (oy, ox))) {
+                for (ky, kx) in (0..self.kh).flat_map(|ky| (0..self.kw).map(move |kx| (ky, kx))) {
+                    let (Some(iy), Some(ix)) = (inside(oy, ky, self.h), inside(ox, kx, self.w)) else { continue };
+                    let y = ((image * out_h + oy) * out_w + ox) * self.k;
+                    let x = ((image * self.h + iy) * self.w + ix) * self.c;
+                    for k in 0..self.k {
+                        let w = ((k * self.kh + ky) * self.kw + kx) * self.c;
+                        for c in 0..self.c {
+                            f(y + k, w + c, x + c);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// y of `n` images.
+    pub fn forward(&self, n: usize, x: &Array, w: &Array) -> Vec<Sum> {
+        let mut sums = vec![Sum::default(); self.y()[1..].iter().product::<usize>() * n];
+        self.products(n, |y_at, w_at, x_at| sums[y_at] += x.values[x_at] * w.values[w_at]);
+        sums
+    }
+
+    /// dx of `n` images.
+    pub fn backward_input(&self, n: usize, dy: &Array, w: &Array) -> Vec<Sum> {
+        let mut sums = vec![Sum::default(); self.x()[1..].iter().product::<usize>() * n];
+        self.products(n, |y_at, w_at, x_at| sums[x_at] += dy.values[y_at] * w.values[w_at]);
+        sums
+    }
+
+    /// dw of `n` images.
+    pub fn backward_weight(&self, n: usize, dy: &Array, x: &Array) -> Vec<Sum> {
+        let mut sums = vec![Sum::default(); self.filters().iter().product()];
+        self.products(n, |y_at, w_at, x_at| sums[w_at] += dy.values[y_at] * x.values[x_at]);
+        sums
+    }
+}
+
+#[test]
+pub fn conv2d() {
+    for s in SHAPES {
+        let (x, w) = (Random(1).signed(&s.x()), Random(2).signed(&s.filters()));
+        Case::new(Op::Conv2d(s.window))
+            .rows(&x)
+            .whole(&w)
+            .gives_rows(&s.y(), DType::F32)
+            .check(|n| vec![s.forward(n, &x, &w)]);
+    }
+}
+
+#[test]
+pub fn conv2d_backward_input() {
+    for s in SHAPES {
+        let (dy, w) = (Random(1).signed(&s.y()), Random(2).signed(&s.filters()));
+        Case::new(Op::Conv2dBackwardInput(s.window))
+            .rows(&dy)
+            .whole(&w)
+            .gives_rows(&s.x(), DType::F32)
+            .check(|n| vec![s.backward_input(n, &dy, &w)]);
+    }
+}
+
+#[test]
+pub fn conv2d_backward_weight() {
+    for s in SHAPES {
+        let (dy, x) = (Random(1).signed(&s.y()), Random(2).signed(&s.x()));
+        Case::new(Op::Conv2dBackwardWeight(s.window))
+            .rows(&dy)
+            .rows(&x)
+            .gives_whole(&s.filters(), DType::F32)
+            .check(|n| vec![s.backward_weight(n, &dy, &x)]);
+    }
+}

@@ -1,0 +1,158 @@
+//! Max-pooling, alone and fused with convolution, bias and ReLU. Ties are the point: the first maximum in row-major
+//! order is chosen, and where ReLU is 0 nothing is.
+
+use maxmargin::tape::{DType, NO_CHOICE, Op};
+
+use super::conv::{Shape, shape};
+use super::support::{Array, Case, Random, Sum, exact};
+
+/// Images `n x h x w x c` to pool.
+const POOLED: [[usize; 4]; 6] =
+    [[1, 2, 2, 1], [3, 2, 4, 7], [2, 28, 28, 32], [5, 6, 2, 8], [2, 4, 4, 17], [4, 4, 6, 16]];
+
+/// The element of an image batch `[n, h, w, c]` at place 0 to 3 (row-major) of the window that output `at` pools.
+fn window([_, h, w, c]: [usize; 4], at: usize, place: usize) -> usize {
+    let (image, pixel, channel) = (at / (h / 2 * (w / 2) * c), at / c % (h / 2 * (w / 2)), at % c);
+    let (y, x) = (pixel / (w / 2) * 2 + place / 2, pixel % (w / 2) * 2 + place % 2);
+    ((image * h + y) * w + x) * c + channel
+}
+
+fn halved([n, h, w, c]: [usize; 4]) -> [usize; 4] {
+    [n, h / 2, w / 2, c]
+}
+
+/// The value and place of the first maximum of a window.
+fn first_maximum(values: [f64; 4]) -> (f64, usize) {
+    let most = values.into_iter().fold(f64::NEG_INFINITY, f64::max);
+    (most, values.iter().position(|&v| v == most).unwrap())
+}
+
+#[test]
+pub fn max_pool2d() {
+    for dims in POOLED {
+        let flat = Array::f32(&dims, vec![0.0; dims.iter().product()]);
+        for x in [Random(1).signed(&dims), Random(2).coarse(&dims), flat] {
+            let out = halved(dims);
+            Case::new(Op::MaxPool2d).rows(&x).gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).check(|n| {
+                let windows = (0..n * out[1..].iter().product::<usize>())
+                    .map(|at| first_maximum([0, 1, 2, 3].map(|place| x.values[window(dims, at, place)])));
+                let (out, choice) = windows.map(|(most, place)| (exact(most), exact(place as f64))).unzip();
+                vec![out, choice]
+            });
+        }
+    }
+}
+
+#[test]
+pub fn max_pool2d_backward() {
+    for dims in POOLED {
+        let out = halved(dims);
+        let (dy, mut random) = (Random(1).signed(&out), Random(2));
+        let choice = Array::u8(&out, (0..dy.values.len()).map(|_| random.below(4) as u8));
+        Case::new(Op::MaxPool2dBackward).rows(&dy).rows(&choice).gives_rows(&dims, DType::F32).check(|n| {
+            let mut dx = vec![exact(0.0); n * dims[1..].iter().product::<usize>()];
+            for at in 0..n * dy.row() {
+                dx[window(dims, at, choice.values[at] as usize)] = exact(dy.values[at]);
+            }
+            vec![dx]
+        });
+    }
+}
+
+/// Kernels of 1 to 10 rows, so that filters take every number of vectors; rows around a vector's 8 and 16 elements.
+fn shapes() -> Vec<Shape> {
+    let mut all = vec![
+        shape([2, 28, 28, 1], [32, 5, 5], 2, 1),  // LeNet5's first
+        shape([2, 14, 14, 32], [64, 5, 5], 2, 1), // LeNet5's second
+        shape([3, 28, 28, 1], [8, 3, 3], 1, 1),
+        shape([9, 6, 4, 3], [5, 3, 3], 1, 1), // more than two groups of four images
+        shape([1, 2, 2, 1], [1, 1, 1], 0, 1),
+        shape([2, 2, 2, 1], [3, 1, 1], 1, 1), // windows wholly outside the image
+        shape([2, 4, 4, 7], [1, 3, 3], 2, 1),
+    ];
+    all.extend((1..=10).map(|kh| shape([2, kh + 3, 6, 2], [3, kh, 3], 0, 1)));
+    all.extend([7, 8, 9, 15, 16, 17, 33].map(|c| shape([2, 5, 5, c], [4, 2, 2], 0, 1)));
+    all.extend([7, 8, 9, 15, 16, 17].map(|k| shape([2, 4, 6, 4], [k, 3, 3], 1, 1)));
+    all
+}
+
+/// With coarse numbers all sums are exact, so values and choices are exact too, ties and zeros included; with any
+/// numbers the value is near, and a choice is not asked for.
+#[test]
+pub fn conv_pool() {
+    for s in shapes() {
+        let (x, w, bias) = (Random(1).coarse(&s.x()), Random(2).coarse(&s.filters()), Random(3).coarse(&[s.k]));
+        let real = (Random(4).signed(&s.x()), Random(5).signed(&s.filters()), Random(6).signed(&[s.k]));
+        for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
+            let out = halved(s.y());
+            let case = Case::new(Op::ConvPool(s.window)).rows(&x).whole(&w).whole(&bias);
+            case.gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).check(|n| {
+                let mut conv = s.forward(n, &x, &w);
+                conv.iter_mut().enumerate().for_each(|(i, sum)| *sum += bias.values[i % s.k]);
+                let pooled = (0..n * out[1..].iter().product::<usize>()).map(|at| {
+                    let four = [0, 1, 2, 3].map(|place| conv[window(s.y(), at, place)]);
+                    let (most, place) = first_maximum(four.map(|sum| sum.value));
+                    let choice = if most > 0.0 { place } else { usize::from(NO_CHOICE) };
+                    let (value, size) = (most.max(0.0), four.iter().fold(0.0, |size, sum| sum.size.max(size)));
+                    if coarse {
+                        (exact(value), exact(choice as f64))
+                    } else {
+                        (Sum { value, size }, Sum { value: 0.0, size: f64::INFINITY })
+                    }
+                });
+                let (values, choices) = pooled.unzip();
+                vec![values, choices]
+            });
+        }
+    }
+}
+
+/// dy with zeros among it, and a choice that is often none.
+fn gradient(s: &Shape) -> (Array, Array) {
+    let out = halved(s.y());
+    let (mut dy, mut random) = (Random(1).signed(&out), Random(2));
+    dy.values.iter_mut().for_each(|v| *v *= f64::from(random.below(4) > 0));
+    let choice = Array::u8(&out, (0..dy.values.len()).map(|_| random.below(5) as u8));
+    (dy, choice)
+}
+
+/// The gradient by the convolution's own output.
+fn unpooled(s: &Shape, n: usize, dy: &Array, choice: &Array) -> Array {
+    let mut full = Array::f32(&s.y(), vec![0.0; s.y().iter().product()]);
+    for at in (0..n * dy.row()).filter(|&at| choice.values[at] as u8 != NO_CHOICE) {
+        full.values[window(s.y(), at, choice.values[at] as usize)] = dy.values[at];
+    }
+    full
+}
+
+#[test]
+pub fn conv_pool_backward_input() {
+    for s in shapes() {
+        let ((dy, choice), w) = (gradient(&s), Random(3).signed(&s.filters()));
+        let case = Case::new(Op::ConvPoolBackwardInput(s.window)).rows(&dy).rows(&choice).whole(&w);
+        case.gives_rows(&s.x(), DType::F32).check(|n| vec![s.backward_input(n, &unpooled(&s, n, &dy, &choice), &w)]);
+    }
+}
+
+#[test]
+pub fn conv_pool_backward_weight() {
+    for s in shapes() {
+        let ((dy, choice), x) = (gradient(&s), Random(3).signed(&s.x()));
+        let case = Case::new(Op::ConvPoolBackwardWeight(s.window)).rows(&dy).rows(&choice).rows(&x);
+        case.gives_whole(&s.filters(), DType::F32)
+            .check(|n| vec![s.backward_weight(n, &unpooled(&s, n, &dy, &choice), &x)]);
+    }
+}
+
+#[test]
+pub fn conv_pool_backward_bias() {
+    for s in shapes() {
+        let (dy, choice) = gradient(&s);
+        Case::new(Op::ConvPoolBackwardBias).rows(&dy).rows(&choice).gives_whole(&[s.k], DType::F32).check(|n| {
+            let mut sums = vec![Sum::default(); s.k];
+            let full = unpooled(&s, n, &dy, &choice);
+            full.values.iter().enumerate().for_each(|(i, &dy)| sums[i % s.k] += dy);
+            vec![sums]
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! Ops that touch each element once.
+
+use maxmargin::tape::{DType, Op};
+
+use super::support::{Array, Case, Random, Sum, exact, rounded};
+
+/// One element, an odd number, sizes around 8 and 16, and around a task's 16,384 elements.
+const SHAPES: [&[usize]; 9] =
+    [&[1], &[1, 1], &[5, 7], &[7, 8], &[3, 9], &[17, 15], &[16, 1031], &[2, 8192], &[3, 2, 5461]];
+
+/// Numbers at which elementwise ops have corners, then random ones.
+fn numbers(seed: u64, dims: &[usize]) -> Array {
+    let corners = [0.0, -0.0, 1.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-45, -1e-45, 3.4e38];
+    let mut a = Random(seed).signed(dims);
+    a.values.iter_mut().skip(1).step_by(2).zip(corners).for_each(|(v, corner)| *v = f64::from(corner as f32));
+    a
+}
+
+/// Checks an op of one operand.
+fn map(op: Op, f: impl Fn(f64) -> Sum) {
+    for (seed, dims) in SHAPES.iter().enumerate() {
+        let a = numbers(seed as u64, dims);
+        Case::new(op.clone())
+            .rows(&a)
+            .gives_rows(dims, DType::F32)
+            .check(|n| vec![a.values[..n * a.row()].iter().map(|&a| f(a)).collect()]);
+    }
+}
+
+/// Checks an op of two operands of one shape.
+fn zip(op: Op, f: impl Fn(f64, f64) -> Sum) {
+    for (seed, dims) in SHAPES.iter().enumerate() {
+        let (a, b) = (numbers(seed as u64, dims), Random(77 + seed as u64).signed(dims));
+        for (a, b) in [(&a, &b), (&b, &a)] {
+            Case::new(op.clone())
+                .rows(a)
+                .rows(b)
+                .gives_rows(dims, DType::F32)
+                .check(|n| vec![a.values.iter().zip(&b.values).take(n * a.row()).map(|(&a, &b)| f(a, b)).collect()]);
+        }
+    }
+}
+
+/// Rows of every element type.
+fn tables(rows: usize) -> [Array; 5] {
+    let mut random = Random(5);
+    [
+        random.signed(&[rows]),
+        random.signed(&[rows, 3, 5]),
+        random.signed(&[rows, 28, 28, 1]),
+        Array::u32((0..rows as u32).map(|i| i * 7 + 1)),
+        Array::u8(&[rows, 4, 4, 3], (0..rows * 48).map(|_| random.word() as u8)),
+    ]
+}
+
+#[test]
+pub fn gather_rows() {
+    for src in tables(7) {
+        let index = Array::u32([6, 0, 3, 3, 1]);
+        let dims = [&[5], &src.dims[1..]].concat();
+        Case::new(Op::GatherRows).whole(&src).rows(&index).gives_rows(&dims, src.dtype).check(|n| {
+            let row = |&at: &f64| src.values[at as usize * src.row()..][..src.row()].to_vec();
+            vec![index.values[..n].iter().flat_map(row).map(exact).collect()]
+        });
+    }
+}
+
+#[test]
+pub fn scatter_rows() {
+    for (dst, src) in tables(7).iter().zip(tables(5)) {
+        let index = Array::u32([6, 0, 3, 5, 1]);
+        Case::new(Op::ScatterRows).rows(&src).rows(&index).updates_whole(dst).check(|n| {
+            let mut values = dst.values.clone();
+            for (src, &at) in src.values.chunks(src.row()).zip(&index.values[..n]) {
+                values[at as usize * src.len()..][..src.len()].copy_from_slice(src);
+            }
+            vec![values.into_iter().map(exact).collect()]
+        });
+    }
+}
+
+#[test]
+pub fn bytes_to_unit() {
+    for dims in [&[256][..], &[1, 1], &[3, 17, 1031], &[2, 28, 28, 1]] {
+        let bytes = Array::u8(dims, (0..dims.iter().product::<usize>()).map(|i| (i % 256) as u8));
+        Case::new(Op::BytesToUnit)
+            .rows(&bytes)
+            .gives_rows(dims, DType::F32)
+            .check(|n| vec![bytes.values[..n * bytes.row()].iter().map(|b| rounded(b / 255.0)).collect()]);
+    }
+}
+
+#[test]
+pub fn copy() {
+    map(Op::Copy, exact);
+}
+
+#[test]
+pub fn fill() {
+    for value in [0.0, -1.5, 1e-38] {
+        for dims in SHAPES {
+            Case::new(Op::Fill { value }).gives_rows(dims, DType::F32).check(|n| {
+                let row: usize = dims[1..].iter().product();
+                vec![vec![exact(f64::from(value)); n * row]]
+            });
+        }
+    }
+}
+
+#[test]
+pub fn add() {
+    zip(Op::Add, |a, b| rounded(a + b));
+}
+
+#[test]
+pub fn scale() {
+    for factor in [0.0, 1.0, -2.5, 0.1] {
+        map(Op::Scale { factor }, |a| rounded(f64::from(factor) * a));
+    }
+}
+
+/// Not-a-number, an example's unknown margin, becomes the least value.
+#[test]
+pub fn clamp_min() {
+    for least in [0.0, 0.1, -0.5] {
+        map(Op::ClampMin { least }, |a| exact(if a > f64::from(least) { a } else { f64::from(least) }));
+    }
+}
+
+/// Not-a-number passes through: a network that diverged says so.
+#[test]
+pub fn relu() {
+    map(Op::Relu, |x| exact(if x <= 0.0 { 0.0 } else { x }));
+}
+
+/// The gradient is 0 at 0.
+#[test]
+pub fn relu_backward() {
+    zip(Op::ReluBackward, |dy, y| exact(if y > 0.0 { dy } else { 0.0 }));
+}
+
+const BIASED: [&[usize]; 10] = [
+    &[1, 1],
+    &[2, 1, 1, 7],
+    &[3, 5, 8],
+    &[5, 9],
+    &[4, 15],
+    &[2, 16],
+    &[3, 17],
+    &[2, 28, 28, 32],
+    &[3, 1024],
+    &[2, 3, 16_385],
+];
+
+#[test]
+pub fn add_bias() {
+    for dims in BIASED {
+        let k = *dims.last().unwrap();
+        let (x, bias) = (numbers(1, dims), Random(2).signed(&[k]));
+        Case::new(Op::AddBias).rows(&x).whole(&bias).gives_rows(dims, DType::F32).check(|n| {
+            let sum = |(i, &x): (usize, &f64)| rounded(x + bias.values[i % k]);
+            vec![x.values[..n * x.row()].iter().enumerate().map(sum).collect()]
+        });
+    }
+}
+
+#[test]
+pub fn add_bias_backward_bias() {
+    for dims in BIASED {
+        let k = *dims.last().unwrap();
+        let dy = Random(3).signed(dims);
+        Case::new(Op::AddBiasBackwardBias).rows(&dy).gives_whole(&[k], DType::F32).check(|n| {
+            let mut sums = vec![Sum::default(); k];
+            dy.values[..n * dy.row()].iter().enumerate().for_each(|(i, &dy)| sums[i % k] += dy);
+            vec![sums]
+        });
+    }
+}

@@ -1,0 +1,165 @@
+//! Losses by example, and what training makes of them.
+
+use maxmargin::tape::{DType, Loss, LossRule, Op};
+
+use super::support::{Array, Case, Random, Sum, exact, near, rounded};
+
+/// Rows of logits and their labels: random ones of several magnitudes, ties, and extremes.
+fn batches() -> Vec<(Array, Array)> {
+    let mut random = Random(1);
+    let mut batch = |classes: usize| {
+        let mut rows: Vec<Vec<f64>> = Vec::new();
+        for size in [0.0, 1e-3, 1.0, 10.0, 100.0, 1e4] {
+            rows.push(random.signed(&[classes]).values.iter().map(|v| size * v).collect());
+            rows.push(random.coarse(&[classes]).values.iter().map(|v| size * v).collect());
+        }
+        rows.push(vec![-3.0; classes]); // all equal, all negative
+        rows.push((0..classes).map(|j| -1.0 - j as f64).collect());
+        rows.push((0..classes).map(|j| if j == 0 { 50.0 } else { 0.0 }).collect()); // label 0: lm = -50
+        rows.push((0..classes).map(|j| if j == 1 { 1e4 } else { -1e4 }).collect());
+        rows.push((0..classes).map(|j| if j == 1 { -1e4 } else { 1e4 }).collect());
+        rows.push((0..classes).map(|j| if j == 1 { 30.0 } else { j as f64 * 0.1 }).collect());
+        let n = 3 * rows.len();
+        let labels = (0..n).map(|i| [0, 1, classes as u32 - 1][i / rows.len()]);
+        (Array::f32(&[n, classes], rows.iter().cycle().take(n).flatten().copied()), Array::u32(labels))
+    };
+    [2, 3, 10, 17].map(&mut batch).into()
+}
+
+fn rules() -> [LossRule; 6] {
+    let rule = |loss, confidence| LossRule { loss, confidence };
+    [
+        rule(Loss::Xent, 0.0),
+        rule(Loss::Slm, 0.0),
+        rule(Loss::Lm, 0.0),
+        rule(Loss::Cw, 0.0),
+        rule(Loss::Cw, 50.0),
+        rule(Loss::Cw, 1e4),
+    ]
+}
+
+/// What the losses of a row are made of. `size` is what single precision makes `slm` uncertain by, in units of one
+/// rounding.
+struct Margins {
+    lse: f64,
+    slm: f64,
+    lm: f64,
+    best: usize,
+    size: f64,
+}
+
+fn margins(z: &[f64], y: usize) -> Margins {
+    let others = || (0..z.len()).filter(|&j| j != y);
+    let most = others().map(|j| z[j]).fold(f64::NEG_INFINITY, f64::max);
+    let best = others().find(|&j| z[j] == most).unwrap();
+    let lse = most + others().map(|j| (z[j] - most).exp()).sum::<f64>().ln();
+    let lm = most - z[y];
+    Margins { lse, slm: lse - z[y], lm, best, size: lm.abs() + (z.len() as f64).ln() }
+}
+
+fn sigmoid(v: f64) -> f64 {
+    1.0 / (1.0 + (-v).exp())
+}
+
+/// `ln(1 + e^v)`.
+fn softplus(v: f64) -> f64 {
+    v.max(0.0) + (-v.abs()).exp().ln_1p()
+}
+
+#[test]
+pub fn loss() {
+    for (logits, labels) in batches() {
+        for rule in rules() {
+            let row = |(z, &y): (&[f64], &f64)| {
+                let m = margins(z, y as usize);
+                match rule.loss {
+                    Loss::Xent => near(softplus(m.slm), softplus(m.slm) + sigmoid(m.slm) * m.size),
+                    Loss::Slm => near(m.slm, m.size),
+                    Loss::Lm => rounded(m.lm),
+                    Loss::Cw => {
+                        near((m.lm + f64::from(rule.confidence)).max(0.0), m.lm.abs() + f64::from(rule.confidence))
+                    }
+                }
+            };
+            Case::new(Op::Loss(rule))
+                .rows(&logits)
+                .rows(&labels)
+                .gives_rows(&labels.dims, DType::F32)
+                .check(|n| vec![logits.values.chunks(logits.row()).zip(&labels.values).take(n).map(row).collect()]);
+        }
+    }
+}
+
+/// lm and cw choose the first of equal logits; cw passes a gradient where it is exactly 0, as PyTorch's clamp does.
+#[test]
+pub fn loss_backward() {
+    for (logits, labels) in batches() {
+        let dvalue = Random(9).signed(&labels.dims);
+        for rule in rules() {
+            let row = |i: usize| {
+                let (z, y, dv) =
+                    (&logits.values[i * logits.row()..][..logits.row()], labels.values[i] as usize, dvalue.values[i]);
+                let m = margins(z, y);
+                let soft = |j: usize, share: f64, size: f64| {
+                    let p = if j == y { -1.0 } else { (z[j] - m.lse).exp() };
+                    let exponent = if j == y { 0.0 } else { (z[j] - m.lse).abs() + (z.len() as f64).ln() };
+                    near(dv * share * p, (dv * share * p).abs() * (1.0 + exponent + size))
+                };
+                let hard = |j: usize| exact(dv * (f64::from(j == m.best) - f64::from(j == y)));
+                let one = |j: usize| match rule.loss {
+                    Loss::Xent => soft(j, sigmoid(m.slm), m.size),
+                    Loss::Slm => soft(j, 1.0, 0.0),
+                    Loss::Cw if m.lm < -f64::from(rule.confidence) => exact(0.0),
+                    Loss::Lm | Loss::Cw => hard(j),
+                };
+                (0..z.len()).map(one).collect::<Vec<Sum>>()
+            };
+            Case::new(Op::LossBackward(rule))
+                .rows(&logits)
+                .rows(&labels)
+                .rows(&dvalue)
+                .gives_rows(&logits.dims, DType::F32)
+                .check(|n| vec![(0..n).flat_map(row).collect()]);
+        }
+    }
+}
+
+#[test]
+pub fn mean_weights() {
+    for n in [1, 7, 50] {
+        Case::new(Op::MeanWeights).gives_rows(&[n], DType::F32).check(|n| vec![vec![rounded(1.0 / n as f64); n]]);
+    }
+}
+
+/// A margin of exactly d_max is no longer trained on, but counted.
+#[test]
+pub fn hinge_weights() {
+    let eps = Array::f32(&[6], [0.0, 0.3, 0.45, f64::from(0.45f32.next_down()), 0.4725, 0.1]);
+    for hinge in [0.45, 0.3, 0.0] {
+        Case::new(Op::HingeWeights { hinge }).rows(&eps).gives_rows(&[6], DType::F32).check(|n| {
+            let weight = |eps: &f64| if *eps < f64::from(hinge) { rounded(1.0 / n as f64) } else { exact(0.0) };
+            vec![eps.values[..n].iter().map(weight).collect()]
+        });
+    }
+}
+
+/// Neither 0 nor -0 nor not-a-number is negative; places beyond the count are nobody's.
+#[test]
+pub fn select_negative() {
+    let rows = [vec![-1.0, 0.0, -0.0, f64::NAN, -1e-45, f64::INFINITY, f64::NEG_INFINITY], vec![1.0; 5], vec![-2.0; 9]];
+    for values in rows {
+        let values = Array::f32(&[values.len()], values);
+        // The places found are at the front; what lies behind them is not looked at by anyone, so any number will do.
+        Case::new(Op::SelectNegative)
+            .rows(&values)
+            .gives_rows(&values.dims, DType::U32)
+            .gives_whole(&[1], DType::U32)
+            .check(|n| {
+                let found: Vec<usize> = (0..n).filter(|&i| values.values[i] < 0.0).collect();
+                let count = exact(found.len() as f64);
+                let free = near(0.0, f64::INFINITY);
+                let places = found.iter().map(|&i| exact(i as f64)).chain(std::iter::repeat(free)).take(n);
+                vec![places.collect(), vec![count]]
+            });
+    }
+}

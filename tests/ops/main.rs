@@ -1,0 +1,68 @@
+//! Every op on every device against its formula: in double precision, in plain loops, from the op's own description
+//! (`tape::Op`) and the paper, not from a device's code.
+//!
+//! [`support::Case`] says what is watched besides the numbers: outputs start as NaN, rows beyond the active ones and
+//! everything around keep their bits, two runs and one or two threads agree bit for bit. [`support::TOLERANCE`] is the
+//! one law of tolerance; a `Sum` of size 0 allows none.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attack;
+mod conv;
+mod conv_pool;
+mod elementwise;
+mod linear;
+mod loss;
+mod optimizer;
+
+use maxmargin::tape::Op;
+
+/// The test of each op. A new op does not compile until it has one.
+fn test_of(op: &Op) -> fn() {
+    match op {
+        Op::GatherRows => elementwise::gather_rows,
+        Op::ScatterRows => elementwise::scatter_rows,
+        Op::BytesToUnit => elementwise::bytes_to_unit,
+        Op::Copy => elementwise::copy,
+        Op::Fill { .. } => elementwise::fill,
+        Op::Add => elementwise::add,
+        Op::Scale { .. } => elementwise::scale,
+        Op::ClampMin { .. } => elementwise::clamp_min,
+        Op::Conv2d(_) => conv::conv2d,
+        Op::Conv2dBackwardInput(_) => conv::conv2d_backward_input,
+        Op::Conv2dBackwardWeight(_) => conv::conv2d_backward_weight,
+        Op::AddBias => elementwise::add_bias,
+        Op::AddBiasBackwardBias => elementwise::add_bias_backward_bias,
+        Op::Relu => elementwise::relu,
+        Op::ReluBackward => elementwise::relu_backward,
+        Op::MaxPool2d => conv_pool::max_pool2d,
+        Op::MaxPool2dBackward => conv_pool::max_pool2d_backward,
+        Op::ConvPool(_) => conv_pool::conv_pool,
+        Op::ConvPoolBackwardInput(_) => conv_pool::conv_pool_backward_input,
+        Op::ConvPoolBackwardWeight(_) => conv_pool::conv_pool_backward_weight,
+        Op::ConvPoolBackwardBias => conv_pool::conv_pool_backward_bias,
+        Op::Linear => linear::linear,
+        Op::LinearBackwardInput => linear::linear_backward_input,
+        Op::LinearBackwardWeight => linear::linear_backward_weight,
+        Op::Loss(_) => loss::loss,
+        Op::LossBackward(_) => loss::loss_backward,
+        Op::MeanWeights => loss::mean_weights,
+        Op::HingeWeights { .. } => loss::hinge_weights,
+        Op::SelectNegative => loss::select_negative,
+        Op::Uniform { .. } => attack::uniform,
+        Op::PgdStart(_) => attack::pgd_start,
+        Op::PgdStep(_) => attack::pgd_step,
+        Op::AlongDirection { .. } => attack::along_direction,
+        Op::Bisect { .. } => attack::bisect,
+        Op::Adam(_) => optimizer::adam,
+        Op::Sgd(_) => optimizer::sgd,
+        Op::Increment => optimizer::increment,
+        Op::AccumulateMetrics => optimizer::accumulate_metrics,
+    }
+}
+
+#[test]
+fn every_op_has_a_test() {
+    let _: fn(&Op) -> fn() = test_of; // its match says so
+}

@@ -1,0 +1,158 @@
+//! Gradients become weights, by the formulas of Kingma and Ba (2015) and of PyTorch's SGD; and what a step leaves behind.
+
+use maxmargin::tape::{Metric, Op, OptimizerRule};
+
+use super::support::{Array, Case, Random, Sum, exact, near};
+
+/// One parameter, few, and around a task's 16,384.
+const LENGTHS: [usize; 5] = [1, 7, 16_383, 16_384, 16_385];
+
+/// Before, at and after changes of the learning rate; and far on.
+const STEPS: [u32; 6] = [0, 1, 9, 10, 999, 99_999];
+
+fn rules() -> [OptimizerRule; 3] {
+    let rule = |schedule: &[(u32, f32)], clean_coeff, weight_decay, momentum| OptimizerRule {
+        schedule: schedule.to_vec(),
+        clean_coeff,
+        weight_decay,
+        momentum,
+    };
+    [
+        rule(&[(0, 1e-4)], 1.0 / 3.0, 0.0, 0.0),
+        rule(&[(0, 0.3), (10, 0.09), (1000, 0.03)], 1.0 / 3.0, 2e-4, 0.9),
+        rule(&[(0, 0.1), (1, 0.01)], 0.0, 0.01, 0.5),
+    ]
+}
+
+/// The learning rate of a step: that of the last entry which has begun.
+fn rate(rule: &OptimizerRule, step: u32) -> f64 {
+    let begun = rule.schedule.iter().filter(|(from, _)| *from <= step).max_by_key(|(from, _)| *from);
+    f64::from(begun.unwrap().1)
+}
+
+/// `(1 - c) dmargin + c dclean + decay p`; without a clean gradient, dmargin is all of it.
+fn gradient(rule: &OptimizerRule, dmargin: f64, dclean: Option<f64>, p: f64) -> Sum {
+    let c = f64::from(rule.clean_coeff);
+    let mut g = Sum::default();
+    match dclean {
+        Some(dclean) => {
+            g += (1.0 - c) * dmargin;
+            g += c * dclean;
+        }
+        None => g += dmargin,
+    }
+    g += f64::from(rule.weight_decay) * p;
+    g
+}
+
+/// Checks an optimizer on every length, rule and step, with and without a clean gradient. `f(i, gradient, rate)` gives
+/// the new parameter and its states.
+fn check(
+    op: impl Fn(OptimizerRule) -> Op,
+    states: &[&dyn Fn(usize) -> Array],
+    f: impl Fn(&OptimizerRule, u32, f64, &[f64], Sum) -> Vec<Sum>,
+) {
+    for (len, rule) in LENGTHS.into_iter().flat_map(|len| rules().map(|rule| (len, rule))) {
+        let (dmargin, dclean) = (Random(1).signed(&[len]), Random(2).signed(&[len]));
+        let params = Random(3).signed(&[len]);
+        let states: Vec<Array> = states.iter().map(|state| state(len)).collect();
+        for (step, with_clean) in STEPS.into_iter().flat_map(|step| [(step, true), (step, false)]) {
+            let counter = Array::u32([step]);
+            let mut case = Case::new(op(rule.clone())).whole(&dmargin);
+            if with_clean {
+                case = case.whole(&dclean);
+            }
+            case = case.whole(&counter).updates_whole(&params);
+            for state in &states {
+                case = case.updates_whole(state);
+            }
+            case.check(|_| {
+                let mut results = vec![Vec::new(); 1 + states.len()];
+                for i in 0..len {
+                    let clean = with_clean.then(|| dclean.values[i]);
+                    let g = gradient(&rule, dmargin.values[i], clean, params.values[i]);
+                    let before: Vec<f64> = states.iter().map(|s| s.values[i]).collect();
+                    for (all, one) in results.iter_mut().zip(f(&rule, step, params.values[i], &before, g)) {
+                        all.push(one);
+                    }
+                }
+                results
+            });
+        }
+    }
+}
+
+/// Constants in double precision: 0.999 in single precision would put the first steps off by 5e-5.
+#[test]
+pub fn adam() {
+    let m = |len: usize| Random(4).signed(&[len]);
+    // Squares: never negative, some exactly 0.
+    let v = |len: usize| Array::f32(&[len], Random(5).coarse(&[len]).values.iter().map(|v| v * v));
+    check(Op::Adam, &[&m, &v], |rule, step, p, before, g| {
+        let t = f64::from(step) + 1.0;
+        let (mut m, mut v) = (Sum::default(), Sum::default());
+        m += 0.9 * before[0];
+        m += 0.1 * g.value;
+        m.size += 0.1 * g.size;
+        v += 0.999 * before[1];
+        v += 0.001 * g.value * g.value;
+        v.size += 0.002 * g.size * g.value.abs();
+        let rate = rate(rule, step) / (1.0 - 0.9f64.powf(t));
+        let root = (v.value / (1.0 - 0.999f64.powf(t))).sqrt() + 1e-8;
+        let size = p.abs() + rate / root * (m.size + m.value.abs() * v.size / v.value.max(1e-300));
+        vec![near(p - rate * m.value / root, size), m, v]
+    });
+}
+
+#[test]
+pub fn sgd() {
+    check(Op::Sgd, &[&|len| Random(4).signed(&[len])], |rule, step, p, before, g| {
+        let mut b = Sum::default();
+        b += f64::from(rule.momentum) * before[0];
+        b += g.value;
+        b.size += g.size;
+        let rate = rate(rule, step);
+        vec![near(p - rate * b.value, p.abs() + rate * b.size), b]
+    });
+}
+
+#[test]
+pub fn increment() {
+    for count in [0u32, 1, 99_999, 0x7FFF_FFFF, 0xFFFF_FFFE] {
+        Case::new(Op::Increment)
+            .updates_whole(&Array::u32([count]))
+            .check(|_| vec![vec![exact(f64::from(count) + 1.0)]]);
+    }
+}
+
+/// A row of weight 0 has reached d_max; its margin loss may be anything, even no number.
+#[test]
+pub fn accumulate_metrics() {
+    let clean = Array::f32(&[5], [0.5, 2.0, 0.25, 1e-3, 7.0]);
+    let lm = Array::f32(&[5], [-3.0, 1.0, 0.0, -0.1, -0.0]);
+    let weights = Array::f32(&[5], [0.2, 0.0, 0.2, 0.2, 0.0]);
+    let margin = Array::f32(&[5], [1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
+    let eps = Array::f32(&[5], [0.1, 0.47, 0.0, 0.3, 0.46]);
+    let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
+    let case = Case::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
+    case.updates_whole(&sums).check(|n| {
+        let mut all: Vec<Sum> = sums.values.iter().map(|&v| near(v, v)).collect();
+        if n == 0 {
+            // The mean over nothing is no number; a batch is never empty.
+            all[Metric::CleanLoss as usize] = exact(f64::NAN);
+        }
+        all[Metric::Steps as usize] += 1.0;
+        for i in 0..n {
+            all[Metric::Examples as usize] += 1.0;
+            all[Metric::CleanLoss as usize] += clean.values[i] / n as f64;
+            if weights.values[i] > 0.0 {
+                all[Metric::MarginLoss as usize] += weights.values[i] * margin.values[i];
+            } else {
+                all[Metric::Reached as usize] += 1.0;
+            }
+            all[Metric::Correct as usize] += f64::from(lm.values[i] < 0.0);
+            all[Metric::Eps as usize] += eps.values[i];
+        }
+        vec![all]
+    });
+}
