@@ -311,7 +311,7 @@ mod tests {
         let plan = planned("w.safetensors").unwrap();
         assert_eq!(plan.weights, PathBuf::from("w.safetensors"));
         assert_eq!((plan.config.dataset, plan.config.norm), (DatasetKind::Digits, Norm::Linf));
-        assert_eq!((plan.config.hinge_maxeps, plan.config.val_size), (0.45, 1000));
+        assert_eq!((plan.config.hinge_maxeps, plan.config.val_size), (0.45, 500));
         assert_eq!(plan.pgd, [PgdAt { eps: 0.3, eps_iter: (0.3f64 / 40.0) as f32 }]);
         assert_eq!((plan.nb_iter, plan.nb_restart, plan.seed, plan.batch_size), (100, 10, 0, 100));
         assert!(plan.margins && plan.split == Split::Test && plan.size.is_none());
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(plan.weights, folder.path().join("best.safetensors"));
         assert_eq!((plan.config, plan.pgd[0].eps), (config, 0.15));
         let other = planned(&format!("{run} --norm l2 --dataset mnist")).unwrap().config;
-        assert_eq!((other.hinge_maxeps, other.test_eps, other.val_size, other.nb_iter), (4.0, 2.0, 5000, 10));
+        assert_eq!((other.hinge_maxeps, other.test_eps, other.val_size, other.nb_iter), (4.0, 2.0, 5000, 6));
         let small = planned(&format!("{run} --hinge-maxeps 0.05")).unwrap().config;
         assert_eq!(small.hinge_maxeps, 0.05);
     }

@@ -30,11 +30,12 @@ pub fn presets() -> Vec<Preset> {
             config: Config {
                 preset: DEFAULT_PRESET.into(),
                 dataset: DatasetKind::Digits,
-                val_size: 1000,
+                val_size: 500,
                 width: 0.5,
-                nb_iter: 10,
-                learning_rate_schedule: vec![(0, 1e-3), (2000, 1e-4)],
-                max_num_training_steps: 2500,
+                nb_iter: 6,
+                learning_rate_schedule: vec![(0, 2e-3), (900, 1e-3), (1350, 2e-4)],
+                max_num_training_steps: 1600,
+                test_eps_iter: 0.1, // six of them reach across the ball
                 disp_interval: 50,
                 ..mnist_linf()
             },
