@@ -131,9 +131,7 @@ impl Shape {
     /// each image.
     pub(super) fn with_transposed(&self, w: &[f32], f: impl FnOnce(&[f32])) {
         scratch(w.len(), |columns| {
-            for (k, filter) in w.chunks_exact(self.window()).enumerate() {
-                filter.iter().enumerate().for_each(|(r, &value)| columns[r * self.k + k] = value);
-            }
+            transpose(columns, w, self.window());
             f(columns);
         });
     }
@@ -153,6 +151,21 @@ impl Shape {
             };
             matmul(out, Accum::Replace, windows, columns, 1.0, Par::Seq);
         });
+    }
+}
+
+/// Writes the transpose of `from`, whose rows have `columns` elements, a tile at a time: both sides of a tile stay in
+/// the nearest cache.
+pub(super) fn transpose(to: &mut [f32], from: &[f32], columns: usize) {
+    const TILE: usize = 16;
+    let rows = from.len().checked_div(columns).unwrap_or(0);
+    for top in (0..rows).step_by(TILE) {
+        let bottom = rows.min(top + TILE);
+        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+            for (row, to) in (top..bottom).zip(&mut to[top..bottom]) {
+                *to = from[row * columns + column];
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::vectorized;
 
 /// Elements that one task takes: large enough to be worth a task, and never dependent on the thread count.
-const BLOCK: usize = 1 << 14;
+const BLOCK: usize = 1 << 16;
 
 /// `out[i] = src[index[i]]` for `n` rows of `row` bytes.
 pub(super) fn gather_rows(out: &mut [u8], src: &[u8], index: &[u32], n: usize, row: usize) {

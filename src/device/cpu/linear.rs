@@ -4,7 +4,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::conv::scratch;
+use super::conv::{scratch, transpose};
 
 /// Columns of a product that one task computes.
 const COLUMNS: usize = 128;
@@ -34,9 +34,7 @@ pub(super) fn linear(y: &mut [f32], x: &[f32], w: &[f32], n: usize, w_dims: &[us
             let columns = MatMut::from_row_major_slice_mut(columns, rows, n);
             matmul(columns, Accum::Replace, w, x.transpose(), 1.0, Par::Seq);
         });
-        for (i, y) in y.chunks_exact_mut(out).take(n).enumerate() {
-            y.iter_mut().zip(columns[i..].iter().step_by(n)).for_each(|(y, &column)| *y = column);
-        }
+        transpose(&mut y[..n * out], columns, n);
     });
 }
 
