@@ -316,10 +316,10 @@ mod tests {
     fn the_description_shows_what_was_overridden() {
         let text = Config { nb_iter: 20, train_size: Some(64), ..quick() }.describe();
         let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        assert!(line("nb_iter ").ends_with("= 20   (quick: 6)"), "{text}");
+        assert!(line("nb_iter ").ends_with("= 20   (quick: 5)"), "{text}");
         assert!(line("train_size ").ends_with("= 64   (quick: all)"), "{text}");
         assert!(line("seed ").ends_with("= 0"), "{text}");
-        assert!(line("learning_rate_schedule ").ends_with("= 0:0.002,900:0.001,1350:0.0002"), "{text}");
+        assert!(line("learning_rate_schedule ").ends_with("= 0:0.002,900:0.001,1250:0.0002"), "{text}");
     }
 
     #[test]
@@ -391,10 +391,10 @@ mod tests {
         let text = quick().to_toml();
         assert_eq!(load(text.clone()), Ok(quick()));
         for (broken, expected) in [
-            (text.replace("nb_iter = 6\n", ""), "missing field `nb_iter`"),
-            (text.replace("nb_iter = 6\n", "nb_iter = 6\nnb_itr = 6\n"), "unknown field `nb_itr`"),
+            (text.replace("nb_iter = 5\n", ""), "missing field `nb_iter`"),
+            (text.replace("nb_iter = 5\n", "nb_iter = 5\nnb_itr = 5\n"), "unknown field `nb_itr`"),
             (text.replace("seed = 0", "seed = \"zero\""), "line 2: invalid type: string \"zero\""),
-            (text.replace("nb_iter = 6", "nb_iter = 0"), "--nb-iter: expected at least 1; found 0"),
+            (text.replace("nb_iter = 5", "nb_iter = 0"), "--nb-iter: expected at least 1; found 0"),
             (text[..text.len() / 2].into(), "line"),
         ] {
             let message = load(broken).unwrap_err();

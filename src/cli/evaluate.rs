@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(plan.weights, folder.path().join("best.safetensors"));
         assert_eq!((plan.config, plan.pgd[0].eps), (config, 0.15));
         let other = planned(&format!("{run} --norm l2 --dataset mnist")).unwrap().config;
-        assert_eq!((other.hinge_maxeps, other.test_eps, other.val_size, other.nb_iter), (4.0, 2.0, 5000, 6));
+        assert_eq!((other.hinge_maxeps, other.test_eps, other.val_size, other.nb_iter), (4.0, 2.0, 5000, 5));
         let small = planned(&format!("{run} --hinge-maxeps 0.05")).unwrap().config;
         assert_eq!(small.hinge_maxeps, 0.05);
     }

@@ -32,10 +32,10 @@ pub fn presets() -> Vec<Preset> {
                 dataset: DatasetKind::Digits,
                 val_size: 500,
                 width: 0.5,
-                nb_iter: 6,
-                learning_rate_schedule: vec![(0, 2e-3), (900, 1e-3), (1350, 2e-4)],
-                max_num_training_steps: 1600,
-                test_eps_iter: 0.1, // six of them reach across the ball
+                nb_iter: 5,
+                learning_rate_schedule: vec![(0, 2e-3), (900, 1e-3), (1250, 2e-4)],
+                max_num_training_steps: 1500,
+                test_eps_iter: 0.1, // five of them reach across the ball
                 disp_interval: 50,
                 ..mnist_linf()
             },

@@ -108,7 +108,7 @@ fn help_of_each_command_has_its_groups_and_an_example() {
 #[test]
 fn help_of_train_shows_what_each_preset_has() {
     let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("[quick: 6; mnist-linf, mnist-l2: 40]"), "{help}");
+    assert!(help.contains("[quick: 5; mnist-linf, mnist-l2: 40]"), "{help}");
     assert!(help.contains("[default: 2.5]"), "{help}");
     assert!(!help.contains("[quick: quick"), "{help}");
 }
@@ -247,7 +247,7 @@ fn presets_are_a_table_of_the_published_values_with_their_sources() {
     assert_eq!(said.code, Some(0));
     for (name, values) in [
         ("hinge_maxeps", "0.45 0.45 4.0"),
-        ("nb_iter", "6 40 40"),
+        ("nb_iter", "5 40 40"),
         ("attack_mineps", "0.1 0.1 0.5"),
         ("test_eps", "0.3 0.3 2.0"),
         ("test_eps_iter", "0.1 0.01 0.125"),
@@ -255,7 +255,7 @@ fn presets_are_a_table_of_the_published_values_with_their_sources() {
         ("eps_iter_scale", "2.5 2.5 2.5"),
         ("num_search_steps", "10 10 10"),
         ("training_batch_size", "50 50 50"),
-        ("max_num_training_steps", "1600 100000 100000"),
+        ("max_num_training_steps", "1500 100000 100000"),
         ("val_size", "500 5000 5000"),
         ("optimizer", "adam adam adam"),
         ("attack_loss_fn", "slm slm slm"),
@@ -338,7 +338,7 @@ fn resume_may_extend_a_run_but_not_shorten_it() {
     assert_eq!(value(&shown, "max_num_training_steps"), "5000");
     refused(
         &format!("train --resume {run} --steps 10"),
-        &["--max-num-training-steps", "at least the 1600", "found 10"],
+        &["--max-num-training-steps", "at least the 1500", "found 10"],
     );
 }
 

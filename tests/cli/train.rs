@@ -106,7 +106,7 @@ fn a_resumed_run_goes_on_from_its_step() {
     let folder = tempfile::tempdir().expect("a folder");
     train(folder.path(), "--savepath run");
     let said = done_in(folder.path(), "train --resume run --steps 6");
-    assert!(said.out.contains("max_num_training_steps = 6   (quick: 1600)\n"), "{}", said.out);
+    assert!(said.out.contains("max_num_training_steps = 6   (quick: 1500)\n"), "{}", said.out);
     let first = said.err.lines().find(|line| line.starts_with("steps ")).expect("a line of progress");
     assert!(first.starts_with("steps 5/6") && said.err.contains("\nsteps 6/6"), "{}", said.err);
     assert_eq!(maxmargin_in(folder.path(), "train --resume run --steps 5").code, Some(2));

@@ -10,16 +10,15 @@ const BLOCK: usize = 1 << 14;
 const BETAS: [f64; 2] = [0.9, 0.999];
 const EPS: f32 = 1e-8;
 
-/// `(1 - c) dmargin + c dclean + weight_decay * p` for elements from `start` on.
-#[inline(always)]
-fn gradient<'a>(parts: &'a [&[f32]], start: usize, rule: &'a OptimizerRule) -> impl Fn(usize, f32) -> f32 + 'a {
-    let margin = &parts[0][start..];
-    let clean = parts.get(1).map(|g| &g[start..]);
-    #[inline(always)]
-    move |i, p| {
-        let g = clean.map_or(margin[i], |c| (1.0 - rule.clean_coeff) * margin[i] + rule.clean_coeff * c[i]);
-        g + rule.weight_decay * p
-    }
+/// The gradients of the elements from `start` on: `(1 - c) dmargin + c dclean`. Where there is no clean part, c is 0
+/// and the margin part stands in for it.
+#[inline(always)] // so that it is compiled for the caller's vector instructions
+fn gradients<'a>(parts: &[&'a [f32]], start: usize, rule: &OptimizerRule) -> impl Iterator<Item = f32> + use<'a> {
+    let (clean, share) = parts.get(1).map_or((parts[0], 0.0), |clean| (*clean, rule.clean_coeff));
+    parts[0][start..].iter().zip(&clean[start..]).map(
+        #[inline(always)]
+        move |(m, c)| (1.0 - share) * m + share * c,
+    )
 }
 
 /// One step of Adam; `step` counts from 0.
@@ -31,12 +30,12 @@ pub(super) fn adam(p: &mut [f32], m: &mut [f32], v: &mut [f32], parts: &[&[f32]]
     let take = BETAS.map(|b| (1.0 - b) as f32);
     let blocks = p.par_chunks_mut(BLOCK).zip(m.par_chunks_mut(BLOCK)).zip(v.par_chunks_mut(BLOCK)).enumerate();
     blocks.for_each(|(block, ((p, m), v))| {
-        let gradient = gradient(parts, block * BLOCK, rule);
+        let gradients = gradients(parts, block * BLOCK, rule);
         vectorized(
             #[inline(always)]
             || {
-                for (i, ((p, m), v)) in p.iter_mut().zip(m).zip(v).enumerate() {
-                    let g = gradient(i, *p);
+                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(gradients) {
+                    let g = g + rule.weight_decay * *p;
                     *m = keep[0] * *m + take[0] * g;
                     *v = keep[1] * *v + take[1] * g * g;
                     *p -= rate * (*m / (v.sqrt() / root + EPS));
@@ -51,12 +50,12 @@ pub(super) fn sgd(p: &mut [f32], momentum: &mut [f32], parts: &[&[f32]], step: u
     let rate = rule.rate(step);
     let blocks = p.par_chunks_mut(BLOCK).zip(momentum.par_chunks_mut(BLOCK)).enumerate();
     blocks.for_each(|(block, (p, momentum))| {
-        let gradient = gradient(parts, block * BLOCK, rule);
+        let gradients = gradients(parts, block * BLOCK, rule);
         vectorized(
             #[inline(always)]
             || {
-                for (i, (p, b)) in p.iter_mut().zip(momentum).enumerate() {
-                    *b = rule.momentum * *b + gradient(i, *p);
+                for ((p, b), g) in p.iter_mut().zip(momentum).zip(gradients) {
+                    *b = rule.momentum * *b + (g + rule.weight_decay * *p);
                     *p -= rate * *b;
                 }
             },
