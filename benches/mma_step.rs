@@ -62,7 +62,7 @@ fn main() {
 
     let workspace = items.iter().flat_map(|(_, s)| &s.stages).map(|(p, _)| p.workspace).max().expect("items");
     let mut cpu = Cpu::new();
-    cpu.allocate(&memory, workspace);
+    cpu.allocate(&memory, workspace).expect("memory");
     let device: &mut dyn Device = &mut cpu;
     let mut weights = model.params().initial(0);
     // Every example right, and near enough to its boundary that it is reached: label 0 everywhere, and logit 0 ahead.

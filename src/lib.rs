@@ -50,6 +50,9 @@
 //!
 //! A run of steps, with validation, checkpoints and resume, is in [`train::run`].
 
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod attack;
 pub mod cli;
 pub mod config;

@@ -46,7 +46,7 @@ impl Bench {
 
     /// Takes memory and writes everything that an attack reads.
     fn fill(&mut self, given: &Given, pgd: &Pgd, workspace: usize) {
-        self.device.allocate(&self.memory, workspace);
+        self.device.allocate(&self.memory, workspace).expect("memory");
         let parameters: Vec<f32> = given.weights.concat().iter().chain(&given.bias).map(|&v| v as f32).collect();
         self.model.params().load(&mut *self.device, &parameters);
         self.device.write_f32(&self.target.x, &given.x.concat());

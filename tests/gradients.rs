@@ -127,7 +127,7 @@ fn gradients(make: Make, fuse: bool, weights: &Array, record: Record) -> (Vec<Ve
         .collect();
     let program = tape.finish();
     let mut device = make();
-    device.allocate(&given.memory, program.workspace);
+    device.allocate(&given.memory, program.workspace).expect("memory");
     device.write_u32(&rows, &[CAPACITY as u32 - 1]);
     for (buffer, content) in &given.leaves {
         if buffer.dtype == maxmargin::tape::DType::U32 {

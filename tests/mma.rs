@@ -105,7 +105,7 @@ fn step(make: Make, config: &Config, given: &Given, batch: &[u32]) -> After {
     let (memory, model, data, mma) = record(config);
     let workspace = mma.schedule.stages.iter().map(|(p, _)| p.workspace).max().unwrap();
     let mut device: Box<dyn Device> = make();
-    device.allocate(&memory, workspace);
+    device.allocate(&memory, workspace).expect("memory");
     device.write_u8(&data.images, &given.bytes);
     device.write_u32(&data.labels, &given.labels);
     model.params().load(&mut *device, &given.parameters());

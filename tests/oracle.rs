@@ -75,7 +75,7 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;
     let programs = attack.programs().chain(examples.programs());
-    device.allocate(&memory, programs.map(|program| program.workspace).max().unwrap_or(0));
+    device.allocate(&memory, programs.map(|program| program.workspace).max().unwrap_or(0)).expect("memory");
     model.params().load(device, &values);
     examples.upload(device, dataset);
     device.write_f32(&pgd.eps, &[EPS; BATCH]);

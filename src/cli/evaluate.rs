@@ -1,6 +1,6 @@
 //! `maxmargin evaluate`: from flags to the attacks to run on a checkpoint, and the checks on what they find.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 
@@ -167,6 +167,12 @@ struct Plan {
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
+    if let Some(path) = &plan.json {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Err(Error::usage(format!("--json {}: there is no folder {}", path.display(), folder.display())));
+        }
+    }
     let mut device = plan.device.open(plan.threads)?;
     let result = plan.question.answer(device.as_mut())?;
     print(&result.table(plan.question.config.max_eps()))?;

@@ -8,6 +8,7 @@ pub mod cpu;
 
 use std::sync::Arc;
 
+use crate::Result;
 use crate::tape::{Buffer, DType, Memory, Program};
 
 /// Programs with how often each runs: a whole step, which a device can be given at once.
@@ -41,7 +42,10 @@ pub trait Device {
 
     /// Takes all memory that will be used: the buffers of `memory`, zeroed, and `workspace` bytes for the values
     /// of the program that runs. Called once, when every program is known.
-    fn allocate(&mut self, memory: &Memory, workspace: usize);
+    ///
+    /// # Errors
+    /// There is not so much memory: says how much was asked for and what makes it less.
+    fn allocate(&mut self, memory: &Memory, workspace: usize) -> Result<()>;
 
     /// Copies bytes to the front of a buffer.
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]);

@@ -148,7 +148,7 @@ impl Question {
         let schedules = margins.iter().map(Margins::schedule).chain(pgd.schedules());
         let programs = schedules.flat_map(Schedule::programs).chain(examples.programs());
         let workspace = programs.map(|p| p.workspace).max().unwrap_or(0);
-        device.allocate(&memory, workspace);
+        device.allocate(&memory, workspace)?;
         model.params().load(device, &values);
         examples.upload(device, &dataset);
 

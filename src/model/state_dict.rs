@@ -16,11 +16,17 @@ pub fn to_tensors(params: &Params, prefix: &str, values: &[f32]) -> Vec<Tensor> 
 /// The values, in our layout, of tensors named `<prefix><parameter>`.
 ///
 /// # Errors
-/// A tensor is missing or has another shape or type: names file and tensor, and both shapes.
+/// A tensor is missing, has another shape or type, or holds what is no number: names file and tensor, and what was
+/// expected and found.
 pub fn from_tensors(params: &Params, prefix: &str, file: &TensorFile) -> Result<Vec<f32>> {
     let mut values = Vec::with_capacity(params.len());
     for p in &params.list {
-        values.extend(p.from_torch(file.get::<f32>(&format!("{prefix}{}", p.name), &p.shape)?));
+        let name = format!("{prefix}{}", p.name);
+        let tensor = file.get::<f32>(&name, &p.shape)?;
+        if let Some((at, value)) = tensor.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+            return Err(Error::format(&file.path, format!("{name}: expected numbers; found {value} at element {at}")));
+        }
+        values.extend(p.from_torch(tensor));
     }
     Ok(values)
 }

@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
         let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
         let programs = schedules.into_iter().chain(pgd.schedules()).flat_map(Schedule::programs);
         let clean = validation.programs().into_iter().chain(test.programs());
-        device.allocate(&memory, programs.chain(clean).map(|p| p.workspace).max().unwrap_or(0));
+        device.allocate(&memory, programs.chain(clean).map(|p| p.workspace).max().unwrap_or(0))?;
         data.upload(device, &splits.train);
         validation.upload(device, &splits.validation);
         test.upload(device, &splits.test);

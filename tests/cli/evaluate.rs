@@ -246,5 +246,15 @@ fn data_that_does_not_fit_or_is_not_there_is_an_error() {
     let parts = ["--dataset", "CIFAR10 needs the wide ResNet"];
     refused_in(folder.path(), "evaluate w.safetensors --dataset cifar10", &parts);
     let line = format!("evaluate w.safetensors {SHORT} --attack margins --json nowhere/result.json");
-    refused_in(folder.path(), &line, &["nowhere/result.json: cannot write"]);
+    refused_in(folder.path(), &line, &["--json nowhere/result.json: there is no folder nowhere"]);
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_told_by_tensor_and_element() {
+    let folder = folder();
+    let mut tensors = weights();
+    let bias = tensors.iter_mut().find(|t| t.name == "linear2.bias").expect("LeNet5 has it");
+    *bias = Tensor::new("linear2.bias", &[10], vec![0.0, 0.0, 0.0, f32::NAN, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    write(&folder.path().join("x"), &tensors);
+    refused_in(folder.path(), "evaluate x", &["error: x: linear2.bias: expected numbers; found NaN at element 3"]);
 }

@@ -307,7 +307,7 @@ impl Case {
         let results = ONE_AND_TWO_THREADS.each_ref().map(|pool| {
             pool.install(|| {
                 let mut device = make();
-                device.allocate(&memory, 0);
+                device.allocate(&memory, 0).expect("memory");
                 [(); 2].map(|()| {
                     let mut after = vec![0; image.len()];
                     device.write_bytes(&all, &image);

@@ -15,9 +15,15 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    pub(super) fn new(persistent: usize, workspace: usize) -> Arena {
-        let lines = |bytes: usize| vec![bytemuck::Zeroable::zeroed(); bytes.div_ceil(64)];
-        Arena { persistent: lines(persistent), workspace: lines(workspace) }
+    /// Both regions, zeroed; `None` where the system has not so much memory.
+    pub(super) fn new(persistent: usize, workspace: usize) -> Option<Arena> {
+        let lines = |bytes: usize| {
+            let mut lines: Vec<Line> = Vec::new();
+            lines.try_reserve_exact(bytes.div_ceil(64)).ok()?;
+            lines.resize(bytes.div_ceil(64), bytemuck::Zeroable::zeroed());
+            Some(lines)
+        };
+        Some(Arena { persistent: lines(persistent)?, workspace: lines(workspace)? })
     }
 
     pub(super) fn persistent(&self) -> &[u8] {
@@ -55,5 +61,22 @@ impl Arena {
         let shared: Vec<Option<&[u8]>> = cut.into_iter().map(|view| view.map(|v| &*v)).collect();
         let read = reads.iter().map(|p| shared[at(p)].expect("an op does not read what it writes")).collect();
         (read, written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_no_machine_has_is_refused() {
+        assert!(Arena::new(1 << 60, 0).is_none() && Arena::new(0, 1 << 60).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "places overlap")]
+    fn a_place_to_write_overlaps_nothing() {
+        let place = |offset| Place { region: Region::Workspace, offset, bytes: 8 };
+        Arena::new(0, 64).expect("64 bytes").views(&[place(0)], &[place(4)]);
     }
 }

@@ -16,6 +16,7 @@ use arena::Arena;
 
 use super::Device;
 use crate::tape::{Buffer, Memory, Node, Op, Place, Program};
+use crate::{Error, Result};
 
 /// Threads and caches of this machine.
 #[derive(Default)]
@@ -65,8 +66,16 @@ impl Device for Cpu {
         format!("CPU, {} threads", rayon::current_num_threads())
     }
 
-    fn allocate(&mut self, memory: &Memory, workspace: usize) {
-        self.arena = Arena::new(memory.bytes(), workspace);
+    fn allocate(&mut self, memory: &Memory, workspace: usize) -> Result<()> {
+        self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
+            Error::usage(format!(
+                "out of memory: the images and the network take {} MB, the largest program {} MB; a smaller --width, \
+                 --training-batch-size (train) or --batch-size (evaluate) takes less",
+                memory.bytes() / 1_000_000,
+                workspace / 1_000_000
+            ))
+        })?;
+        Ok(())
     }
 
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) {
