@@ -36,7 +36,7 @@ struct DataFlags {
     /// Train on the first N images after those held out
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     train_size: Option<usize>,
-    /// Hold out the first N training images for validation, which chooses the best weights
+    /// Hold out the first N training images for validation, which chooses the best weights; the digits have their own
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     val_size: Option<usize>,
     /// Test on the first N test images
