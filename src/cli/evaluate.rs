@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{AtEps, count, number, percent, percent_at_eps, single, whole};
-use super::{DeviceChoice, Outcome, print};
+use super::{Machine, Outcome, print};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::DatasetKind;
 use crate::evaluate::checkpoint::{PgdAt, Question, Split};
@@ -51,15 +51,8 @@ struct RunFlags {
     /// Write the result to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What computes
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads to use; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = count)]
-    threads: Option<usize>,
-    /// Print the result alone
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    machine: Machine,
     /// Images at a time
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
@@ -157,10 +150,8 @@ struct Plan {
     question: Question,
     /// Where the result is written.
     json: Option<PathBuf>,
-    /// What computes.
-    device: DeviceChoice,
-    /// How many threads, if limited.
-    threads: Option<usize>,
+    /// What computes, and how much it says.
+    machine: Machine,
     /// What must be reached.
     checks: Checks,
 }
@@ -173,7 +164,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
             return Err(Error::usage(format!("--json {}: there is no folder {}", path.display(), folder.display())));
         }
     }
-    let mut device = plan.device.open(plan.threads)?;
+    let mut device = plan.machine.open()?;
     let result = plan.question.answer(device.as_mut())?;
     print(&result.table(plan.question.config.max_eps()))?;
     if let Some(path) = &plan.json {
@@ -228,9 +219,9 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
         margins: asked(AttackChoice::Margins),
         seed: attack.seed,
         batch_size: run.batch_size,
-        quiet: run.quiet,
+        quiet: run.machine.quiet,
     };
-    Ok(Plan { question, json: run.json, device: run.device, threads: run.threads, checks })
+    Ok(Plan { question, json: run.json, machine: run.machine, checks })
 }
 
 /// The published settings for `norm` on `dataset`; the bundled digits are measured as MNIST is.

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::device::Device;
 use crate::device::cpu::Cpu;
@@ -61,12 +61,27 @@ pub enum DeviceChoice {
     Cpu,
 }
 
-impl DeviceChoice {
-    /// The device, with a pool of `threads` threads; `None`: one a core.
-    fn open(self, threads: Option<usize>) -> Result<Box<dyn Device>> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+/// What computes, and how much it says meanwhile.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Run")]
+struct Machine {
+    /// What computes
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Threads to use; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    threads: Option<usize>,
+    /// Print the result alone
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Machine {
+    /// The device, with its threads.
+    fn open(&self) -> Result<Box<dyn Device>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or(0));
         pool.build_global().map_err(|e| Error::usage(format!("--threads: {e}")))?;
-        match self {
+        match self.device {
             DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Box::new(Cpu::new())),
         }
     }

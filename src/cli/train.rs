@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::settings::Settings;
-use super::values::count;
-use super::{DeviceChoice, Outcome, presets, print};
+use super::{Machine, Outcome, presets, print};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::evaluate::mean;
@@ -66,15 +65,8 @@ struct RunFlags {
     /// Where MNIST is, if not bundled
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
-    /// What computes
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads to use; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = count)]
-    threads: Option<usize>,
-    /// Print the result alone
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    machine: Machine,
     /// Print the effective settings and stop
     #[arg(long)]
     dry_run: bool,
@@ -100,19 +92,15 @@ struct Plan {
     place: Place,
     /// Where images are looked for.
     data: PathBuf,
-    /// What computes.
-    device: DeviceChoice,
-    /// How many threads, if limited.
-    threads: Option<usize>,
-    /// Whether only the result is printed.
-    quiet: bool,
+    /// What computes, and how much it says.
+    machine: Machine,
 }
 
 /// `given`: the flags of the command line, as `--name`.
 pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     let dry_run = args.run.dry_run;
     let plan = plan(args, given)?;
-    if dry_run || !plan.quiet {
+    if dry_run || !plan.machine.quiet {
         print(&plan.config.describe())?;
     }
     if dry_run {
@@ -124,14 +112,14 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
 fn execute(plan: &Plan) -> Result<Outcome> {
     let Plan { config, place, .. } = plan;
     let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
-    let mut device = plan.device.open(plan.threads)?;
+    let mut device = plan.machine.open()?;
     let folder = match place {
         Place::Numbered => RunFolder::create_below(Path::new("runs"), &config.preset, config.seed)?,
         Place::New(path) => RunFolder::create(path)?,
         Place::Resumed(path) => RunFolder::open(path)?,
     };
     let shown = folder.path().display();
-    if !plan.quiet {
+    if !plan.machine.quiet {
         let Splits { train, validation, test, source } = &splits;
         let counts = [train, validation, test].map(Dataset::len);
         let [train, validation, test] = counts;
@@ -141,7 +129,7 @@ fn execute(plan: &Plan) -> Result<Outcome> {
     }
     // A run stopped before its first checkpoint begins anew.
     let resume = matches!(place, Place::Resumed(_)) && folder.file(LAST).is_file();
-    let summary = train::run::run(config, &splits, &folder, device.as_mut(), resume, plan.quiet)?;
+    let summary = train::run::run(config, &splits, &folder, device.as_mut(), resume, plan.machine.quiet)?;
     print(&table(config, &summary))?;
     print(&format!(
         "\n{shown}/{BEST} holds the weights after step {}, PyTorch's names and layouts\n",
@@ -189,8 +177,8 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
             (config, flags.savepath.map_or(Place::Numbered, Place::New))
         }
     };
-    let RunFlags { data, device, threads, quiet, .. } = flags;
-    Ok(Plan { config, place, data, device, threads, quiet })
+    let RunFlags { data, machine, .. } = flags;
+    Ok(Plan { config, place, data, machine })
 }
 
 /// The settings that flags override.

@@ -359,3 +359,21 @@ fn a_reader_that_goes_away_is_no_error() {
         assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{line}");
     }
 }
+
+#[test]
+fn explain_prints_the_programs_of_a_step_and_their_memory() {
+    let tape = done_in(Path::new("."), "explain --preset mnist-linf").out;
+    for part in [
+        "LeNet5, 32 and 64 filters 5x5, 1024 hidden, 3274634 parameters, batch 50",
+        "1 x clean_pass: ",
+        "40 x pgd_iteration: ",
+        "9 x search_probe: ",
+        "= conv_pool(right.adv, conv1.weight, conv1.bias) for right.rows rows",
+        "params, adam.m, adam.v [3274634] = adam(gradient, clean_gradient, step)",
+    ] {
+        assert!(tape.contains(part), "no {part:?} in {tape}");
+    }
+    assert!(!tape.contains("conv2d"), "convolutions are fused with their pools: {tape}");
+    let memory = done_in(Path::new("."), "explain memory").out;
+    assert!(memory.contains("1 x margin_pass: workspace ") && memory.contains("\nbuffers: "), "{memory}");
+}
