@@ -149,7 +149,7 @@ fn table(config: &Config, summary: &Summary) -> String {
     row("clean accuracy".into(), percent(before.clean), percent(after.clean));
     row(format!("accuracy under PGD-40, eps {eps}"), percent(before.robust), percent(after.robust));
     let margin = |standing: &Standing| format!("{:.4}", mean(&standing.margins));
-    row(format!("mean margin, {:?}", config.norm).to_lowercase(), margin(before), margin(after));
+    row(format!("mean margin, {}", config.norm), margin(before), margin(after));
     let max = config.max_eps();
     for (title, standing) in [("untrained", before), ("trained", after)] {
         text += &format!("\nmargins, {title}\n");

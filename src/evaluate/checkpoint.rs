@@ -177,7 +177,7 @@ impl Question {
         Ok(Evaluation {
             weights: self.weights.display().to_string(),
             model: model.describe(),
-            images: format!("{}, {:?}", splits.source, self.split).to_lowercase(),
+            images: format!("{}, {}", splits.source, format!("{:?}", self.split).to_lowercase()),
             count: dataset.len(),
             norm: config.norm,
             seed: self.seed,
@@ -194,7 +194,7 @@ impl Evaluation {
     /// The figures for a person; `max_eps` is the end of the histogram.
     pub fn table(&self, max_eps: f32) -> String {
         let Evaluation { weights, model, images, count, clean_accuracy, seconds, .. } = self;
-        let norm = format!("{:?}", self.norm).to_lowercase();
+        let norm = self.norm;
         let mut text = format!("{weights}: {model}\n{count} images ({images})\n\n");
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
         for Robust { eps, nb_iter, nb_restart, accuracy, .. } in &self.robust {

@@ -4,6 +4,8 @@
 //! dimension of every batch is its rows; an op recorded with a row count computes that many rows and
 //! leaves the others as they were.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Purpose;
@@ -18,6 +20,15 @@ pub enum Norm {
     /// The Euclidean length of the change.
     #[value(alias = "L2")]
     L2,
+}
+
+impl fmt::Display for Norm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Norm::Linf => "linf",
+            Norm::L2 => "l2",
+        })
+    }
 }
 
 /// A loss of one example with logits `z` and label `y`.
