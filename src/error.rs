@@ -26,6 +26,9 @@ pub enum Error {
     /// A setting or flag is out of its range, or two contradict each other.
     #[error("{0}")]
     Usage(String),
+    /// What was asked for is sound, but cannot go on here: training diverged, or memory ran out.
+    #[error("{0}")]
+    Failed(String),
 }
 
 impl Error {
@@ -37,6 +40,11 @@ impl Error {
     /// Wrong content in `path`: `message` says where, what was expected and what was found.
     pub fn format(path: &Path, message: impl Into<String>) -> Self {
         Error::Format { path: path.to_owned(), message: message.into() }
+    }
+
+    /// Work that cannot go on; `message` says why and what may help.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Error::Failed(message.into())
     }
 
     /// A wrong setting; `message` names the flag.

@@ -254,7 +254,7 @@ impl<'a> Run<'a> {
     }
 
     fn diverged(&self, found: &str) -> Error {
-        Error::usage(format!(
+        Error::failed(format!(
             "training diverged by step {}: {found}; a smaller --learning-rate-schedule may help. The last checkpoint \
              is {}",
             self.step,

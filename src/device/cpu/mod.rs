@@ -68,7 +68,7 @@ impl Device for Cpu {
 
     fn allocate(&mut self, memory: &Memory, workspace: usize) -> Result<()> {
         self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
-            Error::usage(format!(
+            Error::failed(format!(
                 "out of memory: the images and the network take {} MB, the largest program {} MB; a smaller --width, \
                  --training-batch-size (train) or --batch-size (evaluate) takes less",
                 memory.bytes() / 1_000_000,
