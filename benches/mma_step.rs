@@ -60,21 +60,20 @@ fn main() {
         ("optimizer", once(&program("update"))),
     ];
 
-    let workspace = items.iter().flat_map(|(_, s)| &s.stages).map(|(p, _)| p.workspace).max().expect("items");
     let mut cpu = Cpu::new();
-    cpu.allocate(&memory, workspace).expect("memory");
+    cpu.allocate(&memory, &items.iter().flat_map(|(_, s)| s.programs()).collect::<Vec<_>>()).expect("memory");
     let device: &mut dyn Device = &mut cpu;
     let mut weights = model.params().initial(0);
     // Every example right, and near enough to its boundary that it is reached: label 0 everywhere, and logit 0 ahead.
     let bias = weights.len() - 10;
     weights[bias] += BIAS;
     weights[bias - 10 * 1024..bias].iter_mut().for_each(|w| *w *= SCALE);
-    model.params().load(device, &weights);
+    model.params().load(device, &weights).unwrap();
     let pixels: Vec<u8> = (0..BATCH * 784).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    device.write_u8(&data.images, &pixels);
-    device.write_u32(&mma.batch.index, &(0..BATCH as u32).collect::<Vec<_>>());
-    device.write_u32(&mma.batch.rows, &[BATCH as u32]);
-    device.replay(&mma.schedule);
+    device.write_u8(&data.images, &pixels).unwrap();
+    device.write_u32(&mma.batch.index, &(0..BATCH as u32).collect::<Vec<_>>()).unwrap();
+    device.write_u32(&mma.batch.rows, &[BATCH as u32]).unwrap();
+    device.replay(&mma.schedule).unwrap();
 
     for (name, schedule) in &items {
         let mut seconds: Vec<f64> = Vec::new();
@@ -82,7 +81,7 @@ fn main() {
             // Short items are run often enough to be timed.
             let (start, mut runs) = (Instant::now(), 0);
             while runs == 0 || start.elapsed().as_secs_f64() < 0.2 {
-                device.replay(schedule);
+                device.replay(schedule).unwrap();
                 runs += 1;
             }
             seconds.push(start.elapsed().as_secs_f64() / f64::from(runs));
@@ -104,8 +103,8 @@ fn main() {
             false => println!("{:16} {:9.1} MB", "peak memory", peak as f64 / 1e6),
         }
     }
-    let sums = device.read_f32(&mma.metrics);
-    let right = device.read_u32(&mma.right[1])[0];
+    let sums = device.read_f32(&mma.metrics).unwrap();
+    let right = device.read_u32(&mma.right[1]).unwrap()[0];
     assert_eq!(right as usize, BATCH, "every example is right, so every one is attacked");
     assert!(sums[Metric::CleanLoss as usize].is_finite(), "the losses are numbers");
     assert_eq!(sums[Metric::Reached as usize], 0.0, "every boundary lies below d_max, so every one is trained on");

@@ -113,7 +113,7 @@ pub fn run(
     let end = config.max_num_training_steps;
     let mut figures = String::new();
     while run.step < end {
-        run.train_step();
+        run.train_step()?;
         let done = run.step;
         if done.is_multiple_of(config.disp_interval) || done == end {
             figures = run.log()?.to_string();
@@ -172,10 +172,10 @@ impl<'a> Run<'a> {
         let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
         let programs = schedules.into_iter().chain(pgd.schedules()).flat_map(Schedule::programs);
         let clean = validation.programs().into_iter().chain(test.programs());
-        device.allocate(&memory, programs.chain(clean).map(|p| p.workspace).max().unwrap_or(0))?;
-        data.upload(device, &splits.train);
-        validation.upload(device, &splits.validation);
-        test.upload(device, &splits.test);
+        device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
+        data.upload(device, &splits.train)?;
+        validation.upload(device, &splits.validation)?;
+        test.upload(device, &splits.test)?;
 
         let (step, best, metrics) = if resume {
             // All is read before anything is changed.
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
             folder.write_config(&config.to_toml())?;
             (step, best, metrics)
         } else {
-            model.params().load(device, &model.params().initial(config.seed));
+            model.params().load(device, &model.params().initial(config.seed))?;
             folder.write_config(&config.to_toml())?;
             (0, None, Metrics::create(&folder.file(METRICS))?)
         };
@@ -210,12 +210,13 @@ impl<'a> Run<'a> {
     }
 
     /// One step of Algorithm 2 on the next batch.
-    fn train_step(&mut self) {
+    fn train_step(&mut self) -> Result<()> {
         let index = self.batches.at(self.step);
-        self.device.write_u32(&self.mma.batch.index, index);
-        self.device.write_u32(&self.mma.batch.rows, &[index.len() as u32]);
-        self.device.replay(&self.mma.schedule);
+        self.device.write_u32(&self.mma.batch.index, index)?;
+        self.device.write_u32(&self.mma.batch.rows, &[index.len() as u32])?;
+        self.device.replay(&self.mma.schedule)?;
         self.step += 1;
+        Ok(())
     }
 
     fn epoch_ends(&self) -> bool {
@@ -224,8 +225,8 @@ impl<'a> Run<'a> {
 
     /// Writes what was summed since the last line, and sums anew.
     fn log(&mut self) -> Result<Figures> {
-        let sums = self.device.read_f32(&self.mma.metrics);
-        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT]);
+        let sums = self.device.read_f32(&self.mma.metrics)?;
+        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT])?;
         let sum = |metric: Metric| sums[metric as usize];
         let (steps, examples) = (sum(Metric::Steps), sum(Metric::Examples));
         let rule = &self.config.learning_rate_schedule;
@@ -246,7 +247,7 @@ impl<'a> Run<'a> {
 
     /// Refuses weights that are not numbers: what is written shall be of use.
     fn check_weights(&self) -> Result<()> {
-        let weights = self.device.read_f32(self.model.params().buffer());
+        let weights = self.device.read_f32(self.model.params().buffer())?;
         match weights.iter().find(|weight| !weight.is_finite()) {
             Some(weight) => Err(self.diverged(&format!("a weight is {weight}"))),
             None => Ok(()),
@@ -265,8 +266,8 @@ impl<'a> Run<'a> {
     /// Measures the validation images' margins and keeps the weights if their mean is the largest so far.
     fn validate(&mut self) -> Result<()> {
         let (examples, margins) = &self.validation;
-        let margins = margins.measure(self.device, examples, |_| ());
-        let (mean, right) = (mean(&margins), accuracy(&examples.right(self.device)));
+        let margins = margins.measure(self.device, examples, |_| ())?;
+        let (mean, right) = (mean(&margins), accuracy(&examples.right(self.device)?));
         let best = self.best.is_none_or(|(before, _)| mean > before);
         if best {
             self.best = Some((mean, self.step));
@@ -274,7 +275,7 @@ impl<'a> Run<'a> {
                 ("step".into(), self.step.to_string()),
                 ("validation_mean_margin".into(), mean.to_string()),
             ]);
-            write_tensors(&self.folder.file(BEST), &self.weights(""), &metadata)?;
+            write_tensors(&self.folder.file(BEST), &self.weights("")?, &metadata)?;
         }
         let epoch = self.batches.epoch_of(self.step - 1) + 1;
         let line = EpochLine { epoch, validation_accuracy: right, validation_mean_margin: mean, best };
@@ -284,20 +285,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn weights(&self, prefix: &str) -> Vec<Tensor> {
+    fn weights(&self, prefix: &str) -> Result<Vec<Tensor>> {
         let params = self.model.params();
-        to_tensors(params, prefix, &self.device.read_f32(params.buffer()))
+        Ok(to_tensors(params, prefix, &self.device.read_f32(params.buffer())?))
     }
 
     /// Writes all that a run needs to go on.
     fn checkpoint(&self) -> Result<()> {
-        let mut tensors = self.weights("weights.");
+        let mut tensors = self.weights("weights.")?;
         for state in &self.mma.optimizer_state {
-            let values = self.device.read_f32(state);
+            let values = self.device.read_f32(state)?;
             tensors.extend(to_tensors(self.model.params(), &format!("{}.", state.name), &values));
         }
         for buffer in [&self.mma.margins, &self.mma.metrics] {
-            tensors.push(Tensor::new(&buffer.name, &buffer.dims, self.device.read_f32(buffer)));
+            tensors.push(Tensor::new(&buffer.name, &buffer.dims, self.device.read_f32(buffer)?));
         }
         let mut metadata = BTreeMap::from([("step".into(), self.step.to_string())]);
         if let Some((margin, step)) = self.best {
@@ -309,15 +310,15 @@ impl<'a> Run<'a> {
     }
 
     /// What the network on the device is worth on the test images.
-    fn stand(&mut self) -> Standing {
+    fn stand(&mut self) -> Result<Standing> {
         let (examples, margins, pgd) = &self.test;
         let eps = self.config.test_eps;
         let attack = Attack { eps, eps_iter: eps / 30.0, restarts: RESULT_RESTARTS };
-        Standing {
-            clean: accuracy(&examples.right(self.device)),
-            robust: accuracy(&pgd.run(self.device, examples, &attack, |_, _| ())),
-            margins: margins.measure(self.device, examples, |_| ()),
-        }
+        Ok(Standing {
+            clean: accuracy(&examples.right(self.device)?),
+            robust: accuracy(&pgd.run(self.device, examples, &attack, |_, _| ())?),
+            margins: margins.measure(self.device, examples, |_| ())?,
+        })
     }
 
     fn result(&mut self, standing: &Standing, weights: &str, weights_step: u32) -> Result<()> {
@@ -337,12 +338,12 @@ impl<'a> Run<'a> {
     /// The untrained network's standing: measured with the initial weights, which the seed gives.
     fn before(&mut self) -> Result<Standing> {
         let params = self.model.params();
-        let now = self.device.read_f32(params.buffer());
-        params.load(self.device, &params.initial(self.config.seed));
+        let now = self.device.read_f32(params.buffer())?;
+        params.load(self.device, &params.initial(self.config.seed))?;
         let images = self.test.0.len();
         self.progress.note(&format!("measuring the untrained network on {images} test images"));
-        let standing = self.stand();
-        self.model.params().load(self.device, &now);
+        let standing = self.stand()?;
+        self.model.params().load(self.device, &now)?;
         if self.step == 0 {
             self.result(&standing, "initial", 0)?;
         }
@@ -353,10 +354,10 @@ impl<'a> Run<'a> {
     fn finish(mut self, before: Standing) -> Result<Summary> {
         let best = TensorFile::read(&self.folder.file(BEST))?;
         let params = self.model.params();
-        params.load(self.device, &from_tensors(params, "", &best)?);
+        params.load(self.device, &from_tensors(params, "", &best)?)?;
         let images = self.test.0.len();
         self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
-        let after = self.stand();
+        let after = self.stand()?;
         let best_step = best.meta("step")?;
         self.result(&after, BEST, best_step)?;
         self.progress.finish();
@@ -374,19 +375,19 @@ fn restore(
 ) -> Result<(u32, Option<(f64, u32)>)> {
     let file = TensorFile::read(&folder.file(LAST))?;
     let params = model.params();
-    params.load(device, &from_tensors(params, "weights.", &file)?);
+    params.load(device, &from_tensors(params, "weights.", &file)?)?;
     for state in &mma.optimizer_state {
-        device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?);
+        device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?)?;
     }
     for buffer in [&mma.margins, &mma.metrics] {
-        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?);
+        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?)?;
     }
     let (step, end) = (file.meta("step")?, config.max_num_training_steps);
     if step > end {
         let message = format!("metadata `step`: expected at most the run's {end}, found {step}");
         return Err(Error::format(&file.path, message));
     }
-    device.write_u32(&mma.step, &[step]);
+    device.write_u32(&mma.step, &[step])?;
     if !file.metadata.contains_key("best_step") {
         return Ok((step, None));
     }

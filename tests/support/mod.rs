@@ -307,12 +307,12 @@ impl Case {
         let results = ONE_AND_TWO_THREADS.each_ref().map(|pool| {
             pool.install(|| {
                 let mut device = make();
-                device.allocate(&memory, 0).expect("memory");
+                device.allocate(&memory, &[&program]).expect("memory");
                 [(); 2].map(|()| {
                     let mut after = vec![0; image.len()];
-                    device.write_bytes(&all, &image);
-                    device.execute(&program);
-                    device.read_bytes(&all, &mut after);
+                    device.write_bytes(&all, &image).unwrap();
+                    device.execute(&program).unwrap();
+                    device.read_bytes(&all, &mut after).unwrap();
                     after
                 })
             })

@@ -14,7 +14,7 @@ mod optimizer;
 
 use arena::Arena;
 
-use super::Device;
+use super::{Device, Snapshot};
 use crate::tape::{Buffer, Memory, Node, Op, Place, Program};
 use crate::{Error, Result};
 
@@ -61,12 +61,26 @@ fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// A copy, which is there at once.
+struct Taken(Vec<u8>);
+
+impl Snapshot for Taken {
+    fn ready(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn bytes(self: Box<Self>) -> Result<Vec<u8>> {
+        Ok(self.0)
+    }
+}
+
 impl Device for Cpu {
     fn describe(&self) -> String {
         format!("CPU, {} threads", rayon::current_num_threads())
     }
 
-    fn allocate(&mut self, memory: &Memory, workspace: usize) -> Result<()> {
+    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()> {
+        let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
             Error::failed(format!(
                 "out of memory: the images and the network take {} MB, the largest program {} MB; a smaller --width, \
@@ -78,18 +92,23 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) {
+    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
         self.arena.persistent_mut()[buffer.offset..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
     }
 
-    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) {
+    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
         bytes.copy_from_slice(&self.arena.persistent()[buffer.offset..][..bytes.len()]);
+        Ok(())
     }
 
-    fn execute(&mut self, program: &Program) {
-        for node in &program.nodes {
-            self.run(program, node);
-        }
+    fn snapshot(&mut self, buffer: &Buffer) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(Taken(self.arena.persistent()[buffer.offset..][..buffer.bytes()].to_vec())))
+    }
+
+    fn execute(&mut self, program: &Program) -> Result<()> {
+        program.nodes.iter().for_each(|node| self.run(program, node));
+        Ok(())
     }
 }
 
