@@ -5,7 +5,7 @@
 //! where they surface at the latest.
 
 use std::ffi::{CString, c_void};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
@@ -117,7 +117,7 @@ pub(super) struct Context {
 impl Context {
     /// Takes GPU `ordinal` into use. `needed` is the CUDA version that the kernels were compiled with, as
     /// `cuDriverGetVersion` counts.
-    pub fn open(ordinal: usize, needed: i32) -> Result<Arc<Context>> {
+    pub fn open(ordinal: usize, needed: i32) -> Result<Rc<Context>> {
         let Found { driver, gpus } = find()?;
         let version = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
         let Some(gpu) = gpus.get(ordinal).cloned() else {
@@ -145,7 +145,7 @@ impl Context {
         let mut this = Context { gpu, device, context, stream: std::ptr::null_mut() };
         this.bind()?;
         this.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("a stream"))?;
-        Ok(Arc::new(this))
+        Ok(Rc::new(this))
     }
 
     /// Makes this thread's driver calls go to this GPU.
@@ -215,7 +215,7 @@ impl Context {
     }
 
     /// Records what `work` launches instead of running it.
-    pub fn capture(self: &Arc<Self>, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+    pub fn capture(self: &Rc<Self>, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
         unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(earlier)?;
@@ -255,12 +255,12 @@ impl Drop for Context {
 pub(super) struct Allocation {
     pub address: Address,
     pub bytes: usize,
-    context: Arc<Context>,
+    context: Rc<Context>,
 }
 
 impl Allocation {
     /// `None`: there is not so much memory.
-    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Option<Allocation>> {
+    pub fn new(context: &Rc<Context>, bytes: usize) -> Result<Option<Allocation>> {
         context.bind()?;
         // SAFETY: what it holds is unset until it is written, and kernels may read any bits.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
@@ -284,11 +284,11 @@ impl Drop for Allocation {
 pub(super) struct Pinned {
     start: *mut u8,
     bytes: usize,
-    context: Arc<Context>,
+    context: Rc<Context>,
 }
 
 impl Pinned {
-    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Pinned> {
+    pub fn new(context: &Rc<Context>, bytes: usize) -> Result<Pinned> {
         context.bind()?;
         // SAFETY: it is zeroed before anything reads it.
         let start = unsafe {
@@ -323,12 +323,12 @@ impl Drop for Pinned {
 /// A point in the stream of work.
 pub(super) struct Event {
     event: CUevent,
-    context: Arc<Context>,
+    context: Rc<Context>,
 }
 
 impl Event {
     /// After all work given so far.
-    pub fn record(context: &Arc<Context>) -> Result<Event> {
+    pub fn record(context: &Rc<Context>) -> Result<Event> {
         let event = result::event::create(CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("an event"))?;
         let this = Event { event, context: context.clone() };
         // SAFETY: event and stream live.
@@ -373,7 +373,7 @@ impl Drop for Event {
 /// The kernels of one image.
 pub(super) struct Module {
     module: CUmodule,
-    context: Arc<Context>,
+    context: Rc<Context>,
 }
 
 /// A kernel that can be launched, as long as its module lives.
@@ -381,7 +381,7 @@ pub(super) struct Function(CUfunction);
 
 impl Module {
     /// Gives an image to the driver. The error is the driver's own text.
-    pub fn load(context: &Arc<Context>, image: &'static [u8]) -> std::result::Result<Module, String> {
+    pub fn load(context: &Rc<Context>, image: &'static [u8]) -> std::result::Result<Module, String> {
         // SAFETY: the image is a fatbin, or text that ends with 0 and that the driver refuses.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(text)?;
         Ok(Module { module, context: context.clone() })
@@ -421,7 +421,7 @@ impl Drop for Module {
 /// Launches that are given to the GPU at once.
 pub(super) struct Graph {
     exec: CUgraphExec,
-    context: Arc<Context>,
+    context: Rc<Context>,
 }
 
 impl Graph {

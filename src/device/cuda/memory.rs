@@ -5,7 +5,7 @@
 //! allocations sees each access that leaves its operand.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use super::driver::{Address, Allocation, Context};
 use crate::tape::{Buffer, Memory as Layout, Program, Region};
@@ -28,7 +28,7 @@ pub(super) struct Addresses {
 impl Memory {
     /// Takes memory for all buffers, zeroed, and for the largest program's values.
     pub fn new(
-        context: &Arc<Context>,
+        context: &Rc<Context>,
         layout: &Layout,
         workspace: usize,
         scratch: usize,
@@ -70,7 +70,7 @@ impl Memory {
 
     /// Where a program's values are while it runs; `scratch` is what its nodes need. All work must be done before
     /// another program is entered, if values have allocations of their own.
-    pub fn enter(&mut self, context: &Arc<Context>, program: &Program, scratch: usize) -> Result<Addresses> {
+    pub fn enter(&mut self, context: &Rc<Context>, program: &Program, scratch: usize) -> Result<Addresses> {
         let mut own = Vec::new();
         let apart = matches!(self, Memory::Apart { .. });
         let mut take = |bytes: usize| {

@@ -48,7 +48,7 @@ pub struct Cuda {
     snapshots: Spare,
     functions: HashMap<&'static str, Loaded>,
     _modules: Vec<Module>,
-    context: Arc<Context>,
+    context: Rc<Context>,
     sync: bool,
 }
 
