@@ -15,7 +15,7 @@ pub struct Kernel {
     /// Which of the images has it.
     pub(super) image: usize,
     /// The type of each argument: `pointer`, `int`, `unsigned`, `float`, or a struct's name.
-    pub(super) params: &'static [&'static str],
+    pub params: &'static [&'static str],
     /// What it uses on each architecture; empty where the binary was built without nvcc.
     pub usage: &'static [Usage],
 }
