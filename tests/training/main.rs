@@ -1,6 +1,7 @@
 //! Training as a user runs it, by the real program on the bundled digits: what a run writes, that it is a function of
 //! its settings, that one stopped at any moment ends as one never stopped, and what happens when something is wrong.
 
+mod device;
 mod resume;
 mod trouble;
 mod written;
