@@ -220,6 +220,11 @@ fn table(sources: &[PathBuf], usages: &[Vec<Usage>], version: Option<&str>, out:
     let mut text = format!(
         "/// The version of nvcc that compiled the kernels; none: the binary has no device code.\npub static NVCC: Option<&str> = {version:?};\n"
     );
+    let targets: Vec<&str> = FLAGS.iter().filter_map(|flag| flag.split(",code=").nth(1)).collect();
+    let _ = writeln!(
+        text,
+        "/// What they are compiled for: architectures, and PTX for later ones.\npub static TARGETS: &[&str] = &{targets:?};"
+    );
     text += "pub static IMAGES: &[Image] = &[\n";
     for source in sources {
         let file = source.file_name().expect("a file has a name").to_string_lossy();

@@ -101,6 +101,17 @@ pub trait Snapshot {
     fn bytes(self: Box<Self>) -> Result<Vec<u8>>;
 }
 
+impl dyn Snapshot {
+    /// Waits for it, as single precision.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn f32s(self: Box<Self>) -> Result<Vec<f32>> {
+        let bytes = self.bytes()?;
+        Ok(bytes.chunks_exact(4).map(|word| f32::from_ne_bytes(word.try_into().expect("four bytes"))).collect())
+    }
+}
+
 impl dyn Device + '_ {
     /// Copies numbers to the front of a buffer of single precision: see [`Device::write_bytes`].
     ///

@@ -153,6 +153,7 @@ impl Question {
 
         let starts = self.pgd.len() as u64 * u64::from(self.nb_restart) + u64::from(self.margins);
         let mut progress = Progress::new("starts", starts, 0, self.quiet);
+        progress.note(&format!("{} on {}", model.describe(), device.describe()));
         let mut done = 0;
         let clean_accuracy = accuracy(&examples.right(device)?);
         let mut attack = |&PgdAt { eps, eps_iter }: &PgdAt| {

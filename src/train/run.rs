@@ -12,7 +12,7 @@ use super::Mma;
 use crate::attack::DeviceData;
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
-use crate::device::{Device, Schedule};
+use crate::device::{Device, Schedule, Snapshot};
 use crate::evaluate::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
 use crate::model::state_dict::{from_tensors, to_tensors};
 use crate::model::{LeNet5, Model};
@@ -89,8 +89,14 @@ struct Run<'a> {
     validation: (Examples, Margins),
     test: (Examples, Margins, RepeatedPgd),
     metrics: Metrics,
+    /// Sums of metrics on their way from the device, and after which step.
+    sums: Option<(u32, Box<dyn Snapshot>)>,
     progress: Progress,
+    /// What the last line of metrics says.
+    figures: String,
     step: u32,
+    /// The step of the last checkpoint.
+    saved: u32,
     best: Option<(f64, u32)>,
 }
 
@@ -99,7 +105,7 @@ struct Run<'a> {
 ///
 /// # Errors
 /// Files that cannot be read or written, a checkpoint of another run, or losses or weights that are not numbers any
-/// more. The last checkpoint stays whole, and a run that cannot go on from it is as it was.
+/// more; or the device failed. The last checkpoint stays whole, and a run that cannot go on from it is as it was.
 pub fn run(
     config: &Config,
     splits: &Splits,
@@ -109,29 +115,12 @@ pub fn run(
     quiet: bool,
 ) -> Result<Summary> {
     let mut run = Run::new(config, splits, folder, device, resume, quiet)?;
-    let before = run.before()?;
-    let end = config.max_num_training_steps;
-    let mut figures = String::new();
-    while run.step < end {
-        run.train_step()?;
-        let done = run.step;
-        if done.is_multiple_of(config.disp_interval) || done == end {
-            figures = run.log()?.to_string();
-        }
-        run.progress.update(u64::from(done), &figures);
-        let validates = run.epoch_ends() || done == end;
-        let saves = validates || done.is_multiple_of(config.checkpoint_interval);
-        if saves {
-            run.check_weights()?;
-        }
-        if validates {
-            run.validate()?;
-        }
-        if saves {
-            run.checkpoint()?;
-        }
-    }
-    run.finish(before)
+    let summary = run.train().map_err(|error| match error {
+        Error::Device(message) => Error::Device(format!("{message}\n{}", run.way_on())),
+        other => other,
+    })?;
+    run.progress.finish();
+    Ok(summary)
 }
 
 impl<'a> Run<'a> {
@@ -198,8 +187,11 @@ impl<'a> Run<'a> {
             validation: (validation, validation_margins),
             test: (test, test_margins, pgd),
             metrics,
+            sums: None,
             progress: Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(step), quiet),
+            figures: String::new(),
             step,
+            saved: step,
             best,
         };
         if !resume {
@@ -207,6 +199,42 @@ impl<'a> Run<'a> {
         }
         run.progress.note(&format!("{} on {}", run.model.describe(), run.device.describe()));
         Ok(run)
+    }
+
+    /// All steps, and what the network was worth before them and is worth after.
+    fn train(&mut self) -> Result<Summary> {
+        let before = self.before()?;
+        let end = self.config.max_num_training_steps;
+        while self.step < end {
+            self.train_step()?;
+            let done = self.step;
+            if done.is_multiple_of(self.config.disp_interval) || done == end {
+                self.take_sums()?;
+            }
+            let validates = self.epoch_ends() || done == end;
+            let saves = validates || done.is_multiple_of(self.config.checkpoint_interval);
+            self.log(saves)?;
+            self.progress.update(u64::from(done), &self.figures);
+            if saves {
+                self.check_weights()?;
+            }
+            if validates {
+                self.validate()?;
+            }
+            if saves {
+                self.checkpoint()?;
+            }
+        }
+        self.finish(before)
+    }
+
+    /// What is whole, and how to go on from it, where the device cannot.
+    fn way_on(&self) -> String {
+        format!(
+            "the checkpoint of step {} is whole; `maxmargin train --resume {}` goes on from it",
+            self.saved,
+            self.folder.path().display()
+        )
     }
 
     /// One step of Algorithm 2 on the next batch.
@@ -223,10 +251,22 @@ impl<'a> Run<'a> {
         self.batches.epoch_of(self.step) > self.batches.epoch_of(self.step - 1)
     }
 
-    /// Writes what was summed since the last line, and sums anew.
-    fn log(&mut self) -> Result<Figures> {
-        let sums = self.device.read_f32(&self.mma.metrics)?;
-        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT])?;
+    /// Asks the device for what was summed since it was asked before, and lets it sum anew, without waiting for it.
+    fn take_sums(&mut self) -> Result<()> {
+        self.log(true)?;
+        self.sums = Some((self.step, self.device.snapshot(&self.mma.metrics)?));
+        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT])
+    }
+
+    /// Writes the line of the sums that were asked for, if they have come; if `wait`, when they have. Before anything
+    /// else is written, they must: so the lines keep their order, and what diverged is not saved.
+    fn log(&mut self, wait: bool) -> Result<()> {
+        let Some((step, snapshot)) = self.sums.take() else { return Ok(()) };
+        if !(wait || snapshot.ready()?) {
+            self.sums = Some((step, snapshot));
+            return Ok(());
+        }
+        let sums = snapshot.f32s()?;
         let sum = |metric: Metric| sums[metric as usize];
         let (steps, examples) = (sum(Metric::Steps), sum(Metric::Examples));
         let rule = &self.config.learning_rate_schedule;
@@ -236,29 +276,31 @@ impl<'a> Run<'a> {
             clean_accuracy: sum(Metric::Correct) / examples,
             mean_margin: sum(Metric::Eps) / examples,
             reached_d_max: sum(Metric::Reached) / examples,
-            learning_rate: rule.iter().take_while(|(from, _)| *from < self.step).last().map_or(0.0, |(_, rate)| *rate),
+            learning_rate: rule.iter().take_while(|(from, _)| *from < step).last().map_or(0.0, |(_, rate)| *rate),
         };
-        self.metrics.write(Kind::Step, u64::from(self.step), &line)?;
+        self.metrics.write(Kind::Step, u64::from(step), &line)?;
         if !(line.clean_loss.is_finite() && line.margin_loss.is_finite()) {
-            return Err(self.diverged(&format!("clean loss {}, margin loss {}", line.clean_loss, line.margin_loss)));
+            let found = format!("clean loss {}, margin loss {}", line.clean_loss, line.margin_loss);
+            return Err(self.diverged(step, &found));
         }
-        Ok(Figures { loss: line.margin_loss, accuracy: line.clean_accuracy, mean_margin: line.mean_margin })
+        let StepLine { margin_loss: loss, clean_accuracy: accuracy, mean_margin, .. } = line;
+        self.figures = Figures { loss, accuracy, mean_margin }.to_string();
+        Ok(())
     }
 
     /// Refuses weights that are not numbers: what is written shall be of use.
     fn check_weights(&self) -> Result<()> {
         let weights = self.device.read_f32(self.model.params().buffer())?;
         match weights.iter().find(|weight| !weight.is_finite()) {
-            Some(weight) => Err(self.diverged(&format!("a weight is {weight}"))),
+            Some(weight) => Err(self.diverged(self.step, &format!("a weight is {weight}"))),
             None => Ok(()),
         }
     }
 
-    fn diverged(&self, found: &str) -> Error {
+    fn diverged(&self, step: u32, found: &str) -> Error {
         Error::failed(format!(
-            "training diverged by step {}: {found}; a smaller --learning-rate-schedule may help. The last checkpoint \
+            "training diverged by step {step}: {found}; a smaller --learning-rate-schedule may help. The last checkpoint \
              is {}",
-            self.step,
             self.folder.file(LAST).display()
         ))
     }
@@ -291,7 +333,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes all that a run needs to go on.
-    fn checkpoint(&self) -> Result<()> {
+    fn checkpoint(&mut self) -> Result<()> {
         let mut tensors = self.weights("weights.")?;
         for state in &self.mma.optimizer_state {
             let values = self.device.read_f32(state)?;
@@ -306,7 +348,9 @@ impl<'a> Run<'a> {
             metadata.insert("best_margin_bits".into(), margin.to_bits().to_string());
             metadata.insert("best_step".into(), step.to_string());
         }
-        write_tensors(&self.folder.file(LAST), &tensors, &metadata)
+        write_tensors(&self.folder.file(LAST), &tensors, &metadata)?;
+        self.saved = self.step;
+        Ok(())
     }
 
     /// What the network on the device is worth on the test images.
@@ -351,7 +395,7 @@ impl<'a> Run<'a> {
     }
 
     /// The best checkpoint's standing, and the end of the record.
-    fn finish(mut self, before: Standing) -> Result<Summary> {
+    fn finish(&mut self, before: Standing) -> Result<Summary> {
         let best = TensorFile::read(&self.folder.file(BEST))?;
         let params = self.model.params();
         params.load(self.device, &from_tensors(params, "", &best)?)?;
@@ -360,7 +404,6 @@ impl<'a> Run<'a> {
         let after = self.stand()?;
         let best_step = best.meta("step")?;
         self.result(&after, BEST, best_step)?;
-        self.progress.finish();
         Ok(Summary { before, after, best_step })
     }
 }

@@ -2,6 +2,7 @@
 //! its settings, that one stopped at any moment ends as one never stopped, and what happens when something is wrong.
 
 mod cuda;
+mod device;
 mod resume;
 #[path = "../support/mod.rs"]
 mod support;

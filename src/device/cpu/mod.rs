@@ -82,7 +82,7 @@ impl Device for Cpu {
     fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()> {
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
-            Error::failed(format!(
+            Error::device(format!(
                 "out of memory: the images and the network take {} MB, the largest program {} MB; a smaller --width, \
                  --training-batch-size (train) or --batch-size (evaluate) takes less",
                 memory.bytes() / 1_000_000,

@@ -28,16 +28,27 @@ fn text(error: DriverError) -> String {
     format!("{name}, {words}")
 }
 
+/// An error of a call that should always work: `what` was asked of the driver.
 fn failed(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {
-    move |error| Error::failed(format!("CUDA: {what}: {}", text(error)))
+    move |error| {
+        Error::device(format!(
+            "CUDA: the driver refuses {what}: {}; `nvidia-smi` shows the state of driver and GPU",
+            text(error)
+        ))
+    }
 }
 
 /// An error of work that was given before.
 fn earlier(error: DriverError) -> Error {
-    Error::failed(format!(
-        "CUDA: a kernel failed: {}; --sync waits after every launch and names the kernel",
+    Error::device(format!(
+        "CUDA: work on the GPU failed: {}; with --sync the program waits after every launch and names the kernel",
         text(error)
     ))
+}
+
+/// A version as the driver counts, in words: 13000 is 13.0.
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
 }
 
 /// A GPU, as the driver describes it.
@@ -76,8 +87,23 @@ impl Gpu {
 pub struct Found {
     /// The CUDA version that the driver supports: 13000 is 13.0.
     pub driver: i32,
-    /// Every GPU.
+    /// Every GPU: at least one.
     pub gpus: Vec<Gpu>,
+}
+
+impl Found {
+    /// The CUDA version that the driver supports, such as 13.0.
+    #[must_use]
+    pub fn driver_version(&self) -> String {
+        version(self.driver)
+    }
+}
+
+/// Whether there is an NVIDIA driver, of use or not.
+#[must_use]
+pub fn driver_is_here() -> bool {
+    // SAFETY: it only tries to open the library.
+    unsafe { sys::is_culib_present() }
 }
 
 /// Asks the driver what there is.
@@ -85,25 +111,32 @@ pub struct Found {
 /// # Errors
 /// There is no driver, or no GPU, or the driver does not work: says which.
 pub fn find() -> Result<Found> {
-    // SAFETY: it only tries to open the library. Without it, every other call would panic.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::failed(
+    // Without a driver every call of it would panic.
+    if !driver_is_here() {
+        return Err(Error::device(
             "CUDA: there is no NVIDIA driver here (libcuda.so.1 was not found); install it, or use --device cpu",
         ));
     }
+    let no_gpu = || {
+        Error::device(
+            "CUDA: the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES may hide it; --device cpu works without one",
+        )
+    };
     result::init().map_err(|error| match error.0 {
-        CUresult::CUDA_ERROR_NO_DEVICE => {
-            Error::failed("CUDA: the NVIDIA driver finds no GPU; --device cpu works without one")
-        }
-        _ => Error::failed(format!("CUDA: the NVIDIA driver does not start: {}", text(error))),
+        CUresult::CUDA_ERROR_NO_DEVICE => no_gpu(),
+        _ => Error::device(format!(
+            "CUDA: the NVIDIA driver does not start: {}; `nvidia-smi` shows its state, --device cpu works without it",
+            text(error)
+        )),
     })?;
     let mut driver = 0;
     // SAFETY: the pointer is to a local variable.
-    unsafe { sys::cuDriverGetVersion(&mut driver) }.result().map_err(failed("the driver's version"))?;
-    let count = result::device::get_count().map_err(failed("counting GPUs"))?;
+    unsafe { sys::cuDriverGetVersion(&mut driver) }.result().map_err(failed("to tell its version"))?;
+    let count = result::device::get_count().map_err(failed("to count its GPUs"))?;
     let gpus: std::result::Result<Vec<Gpu>, DriverError> =
         (0..count.max(0) as usize).map(|ordinal| Ok(Gpu::of(ordinal)?.1)).collect();
-    Ok(Found { driver, gpus: gpus.map_err(failed("describing GPUs"))? })
+    let gpus = gpus.map_err(failed("to describe its GPUs"))?;
+    if gpus.is_empty() { Err(no_gpu()) } else { Ok(Found { driver, gpus }) }
 }
 
 /// A GPU in use: its primary context, and the one stream of all work.
@@ -119,29 +152,33 @@ impl Context {
     /// `cuDriverGetVersion` counts.
     pub fn open(ordinal: usize, needed: i32) -> Result<Rc<Context>> {
         let Found { driver, gpus } = find()?;
-        let version = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
         let Some(gpu) = gpus.get(ordinal).cloned() else {
             return Err(Error::usage(format!(
-                "--device cuda:{ordinal}: there {}; `maxmargin devices` lists them",
-                if gpus.len() == 1 { "is one GPU, cuda:0".into() } else { format!("are {} GPUs", gpus.len()) }
+                "--device cuda:{ordinal}: there {}; `maxmargin devices` lists them, and CUDA_VISIBLE_DEVICES may hide some",
+                match gpus.len() - 1 {
+                    0 => "is one GPU, cuda:0".into(),
+                    last => format!("are {} GPUs, cuda:0 to cuda:{last}", gpus.len()),
+                }
             )));
         };
         if driver < needed {
-            return Err(Error::failed(format!(
-                "CUDA: the driver supports CUDA {}, the kernels need {}: a newer driver is needed (580 or newer for 13.0)",
+            return Err(Error::device(format!(
+                "CUDA: the driver supports CUDA {}, the kernels need {}: install a newer driver (580 or newer for CUDA 13), \
+                 or build with an older nvcc (NVCC=path), or use --device cpu",
                 version(driver),
                 version(needed)
             )));
         }
         if gpu.capability < LEAST_CAPABILITY {
-            return Err(Error::failed(format!(
-                "CUDA: GPU {ordinal} ({}) has compute capability {}.{}; the kernels need {}.{} or newer",
+            return Err(Error::device(format!(
+                "CUDA: GPU {ordinal} ({}) has compute capability {}.{}; the kernels need {}.{} or newer; --device cpu works \
+                 without it",
                 gpu.name, gpu.capability.0, gpu.capability.1, LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
             )));
         }
-        let (device, _) = Gpu::of(ordinal).map_err(failed("opening the GPU"))?;
+        let (device, _) = Gpu::of(ordinal).map_err(failed("to open the GPU"))?;
         // SAFETY: `device` is one the driver gave; the context is released in `drop`, after everything made in it.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("opening the GPU"))?;
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("to open the GPU"))?;
         let mut this = Context { gpu, device, context, stream: std::ptr::null_mut() };
         this.bind()?;
         this.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("a stream"))?;
@@ -151,19 +188,28 @@ impl Context {
     /// Makes this thread's driver calls go to this GPU.
     pub fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
-        unsafe { result::ctx::set_current(self.context) }.map_err(failed("choosing the GPU"))
+        unsafe { result::ctx::set_current(self.context) }.map_err(failed("to choose the GPU"))
     }
 
     /// Waits for all work given.
     pub fn wait(&self) -> Result<()> {
+        self.synchronize().map_err(earlier)
+    }
+
+    /// As [`Context::wait`], where the one launch that may have failed is known. The error is the driver's own text.
+    pub fn wait_for_launch(&self) -> std::result::Result<(), String> {
+        self.synchronize().map_err(text)
+    }
+
+    fn synchronize(&self) -> std::result::Result<(), DriverError> {
         // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(earlier)
+        unsafe { result::stream::synchronize(self.stream) }
     }
 
     /// Bytes that are free, and bytes in all.
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
-        result::mem_get_info().map_err(failed("asking for free memory"))
+        result::mem_get_info().map_err(failed("to tell how much memory is free"))
     }
 
     /// Writes zeros, in order with other work.
@@ -223,12 +269,12 @@ impl Context {
         // SAFETY: as above; the capture ends whatever came of the work.
         let graph = unsafe { result::stream::end_capture(self.stream) };
         outcome?;
-        let graph = graph.map_err(failed("recording a graph"))?;
+        let graph = graph.map_err(failed("to record a graph"))?;
         // SAFETY: `graph` is what the capture gave; it is freed here, and `Graph` frees what was made of it.
         let exec = unsafe {
             let exec = result::graph::instantiate(graph, CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
-            exec.map_err(failed("preparing a graph"))?
+            exec.map_err(failed("to prepare a graph"))?
         };
         let graph = Graph { exec, context: self.clone() };
         // SAFETY: graph and stream live.
@@ -266,7 +312,7 @@ impl Allocation {
         match unsafe { result::malloc_sync(bytes.max(1)) } {
             Ok(address) => Ok(Some(Allocation { address, bytes, context: context.clone() })),
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
-            Err(error) => Err(failed("taking memory")(error)),
+            Err(error) => Err(failed("memory")(error)),
         }
     }
 }
@@ -292,7 +338,7 @@ impl Pinned {
         context.bind()?;
         // SAFETY: it is zeroed before anything reads it.
         let start = unsafe {
-            let start = result::malloc_host(bytes.max(1), 0).map_err(failed("taking pinned host memory"))?.cast::<u8>();
+            let start = result::malloc_host(bytes.max(1), 0).map_err(failed("pinned host memory"))?.cast::<u8>();
             start.write_bytes(0, bytes);
             start
         };
@@ -357,7 +403,7 @@ impl Event {
     /// Milliseconds from an earlier event to this one, both reached.
     pub fn since(&self, earlier_event: &Event) -> Result<f32> {
         // SAFETY: both events live, on the same stream.
-        unsafe { result::event::elapsed(earlier_event.event, self.event) }.map_err(failed("timing"))
+        unsafe { result::event::elapsed(earlier_event.event, self.event) }.map_err(failed("to time work"))
     }
 }
 
@@ -388,13 +434,14 @@ impl Module {
     }
 
     pub fn function(&self, name: &str) -> Result<Function> {
+        let what = format!("kernel {name}");
         let c_name = CString::new(name).expect("a kernel's name has no 0");
         // SAFETY: the module lives.
-        let function = unsafe { result::module::get_function(self.module, c_name) }.map_err(failed(name))?;
+        let function = unsafe { result::module::get_function(self.module, c_name) }.map_err(failed(&what))?;
         // A driver may load a kernel's code at its first use, which must not fall into a capture: this is one.
         // SAFETY: the function was given by the driver.
         unsafe { result::function::get_function_attribute(function, CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS) }
-            .map_err(failed(name))?;
+            .map_err(failed(&what))?;
         Ok(Function(function))
     }
 }
@@ -405,7 +452,7 @@ impl Function {
         let which = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function's module lives as long as it is used.
         unsafe { result::function::set_function_attribute(self.0, which, bytes as i32) }
-            .map_err(failed("asking for shared memory"))
+            .map_err(failed("more shared memory"))
     }
 }
 

@@ -20,6 +20,14 @@ pub struct Kernel {
     pub usage: &'static [Usage],
 }
 
+impl Kernel {
+    /// The name of its source.
+    #[must_use]
+    pub fn file(&self) -> &'static str {
+        IMAGES[self.image].file
+    }
+}
+
 /// What a kernel uses on an architecture, as ptxas reports it. Registers never spill: that is a build error.
 pub struct Usage {
     /// Such as `sm_90a`.

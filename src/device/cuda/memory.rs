@@ -103,7 +103,7 @@ impl Memory {
 /// What was needed, what is free, and what makes it less.
 fn out_of_memory(context: &Context, buffers: usize, program: usize) -> Result<Error> {
     let (free, total) = context.memory()?;
-    Ok(Error::failed(format!(
+    Ok(Error::device(format!(
         "out of memory on GPU {} ({}): the images and the network take {} MB, the largest program {} MB; {} MB of {} MB \
          are free. A smaller --width, --training-batch-size (train) or --batch-size (evaluate) takes less; so does \
          ending other programs on this GPU",

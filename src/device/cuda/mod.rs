@@ -20,8 +20,8 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use driver::{Found, Gpu, find};
-pub use images::{KERNELS, Kernel, NVCC, Usage};
+pub use driver::{Found, Gpu, driver_is_here, find};
+pub use images::{KERNELS, Kernel, NVCC, TARGETS, Usage};
 use launch::{Arg, Launch, Lowered};
 
 use super::{Device, Schedule, Snapshot};
@@ -74,11 +74,10 @@ pub fn launches(program: &Program, node: &Node) -> Vec<Launch> {
     lower::lower(program, node).launches
 }
 
-/// CUDA's version as the driver counts, from nvcc's: 13000 for "13.0".
-fn driver_version(nvcc: &str) -> i32 {
-    let (major, minor) = nvcc.split_once('.').unwrap_or((nvcc, "0"));
-    let number = |text: &str| text.parse::<i32>().unwrap_or(0);
-    1000 * number(major) + 10 * number(minor)
+/// The CUDA version, as the driver counts, that kernels compiled by this nvcc need: the first of the same major version.
+/// (Only a GPU that they were not compiled for, for which the driver compiles them itself, may need a newer driver.)
+fn needed_driver(nvcc: &str) -> i32 {
+    1000 * nvcc.split('.').next().and_then(|major| major.parse::<i32>().ok()).unwrap_or(0)
 }
 
 impl Cuda {
@@ -88,15 +87,16 @@ impl Cuda {
     /// # Errors
     /// No driver, no such GPU, too old a driver or GPU, or a binary that was built without nvcc.
     pub fn open(ordinal: usize, sync: bool) -> Result<Cuda> {
-        let context = Context::open(ordinal, NVCC.map_or(ANY_VERSION, driver_version))?;
+        let context = Context::open(ordinal, NVCC.map_or(ANY_VERSION, needed_driver))?;
         let mut modules = Vec::new();
         for image in images::IMAGES {
             modules.push(Module::load(&context, image.bytes).map_err(|refusal| match NVCC {
-                Some(nvcc) => Error::failed(format!(
-                    "CUDA: GPU {ordinal} ({}) does not take the kernels of {}, compiled by nvcc {nvcc}: {refusal}",
+                Some(nvcc) => Error::device(format!(
+                    "CUDA: GPU {ordinal} ({}) does not take the kernels of {}, compiled by nvcc {nvcc}: {refusal}; a newer \
+                     driver may, and --device cpu works without it",
                     context.gpu.name, image.file
                 )),
-                None => Error::failed(
+                None => Error::device(
                     "CUDA: this binary was built without nvcc and has no kernels for a GPU; scripts/setup-nvcc installs \
                      it, then build again",
                 ),
@@ -110,6 +110,16 @@ impl Cuda {
         let staging = Staging { pinned: Pinned::new(&context, STAGING)?, used: 0 };
         let snapshots = Spare::default();
         Ok(Cuda { graphs: Vec::new(), memory: None, staging, snapshots, functions, _modules: modules, context, sync })
+    }
+
+    /// The first GPU that can be used: see [`Cuda::open`].
+    ///
+    /// # Errors
+    /// There is none: why not the first.
+    pub fn open_first(sync: bool) -> Result<Cuda> {
+        let mut opened = find()?.gpus.into_iter().map(|gpu| Cuda::open(gpu.ordinal, sync));
+        let first = opened.next().expect("at least one GPU was found");
+        first.or_else(|reason| opened.find_map(Result::ok).ok_or(reason))
     }
 
     /// The GPU.
@@ -132,8 +142,12 @@ impl Cuda {
             for launch in &lowered.launches {
                 self.launch(launch, node, &addresses)?;
                 if self.sync {
-                    self.context.wait().map_err(|error| {
-                        Error::failed(format!("{error} (kernel {}, program {})", launch.kernel, program.name))
+                    self.context.wait_for_launch().map_err(|text| {
+                        let Launch { kernel, grid, block, .. } = launch;
+                        Error::device(format!(
+                            "CUDA: kernel {kernel} failed in program {}, on {grid:?} blocks of {block} threads: {text}",
+                            program.name
+                        ))
                     })?;
                 }
             }
@@ -172,9 +186,9 @@ impl Cuda {
             *loaded.shared.borrow_mut() = launch.shared;
         }
         self.context.launch(&loaded.function, launch.grid, launch.block, launch.shared, &mut params).map_err(|text| {
-            Error::failed(format!(
-                "CUDA: kernel {} could not be launched on {:?} blocks of {} threads: {text}",
-                launch.kernel, launch.grid, launch.block
+            Error::device(format!(
+                "CUDA: kernel {} could not be launched on {:?} blocks of {} threads with {} bytes of shared memory: {text}",
+                launch.kernel, launch.grid, launch.block, launch.shared
             ))
         })
     }
@@ -291,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_counted_as_the_driver_counts() {
-        assert_eq!((driver_version("13.0"), driver_version("12.4")), (13000, 12040));
+    fn kernels_need_a_driver_of_their_compiler_s_major_version() {
+        assert_eq!(["13.0", "13.2", "12.4"].map(needed_driver), [13000, 13000, 12000]);
     }
 }
