@@ -297,12 +297,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // --- the search for the boundary ---
 
 // x + t (adv - x) / length
-struct Along {
+struct AlongDirection {
     float t;
     float scale;
     bool box;
 
-    __device__ __forceinline__ Along(float t, float length, bool box)
+    __device__ __forceinline__ AlongDirection(float t, float length, bool box)
         : t(t), scale(1.0f / (length + 1e-12f)), box(box) {}
 
     __device__ __forceinline__ float operator()(float x, float adv) const {
@@ -320,7 +320,7 @@ __device__ __forceinline__ void along_direction_eps_of(V* __restrict__ out, cons
     const Spot spot(width);
     if (!spot.inside(rows, capacity, width)) return;
     const long long i = spot.offset(width);
-    out[i] = each(Along(t[spot.row], ball[spot.row], box != 0), x[i], adv[i]);
+    out[i] = each(AlongDirection(t[spot.row], ball[spot.row], box != 0), x[i], adv[i]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -362,7 +362,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         largest = fmaxf(largest, fabsf(adv[start + at] - x[start + at]));
     }
     const float length = l2 != 0 ? static_cast<float>(sqrt(block_sum(squares))) : block_max(largest);
-    const Along along(t[row], length, box != 0);
+    const AlongDirection along(t[row], length, box != 0);
     for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
         out[start + at] = along(x[start + at], adv[start + at]);
     }
