@@ -4,6 +4,7 @@
 
 mod gpu;
 mod planted;
+mod threads;
 
 #[path = "../support/fake.rs"]
 mod fake;
