@@ -2,7 +2,9 @@
 //! in launches and in captures, and each must be found by the mode that should find it, while the mended twin passes in
 //! every mode.
 
+mod capture;
 mod gpu;
+mod injected;
 mod planted;
 mod threads;
 

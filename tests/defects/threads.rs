@@ -171,7 +171,8 @@ fn a_matrix_product_is_right() {
     let b: Vec<f32> = (0..SIZE * SIZE).map(|i| (i % 7) as f32 - 3.0).collect();
     let c = gpu.alloc(4 * SIZE * SIZE).unwrap();
     let blocks = SIZE as u32 / 64;
-    gpu.launch("sgemm", [blocks, blocks, 1], [256, 1, 1], 0, &[c, gpu.upload(&a), gpu.upload(&b), SIZE as u64]).unwrap();
+    gpu.launch("sgemm", [blocks, blocks, 1], [256, 1, 1], 0, &[c, gpu.upload(&a), gpu.upload(&b), SIZE as u64])
+        .unwrap();
     for (i, c) in gpu.read(c, SIZE * SIZE).unwrap().into_iter().enumerate() {
         let (row, column) = (i / SIZE, i % SIZE);
         let sum: f32 = (0..SIZE).map(|k| a[row * SIZE + k] * b[k * SIZE + column]).sum();
