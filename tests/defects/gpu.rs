@@ -13,6 +13,10 @@ pub struct Failed(pub String);
 
 pub type Result<T> = std::result::Result<T, Failed>;
 
+pub fn failed<T>(name: &str) -> Result<T> {
+    Err(Failed(format!("CUDA_ERROR_{name}")))
+}
+
 /// An address in device memory, or another handle of the driver.
 pub type Handle = u64;
 
@@ -134,6 +138,11 @@ impl Gpu {
             grid[0] => c_uint, grid[1] => c_uint, grid[2] => c_uint,
             block[0] => c_uint, block[1] => c_uint, block[2] => c_uint,
             shared => c_uint, self.stream => Handle, arguments => *mut *const u64, ptr::null_mut() => *mut c_void)
+    }
+
+    /// Adds 1 to the first `n` numbers, at most 64.
+    pub fn add_one(&self, y: Handle, n: u64) -> Result<()> {
+        self.launch("add_one", [1, 1, 1], [64, 1, 1], 0, &[y, n])
     }
 
     /// The lines of the log since the last time that hold `word`.

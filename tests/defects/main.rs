@@ -2,8 +2,11 @@
 //! in launches and in captures, and each must be found by the mode that should find it, while the mended twin passes in
 //! every mode.
 
+mod capture;
 mod gpu;
+mod injected;
 mod planted;
+mod threads;
 
 #[path = "../support/fake.rs"]
 mod fake;

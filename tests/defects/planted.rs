@@ -1,41 +1,259 @@
 //! Kernels with one mistake each (`tests/fake_driver/defects/planted.cu`), and what finds it.
 
-use crate::gpu::{Failed, Gpu};
+use std::path::Path;
+use std::process::{Command, Output};
 
-const N: usize = 152; // two blocks of 64 and a part of a third; a buffer of them ends where a vector of four ends
-const BLOCKS: usize = N.div_ceil(64);
+use crate::fake::Build;
+use crate::gpu::{Failed, Gpu, library};
+
+/// Two blocks of 64 and a part of a third. A buffer of so many numbers ends where a vector of four ends.
+const N: usize = 152;
+const BLOCK: usize = 64;
 
 fn x() -> Vec<f32> {
     (0..N).map(|i| (i * 7 % 11) as f32 - 3.0).collect()
 }
 
-/// What y holds before a kernel runs.
-fn y() -> Vec<f32> {
-    vec![0.0; N]
+/// What is at `i`, and 0 beyond.
+fn at(x: &[f32], i: usize) -> f32 {
+    x.get(i).copied().unwrap_or(0.0)
 }
+
+/// `y` from `x` by its index.
+fn each(formula: impl Fn(usize) -> f32) -> Vec<f32> {
+    (0..N).map(formula).collect()
+}
+
+/// The sum of `x` over places from `start` to before `end`.
+fn sum(x: &[f32], start: usize, end: usize) -> f32 {
+    x[start..end.min(N)].iter().sum()
+}
+
+/// The bits of the number of x that are not negative, in y\[0\].
+fn not_negative(x: &[f32]) -> Vec<f32> {
+    let count = x.iter().filter(|&&x| x >= 0.0).count();
+    each(|i| f32::from_bits(if i == 0 { count as u32 } else { 0 }))
+}
+
+/// What a mended kernel computes.
+fn expected(kernel: &str) -> Vec<f32> {
+    let x = &x()[..];
+    let first = |i: usize| i / BLOCK * BLOCK;
+    match kernel {
+        "missing_barrier" => each(|i| at(x, first(i) + BLOCK - 1 - i % BLOCK)),
+        "read_past_end" => each(|i| x[i] + at(x, i + 1)),
+        "read_before_start" => each(|i| x[i] + at(x, i.wrapping_sub(1))),
+        "write_past_end" | "copy_not_awaited" | "misaligned" => x.to_vec(),
+        "race_between_blocks" | "race_in_block" => not_negative(x),
+        "unwritten_shared" => each(|i| if i == first(i) { sum(x, i, i + BLOCK) } else { 0.0 }),
+        "shared_overflow" => each(|i| if i == first(i) { 0.0 } else { x[i - 1] }),
+        "thread_order" => each(|i| sum(x, first(i), i + 1)),
+        "block_order" => each(|i| if i + 1 == (first(i) + BLOCK).min(N) { sum(x, 0, i + 1) } else { 0.0 }),
+        "divergent_barrier" => each(|i| x[i / 2 * 2]),
+        "divergent_shuffle" => each(|i| if i % 32 == 0 { sum(x, i, i + 32) } else { 0.0 }),
+        _ => panic!("no formula for {kernel}"),
+    }
+}
+
+const ALL: [&str; 14] = [
+    "missing_barrier",
+    "read_past_end",
+    "read_before_start",
+    "write_past_end",
+    "race_between_blocks",
+    "race_in_block",
+    "unwritten_shared",
+    "shared_overflow",
+    "thread_order",
+    "block_order",
+    "copy_not_awaited",
+    "divergent_barrier",
+    "divergent_shuffle",
+    "misaligned",
+];
 
 /// Runs a kernel as every kernel of the file is run.
 fn run(gpu: &Gpu, kernel: &str) -> Result<Vec<f32>, Failed> {
-    let (x, y) = (gpu.upload(&x()), gpu.upload(&y()));
-    gpu.launch(kernel, [BLOCKS as u32, 1, 1], [64, 1, 1], 0, &[y, x, N as u64])?;
+    let (x, y) = (gpu.upload(&x()), gpu.upload(&[0.0; N]));
+    gpu.launch(kernel, [N.div_ceil(BLOCK) as u32, 1, 1], [BLOCK as u32, 1, 1], 0, &[y, x, N as u64])?;
     gpu.read(y, N)
 }
 
-#[test]
-fn smoke() {
+/// Under `seen` the kernel gives wrong numbers, under `unseen` the right ones.
+fn gives_wrong_numbers(kernel: &str, seen: &[&str], unseen: &[&str]) {
+    let right = Ok(expected(kernel));
+    for options in seen {
+        let Some(gpu) = Gpu::new(options) else { return };
+        let got = run(&gpu, kernel);
+        assert!(got.is_ok(), "{kernel}, {options}: {got:?}");
+        assert_ne!(got, right, "{kernel}, {options}");
+    }
+    for options in unseen {
+        let Some(gpu) = Gpu::new(options) else { return };
+        assert_eq!(run(&gpu, kernel), right, "{kernel}, {options}");
+    }
+}
+
+/// Under `options` the launch fails with `error`, and the log says why; the context is of no use after that, the process
+/// is.
+fn is_a_failed_launch(kernel: &str, options: &str, error: &str, why: &[&str]) {
+    let Some(gpu) = Gpu::new(options) else { return };
+    assert_eq!(run(&gpu, kernel), Err(Failed(error.to_string())), "{kernel}, {options}");
+    let log = gpu.fake.log();
+    let line = log.iter().find(|line| line.starts_with(&format!("{error}: kernel {kernel} ")));
+    let line = line.unwrap_or_else(|| panic!("{kernel}, {options}: no report in {log:#?}"));
+    for part in why {
+        assert!(line.contains(part), "{kernel}, {options}: {part:?} is not in {line:?}");
+    }
+    assert_eq!(gpu.alloc(4), Err(Failed(error.to_string())), "the context has failed");
+    drop(gpu);
     let Some(gpu) = Gpu::new("") else { return };
-    for kernel in [
-        "missing_barrier",
-        "missing_barrier_mended",
-        "divergent_barrier",
-        "divergent_shuffle",
-        "read_past_end",
-        "read_before_start",
-        "write_past_end",
-        "shared_overflow",
-        "misaligned",
-    ] {
-        gpu.fake.set("reset;guard=end");
-        println!("{:?} {:?}", run(&gpu, kernel), gpu.fake.log());
+    assert_eq!(run(&gpu, &format!("{kernel}_mended")), Ok(expected(kernel)), "a fresh context works");
+}
+
+/// This test alone in a process of its own with a sanitizer; it runs these kernels.
+fn sanitized(build: Build, kernels: &[String]) -> Option<Output> {
+    let folder = library(build)?;
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "planted::in_a_process_of_its_own", "--nocapture"]);
+    child.envs(build.environment().unwrap());
+    child.env("DEFECTS_LIBRARY", folder).env("DEFECTS_KERNELS", kernels.join(","));
+    Some(child.output().unwrap())
+}
+
+#[test]
+fn in_a_process_of_its_own() {
+    let (Ok(folder), Ok(kernels)) = (std::env::var("DEFECTS_LIBRARY"), std::env::var("DEFECTS_KERNELS")) else {
+        return; // not started by another test
+    };
+    let gpu = Gpu::open(Path::new(&folder), "").unwrap();
+    for kernel in kernels.split(',') {
+        let got = run(&gpu, kernel);
+        if let Some(name) = kernel.strip_suffix("_mended") {
+            assert_eq!(got, Ok(expected(name)), "{kernel}");
+        }
+    }
+}
+
+/// A sanitizer finds the mistake, and names the kernel and its file.
+fn is_found_by(build: Build, kernel: &str, what: &str) {
+    let Some(output) = sanitized(build, &[kernel.to_string()]) else { return };
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{kernel} passes {build:?}: {report}");
+    for part in [what, "planted.cu:"] {
+        assert!(report.contains(part), "{kernel}, {build:?}: {part:?} is not in\n{report}");
+    }
+}
+
+#[test]
+fn a_missing_barrier_is_found_by_poisoned_shared_memory_in_every_order_and_by_thread_sanitizer() {
+    gives_wrong_numbers("missing_barrier", &["", "threads=reversed", "threads=random:1"], &[]);
+    is_found_by(Build::Thread, "missing_barrier", "data race");
+}
+
+#[test]
+fn a_read_past_the_end_is_found_by_the_guard_page_and_by_address_sanitizer() {
+    let why = ["block (2,0,0) thread (23,0,0)", "read 0 bytes past the end of allocation", "(608 bytes)"];
+    is_a_failed_launch("read_past_end", "guard=end", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
+    is_found_by(Build::Address, "read_past_end", "heap-buffer-overflow");
+}
+
+#[test]
+fn a_read_before_the_start_is_found_by_the_guard_page_and_by_address_sanitizer() {
+    let why = ["block (0,0,0) thread (0,0,0)", "read 4 bytes before allocation"];
+    is_a_failed_launch("read_before_start", "guard=begin", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
+    is_found_by(Build::Address, "read_before_start", "heap-buffer-overflow");
+}
+
+#[test]
+fn a_write_past_the_end_is_found_in_every_mode() {
+    let why = ["block (2,0,0) thread (24,0,0)", "write 0 bytes past the end of allocation"];
+    is_a_failed_launch("write_past_end", "guard=end", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
+    is_a_failed_launch("write_past_end", "", "CUDA_ERROR_ILLEGAL_ADDRESS", &["wrote 0 bytes past the end"]);
+    is_found_by(Build::Address, "write_past_end", "heap-buffer-overflow");
+}
+
+#[test]
+fn a_race_between_blocks_is_found_by_thread_sanitizer() {
+    gives_wrong_numbers("race_between_blocks", &[], &["", "threads=reversed;blocks=random:3"]);
+    is_found_by(Build::Thread, "race_between_blocks", "data race");
+}
+
+#[test]
+fn a_race_in_a_block_is_found_by_thread_sanitizer() {
+    gives_wrong_numbers("race_in_block", &[], &["", "threads=reversed;blocks=random:3"]);
+    is_found_by(Build::Thread, "race_in_block", "data race");
+}
+
+#[test]
+fn shared_memory_that_was_never_written_is_not_a_number() {
+    gives_wrong_numbers("unwritten_shared", &["", "threads=reversed"], &[]);
+}
+
+#[test]
+fn a_write_beside_an_array_in_shared_memory_is_found_by_its_canaries_and_by_address_sanitizer() {
+    let why = ["block (0,0,0)", "wrote 0 bytes past the end of tile (256 bytes) in shared memory"];
+    is_a_failed_launch("shared_overflow", "", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
+    is_found_by(Build::Address, "shared_overflow", "index 64 out of bounds");
+}
+
+#[test]
+fn a_kernel_that_relies_on_the_order_of_threads_is_found_by_another_order() {
+    gives_wrong_numbers("thread_order", &["threads=reversed", "threads=random:1"], &["threads=forward"]);
+}
+
+#[test]
+fn a_kernel_that_relies_on_the_order_of_blocks_is_found_by_another_order() {
+    gives_wrong_numbers("block_order", &["blocks=reversed", "blocks=random:1"], &["blocks=forward;workers=1"]);
+}
+
+#[test]
+fn a_copy_that_is_not_awaited_is_found_by_late_copies() {
+    gives_wrong_numbers("copy_not_awaited", &["cp_async=wait"], &["cp_async=issue"]);
+}
+
+#[test]
+fn threads_that_meet_at_different_barriers_are_a_failed_launch() {
+    let why = ["meet at different barriers", "32 threads from (0,0,0)", "32 threads from (1,0,0)", "planted.cu:"];
+    for options in ["", "threads=reversed", "threads=random:5"] {
+        is_a_failed_launch("divergent_barrier", options, "CUDA_ERROR_LAUNCH_FAILED", &why);
+    }
+}
+
+#[test]
+fn a_warp_of_which_some_wait_elsewhere_is_a_failed_launch() {
+    let why = ["block (2,0,0)", "deadlock", "wait at a warp shuffle", "wait at __syncthreads", "planted.cu:"];
+    for options in ["", "threads=reversed", "threads=random:5"] {
+        is_a_failed_launch("divergent_shuffle", options, "CUDA_ERROR_LAUNCH_FAILED", &why);
+    }
+}
+
+#[test]
+fn a_misaligned_vector_is_found_by_the_sanitizer_of_undefined_behaviour() {
+    is_found_by(Build::Address, "misaligned", "misaligned address");
+}
+
+#[test]
+fn what_is_mended_passes_in_every_mode() {
+    for threads in ["forward", "reversed", "random:1", "random:2"] {
+        for blocks in ["forward", "reversed", "random:1"] {
+            for (copies, guard) in [("issue", "begin"), ("issue", "end"), ("wait", "begin"), ("wait", "end")] {
+                let options = format!("threads={threads};blocks={blocks};cp_async={copies};guard={guard}");
+                let Some(gpu) = Gpu::new(&options) else { return };
+                for kernel in ALL {
+                    assert_eq!(run(&gpu, &format!("{kernel}_mended")), Ok(expected(kernel)), "{kernel}, {options}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_mended_gives_no_alarm_under_a_sanitizer() {
+    for build in [Build::Address, Build::Thread] {
+        let Some(output) = sanitized(build, &ALL.map(|kernel| format!("{kernel}_mended"))) else { return };
+        let report = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !report.contains("Sanitizer"), "{build:?}: {report}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the kernels did run");
     }
 }

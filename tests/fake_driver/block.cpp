@@ -62,7 +62,11 @@ void Worker::start(const Launch& launch, size_t block_index) {
         unsigned lanes = std::min(threads_ - warp * kWarp, kWarp);
         warps_[warp] = {lanes == kWarp ? ~0u : (1u << lanes) - 1, 0};
     }
-    if (kFiberIsThread) memset(odd_warp_, 0, sizeof odd_warp_);
+    if (kFiberIsThread) {
+        memset(odd_warp_, 0, sizeof odd_warp_);
+        // A thread is ordered after the one that makes it, so none of the block's may make another.
+        for (unsigned i = 0; i < threads_; i++) stacks_[i] = fibers_.take(fiber_entry);
+    }
     pending_.clear();
     memory_.start_block(launch.dynamic);
 }
@@ -128,7 +132,7 @@ void Worker::make_current(unsigned thread) {
 }
 
 void Worker::go(Fiber& from, unsigned thread) {
-    if (states_[thread] == State::fresh) stacks_[thread] = fibers_.take(fiber_entry);
+    if (states_[thread] == State::fresh && !kFiberIsThread) stacks_[thread] = fibers_.take(fiber_entry);
     make_current(thread);
     switch_fiber(from, *stacks_[thread]);
 }
@@ -189,8 +193,9 @@ void Worker::complete_barrier() {
         if (!first) first = &waits_[i];
         if (first->line != waits_[i].line || strcmp(first->file, waits_[i].file) != 0)
             fail(CUDA_ERROR_LAUNCH_FAILED, "threads of one block meet at different barriers: " + waiting_places());
-        states_[i] = State::ready;
     }
+    for (unsigned i = 0; i < threads_; i++)
+        if (states_[i] == State::at_barrier) states_[i] = State::ready;
     vote_result_ = vote_ == Vote::any ? votes_ > 0 : vote_ == Vote::all ? votes_ == int(arrived_) : votes_;
     runnable_ += arrived_;
     arrived_ = 0;

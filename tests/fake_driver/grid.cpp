@@ -104,7 +104,7 @@ std::optional<Failure> run_grid(const Launch& launch) {
     }
     if (job.failure) return std::move(job.failure);
     if (std::string where = damage(); !where.empty())
-        return Failure{CUDA_ERROR_ILLEGAL_ADDRESS, format("kernel %s: wrote %s", launch.kernel->name, where.c_str())};
+        return Failure{CUDA_ERROR_ILLEGAL_ADDRESS, format("kernel %s (thread unknown): wrote %s", launch.kernel->name, where.c_str())};
     return std::nullopt;
 }
 

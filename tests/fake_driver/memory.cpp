@@ -33,6 +33,13 @@ void poison(char* start, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) start[i] = reinterpret_cast<const char*>(&kPoison)[i % 4];
 }
 
+// Around the allocation, up to the guard pages.
+void poison_gaps(const Allocation& a) {
+    size_t before = size_t(a.start - a.map);
+    for (size_t i = 0; i < a.mapped; i++)
+        if (i < before || i >= before + a.bytes) a.map[i] = reinterpret_cast<const char*>(&kPoison)[i % 4];
+}
+
 bool poisoned(const char* start, size_t i) { return start[i] == reinterpret_cast<const char*>(&kPoison)[i % 4]; }
 
 #ifdef FAKE_ASAN
@@ -144,7 +151,7 @@ std::string damage() {
             if (i == size_t(a.start - a.map)) i += a.bytes;
             if (i >= a.mapped || poisoned(a.map, i)) continue;
             std::string where = locate(a.map + i);
-            a.map[i] = reinterpret_cast<const char*>(&kPoison)[i % 4];
+            poison_gaps(a);
             return where;
         }
     }

@@ -244,9 +244,9 @@ impl Unit {
 }
 
 /// A product and a sum are contracted only where a kernel says `fmaf`; then it is one instruction.
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 13] = [
     "-std=c++20",
-    "-O2",
+    "-O3",
     "-g1",
     "-fPIC",
     "-pthread",
@@ -254,6 +254,7 @@ const FLAGS: [&str; 12] = [
     "-march=native",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-trapping-math",
     "-fno-strict-aliasing",
     "-Wno-unknown-pragmas",
     "-c",
