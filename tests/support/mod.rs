@@ -1,6 +1,8 @@
 //! What the suites share: the devices, arrays of numbers, and one op run on its own under watch.
 #![allow(dead_code)] // each suite uses its own part
 
+pub mod fake;
+
 use std::fmt::Debug;
 use std::ops::AddAssign;
 use std::sync::LazyLock;

@@ -5,6 +5,7 @@
 mod attack;
 mod conv;
 mod elementwise;
+mod gemm;
 mod linear;
 mod loss;
 mod optimizer;

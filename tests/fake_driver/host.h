@@ -1,0 +1,169 @@
+// CUDA C++ for g++: included before every kernel file. Each CUDA thread of a block is a fiber of block.cpp, which this
+// header calls where threads meet: at barriers, warp collectives and shared memory.
+#pragma once
+
+#include "intrinsics.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __launch_bounds__(...)  // read from the source where the kernel is registered
+#define __forceinline__ inline __attribute__((always_inline))
+#define __align__(n) alignas(n)
+#define __grid_constant__
+
+namespace fake {
+
+// Where the calling CUDA thread is. A thread of the operating system runs one CUDA thread at a time.
+struct Here {
+    uint3 thread, block;
+    dim3 block_dim, grid_dim;
+};
+extern __thread Here here __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+// The block's memory for a SHARED at `site`, full of NaN when the first thread of the block comes by.
+void* shared(const void* site, size_t bytes, const char* name);
+void* dynamic_shared();
+
+enum class Vote { none, any, all, count };
+int meet_block(Vote vote, int predicate, const char* file, int line);
+
+enum class Collective { sync, shuffle, ballot };
+// Waits for all threads of `mask` that have not left. A shuffle returns the value that lane `source` brought (NaN bits
+// where that lane takes no part), a ballot the lanes whose value is not 0.
+uint64_t meet_warp(Collective kind, unsigned mask, uint64_t value, int source, const char* file, int line);
+int lane();
+
+[[noreturn]] void trap(const char* what, const char* file, int line);
+
+// A copy that cp.async has begun.
+struct AsyncCopy {
+    void* to;
+    const void* from;
+    int bytes, valid;
+};
+bool copies_late();
+void async_begin(const AsyncCopy& copy);
+void async_commit();
+// The next copy that is due when at most `pending` groups may be outstanding; null after the last.
+const AsyncCopy* async_due(int pending);
+
+void fence();
+
+inline void copy(const AsyncCopy& c) {
+    for (int i = 0; i < c.bytes; i++) ((char*)c.to)[i] = i < c.valid ? ((const char*)c.from)[i] : 0;
+}
+
+template <class T>
+inline T shuffle(unsigned mask, T value, int source, const char* file, int line) {
+    static_assert((sizeof(T) == 4 || sizeof(T) == 8) && std::is_trivially_copyable_v<T>);
+    uint64_t word = 0;
+    __builtin_memcpy(&word, &value, sizeof value);
+    word = meet_warp(Collective::shuffle, mask, word, source, file, line);
+    __builtin_memcpy(&value, &word, sizeof value);
+    return value;
+}
+}  // namespace fake
+
+#define threadIdx (fake::here.thread)
+#define blockIdx (fake::here.block)
+#define blockDim (fake::here.block_dim)
+#define gridDim (fake::here.grid_dim)
+constexpr int warpSize = 32;
+
+// Every place in the source has a key of its own, one an instantiation of a template: as `__shared__` has.
+#define SHARED(type, name, ...)                                                                        \
+    type(&name) __VA_ARGS__ = *reinterpret_cast<type(*) __VA_ARGS__>(fake::shared(                     \
+        [] { static const char site = 0; return static_cast<const void*>(&site); }(), sizeof(type __VA_ARGS__), #name))
+#define DYN_SHARED(type, name) type* name = reinterpret_cast<type*>(fake::dynamic_shared())
+
+// The place of a call, for reports.
+#define FAKE_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncthreads(FAKE_PLACE) { fake::meet_block(fake::Vote::none, 0, file, line); }
+inline int __syncthreads_or(int p, FAKE_PLACE) { return fake::meet_block(fake::Vote::any, p, file, line); }
+inline int __syncthreads_and(int p, FAKE_PLACE) { return fake::meet_block(fake::Vote::all, p, file, line); }
+inline int __syncthreads_count(int p, FAKE_PLACE) { return fake::meet_block(fake::Vote::count, p, file, line); }
+
+inline void __syncwarp(unsigned mask = ~0u, FAKE_PLACE) {
+    fake::meet_warp(fake::Collective::sync, mask, 0, 0, file, line);
+}
+inline unsigned __ballot_sync(unsigned mask, int p, FAKE_PLACE) {
+    return unsigned(fake::meet_warp(fake::Collective::ballot, mask, p != 0, 0, file, line));
+}
+inline int __any_sync(unsigned mask, int p, FAKE_PLACE) { return __ballot_sync(mask, p, file, line) != 0; }
+inline int __all_sync(unsigned mask, int p, FAKE_PLACE) { return __ballot_sync(mask, !p, file, line) == 0; }
+
+// A lane whose source lies outside its segment of `width` lanes keeps its own value.
+template <class T>
+inline T __shfl_sync(unsigned mask, T value, int source, int width = 32, FAKE_PLACE) {
+    int first = fake::lane() & ~(width - 1);
+    return fake::shuffle(mask, value, first | (source & (width - 1)), file, line);
+}
+template <class T>
+inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, FAKE_PLACE) {
+    int lane = fake::lane(), source = lane - int(delta);
+    return fake::shuffle(mask, value, source < (lane & ~(width - 1)) ? lane : source, file, line);
+}
+template <class T>
+inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, FAKE_PLACE) {
+    int lane = fake::lane(), source = lane + int(delta);
+    return fake::shuffle(mask, value, source > (lane | (width - 1)) ? lane : source, file, line);
+}
+template <class T>
+inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, FAKE_PLACE) {
+    int lane = fake::lane(), source = lane ^ lanes;
+    return fake::shuffle(mask, value, source > (lane | (width - 1)) ? lane : source, file, line);
+}
+
+// Atomics on integers alone: a sum of floats in no fixed order is not reproducible, and does not compile.
+#define FAKE_ATOMICS(type)                                                                                      \
+    inline type atomicAdd(type* p, type v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }               \
+    inline type atomicSub(type* p, type v) { return __atomic_fetch_sub(p, v, __ATOMIC_ACQ_REL); }               \
+    inline type atomicAnd(type* p, type v) { return __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL); }               \
+    inline type atomicOr(type* p, type v) { return __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL); }                 \
+    inline type atomicXor(type* p, type v) { return __atomic_fetch_xor(p, v, __ATOMIC_ACQ_REL); }               \
+    inline type atomicExch(type* p, type v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }             \
+    inline type atomicCAS(type* p, type old, type v) {                                                          \
+        __atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);                     \
+        return old;                                                                                             \
+    }                                                                                                           \
+    inline type atomicMax(type* p, type v) {                                                                    \
+        type old = __atomic_load_n(p, __ATOMIC_ACQUIRE);                                                        \
+        while (old < v && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)); \
+        return old;                                                                                             \
+    }                                                                                                           \
+    inline type atomicMin(type* p, type v) {                                                                    \
+        type old = __atomic_load_n(p, __ATOMIC_ACQUIRE);                                                        \
+        while (v < old && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)); \
+        return old;                                                                                             \
+    }
+FAKE_ATOMICS(int)
+FAKE_ATOMICS(unsigned)
+FAKE_ATOMICS(unsigned long long)
+#undef FAKE_ATOMICS
+
+inline void __threadfence() { fake::fence(); }
+inline void __threadfence_block() { fake::fence(); }
+inline void __threadfence_system() { fake::fence(); }
+
+[[noreturn]] inline void __trap(FAKE_PLACE) { fake::trap("__trap()", file, line); }
+#undef assert
+#define assert(condition) ((condition) ? void() : fake::trap("assert(" #condition ")", __FILE__, __LINE__))
+#undef FAKE_PLACE
+
+// The host twins of cp.async: 4, 8 or 16 bytes, of which the first `valid` are copied and the rest are zero.
+inline void host_cp_async(void* shared, const void* global, int bytes, int valid) {
+    fake::AsyncCopy copy{shared, global, bytes, valid};
+    if ((uintptr_t(shared) | uintptr_t(global)) % bytes) fake::trap("cp.async of a misaligned address", __FILE__, __LINE__);
+    if (fake::copies_late()) {
+        fake::async_begin(copy);
+    } else {
+        fake::copy(copy);
+    }
+}
+inline void host_cp_async_commit() { fake::async_commit(); }
+inline void host_cp_async_wait(int pending) {
+    while (const fake::AsyncCopy* due = fake::async_due(pending)) fake::copy(*due);
+}

@@ -1,0 +1,402 @@
+//! The fake CUDA driver: builds `tests/fake_driver` and the kernels with g++, and loads the result. What it is and what
+//! it can do stands in `tests/fake_driver/README.md`.
+#![allow(dead_code)] // each suite uses its own part
+
+use std::ffi::{CStr, CString, c_char};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use libloading::Library;
+use libloading::os::unix;
+
+/// Whether a test run must not skip `rung` (`fake`, `compile` or `gpu`): `MAXMARGIN_REQUIRE` names it.
+pub fn required(rung: &str) -> bool {
+    std::env::var("MAXMARGIN_REQUIRE").is_ok_and(|rungs| rungs.split(',').any(|r| r.trim() == rung))
+}
+
+/// What a rung needs, or `None` if it cannot run here: then the reason is printed. Panics if the rung is [`required`].
+pub fn rung<T>(rung: &str, found: Result<T, String>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(reason) if required(rung) => panic!("rung {rung} is required, and cannot run: {reason}"),
+        Err(reason) => {
+            // Past the test harness, which would keep it to itself when the test passes.
+            let _ = writeln!(std::io::stderr(), "rung {rung} skipped: {reason}");
+            None
+        }
+    }
+}
+
+/// How kernels are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// By the fake driver alone.
+    Plain,
+    /// By AddressSanitizer, and UndefinedBehaviorSanitizer's checks of alignment and of array bounds.
+    Address,
+    /// By ThreadSanitizer.
+    Thread,
+}
+
+impl Build {
+    fn name(self) -> &'static str {
+        match self {
+            Build::Plain => "plain",
+            Build::Address => "address",
+            Build::Thread => "thread",
+        }
+    }
+
+    /// For the fake driver itself, which no sanitizer watches.
+    fn driver_flags(self) -> &'static [&'static str] {
+        match self {
+            Build::Plain => &[],
+            Build::Address => &["-DFAKE_ASAN"],
+            Build::Thread => &["-DFAKE_TSAN"],
+        }
+    }
+
+    fn kernel_flags(self) -> &'static [&'static str] {
+        match self {
+            Build::Plain => &[],
+            Build::Address => &["-fsanitize=address,alignment,bounds", "-fno-sanitize-recover=all"],
+            Build::Thread => &["-fsanitize=thread"],
+        }
+    }
+
+    /// What a process must be started with to load this library: the sanitizer's own library has to be there first.
+    pub fn environment(self) -> Result<Vec<(&'static str, String)>, String> {
+        let preload = |library: &str| -> Result<String, String> {
+            let output = Command::new(compiler()).arg(format!("-print-file-name={library}")).output();
+            let path = String::from_utf8(output.map_err(|e| e.to_string())?.stdout).map_err(|e| e.to_string())?;
+            let path = path.trim();
+            if Path::new(path).is_absolute() { Ok(path.to_string()) } else { Err(format!("g++ has no {library}")) }
+        };
+        Ok(match self {
+            Build::Plain => vec![],
+            // Only kernels are looked at, and what they leave allocated is the test's.
+            Build::Address => {
+                vec![("LD_PRELOAD", preload("libasan.so")?), ("ASAN_OPTIONS", "detect_leaks=0".to_string())]
+            }
+            // Locks of Rust's standard library are invisible to ThreadSanitizer, so what code outside the kernels does
+            // to memory must be too.
+            Build::Thread => vec![
+                ("LD_PRELOAD", preload("libtsan.so")?),
+                (
+                    "TSAN_OPTIONS",
+                    "ignore_noninstrumented_modules=1 ignore_interceptors_accesses=1 exitcode=66".to_string(),
+                ),
+            ],
+        })
+    }
+}
+
+/// The folder with `libcuda.so.1`, the fake driver with the project's kernels: for `LD_LIBRARY_PATH`. The error says why
+/// there is none.
+pub fn library() -> Result<PathBuf, String> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(|| build("kernels", Build::Plain)).clone()
+}
+
+/// The same with the kernels of a folder of the project and under a sanitizer.
+pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Err("the fake driver is written for Linux on x86-64".to_string());
+    }
+    let version = Command::new(compiler()).arg("--version").output();
+    let version = version.map_err(|e| format!("{}: {e}", compiler()))?.stdout;
+    let set = kernels.replace('/', "-");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_driver").join(build.name());
+    let objects = folder.join("objects");
+    let result = folder.join(&set);
+    for made in [&objects, &result] {
+        fs::create_dir_all(made).map_err(|e| format!("{}: {e}", made.display()))?;
+    }
+    let lock = folder.join("lock");
+    let lock = File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(|e| format!("lock: {e}"))?;
+
+    let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_driver");
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join(kernels);
+    let machine = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let machine = machine.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let base = stamp(&[&version[..], machine.as_bytes()]);
+
+    let mut units = Vec::new();
+    let headers = texts(&driver, &["h"])?;
+    for (path, text) in texts(&driver, &["cpp"])? {
+        units.push(Unit::new(&objects, "driver", &path, text, build.driver_flags(), base.clone(), &headers));
+    }
+    let mut headers = headers;
+    headers.extend(texts(&kernels, &["cuh", "h"])?);
+    let sources = texts(&kernels, &["cu"])?;
+    if sources.is_empty() {
+        return Err(format!("no kernels in {}", kernels.display()));
+    }
+    for (path, text) in sources {
+        let text = registration(&path, &text)?;
+        let flags = [build.driver_flags(), build.kernel_flags(), &["-DMAXMARGIN_HOST"]].concat();
+        units.push(Unit::new(&objects, &set, &path, text, &flags, base.clone(), &headers));
+    }
+
+    let compiled = in_parallel(&units, |unit| unit.compile(&driver))?;
+    let library = result.join("libcuda.so.1");
+    let linked = stamp(&units.iter().map(|u| u.stamp.as_bytes()).collect::<Vec<_>>());
+    let done = result.join("stamp");
+    if compiled.contains(&true) || fs::read_to_string(&done).ok().as_ref() != Some(&linked) {
+        // A process that has the old library loaded keeps it.
+        let fresh = result.join("fresh.so");
+        let mut link = Command::new(compiler());
+        link.args(["-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-pthread", "-o"]).arg(&fresh);
+        link.args(build.kernel_flags()).args(units.iter().map(|u| &u.object)).arg("-ldl");
+        run(&mut link)?;
+        fs::rename(&fresh, &library).map_err(|e| e.to_string())?;
+        fs::write(&done, linked).map_err(|e| e.to_string())?;
+    }
+    drop(lock);
+    Ok(result)
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "g++".to_string())
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {}\n{errors}", output.status)) }
+}
+
+fn stamp(parts: &[impl AsRef<[u8]>]) -> String {
+    let mut hasher = DefaultHasher::new();
+    for part in parts {
+        part.as_ref().hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
+}
+
+/// Files of a folder with one of these extensions, by name.
+fn texts(folder: &Path, extensions: &[&str]) -> Result<Vec<(PathBuf, String)>, String> {
+    let wrong = |e: std::io::Error| format!("{}: {e}", folder.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(wrong)? {
+        let path = entry.map_err(wrong)?.path();
+        if path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e)) {
+            let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            files.push((path, text));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// One file to compile; compiled again only if its text, a header, the flags, the compiler or the CPU has changed.
+struct Unit {
+    source: PathBuf,
+    text: String,
+    object: PathBuf,
+    flags: Vec<String>,
+    stamp: String,
+}
+
+impl Unit {
+    fn new(
+        objects: &Path,
+        set: &str,
+        source: &Path,
+        text: String,
+        flags: &[&str],
+        base: String,
+        headers: &[(PathBuf, String)],
+    ) -> Unit {
+        let stem = source.file_stem().unwrap_or_default().to_string_lossy();
+        let object = objects.join(format!("{set}_{stem}.o"));
+        let source = source.to_path_buf();
+        let mut parts = vec![base, text.clone(), flags.join(" "), FLAGS.join(" ")];
+        // What a kernel file's text is included from is not in the text itself.
+        parts.push(fs::read_to_string(&source).unwrap_or_default());
+        parts.extend(headers.iter().map(|(_, header)| header.clone()));
+        let flags = flags.iter().map(|flag| flag.to_string()).collect();
+        Unit { source, text, object, flags, stamp: stamp(&parts) }
+    }
+
+    /// Whether there was anything to do.
+    fn compile(&self, driver: &Path) -> Result<bool, String> {
+        let done = self.object.with_extension("stamp");
+        if self.object.exists() && fs::read_to_string(&done).is_ok_and(|stamp| stamp == self.stamp) {
+            return Ok(false);
+        }
+        let wrong = |e: std::io::Error| format!("{}: {e}", self.object.display());
+        let unit = self.object.with_extension("cpp");
+        fs::write(&unit, &self.text).map_err(wrong)?;
+        let mut compile = Command::new(compiler());
+        compile.args(FLAGS).args(&self.flags).arg("-I").arg(driver);
+        compile.arg("-iquote").arg(self.source.parent().unwrap_or(driver));
+        run(compile.arg(&unit).arg("-o").arg(&self.object))?;
+        fs::write(&done, &self.stamp).map_err(wrong)?;
+        Ok(true)
+    }
+}
+
+/// A product and a sum are contracted only where a kernel says `fmaf`; then it is one instruction.
+const FLAGS: [&str; 12] = [
+    "-std=c++20",
+    "-O2",
+    "-g1",
+    "-fPIC",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-strict-aliasing",
+    "-Wno-unknown-pragmas",
+    "-c",
+];
+
+/// The source that includes a kernel file and registers its kernels by name. A kernel may be named like a function of
+/// the C library: here its name has a prefix.
+fn registration(path: &Path, text: &str) -> Result<String, String> {
+    let wrong = |what: &str| format!("{}: {what}", path.display());
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut renamed = String::new();
+    let mut registered = String::new();
+    let code = without_comments(text);
+    let mut rest = code.as_str();
+    while let Some(start) = rest.find("extern \"C\"") {
+        rest = &rest[start + "extern \"C\"".len()..];
+        let Some(mut head) = rest.trim_start().strip_prefix("__global__") else { continue };
+        let mut bounds = "";
+        if let Some((before, after)) = head.split_once("__launch_bounds__")
+            && !before.contains('(')
+        {
+            let close = closing(after).ok_or_else(|| wrong("__launch_bounds__ without an end"))?;
+            bounds = &after[..close];
+            head = &after[close..];
+        }
+        let declaration = head.split_once('(').ok_or_else(|| wrong("a kernel without arguments' list"))?.0;
+        let name = declaration.split_whitespace().next_back().unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(plain) || name == "void" {
+            return Err(wrong(&format!("a kernel's name was expected, found {declaration:?}")));
+        }
+        renamed += &format!("#define {name} kernel_{name}\n");
+        let bounds = if bounds.is_empty() { "()" } else { bounds };
+        registered += &format!(
+            "static fake::Registered<kernel_{name}> registered_{name}(\"{name}\", \"{file}\", fake::bound{bounds});\n"
+        );
+    }
+    let source = path.display();
+    Ok(format!("#include \"host.h\"\n#include \"kernels.h\"\n{renamed}#include \"{source}\"\n{registered}"))
+}
+
+/// The place after the parenthesis that closes the first one.
+fn closing(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    for (i, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 1 => return Some(i + 1),
+            ')' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn without_comments(text: &str) -> String {
+    let mut code = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
+        code += &rest[..start];
+        let end = if rest[start..].starts_with("//") { "\n" } else { "*/" };
+        let after = rest[start..].find(end).map_or(rest.len(), |at| start + at + end.len());
+        code.push('\n');
+        rest = &rest[after..];
+    }
+    code + rest
+}
+
+/// `work` on each item, on as many threads as there are cores.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, String> + Sync) -> Result<Vec<R>, String> {
+    let next = AtomicUsize::new(0);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let turn = || std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed))).map(&work).collect();
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(turn)).collect();
+        let done: Result<Vec<Vec<R>>, String> = threads.into_iter().map(|t| t.join().expect("compiles")).collect();
+        done.map(|lists| lists.into_iter().flatten().collect())
+    })
+}
+
+/// The fake driver in this process.
+pub struct Fake {
+    library: Library,
+    path: PathBuf,
+}
+
+/// Loads [`library`] into this process; a program that then looks for `libcuda.so.1` finds it. The process keeps it.
+pub fn load() -> Result<&'static Fake, String> {
+    static LOADED: OnceLock<Result<Fake, String>> = OnceLock::new();
+    LOADED.get_or_init(|| Fake::open(&library()?)).as_ref().map_err(Clone::clone)
+}
+
+impl Fake {
+    /// Loads the library of a folder.
+    pub fn open(folder: &Path) -> Result<Fake, String> {
+        let path = folder.join("libcuda.so.1");
+        // SAFETY: the library is ours; what it does while it is loaded is to read FAKE_CUDA and to list its kernels.
+        let library = unsafe { unix::Library::open(Some(&path), unix::RTLD_NOW | unix::RTLD_GLOBAL) };
+        let library = library.map_err(|e| format!("{}: {e:?}", path.display()))?.into();
+        Ok(Fake { library, path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A function of the library, of the type that the caller knows it to have.
+    ///
+    /// # Safety
+    /// `F` is that type.
+    pub unsafe fn function<F: Copy>(&self, name: &str) -> F {
+        // SAFETY: as the caller says.
+        let symbol = unsafe { self.library.get::<F>(name) };
+        *symbol.unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Sets options, as in `threads=reversed;memory=1000000`; `reset` first puts all of them and all errors back. They
+    /// hold for the whole process: tests that run side by side need a lock of their own. Panics at an unknown option.
+    pub fn set(&self, options: &str) {
+        // SAFETY: the type is that of the definition in options.cpp.
+        let set: unsafe extern "C" fn(*const c_char) -> *const c_char = unsafe { self.function("fake_cuda_set") };
+        let text = CString::new(options).expect("options");
+        // SAFETY: the text ends with a zero; what is returned is null or a text that lives until the next call.
+        let wrong = unsafe { set(text.as_ptr()) };
+        if !wrong.is_null() {
+            // SAFETY: as above.
+            panic!("{}", unsafe { CStr::from_ptr(wrong) }.to_string_lossy());
+        }
+    }
+
+    /// The driver's calls since the last time, and the reports of failures, one a line.
+    pub fn log(&self) -> Vec<String> {
+        self.text("fake_cuda_log")
+    }
+
+    /// Every kernel a line: name, file, threads of `__launch_bounds__` (0 without), bytes of each argument.
+    pub fn kernels(&self) -> Vec<String> {
+        self.text("fake_cuda_kernels")
+    }
+
+    fn text(&self, function: &str) -> Vec<String> {
+        // SAFETY: both functions are of this type and return a text that lives until the same thread calls again.
+        let text = unsafe { CStr::from_ptr(self.function::<unsafe extern "C" fn() -> *const c_char>(function)()) };
+        text.to_string_lossy().lines().map(String::from).collect()
+    }
+}
