@@ -6,6 +6,9 @@ use bytemuck::{Pod, Zeroable};
 /// Threads of a block where a kernel does not say otherwise: `THREADS` in kernels/prelude.cuh.
 pub const THREADS: u32 = 256;
 
+/// Threads of a warp: `WARP` in kernels/prelude.cuh.
+pub const WARP: u32 = 32;
+
 /// A struct that a kernel takes by value.
 pub(super) trait Struct: Pod {
     /// Its name in the kernel's source. The layout there is the same.

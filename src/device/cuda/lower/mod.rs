@@ -8,6 +8,8 @@ mod elementwise;
 mod gemm;
 mod linear;
 mod loss;
+#[cfg(test)]
+mod ops_tests;
 mod optimizer;
 mod pool;
 mod rows;
@@ -58,9 +60,25 @@ impl<'a> Desc<'a> {
         self.place(self.node.outputs[i]).offset.is_multiple_of(16)
     }
 
+    /// Whether the address of every operand is a multiple of 16 bytes.
+    pub fn aligned(&self) -> bool {
+        self.aligned_to(16)
+    }
+
+    /// Whether the address of every operand is a multiple of `bytes`.
+    pub fn aligned_to(&self, bytes: usize) -> bool {
+        self.node.inputs.iter().chain(&self.node.outputs).all(|v| self.place(*v).offset.is_multiple_of(bytes))
+    }
+
     /// Bytes of all operands, each once.
     pub fn bytes(&self) -> u64 {
         self.node.inputs.iter().chain(&self.node.outputs).map(|v| self.place(*v).bytes as u64).sum()
+    }
+
+    /// As [`Desc::cost`], where outputs are updated: they are read, too.
+    pub fn cost_of_update(&self, flops: u64) -> Cost {
+        let read: u64 = self.node.outputs.iter().map(|v| self.place(*v).bytes as u64).sum();
+        Cost { bytes: self.bytes() + read, flops }
     }
 
     /// The cost of touching every operand once, with `flops` operations.
