@@ -1,7 +1,5 @@
 //! `maxmargin devices`: what can compute here, and what is missing for more.
 
-use std::fmt::Write as _;
-
 use clap::Args;
 
 use super::{Outcome, machine, print};
@@ -69,12 +67,14 @@ fn kernels() -> String {
     let name_width = name_width.max("kernel".len());
     let mut text = format!("{:name_width$}  {:file_width$}", "kernel", "file");
     let archs = TARGETS.iter().filter(|target| KERNELS.iter().any(|k| k.usage.iter().any(|u| u.arch == **target)));
-    archs.clone().for_each(|arch| drop(write!(text, "  {:>16}  {:>13}", format!("{arch} registers"), "shared bytes")));
+    for arch in archs.clone() {
+        text += &format!("  {:>16}  {:>13}", format!("{arch} registers"), "shared bytes");
+    }
     for kernel in KERNELS {
-        let _ = write!(text, "\n{:name_width$}  {:file_width$}", kernel.name, kernel.file());
+        text += &format!("\n{:name_width$}  {:file_width$}", kernel.name, kernel.file());
         for arch in archs.clone() {
             if let Some(usage) = kernel.usage.iter().find(|usage| usage.arch == *arch) {
-                let _ = write!(text, "  {:>16}  {:>13}", usage.registers, usage.shared);
+                text += &format!("  {:>16}  {:>13}", usage.registers, usage.shared);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Every long flag also has the released code's spelling, with underscores. Exit codes: 0 done, 1 a check that was
 //! asked for failed, 2 an error.
 
+mod bench;
 mod data;
 mod devices;
 mod evaluate;
@@ -31,6 +32,7 @@ Examples:
   maxmargin train --help                 every setting
   maxmargin explain                      what a training step computes, op by op
   maxmargin devices                      what can compute here
+  maxmargin bench                        how fast it is, op by op
 
 Exit codes: 0 done, 1 a check that was asked for failed, 2 an error.";
 
@@ -53,6 +55,7 @@ enum Verb {
     Presets(presets::PresetsArgs),
     Explain(explain::ExplainArgs),
     Devices(devices::DevicesArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// How a command ended that met no error.
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Verb::Presets(args) => presets::run(args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Devices(args) => devices::run(&args),
+        Verb::Bench(args) => bench::run(args),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod cuda;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::Result;
 use crate::tape::{Buffer, DType, Memory, Program};
@@ -83,6 +84,17 @@ pub trait Device {
             }
         }
         Ok(())
+    }
+
+    /// Seconds that a schedule takes from its first op to its last, after all work given so far. A device that works
+    /// beside the host overrides this with its own clock.
+    ///
+    /// # Errors
+    /// The device failed, here or in work given before.
+    fn time(&mut self, schedule: &Schedule) -> Result<f64> {
+        let start = Instant::now();
+        self.replay(schedule)?;
+        Ok(start.elapsed().as_secs_f64())
     }
 }
 

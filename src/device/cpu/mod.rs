@@ -52,10 +52,6 @@ fn live<'a>(bytes: &'a mut [u8], dims: &[usize], n: usize) -> &'a mut [f32] {
     &mut f32s_mut(bytes)[..n * dims[1..].iter().product::<usize>()]
 }
 
-fn live_of<'a>(bytes: &'a [u8], dims: &[usize], n: usize) -> &'a [f32] {
-    &f32s(bytes)[..n * dims[1..].iter().product::<usize>()]
-}
-
 /// Runs `work` with the widest vector instructions this machine has.
 fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
@@ -134,7 +130,7 @@ impl Cpu {
             }
             Op::ScatterRows => elementwise::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
             Op::BytesToUnit => elementwise::bytes_to_unit(live(y0, out_dims, n), x[0]),
-            Op::Copy => live(y0, out_dims, n).copy_from_slice(live_of(x[0], out_dims, n)),
+            Op::Copy => elementwise::copy(live(y0, out_dims, n), f32s(x[0])),
             Op::Fill { value } => live(y0, out_dims, n).fill(*value),
             Op::Add => elementwise::add(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
             Op::Scale { factor } => elementwise::scale(live(y0, out_dims, n), f32s(x[0]), *factor),

@@ -277,6 +277,18 @@ impl Device for Cuda {
         }
         self.graph(schedule)?.launch()
     }
+
+    fn time(&mut self, schedule: &Schedule) -> Result<f64> {
+        self.context.bind()?;
+        if !self.sync {
+            self.graph(schedule)?; // recorded before the clock starts
+        }
+        let start = Event::record(&self.context)?;
+        self.replay(schedule)?;
+        let end = Event::record(&self.context)?;
+        end.wait()?;
+        Ok(f64::from(end.since(&start)?) / 1e3)
+    }
 }
 
 /// A copy of a buffer on its way to the host.
