@@ -14,7 +14,6 @@ use maxmargin::device::{Device, cpu::Cpu};
 use reference_cases::{Case, Check, not_yet_supported, replay};
 use support::devices;
 
-
 fn folder() -> PathBuf {
     let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
     std::env::var_os("MAXMARGIN_REFERENCE").map_or_else(own, PathBuf::from)
