@@ -16,24 +16,21 @@
 
 // --- numbers that never leave the ball ---
 
-// The next larger number; `v` is finite.
-__device__ __forceinline__ float next_up(float v) {
-    if (v == 0.0f) return __int_as_float(1);  // the least positive number, from -0 too
-    const int bits = __float_as_int(v);       // ordered as the numbers are, up to the sign
-    return __int_as_float(bits + (bits > 0 ? 1 : -1));
+// The number next to v, one step towards 0 or away from it; v is finite and not 0. But for the sign, numbers are ordered
+// as their bits are.
+__device__ __forceinline__ float neighbour(float v, bool towards_zero) {
+    return __int_as_float(__float_as_int(v) + (towards_zero ? -1 : 1));
 }
 
-__device__ __forceinline__ float next_down(float v) { return -next_up(-v); }
-
 // x + e, rounded towards x. Knuth's two-sum gives the error of the addition exactly; if the sum was rounded away from
-// x, its neighbour is the answer.
+// x, its neighbour is the answer. (Then it is not 0: an addition that gives 0 has no error.) Written without branches,
+// for the lanes of a warp would take different ones.
 __device__ __forceinline__ float add_towards(float x, float e) {
     const float sum = x + e;
     const float part = sum - x;
     const float error = (x - (sum - part)) + (e - part);
-    if (e > 0.0f && error < 0.0f) return next_down(sum);
-    if (e < 0.0f && error > 0.0f) return next_up(sum);
-    return sum;
+    const bool away = e > 0.0f ? error < 0.0f : error > 0.0f;
+    return away ? neighbour(sum, (sum > 0.0f) == (e > 0.0f)) : sum;
 }
 
 // What is no number stays what it is.

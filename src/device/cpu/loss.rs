@@ -89,8 +89,8 @@ pub(super) fn select_negative(selected: &mut [u32], values: &[f32]) -> u32 {
     count as u32
 }
 
-/// A sum in double precision: of a thousand rows, too, the last digits count.
-fn total(terms: impl Iterator<Item = f32>) -> f32 {
+/// A sum in double precision, rounded once: a batch of hundreds adds no error of its own.
+fn sum(terms: impl Iterator<Item = f32>) -> f32 {
     terms.map(f64::from).sum::<f64>() as f32
 }
 
@@ -101,11 +101,11 @@ pub(super) fn accumulate_metrics(sums: &mut [f32], rows: &[&[f32]]) {
     let mut add = |metric: Metric, value: f32| sums[metric as usize] += value;
     add(Metric::Steps, 1.0);
     add(Metric::Examples, n);
-    add(Metric::CleanLoss, total(clean.iter().copied()) / n);
+    add(Metric::CleanLoss, sum(clean.iter().copied()) / n);
     // A row with weight 0 may hold anything: it is left out, not multiplied by 0.
-    let weighted = weights.iter().zip(*margin).filter(|(w, _)| **w > 0.0).map(|(w, m)| w * m);
-    add(Metric::MarginLoss, total(weighted));
+    let trained = weights.iter().zip(*margin).filter(|(w, _)| **w > 0.0);
+    add(Metric::MarginLoss, sum(trained.map(|(w, m)| w * m)));
     add(Metric::Correct, lm.iter().filter(|m| **m < 0.0).count() as f32);
-    add(Metric::Eps, total(eps.iter().copied()));
+    add(Metric::Eps, sum(eps.iter().copied()));
     add(Metric::Reached, weights.iter().filter(|w| **w == 0.0).count() as f32);
 }
