@@ -150,11 +150,9 @@ pub fn conv2d_backward_weight() {
 
 /// Errors of rounding add up in a sum of thousands of terms of one sign, unless it is made of short ones.
 #[test]
-fn long_sums_of_one_sign_stay_within_the_law() {
+fn conv2d_backward_weight_sums_many_terms_of_one_sign() {
     let s = shape([50, 14, 14, 32], [4, 5, 5], 2, 1);
-    let (x, w, dy) = (Random(1).image(&s.x()), Random(2).image(&s.filters()), Random(3).image(&s.y()));
+    let (x, dy) = (Random(1).image(&s.x()), Random(2).image(&s.y()));
     let case = Case::new(Op::Conv2dBackwardWeight(s.window)).rows(&dy).rows(&x);
     case.gives_whole(&s.filters(), DType::F32).check(|n| vec![s.backward_weight(n, &dy, &x)]);
-    let case = Case::new(Op::Conv2d(s.window)).rows(&x).whole(&w);
-    case.gives_rows(&s.y(), DType::F32).check(|n| vec![s.forward(n, &x, &w)]);
 }
