@@ -22,7 +22,7 @@ pub const fn shape([n, h, w, c]: [usize; 4], [k, kh, kw]: [usize; 3], padding: u
     Shape { n, h, w, c, k, kh, kw, window: Window { padding, stride } }
 }
 
-pub const SHAPES: [Shape; 17] = [
+pub const SHAPES: [Shape; 20] = [
     shape([1, 1, 1, 1], [1, 1, 1], 0, 1),
     shape([5, 4, 4, 1], [1, 1, 1], 0, 1),
     shape([2, 28, 28, 1], [32, 5, 5], 2, 1),  // LeNet5's first
@@ -40,6 +40,16 @@ pub const SHAPES: [Shape; 17] = [
     shape([5, 5, 5, 1], [3, 5, 5], 4, 1), // every overlap of filter and image
     shape([2, 3, 3, 2], [2, 1, 1], 3, 1), // windows wholly outside the image
     shape([2, 2, 3, 1], [2, 1, 2], 2, 1), // the same with one channel
+    LARGE[0],
+    LARGE[1],
+    LARGE[2],
+];
+
+/// So many results, forward, by the input and by the weights, that a GPU takes its larger tiles.
+pub const LARGE: [Shape; 3] = [
+    shape([6, 26, 26, 4], [256, 1, 1], 0, 1),
+    shape([6, 26, 26, 256], [4, 1, 1], 0, 1),
+    shape([1, 6, 6, 64], [512, 5, 5], 0, 1),
 ];
 
 impl Shape {
@@ -136,4 +146,13 @@ pub fn conv2d_backward_weight() {
             .gives_whole(&s.filters(), DType::F32)
             .check(|n| vec![s.backward_weight(n, &dy, &x)]);
     }
+}
+
+/// Errors of rounding add up in a sum of thousands of terms of one sign, unless it is made of short ones.
+#[test]
+fn conv2d_backward_weight_sums_many_terms_of_one_sign() {
+    let s = shape([50, 14, 14, 32], [4, 5, 5], 2, 1);
+    let (x, dy) = (Random(1).image(&s.x()), Random(2).image(&s.y()));
+    let case = Case::new(Op::Conv2dBackwardWeight(s.window)).rows(&dy).rows(&x);
+    case.gives_whole(&s.filters(), DType::F32).check(|n| vec![s.backward_weight(n, &dy, &x)]);
 }

@@ -3,7 +3,7 @@
 
 use maxmargin::tape::{DType, NO_CHOICE, Op};
 
-use super::conv::{Shape, shape};
+use super::conv::{LARGE, Shape, shape};
 use super::support::{Array, Case, Random, Sum, exact};
 
 /// Images `n x h x w x c` to pool.
@@ -70,6 +70,7 @@ fn shapes() -> Vec<Shape> {
         shape([2, 2, 2, 1], [3, 1, 1], 1, 1), // windows wholly outside the image
         shape([2, 4, 4, 7], [1, 3, 3], 2, 1),
     ];
+    all.extend(LARGE);
     all.extend((1..=10).map(|kh| shape([2, kh + 3, 6, 2], [3, kh, 3], 0, 1)));
     all.extend([7, 8, 9, 15, 16, 17, 33].map(|c| shape([2, 5, 5, c], [4, 2, 2], 0, 1)));
     all.extend([7, 8, 9, 15, 16, 17].map(|k| shape([2, 4, 6, 4], [k, 3, 3], 1, 1)));

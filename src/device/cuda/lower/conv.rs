@@ -2,9 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::gemm::{self, Family, Plan, Product, Results, fours};
+use super::gemm::{Family, Plan, Product, Results, Work, fours};
 use super::{Arg, Desc, Lowered};
-use crate::device::cuda::launch::Struct;
+use crate::device::cuda::launch::{Launch, Struct, THREADS};
 use crate::tape::Window;
 
 /// Divides numbers below 2^31 by one: a multiplication and a shift.
@@ -88,6 +88,18 @@ impl Conv {
         self.kh * self.kw * self.c
     }
 
+    /// Bytes of all filters.
+    fn weights(&self) -> usize {
+        4 * self.k * self.filter()
+    }
+
+    /// Whether a pooled gradient's chosen outputs are better visited one by one: a tile would have few columns.
+    fn few(&self) -> bool {
+        const CHANNELS: usize = 4;
+        const SHARED: usize = 48 * 1024;
+        self.c <= CHANNELS && self.window.stride == 1 && self.weights() <= SHARED
+    }
+
     fn shape(&self, chunk: usize) -> Arg {
         let (rows, columns) = if self.pooled { (self.out_h / 2, self.out_w / 2) } else { (self.out_h, self.out_w) };
         let int = |n: usize| u32::try_from(n).expect("a size fits an int");
@@ -126,24 +138,33 @@ impl Conv {
         Product { rows: self.outputs(), columns: self.k, length: self.filter() }
     }
 
+    /// Operations of a gradient. Three of four products are zero whatever the numbers are, if a max-pool follows.
+    fn backward_flops(&self) -> u64 {
+        self.forward().flops() / if self.pooled { 4 } else { 1 }
+    }
+
     fn backward_input(&self, desc: &Desc, family: Family) -> Lowered {
         let Conv { n, h, w, c, k, kh, kw, .. } = *self;
         let product = Product { rows: n * h * w, columns: c, length: kh * kw * k };
-        let args = |chunk| self.args(desc.inputs(), chunk);
-        gemm::lower(desc, family, product, self.vectors(desc), Results::Rows, args)
+        let (vectors, flops) = (self.vectors(desc), self.backward_flops());
+        let work = Work { family, product, vectors, results: Results::Rows, flops };
+        work.lower(desc, |chunk| self.args(desc.inputs(), chunk))
     }
 
     fn backward_weight(&self, desc: &Desc, family: Family) -> Lowered {
         let product = Product { rows: self.k, columns: self.filter(), length: self.outputs() };
-        let args = |chunk| self.args(desc.inputs(), chunk);
-        gemm::lower(desc, family, product, self.vectors(desc), Results::Whole, args)
+        let (vectors, flops) = (self.vectors(desc), self.backward_flops());
+        let work = Work { family, product, vectors, results: Results::Whole, flops };
+        work.lower(desc, |chunk| self.args(desc.inputs(), chunk))
     }
 }
 
 pub(super) fn conv2d(desc: &Desc, window: Window) -> Lowered {
     let conv = Conv::new(desc.input(0), desc.input(1), window, false);
     let family = ["conv2d_scalar", "conv2d_narrow", "conv2d_square"];
-    gemm::lower(desc, family, conv.forward(), conv.vectors(desc), Results::Rows, |chunk| conv.args(2, chunk))
+    let (product, vectors) = (conv.forward(), conv.vectors(desc));
+    let work = Work { family, product, vectors, results: Results::Rows, flops: product.flops() };
+    work.lower(desc, |chunk| conv.args(2, chunk))
 }
 
 pub(super) fn conv2d_backward_input(desc: &Desc, window: Window) -> Lowered {
@@ -164,15 +185,30 @@ pub(super) fn conv_pool(desc: &Desc, window: Window) -> Lowered {
     let product = conv.forward();
     let plan = Plan::new(product, conv.vectors(desc), false);
     let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, plan.chunk)).collect();
-    let cost = desc.cost(2 * (product.rows * product.columns * product.length) as u64);
+    let cost = desc.cost(product.flops());
     plan.launch(["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"], args, cost).into()
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: Window) -> Lowered {
     let conv = Conv::new(desc.output(0), desc.input(2), window, true);
+    if conv.few() {
+        return conv_pool_backward_input_few(desc, &conv).into();
+    }
     let family =
         ["conv_pool_backward_input_scalar", "conv_pool_backward_input_narrow", "conv_pool_backward_input_square"];
     conv.backward_input(desc, family)
+}
+
+/// A warp for each channel of 2 x 2 pixels, several in turn.
+fn conv_pool_backward_input_few(desc: &Desc, conv: &Conv) -> Launch {
+    const WARPS: usize = THREADS as usize / 32;
+    const TURNS: usize = 4;
+    let args = [Arg::Output(0)].into_iter().chain(conv.args(3, 0)).chain([Arg::size(TURNS)]).collect();
+    let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
+    assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
+    let cost = desc.cost(conv.backward_flops());
+    let launch = Launch::new("conv_pool_backward_input_few", blocks.div_ceil(WARPS * TURNS), args, cost);
+    Launch { shared: u32::try_from(conv.weights()).expect("few bytes"), ..launch }
 }
 
 pub(super) fn conv_pool_backward_weight(desc: &Desc, window: Window) -> Lowered {
@@ -180,4 +216,24 @@ pub(super) fn conv_pool_backward_weight(desc: &Desc, window: Window) -> Lowered 
     let family =
         ["conv_pool_backward_weight_scalar", "conv_pool_backward_weight_narrow", "conv_pool_backward_weight_square"];
     conv.backward_weight(desc, family)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divisor_divides_every_number_below_2_31() {
+        let most = (1u64 << 31) - 1;
+        let divisors = (1..200).chain([784, 1023, 1024, 1025, 65537, (1 << 30) - 1, 1 << 30, most]);
+        for divisor in divisors {
+            let Divisor { multiplier, shift } = Divisor::new(divisor as usize);
+            let quotients = [0, 1, 2, 3, 1000, most / divisor / 2, most / divisor - 1, most / divisor];
+            let around =
+                quotients.into_iter().flat_map(|q| [(q * divisor).saturating_sub(1), q * divisor, q * divisor + 1]);
+            for number in around.chain([most]).filter(|&number| number <= most) {
+                assert_eq!((number * u64::from(multiplier)) >> shift, number / divisor, "{number} / {divisor}");
+            }
+        }
+    }
 }

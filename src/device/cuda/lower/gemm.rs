@@ -25,6 +25,13 @@ pub(super) struct Product {
     pub length: usize,
 }
 
+impl Product {
+    /// Operations.
+    pub fn flops(self) -> u64 {
+        2 * (self.rows * self.columns * self.length) as u64
+    }
+}
+
 /// The kernels that there are of each product, in the order of their names' places in a [`Family`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tile {
@@ -134,29 +141,32 @@ pub(super) enum Results {
     Whole,
 }
 
-/// The launches of a product whose sums may be cut: `args(chunk)` are the product's arguments after the first, which is
-/// where results go.
-pub(super) fn lower(
-    desc: &Desc,
-    family: Family,
-    product: Product,
-    vectors: bool,
-    results: Results,
-    args: impl Fn(usize) -> Vec<Arg>,
-) -> Lowered {
-    let plan = Plan::new(product, vectors, true);
-    let Product { rows, columns, length } = product;
-    let to = if plan.shares > 1 { Arg::Scratch(0) } else { Arg::Output(0) };
-    let cost = desc.cost(2 * (rows * columns * length) as u64);
-    let all = [to].into_iter().chain(args(plan.chunk)).collect();
-    let mut launches = vec![plan.launch(family, all, cost)];
-    if plan.shares > 1 {
-        launches.push(match results {
-            Results::Rows => sum_split_rows(desc.output(0), plan.shares),
-            Results::Whole => sum_splits(rows * columns, plan.shares),
-        });
+/// A product whose sums may be cut.
+pub(super) struct Work {
+    pub family: Family,
+    pub product: Product,
+    /// All that is read and written comes in fours, and is aligned.
+    pub vectors: bool,
+    pub results: Results,
+    /// Operations that are of use.
+    pub flops: u64,
+}
+
+impl Work {
+    /// Its launches. `args(chunk)` are the kernel's arguments after the first, which says where results go.
+    pub fn lower(&self, desc: &Desc, args: impl Fn(usize) -> Vec<Arg>) -> Lowered {
+        let plan = Plan::new(self.product, self.vectors, true);
+        let to = if plan.shares > 1 { Arg::Scratch(0) } else { Arg::Output(0) };
+        let all = [to].into_iter().chain(args(plan.chunk)).collect();
+        let mut launches = vec![plan.launch(self.family, all, desc.cost(self.flops))];
+        if plan.shares > 1 {
+            launches.push(match self.results {
+                Results::Rows => sum_split_rows(desc.output(0), plan.shares),
+                Results::Whole => sum_splits(self.product.rows * self.product.columns, plan.shares),
+            });
+        }
+        Lowered { launches, scratch: plan.scratch(self.product) }
     }
-    Lowered { launches, scratch: plan.scratch(product) }
 }
 
 /// Adds shares of a batch's results; of its dimensions the first are the rows.
@@ -182,3 +192,80 @@ pub(super) fn fours(sizes: &[usize]) -> bool {
 }
 
 const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's shares");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product(rows: usize, columns: usize, length: usize) -> Product {
+        Product { rows, columns, length }
+    }
+
+    /// Around tiles and shares, and LeNet5's at a batch of 50.
+    fn products() -> impl Iterator<Item = Product> {
+        let sizes = [1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1009, 39200];
+        sizes.into_iter().flat_map(move |m| sizes.into_iter().flat_map(move |n| sizes.map(|k| product(m, n, k))))
+    }
+
+    #[test]
+    fn tiles_cover_all_results_and_shares_all_terms_once() {
+        for product in products() {
+            for (vectors, shares) in [(false, false), (false, true), (true, false), (true, true)] {
+                let plan = Plan::new(product, vectors, shares);
+                let (rows, columns) = plan.tile.sizes();
+                let (down, across) = (product.rows.div_ceil(rows), product.columns.div_ceil(columns));
+                assert_eq!(plan.tiles, down * across, "{product:?}: {plan:?}");
+                assert_eq!(plan.chunk % DEPTH, 0, "{product:?}: {plan:?}");
+                assert!(plan.shares * plan.chunk >= product.length, "{product:?}: {plan:?}");
+                assert!((plan.shares - 1) * plan.chunk < product.length, "an empty share: {product:?}: {plan:?}");
+                assert!(plan.shares == 1 || shares && plan.shares <= MOST_SHARES, "{product:?}: {plan:?}");
+                assert_eq!(plan.tile == Tile::Scalar, !vectors, "{product:?}: {plan:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn scratch_holds_the_results_of_every_share() {
+        let cut = product(32, 32, 39200);
+        let plan = Plan::new(cut, true, true);
+        assert!(plan.shares > 1);
+        assert_eq!(plan.scratch(cut), plan.shares * 32 * 32 * 4);
+        assert_eq!(Plan::new(cut, true, false).scratch(cut), 0);
+    }
+
+    /// At a batch of 50. Two blocks or more a multiprocessor, where there is enough to share.
+    #[test]
+    fn lenet5_fills_the_gpu() {
+        let plan = |rows, columns, length, shares| {
+            let Plan { tile, tiles, shares, chunk } = Plan::new(product(rows, columns, length), true, shares);
+            (tile, tiles, shares, chunk)
+        };
+        let plans = [
+            plan(9800, 64, 800, false), // the second convolution, forward
+            plan(9800, 32, 1600, true), // backward by its input
+            plan(64, 800, 9800, true),  // backward by its weights
+            plan(50, 1024, 3136, true), // the first linear layer, forward
+            plan(50, 3136, 1024, true), // backward by its input
+            plan(1024, 3136, 50, true), // backward by its weights
+        ];
+        let (narrow, square) = (Tile::Narrow, Tile::Square);
+        let expected = [
+            (narrow, 308, 1, 800),
+            (narrow, 154, 5, 320),
+            (square, 13, 20, 496),
+            (square, 16, 16, 208),
+            (square, 49, 8, 128),
+            (square, 784, 1, 64),
+        ];
+        assert_eq!(plans, expected);
+    }
+
+    #[test]
+    fn a_launch_has_a_block_a_tile_and_share() {
+        let cut = product(50, 1024, 3136);
+        let plan = Plan { tile: Tile::Square, tiles: 16, shares: 7, chunk: 448 };
+        let launch = plan.launch(["scalar", "narrow", "square"], vec![], Cost::default());
+        assert_eq!((launch.kernel, launch.grid, launch.block), ("square", [16, 7, 1], 128));
+        assert_eq!(Plan::with(cut, Tile::Square, 7), plan);
+    }
+}

@@ -1,55 +1,59 @@
 //! kernels/linear.cu.
 
-use super::gemm::{self, Product, Results, fours};
+use super::gemm::{Product, Results, Work, fours};
 use super::{Arg, Desc, Lowered, rows_of};
 use crate::device::cuda::launch::{Launch, THREADS};
 
 /// Outputs for which a warp each is better than tiles.
 const FEW: usize = 16;
-const WARP: usize = 32;
+
+/// Rows, inputs and outputs of the layer.
+#[derive(Clone, Copy)]
+struct Sizes {
+    n: usize,
+    inner: usize,
+    out: usize,
+}
+
+impl Sizes {
+    /// The arguments after the first.
+    fn args(self) -> Vec<Arg> {
+        let Sizes { n, inner, out } = self;
+        [Arg::Input(0), Arg::Input(1), Arg::Rows].into_iter().chain([n, inner, out].map(Arg::size)).collect()
+    }
+
+    fn lower(self, desc: &Desc, product: Product, results: Results, family: [&'static str; 3]) -> Lowered {
+        let aligned = desc.output_aligned(0) && desc.input_aligned(0) && desc.input_aligned(1);
+        let vectors = fours(&[self.inner, self.out]) && aligned;
+        let work = Work { family, product, vectors, results, flops: product.flops() };
+        work.lower(desc, |chunk| self.args().into_iter().chain([Arg::size(chunk)]).collect())
+    }
+}
 
 pub(super) fn linear(desc: &Desc) -> Lowered {
     let ((n, inner), out) = (rows_of(desc.input(0)), desc.output(0)[1]);
-    let sizes = [n, inner, out].map(Arg::size);
-    let operands = [Arg::Input(0), Arg::Input(1), Arg::Rows].into_iter().chain(sizes);
+    let (sizes, product) = (Sizes { n, inner, out }, Product { rows: n, columns: out, length: inner });
     if out <= FEW {
-        let args = [Arg::Output(0)].into_iter().chain(operands).collect();
-        let cost = desc.cost(2 * (n * inner * out) as u64);
-        return Launch::new("linear_warp", (n * out * WARP).div_ceil(THREADS as usize), args, cost).into();
+        let args = [Arg::Output(0)].into_iter().chain(sizes.args()).collect();
+        let warps_of_a_block = THREADS as usize / 32;
+        return Launch::new("linear_warp", (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))
+            .into();
     }
-    let product = Product { rows: n, columns: out, length: inner };
-    let vectors = fours(&[inner, out]) && aligned(desc, 2);
-    let family = ["linear_scalar", "linear_narrow", "linear_square"];
-    gemm::lower(desc, family, product, vectors, Results::Rows, |chunk| {
-        operands.clone().chain([Arg::size(chunk)]).collect()
-    })
+    sizes.lower(desc, product, Results::Rows, ["linear_scalar", "linear_narrow", "linear_square"])
 }
 
 pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
     let (&[n, out], &[_, inner]) = (desc.input(0), desc.input(1)) else { unreachable!("dy is [n, out], w [out, in]") };
-    let product = Product { rows: n, columns: inner, length: out };
-    let vectors = fours(&[inner, out]) && aligned(desc, 2);
     let family = ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"];
-    gemm::lower(desc, family, product, vectors, Results::Rows, |chunk| {
-        let sizes = [n, inner, out, chunk].map(Arg::size);
-        [Arg::Input(0), Arg::Input(1), Arg::Rows].into_iter().chain(sizes).collect()
-    })
+    let product = Product { rows: n, columns: inner, length: out };
+    Sizes { n, inner, out }.lower(desc, product, Results::Rows, family)
 }
 
 pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
     let (&[n, out], &[_, inner]) = (desc.input(0), desc.output(0)) else {
         unreachable!("dy is [n, out], dw [out, in]")
     };
-    let product = Product { rows: out, columns: inner, length: n };
-    let vectors = fours(&[inner, out]) && aligned(desc, 2);
     let family = ["linear_backward_weight_scalar", "linear_backward_weight_narrow", "linear_backward_weight_square"];
-    gemm::lower(desc, family, product, vectors, Results::Whole, |chunk| {
-        let sizes = [n, inner, out, chunk].map(Arg::size);
-        [Arg::Input(0), Arg::Input(1), Arg::Rows].into_iter().chain(sizes).collect()
-    })
-}
-
-/// Whether the output and the first inputs may be read and written four elements at a time.
-fn aligned(desc: &Desc, inputs: usize) -> bool {
-    desc.output_aligned(0) && (0..inputs).all(|i| desc.input_aligned(i))
+    let product = Product { rows: out, columns: inner, length: n };
+    Sizes { n, inner, out }.lower(desc, product, Results::Whole, family)
 }
