@@ -381,6 +381,14 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_has_at_most_as_many_rates_as_the_gpus_kernels_take() {
+        let rates = |n: u32| Config { learning_rate_schedule: (0..n).map(|step| (step, 0.5)).collect(), ..quick() };
+        rates(32).validate().unwrap();
+        let message = rates(33).validate().unwrap_err().to_string();
+        assert!(message.starts_with("--learning-rate-schedule: expected at most 32 rates"), "{message}");
+    }
+
+    #[test]
     fn a_file_must_hold_every_setting_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");

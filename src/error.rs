@@ -26,9 +26,12 @@ pub enum Error {
     /// A setting or flag is out of its range, or two contradict each other.
     #[error("{0}")]
     Usage(String),
-    /// What was asked for is sound, but cannot go on here: training diverged, or memory ran out.
+    /// What was asked for is sound, but cannot go on: training diverged.
     #[error("{0}")]
     Failed(String),
+    /// The device is not there, or not of use, or cannot go on: memory ran out, or a kernel failed.
+    #[error("{0}")]
+    Device(String),
 }
 
 impl Error {
@@ -45,6 +48,11 @@ impl Error {
     /// Work that cannot go on; `message` says why and what may help.
     pub fn failed(message: impl Into<String>) -> Self {
         Error::Failed(message.into())
+    }
+
+    /// A device that is of no use or cannot go on; `message` says why and what may help.
+    pub fn device(message: impl Into<String>) -> Self {
+        Error::Device(message.into())
     }
 
     /// A wrong setting; `message` names the flag.

@@ -8,7 +8,7 @@ use maxmargin::config::{Direction, L2Order, SearchResult};
 use maxmargin::device::Device;
 use maxmargin::model::Model;
 use maxmargin::rng::Purpose;
-use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
+use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Program, Tape};
 use support::{LinearModel, Make, Random, devices};
 
 // ---- An attack with its device
@@ -45,16 +45,16 @@ impl Bench {
     }
 
     /// Takes memory and writes everything that an attack reads.
-    fn fill(&mut self, given: &Given, pgd: &Pgd, workspace: usize) {
-        self.device.allocate(&self.memory, workspace).expect("memory");
+    fn fill(&mut self, given: &Given, pgd: &Pgd, programs: &[&Program]) {
+        self.device.allocate(&self.memory, programs).expect("memory");
         let parameters: Vec<f32> = given.weights.concat().iter().chain(&given.bias).map(|&v| v as f32).collect();
-        self.model.params().load(&mut *self.device, &parameters);
-        self.device.write_f32(&self.target.x, &given.x.concat());
-        self.device.write_u32(&self.target.labels, &given.labels);
-        self.device.write_u32(&self.target.index, &given.index);
-        self.device.write_u32(&self.target.rows, &[given.x.len() as u32]);
-        self.device.write_f32(&pgd.eps, &given.eps);
-        self.device.write_f32(&pgd.step, &given.step);
+        self.model.params().load(&mut *self.device, &parameters).unwrap();
+        self.device.write_f32(&self.target.x, &given.x.concat()).unwrap();
+        self.device.write_u32(&self.target.labels, &given.labels).unwrap();
+        self.device.write_u32(&self.target.index, &given.index).unwrap();
+        self.device.write_u32(&self.target.rows, &[given.x.len() as u32]).unwrap();
+        self.device.write_f32(&pgd.eps, &given.eps).unwrap();
+        self.device.write_f32(&pgd.step, &given.step).unwrap();
     }
 
     fn counted(&self, seed: u64) -> Noise {
@@ -63,7 +63,7 @@ impl Bench {
 
     fn rows(&self, buffer: &Buffer) -> Vec<Vec<f32>> {
         let row = buffer.len() / buffer.dims[0];
-        self.device.read_f32(buffer).chunks(row).map(<[f32]>::to_vec).collect()
+        self.device.read_f32(buffer).unwrap().chunks(row).map(<[f32]>::to_vec).collect()
     }
 }
 
@@ -77,14 +77,13 @@ fn trajectory(make: Make, given: &Given, number: u32, settings: impl Fn(&Bench) 
     let mut bench = Bench::new(make, given);
     let settings = settings(&bench);
     let pgd = Pgd::new(&mut bench.memory, &bench.model, &bench.target, &settings);
-    let workspace = pgd.schedule.stages.iter().map(|(p, _)| p.workspace).max().unwrap();
-    bench.fill(given, &pgd, workspace);
+    bench.fill(given, &pgd, &pgd.schedule.programs().collect::<Vec<_>>());
     let number_buffer = bench.number.clone();
-    bench.device.write_u32(&number_buffer, &[number]);
+    bench.device.write_u32(&number_buffer, &[number]).unwrap();
     let mut points = Vec::new();
     for (program, times) in &pgd.schedule.stages {
         for _ in 0..*times {
-            bench.device.execute(program);
+            bench.device.execute(program).unwrap();
             points.push(bench.rows(&pgd.adv));
         }
     }
@@ -321,14 +320,13 @@ fn an_pgd(make: Make, given: &Given, search: Search, iterations: u32) -> Found {
     let value = tape.loss(search.loss, logits, labels);
     tape.keep(value, &loss);
     let last = tape.finish();
-    let programs = found.schedule.stages.iter().map(|(p, _)| p.workspace);
-    bench.fill(given, &pgd, programs.chain([last.workspace]).max().unwrap());
-    bench.device.replay(&found.schedule);
-    bench.device.execute(&last);
+    bench.fill(given, &pgd, &found.schedule.programs().chain([&last]).collect::<Vec<_>>());
+    bench.device.replay(&found.schedule).unwrap();
+    bench.device.execute(&last).unwrap();
     Found {
-        margins: bench.device.read_f32(&found.margin).into_iter().map(f64::from).collect(),
+        margins: bench.device.read_f32(&found.margin).unwrap().into_iter().map(f64::from).collect(),
         boundary: bench.rows(&point),
-        losses: bench.device.read_f32(&loss),
+        losses: bench.device.read_f32(&loss).unwrap(),
     }
 }
 

@@ -127,17 +127,17 @@ fn gradients(make: Make, fuse: bool, weights: &Array, record: Record) -> (Vec<Ve
         .collect();
     let program = tape.finish();
     let mut device = make();
-    device.allocate(&given.memory, program.workspace).expect("memory");
-    device.write_u32(&rows, &[CAPACITY as u32 - 1]);
+    device.allocate(&given.memory, &[&program]).expect("memory");
+    device.write_u32(&rows, &[CAPACITY as u32 - 1]).unwrap();
     for (buffer, content) in &given.leaves {
         if buffer.dtype == maxmargin::tape::DType::U32 {
-            device.write_u32(buffer, &content.values.iter().map(|&v| v as u32).collect::<Vec<_>>());
+            device.write_u32(buffer, &content.values.iter().map(|&v| v as u32).collect::<Vec<_>>()).unwrap();
         } else {
-            device.write_f32(buffer, &content.values.iter().map(|&v| v as f32).collect::<Vec<_>>());
+            device.write_f32(buffer, &content.values.iter().map(|&v| v as f32).collect::<Vec<_>>()).unwrap();
         }
     }
-    device.execute(&program);
-    (kept.iter().map(|b| device.read_f32(b).into_iter().map(f64::from).collect()).collect(), program)
+    device.execute(&program).unwrap();
+    (kept.iter().map(|b| device.read_f32(b).unwrap().into_iter().map(f64::from).collect()).collect(), program)
 }
 
 /// Central differences in double precision of up to `most` elements of each wanted value: (place, difference).

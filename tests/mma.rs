@@ -103,27 +103,26 @@ fn record(config: &Config) -> (maxmargin::tape::Memory, LinearModel, DeviceData,
 /// One step on the examples `batch`, from margins that are all [`BEFORE`].
 fn step(make: Make, config: &Config, given: &Given, batch: &[u32]) -> After {
     let (memory, model, data, mma) = record(config);
-    let workspace = mma.schedule.stages.iter().map(|(p, _)| p.workspace).max().unwrap();
     let mut device: Box<dyn Device> = make();
-    device.allocate(&memory, workspace).expect("memory");
-    device.write_u8(&data.images, &given.bytes);
-    device.write_u32(&data.labels, &given.labels);
-    model.params().load(&mut *device, &given.parameters());
-    device.write_f32(&mma.margins, &[BEFORE; EXAMPLES]);
+    device.allocate(&memory, &mma.schedule.programs().collect::<Vec<_>>()).expect("memory");
+    device.write_u8(&data.images, &given.bytes).unwrap();
+    device.write_u32(&data.labels, &given.labels).unwrap();
+    model.params().load(&mut *device, &given.parameters()).unwrap();
+    device.write_f32(&mma.margins, &[BEFORE; EXAMPLES]).unwrap();
     // Rows that are not active name no example.
-    device.write_u32(&mma.batch.index, &vec![u32::MAX; config.training_batch_size]);
-    device.write_u32(&mma.batch.index, batch);
-    device.write_u32(&mma.batch.rows, &[batch.len() as u32]);
-    device.replay(&mma.schedule);
-    assert_eq!(device.read_u32(&mma.step), [1]);
+    device.write_u32(&mma.batch.index, &vec![u32::MAX; config.training_batch_size]).unwrap();
+    device.write_u32(&mma.batch.index, batch).unwrap();
+    device.write_u32(&mma.batch.rows, &[batch.len() as u32]).unwrap();
+    device.replay(&mma.schedule).unwrap();
+    assert_eq!(device.read_u32(&mma.step).unwrap(), [1]);
     let active = |values: Vec<f32>| values[..batch.len()].to_vec();
     After {
-        table: device.read_f32(&mma.margins),
-        eps: active(device.read_f32(&mma.eps)),
-        weights: active(device.read_f32(&mma.margin_loss[1])),
-        metrics: device.read_f32(&mma.metrics),
-        right: device.read_u32(&mma.right[1])[0],
-        parameters: device.read_f32(model.params().buffer()),
+        table: device.read_f32(&mma.margins).unwrap(),
+        eps: active(device.read_f32(&mma.eps).unwrap()),
+        weights: active(device.read_f32(&mma.margin_loss[1]).unwrap()),
+        metrics: device.read_f32(&mma.metrics).unwrap(),
+        right: device.read_u32(&mma.right[1]).unwrap()[0],
+        parameters: device.read_f32(model.params().buffer()).unwrap(),
     }
 }
 

@@ -75,18 +75,18 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;
     let programs = attack.programs().chain(examples.programs());
-    device.allocate(&memory, programs.map(|program| program.workspace).max().unwrap_or(0)).expect("memory");
-    model.params().load(device, &values);
-    examples.upload(device, dataset);
-    device.write_f32(&pgd.eps, &[EPS; BATCH]);
-    device.write_f32(&pgd.step, &[STEP; BATCH]);
+    device.allocate(&memory, &programs.collect::<Vec<_>>()).expect("memory");
+    model.params().load(device, &values).unwrap();
+    examples.upload(device, dataset).unwrap();
+    device.write_f32(&pgd.eps, &[EPS; BATCH]).unwrap();
+    device.write_f32(&pgd.step, &[STEP; BATCH]).unwrap();
     let indices: Vec<u32> = (0..dataset.len() as u32).collect();
     let (mut clean, mut robust) = (Vec::new(), Vec::new());
     for index in indices.chunks(BATCH) {
-        clean.extend(examples.load(device, index));
+        clean.extend(examples.load(device, index).unwrap());
         if robust.len() < 1000 {
-            device.replay(&attack);
-            robust.extend(device.read_f32(&margin).iter().map(|&margin| margin < 0.0));
+            device.replay(&attack).unwrap();
+            robust.extend(device.read_f32(&margin).unwrap().iter().map(|&margin| margin < 0.0));
         }
     }
     (accuracy(&clean), accuracy(&robust))

@@ -4,6 +4,7 @@
 //! `cargo test --release --test reference -- --nocapture`.
 
 mod reference_cases;
+mod support;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,11 +12,7 @@ use std::path::{Path, PathBuf};
 
 use maxmargin::device::{Device, cpu::Cpu};
 use reference_cases::{Case, Check, not_yet_supported, replay};
-
-/// One of each device that cases are replayed on, fresh: a device takes memory once.
-fn devices() -> Vec<Box<dyn Device>> {
-    vec![Box::new(Cpu::new())]
-}
+use support::devices;
 
 fn folder() -> PathBuf {
     let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
@@ -33,38 +30,39 @@ fn cases(folder: &Path) -> Result<Vec<Case>, String> {
     if asking == 0 { Err(format!("{}: no reference case", folder.display())) } else { Ok(found) }
 }
 
-/// What is wrong with a case, on any device.
+/// What is wrong with a case on the CPU: enough for a test of the suite itself.
 fn failures(case: &Case) -> Vec<String> {
-    let mut failures = Vec::new();
-    for mut device in devices() {
-        let outcome = catch_unwind(AssertUnwindSafe(|| replay(case, &mut *device)));
-        let label = format!("{} on {}", case.name, device.describe());
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(checks)) => {
-                let worst = checks.iter().max_by(|a, b| a.share().total_cmp(&b.share()));
-                println!("{label}: {}", worst.expect("a case asks for something"));
-                failures.extend(checks.iter().filter(|c| !c.passes()).map(|c: &Check| format!("{label}: {c}")));
-                let unread = case.unread();
-                if !unread.is_empty() {
-                    failures.push(format!("{label}: never compared: {unread:?}"));
-                }
-            }
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
-                failures.push(format!("{label}: {text}"));
-            }
+    failures_on(case, Box::new(Cpu::new()))
+}
+
+/// What is wrong with a case on a fresh device: it takes memory once.
+fn failures_on(case: &Case, mut device: Box<dyn Device>) -> Vec<String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| replay(case, &mut *device)));
+    let label = format!("{} on {}", case.name, device.describe());
+    match outcome {
+        Ok(None) => Vec::new(),
+        Ok(Some(checks)) => {
+            let worst = checks.iter().max_by(|a, b| a.share().total_cmp(&b.share()));
+            println!("{label}: {}", worst.expect("a case asks for something"));
+            let wrong = checks.iter().filter(|c| !c.passes()).map(|c: &Check| format!("{label}: {c}"));
+            let unread = case.unread();
+            let forgotten = (!unread.is_empty()).then(|| format!("{label}: never compared: {unread:?}"));
+            wrong.chain(forgotten).collect()
+        }
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+            vec![format!("{label}: {text}")]
         }
     }
-    failures
 }
 
 #[test]
 fn every_case_of_the_folder_is_reproduced() {
     let cases = cases(&folder()).unwrap();
     let (waiting, supported): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(not_yet_supported);
-    let failures: Vec<String> = supported.iter().flat_map(failures).collect();
+    let on_every_device = |case| devices().into_iter().flat_map(move |make| failures_on(case, make()));
+    let failures: Vec<String> = supported.iter().flat_map(on_every_device).collect();
     println!("{} cases are not yet supported:", waiting.len());
     for case in &waiting {
         println!("  {} (family {})", case.name, case.text("family"));
@@ -75,7 +73,7 @@ fn every_case_of_the_folder_is_reproduced() {
 // ---- The suite itself: each of these would otherwise be a replay that cannot fail.
 
 fn own_case(name: &str) -> Case {
-    Case::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/reference/{name}.safetensors")))
+    Case::read(&folder().join(format!("{name}.safetensors")))
 }
 
 #[test]
@@ -84,7 +82,7 @@ fn a_folder_without_cases_is_refused() {
     assert!(cases(empty.path()).unwrap_err().contains("no reference case"));
     assert!(cases(&empty.path().join("missing")).is_err());
     let weights = "weights-lenet5.safetensors";
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(weights);
+    let from = folder().join(weights);
     std::fs::copy(from, empty.path().join(weights)).unwrap();
     assert!(cases(empty.path()).unwrap_err().contains("no reference case"));
 }

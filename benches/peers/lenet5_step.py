@@ -1,4 +1,4 @@
-"""One MMA training step of LeNet5 in PyTorch on the CPU, and its stages, timed.
+"""One MMA training step of LeNet5 in PyTorch, on the CPU or a GPU, and its stages, timed.
 
 The step has the structure people give it (clean pass, PGD, bisection, pass at the boundary points,
 Adam) and none of the work that the released code wastes: the attack differentiates by the input
@@ -6,6 +6,11 @@ alone, the bisection records no graph, no value of a single example travels to P
 timings need is the shape of the work, so the weights are random, `linear2.weight` is scaled and
 `linear2.bias[0]` raised until label 0, which every example has, is right by a gap that the attack
 crosses: all examples are attacked, every boundary lies below d_max, all are trained on.
+
+On a GPU the step is run as people write it (`eager_*`: a boolean mask picks the right examples, so the host waits for
+their number) and as well as PyTorch can be made to run it (`graph_*`: every row is attacked and a mask keeps the right
+ones, parts are compiled, the whole step is one CUDA graph). `fp32`: no tensor cores; `tf32`: products on tensor cores in
+TF32; `fp16`: the network under autocast, loss and attack in fp32.
 
 Prints one JSON object a line. `--variant all` tries each way of running it.
 """
@@ -36,13 +41,25 @@ LAST_SCALE = 20.0
 
 WITHOUT_GRADIENT = ("forward", "ascend", "probe")
 EVERYTHING = (*WITHOUT_GRADIENT, "attack_loss", "loss_at")
-VARIANTS = {  # ways of running it: memory format, and which methods of Step torch.compile takes
-    "eager": (torch.contiguous_format, ()),
-    "channels_last": (torch.channels_last, ()),
-    "compile": (torch.contiguous_format, EVERYTHING),
-    "compile_channels_last": (torch.channels_last, EVERYTHING),
-    "compile_search_channels_last": (torch.channels_last, WITHOUT_GRADIENT),
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+# Ways of running it: memory format, which methods of Step torch.compile takes, precision, whether as a CUDA graph.
+CPU_VARIANTS = {
+    "eager": (NCHW, (), "fp32", False),
+    "channels_last": (NHWC, (), "fp32", False),
+    "compile": (NCHW, EVERYTHING, "fp32", False),
+    "compile_channels_last": (NHWC, EVERYTHING, "fp32", False),
+    "compile_search_channels_last": (NHWC, WITHOUT_GRADIENT, "fp32", False),
 }
+CUDA_VARIANTS = {
+    "eager_fp32": (NCHW, (), "fp32", False),
+    "eager_tf32": (NCHW, (), "tf32", False),
+    "graph_fp32": (NCHW, EVERYTHING, "fp32", True),
+    "graph_channels_last_fp32": (NHWC, EVERYTHING, "fp32", True),
+    "graph_tf32": (NCHW, EVERYTHING, "tf32", True),
+    "graph_channels_last_tf32": (NHWC, EVERYTHING, "tf32", True),
+    "graph_channels_last_fp16": (NHWC, EVERYTHING, "fp16", True),
+}
+VARIANTS = {**CPU_VARIANTS, **CUDA_VARIANTS}
 
 
 def soft_logit_margin(logits, labels):
@@ -60,25 +77,33 @@ def images(eps):
 class Step:
     """A model, its optimizer, one batch, and the stages of a step on it."""
 
-    def __init__(self, variant):
+    def __init__(self, variant, device="cpu"):
         torch.manual_seed(0)
-        layout, compiled = VARIANTS[variant]
-        self.model = LeNet5().to(memory_format=layout)
+        layout, compiled, precision, self.graph = VARIANTS[variant]
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.benchmark = True
+        self.half = precision == "fp16"
+        self.device = device
+        self.model = LeNet5().to(device, memory_format=layout)
         with torch.no_grad():
             self.model.linear2.bias[0] += LABEL_BIAS
             self.model.linear2.weight *= LAST_SCALE
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True)
-        self.x = torch.rand(BATCH, 1, 28, 28).contiguous(memory_format=layout)
-        self.y = torch.zeros(BATCH, dtype=torch.long)
-        self.margins = torch.full((BATCH,), MINEPS)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=LEARNING_RATE, fused=True, capturable=device != "cpu"
+        )
+        self.x = torch.rand(BATCH, 1, 28, 28).to(device).contiguous(memory_format=layout)
+        self.y = torch.zeros(BATCH, dtype=torch.long, device=device)
+        self.margins = torch.full((BATCH,), MINEPS, device=device)
         for part in compiled:
             setattr(self, part, torch.compile(getattr(self, part), fullgraph=True))
 
     def forward(self, x):
-        return self.model(x)
+        with torch.autocast("cuda", torch.float16, enabled=self.half):
+            logits = self.model(x)
+        return logits.float()
 
     def attack_loss(self, x, delta, y):
-        return soft_logit_margin(self.model(x + delta), y).sum()
+        return soft_logit_margin(self.forward(x + delta), y).sum()
 
     def ascend(self, x, delta, gradient, eps, step):
         """One signed step; into the eps-ball, then into the box."""
@@ -96,10 +121,10 @@ class Step:
         right = margin < 0
         low, high = torch.where(right, eps, low), torch.where(right, high, eps)
         eps = (low + high) / 2
-        return low, high, eps, soft_logit_margin(self.model((x + images(eps) * direction).clamp(0, 1)), y)
+        return low, high, eps, soft_logit_margin(self.forward((x + images(eps) * direction).clamp(0, 1)), y)
 
     def loss_at(self, x, y, weight):
-        return (weight * F.cross_entropy(self.model(x), y, reduction="none")).sum() / BATCH
+        return (weight * F.cross_entropy(self.forward(x), y, reduction="none")).sum() / BATCH
 
     def training_pass(self, x, y, weight):
         """Add the gradient of the weighted mean cross-entropy to the parameters' gradients."""
@@ -124,29 +149,30 @@ class Step:
     def mma_step(self):
         """One step of Algorithm 2; the clean logits come from the pass that the clean loss is taken from."""
         self.optimizer.zero_grad()
-        logits = self.model(self.x)
+        logits = self.forward(self.x)
         (CLEAN_COEFF * F.cross_entropy(logits, self.y)).backward()
-        right = soft_logit_margin(logits.detach(), self.y) < 0
-        x, margins = self.x.clone(), torch.zeros(BATCH)
-        if right.any():
+        self.right = right = soft_logit_margin(logits.detach(), self.y) < 0
+        x, margins = self.x.clone(), torch.zeros_like(self.margins)
+        if self.graph:
+            points, found = self.boundary(self.x, self.y, self.margins.clamp(min=MINEPS))
+            x, margins = torch.where(images(right), points, x), torch.where(right, found, margins)
+        elif right.any():
             at = self.margins[right].clamp(min=MINEPS)
             x[right], margins[right] = self.boundary(self.x[right], self.y[right], at)
         weight = (~right | (margins < HINGE_MAXEPS)).float() * (1 - CLEAN_COEFF)
         self.training_pass(x, self.y, weight)
         self.optimizer.step()
-        self.margins = margins
-        if not right.all():
-            raise SystemExit("an example was not right: this step did less than the work to be timed")
+        self.margins.copy_(margins)
 
 
 def stages(s):
     """The items: name -> what to time, and whether the parameters want gradients meanwhile."""
-    eps = torch.full((BATCH,), 0.3)
+    eps = torch.full((BATCH,), 0.3, device=s.device)
     step = EPS_ITER_SCALE * eps / ATTACK_STEPS
     direction = torch.sign(torch.rand_like(s.x) - 0.5)
     delta = images(eps) * direction
     low, high = torch.zeros_like(eps), torch.full_like(eps, MAXEPS)
-    margin, weight = torch.full((BATCH,), -1.0), torch.ones(BATCH)
+    margin, weight = torch.full_like(eps, -1.0), torch.ones_like(eps)
 
     def training_pass():
         s.optimizer.zero_grad()
@@ -163,53 +189,92 @@ def stages(s):
     }
 
 
-def timed(run, seconds):
-    """Wall times of `run`, after two calls to warm up: at least 5, and for about `seconds`."""
+def captured(run):
+    """`run` as one CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def timed(run, seconds, wait):
+    """Wall times of `run`, after two calls to warm up: at least 5, and for about `seconds`.
+
+    On a GPU, where `wait` waits for it, each is the mean of so many calls that waiting does not count.
+    """
     for _ in range(2):
         run()
-    times, end = [], time.perf_counter() + seconds
+    wait()
+    times, calls, end = [], 1, time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
         start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
+        for _ in range(calls):
+            run()
+        wait()
+        took = time.perf_counter() - start
+        if wait is not no_wait and took < 0.05:
+            calls *= 2
+        else:
+            times.append(took / calls)
     return times
 
 
-def peak_bytes():
+def no_wait():
+    """The CPU is done when a call returns."""
+
+
+def peak_bytes(device="cpu"):
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(variant, args, about, loaded):
     """Time and print the items of one variant; `loaded`: peak memory before the first."""
-    step = Step(variant)
+    step = Step(variant, args.device)
+    wait = no_wait if args.device == "cpu" else torch.cuda.synchronize
     for name, run in stages(step).items():
         if args.item and name not in args.item:
             continue
         step.model.requires_grad_(name != "pgd_iteration")
-        times = timed(run, args.seconds)
+        times = timed(captured(run) if step.graph else run, args.seconds, wait)
+        if name == "mma_step" and not step.right.all():
+            raise SystemExit("an example was not right: the step did less than the work to be timed")
         result = {"name": name, "variant": variant, "median_s": statistics.median(times), "min_s": min(times)}
         print(json.dumps({**result, "n": len(times), **about}), flush=True)
         if name == "mma_step" and args.variant != "all":
-            memory = {"name": "peak_memory", "variant": variant, "peak_bytes": peak_bytes()}
+            memory = {"name": "peak_memory", "variant": variant, "peak_bytes": peak_bytes(args.device)}
             print(json.dumps({**memory, "before_bytes": loaded, **about}), flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--variant", choices=(*VARIANTS, "all"), default="eager")
+    parser.add_argument("--variant", choices=(*VARIANTS, "all"), help="default: eager, with TF32 on a GPU")
     parser.add_argument("--item", action="append", help="only this item; may be given several times")
     parser.add_argument("--seconds", type=float, default=2.0, help="time an item is repeated for (default 2)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    about = {"threads": args.threads, "torch": torch.__version__}
-    loaded = peak_bytes()
+    about = {"threads": args.threads, "torch": torch.__version__, "device": args.device}
+    if args.device == "cuda":
+        about["device"] = torch.cuda.get_device_name()
+    loaded = peak_bytes(args.device)
+    if args.variant is None:
+        args.variant = "eager" if args.device == "cpu" else "eager_tf32"
 
-    for variant in VARIANTS if args.variant == "all" else (args.variant,):
+    every = CPU_VARIANTS if args.device == "cpu" else CUDA_VARIANTS
+    for variant in every if args.variant == "all" else (args.variant,):
         torch.compiler.reset()
         try:
             measure(variant, args, about, loaded)
-        except torch._dynamo.exc.TorchDynamoException as error:  # torch.compile wants a C++ compiler
+        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:  # torch.compile wants a C++ compiler
             if args.variant != "all":
                 raise
             print(f"{variant} does not run here: {str(error).splitlines()[0]}", file=sys.stderr)

@@ -1,5 +1,6 @@
 //! A data set on the device: bytes stay bytes until a batch is gathered.
 
+use crate::Result;
 use crate::attack::Target;
 use crate::data::Dataset;
 use crate::device::Device;
@@ -26,9 +27,12 @@ impl DeviceData {
     }
 
     /// Copies the examples to the device.
-    pub fn upload(&self, device: &mut dyn Device, dataset: &Dataset) {
-        device.write_u8(&self.images, &dataset.images);
-        device.write_u32(&self.labels, &dataset.labels.iter().map(|&l| u32::from(l)).collect::<Vec<_>>());
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn upload(&self, device: &mut dyn Device, dataset: &Dataset) -> Result<()> {
+        device.write_u8(&self.images, &dataset.images)?;
+        device.write_u32(&self.labels, &dataset.labels.iter().map(|&l| u32::from(l)).collect::<Vec<_>>())
     }
 
     /// Records the gathering of a batch by index: images in [0, 1] and labels, written to `target`.

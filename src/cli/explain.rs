@@ -1,12 +1,18 @@
 //! `maxmargin explain`: the programs of a training step, in words.
 
+use std::fmt;
+
 use clap::{Args, ValueEnum};
 
 use super::{Outcome, presets, print};
 use crate::attack::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
+use crate::device::Schedule;
+use crate::device::cuda::launch::{Cost, Launch};
+use crate::device::cuda::{self, KERNELS, TARGETS};
 use crate::model::{LeNet5, Model};
-use crate::tape::Memory;
+use crate::report::si;
+use crate::tape::{Memory, Program};
 use crate::train::Mma;
 use crate::{Error, Result};
 
@@ -17,12 +23,15 @@ enum Topic {
     Tape,
     /// The place of each value in the workspace, and the buffers that outlive a program.
     Memory,
+    /// The launches of each program on a GPU: kernel, blocks, what it uses, moves and computes.
+    Kernels,
 }
 
 /// Print the programs that a training step consists of
 ///
 /// A step is a fixed schedule of programs, each recorded once. `%7` is a value that the plan placed in the
-/// workspace; a name is a buffer.
+/// workspace; a name is a buffer. No GPU is needed to see what would be launched on one. What a launch moves and
+/// computes is the least that any kernel for it would, with all examples right.
 #[derive(Args, Debug)]
 pub(super) struct ExplainArgs {
     /// What is explained
@@ -48,8 +57,12 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
         text += &match args.topic {
             Topic::Tape => program.to_string(),
             Topic::Memory => program.explain_memory(),
+            Topic::Kernels => launches(program),
         };
         text += "\n";
+    }
+    if args.topic == Topic::Kernels {
+        text += &format!("a step: {}\n", Total::of_schedule(&mma.schedule));
     }
     if args.topic == Topic::Memory {
         text += &format!("buffers: {} bytes, without the data set\n", memory.bytes());
@@ -60,4 +73,75 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     }
     print(&text)?;
     Ok(Outcome::Done)
+}
+
+/// A line a launch, and their sum.
+fn launches(program: &Program) -> String {
+    let total = Total::of(program);
+    let mut text = format!("{}: {total}\n", program.name);
+    let archs: Vec<&str> = TARGETS.iter().copied().filter(|target| target.starts_with("sm_")).collect();
+    text += &format!(
+        "  {:34} {:26} {:>14} {:>7} {:>7} {:>9} {:>9} {:>9}  registers {}\n",
+        "kernel",
+        "op",
+        "blocks",
+        "threads",
+        "shared",
+        "bytes",
+        "FLOP",
+        "FLOP/byte",
+        archs.join(", ")
+    );
+    for node in &program.nodes {
+        for Launch { kernel, grid: [x, y, z], block, shared, cost, .. } in cuda::launches(program, node) {
+            let usage = KERNELS.iter().find(|known| known.name == kernel).map_or(&[][..], |known| known.usage);
+            let declared = usage.iter().map(|usage| usage.shared).max().unwrap_or(0);
+            let registers: Vec<_> = usage.iter().map(|usage| usage.registers.to_string()).collect();
+            let intensity = cost.flops as f64 / cost.bytes.max(1) as f64;
+            text += &format!(
+                "  {kernel:34} {:26} {:>14} {block:>7} {:>7} {:>9} {:>9} {intensity:>9.1}  {}\n",
+                node.op.name(),
+                format!("{x} x {y} x {z}"),
+                shared + declared,
+                si(cost.bytes as f64),
+                si(cost.flops as f64),
+                registers.join(", ")
+            );
+        }
+    }
+    text
+}
+
+/// What launches are together.
+#[derive(Clone, Copy, Default)]
+struct Total {
+    launches: u64,
+    cost: Cost,
+}
+
+impl Total {
+    fn of(program: &Program) -> Total {
+        let launches = program.nodes.iter().flat_map(|node| cuda::launches(program, node));
+        launches.fold(Total::default(), |total, launch| total.and(Total { launches: 1, cost: launch.cost }, 1))
+    }
+
+    fn of_schedule(schedule: &Schedule) -> Total {
+        let stages = schedule.stages.iter();
+        stages.fold(Total::default(), |total, (program, times)| total.and(Total::of(program), u64::from(*times)))
+    }
+
+    fn and(self, other: Total, times: u64) -> Total {
+        let cost = Cost {
+            bytes: self.cost.bytes + times * other.cost.bytes,
+            flops: self.cost.flops + times * other.cost.flops,
+        };
+        Total { launches: self.launches + times * other.launches, cost }
+    }
+}
+
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Total { launches, cost: Cost { bytes, flops } } = self;
+        write!(f, "{launches} launches, {} bytes, {} FLOP", si(*bytes as f64), si(*flops as f64))
+    }
 }

@@ -3,9 +3,12 @@
 //! Every long flag also has the released code's spelling, with underscores. Exit codes: 0 done, 1 a check that was
 //! asked for failed, 2 an error.
 
+mod bench;
 mod data;
+mod devices;
 mod evaluate;
 mod explain;
+mod machine;
 mod presets;
 mod settings;
 mod train;
@@ -16,11 +19,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::device::Device;
-use crate::device::cpu::Cpu;
 use crate::{Error, Result};
+use machine::Machine;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +31,8 @@ Examples:
   maxmargin presets                      the published settings
   maxmargin train --help                 every setting
   maxmargin explain                      what a training step computes, op by op
+  maxmargin devices                      what can compute here
+  maxmargin bench                        how fast it is, op by op
 
 Exit codes: 0 done, 1 a check that was asked for failed, 2 an error.";
 
@@ -50,41 +54,8 @@ enum Verb {
     Data(data::DataArgs),
     Presets(presets::PresetsArgs),
     Explain(explain::ExplainArgs),
-}
-
-/// What executes the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceChoice {
-    /// The fastest there is.
-    Auto,
-    /// The CPU.
-    Cpu,
-}
-
-/// What computes, and how much it says meanwhile.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Run")]
-struct Machine {
-    /// What computes
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads to use; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    threads: Option<usize>,
-    /// Print the result alone
-    #[arg(long)]
-    quiet: bool,
-}
-
-impl Machine {
-    /// The device, with its threads.
-    fn open(&self) -> Result<Box<dyn Device>> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or(0));
-        pool.build_global().map_err(|e| Error::usage(format!("--threads: {e}")))?;
-        match self.device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Box::new(Cpu::new())),
-        }
-    }
+    Devices(devices::DevicesArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// How a command ended that met no error.
@@ -117,6 +88,8 @@ pub fn main() -> ExitCode {
         Verb::Data(args) => data::run(args),
         Verb::Presets(args) => presets::run(args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Devices(args) => devices::run(&args),
+        Verb::Bench(args) => bench::run(args),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -30,8 +30,8 @@ Examples:
       go on where a run stopped, here for longer than planned";
 
 /// Flags that go with `--resume`: those that do not change what a run computes, and the number of steps.
-const ALLOWED_ON_RESUME: [&str; 7] =
-    ["--resume", "--max-num-training-steps", "--data", "--device", "--threads", "--quiet", "--dry-run"];
+const ALLOWED_ON_RESUME: [&str; 8] =
+    ["--resume", "--max-num-training-steps", "--data", "--device", "--sync", "--threads", "--quiet", "--dry-run"];
 
 /// Train a network by MMA
 ///

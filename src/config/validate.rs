@@ -2,6 +2,7 @@
 
 use super::{Config, OptimizerKind, TestSearchStart, preset};
 use crate::data::DatasetKind;
+use crate::device::cuda::launch::RATES;
 use crate::tape::Loss;
 use crate::{Error, Result};
 
@@ -65,6 +66,11 @@ impl Config {
                 "steps that ascend, each once",
             ),
             (schedule.iter().all(|entry| positive(entry.1)), "learning_rate_schedule", "positive rates"),
+            (
+                schedule.len() <= RATES,
+                "learning_rate_schedule",
+                &format!("at most {RATES} rates, as many as the GPU's kernels take"),
+            ),
             (self.training_batch_size >= 1, "training_batch_size", "at least 1"),
             (self.max_num_training_steps >= 1, "max_num_training_steps", "at least 1"),
             (positive(self.test_eps), "test_eps", "a positive number"),

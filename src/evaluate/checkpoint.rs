@@ -111,7 +111,7 @@ impl Question {
     /// Measures it on a device that has no memory yet.
     ///
     /// # Errors
-    /// The weights or the data cannot be read, or do not fit each other.
+    /// The weights or the data cannot be read, or do not fit each other; or the device failed.
     pub fn answer(&self, device: &mut dyn Device) -> Result<Evaluation> {
         let start = Instant::now();
         let config = &self.config;
@@ -147,32 +147,33 @@ impl Question {
         let pgd = RepeatedPgd::new(&mut memory, &model, &examples, rule, confidence, self.nb_iter, self.seed);
         let schedules = margins.iter().map(Margins::schedule).chain(pgd.schedules());
         let programs = schedules.flat_map(Schedule::programs).chain(examples.programs());
-        let workspace = programs.map(|p| p.workspace).max().unwrap_or(0);
-        device.allocate(&memory, workspace)?;
-        model.params().load(device, &values);
-        examples.upload(device, &dataset);
+        device.allocate(&memory, &programs.collect::<Vec<_>>())?;
+        model.params().load(device, &values)?;
+        examples.upload(device, &dataset)?;
 
         let starts = self.pgd.len() as u64 * u64::from(self.nb_restart) + u64::from(self.margins);
         let mut progress = Progress::new("starts", starts, 0, self.quiet);
+        progress.note(&format!("{} on {}", model.describe(), device.describe()));
         let mut done = 0;
-        let clean_accuracy = accuracy(&examples.right(device));
+        let clean_accuracy = accuracy(&examples.right(device)?);
         let mut attack = |&PgdAt { eps, eps_iter }: &PgdAt| {
             let attack = Attack { eps: eps as f32, eps_iter, restarts: self.nb_restart };
             let right = pgd.run(device, &examples, &attack, |restart, left| {
                 done += 1;
                 progress.update(done, &format!("eps {eps}: {left} of {} right after {restart} starts", dataset.len()));
-            });
+            })?;
             let Question { nb_iter, nb_restart, .. } = *self;
-            Robust { eps, eps_iter, nb_iter, nb_restart, accuracy: accuracy(&right) }
+            Ok(Robust { eps, eps_iter, nb_iter, nb_restart, accuracy: accuracy(&right) })
         };
-        let robust = self.pgd.iter().map(&mut attack).collect();
-        let margins = margins.map(|margins| {
+        let robust = self.pgd.iter().map(&mut attack).collect::<Result<_>>()?;
+        let measure = |margins: Margins| {
             margins.measure(device, &examples, |n| {
                 // The last start is the margins'.
                 let done = if n == dataset.len() { starts } else { starts - 1 };
                 progress.update(done, &format!("margins: {n} of {} images", dataset.len()));
             })
-        });
+        };
+        let margins = margins.map(measure).transpose()?;
         progress.finish();
         Ok(Evaluation {
             weights: self.weights.display().to_string(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::Result;
 use crate::attack::{DeviceData, Target};
 use crate::data::Dataset;
 use crate::device::Device;
@@ -39,26 +40,39 @@ impl Examples {
     }
 
     /// Copies the examples to the device.
-    pub fn upload(&self, device: &mut dyn Device, dataset: &Dataset) {
-        self.data.upload(device, dataset);
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn upload(&self, device: &mut dyn Device, dataset: &Dataset) -> Result<()> {
+        self.data.upload(device, dataset)
     }
 
     /// The programs that evaluation runs.
-    pub fn programs(&self) -> [&Arc<Program>; 1] {
+    pub fn programs(&self) -> [&Program; 1] {
         [&self.clean]
     }
 
     /// Brings the examples `index` (at most a batch) to the target; returns which are right.
-    pub fn load(&self, device: &mut dyn Device, index: &[u32]) -> Vec<bool> {
-        device.write_u32(&self.target.index, index);
-        device.write_u32(&self.target.rows, &[index.len() as u32]);
-        device.execute(&self.clean);
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn load(&self, device: &mut dyn Device, index: &[u32]) -> Result<Vec<bool>> {
+        device.write_u32(&self.target.index, index)?;
+        device.write_u32(&self.target.rows, &[index.len() as u32])?;
+        device.execute(&self.clean)?;
         right(device, &self.margin, index.len())
     }
 
     /// Which of all examples are right.
-    pub fn right(&self, device: &mut dyn Device) -> Vec<bool> {
-        self.batches(&self.all()).flat_map(|index| self.load(device, index)).collect()
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn right(&self, device: &mut dyn Device) -> Result<Vec<bool>> {
+        let mut right = Vec::with_capacity(self.len());
+        for index in self.batches(&self.all()) {
+            right.extend(self.load(device, index)?);
+        }
+        Ok(right)
     }
 
     /// How many examples there are.
@@ -83,6 +97,6 @@ impl Examples {
 }
 
 /// Which of the first `n` margins are negative. Not-a-number is not right.
-pub(super) fn right(device: &dyn Device, margin: &Buffer, n: usize) -> Vec<bool> {
-    device.read_f32(margin)[..n].iter().map(|m| *m < 0.0).collect()
+pub(super) fn right(device: &dyn Device, margin: &Buffer, n: usize) -> Result<Vec<bool>> {
+    Ok(device.read_f32(margin)?[..n].iter().map(|m| *m < 0.0).collect())
 }

@@ -2,6 +2,7 @@
 //! then the bisection along the direction found. It selects checkpoints.
 
 use super::Examples;
+use crate::Result;
 use crate::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart};
 use crate::config::{Config, TestSearchStart};
 use crate::device::{Device, Schedule};
@@ -52,22 +53,30 @@ impl Margins {
 
     /// The margin of every example, in order: 0 where it is wrong without an attack, so those are not attacked.
     /// `progress` is told how many examples are done.
-    pub fn measure(&self, device: &mut dyn Device, examples: &Examples, mut progress: impl FnMut(usize)) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn measure(
+        &self,
+        device: &mut dyn Device,
+        examples: &Examples,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Vec<f32>> {
         let n = examples.target.capacity();
-        device.write_f32(&self.an_pgd.pgd.eps, &vec![self.eps; n]);
-        device.write_f32(&self.an_pgd.pgd.step, &vec![self.eps_iter; n]);
-        let right = examples.right(device);
+        device.write_f32(&self.an_pgd.pgd.eps, &vec![self.eps; n])?;
+        device.write_f32(&self.an_pgd.pgd.step, &vec![self.eps_iter; n])?;
+        let right = examples.right(device)?;
         let mut margins = vec![0.0; right.len()];
         let attacked: Vec<u32> = (0..right.len() as u32).filter(|&i| right[i as usize]).collect();
         let mut done = right.len() - attacked.len();
         for index in examples.batches(&attacked) {
-            examples.load(device, index);
-            device.replay(&self.an_pgd.schedule);
-            let found = device.read_f32(&self.an_pgd.margin);
+            examples.load(device, index)?;
+            device.replay(&self.an_pgd.schedule)?;
+            let found = device.read_f32(&self.an_pgd.margin)?;
             index.iter().zip(found).for_each(|(&i, margin)| margins[i as usize] = margin);
             done += index.len();
             progress(done);
         }
-        margins
+        Ok(margins)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Examples;
 use super::examples::{HARD, right};
+use crate::Result;
 use crate::attack::{Noise, Pgd, PgdSettings};
 use crate::device::{Device, Schedule};
 use crate::model::Model;
@@ -71,32 +72,35 @@ impl RepeatedPgd {
 
     /// Which examples stay right under every start. `progress` is told how many examples were attacked of how many, over
     /// all restarts planned.
+    ///
+    /// # Errors
+    /// The device failed.
     pub fn run(
         &self,
         device: &mut dyn Device,
         examples: &Examples,
         attack: &Attack,
         mut progress: impl FnMut(u32, usize),
-    ) -> Vec<bool> {
+    ) -> Result<Vec<bool>> {
         let n = examples.target.capacity();
         for (pgd, _) in &self.attacks {
-            device.write_f32(&pgd.eps, &vec![attack.eps; n]);
-            device.write_f32(&pgd.step, &vec![attack.eps_iter; n]);
+            device.write_f32(&pgd.eps, &vec![attack.eps; n])?;
+            device.write_f32(&pgd.step, &vec![attack.eps_iter; n])?;
         }
-        let mut stays = examples.right(device);
+        let mut stays = examples.right(device)?;
         let cross_entropy = attack.restarts - attack.restarts / 2;
         for restart in 0..attack.restarts {
-            device.write_u32(&self.restart, &[restart]);
+            device.write_u32(&self.restart, &[restart])?;
             let (_, schedule) = &self.attacks[usize::from(restart >= cross_entropy)];
             let survivors: Vec<u32> = (0..stays.len() as u32).filter(|&i| stays[i as usize]).collect();
             for index in examples.batches(&survivors) {
-                examples.load(device, index);
-                device.replay(schedule);
-                let still = right(device, &self.margin, index.len());
+                examples.load(device, index)?;
+                device.replay(schedule)?;
+                let still = right(device, &self.margin, index.len())?;
                 index.iter().zip(still).for_each(|(&i, still)| stays[i as usize] = still);
             }
             progress(restart + 1, stays.iter().filter(|s| **s).count());
         }
-        stays
+        Ok(stays)
     }
 }

@@ -1,5 +1,6 @@
 //! Parameters: names and shapes as PyTorch has them, places in one buffer, first values.
 
+use crate::Result;
 use crate::device::Device;
 use crate::rng::{Purpose, philox, unit};
 use crate::tape::{Buffer, Memory, Tape, Value};
@@ -145,8 +146,11 @@ impl Params {
     }
 
     /// Writes values, in our layout, to the device.
-    pub fn load(&self, device: &mut dyn Device, values: &[f32]) {
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn load(&self, device: &mut dyn Device, values: &[f32]) -> Result<()> {
         assert_eq!(values.len(), self.len(), "values for all parameters");
-        device.write_f32(self.buffer(), values);
+        device.write_f32(self.buffer(), values)
     }
 }

@@ -12,7 +12,7 @@ use super::Mma;
 use crate::attack::DeviceData;
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
-use crate::device::{Device, Schedule};
+use crate::device::{Device, Schedule, Snapshot};
 use crate::evaluate::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
 use crate::model::state_dict::{from_tensors, to_tensors};
 use crate::model::{LeNet5, Model};
@@ -89,8 +89,14 @@ struct Run<'a> {
     validation: (Examples, Margins),
     test: (Examples, Margins, RepeatedPgd),
     metrics: Metrics,
+    /// Sums of metrics on their way from the device, and after which step.
+    sums: Option<(u32, Box<dyn Snapshot>)>,
     progress: Progress,
+    /// What the last line of metrics says.
+    figures: String,
     step: u32,
+    /// The step of the last checkpoint.
+    saved: u32,
     best: Option<(f64, u32)>,
 }
 
@@ -99,7 +105,7 @@ struct Run<'a> {
 ///
 /// # Errors
 /// Files that cannot be read or written, a checkpoint of another run, or losses or weights that are not numbers any
-/// more. The last checkpoint stays whole, and a run that cannot go on from it is as it was.
+/// more; or the device failed. The last checkpoint stays whole, and a run that cannot go on from it is as it was.
 pub fn run(
     config: &Config,
     splits: &Splits,
@@ -109,29 +115,12 @@ pub fn run(
     quiet: bool,
 ) -> Result<Summary> {
     let mut run = Run::new(config, splits, folder, device, resume, quiet)?;
-    let before = run.before()?;
-    let end = config.max_num_training_steps;
-    let mut figures = String::new();
-    while run.step < end {
-        run.train_step();
-        let done = run.step;
-        if done.is_multiple_of(config.disp_interval) || done == end {
-            figures = run.log()?.to_string();
-        }
-        run.progress.update(u64::from(done), &figures);
-        let validates = run.epoch_ends() || done == end;
-        let saves = validates || done.is_multiple_of(config.checkpoint_interval);
-        if saves {
-            run.check_weights()?;
-        }
-        if validates {
-            run.validate()?;
-        }
-        if saves {
-            run.checkpoint()?;
-        }
-    }
-    run.finish(before)
+    let summary = run.train().map_err(|error| match error {
+        Error::Device(message) => Error::Device(format!("{message}\n{}", run.way_on())),
+        other => other,
+    })?;
+    run.progress.finish();
+    Ok(summary)
 }
 
 impl<'a> Run<'a> {
@@ -172,10 +161,10 @@ impl<'a> Run<'a> {
         let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
         let programs = schedules.into_iter().chain(pgd.schedules()).flat_map(Schedule::programs);
         let clean = validation.programs().into_iter().chain(test.programs());
-        device.allocate(&memory, programs.chain(clean).map(|p| p.workspace).max().unwrap_or(0))?;
-        data.upload(device, &splits.train);
-        validation.upload(device, &splits.validation);
-        test.upload(device, &splits.test);
+        device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
+        data.upload(device, &splits.train)?;
+        validation.upload(device, &splits.validation)?;
+        test.upload(device, &splits.test)?;
 
         let (step, best, metrics) = if resume {
             // All is read before anything is changed.
@@ -184,7 +173,7 @@ impl<'a> Run<'a> {
             folder.write_config(&config.to_toml())?;
             (step, best, metrics)
         } else {
-            model.params().load(device, &model.params().initial(config.seed));
+            model.params().load(device, &model.params().initial(config.seed))?;
             folder.write_config(&config.to_toml())?;
             (0, None, Metrics::create(&folder.file(METRICS))?)
         };
@@ -198,8 +187,11 @@ impl<'a> Run<'a> {
             validation: (validation, validation_margins),
             test: (test, test_margins, pgd),
             metrics,
+            sums: None,
             progress: Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(step), quiet),
+            figures: String::new(),
             step,
+            saved: step,
             best,
         };
         if !resume {
@@ -209,23 +201,72 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
+    /// All steps, and what the network was worth before them and is worth after.
+    fn train(&mut self) -> Result<Summary> {
+        let before = self.before()?;
+        let end = self.config.max_num_training_steps;
+        while self.step < end {
+            self.train_step()?;
+            let done = self.step;
+            if done.is_multiple_of(self.config.disp_interval) || done == end {
+                self.take_sums()?;
+            }
+            let validates = self.epoch_ends() || done == end;
+            let saves = validates || done.is_multiple_of(self.config.checkpoint_interval);
+            self.log(saves)?;
+            self.progress.update(u64::from(done), &self.figures);
+            if saves {
+                self.check_weights()?;
+            }
+            if validates {
+                self.validate()?;
+            }
+            if saves {
+                self.checkpoint()?;
+            }
+        }
+        self.finish(before)
+    }
+
+    /// What is whole, and how to go on from it, where the device cannot.
+    fn way_on(&self) -> String {
+        format!(
+            "the checkpoint of step {} is whole; `maxmargin train --resume {}` goes on from it",
+            self.saved,
+            self.folder.path().display()
+        )
+    }
+
     /// One step of Algorithm 2 on the next batch.
-    fn train_step(&mut self) {
+    fn train_step(&mut self) -> Result<()> {
         let index = self.batches.at(self.step);
-        self.device.write_u32(&self.mma.batch.index, index);
-        self.device.write_u32(&self.mma.batch.rows, &[index.len() as u32]);
-        self.device.replay(&self.mma.schedule);
+        self.device.write_u32(&self.mma.batch.index, index)?;
+        self.device.write_u32(&self.mma.batch.rows, &[index.len() as u32])?;
+        self.device.replay(&self.mma.schedule)?;
         self.step += 1;
+        Ok(())
     }
 
     fn epoch_ends(&self) -> bool {
         self.batches.epoch_of(self.step) > self.batches.epoch_of(self.step - 1)
     }
 
-    /// Writes what was summed since the last line, and sums anew.
-    fn log(&mut self) -> Result<Figures> {
-        let sums = self.device.read_f32(&self.mma.metrics);
-        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT]);
+    /// Asks the device for what was summed since it was asked before, and lets it sum anew, without waiting for it.
+    fn take_sums(&mut self) -> Result<()> {
+        self.log(true)?;
+        self.sums = Some((self.step, self.device.snapshot(&self.mma.metrics)?));
+        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT])
+    }
+
+    /// Writes the line of the sums that were asked for, if they have come; if `wait`, when they have. Before anything
+    /// else is written, they must: so the lines keep their order, and what diverged is not saved.
+    fn log(&mut self, wait: bool) -> Result<()> {
+        let Some((step, snapshot)) = self.sums.take() else { return Ok(()) };
+        if !(wait || snapshot.ready()?) {
+            self.sums = Some((step, snapshot));
+            return Ok(());
+        }
+        let sums = snapshot.f32s()?;
         let sum = |metric: Metric| sums[metric as usize];
         let (steps, examples) = (sum(Metric::Steps), sum(Metric::Examples));
         let rule = &self.config.learning_rate_schedule;
@@ -235,29 +276,31 @@ impl<'a> Run<'a> {
             clean_accuracy: sum(Metric::Correct) / examples,
             mean_margin: sum(Metric::Eps) / examples,
             reached_d_max: sum(Metric::Reached) / examples,
-            learning_rate: rule.iter().take_while(|(from, _)| *from < self.step).last().map_or(0.0, |(_, rate)| *rate),
+            learning_rate: rule.iter().take_while(|(from, _)| *from < step).last().map_or(0.0, |(_, rate)| *rate),
         };
-        self.metrics.write(Kind::Step, u64::from(self.step), &line)?;
+        self.metrics.write(Kind::Step, u64::from(step), &line)?;
         if !(line.clean_loss.is_finite() && line.margin_loss.is_finite()) {
-            return Err(self.diverged(&format!("clean loss {}, margin loss {}", line.clean_loss, line.margin_loss)));
+            let found = format!("clean loss {}, margin loss {}", line.clean_loss, line.margin_loss);
+            return Err(self.diverged(step, &found));
         }
-        Ok(Figures { loss: line.margin_loss, accuracy: line.clean_accuracy, mean_margin: line.mean_margin })
+        let StepLine { margin_loss: loss, clean_accuracy: accuracy, mean_margin, .. } = line;
+        self.figures = Figures { loss, accuracy, mean_margin }.to_string();
+        Ok(())
     }
 
     /// Refuses weights that are not numbers: what is written shall be of use.
     fn check_weights(&self) -> Result<()> {
-        let weights = self.device.read_f32(self.model.params().buffer());
+        let weights = self.device.read_f32(self.model.params().buffer())?;
         match weights.iter().find(|weight| !weight.is_finite()) {
-            Some(weight) => Err(self.diverged(&format!("a weight is {weight}"))),
+            Some(weight) => Err(self.diverged(self.step, &format!("a weight is {weight}"))),
             None => Ok(()),
         }
     }
 
-    fn diverged(&self, found: &str) -> Error {
+    fn diverged(&self, step: u32, found: &str) -> Error {
         Error::failed(format!(
-            "training diverged by step {}: {found}; a smaller --learning-rate-schedule may help. The last checkpoint \
+            "training diverged by step {step}: {found}; a smaller --learning-rate-schedule may help. The last checkpoint \
              is {}",
-            self.step,
             self.folder.file(LAST).display()
         ))
     }
@@ -265,8 +308,8 @@ impl<'a> Run<'a> {
     /// Measures the validation images' margins and keeps the weights if their mean is the largest so far.
     fn validate(&mut self) -> Result<()> {
         let (examples, margins) = &self.validation;
-        let margins = margins.measure(self.device, examples, |_| ());
-        let (mean, right) = (mean(&margins), accuracy(&examples.right(self.device)));
+        let margins = margins.measure(self.device, examples, |_| ())?;
+        let (mean, right) = (mean(&margins), accuracy(&examples.right(self.device)?));
         let best = self.best.is_none_or(|(before, _)| mean > before);
         if best {
             self.best = Some((mean, self.step));
@@ -274,7 +317,7 @@ impl<'a> Run<'a> {
                 ("step".into(), self.step.to_string()),
                 ("validation_mean_margin".into(), mean.to_string()),
             ]);
-            write_tensors(&self.folder.file(BEST), &self.weights(""), &metadata)?;
+            write_tensors(&self.folder.file(BEST), &self.weights("")?, &metadata)?;
         }
         let epoch = self.batches.epoch_of(self.step - 1) + 1;
         let line = EpochLine { epoch, validation_accuracy: right, validation_mean_margin: mean, best };
@@ -284,20 +327,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn weights(&self, prefix: &str) -> Vec<Tensor> {
+    fn weights(&self, prefix: &str) -> Result<Vec<Tensor>> {
         let params = self.model.params();
-        to_tensors(params, prefix, &self.device.read_f32(params.buffer()))
+        Ok(to_tensors(params, prefix, &self.device.read_f32(params.buffer())?))
     }
 
     /// Writes all that a run needs to go on.
-    fn checkpoint(&self) -> Result<()> {
-        let mut tensors = self.weights("weights.");
+    fn checkpoint(&mut self) -> Result<()> {
+        let mut tensors = self.weights("weights.")?;
         for state in &self.mma.optimizer_state {
-            let values = self.device.read_f32(state);
+            let values = self.device.read_f32(state)?;
             tensors.extend(to_tensors(self.model.params(), &format!("{}.", state.name), &values));
         }
         for buffer in [&self.mma.margins, &self.mma.metrics] {
-            tensors.push(Tensor::new(&buffer.name, &buffer.dims, self.device.read_f32(buffer)));
+            tensors.push(Tensor::new(&buffer.name, &buffer.dims, self.device.read_f32(buffer)?));
         }
         let mut metadata = BTreeMap::from([("step".into(), self.step.to_string())]);
         if let Some((margin, step)) = self.best {
@@ -305,19 +348,21 @@ impl<'a> Run<'a> {
             metadata.insert("best_margin_bits".into(), margin.to_bits().to_string());
             metadata.insert("best_step".into(), step.to_string());
         }
-        write_tensors(&self.folder.file(LAST), &tensors, &metadata)
+        write_tensors(&self.folder.file(LAST), &tensors, &metadata)?;
+        self.saved = self.step;
+        Ok(())
     }
 
     /// What the network on the device is worth on the test images.
-    fn stand(&mut self) -> Standing {
+    fn stand(&mut self) -> Result<Standing> {
         let (examples, margins, pgd) = &self.test;
         let eps = self.config.test_eps;
         let attack = Attack { eps, eps_iter: eps / 30.0, restarts: RESULT_RESTARTS };
-        Standing {
-            clean: accuracy(&examples.right(self.device)),
-            robust: accuracy(&pgd.run(self.device, examples, &attack, |_, _| ())),
-            margins: margins.measure(self.device, examples, |_| ()),
-        }
+        Ok(Standing {
+            clean: accuracy(&examples.right(self.device)?),
+            robust: accuracy(&pgd.run(self.device, examples, &attack, |_, _| ())?),
+            margins: margins.measure(self.device, examples, |_| ())?,
+        })
     }
 
     fn result(&mut self, standing: &Standing, weights: &str, weights_step: u32) -> Result<()> {
@@ -337,12 +382,12 @@ impl<'a> Run<'a> {
     /// The untrained network's standing: measured with the initial weights, which the seed gives.
     fn before(&mut self) -> Result<Standing> {
         let params = self.model.params();
-        let now = self.device.read_f32(params.buffer());
-        params.load(self.device, &params.initial(self.config.seed));
+        let now = self.device.read_f32(params.buffer())?;
+        params.load(self.device, &params.initial(self.config.seed))?;
         let images = self.test.0.len();
         self.progress.note(&format!("measuring the untrained network on {images} test images"));
-        let standing = self.stand();
-        self.model.params().load(self.device, &now);
+        let standing = self.stand()?;
+        self.model.params().load(self.device, &now)?;
         if self.step == 0 {
             self.result(&standing, "initial", 0)?;
         }
@@ -350,16 +395,15 @@ impl<'a> Run<'a> {
     }
 
     /// The best checkpoint's standing, and the end of the record.
-    fn finish(mut self, before: Standing) -> Result<Summary> {
+    fn finish(&mut self, before: Standing) -> Result<Summary> {
         let best = TensorFile::read(&self.folder.file(BEST))?;
         let params = self.model.params();
-        params.load(self.device, &from_tensors(params, "", &best)?);
+        params.load(self.device, &from_tensors(params, "", &best)?)?;
         let images = self.test.0.len();
         self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
-        let after = self.stand();
+        let after = self.stand()?;
         let best_step = best.meta("step")?;
         self.result(&after, BEST, best_step)?;
-        self.progress.finish();
         Ok(Summary { before, after, best_step })
     }
 }
@@ -374,19 +418,19 @@ fn restore(
 ) -> Result<(u32, Option<(f64, u32)>)> {
     let file = TensorFile::read(&folder.file(LAST))?;
     let params = model.params();
-    params.load(device, &from_tensors(params, "weights.", &file)?);
+    params.load(device, &from_tensors(params, "weights.", &file)?)?;
     for state in &mma.optimizer_state {
-        device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?);
+        device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?)?;
     }
     for buffer in [&mma.margins, &mma.metrics] {
-        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?);
+        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?)?;
     }
     let (step, end) = (file.meta("step")?, config.max_num_training_steps);
     if step > end {
         let message = format!("metadata `step`: expected at most the run's {end}, found {step}");
         return Err(Error::format(&file.path, message));
     }
-    device.write_u32(&mma.step, &[step]);
+    device.write_u32(&mma.step, &[step])?;
     if !file.metadata.contains_key("best_step") {
         return Ok((step, None));
     }

@@ -1,6 +1,7 @@
 //! The program as a user meets it: help, errors, exit codes, settings; and what each command prints.
 
 mod data;
+mod devices;
 mod evaluate;
 mod train;
 
@@ -71,7 +72,7 @@ fn done_in(folder: &Path, line: &str) -> Said {
 fn help_names_every_command_and_the_exit_codes() {
     let said = maxmargin("--help");
     assert_eq!(said.code, Some(0));
-    for part in ["train", "evaluate", "data", "presets", "Examples:", "Exit codes: 0 done, 1 a check"] {
+    for part in ["train", "evaluate", "data", "presets", "devices", "Examples:", "Exit codes: 0 done, 1 a check"] {
         assert!(said.out.contains(part), "{part} in {}", said.out);
     }
 }
@@ -94,6 +95,7 @@ fn help_of_each_command_has_its_groups_and_an_example() {
         ("evaluate", &["Run:", "Data:", "Margins and attack:", "Checks:", "Examples:"]),
         ("data", &["Data:", "--import <PACKAGE_FOLDER>"]),
         ("presets", &["[NAME]", "Example:"]),
+        ("devices", &["--kernels"]),
     ] {
         for flag in ["--help", "-h"] {
             let said = maxmargin(&format!("{command} {flag}"));
@@ -137,7 +139,6 @@ fn bad_values_are_errors_that_name_flag_and_value() {
     refused("train --seed -1", &["'-1'", "--seed"]);
     refused("train --norm l3", &["'l3'", "--norm", "linf, l2"]);
     refused("train --threads 0", &["'0'", "--threads", "at least 1"]);
-    refused("train --device cuda", &["'cuda'", "--device", "auto, cpu"]);
     refused("train --learning-rate-schedule 0:a", &["'0:a'", "--learning-rate-schedule", "0:0.3,20000:0.09"]);
     refused("train --clamp-boundary maybe", &["'maybe'", "--clamp-boundary"]);
     refused("evaluate w --require-robust 60", &["'60'", "--require-robust", "60@0.3"]);
@@ -326,7 +327,8 @@ fn resume_takes_every_setting_from_the_run() {
         let name = name.replace("--out", "--savepath").replace("--lr", "--learning-rate-schedule");
         refused(&format!("train --resume {run} {flag}"), &[&name, "--resume", "config.toml"]);
     }
-    let said = maxmargin(&format!("train --dry-run --resume {run} --threads 1 --quiet --device cpu --data elsewhere"));
+    let said =
+        maxmargin(&format!("train --dry-run --resume {run} --threads 1 --quiet --device cpu --sync --data elsewhere"));
     assert_eq!((said.code, said.out), (Some(0), settings("")), "{}", said.err);
 }
 

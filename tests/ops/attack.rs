@@ -7,8 +7,9 @@ use maxmargin::tape::{DType, Norm, Op, PgdRule};
 
 use super::support::{Array, Case, Random, Sum, exact, near, rounded};
 
-/// Images of 1, 7, 16, 17, 784 and 3,072 numbers, and more examples than any has threads.
-const SHAPES: [&[usize]; 6] = [&[5, 1, 1, 1], &[6, 7], &[5, 2, 2, 4], &[5, 17], &[5, 28, 28, 1], &[3, 32, 32, 3]];
+/// Images of 1, 7, 16, 17, 784, 1,031 (a prime), 3,072 and 4,096 numbers.
+const SHAPES: [&[usize]; 8] =
+    [&[5, 1, 1, 1], &[6, 7], &[5, 2, 2, 4], &[5, 17], &[5, 28, 28, 1], &[4, 1031], &[3, 32, 32, 3], &[2, 4096]];
 
 /// Images among them black and white pixels.
 fn image(seed: u64, dims: &[usize]) -> Array {

@@ -23,7 +23,7 @@ fn batches() -> Vec<(Array, Array)> {
         let labels = (0..n).map(|i| [0, 1, classes as u32 - 1][i / rows.len()]);
         (Array::f32(&[n, classes], rows.iter().cycle().take(n).flatten().copied()), Array::u32(labels))
     };
-    [2, 3, 10, 17].map(&mut batch).into()
+    [2, 3, 10, 17, 100].map(&mut batch).into()
 }
 
 fn rules() -> [LossRule; 6] {
@@ -146,8 +146,9 @@ pub fn hinge_weights() {
 /// Neither 0 nor -0 nor not-a-number is negative; places beyond the count are nobody's.
 #[test]
 pub fn select_negative() {
-    let rows = [vec![-1.0, 0.0, -0.0, f64::NAN, -1e-45, f64::INFINITY, f64::NEG_INFINITY], vec![1.0; 5], vec![-2.0; 9]];
-    for values in rows {
+    let corners = vec![-1.0, 0.0, -0.0, f64::NAN, -1e-45, f64::INFINITY, f64::NEG_INFINITY];
+    let many = Random(7).signed(&[1031]).values;
+    for values in [corners, vec![1.0; 5], vec![-2.0; 9], vec![-1.0; 513], many] {
         let values = Array::f32(&[values.len()], values);
         // The places found are at the front; what lies behind them is not looked at by anyone, so any number will do.
         Case::new(Op::SelectNegative)

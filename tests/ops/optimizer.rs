@@ -128,11 +128,18 @@ pub fn increment() {
 /// A row of weight 0 has reached d_max; its margin loss may be anything, even no number.
 #[test]
 pub fn accumulate_metrics() {
-    let clean = Array::f32(&[5], [0.5, 2.0, 0.25, 1e-3, 7.0]);
-    let lm = Array::f32(&[5], [-3.0, 1.0, 0.0, -0.1, -0.0]);
-    let weights = Array::f32(&[5], [0.2, 0.0, 0.2, 0.2, 0.0]);
-    let margin = Array::f32(&[5], [1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
-    let eps = Array::f32(&[5], [0.1, 0.47, 0.0, 0.3, 0.46]);
+    for n in [5, 600] {
+        accumulate(n);
+    }
+}
+
+fn accumulate(n: usize) {
+    let rows = |five: [f64; 5]| Array::f32(&[n], five.into_iter().cycle().take(n));
+    let clean = rows([0.5, 2.0, 0.25, 1e-3, 7.0]);
+    let lm = rows([-3.0, 1.0, 0.0, -0.1, -0.0]);
+    let weights = rows([0.2, 0.0, 0.2, 0.2, 0.0]);
+    let margin = rows([1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
+    let eps = rows([0.1, 0.47, 0.0, 0.3, 0.46]);
     let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
     let case = Case::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
     case.updates_whole(&sums).check(|n| {

@@ -59,18 +59,18 @@ impl Attacked {
 
     fn run(&self, case: &Case, device: &mut dyn Device, schedule: &Schedule, eps: &[f32], step: &[f32]) {
         allocate(device, &self.memory, schedule);
-        self.model.params().load(device, &self.weights);
+        self.model.params().load(device, &self.weights).unwrap();
         let n = self.target.capacity();
-        device.write_f32(&self.target.x, &self.x);
-        device.write_u32(&self.target.labels, &case.u32s("labels"));
-        device.write_u32(&self.target.index, &(0..n as u32).collect::<Vec<_>>());
-        device.write_u32(&self.target.rows, &[n as u32]);
-        device.write_f32(&self.pgd.eps, eps);
-        device.write_f32(&self.pgd.step, step);
+        device.write_f32(&self.target.x, &self.x).unwrap();
+        device.write_u32(&self.target.labels, &case.u32s("labels")).unwrap();
+        device.write_u32(&self.target.index, &(0..n as u32).collect::<Vec<_>>()).unwrap();
+        device.write_u32(&self.target.rows, &[n as u32]).unwrap();
+        device.write_f32(&self.pgd.eps, eps).unwrap();
+        device.write_f32(&self.pgd.step, step).unwrap();
         if let Some(buffer) = &self.noise {
-            device.write_f32(buffer, &noise(case.text("noise"), self.norm, &self.model, &self.x));
+            device.write_f32(buffer, &noise(case.text("noise"), self.norm, &self.model, &self.x)).unwrap();
         }
-        device.replay(schedule);
+        device.replay(schedule).unwrap();
     }
 }
 
@@ -79,7 +79,7 @@ pub fn pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     attacked.run(case, device, &attacked.pgd.schedule, &case.f32s("eps"), &case.f32s("step"));
     let near_underflow = case.has("loss", "xent") && case.number::<u32>("steps") == 1;
     let allowed = if near_underflow { PIXELS_OFF_NEAR_UNDERFLOW } else { PIXELS_OFF };
-    vec![pixels(case, &device.read_f32(&attacked.pgd.adv), allowed)]
+    vec![pixels(case, &device.read_f32(&attacked.pgd.adv).unwrap(), allowed)]
 }
 
 pub fn an_pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
@@ -126,9 +126,9 @@ pub fn an_pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     attacked.run(case, device, &schedule, &eps, &step);
 
     let search_step = f64::from(search.max_eps) * 0.5f64.powi(search.steps as i32);
-    let off = largest(&device.read_f32(&an_pgd.margin), case.values("eps")) / search_step;
+    let off = largest(&device.read_f32(&an_pgd.margin).unwrap(), case.values("eps")) / search_step;
     let eps = Check::new("eps (in search steps)", off, EPS_OFF);
-    vec![pixels(case, &device.read_f32(&point), PIXELS_OFF), eps]
+    vec![pixels(case, &device.read_f32(&point).unwrap(), PIXELS_OFF), eps]
 }
 
 fn rule(loss: Loss) -> LossRule {

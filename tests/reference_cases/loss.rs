@@ -32,11 +32,11 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
         asked.push((format!("{name}.grad"), grad));
     }
     allocate(device, &memory, &schedule);
-    device.write_f32(&logits, &case.f32s("logits"));
-    device.write_u32(&labels, &case.u32s("labels"));
-    device.replay(&schedule);
+    device.write_f32(&logits, &case.f32s("logits")).unwrap();
+    device.write_u32(&labels, &case.u32s("labels")).unwrap();
+    device.replay(&schedule).unwrap();
     let compare = |(name, buffer): (String, Buffer)| {
-        let error = relative(&device.read_f32(&buffer), case.values(&name));
+        let error = relative(&device.read_f32(&buffer).unwrap(), case.values(&name));
         Check::new(name, error, ALLOWED)
     };
     asked.into_iter().map(compare).collect()

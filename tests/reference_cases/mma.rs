@@ -42,7 +42,7 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     let numbers = image_buffer(&mut memory, &model, "noise", capacity);
     let mma = Mma::new(&mut memory, &model, &data, &config, Some(&numbers));
     allocate(device, &memory, &mma.schedule);
-    model.params().load(device, &weights);
+    model.params().load(device, &weights).unwrap();
 
     let row: usize = model.image().iter().product();
     let (mut images, mut labels) = (vec![0; examples * row], vec![0; examples]);
@@ -55,29 +55,29 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
             images[at as usize * row..][..row].copy_from_slice(image);
             labels[at as usize] = label;
         }
-        device.write_u8(&data.images, &images);
-        device.write_u32(&data.labels, &labels);
-        device.write_u32(&mma.batch.index, &index);
-        device.write_u32(&mma.batch.rows, &[n as u32]);
-        device.write_f32(&numbers, &noise(seeds[k % seeds.len()], config.norm, &model, &unit(&bytes)));
-        device.replay(&mma.schedule);
+        device.write_u8(&data.images, &images).unwrap();
+        device.write_u32(&data.labels, &labels).unwrap();
+        device.write_u32(&mma.batch.index, &index).unwrap();
+        device.write_u32(&mma.batch.rows, &[n as u32]).unwrap();
+        device.write_f32(&numbers, &noise(seeds[k % seeds.len()], config.norm, &model, &unit(&bytes))).unwrap();
+        device.replay(&mma.schedule).unwrap();
 
         let [selected, count] = &mma.right;
         let mut right = vec![0f64; n];
-        let count = device.read_u32(count)[0] as usize;
-        device.read_u32(selected)[..count].iter().for_each(|&i| right[i as usize] = 1.0);
+        let count = device.read_u32(count).unwrap()[0] as usize;
+        device.read_u32(selected).unwrap()[..count].iter().for_each(|&i| right[i as usize] = 1.0);
         let wrong = right.iter().zip(case.values(&named(k, "right"))).filter(|(a, b)| a != b).count();
         checks.push(Check::new(named(k, "right"), wrong as f64, 0.0));
 
         let search_step = f64::from(config.max_eps()) * 0.5f64.powi(config.num_search_steps as i32);
-        let off = largest(&device.read_f32(&mma.eps)[..n], case.values(&named(k, "eps"))) / search_step;
+        let off = largest(&device.read_f32(&mma.eps).unwrap()[..n], case.values(&named(k, "eps"))) / search_step;
         checks.push(Check::new(format!("step{k}.eps (in search steps)"), off, EPS_OFF));
 
-        let logits = device.read_f32(&mma.logits);
+        let logits = device.read_f32(&mma.logits).unwrap();
         let expected = case.values(&named(k, "logits"));
         checks.push(Check::new(named(k, "logits"), relative(&logits[..expected.len()], expected), LOGITS));
 
-        let rows = |buffer| device.read_f32(buffer)[..n].iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+        let rows = |buffer| device.read_f32(buffer).unwrap()[..n].iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
         let clean = rows(&mma.clean_loss).iter().sum::<f64>() / n as f64;
         checks.push(Check::new(
             named(k, "clean_loss"),
@@ -96,7 +96,7 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
         let allowed = if error > LOSS { LOSS_AT_A_SIGN } else { LOSS };
         checks.push(Check::new(named(k, "mma_loss"), error, allowed));
     }
-    let after = model.params().split_to_torch(&device.read_f32(model.params().buffer()));
+    let after = model.params().split_to_torch(&device.read_f32(model.params().buffer()).unwrap());
     for (p, found) in model.params().list.iter().zip(after) {
         let name = format!("after.{}", p.name);
         let error = match config.optimizer {

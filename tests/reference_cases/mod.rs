@@ -40,6 +40,6 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Option<Vec<Check>> {
 
 /// Has the device take the memory that `schedule` and its buffers need.
 fn allocate(device: &mut dyn Device, memory: &Memory, schedule: &Schedule) {
-    let workspace = schedule.stages.iter().map(|(program, _)| program.workspace).max();
-    device.allocate(memory, workspace.expect("a schedule has programs")).expect("memory");
+    let programs: Vec<_> = schedule.programs().collect();
+    device.allocate(memory, &programs).expect("memory");
 }

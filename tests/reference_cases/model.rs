@@ -59,18 +59,21 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     schedule.then(&Arc::new(tape.finish()), 1);
 
     allocate(device, &memory, &schedule);
-    model.params().load(device, &weights);
-    device.write_f32(&x, &unit(&images));
-    device.write_u32(&labels, &case.u32s("labels"));
-    device.replay(&schedule);
+    model.params().load(device, &weights).unwrap();
+    device.write_f32(&x, &unit(&images)).unwrap();
+    device.write_u32(&labels, &case.u32s("labels")).unwrap();
+    device.replay(&schedule).unwrap();
 
-    let mut checks = vec![Check::new("logits", relative(&device.read_f32(&logits), case.values("logits")), LOGITS)];
-    let by_image = to_nchw(&device.read_f32(&dx), &case.tensor("images").shape);
+    let mut checks =
+        vec![Check::new("logits", relative(&device.read_f32(&logits).unwrap(), case.values("logits")), LOGITS)];
+    let by_image = to_nchw(&device.read_f32(&dx).unwrap(), &case.tensor("images").shape);
     let expected = case.values("input_grad");
     let at_a_tie = falls_the_other_way(&by_image, expected, n);
     let allowed = |usual: f64| if at_a_tie { GRAD_AT_A_TIE } else { usual };
     checks.push(Check::new("input_grad", relative(&by_image, expected), allowed(INPUT_GRAD)));
-    for (p, found) in model.params().list.iter().zip(model.params().split_to_torch(&device.read_f32(&gradient))) {
+    for (p, found) in
+        model.params().list.iter().zip(model.params().split_to_torch(&device.read_f32(&gradient).unwrap()))
+    {
         let (whole, short) = (format!("grad.{}", p.name), format!("grad_digest.{}", p.name));
         let (name, error) = match case.find(&whole) {
             Some(expected) => (whole, relative(&found, &expected.values)),

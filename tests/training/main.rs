@@ -1,7 +1,11 @@
 //! Training as a user runs it, by the real program on the bundled digits: what a run writes, that it is a function of
 //! its settings, that one stopped at any moment ends as one never stopped, and what happens when something is wrong.
 
+mod cuda;
+mod device;
 mod resume;
+#[path = "../support/mod.rs"]
+mod support;
 mod trouble;
 mod written;
 

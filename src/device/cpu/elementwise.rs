@@ -31,6 +31,11 @@ pub(super) fn bytes_to_unit(out: &mut [f32], bytes: &[u8]) {
     });
 }
 
+/// `out = a`.
+pub(super) fn copy(out: &mut [f32], a: &[f32]) {
+    out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).for_each(|(out, a)| out.copy_from_slice(&a[..out.len()]));
+}
+
 fn map(out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32 + Sync) {
     out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).for_each(|(out, a)| {
         vectorized(

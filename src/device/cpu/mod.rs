@@ -14,7 +14,7 @@ mod optimizer;
 
 use arena::Arena;
 
-use super::Device;
+use super::{Device, Snapshot};
 use crate::tape::{Buffer, Memory, Node, Op, Place, Program};
 use crate::{Error, Result};
 
@@ -52,13 +52,22 @@ fn live<'a>(bytes: &'a mut [u8], dims: &[usize], n: usize) -> &'a mut [f32] {
     &mut f32s_mut(bytes)[..n * dims[1..].iter().product::<usize>()]
 }
 
-fn live_of<'a>(bytes: &'a [u8], dims: &[usize], n: usize) -> &'a [f32] {
-    &f32s(bytes)[..n * dims[1..].iter().product::<usize>()]
-}
-
 /// Runs `work` with the widest vector instructions this machine has.
 fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
+}
+
+/// A copy, which is there at once.
+struct Taken(Vec<u8>);
+
+impl Snapshot for Taken {
+    fn ready(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn bytes(self: Box<Self>) -> Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 impl Device for Cpu {
@@ -66,9 +75,10 @@ impl Device for Cpu {
         format!("CPU, {} threads", rayon::current_num_threads())
     }
 
-    fn allocate(&mut self, memory: &Memory, workspace: usize) -> Result<()> {
+    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()> {
+        let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
-            Error::failed(format!(
+            Error::device(format!(
                 "out of memory: the images and the network take {} MB, the largest program {} MB; a smaller --width, \
                  --training-batch-size (train) or --batch-size (evaluate) takes less",
                 memory.bytes() / 1_000_000,
@@ -78,18 +88,23 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) {
+    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
         self.arena.persistent_mut()[buffer.offset..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
     }
 
-    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) {
+    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
         bytes.copy_from_slice(&self.arena.persistent()[buffer.offset..][..bytes.len()]);
+        Ok(())
     }
 
-    fn execute(&mut self, program: &Program) {
-        for node in &program.nodes {
-            self.run(program, node);
-        }
+    fn snapshot(&mut self, buffer: &Buffer) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(Taken(self.arena.persistent()[buffer.offset..][..buffer.bytes()].to_vec())))
+    }
+
+    fn execute(&mut self, program: &Program) -> Result<()> {
+        program.nodes.iter().for_each(|node| self.run(program, node));
+        Ok(())
     }
 }
 
@@ -115,7 +130,7 @@ impl Cpu {
             }
             Op::ScatterRows => elementwise::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
             Op::BytesToUnit => elementwise::bytes_to_unit(live(y0, out_dims, n), x[0]),
-            Op::Copy => live(y0, out_dims, n).copy_from_slice(live_of(x[0], out_dims, n)),
+            Op::Copy => elementwise::copy(live(y0, out_dims, n), f32s(x[0])),
             Op::Fill { value } => live(y0, out_dims, n).fill(*value),
             Op::Add => elementwise::add(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
             Op::Scale { factor } => elementwise::scale(live(y0, out_dims, n), f32s(x[0]), *factor),

@@ -1,0 +1,255 @@
+//! Compiles `kernels/*.cu` with nvcc, one fatbin a file, and writes the table of kernels that is built into the binary.
+//!
+//! Without nvcc the build succeeds and says so: the binary then has no device code, and says that when it is asked for
+//! a GPU. No GPU is needed. A file is compiled again only if it, a header, a flag or the compiler changed.
+
+use std::collections::hash_map::DefaultHasher;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const FLAGS: &[&str] = &[
+    "-O3",
+    "-std=c++17",
+    "--fatbin",
+    "-lineinfo",
+    "-fmad=false",
+    "-Werror=all-warnings",
+    "-Xptxas=-v,-warn-spills",
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90a,code=sm_90a",
+    "-gencode=arch=compute_80,code=compute_80",
+];
+
+/// One `extern "C" __global__` function, as its source declares it.
+struct Kernel {
+    name: String,
+    /// `pointer`, or the type's own name.
+    params: Vec<String>,
+}
+
+/// What ptxas says of a kernel for one architecture.
+struct Usage {
+    kernel: String,
+    arch: String,
+    registers: u32,
+    shared: u32,
+    spilled: u32,
+}
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=kernels");
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let (sources, headers) = sources();
+    let nvcc = find_nvcc();
+    if nvcc.is_none() {
+        println!(
+            "cargo::warning=nvcc was not found, so this binary cannot use a GPU; `scripts/setup-nvcc` installs it \
+             into the project (or set NVCC or CUDA_HOME)"
+        );
+    }
+    let version = nvcc.as_ref().map(|nvcc| version(nvcc));
+    let usages: Vec<Vec<Usage>> = match (&nvcc, &version) {
+        (Some(nvcc), Some(version)) => compile_all(nvcc, version, &sources, &headers, &out),
+        _ => sources.iter().map(|_| Vec::new()).collect(),
+    };
+    fs::write(out.join("images.rs"), table(&sources, &usages, version.as_deref(), &out)).expect("OUT_DIR is writable");
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The kernel files in order of their names, and the text of all headers.
+fn sources() -> (Vec<PathBuf>, String) {
+    let entries = fs::read_dir("kernels").expect("kernels/ is part of the source");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("kernels/ can be listed").path()).collect();
+    paths.sort();
+    let of =
+        |kind: &str| paths.iter().filter(|p| p.extension().is_some_and(|e| e == kind)).cloned().collect::<Vec<_>>();
+    (of("cu"), of("cuh").iter().map(|path| read(path)).collect())
+}
+
+/// In this order: `$NVCC`, what `scripts/setup-nvcc` installed, `$CUDA_HOME`, `$CUDA_PATH`, `PATH`, the usual folder.
+fn find_nvcc() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(nvcc) = set("NVCC") {
+        assert!(nvcc.is_file(), "NVCC: {} is not a file", nvcc.display());
+        return Some(nvcc);
+    }
+    let installed = fs::read_to_string("kernels/.nvcc").ok().map(|path| PathBuf::from(path.trim()));
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(set).map(|home| home.join("bin/nvcc"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc")).collect::<Vec<_>>();
+    let usual = PathBuf::from("/usr/local/cuda/bin/nvcc");
+    installed.into_iter().chain(homes).chain(on_path).chain([usual]).find(|nvcc| nvcc.is_file())
+}
+
+fn version(nvcc: &Path) -> String {
+    let output = Command::new(nvcc).arg("--version").output().unwrap_or_else(|e| panic!("{}: {e}", nvcc.display()));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    release.unwrap_or_else(|| panic!("{} --version: no release in {text:?}", nvcc.display())).to_owned()
+}
+
+/// Compiles what changed, files in parallel.
+fn compile_all(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &str, out: &Path) -> Vec<Vec<Usage>> {
+    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).max(1);
+    let mut results: Vec<Result<Vec<Usage>, String>> = Vec::new();
+    for group in sources.chunks(jobs) {
+        let compiled: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> =
+                group.iter().map(|source| scope.spawn(move || compile(nvcc, version, source, headers, out))).collect();
+            running.into_iter().map(|job| job.join().expect("a compilation ends")).collect()
+        });
+        results.extend(compiled);
+    }
+    let failures: Vec<&str> = results.iter().filter_map(|r| r.as_ref().err().map(String::as_str)).collect();
+    if !failures.is_empty() {
+        eprintln!("{}", failures.join("\n"));
+        std::process::exit(1);
+    }
+    results.into_iter().flatten().collect()
+}
+
+/// One file to a fatbin. The stamp beside it says what it was made of, and keeps what ptxas said.
+fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path) -> Result<Vec<Usage>, String> {
+    let text = read(source);
+    let mut hasher = DefaultHasher::new();
+    (&text, headers, FLAGS, version).hash(&mut hasher);
+    let stamp = format!("{:016x}", hasher.finish());
+    let (image, log) = (fatbin(source, out), fatbin(source, out).with_extension("log"));
+    let kept = fs::read_to_string(&log).unwrap_or_default();
+    let said = match kept.strip_prefix(&format!("{stamp}\n")) {
+        Some(said) if image.is_file() => said.to_owned(),
+        _ => {
+            let output = Command::new(nvcc)
+                .args(FLAGS)
+                .arg("-o")
+                .arg(&image)
+                .arg(source)
+                .output()
+                .map_err(|e| format!("{}: {e}", nvcc.display()))?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            if !output.status.success() {
+                return Err(format!("{}: nvcc failed\n{said}", source.display()));
+            }
+            fs::write(&log, format!("{stamp}\n{said}")).map_err(|e| format!("{}: {e}", log.display()))?;
+            said
+        }
+    };
+    let usages = usages(&said);
+    match usages.iter().find(|usage| usage.spilled > 0) {
+        Some(Usage { kernel, arch, spilled, .. }) => {
+            let _ = fs::remove_file(&log);
+            Err(format!(
+                "{}: {kernel} spills {spilled} bytes of registers on {arch}: give it a smaller tile or more threads",
+                source.display()
+            ))
+        }
+        None => Ok(usages),
+    }
+}
+
+fn fatbin(source: &Path, out: &Path) -> PathBuf {
+    out.join(source.file_stem().expect("a file has a name")).with_extension("fatbin")
+}
+
+/// Reads ptxas's report: `Compiling entry function 'NAME' for 'ARCH'`, then spills, then registers and shared memory.
+fn usages(said: &str) -> Vec<Usage> {
+    let number = |line: &str, after: &str| -> u32 {
+        let before = line.split(after).next().unwrap_or_default().trim_end();
+        before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    };
+    let mut found: Vec<Usage> = Vec::new();
+    for line in said.lines() {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            let mut quoted = rest.split('\'');
+            let kernel = quoted.next().unwrap_or_default().to_owned();
+            let arch = quoted.nth(1).unwrap_or_default().to_owned();
+            found.push(Usage { kernel, arch, registers: 0, shared: 0, spilled: 0 });
+        } else if let Some(last) = found.last_mut() {
+            if line.contains("bytes spill stores") {
+                last.spilled = number(line, " bytes spill stores") + number(line, " bytes spill loads");
+            } else if line.contains(" registers") {
+                last.registers = number(line, " registers");
+                last.shared = if line.contains(" bytes smem") { number(line, " bytes smem") } else { 0 };
+            }
+        }
+    }
+    found
+}
+
+/// The kernels that a source declares: `extern "C" __global__ ... NAME(ARGUMENTS) {`.
+fn kernels(source: &Path) -> Vec<Kernel> {
+    let text: String = read(source).lines().map(|line| line.split("//").next().unwrap_or_default()).fold(
+        String::new(),
+        |mut text, line| {
+            text += line;
+            text.push(' ');
+            text
+        },
+    );
+    let declared = text.split("extern \"C\" __global__ void").skip(1);
+    declared
+        .map(|rest| {
+            let mut rest = rest.trim_start();
+            if let Some(bounds) = rest.strip_prefix("__launch_bounds__") {
+                rest = bounds.split_once(')').expect("__launch_bounds__ is closed").1.trim_start();
+            }
+            let (name, rest) = rest.split_once('(').expect("a kernel has arguments");
+            let (arguments, _) = rest.split_once(')').expect("arguments are closed");
+            let params = arguments.split(',').map(|argument| {
+                let words: Vec<&str> = argument.split_whitespace().filter(|w| *w != "const").collect();
+                if argument.contains('*') { "pointer".to_owned() } else { words[0].to_owned() }
+            });
+            Kernel { name: name.trim().to_owned(), params: params.collect() }
+        })
+        .collect()
+}
+
+/// `images.rs`: each file's image, and each kernel with its arguments and what it uses.
+fn table(sources: &[PathBuf], usages: &[Vec<Usage>], version: Option<&str>, out: &Path) -> String {
+    let mut text = format!(
+        "/// The version of nvcc that compiled the kernels; none: the binary has no device code.\npub static NVCC: Option<&str> = {version:?};\n"
+    );
+    let targets: Vec<&str> = FLAGS.iter().filter_map(|flag| flag.split(",code=").nth(1)).collect();
+    let _ = writeln!(
+        text,
+        "/// What they are compiled for: architectures, and PTX for later ones.\npub static TARGETS: &[&str] = &{targets:?};"
+    );
+    text += "pub static IMAGES: &[Image] = &[\n";
+    for source in sources {
+        let file = source.file_name().expect("a file has a name").to_string_lossy();
+        let bytes = match version {
+            Some(_) => format!("&Aligned(*include_bytes!({:?})).0", fatbin(source, out)),
+            None => "NO_IMAGE".to_owned(),
+        };
+        let _ = writeln!(text, "    Image {{ file: {file:?}, bytes: {bytes} }},");
+    }
+    text += "];\n/// Every kernel, in order of files.\npub static KERNELS: &[Kernel] = &[\n";
+    for (image, (source, usages)) in sources.iter().zip(usages).enumerate() {
+        for kernel in kernels(source) {
+            let own = usages.iter().filter(|usage| usage.kernel == kernel.name);
+            let usage: Vec<String> = own
+                .map(|Usage { arch, registers, shared, .. }| {
+                    format!("Usage {{ arch: {arch:?}, registers: {registers}, shared: {shared} }}")
+                })
+                .collect();
+            let Kernel { name, params } = kernel;
+            let _ = writeln!(
+                text,
+                "    Kernel {{ name: {name:?}, image: {image}, params: &{params:?}, usage: &[{}] }},",
+                usage.join(", ")
+            );
+        }
+    }
+    text + "];\n"
+}

@@ -1,0 +1,38 @@
+// What ends a product that was cut along its length: the sum of its shares, in their order.
+//
+// Bytes of all shares once; they come from the L2 cache, where the product has just put them.
+#include "prelude.cuh"
+
+// out[i] = the sum of parts[split][i], for `active` of `count` elements. A block takes a warp's width of elements; each
+// of its warps adds every eighth part, and the warps' sums are added in order.
+__device__ __forceinline__ void sum_parts(float* out, const float* parts, long long active, long long count, int splits) {
+    constexpr int WARPS = THREADS / WARP;
+    SHARED(float, sums, [WARPS][WARP]);
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const long long first = static_cast<long long>(blockIdx.x) * WARP, i = first + lane;
+    if (first >= active) return;
+    float sum = 0.0f;
+    if (i < active) {
+        for (int split = warp; split < splits; split += WARPS) sum += parts[split * count + i];
+    }
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp == 0 && i < active) {
+        for (int other = 1; other < WARPS; ++other) sum += sums[other][lane];
+        out[i] = sum;
+    }
+}
+
+// For results by rows of `row` elements: the active ones are written.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, const unsigned* __restrict__ rows,
+                   int capacity, int row, int splits) {
+    const long long active = static_cast<long long>(active_rows(rows, capacity)) * row;
+    sum_parts(out, parts, active, static_cast<long long>(capacity) * row, splits);
+}
+
+// For the gradient of weights.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_splits(float* __restrict__ out, const float* __restrict__ parts, int count, int splits) {
+    sum_parts(out, parts, count, count, splits);
+}

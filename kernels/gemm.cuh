@@ -1,0 +1,223 @@
+// A product of matrices through shared memory: what convolutions, linear layers and their gradients have in common.
+//
+//     out[row, column] = sum over k of A[row, k] B[k, column]
+//
+// A block computes a tile of `out`. It walks along k, DEPTH elements at a time: all threads fetch the next DEPTH
+// columns of A and rows of B from memory into registers, multiply the ones that lie in shared memory, then put what
+// they fetched into the other half of it. Each thread holds an 8 x 4 part of the tile in registers: for each k it reads
+// 12 numbers from shared memory and does 32 multiply-adds, so shared memory keeps up with the arithmetic.
+//
+// What an element of A or B is, an operand says (a small struct): a matrix, or a window of an image that is read where
+// it lies. What becomes of the results, an epilogue says.
+//
+// Sums are blocked: after FOLD tiles along k they are added to a total and begin again. So the rounding error of a sum
+// of thousands of terms stays that of short sums.
+#pragma once
+
+#include "prelude.cuh"
+
+constexpr int DEPTH = 16;
+constexpr int FOLD = 8;
+// A thread's part of a tile: two groups of QUAD rows, half a tile apart, by QUAD columns. The rows of a group follow one
+// another, so that the four outputs of a pooling window can meet in one thread.
+constexpr int QUAD = 4;
+constexpr int GROUPS = 2;
+// Rows of shared memory are padded by so many floats: fewer of the transposing stores meet in one bank.
+constexpr int PADDING = 4;
+
+// Sizes of a block's tile. VECTOR elements are read and written at a time: 4, where everything is a multiple of it.
+// src/device/cuda/lower/gemm.rs chooses among the three below.
+template <int ROWS_, int COLUMNS_, int VECTOR_>
+struct Tile {
+    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, VECTOR = VECTOR_;
+    static constexpr int THREADS = ROWS / (GROUPS * QUAD) * (COLUMNS / QUAD);
+};
+using Scalar = Tile<64, 32, 1>;
+using Narrow = Tile<64, 32, 4>;
+using Square = Tile<64, 64, 4>;
+
+template <int VECTOR>
+__device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* from) {
+    if constexpr (VECTOR == 4) {
+        const float4 four = *reinterpret_cast<const float4*>(from);
+        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    } else {
+        to[0] = *from;
+    }
+}
+
+template <int VECTOR>
+__device__ __forceinline__ void clear(float (&to)[VECTOR]) {
+    for (int v = 0; v < VECTOR; ++v) to[v] = 0.0f;
+}
+
+// An operand has lines, which are A's rows or B's columns. It says
+//     ALONG                  whether a line's elements lie side by side; if not, lines do
+//     line(i)                what is known of line i once and for all; i may be past the last
+//     load(to, line, k)      VECTOR elements: of the line from k on (ALONG), or element k of VECTOR lines. 0 past the last.
+
+// The rows of a matrix [lines, length], each along its elements.
+struct Along {
+    static constexpr bool ALONG = true;
+    using Line = const float*;
+    const float* data;
+    int lines, length;
+
+    __device__ Line line(int i) const { return i < lines ? data + static_cast<size_t>(i) * length : nullptr; }
+    template <int VECTOR>
+    __device__ void load(float (&to)[VECTOR], Line line, int k) const {
+        if (line != nullptr) load_vector(to, line + k);
+        else clear(to);
+    }
+};
+
+// The columns of a matrix [length, lines].
+struct Across {
+    static constexpr bool ALONG = false;
+    using Line = const float*;
+    const float* data;
+    int lines;
+
+    __device__ Line line(int i) const { return i < lines ? data + i : nullptr; }
+    template <int VECTOR>
+    __device__ void load(float (&to)[VECTOR], Line line, int k) const {
+        if (line != nullptr) load_vector(to, line + static_cast<size_t>(k) * lines);
+        else clear(to);
+    }
+};
+
+// One operand's way into shared memory, `tile[DEPTH][LINES]`: a thread's share of it.
+template <class T, class Operand, int LINES>
+struct Feed {
+    // A vector lies along k or across lines, as in memory; so do the vectors of neighbouring threads. Single elements
+    // go across lines: stores to shared memory then never meet in a bank.
+    static constexpr bool ALONG = Operand::ALONG && T::VECTOR > 1;
+    static constexpr int NEIGHBOURS = (ALONG ? DEPTH : LINES) / T::VECTOR;
+    static constexpr int STRIDE = T::THREADS / NEIGHBOURS;
+    static constexpr int PASSES = LINES * DEPTH / T::VECTOR / T::THREADS;
+    static_assert(STRIDE * NEIGHBOURS == T::THREADS && PASSES * T::THREADS * T::VECTOR == LINES * DEPTH);
+
+    typename Operand::Line lines[ALONG ? PASSES : 1];
+    float held[PASSES][T::VECTOR];
+
+    __device__ static int line(int pass) {
+        return ALONG ? threadIdx.x / NEIGHBOURS + pass * STRIDE : threadIdx.x % NEIGHBOURS * T::VECTOR;
+    }
+    __device__ static int depth(int pass) {
+        return ALONG ? threadIdx.x % NEIGHBOURS * T::VECTOR : threadIdx.x / NEIGHBOURS + pass * STRIDE;
+    }
+
+    __device__ void start(const Operand& operand, int first) {
+#pragma unroll
+        for (int pass = 0; pass < (ALONG ? PASSES : 1); ++pass) lines[pass] = operand.line(first + line(pass));
+    }
+
+    // Elements k to k + DEPTH; from `end` on they are 0, whatever memory holds.
+    __device__ void fetch(const Operand& operand, int k, int end) {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            const int at = k + depth(pass);
+            if (at < end) operand.load(held[pass], lines[ALONG ? pass : 0], at);
+            else clear(held[pass]);
+        }
+    }
+
+    __device__ void put(float (*tile)[LINES + PADDING]) const {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            const float(&from)[T::VECTOR] = held[pass];
+            float* to = &tile[depth(pass)][line(pass)];
+            if constexpr (ALONG) {
+                for (int v = 0; v < T::VECTOR; ++v) to[v * (LINES + PADDING)] = from[v];
+            } else if constexpr (T::VECTOR == 4) {
+                *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
+            } else {
+                *to = from[0];
+            }
+        }
+    }
+};
+
+// Writes results [rows, columns] as they are.
+template <int VECTOR>
+struct Store {
+    float* out;
+    int rows, columns;
+
+    __device__ void operator()(int row, int column, const float (*values)[QUAD]) const {
+        for (int i = 0; i < QUAD && row + i < rows; ++i) {
+            float* to = out + static_cast<size_t>(row + i) * columns + column;
+            if constexpr (VECTOR == 4) {
+                const float* v = values[i];
+                if (column < columns) *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
+            } else {
+                for (int j = 0; j < QUAD; ++j) {
+                    if (column + j < columns) to[j] = values[i][j];
+                }
+            }
+        }
+    }
+};
+
+// A block's tile of the product of `rows` by `columns`, summed over its share of `length`: blocks are numbered along x
+// by columns, then by rows of tiles; along y by shares of `chunk` elements each (a multiple of DEPTH). Calls
+// `epilogue(row, column, values[QUAD][QUAD])` for each of a thread's groups; it must mind the edges. Blocks that have no
+// row leave at once; a share without elements gives zeros.
+template <class T, class A, class B, class Epilogue>
+__device__ __forceinline__ void gemm(
+    const A& a, const B& b, int rows, int columns, int length, int chunk, const Epilogue& epilogue) {
+    SHARED(float, a_tile, [2][DEPTH][T::ROWS + PADDING]);
+    SHARED(float, b_tile, [2][DEPTH][T::COLUMNS + PADDING]);
+    const int across = ceil_div(columns, T::COLUMNS);
+    const int row0 = blockIdx.x / across * T::ROWS, column0 = blockIdx.x % across * T::COLUMNS;
+    if (row0 >= rows) return;
+    const int first = blockIdx.y * chunk, end = min(length, first + chunk);
+    const int tiles = end > first ? ceil_div(end - first, DEPTH) : 0;
+
+    Feed<T, A, T::ROWS> a_feed;
+    Feed<T, B, T::COLUMNS> b_feed;
+    a_feed.start(a, row0);
+    b_feed.start(b, column0);
+    a_feed.fetch(a, first, end);
+    b_feed.fetch(b, first, end);
+    a_feed.put(a_tile[0]);
+    b_feed.put(b_tile[0]);
+    __syncthreads();
+
+    const int row = threadIdx.x / (T::COLUMNS / QUAD) * QUAD, column = threadIdx.x % (T::COLUMNS / QUAD) * QUAD;
+    float sum[GROUPS * QUAD][QUAD] = {}, total[GROUPS * QUAD][QUAD] = {};
+    for (int tile = 0; tile < tiles; ++tile) {
+        const int now = tile % 2, next = 1 - now;
+        if (tile + 1 < tiles) {
+            a_feed.fetch(a, first + (tile + 1) * DEPTH, end);
+            b_feed.fetch(b, first + (tile + 1) * DEPTH, end);
+        }
+#pragma unroll
+        for (int k = 0; k < DEPTH; ++k) {
+            float of_a[GROUPS][QUAD], of_b[QUAD];
+            for (int g = 0; g < GROUPS; ++g) load_vector(of_a[g], &a_tile[now][k][g * (T::ROWS / GROUPS) + row]);
+            load_vector(of_b, &b_tile[now][k][column]);
+#pragma unroll
+            for (int i = 0; i < GROUPS * QUAD; ++i) {
+#pragma unroll
+                for (int j = 0; j < QUAD; ++j) sum[i][j] = fmaf(of_a[i / QUAD][i % QUAD], of_b[j], sum[i][j]);
+            }
+        }
+        if (tile % FOLD == FOLD - 1 || tile + 1 == tiles) {
+#pragma unroll
+            for (int i = 0; i < GROUPS * QUAD; ++i) {
+#pragma unroll
+                for (int j = 0; j < QUAD; ++j) total[i][j] += sum[i][j], sum[i][j] = 0.0f;
+            }
+        }
+        if (tile + 1 < tiles) {  // the other half was last read before the barrier that ended the last turn
+            a_feed.put(a_tile[next]);
+            b_feed.put(b_tile[next]);
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int g = 0; g < GROUPS; ++g) {
+        epilogue(row0 + g * (T::ROWS / GROUPS) + row, column0 + column, total + g * QUAD);
+    }
+}

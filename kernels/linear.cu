@@ -1,0 +1,101 @@
+// Linear layers, x [n, in], w [out, in], y [n, out].
+//
+// At a batch of 50, LeNet5's first (3136 -> 1024) is 0.32 GFLOP and 13 MB of weights: 7 us of arithmetic at 47 TFLOP/s,
+// and less of memory where the weights stay in the L2 cache. Its 50 x 1024 results are 32 tiles, a quarter of the GPU:
+// so the sum is cut into shares, whose results `sum_split_rows` adds. The second (1024 -> 10) is a launch's latency.
+#include "gemm.cuh"
+
+template <class T>
+__device__ __forceinline__ void linear_tile(
+    float* y, const float* x, const float* w, const unsigned* rows, int capacity, int in, int out, int chunk) {
+    const int n = active_rows(rows, capacity);
+    const Store<T::VECTOR> store{y + static_cast<size_t>(blockIdx.y) * capacity * out, n, out};
+    gemm<T>(Along{x, n, in}, Along{w, out, in}, n, out, in, chunk, store);
+}
+
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+    linear_scalar(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
+                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_tile<Scalar>(y, x, w, rows, capacity, in, out, chunk);
+}
+extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
+    linear_narrow(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
+                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_tile<Narrow>(y, x, w, rows, capacity, in, out, chunk);
+}
+extern "C" __global__ void __launch_bounds__(Square::THREADS)
+    linear_square(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
+                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_tile<Square>(y, x, w, rows, capacity, in, out, chunk);
+}
+
+// For few outputs: a warp each, so that even ten of them fill some of the GPU, and no share is left to be added.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    linear_warp(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
+                const unsigned* __restrict__ rows, int capacity, int in, int out) {
+    constexpr int SUMS = 4;  // that wait for one another's loads no more
+    const long long at = global_thread() / WARP;
+    if (at >= static_cast<long long>(active_rows(rows, capacity)) * out) return;  // a warp as a whole
+    const int row = static_cast<int>(at / out), lane = threadIdx.x % WARP;
+    x += static_cast<size_t>(row) * in;
+    w += static_cast<size_t>(at - static_cast<long long>(row) * out) * in;
+    float sums[SUMS] = {};
+    for (int k = lane; k < in; k += SUMS * WARP) {
+#pragma unroll
+        for (int s = 0; s < SUMS; ++s) {
+            const int i = k + s * WARP;
+            if (i < in) sums[s] = fmaf(x[i], w[i], sums[s]);
+        }
+    }
+    const float sum = warp_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    if (lane == 0) y[at] = sum;
+}
+
+// dx [n, in] = dy [n, out] w.
+template <class T>
+__device__ __forceinline__ void linear_backward_input_tile(
+    float* dx, const float* dy, const float* w, const unsigned* rows, int capacity, int in, int out, int chunk) {
+    const int n = active_rows(rows, capacity);
+    const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * in, n, in};
+    gemm<T>(Along{dy, n, out}, Across{w, in}, n, in, out, chunk, store);
+}
+
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+    linear_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
+                                 const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_backward_input_tile<Scalar>(dx, dy, w, rows, capacity, in, out, chunk);
+}
+extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
+    linear_backward_input_narrow(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
+                                 const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_backward_input_tile<Narrow>(dx, dy, w, rows, capacity, in, out, chunk);
+}
+extern "C" __global__ void __launch_bounds__(Square::THREADS)
+    linear_backward_input_square(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
+                                 const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_backward_input_tile<Square>(dx, dy, w, rows, capacity, in, out, chunk);
+}
+
+// dw [out, in] = dy^T x: 50 terms a sum, and 13 MB to write: 4 us of memory.
+template <class T>
+__device__ __forceinline__ void linear_backward_weight_tile(
+    float* dw, const float* dy, const float* x, const unsigned* rows, int capacity, int in, int out, int chunk) {
+    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * out * in, out, in};
+    gemm<T>(Across{dy, out}, Across{x, in}, out, in, active_rows(rows, capacity), chunk, store);
+}
+
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+    linear_backward_weight_scalar(float* __restrict__ dw, const float* __restrict__ dy, const float* __restrict__ x,
+                                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_backward_weight_tile<Scalar>(dw, dy, x, rows, capacity, in, out, chunk);
+}
+extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
+    linear_backward_weight_narrow(float* __restrict__ dw, const float* __restrict__ dy, const float* __restrict__ x,
+                                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_backward_weight_tile<Narrow>(dw, dy, x, rows, capacity, in, out, chunk);
+}
+extern "C" __global__ void __launch_bounds__(Square::THREADS)
+    linear_backward_weight_square(float* __restrict__ dw, const float* __restrict__ dy, const float* __restrict__ x,
+                                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_backward_weight_tile<Square>(dw, dy, x, rows, capacity, in, out, chunk);
+}

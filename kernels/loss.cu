@@ -1,0 +1,140 @@
+// Losses by example, what training makes of them, and the sums that are printed.
+//
+// A warp takes a row of logits `[n, classes]`: 8 bytes a logit backward, 4 forward, some 20 FLOPs each. At batch 50 and
+// 10 classes that is 4 KB: a launch, and no more.
+#include "prelude.cuh"
+
+// `Loss` in src/tape/op.rs; src/device/cuda/lower/loss.rs numbers them so.
+enum Loss { XENT, SLM, LM, CW };
+
+// What a row's losses are made of; the same in every lane.
+struct Margins {
+    float slm;
+    float lm;
+    int best;       // the first j != y with the largest logit
+    float largest;  // that logit
+    float sum;      // of e^(z_j - largest) over j != y
+};
+
+// Every lane of the warp calls it.
+__device__ __forceinline__ Margins margins(const float* __restrict__ z, int y, int classes) {
+    const int lane = threadIdx.x % WARP;
+    // All lanes begin with the first other class. If it is no number, nothing is larger, and so are the results.
+    int best = y == 0 ? 1 : 0;
+    float largest = z[best];
+    for (int j = lane; j < classes; j += WARP) {
+        if (j != y && z[j] > largest) {
+            best = j;
+            largest = z[j];
+        }
+    }
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
+        const float value = __shfl_xor_sync(FULL_MASK, largest, lanes);
+        const int at = __shfl_xor_sync(FULL_MASK, best, lanes);
+        if (value > largest || (value == largest && at < best)) {
+            best = at;
+            largest = value;
+        }
+    }
+    float sum = 0.0f;
+    for (int j = lane; j < classes; j += WARP) {
+        if (j != y) sum += expf(z[j] - largest);
+    }
+    sum = warp_sum(sum);
+    const float lm = largest - z[y];
+    return {logf(sum) + lm, lm, best, largest, sum};
+}
+
+// The row of this warp; rows beyond the active ones have none of its work to do.
+__device__ __forceinline__ long long warp_row() {
+    return static_cast<long long>(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    loss(float* __restrict__ out, const float* __restrict__ logits, const unsigned* __restrict__ labels, int kind,
+         float confidence, const unsigned* rows, int capacity, int classes) {
+    const long long row = warp_row();
+    if (row >= active_rows(rows, capacity)) return;
+    const Margins m = margins(logits + row * classes, static_cast<int>(labels[row]), classes);
+    float value = m.lm;
+    // log(1 + e^slm), without overflow and exact where it is tiny.
+    if (kind == XENT) value = fmaxf(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
+    if (kind == SLM) value = m.slm;
+    if (kind == CW) value = m.lm + confidence < 0.0f ? 0.0f : m.lm + confidence;
+    if (threadIdx.x % WARP == 0) out[row] = value;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    loss_backward(float* __restrict__ dlogits, const float* __restrict__ logits, const unsigned* __restrict__ labels,
+                  const float* __restrict__ dvalue, int kind, float confidence, const unsigned* rows, int capacity,
+                  int classes) {
+    const long long row = warp_row();
+    if (row >= active_rows(rows, capacity)) return;
+    const float* z = logits + row * classes;
+    const int y = static_cast<int>(labels[row]);
+    const Margins m = margins(z, y, classes);
+    float share = 1.0f;
+    // Xent is softplus(slm): its gradient is slm's times sigmoid(slm).
+    if (kind == XENT) {
+        const float e = expf(-fabsf(m.slm));
+        share = m.slm > 0.0f ? 1.0f / (1.0f + e) : e / (1.0f + e);
+    }
+    if (kind == CW && m.lm + confidence < 0.0f) share = 0.0f;
+    share *= dvalue[row];
+    for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
+        float dz = j == m.best ? share : 0.0f;
+        // Not e^(z_j - logsumexp): where logits are large, that exponent has lost its last digits.
+        if (kind == XENT || kind == SLM) dz = share * (expf(z[j] - m.largest) / m.sum);
+        dlogits[row * classes + j] = j == y ? -share : dz;
+    }
+}
+
+// 4 bytes a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    mean_weights(float* __restrict__ out, const unsigned* rows, int capacity) {
+    const long long i = global_thread();
+    const int n = active_rows(rows, capacity);
+    if (i < n) out[i] = 1.0f / static_cast<float>(n);
+}
+
+// 8 bytes a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    hinge_weights(float* __restrict__ out, const float* __restrict__ eps, float hinge, const unsigned* rows,
+                  int capacity) {
+    const long long i = global_thread();
+    const int n = active_rows(rows, capacity);
+    if (i < n) out[i] = eps[i] < hinge ? 1.0f / static_cast<float>(n) : 0.0f;
+}
+
+// Places in the sums: `Metric` in src/tape/op.rs.
+enum Metric { STEPS, EXAMPLES, CLEAN_LOSS, MARGIN_LOSS, CORRECT, EPS, REACHED };
+
+// Adds a step's sums: 20 bytes a row. One block, so that the order of the terms is fixed.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    accumulate_metrics(float* __restrict__ sums, const float* __restrict__ clean, const float* __restrict__ lm,
+                       const float* __restrict__ weights, const float* __restrict__ margin,
+                       const float* __restrict__ eps, const unsigned* rows, int capacity) {
+    const int n = active_rows(rows, capacity);
+    float clean_loss = 0.0f, margin_loss = 0.0f, correct = 0.0f, all_eps = 0.0f, reached = 0.0f;
+    for (long long i = threadIdx.x; i < n; i += THREADS) {
+        clean_loss += clean[i];
+        // A row with weight 0 may hold anything: it is left out, not multiplied by 0.
+        if (weights[i] > 0.0f) margin_loss += weights[i] * margin[i];
+        if (lm[i] < 0.0f) correct += 1.0f;
+        all_eps += eps[i];
+        if (weights[i] == 0.0f) reached += 1.0f;
+    }
+    clean_loss = block_sum(clean_loss);
+    margin_loss = block_sum(margin_loss);
+    correct = block_sum(correct);
+    all_eps = block_sum(all_eps);
+    reached = block_sum(reached);
+    if (threadIdx.x > 0) return;
+    sums[STEPS] += 1.0f;
+    sums[EXAMPLES] += static_cast<float>(n);
+    sums[CLEAN_LOSS] += clean_loss / static_cast<float>(n);
+    sums[MARGIN_LOSS] += margin_loss;
+    sums[CORRECT] += correct;
+    sums[EPS] += all_eps;
+    sums[REACHED] += reached;
+}

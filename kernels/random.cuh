@@ -1,0 +1,19 @@
+// Random numbers that are counted, not drawn: Philox4x32-10 (Salmon et al., SC 2011), the same bits as src/rng.rs.
+#pragma once
+
+// Ten rounds on a counter of four words with a key of two.
+__device__ __forceinline__ uint4 philox4x32_10(uint4 counter, uint2 key) {
+    for (int round = 0; round < 10; ++round) {
+        if (round > 0) key = make_uint2(key.x + 0x9E3779B9u, key.y + 0xBB67AE85u);
+        const unsigned a_low = counter.x * 0xD2511F53u, a_high = __umulhi(counter.x, 0xD2511F53u);
+        const unsigned b_low = counter.z * 0xCD9E8D57u, b_high = __umulhi(counter.z, 0xCD9E8D57u);
+        counter = make_uint4(b_high ^ counter.y ^ key.x, b_low, a_high ^ counter.w ^ key.y, a_low);
+    }
+    return counter;
+}
+
+// The upper 24 bits as a number in [0, 1), or in [-1, 1); exact in single precision.
+__device__ __forceinline__ float unit(unsigned word) { return static_cast<float>(word >> 8) * (1.0f / 16777216.0f); }
+__device__ __forceinline__ float signed_unit(unsigned word) {
+    return static_cast<float>(word >> 8) * (1.0f / 8388608.0f) - 1.0f;
+}

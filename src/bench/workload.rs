@@ -1,0 +1,252 @@
+//! What is timed: programs, and buffers filled so that each does its usual work.
+
+use std::sync::Arc;
+
+use super::Settings;
+use crate::attack::DeviceData;
+use crate::config::{Config, preset};
+use crate::device::Device;
+use crate::model::{LeNet5, Model};
+use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Place, Program, Region, Tape};
+use crate::train::Mma;
+use crate::{Error, Result};
+
+/// Pixels of an image of the attack's step.
+const IMAGE: [usize; 3] = [28, 28, 1];
+/// Radius and step of the attack's balls: neither end of [0, 1] nor the ball cuts everything.
+const EPS: f32 = 0.3;
+const STEP: f32 = 0.01;
+/// The least matrix product that is tried.
+const LEAST_PRODUCT: usize = 256;
+/// Bytes that the copies of a step's values take together: more than a GPU's cache.
+const ROTATED_BYTES: usize = 128 << 20;
+/// Copies at most, however small the values are.
+const MOST_COPIES: usize = 16;
+/// What is added to the bias of label 0, which every image has: all are right, so all are attacked.
+const BIAS: f32 = 5.0;
+
+/// A number in [0, 1) by its place, without a pattern.
+fn number(i: usize) -> f32 {
+    ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32
+}
+
+/// The fused step of PGD on a large batch, in both norms, and the copy that it is compared with.
+pub(super) struct AnPgdStep {
+    adv: Buffer,
+    x: Buffer,
+    dx: Buffer,
+    eps: Buffer,
+    step: Buffer,
+    linf: Arc<Program>,
+    l2: Arc<Program>,
+    copy: Arc<Program>,
+}
+
+impl AnPgdStep {
+    pub fn new(memory: &mut Memory, megabytes: usize) -> AnPgdStep {
+        let n = (megabytes * 1_000_000 / (4 * IMAGE.iter().product::<usize>())).max(1);
+        let mut images = |name: &str| memory.f32(name, &[&[n][..], &IMAGE].concat());
+        let [adv, x, dx] = ["adv", "x", "dx"].map(&mut images);
+        let [eps, step] = ["eps", "step"].map(|name| memory.f32(name, &[n]));
+        let released = preset("mnist-linf").expect("a published preset").config.pgd_rule();
+        let program = |norm: Norm| {
+            let mut tape = Tape::new(&format!("pgd_step {norm}"));
+            let [x, dx, eps, step] = [&x, &dx, &eps, &step].map(|buffer| tape.leaf(buffer));
+            tape.pgd_step(PgdRule { norm, ..released }, &adv, x, dx, eps, step);
+            Arc::new(tape.finish())
+        };
+        let (linf, l2) = (program(Norm::Linf), program(Norm::L2));
+        let mut tape = Tape::new("copy");
+        let from = tape.leaf(&x);
+        let to = tape.copy(from);
+        tape.keep(to, &adv);
+        let copy = Arc::new(tape.finish());
+        AnPgdStep { adv, x, dx, eps, step, linf, l2, copy }
+    }
+
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        [&self.linf, &self.l2, &self.copy].into_iter().map(|program| &**program)
+    }
+
+    pub fn steps(&self) -> [&Arc<Program>; 2] {
+        [&self.linf, &self.l2]
+    }
+
+    pub fn copy(&self) -> &Arc<Program> {
+        &self.copy
+    }
+
+    pub fn fill(&self, device: &mut dyn Device) -> Result<()> {
+        let image: Vec<f32> = (0..self.x.len()).map(number).collect();
+        device.write_f32(&self.x, &image)?;
+        device.write_f32(&self.adv, &image)?;
+        let gradient: Vec<f32> = image.iter().rev().map(|value| value - 0.5).collect();
+        device.write_f32(&self.dx, &gradient)?;
+        device.write_f32(&self.eps, &vec![EPS; self.eps.len()])?;
+        device.write_f32(&self.step, &vec![STEP; self.step.len()])
+    }
+}
+
+/// Matrix products of growing size.
+pub(super) struct Products {
+    operands: [Buffer; 2],
+    /// Size and program.
+    pub by_size: Vec<(usize, Arc<Program>)>,
+}
+
+impl Products {
+    pub fn new(memory: &mut Memory, largest: usize) -> Products {
+        let [x, weight, out] =
+            ["product.x", "product.weight", "product"].map(|name| memory.f32(name, &[largest, largest]));
+        let sizes = std::iter::successors(Some(largest.min(LEAST_PRODUCT)), |size| Some(2 * size));
+        let program = |size: usize| {
+            let square = |whole: &Buffer| whole.part(&whole.name, 0, &[size, size]);
+            let mut tape = Tape::new("linear");
+            let [x, weight] = [&x, &weight].map(|whole| tape.leaf(&square(whole)));
+            let product = tape.linear(x, weight);
+            tape.keep(product, &square(&out));
+            (size, Arc::new(tape.finish()))
+        };
+        let by_size = sizes.take_while(|&size| size <= largest).map(program).collect();
+        Products { operands: [x, weight], by_size }
+    }
+
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.by_size.iter().map(|(_, program)| &**program)
+    }
+
+    pub fn fill(&self, device: &mut dyn Device) -> Result<()> {
+        self.operands.iter().try_for_each(|buffer| {
+            let values: Vec<f32> = (0..buffer.len()).map(|i| number(i) - 0.5).collect();
+            device.write_f32(buffer, &values)
+        })
+    }
+}
+
+/// A training step of LeNet5 with every example right.
+pub(super) struct Step {
+    model: LeNet5,
+    data: DeviceData,
+    batch: usize,
+    pub mma: Mma,
+}
+
+impl Step {
+    pub fn new(memory: &mut Memory, settings: &Settings) -> Result<Step> {
+        let name = &settings.preset;
+        let published =
+            preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config;
+        // Learning rate 0: the optimizer does its work, and every step is the same.
+        let mut config = Config { learning_rate_schedule: vec![(0, 0.0)], ..published };
+        config.width = settings.width.unwrap_or(config.width);
+        config.training_batch_size = settings.batch_size.unwrap_or(config.training_batch_size);
+        config.validate()?;
+        let batch = config.training_batch_size;
+        let mut model = LeNet5::new(config.width);
+        model.declare(memory);
+        let data = DeviceData::new(memory, &model, "train", batch);
+        let mma = Mma::new(memory, &model, &data, &config, None);
+        Ok(Step { model, data, batch, mma })
+    }
+
+    pub fn describe(&self) -> String {
+        format!("{}, batch {}", self.model.describe(), self.batch)
+    }
+
+    pub fn fill(&self, device: &mut dyn Device) -> Result<()> {
+        let params = self.model.params();
+        let mut weights = params.initial(0);
+        let bias = weights.len() - params.list.last().expect("LeNet5 has parameters").len();
+        weights[bias] += BIAS;
+        params.load(device, &weights)?;
+        let pixels: Vec<u8> = (0..self.data.images.len()).map(|i| (256.0 * number(i)) as u8).collect();
+        device.write_u8(&self.data.images, &pixels)?;
+        device.write_u32(&self.mma.batch.index, &(0..self.batch as u32).collect::<Vec<_>>())?;
+        device.write_u32(&self.mma.batch.rows, &[self.batch as u32])
+    }
+
+    /// Refuses figures of a step that did not do its work.
+    pub fn check(&self, device: &dyn Device) -> Result<()> {
+        match device.read_u32(&self.mma.right[1])?[0] {
+            right if right as usize == self.batch => Ok(()),
+            right => Err(Error::failed(format!(
+                "bench: expected all {} examples to be right and attacked; found {right}: the device computes something \
+                 else, and its figures mean nothing",
+                self.batch
+            ))),
+        }
+    }
+}
+
+/// An op of the step alone, on several copies of its program's values.
+pub(super) struct OpCopies {
+    pub name: &'static str,
+    /// What computes its operands, by copy.
+    pub before: Vec<Program>,
+    /// The op, by copy.
+    pub alone: Vec<Arc<Program>>,
+    pub times_a_step: u32,
+}
+
+/// Every op of a step, each shape once.
+pub(super) struct Copies {
+    pub ops: Vec<OpCopies>,
+}
+
+impl Copies {
+    pub fn new(memory: &mut Memory, step: &Step) -> Copies {
+        let largest = step.mma.schedule.programs().map(|program| program.workspace).max().unwrap_or(0);
+        let count = (ROTATED_BYTES / largest.max(1)).clamp(1, MOST_COPIES);
+        let homes: Vec<Buffer> =
+            (0..count).map(|copy| memory.buffer(&format!("workspace {copy}"), &[largest], DType::U8)).collect();
+        let mut ops: Vec<(String, OpCopies)> = Vec::new();
+        for (program, times) in &step.mma.schedule.stages {
+            for (at, node) in program.nodes.iter().enumerate() {
+                let part =
+                    |from: usize, to: usize| Program { nodes: program.nodes[from..to].to_vec(), ..(**program).clone() };
+                let alone = part(at, at + 1);
+                let what = format!("{:?} {}", node.op, shape(&alone));
+                if let Some((_, known)) = ops.iter_mut().find(|(other, _)| *other == what) {
+                    known.times_a_step += times;
+                    continue;
+                }
+                let before = part(0, at);
+                let copies = OpCopies {
+                    name: node.op.name(),
+                    before: homes.iter().map(|home| with_values_in(&before, home)).collect(),
+                    alone: homes.iter().map(|home| Arc::new(with_values_in(&alone, home))).collect(),
+                    times_a_step: *times,
+                };
+                ops.push((what, copies));
+            }
+        }
+        Copies { ops: ops.into_iter().map(|(_, op)| op).collect() }
+    }
+
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.ops.iter().flat_map(|op| op.before.iter().chain(op.alone.iter().map(|program| &**program)))
+    }
+}
+
+/// The program with its workspace in a buffer: what it computes stays when another program runs.
+fn with_values_in(program: &Program, home: &Buffer) -> Program {
+    let moved = |place: &Place| match place.region {
+        Region::Persistent => *place,
+        Region::Workspace => Place { region: Region::Persistent, offset: home.offset + place.offset, ..*place },
+    };
+    let places = program.places.iter().map(|place| place.as_ref().map(moved)).collect();
+    Program { places, workspace: 0, ..program.clone() }
+}
+
+/// Shapes of the first op's operands: `50x28x28x1 32x5x5x1 32 -> 50x14x14x32`.
+pub(super) fn shape(program: &Program) -> String {
+    let node = &program.nodes[0];
+    let dims = |values: &[crate::tape::Value]| {
+        let each = values.iter().map(|value| {
+            let dims: Vec<String> = program.values[value.0].dims.iter().map(usize::to_string).collect();
+            dims.join("x")
+        });
+        each.collect::<Vec<_>>().join(" ")
+    };
+    format!("{} -> {}", dims(&node.inputs), dims(&node.outputs[..1])).trim_start().to_owned()
+}

@@ -1,0 +1,82 @@
+//! `maxmargin devices`: what can compute here, and what is missing for more.
+
+use clap::Args;
+
+use super::{Outcome, machine, print};
+use crate::Result;
+use crate::device::cuda::{self, Cuda, Gpu, KERNELS, Kernel, NVCC, TARGETS};
+
+/// Show what can compute here: the CPU, the GPUs, and the kernels built into this program
+///
+/// Every GPU is tried; where one cannot be used, the reason and the next step are told.
+#[derive(Args, Debug)]
+pub(super) struct DevicesArgs {
+    /// List every kernel too, with its registers a thread and bytes of shared memory a block
+    #[arg(long)]
+    kernels: bool,
+}
+
+pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
+    machine::start_threads(None)?;
+    let mut text = format!("cpu      {} threads, matrix products by faer\n", rayon::current_num_threads());
+    match cuda::find() {
+        Err(reason) => text += &format!("cuda     cannot be used. {reason}\n"),
+        Ok(found) => {
+            text += &format!("driver   for CUDA {}\n", found.driver_version());
+            found.gpus.iter().for_each(|gpu| text += &describe(gpu));
+        }
+    }
+    text += &images();
+    if args.kernels {
+        text += "\n";
+        text += &kernels();
+    }
+    print(&text)?;
+    Ok(Outcome::Done)
+}
+
+fn describe(gpu: &Gpu) -> String {
+    let Gpu { ordinal, name, capability: (major, minor), memory, multiprocessors } = gpu;
+    let mut text = format!(
+        "{:8} {name}, compute capability {major}.{minor}, {:.1} GB, {multiprocessors} multiprocessors\n",
+        format!("cuda:{ordinal}"),
+        *memory as f64 / 1e9
+    );
+    if let Err(reason) = Cuda::open(*ordinal, false) {
+        text += &format!("         cannot be used. {reason}\n");
+    }
+    text
+}
+
+/// What is built into this program.
+fn images() -> String {
+    let mut files: Vec<&str> = KERNELS.iter().map(Kernel::file).collect();
+    files.dedup();
+    let built = match NVCC {
+        Some(nvcc) => format!("compiled by nvcc {nvcc} for {}", TARGETS.join(", ")),
+        None => "not compiled: this program was built without nvcc; `scripts/setup-nvcc` installs it, then build again"
+            .into(),
+    };
+    format!("kernels  {}, {built}\n         files {}\n", KERNELS.len(), files.join(", "))
+}
+
+/// A line a kernel, two columns an architecture.
+fn kernels() -> String {
+    let name_width = KERNELS.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
+    let file_width = KERNELS.iter().map(|kernel| kernel.file().len()).max().unwrap_or(0);
+    let name_width = name_width.max("kernel".len());
+    let mut text = format!("{:name_width$}  {:file_width$}", "kernel", "file");
+    let archs = TARGETS.iter().filter(|target| KERNELS.iter().any(|k| k.usage.iter().any(|u| u.arch == **target)));
+    for arch in archs.clone() {
+        text += &format!("  {:>16}  {:>13}", format!("{arch} registers"), "shared bytes");
+    }
+    for kernel in KERNELS {
+        text += &format!("\n{:name_width$}  {:file_width$}", kernel.name, kernel.file());
+        for arch in archs.clone() {
+            if let Some(usage) = kernel.usage.iter().find(|usage| usage.arch == *arch) {
+                text += &format!("  {:>16}  {:>13}", usage.registers, usage.shared);
+            }
+        }
+    }
+    text + "\n"
+}

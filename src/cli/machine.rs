@@ -1,0 +1,120 @@
+//! What computes: the flags that say so, and the device they mean.
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::values;
+use crate::device::Device;
+use crate::device::cpu::Cpu;
+use crate::device::cuda::{self, Cuda};
+use crate::{Error, Result};
+
+/// What `--device` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The first GPU that works, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+/// `auto`, `cpu`, `cuda` or `cuda:N`, in any case.
+pub(super) fn choice(text: &str) -> std::result::Result<Choice, String> {
+    let text = text.to_ascii_lowercase();
+    let number = |text: &str| text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    match &text[..] {
+        "auto" => Ok(Choice::Auto),
+        "cpu" => Ok(Choice::Cpu),
+        "cuda" => Ok(Choice::Cuda(0)),
+        other => {
+            number(other).map(Choice::Cuda).ok_or_else(|| "expected auto, cpu, cuda or cuda:N, such as cuda:1".into())
+        }
+    }
+}
+
+/// What computes, and how much it says meanwhile.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Run")]
+pub(super) struct Machine {
+    /// What computes: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU that works, else the CPU. `maxmargin
+    /// devices` lists them
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
+    pub device: Choice,
+    /// To find a failing kernel on a GPU: wait after every launch, so that the error names it, and give every buffer an
+    /// allocation of its own, so that compute-sanitizer sees each access out of bounds. Slow
+    #[arg(long)]
+    pub sync: bool,
+    /// Threads to use; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub threads: Option<usize>,
+    /// Print the result alone
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl Machine {
+    /// The device, with its threads. Where `auto` cannot take a GPU that is there, a line says why.
+    ///
+    /// # Errors
+    /// There is no such device, or it cannot be used; or `--sync` without a GPU.
+    pub fn open(&self) -> Result<Box<dyn Device>> {
+        start_threads(self.threads)?;
+        match self.device {
+            Choice::Cuda(ordinal) => Ok(Box::new(Cuda::open(ordinal, self.sync)?)),
+            Choice::Cpu => self.cpu("--device cpu"),
+            Choice::Auto if !cuda::driver_is_here() => self.cpu("--device auto, which finds no NVIDIA driver"),
+            Choice::Auto => match Cuda::open_first(self.sync) {
+                Ok(gpu) => Ok(Box::new(gpu)),
+                Err(reason) if self.sync => Err(reason),
+                Err(reason) => {
+                    if !self.quiet {
+                        // Nobody is left to be told if this fails.
+                        let _ = writeln!(std::io::stderr(), "--device auto takes the CPU: {reason}");
+                    }
+                    Ok(Box::new(Cpu::new()))
+                }
+            },
+        }
+    }
+
+    fn cpu(&self, asked: &str) -> Result<Box<dyn Device>> {
+        if self.sync {
+            return Err(Error::usage(format!("--sync: expected a GPU to wait for; found {asked}")));
+        }
+        Ok(Box::new(Cpu::new()))
+    }
+}
+
+/// Makes the pool of threads that the CPU computes with; `None`: one a core.
+pub(super) fn start_threads(threads: Option<usize>) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    pool.build_global().map_err(|e| Error::usage(format!("--threads: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_auto_the_cpu_or_a_gpu_by_its_number() {
+        for (text, expected) in [
+            ("auto", Choice::Auto),
+            ("CPU", Choice::Cpu),
+            ("cuda", Choice::Cuda(0)),
+            ("cuda:0", Choice::Cuda(0)),
+            ("CUDA:12", Choice::Cuda(12)),
+        ] {
+            assert_eq!(choice(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_device_is_refused_with_the_forms_there_are() {
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda 1", "cuda:99999999999999999999"] {
+            assert!(choice(text).unwrap_err().contains("auto, cpu, cuda or cuda:N"), "{text}");
+        }
+    }
+}

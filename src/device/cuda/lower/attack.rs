@@ -1,0 +1,120 @@
+//! kernels/attack.cu.
+
+use super::elementwise::width;
+use super::{Arg, Desc, rows_of};
+use crate::device::cuda::launch::{Launch, THREADS};
+use crate::rng::Purpose;
+use crate::tape::op::{Direction, L2Order};
+use crate::tape::{Norm, Op, PgdRule};
+
+/// Operations on a number of an image, as the kernels' comments count them.
+mod flops {
+    pub const UNIFORM: usize = 2;
+    pub const LINF_START: usize = 25;
+    pub const LINF_STEP: usize = 26;
+    pub const L2_START: usize = 14;
+    pub const L2_STEP: usize = 20;
+    pub const ALONG_EPS: usize = 6;
+    pub const ALONG_UNIT: usize = 9;
+}
+
+/// How an image is cut into work: by blocks that share a row, or a block a row.
+#[derive(Clone, Copy)]
+enum Blocks {
+    /// Each of [`THREADS`] numbers (or fours) of one row: `Spot` in the kernels.
+    Spots,
+    /// One a row.
+    Rows,
+}
+
+/// Outputs and inputs, then `numbers`; then rows and numbers (or fours) of a row.
+fn launch(
+    desc: &Desc,
+    kernel: &'static str,
+    width: usize,
+    blocks: Blocks,
+    inputs: &[usize],
+    numbers: &[Arg],
+    flops: usize,
+) -> Launch {
+    let (n, row) = rows_of(desc.output(0));
+    let wide = row / width;
+    let mut args = vec![Arg::Output(0)];
+    args.extend(inputs.iter().copied().map(Arg::Input));
+    args.extend_from_slice(numbers);
+    args.extend([Arg::Rows, Arg::size(n), Arg::size(wide)]);
+    let blocks = match blocks {
+        Blocks::Spots => n * wide.div_ceil(THREADS as usize),
+        Blocks::Rows => n,
+    };
+    let flops = (flops * n * row) as u64;
+    let cost = if matches!(desc.op, Op::PgdStep(_)) { desc.cost_of_update(flops) } else { desc.cost(flops) };
+    Launch::new(kernel, blocks, args, cost)
+}
+
+pub(super) fn uniform(desc: &Desc, seed: u64, purpose: Purpose, signed: bool) -> Launch {
+    let (n, row) = rows_of(desc.output(0));
+    let seed = [seed as u32, (seed >> 32) as u32].map(Arg::Unsigned);
+    let mut args = vec![Arg::Output(0), Arg::Input(0), Arg::Input(1)];
+    args.extend(seed);
+    args.extend([Arg::Unsigned(purpose as u32), Arg::Int(i32::from(signed)), Arg::Rows, Arg::size(n)]);
+    let (kernel, wide) = if width(desc, row) > 1 { ("uniform_x4", row / 4) } else { ("uniform", row) };
+    args.push(Arg::size(wide));
+    Launch::each(kernel, n * row.div_ceil(4), args, desc.cost((flops::UNIFORM * n * row) as u64))
+}
+
+pub(super) fn pgd_start(desc: &Desc, norm: Norm) -> Launch {
+    let width = width(desc, rows_of(desc.output(0)).1);
+    let (kernel, blocks, flops) = match (norm, width) {
+        (Norm::Linf, 1) => ("pgd_start_linf", Blocks::Spots, flops::LINF_START),
+        (Norm::Linf, _) => ("pgd_start_linf_x4", Blocks::Spots, flops::LINF_START),
+        (Norm::L2, 1) => ("pgd_start_l2", Blocks::Rows, flops::L2_START),
+        (Norm::L2, _) => ("pgd_start_l2_x4", Blocks::Rows, flops::L2_START),
+    };
+    launch(desc, kernel, width, blocks, &[0, 1, 2], &[], flops)
+}
+
+pub(super) fn pgd_step(desc: &Desc, rule: PgdRule) -> Launch {
+    let row = rows_of(desc.output(0)).1;
+    let width = width(desc, row);
+    let inputs = [0, 1, 2, 3];
+    match rule.norm {
+        Norm::Linf => {
+            let kernel = if width > 1 { "pgd_step_linf_x4" } else { "pgd_step_linf" };
+            launch(desc, kernel, width, Blocks::Spots, &inputs, &[], flops::LINF_STEP)
+        }
+        Norm::L2 => {
+            // How many fours a thread would keep; beyond three they are read again from memory.
+            let (kernel, width) = match (row / width).div_ceil(THREADS as usize) {
+                1 if width > 1 => ("pgd_step_l2_kept1", width),
+                2..=3 if width > 1 => ("pgd_step_l2_kept3", width),
+                _ => ("pgd_step_l2", 1),
+            };
+            let box_first = rule.l2_order == L2Order::BoxBall;
+            let numbers = [Arg::Float(rule.l2_grad_floor), Arg::Int(i32::from(box_first))];
+            launch(desc, kernel, width, Blocks::Rows, &inputs, &numbers, flops::L2_STEP)
+        }
+    }
+}
+
+pub(super) fn along_direction(desc: &Desc, norm: Norm, direction: Direction, clamp: bool) -> Launch {
+    let clamp = Arg::Int(i32::from(clamp));
+    match direction {
+        Direction::Eps => {
+            let width = width(desc, rows_of(desc.output(0)).1);
+            let kernel = if width > 1 { "along_direction_eps_x4" } else { "along_direction_eps" };
+            launch(desc, kernel, width, Blocks::Spots, &[0, 1, 2, 3], &[clamp], flops::ALONG_EPS)
+        }
+        Direction::Unit => {
+            let numbers = [Arg::Int(i32::from(norm == Norm::L2)), clamp];
+            launch(desc, "along_direction_unit", 1, Blocks::Rows, &[0, 1, 3], &numbers, flops::ALONG_UNIT)
+        }
+    }
+}
+
+pub(super) fn bisect(desc: &Desc, max_eps: f32) -> Launch {
+    let n = desc.output(0)[0];
+    let mut args: Vec<Arg> = (0..3).map(Arg::Output).collect();
+    args.extend([Arg::Input(0), Arg::Float(max_eps), Arg::Rows, Arg::size(n)]);
+    Launch::each("bisect", n, args, desc.cost_of_update(4 * n as u64))
+}

@@ -1,0 +1,69 @@
+//! kernels/elementwise.cu.
+
+use super::{Arg, Desc, rows_of};
+use crate::device::cuda::launch::Launch;
+
+/// Elements that a thread reads and writes at once: four where the elements of a row and all addresses allow it.
+pub(super) fn width(desc: &Desc, row: usize) -> usize {
+    if row.is_multiple_of(4) && desc.aligned() { 4 } else { 1 }
+}
+
+/// A kernel of one thread an element, or its `_x4` twin: outputs, inputs, numbers; the rest follows from the shape.
+fn map(desc: &Desc, kernels: [&'static str; 2], numbers: &[Arg], flops: usize) -> Launch {
+    let (n, row) = rows_of(desc.output(0));
+    let width = width(desc, row);
+    let mut args = vec![Arg::Output(0)];
+    args.extend((0..desc.inputs()).map(Arg::Input));
+    args.extend_from_slice(numbers);
+    args.extend([Arg::Rows, Arg::size(n), Arg::size(row / width)]);
+    Launch::each(kernels[usize::from(width > 1)], n * (row / width), args, desc.cost((flops * n * row) as u64))
+}
+
+pub(super) fn fill(desc: &Desc, value: f32) -> Launch {
+    map(desc, ["fill", "fill_x4"], &[Arg::Float(value)], 0)
+}
+
+pub(super) fn bytes_to_unit(desc: &Desc) -> Launch {
+    map(desc, ["bytes_to_unit", "bytes_to_unit_x4"], &[], 1)
+}
+
+pub(super) fn copy(desc: &Desc) -> Launch {
+    map(desc, ["copy", "copy_x4"], &[], 0)
+}
+
+pub(super) fn add(desc: &Desc) -> Launch {
+    map(desc, ["add", "add_x4"], &[], 1)
+}
+
+pub(super) fn scale(desc: &Desc, factor: f32) -> Launch {
+    map(desc, ["scale", "scale_x4"], &[Arg::Float(factor)], 1)
+}
+
+pub(super) fn clamp_min(desc: &Desc, least: f32) -> Launch {
+    map(desc, ["clamp_min", "clamp_min_x4"], &[Arg::Float(least)], 1)
+}
+
+pub(super) fn add_bias(desc: &Desc) -> Launch {
+    let (n, row) = rows_of(desc.output(0));
+    let k = desc.input(1)[0];
+    let width = width(desc, k);
+    let args = vec![
+        Arg::Output(0),
+        Arg::Input(0),
+        Arg::Input(1),
+        Arg::Rows,
+        Arg::size(n),
+        Arg::size(row / width),
+        Arg::size(k / width),
+    ];
+    let kernel = if width > 1 { "add_bias_x4" } else { "add_bias" };
+    Launch::each(kernel, n * (row / width), args, desc.cost((n * row) as u64))
+}
+
+pub(super) fn relu(desc: &Desc) -> Launch {
+    map(desc, ["relu", "relu_x4"], &[], 1)
+}
+
+pub(super) fn relu_backward(desc: &Desc) -> Launch {
+    map(desc, ["relu_backward", "relu_backward_x4"], &[], 1)
+}

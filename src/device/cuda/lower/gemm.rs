@@ -1,0 +1,184 @@
+//! kernels/gemm.cuh and gemm.cu: how a product of matrices is cut into tiles and shares.
+//!
+//! A function of sizes and alignment alone, so that a result does not depend on how many rows happen to be active.
+
+use super::{Arg, Desc, Lowered};
+use crate::device::cuda::launch::{Cost, Launch, THREADS};
+
+/// Multiprocessors that work is spread over: an H100's. On another GPU the choice is as right, and less good.
+const MULTIPROCESSORS: usize = 132;
+
+/// `DEPTH` in kernels/gemm.cuh: what a share of a sum is a multiple of.
+const DEPTH: usize = 16;
+
+/// More shares than that are not made: their sum would take longer than they do.
+const MOST_SHARES: usize = 256;
+
+/// Elements that one block of `sum_splits` adds up: a warp's width.
+pub(super) const SUMMED: usize = 32;
+
+/// Sizes of a product, all rows being active: `[rows, columns]`, each element a sum of `length` terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Product {
+    pub rows: usize,
+    pub columns: usize,
+    pub length: usize,
+}
+
+/// The kernels that there are of each product, in the order of their names' places in a [`Family`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tile {
+    /// 64 x 32, elements one by one: for any sizes.
+    Scalar,
+    /// 64 x 32, four elements at a time.
+    Narrow,
+    /// 64 x 64, four elements at a time.
+    Square,
+}
+
+/// The names of a product's kernels, by [`Tile`].
+pub(super) type Family = [&'static str; 3];
+
+impl Tile {
+    /// Rows and columns.
+    fn sizes(self) -> (usize, usize) {
+        match self {
+            Tile::Scalar | Tile::Narrow => (64, 32),
+            Tile::Square => (64, 64),
+        }
+    }
+
+    /// Threads of a block, each of which has 8 x 4 results.
+    fn threads(self) -> usize {
+        let (rows, columns) = self.sizes();
+        rows * columns / 32
+    }
+
+    /// Clocks for [`DEPTH`] terms: of a block that is alone on its multiprocessor, and of each of many. Estimates: many
+    /// blocks wait for shared memory (6 clocks a warp and term), for their stores to it and for loads; one waits for
+    /// itself.
+    fn clocks(self) -> (usize, usize) {
+        match self {
+            Tile::Scalar => (900, 600),
+            Tile::Narrow => (700, 340),
+            Tile::Square => (750, 580),
+        }
+    }
+}
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub tile: Tile,
+    /// Blocks that the results are cut into.
+    pub tiles: usize,
+    /// Into how many shares the sums are cut; their results meet in scratch memory.
+    pub shares: usize,
+    /// Terms of a share.
+    pub chunk: usize,
+}
+
+impl Plan {
+    /// The tiles and shares that take the least time as [`Plan::clocks`] estimates it. `vectors`: all that is read and
+    /// written comes in fours. `shares`: whether sums may be cut.
+    pub fn new(product: Product, vectors: bool, shares: bool) -> Plan {
+        let tiles: &[Tile] = if vectors { &[Tile::Narrow, Tile::Square] } else { &[Tile::Scalar] };
+        let steps = product.length.div_ceil(DEPTH).max(1);
+        let most = if shares { steps.min(MOST_SHARES) } else { 1 };
+        let plans = tiles.iter().flat_map(|&tile| (1..=most).map(move |shares| Plan::with(product, tile, shares)));
+        plans.min_by_key(|plan| plan.clocks(product)).expect("one tile and one share are a plan")
+    }
+
+    /// At most `shares` shares: none is empty.
+    fn with(product: Product, tile: Tile, shares: usize) -> Plan {
+        let (rows, columns) = tile.sizes();
+        let tiles = product.rows.div_ceil(rows) * product.columns.div_ceil(columns);
+        let chunk = product.length.div_ceil(shares).next_multiple_of(DEPTH).max(DEPTH);
+        Plan { tile, tiles, shares: product.length.div_ceil(chunk).max(1), chunk }
+    }
+
+    /// An estimate of the time it takes.
+    fn clocks(&self, product: Product) -> usize {
+        /// To begin and end a block, and to launch another kernel.
+        const BLOCK: usize = 1500;
+        const LAUNCH: usize = 2300;
+        /// Bytes that the L2 cache moves a clock.
+        const BYTES: usize = 2800;
+        let (alone, each) = self.tile.clocks();
+        let blocks = (self.tiles * self.shares).div_ceil(MULTIPROCESSORS);
+        let work = alone.max(each * blocks) * (self.chunk / DEPTH) + BLOCK;
+        let sum = LAUNCH + (self.shares + 1) * product.rows * product.columns * 4 / BYTES;
+        work + if self.shares > 1 { sum } else { 0 }
+    }
+
+    /// Bytes of scratch memory.
+    pub fn scratch(&self, product: Product) -> usize {
+        if self.shares > 1 { self.shares * product.rows * product.columns * 4 } else { 0 }
+    }
+
+    /// The launch of the product itself.
+    pub fn launch(&self, family: Family, args: Vec<Arg>, cost: Cost) -> Launch {
+        let block = u32::try_from(self.tile.threads()).expect("a block is small");
+        let blocks = |n: usize| u32::try_from(n).expect("blocks fit a grid");
+        let grid = [blocks(self.tiles), blocks(self.shares), 1];
+        Launch { kernel: family[self.tile as usize], grid, block, shared: 0, args, cost }
+    }
+}
+
+/// What the results of a product are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Results {
+    /// Those of a batch: rows beyond the active ones are left alone.
+    Rows,
+    /// All are written.
+    Whole,
+}
+
+/// The launches of a product whose sums may be cut: `args(chunk)` are the product's arguments after the first, which is
+/// where results go.
+pub(super) fn lower(
+    desc: &Desc,
+    family: Family,
+    product: Product,
+    vectors: bool,
+    results: Results,
+    args: impl Fn(usize) -> Vec<Arg>,
+) -> Lowered {
+    let plan = Plan::new(product, vectors, true);
+    let Product { rows, columns, length } = product;
+    let to = if plan.shares > 1 { Arg::Scratch(0) } else { Arg::Output(0) };
+    let cost = desc.cost(2 * (rows * columns * length) as u64);
+    let all = [to].into_iter().chain(args(plan.chunk)).collect();
+    let mut launches = vec![plan.launch(family, all, cost)];
+    if plan.shares > 1 {
+        launches.push(match results {
+            Results::Rows => sum_split_rows(desc.output(0), plan.shares),
+            Results::Whole => sum_splits(rows * columns, plan.shares),
+        });
+    }
+    Lowered { launches, scratch: plan.scratch(product) }
+}
+
+/// Adds shares of a batch's results; of its dimensions the first are the rows.
+fn sum_split_rows(dims: &[usize], shares: usize) -> Launch {
+    let (n, row) = super::rows_of(dims);
+    let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::Rows, Arg::size(n), Arg::size(row), Arg::size(shares)];
+    Launch::new("sum_split_rows", (n * row).div_ceil(SUMMED), args, sum_cost(n * row, shares))
+}
+
+/// Adds shares of `count` results.
+pub(super) fn sum_splits(count: usize, shares: usize) -> Launch {
+    let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::size(count), Arg::size(shares)];
+    Launch::new("sum_splits", count.div_ceil(SUMMED), args, sum_cost(count, shares))
+}
+
+fn sum_cost(count: usize, shares: usize) -> Cost {
+    Cost { bytes: 4 * (count * (shares + 1)) as u64, flops: (count * (shares - 1)) as u64 }
+}
+
+/// Whether all numbers are multiples of four.
+pub(super) fn fours(sizes: &[usize]) -> bool {
+    sizes.iter().all(|size| size.is_multiple_of(4))
+}
+
+const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's shares");

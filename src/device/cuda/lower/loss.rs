@@ -1,0 +1,55 @@
+//! kernels/loss.cu.
+
+use super::{Arg, Desc};
+use crate::device::cuda::launch::{Launch, THREADS, WARP};
+use crate::tape::{Loss, LossRule};
+
+/// Operations on a logit: the largest, an exponential and its sum; backward one more exponential and two products.
+const FLOPS: [u64; 2] = [16, 32];
+
+/// As kernels/loss.cu numbers them.
+fn number(loss: Loss) -> i32 {
+    match loss {
+        Loss::Xent => 0,
+        Loss::Slm => 1,
+        Loss::Lm => 2,
+        Loss::Cw => 3,
+    }
+}
+
+/// A kernel of a warp a row of logits.
+fn by_warps(desc: &Desc, kernel: &'static str, rule: LossRule, flops: u64) -> Launch {
+    let &[n, classes] = desc.input(0) else { unreachable!("logits are rows of classes") };
+    let mut args = vec![Arg::Output(0)];
+    args.extend((0..desc.inputs()).map(Arg::Input));
+    args.extend([Arg::Int(number(rule.loss)), Arg::Float(rule.confidence)]);
+    args.extend([Arg::Rows, Arg::size(n), Arg::size(classes)]);
+    Launch::new(kernel, n.div_ceil((THREADS / WARP) as usize), args, desc.cost(flops * (n * classes) as u64))
+}
+
+pub(super) fn loss(desc: &Desc, rule: LossRule) -> Launch {
+    by_warps(desc, "loss", rule, FLOPS[0])
+}
+
+pub(super) fn loss_backward(desc: &Desc, rule: LossRule) -> Launch {
+    by_warps(desc, "loss_backward", rule, FLOPS[1])
+}
+
+pub(super) fn mean_weights(desc: &Desc) -> Launch {
+    let n = desc.output(0)[0];
+    Launch::each("mean_weights", n, vec![Arg::Output(0), Arg::Rows, Arg::size(n)], desc.cost(n as u64))
+}
+
+pub(super) fn hinge_weights(desc: &Desc, hinge: f32) -> Launch {
+    let n = desc.output(0)[0];
+    let args = vec![Arg::Output(0), Arg::Input(0), Arg::Float(hinge), Arg::Rows, Arg::size(n)];
+    Launch::each("hinge_weights", n, args, desc.cost(n as u64))
+}
+
+pub(super) fn accumulate_metrics(desc: &Desc) -> Launch {
+    let n = desc.input(0)[0];
+    let mut args = vec![Arg::Output(0)];
+    args.extend((0..desc.inputs()).map(Arg::Input));
+    args.extend([Arg::Rows, Arg::size(n)]);
+    Launch::new("accumulate_metrics", 1, args, desc.cost_of_update(6 * n as u64))
+}

@@ -1,0 +1,272 @@
+//! What the launches of ops other than convolutions and products promise: every element has its thread, and is read as
+//! wide as its address allows.
+
+use super::lower;
+use crate::device::cuda::images::kernel;
+use crate::device::cuda::launch::{Arg, Launch, RATES, THREADS};
+use crate::rng::Purpose;
+use crate::tape::op::{Direction, L2Order};
+use crate::tape::{
+    Buffer, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op, OptimizerRule, PgdRule, Place, Program, Region, Tape,
+};
+
+/// Elements of a row around a block's threads and around four times as many.
+const ROWS: [usize; 16] = [1, 2, 3, 4, 7, 16, 255, 256, 257, 784, 1020, 1024, 1028, 3072, 3076, 150_528];
+
+/// The launch of an op on operands of these shapes. Operand `off` begins four bytes past a multiple of sixteen.
+fn launch(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Launch {
+    let mut memory = Memory::default();
+    let operands: Vec<Buffer> = inputs
+        .iter()
+        .chain(outputs)
+        .enumerate()
+        .map(|(i, (dims, dtype))| {
+            let mut buffer = memory.buffer(&format!("operand {i}"), dims, *dtype);
+            buffer.offset += if off == Some(i) { 4 } else { 0 };
+            buffer
+        })
+        .collect();
+    let mut tape = Tape::new("one op");
+    let mut values: Vec<_> = operands.iter().map(|buffer| tape.leaf(buffer)).collect();
+    let mut program: Program = tape.finish();
+    program.places = (operands.iter())
+        .map(|b| Some(Place { region: Region::Persistent, offset: b.offset, bytes: b.bytes() }))
+        .collect();
+    let outputs = values.split_off(inputs.len());
+    let lowered = lower(&program, &Node { op, inputs: values, outputs, rows: None });
+    let [launch] = &lowered.launches[..] else { panic!("one launch an op") };
+    let kinds: Vec<_> = launch.args.iter().map(Arg::kind).collect();
+    assert_eq!(kinds, kernel(launch.kernel).params, "arguments of {}", launch.kernel);
+    assert_eq!((launch.block, launch.grid[1], launch.grid[2]), (THREADS, 1, 1));
+    launch.clone()
+}
+
+fn f32s(dims: &[usize]) -> (&[usize], DType) {
+    (dims, DType::F32)
+}
+
+/// The last `N` arguments, which are ints.
+fn sizes<const N: usize>(launch: &Launch) -> [usize; N] {
+    let last = &launch.args[launch.args.len() - N..];
+    std::array::from_fn(|i| match last[i] {
+        Arg::Int(n) => usize::try_from(n).unwrap(),
+        ref other => panic!("{other:?} is no size"),
+    })
+}
+
+/// A thread an element (or four), no more blocks than that takes.
+fn covers(launch: &Launch, threads: usize) {
+    assert_eq!(launch.grid[0] as usize, threads.div_ceil(256).max(1), "{launch:?}");
+}
+
+fn pgd(norm: Norm) -> PgdRule {
+    PgdRule { norm, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 }
+}
+
+#[test]
+fn an_elementwise_launch_covers_every_element() {
+    for (n, row) in [1, 2, 50, 257].into_iter().flat_map(|n| ROWS.map(|row| (n, row))) {
+        let dims = [n, row];
+        let (one, two) = (vec![f32s(&dims)], vec![f32s(&dims); 2]);
+        let bytes = vec![(&dims[..], DType::U8)];
+        for (op, inputs) in [
+            (Op::Fill { value: 1.0 }, vec![]),
+            (Op::BytesToUnit, bytes),
+            (Op::Copy, one.clone()),
+            (Op::Add, two.clone()),
+            (Op::Scale { factor: 2.0 }, one.clone()),
+            (Op::ClampMin { least: 0.0 }, one.clone()),
+            (Op::AddBias, vec![f32s(&dims), f32s(&dims[1..])]),
+            (Op::Relu, one),
+            (Op::ReluBackward, two),
+        ] {
+            for off in [None, Some(0)] {
+                let launch = launch(op.clone(), &inputs, &[f32s(&dims)], off);
+                let wide = off.is_none() && row % 4 == 0;
+                assert_eq!(launch.kernel, format!("{}{}", op.name(), if wide { "_x4" } else { "" }));
+                let width = if wide { 4 } else { 1 };
+                covers(&launch, n * row / width);
+                if op == Op::AddBias {
+                    assert_eq!(sizes(&launch), [n, row / width, row / width]);
+                } else {
+                    assert_eq!(sizes(&launch), [n, row / width]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bias_that_begins_in_the_middle_of_a_buffer_is_read_number_by_number() {
+    let (x, bias) = ([50, 8], [8]);
+    let of = |off| launch(Op::AddBias, &[f32s(&x), f32s(&bias)], &[f32s(&x)], off).kernel;
+    assert_eq!([of(None), of(Some(1)), of(Some(2))], ["add_bias_x4", "add_bias", "add_bias"]);
+}
+
+#[test]
+fn rows_are_copied_in_the_widest_units_that_divide_them() {
+    for (row, dtype, unit) in [
+        (784, DType::U8, 16),
+        (48, DType::U8, 16),
+        (28, DType::U8, 4),
+        (27, DType::U8, 1),
+        (1, DType::F32, 4),
+        (4, DType::F32, 16),
+        (15, DType::U32, 4),
+    ] {
+        let (table, batch, index) = ([1000, row], [50, row], [50]);
+        let units = row * dtype.size() / unit;
+        let index = (&index[..], DType::U32);
+        for (op, src, dst) in [(Op::GatherRows, table, batch), (Op::ScatterRows, batch, table)] {
+            let launch = launch(op.clone(), &[(&src, dtype), index], &[(&dst, dtype)], None);
+            assert_eq!(launch.kernel, format!("{}_by{unit}", op.name()));
+            assert_eq!(sizes(&launch), [50, units]);
+            covers(&launch, 50 * units);
+            assert_eq!(launch.cost.bytes as usize, 50 * (2 * row * dtype.size() + 4), "not the whole table");
+        }
+    }
+    let (table, batch, index) = ([1000, 4], [50, 4], [50]);
+    let index = (&index[..], DType::U32);
+    assert_eq!(launch(Op::GatherRows, &[f32s(&table), index], &[f32s(&batch)], Some(2)).kernel, "gather_rows_by4");
+}
+
+/// Blocks of a launch that give each row blocks of its own.
+fn blocks_of_rows(n: usize, width: usize) -> usize {
+    n * width.div_ceil(256)
+}
+
+#[test]
+fn a_linf_step_gives_every_block_one_row() {
+    for (n, row) in [1, 50, 257].into_iter().flat_map(|n| ROWS.map(|row| (n, row))) {
+        let (dims, each) = ([n, row], [n]);
+        let (image, each) = (f32s(&dims), f32s(&each));
+        let along = Op::AlongDirection { norm: Norm::Linf, direction: Direction::Eps, clamp: true };
+        for (op, name, inputs) in [
+            (Op::PgdStep(pgd(Norm::Linf)), "pgd_step_linf", vec![image, image, each, each]),
+            (Op::PgdStart(Norm::Linf), "pgd_start_linf", vec![image, each, image]),
+            (along, "along_direction_eps", vec![image, image, each, each]),
+        ] {
+            for off in [None, Some(0)] {
+                let launch = launch(op.clone(), &inputs, &[image], off);
+                let wide = off.is_none() && row % 4 == 0;
+                assert_eq!(launch.kernel, format!("{name}{}", if wide { "_x4" } else { "" }));
+                let width = if wide { row / 4 } else { row };
+                assert_eq!(launch.grid[0] as usize, blocks_of_rows(n, width));
+                assert_eq!(sizes(&launch), [n, width]);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_l2_step_keeps_a_row_in_registers_where_it_fits() {
+    let kernel = |row: usize, off| {
+        let (dims, each) = ([50, row], [50]);
+        let (image, each) = (f32s(&dims), f32s(&each));
+        let launch = launch(Op::PgdStep(pgd(Norm::L2)), &[image, image, each, each], &[image], off);
+        assert_eq!(launch.grid[0], 50, "a block an example");
+        let width = if launch.kernel == "pgd_step_l2" { row } else { row / 4 };
+        assert_eq!(sizes(&launch), [50, width]);
+        launch.kernel
+    };
+    for (row, expected) in [
+        (1, "pgd_step_l2"),
+        (785, "pgd_step_l2"),
+        (4, "pgd_step_l2_kept1"),
+        (784, "pgd_step_l2_kept1"),
+        (1024, "pgd_step_l2_kept1"),
+        (1028, "pgd_step_l2_kept3"),
+        (3072, "pgd_step_l2_kept3"),
+        (3076, "pgd_step_l2"),
+        (150_528, "pgd_step_l2"),
+    ] {
+        assert_eq!(kernel(row, None), expected, "{row} numbers a row");
+        assert_eq!(kernel(row, Some(1)), "pgd_step_l2", "{row} numbers a row, not aligned");
+    }
+}
+
+/// The step moves four images: three are read, one is written.
+#[test]
+fn a_pgd_step_costs_four_images() {
+    let (dims, each) = ([50, 28, 28, 1], [50]);
+    let (image, each) = (f32s(&dims), f32s(&each));
+    let launch = launch(Op::PgdStep(pgd(Norm::Linf)), &[image, image, each, each], &[image], None);
+    assert_eq!(launch.cost.bytes, 4 * (4 * 50 * 784 + 2 * 50));
+}
+
+#[test]
+fn noise_takes_a_thread_for_four_numbers() {
+    for (n, row) in [1, 50, 257].into_iter().flat_map(|n| ROWS.map(|row| (n, row))) {
+        let (dims, one, each) = ([n, row], [1], [n]);
+        let op = Op::Uniform { seed: 7 + (9 << 32), purpose: Purpose::TrainStart, signed: true };
+        let launch = launch(op, &[(&one, DType::U32), (&each, DType::U32)], &[f32s(&dims)], None);
+        covers(&launch, n * row.div_ceil(4));
+        let numbers = [Arg::Unsigned(7), Arg::Unsigned(9), Arg::Unsigned(2), Arg::Int(1)];
+        assert_eq!(launch.args[3..7], numbers, "the seed's words, the purpose, the range");
+    }
+}
+
+#[test]
+fn a_loss_takes_a_warp_for_a_row() {
+    for n in [1, 7, 8, 9, 50, 257] {
+        let (logits, each) = ([n, 10], [n]);
+        let rule = LossRule { loss: Loss::Cw, confidence: 50.0 };
+        let labels = (&each[..], DType::U32);
+        let forward = launch(Op::Loss(rule), &[f32s(&logits), labels], &[f32s(&each)], None);
+        let inputs = [f32s(&logits), labels, f32s(&each)];
+        let backward = launch(Op::LossBackward(rule), &inputs, &[f32s(&logits)], None);
+        for launch in [forward, backward] {
+            assert_eq!(launch.grid[0] as usize, n.div_ceil(8));
+            assert_eq!(sizes(&launch), [n, 10]);
+        }
+    }
+}
+
+#[test]
+fn what_has_one_number_a_row_takes_a_thread_for_it_and_sums_take_one_block() {
+    for n in [1, 50, 255, 256, 257] {
+        let (each, one) = ([n], [1]);
+        let (each, one) = (f32s(&each), (&one[..], DType::U32));
+        covers(&launch(Op::MeanWeights, &[], &[each], None), n);
+        covers(&launch(Op::HingeWeights { hinge: 0.4 }, &[each], &[each], None), n);
+        covers(&launch(Op::Bisect { max_eps: 0.4 }, &[each], &[each; 3], None), n);
+        let sums = [Metric::COUNT];
+        covers(&launch(Op::AccumulateMetrics, &[each; 5], &[f32s(&sums)], None), 1);
+        covers(&launch(Op::SelectNegative, &[each], &[(each.0, DType::U32), one], None), 1);
+        covers(&launch(Op::Increment, &[], &[one], None), 1);
+    }
+}
+
+fn rule(entries: u32) -> OptimizerRule {
+    let schedule = (0..entries).map(|i| (10 * i, 0.5)).collect();
+    OptimizerRule { schedule, clean_coeff: 0.25, weight_decay: 1e-4, momentum: 0.9 }
+}
+
+#[test]
+fn an_optimizer_takes_all_parameters_in_one_launch() {
+    for n in [1, 3, 4, 5, 1023, 1024, 1025, 3_274_634] {
+        let (p, one) = ([n], [1]);
+        let (p, step) = (f32s(&p), (&one[..], DType::U32));
+        for (op, name, states) in [(Op::Adam(rule(3)), "adam", 3), (Op::Sgd(rule(3)), "sgd", 2)] {
+            for (off, clean) in [(None, true), (None, false), (Some(0), true)] {
+                let inputs = if clean { vec![p, p, step] } else { vec![p, step] };
+                let launch = launch(op.clone(), &inputs, &vec![p; states], off);
+                let wide = off.is_none();
+                assert_eq!(launch.kernel, format!("{name}{}", if wide { "_x4" } else { "" }));
+                covers(&launch, if wide { n.div_ceil(4) } else { n });
+                assert_eq!(sizes(&launch), [n]);
+                // Without a clean gradient the margin's is all of it.
+                let (gradient, share) = if clean { (Arg::Input(1), 0.25) } else { (Arg::Input(0), 0.0) };
+                assert_eq!([&launch.args[states + 1], &launch.args[states + 4]], [&gradient, &Arg::Float(share)]);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a schedule of 33 learning rates; the GPU's kernels take 32")]
+fn a_schedule_that_is_too_long_is_not_cut_off() {
+    let (p, one) = ([7], [1]);
+    let too_many = RATES as u32 + 1;
+    launch(Op::Adam(rule(too_many)), &[f32s(&p), (&one, DType::U32)], &[f32s(&p); 3], None);
+}

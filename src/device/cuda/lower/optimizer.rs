@@ -1,0 +1,56 @@
+//! kernels/optimizer.cu.
+
+use super::{Arg, Desc};
+use crate::device::cuda::launch::{Launch, RATES, RateSchedule};
+use crate::tape::OptimizerRule;
+
+/// Operations on a parameter.
+const ADAM_FLOPS: u64 = 16;
+const SGD_FLOPS: u64 = 8;
+
+/// # Panics
+/// The schedule has more than [`RATES`] entries: a configuration's check refuses that.
+fn schedule(rule: &OptimizerRule) -> RateSchedule {
+    let count = rule.schedule.len();
+    assert!(count <= RATES, "a schedule of {count} learning rates; the GPU's kernels take {RATES}");
+    let mut schedule = RateSchedule { count: count as u32, from: [0; RATES], rate: [0.0; RATES] };
+    for (at, &(from, rate)) in rule.schedule.iter().enumerate() {
+        (schedule.from[at], schedule.rate[at]) = (from, rate);
+    }
+    schedule
+}
+
+/// An optimizer with `states` buffers beside the parameters; `numbers` are what its rule has besides the gradient's.
+fn update(
+    desc: &Desc,
+    kernels: [&'static str; 2],
+    states: usize,
+    rule: &OptimizerRule,
+    numbers: &[Arg],
+    flops: u64,
+) -> Launch {
+    let n: usize = desc.output(0).iter().product();
+    // Where there is no clean gradient, the margin's stands in for it with a share of 0.
+    let step = desc.inputs() - 1;
+    let (clean, share) = if step == 2 { (1, rule.clean_coeff) } else { (0, 0.0) };
+    let mut args: Vec<Arg> = (0..=states).map(Arg::Output).collect();
+    args.extend([Arg::Input(0), Arg::Input(clean), Arg::Input(step), Arg::of(schedule(rule))]);
+    args.extend([Arg::Float(share), Arg::Float(rule.weight_decay)]);
+    args.extend_from_slice(numbers);
+    args.push(Arg::size(n));
+    let four = desc.aligned();
+    let threads = if four { n.div_ceil(4) } else { n };
+    Launch::each(kernels[usize::from(four)], threads, args, desc.cost_of_update(flops * n as u64))
+}
+
+pub(super) fn adam(desc: &Desc, rule: &OptimizerRule) -> Launch {
+    update(desc, ["adam", "adam_x4"], 2, rule, &[], ADAM_FLOPS)
+}
+
+pub(super) fn sgd(desc: &Desc, rule: &OptimizerRule) -> Launch {
+    update(desc, ["sgd", "sgd_x4"], 1, rule, &[Arg::Float(rule.momentum)], SGD_FLOPS)
+}
+
+pub(super) fn increment(desc: &Desc) -> Launch {
+    Launch::new("increment", 1, vec![Arg::Output(0)], desc.cost_of_update(0))
+}

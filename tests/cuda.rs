@@ -1,0 +1,238 @@
+//! The CUDA device: what it asks of the driver, that it and the CPU agree on training, and that a step leaves nothing to
+//! the host. The ops themselves are in `tests/ops`, on every device.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use maxmargin::attack::DeviceData;
+use maxmargin::config::{Config, preset};
+use maxmargin::device::cpu::Cpu;
+use maxmargin::device::{Device, cuda};
+use maxmargin::model::{LeNet5, Model};
+use maxmargin::tape::{Memory, Metric};
+use maxmargin::train::Mma;
+use support::cuda::{open, ready};
+use support::{Random, fake};
+
+const EXAMPLES: usize = 40;
+const BATCH: usize = 16;
+
+/// A small LeNet5, its step, and the images it is trained on.
+struct Trained {
+    model: LeNet5,
+    data: DeviceData,
+    mma: Mma,
+    memory: Memory,
+    config: Config,
+}
+
+impl Trained {
+    fn new(nb_iter: u32) -> Trained {
+        let published = preset("mnist-linf").expect("a preset").config;
+        let rates = vec![(0, 1e-3)];
+        let config =
+            Config { width: 0.125, nb_iter, training_batch_size: BATCH, learning_rate_schedule: rates, ..published };
+        let mut memory = Memory::default();
+        let mut model = LeNet5::new(config.width);
+        model.declare(&mut memory);
+        let data = DeviceData::new(&mut memory, &model, "train", EXAMPLES);
+        let mma = Mma::new(&mut memory, &model, &data, &config, None);
+        Trained { model, data, mma, memory, config }
+    }
+
+    /// Gives a device everything that steps need.
+    fn prepare(&self, device: &mut dyn Device) {
+        device.allocate(&self.memory, &self.mma.schedule.programs().collect::<Vec<_>>()).unwrap();
+        let mut random = Random(5);
+        let pixels: Vec<u8> = (0..EXAMPLES * 784).map(|_| random.below(256) as u8).collect();
+        device.write_u8(&self.data.images, &pixels).unwrap();
+        device.write_u32(&self.data.labels, &(0..EXAMPLES as u32).map(|i| i % 10).collect::<Vec<_>>()).unwrap();
+        // A bias towards label 0, so that some examples are right and some wrong.
+        let mut weights = self.model.params().initial(self.config.seed);
+        let bias = weights.len() - 10;
+        weights[bias..].iter_mut().for_each(|b| *b = 0.0);
+        weights[bias] = 3.5;
+        self.model.params().load(device, &weights).unwrap();
+    }
+
+    /// A step on `n` examples.
+    fn step(&self, device: &mut dyn Device, n: usize) {
+        device.write_u32(&self.mma.batch.index, &(0..n as u32).map(|i| i * 2).collect::<Vec<_>>()).unwrap();
+        device.write_u32(&self.mma.batch.rows, &[n as u32]).unwrap();
+        device.replay(&self.mma.schedule).unwrap();
+    }
+}
+
+/// One test at a time: the driver's log is the process's.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls of the driver that a line of its log names.
+fn calls<'a>(log: &'a [String], name: &str) -> Vec<&'a String> {
+    log.iter().filter(|line| line.split_whitespace().next() == Some(name)).collect()
+}
+
+#[test]
+fn a_training_step_is_two_small_writes_and_one_graph_launch() {
+    let _alone = alone();
+    let Some(fake) = ready().then(fake::load).and_then(Result::ok) else { return };
+    let trained = Trained::new(4);
+    let mut device = open(false);
+    trained.prepare(&mut device);
+    trained.step(&mut device, BATCH);
+    let first = fake.log();
+    assert_eq!(calls(&first, "cuStreamBeginCapture").len(), 1, "{first:?}");
+
+    trained.step(&mut device, BATCH);
+    trained.step(&mut device, BATCH - 3);
+    let log = fake.log();
+    assert_eq!(calls(&log, "cuGraphLaunch").len(), 2, "{log:?}");
+    assert_eq!(calls(&log, "cuMemcpyHtoDAsync").len(), 4, "index and count of each batch: {log:?}");
+    let others = ["cuGraphLaunch", "cuMemcpyHtoDAsync", "cuCtxSetCurrent"];
+    let strange: Vec<_> = log.iter().filter(|line| !others.iter().any(|name| line.starts_with(name))).collect();
+    assert!(strange.is_empty(), "no allocation, no launch, no wait, no copy to the host: {strange:?}");
+}
+
+#[test]
+fn a_snapshot_is_a_copy_that_nobody_waits_for() {
+    let _alone = alone();
+    let Some(fake) = ready().then(fake::load).and_then(Result::ok) else { return };
+    let trained = Trained::new(1);
+    let mut device = open(false);
+    trained.prepare(&mut device);
+    trained.step(&mut device, BATCH);
+    device.snapshot(&trained.mma.metrics).unwrap().bytes().unwrap();
+    fake.log();
+    trained.step(&mut device, BATCH);
+    let snapshot = device.snapshot(&trained.mma.metrics).unwrap();
+    trained.step(&mut device, BATCH);
+    let log = fake.log();
+    assert_eq!(calls(&log, "cuMemcpyDtoHAsync").len(), 1, "{log:?}");
+    for wait in ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize", "cuMemcpyDtoH"] {
+        assert!(calls(&log, wait).is_empty(), "{wait}: {log:?}");
+    }
+    for allocation in ["cuMemAlloc", "cuMemHostAlloc", "cuMemAllocHost"] {
+        assert!(calls(&log, allocation).is_empty(), "{allocation}: {log:?}");
+    }
+    // It was taken between the steps.
+    let bytes = snapshot.bytes().unwrap();
+    let sums: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect();
+    assert_eq!(sums[Metric::Steps as usize], 2.0);
+    assert_eq!((&device as &dyn Device).read_f32(&trained.mma.metrics).unwrap()[Metric::Steps as usize], 3.0);
+}
+
+#[test]
+fn a_schedule_replayed_as_a_graph_gives_the_bits_of_its_programs_one_by_one() {
+    let _alone = alone();
+    if !ready() {
+        return;
+    }
+    let trained = Trained::new(3);
+    let results = [false, true].map(|one_by_one| {
+        let mut device = open(false);
+        trained.prepare(&mut device);
+        let device: &mut dyn Device = &mut device;
+        for n in [BATCH, 5, BATCH] {
+            if one_by_one {
+                device.write_u32(&trained.mma.batch.index, &(0..n as u32).map(|i| i * 2).collect::<Vec<_>>()).unwrap();
+                device.write_u32(&trained.mma.batch.rows, &[n as u32]).unwrap();
+                for (program, times) in &trained.mma.schedule.stages {
+                    (0..*times).for_each(|_| device.execute(program).unwrap());
+                }
+            } else {
+                trained.step(device, n);
+            }
+        }
+        (device.read_f32(trained.model.params().buffer()).unwrap(), device.read_f32(&trained.mma.margins).unwrap())
+    });
+    assert!(results[0] == results[1]);
+}
+
+/// The law: margins within a search step, logits within 1e-5 of their length, weights within 1e-5 of theirs, as the
+/// reference cases demand of both.
+#[test]
+fn cpu_and_gpu_take_the_same_first_steps() {
+    let _alone = alone();
+    if !ready() {
+        return;
+    }
+    let trained = Trained::new(5);
+    let (mut cpu, mut gpu) = (Cpu::new(), open(false));
+    let (cpu, gpu): (&mut dyn Device, &mut dyn Device) = (&mut cpu, &mut gpu);
+    trained.prepare(cpu);
+    trained.prepare(gpu);
+    let Mma { right: [_, count], eps, logits, .. } = &trained.mma;
+    for (step, n) in [BATCH, BATCH, 7].into_iter().enumerate() {
+        trained.step(cpu, n);
+        trained.step(gpu, n);
+        let right = cpu.read_u32(count).unwrap();
+        assert_eq!(right, gpu.read_u32(count).unwrap(), "step {step}: how many are right");
+        assert!(right[0] > 0, "step {step} attacks something");
+        let search_step = trained.config.max_eps() * 0.5f32.powi(trained.config.num_search_steps as i32);
+        let margins = [cpu.read_f32(eps).unwrap(), gpu.read_f32(eps).unwrap()];
+        let apart = margins[0].iter().zip(&margins[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart <= search_step, "step {step}: margins {apart} apart");
+        near(&cpu.read_f32(logits).unwrap(), &gpu.read_f32(logits).unwrap(), 1e-5, &format!("step {step}: logits"));
+        let weights = trained.model.params().buffer();
+        let (ours, theirs) = (cpu.read_f32(weights).unwrap(), gpu.read_f32(weights).unwrap());
+        near(&ours, &theirs, 1e-5, &format!("step {step}: weights"));
+    }
+}
+
+fn near(a: &[f32], b: &[f32], allowed: f64, what: &str) {
+    let squares = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f(f64::from(a), f64::from(b)).powi(2)).sum::<f64>().sqrt()
+    };
+    let relative = squares(&|a, b| a - b) / squares(&|a, _| a);
+    assert!(relative <= allowed, "{what}: {relative:.1e} apart");
+}
+
+#[test]
+fn every_launch_of_a_step_names_a_kernel_and_gives_it_what_it_declares() {
+    // Without a driver: what a launch is made of is known before any.
+    let trained = Trained::new(2);
+    let mut launches = 0;
+    for (program, times) in &trained.mma.schedule.stages {
+        for node in &program.nodes {
+            for launch in cuda::launches(program, node) {
+                let kernel = cuda::KERNELS.iter().find(|kernel| kernel.name == launch.kernel);
+                let kernel = kernel.unwrap_or_else(|| panic!("no kernel is called {}", launch.kernel));
+                assert_eq!(launch.args.len(), kernel.params.len(), "{}", launch.kernel);
+                assert!(launch.grid.iter().all(|&blocks| blocks > 0) && launch.grid[1].max(launch.grid[2]) <= 65_535);
+                launches += times;
+            }
+        }
+    }
+    assert!(launches > 0);
+}
+
+#[test]
+fn unsafe_code_and_the_driver_stand_in_one_file() {
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    if !root.is_dir() {
+        return; // a machine that has the executables alone
+    }
+    let mut found = Vec::new();
+    sources(&root, &mut found);
+    let speaks = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "use cudarc"].iter().any(|word| text.contains(word))
+    };
+    found.retain(speaks);
+    assert_eq!(found, [root.join("device/cuda/driver.rs")]);
+}

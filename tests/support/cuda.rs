@@ -1,0 +1,36 @@
+//! The CUDA device in tests. Usually on the fake driver (tests/fake_driver), on any machine; with
+//! `MAXMARGIN_REQUIRE=gpu` on the real driver and its first GPU. A process has one driver or the other.
+
+use std::sync::LazyLock;
+
+use maxmargin::device::cuda::{Cuda, NVCC};
+
+use super::Make;
+use super::fake::{self, required, rung};
+
+static READY: LazyLock<bool> = LazyLock::new(|| {
+    let compiled = NVCC.ok_or("no nvcc compiled the kernels (scripts/setup-nvcc installs one)".to_string());
+    rung("compile", compiled);
+    if required("gpu") {
+        // One device stays open: the driver tears a GPU down when the last is closed, which takes long.
+        std::mem::forget(Cuda::open(0, false).expect("a GPU is required"));
+        return true;
+    }
+    rung("gpu", Err::<(), _>("MAXMARGIN_REQUIRE=gpu runs the suites on a GPU".to_string()));
+    rung("fake", fake::load()).is_some()
+});
+
+/// The CUDA device in both of its forms: one arena; every operand apart, and each launch waited for.
+pub fn devices() -> Vec<Make> {
+    let both: [Make; 2] = [|| Box::new(open(false)), || Box::new(open(true))];
+    if *READY { both.to_vec() } else { Vec::new() }
+}
+
+/// Whether there is a CUDA device to test.
+pub fn ready() -> bool {
+    *READY
+}
+
+pub fn open(sync: bool) -> Cuda {
+    Cuda::open(0, sync).expect("a GPU that opened before")
+}

@@ -1,0 +1,107 @@
+//! Training on a GPU: the same program on the fake driver (tests/fake_driver), which fails where it is told to.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use maxmargin::record::run::LAST;
+
+use crate::support::fake::{self, rung};
+use crate::{assert_same, begin, done, go_on, metrics, refused, run, temporary, tensors};
+
+/// Fewer steps than on the CPU: the fake driver plays every thread of the GPU.
+const FEW: &str = "--max-num-training-steps 6 --train-size 100 --val-size 20 --test-size 20 \
+                   --training-batch-size 20 --checkpoint-interval 2 --disp-interval 2";
+
+/// The folder of the fake driver, or nothing where it cannot be built; then the reason was printed.
+fn driver() -> Option<std::path::PathBuf> {
+    rung("fake", fake::library())
+}
+
+/// The command on the fake GPU, with the driver's `options`.
+fn on<'a>(driver: &Path, command: &'a mut Command, options: &str) -> &'a mut Command {
+    command.env("LD_LIBRARY_PATH", driver).env("FAKE_CUDA", options).args(["--device", "cuda"])
+}
+
+#[test]
+fn a_run_on_the_gpu_stopped_and_resumed_has_the_bits_of_one_never_stopped() {
+    let Some(driver) = driver() else { return };
+    let folder = temporary();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    done(on(&driver, &mut begin(&whole, FEW), ""));
+    done(on(&driver, &mut begin(&parts, &format!("{FEW} --max-num-training-steps 5")), ""));
+    done(on(&driver, &mut go_on(&parts, "--max-num-training-steps 10"), ""));
+    let long = folder.path().join("long");
+    done(on(&driver, &mut begin(&long, &format!("{FEW} --max-num-training-steps 10")), ""));
+    assert_same(&parts, &long, "resumed at the end of an epoch");
+    assert!(metrics(&whole).len() > 3);
+}
+
+#[test]
+fn the_order_of_blocks_and_threads_does_not_change_a_bit() {
+    let Some(driver) = driver() else { return };
+    let folder = temporary();
+    let orders = ["", "blocks=reversed;threads=reversed", "blocks=random:7;threads=random:7;workers=1"];
+    let runs = orders.map(|options| {
+        let run = folder.path().join(options.len().to_string());
+        done(on(&driver, &mut begin(&run, FEW), options));
+        run
+    });
+    assert_same(&runs[1], &runs[0], orders[1]);
+    assert_same(&runs[2], &runs[0], orders[2]);
+}
+
+#[test]
+fn a_launch_that_fails_ends_the_run_and_loses_nothing() {
+    let Some(driver) = driver() else { return };
+    let folder = temporary();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    done(on(&driver, &mut begin(&whole, FEW), ""));
+    let mut steps = Vec::new();
+    // Somewhere in the first measurement, in training, in validation.
+    for launch in [40, 1500, 2200, 3000] {
+        let said = run(on(&driver, &mut begin(&broken, FEW), &format!("fail_launch={launch}")));
+        assert_eq!(said.code, Some(2), "{launch}: {said:?}");
+        assert!(said.err.contains("CUDA") && said.err.contains("--sync"), "{}", said.err);
+        let file = tensors(&broken, LAST);
+        steps.push(file.meta::<u32>("step").unwrap());
+        done(on(&driver, &mut go_on(&broken, ""), ""));
+        assert_same(&broken, &whole, &format!("failed at launch {launch}"));
+        fs::remove_dir_all(&broken).unwrap();
+    }
+    assert!(steps.iter().any(|&step| step > 0), "one fails after a checkpoint: {steps:?}");
+}
+
+#[test]
+fn with_sync_a_failed_launch_names_its_kernel() {
+    let Some(driver) = driver() else { return };
+    let folder = temporary();
+    let run_folder = folder.path().join("run");
+    let mut command = begin(&run_folder, FEW);
+    command.arg("--sync");
+    refused(on(&driver, &mut command, "fail_launch=100"), &["CUDA", "kernel ", "program "]);
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_next_step() {
+    let Some(driver) = driver() else { return };
+    let folder = temporary();
+    let cases: [(&str, &[&str]); 5] = [
+        ("devices=0", &["finds no GPU", "--device cpu"]),
+        ("driver=12040", &["supports CUDA 12.4", "13.0", "580"]),
+        ("capability=7.5", &["compute capability 7.5", "8.0 or newer"]),
+        ("memory=20000000", &["out of memory on GPU 0", "are free", "--training-batch-size"]),
+        ("fail_alloc=2", &["out of memory on GPU 0", "--width"]),
+    ];
+    for (options, parts) in cases {
+        let run = folder.path().join("run");
+        refused(on(&driver, &mut begin(&run, FEW), options), parts);
+        assert!(!run.join(LAST).exists(), "{options}: no checkpoint was written");
+        let _ = fs::remove_dir_all(&run);
+    }
+    if maxmargin::device::cuda::find().is_ok() {
+        return; // a real driver is found wherever the fake one is not
+    }
+    let empty = temporary();
+    refused(on(empty.path(), &mut begin(&folder.path().join("none"), FEW), ""), &["no NVIDIA driver", "--device cpu"]);
+}

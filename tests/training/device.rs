@@ -1,0 +1,159 @@
+//! Training on a device that answers late, or fails in the middle: what a run writes is what it writes on the CPU, and
+//! a run whose device failed goes on from its last checkpoint.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use maxmargin::config::{Config, preset};
+use maxmargin::data::{self, DatasetKind, Splits};
+use maxmargin::device::cpu::Cpu;
+use maxmargin::device::{Device, Schedule, Snapshot};
+use maxmargin::record::RunFolder;
+use maxmargin::record::run::LAST;
+use maxmargin::tape::{Buffer, Memory, Program};
+use maxmargin::train::run::run;
+use maxmargin::{Error, Result};
+
+use crate::{assert_same, begin, done, metrics, temporary, tensors};
+
+/// The CPU, but its snapshots are late, and it fails at some step.
+struct Unreliable {
+    cpu: Cpu,
+    /// How often a snapshot says that it has not arrived.
+    late: u32,
+    /// Steps until one fails.
+    steps_left: u32,
+}
+
+impl Unreliable {
+    fn new(late: u32, steps: u32) -> Unreliable {
+        Unreliable { cpu: Cpu::new(), late, steps_left: steps }
+    }
+}
+
+struct Late(Box<dyn Snapshot>, Cell<u32>);
+
+impl Snapshot for Late {
+    fn ready(&self) -> Result<bool> {
+        let left = self.1.get();
+        self.1.set(left.saturating_sub(1));
+        Ok(left == 0)
+    }
+
+    fn bytes(self: Box<Self>) -> Result<Vec<u8>> {
+        self.0.bytes()
+    }
+}
+
+impl Device for Unreliable {
+    fn describe(&self) -> String {
+        "an unreliable device".into()
+    }
+
+    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()> {
+        self.cpu.allocate(memory, programs)
+    }
+
+    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
+        self.cpu.write_bytes(buffer, bytes)
+    }
+
+    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
+        self.cpu.read_bytes(buffer, bytes)
+    }
+
+    fn snapshot(&mut self, buffer: &Buffer) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(Late(self.cpu.snapshot(buffer)?, Cell::new(self.late))))
+    }
+
+    fn execute(&mut self, program: &Program) -> Result<()> {
+        self.cpu.execute(program)
+    }
+
+    fn replay(&mut self, schedule: &Schedule) -> Result<()> {
+        if schedule.programs().any(|program| program.name == "update") {
+            let left = self.steps_left.checked_sub(1);
+            self.steps_left = left.ok_or_else(|| Error::device("CUDA: kernel conv_pool failed"))?;
+        }
+        self.cpu.replay(schedule)
+    }
+}
+
+/// The settings and data of [`crate::SMALL`].
+fn small() -> (Config, Splits) {
+    let config = Config {
+        width: 0.125,
+        nb_iter: 2,
+        train_size: Some(230),
+        val_size: 50,
+        test_size: Some(50),
+        training_batch_size: 50,
+        max_num_training_steps: 12,
+        checkpoint_interval: 3,
+        disp_interval: 2,
+        learning_rate_schedule: vec![(0, 0.01)],
+        ..preset("quick").expect("a preset").config
+    };
+    let splits = data::load(DatasetKind::Digits, Path::new("."), config.val_size).expect("the digits");
+    let splits = splits.cut(config.train_size, config.test_size);
+    (config, splits)
+}
+
+/// Trains in `path` on `device`, or goes on there.
+fn train(path: &Path, device: &mut Unreliable, change: impl Fn(&mut Config)) -> Result<()> {
+    let (mut config, splits) = small();
+    change(&mut config);
+    let resume = path.exists();
+    let folder = if resume { RunFolder::open(path)? } else { RunFolder::create(path)? };
+    run(&config, &splits, &folder, device, resume, true).map(drop)
+}
+
+#[test]
+fn lines_that_come_late_are_the_same_lines_in_the_same_order() {
+    let folder = temporary();
+    let whole = folder.path().join("whole");
+    done(&mut begin(&whole, ""));
+    for late in [0, 1, 2, 3, u32::MAX] {
+        let path = folder.path().join(format!("late {late}"));
+        train(&path, &mut Unreliable::new(late, u32::MAX), |_| ()).unwrap();
+        assert_same(&path, &whole, &format!("{late} polls late"));
+    }
+}
+
+#[test]
+fn divergence_is_found_before_anything_is_saved_however_late_the_losses_come() {
+    let folder = temporary();
+    for late in [0, u32::MAX] {
+        let path = folder.path().join(late.to_string());
+        let diverging = |config: &mut Config| {
+            config.learning_rate_schedule = vec![(0, 0.01), (3, 1e30)];
+            config.disp_interval = 1;
+        };
+        let error = train(&path, &mut Unreliable::new(late, u32::MAX), diverging).unwrap_err().to_string();
+        assert!(error.starts_with("training diverged by step 5: clean loss "), "{late}: {error}");
+        assert_eq!(tensors(&path, LAST).meta::<u32>("step").unwrap(), 3);
+    }
+}
+
+#[test]
+fn a_run_whose_device_fails_says_which_checkpoint_is_whole_and_goes_on_from_it() {
+    let folder = temporary();
+    let whole = folder.path().join("whole");
+    done(&mut begin(&whole, ""));
+    // Checkpoints are written every 3 steps, and at the end of an epoch, 5 steps.
+    for (steps, saved, late) in [(0, 0, 0), (2, 0, 9), (3, 3, 0), (7, 6, 9), (11, 10, 0)] {
+        let path = folder.path().join(format!("fails after {steps}"));
+        let error = train(&path, &mut Unreliable::new(late, steps), |_| ()).unwrap_err();
+        assert!(matches!(error, Error::Device(_)), "{error:?}");
+        let way_on = format!(
+            "CUDA: kernel conv_pool failed\nthe checkpoint of step {saved} is whole; `maxmargin train --resume {}` goes \
+             on from it",
+            path.display()
+        );
+        assert_eq!(error.to_string(), way_on);
+        assert_eq!(tensors(&path, LAST).meta::<u32>("step").unwrap(), saved);
+        assert!(metrics(&path).iter().all(|line| line["step"].as_u64().unwrap() <= u64::from(steps)));
+        train(&path, &mut Unreliable::new(late, u32::MAX), |_| ()).unwrap();
+        assert_same(&path, &whole, &format!("failed after {steps} steps"));
+    }
+}
