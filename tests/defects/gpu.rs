@@ -1,7 +1,6 @@
 //! The fake driver through its C interface, with the kernels of `tests/fake_driver/defects`.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::path::PathBuf;
 use std::ptr;
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
 
@@ -20,12 +19,14 @@ pub fn failed<T>(name: &str) -> Result<T> {
 /// An address in device memory, or another handle of the driver.
 pub type Handle = u64;
 
-/// The folder of the library; `None` if it cannot be built here.
-pub fn library(build: Build) -> Option<PathBuf> {
-    type Built = OnceLock<std::result::Result<PathBuf, String>>;
-    static BUILT: [Built; 3] = [const { OnceLock::new() }; 3];
-    let built = BUILT[build as usize].get_or_init(|| fake::build("tests/fake_driver/defects", build));
-    fake::rung("fake", built.clone())
+/// The folder of the kernels.
+pub const KERNELS: &str = "tests/fake_driver/defects";
+
+/// The fake driver with them; `None` if it cannot be built here.
+fn loaded() -> Option<&'static Fake> {
+    static LOADED: OnceLock<std::result::Result<Fake, String>> = OnceLock::new();
+    let load = || Fake::open(&if fake::is_again() { fake::library()? } else { fake::build(KERNELS, Build::Plain)? });
+    fake::rung("fake", LOADED.get_or_init(load).as_ref().map_err(Clone::clone))
 }
 
 /// A context on the device, for one test at a time: options and the log belong to the process.
@@ -66,14 +67,9 @@ pub fn result(fake: &Fake, code: c_int) -> Result<()> {
 impl Gpu {
     /// A fresh context under these options; `None` if the fake driver cannot be built here.
     pub fn new(options: &str) -> Option<Gpu> {
-        Gpu::open(&library(Build::Plain)?, options)
-    }
-
-    pub fn open(folder: &std::path::Path, options: &str) -> Option<Gpu> {
         static ALONE: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
-        static LOADED: OnceLock<Fake> = OnceLock::new();
         let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let fake = LOADED.get_or_init(|| Fake::open(folder).unwrap());
+        let fake = loaded()?;
         fake.set("reset");
         fake.set(options);
         let mut gpu = Gpu { fake, stream: 0, module: 0, _alone: alone };
@@ -102,14 +98,16 @@ impl Gpu {
 
     pub fn write(&self, start: Handle, numbers: &[f32]) -> Result<()> {
         let (from, bytes) = (numbers.as_ptr(), size_of_val(numbers));
-        call!(self.fake, "cuMemcpyHtoDAsync_v2", start => Handle, from => *const f32, bytes => usize, self.stream => Handle)
+        call!(self.fake, "cuMemcpyHtoDAsync_v2",
+            start => Handle, from => *const f32, bytes => usize, self.stream => Handle)
     }
 
     pub fn read(&self, start: Handle, count: usize) -> Result<Vec<f32>> {
         let mut numbers = vec![0f32; count];
         self.synchronize()?;
         let (to, bytes) = (numbers.as_mut_ptr(), size_of_val(&numbers[..]));
-        call!(self.fake, "cuMemcpyDtoHAsync_v2", to => *mut f32, start => Handle, bytes => usize, self.stream => Handle)?;
+        call!(self.fake, "cuMemcpyDtoHAsync_v2",
+            to => *mut f32, start => Handle, bytes => usize, self.stream => Handle)?;
         Ok(numbers)
     }
 
@@ -125,7 +123,8 @@ impl Gpu {
         let mut function: Handle = 0;
         let name = CString::new(name).unwrap();
         let to = &raw mut function;
-        call!(self.fake, "cuModuleGetFunction", to => *mut Handle, self.module => Handle, name.as_ptr() => *const c_char)?;
+        call!(self.fake, "cuModuleGetFunction",
+            to => *mut Handle, self.module => Handle, name.as_ptr() => *const c_char)?;
         Ok(function)
     }
 

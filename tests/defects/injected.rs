@@ -1,10 +1,10 @@
 //! Failures that a test asks for, and calls that the real driver would refuse.
 
 use std::ffi::{c_char, c_int, c_uint};
-use std::process::Command;
 
 use crate::fake::Build;
-use crate::gpu::{Gpu, Handle, call, failed, library, result};
+use crate::gpu::{Gpu, Handle, call, failed, result};
+use crate::planted::apart;
 
 impl Gpu {
     fn attribute(&self, which: c_int) -> c_int {
@@ -197,27 +197,29 @@ fn the_log_has_a_line_for_every_call() {
 }
 
 #[test]
-#[should_panic(expected = "not an option of the fake driver: threads=backwards")]
 fn an_unknown_option_is_not_passed_over() {
-    let Some(gpu) = Gpu::new("") else { panic!("not an option of the fake driver: threads=backwards (not built)") };
-    gpu.fake.set("workers=2;threads=backwards");
+    let Some(gpu) = Gpu::new("") else { return };
+    for wrong in ["threads=backwards", "thread=forward", "memory=much", "devices=17", "reset=1", "capability=9"] {
+        let set = || gpu.fake.set(&format!("workers=2;{wrong};blocks=forward"));
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(set)).unwrap_err();
+        let expected = format!("not an option of the fake driver: {wrong}");
+        assert_eq!(panic.downcast_ref::<String>(), Some(&expected));
+    }
 }
 
 #[test]
 fn options_and_the_log_come_from_the_environment_too() {
-    let Some(folder) = library(Build::Plain) else { return };
     let log = std::env::temp_dir().join(format!("fake-cuda-log-{}", std::process::id()));
     let run = |options: String| {
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "planted::in_a_process_of_its_own", "--nocapture"]);
-        child.env("DEFECTS_LIBRARY", &folder).env("DEFECTS_KERNELS", "missing_barrier_mended");
-        child.env("FAKE_CUDA", options).output().unwrap()
+        let mut command = apart(Build::Plain, &["missing_barrier_mended".to_string()])?;
+        Some(command.env("FAKE_CUDA", options).output().unwrap())
     };
-    assert!(run(format!("log={}", log.display())).status.success());
+    let Some(right) = run(format!("log={}", log.display())) else { return };
+    assert!(right.status.success());
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.contains("cuLaunchKernel missing_barrier_mended grid 3,1,1 block 64 shared 0\n"), "{text}");
     std::fs::remove_file(&log).unwrap();
-    let wrong = run("thread=reversed".to_string());
+    let Some(wrong) = run("thread=reversed".to_string()) else { return };
     assert!(!wrong.status.success());
     let errors = String::from_utf8_lossy(&wrong.stderr);
     assert!(errors.contains("FAKE_CUDA: not an option of the fake driver: thread=reversed"), "{errors}");

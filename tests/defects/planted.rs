@@ -1,10 +1,9 @@
 //! Kernels with one mistake each (`tests/fake_driver/defects/planted.cu`), and what finds it.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use crate::fake::Build;
-use crate::gpu::{Failed, Gpu, library};
+use crate::fake::{Build, again, rung};
+use crate::gpu::{Failed, Gpu, KERNELS};
 
 /// Two blocks of 64 and a part of a third. A buffer of so many numbers ends where a vector of four ends.
 const N: usize = 152;
@@ -94,8 +93,8 @@ fn gives_wrong_numbers(kernel: &str, seen: &[&str], unseen: &[&str]) {
     }
 }
 
-/// Under `options` the launch fails with `error`, and the log says why; the context is of no use after that, the process
-/// is.
+/// Under `options` the launch fails with `error`, and the log says why; the context is of no use after that, the
+/// process is.
 fn is_a_failed_launch(kernel: &str, options: &str, error: &str, why: &[&str]) {
     let Some(gpu) = Gpu::new(options) else { return };
     assert_eq!(run(&gpu, kernel), Err(Failed(error.to_string())), "{kernel}, {options}");
@@ -111,23 +110,18 @@ fn is_a_failed_launch(kernel: &str, options: &str, error: &str, why: &[&str]) {
     assert_eq!(run(&gpu, &format!("{kernel}_mended")), Ok(expected(kernel)), "a fresh context works");
 }
 
-/// This test alone in a process of its own with a sanitizer; it runs these kernels.
-fn sanitized(build: Build, kernels: &[String]) -> Option<Output> {
-    let folder = library(build)?;
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "planted::in_a_process_of_its_own", "--nocapture"]);
-    child.envs(build.environment().unwrap());
-    child.env("DEFECTS_LIBRARY", folder).env("DEFECTS_KERNELS", kernels.join(","));
-    Some(child.output().unwrap())
+/// These kernels in a process of their own, under a sanitizer.
+pub fn apart(build: Build, kernels: &[String]) -> Option<Command> {
+    let mut command = rung("fake", again("planted::kernels_of_another_test", KERNELS, build))?;
+    command.env("DEFECTS", kernels.join(","));
+    Some(command)
 }
 
 #[test]
-fn in_a_process_of_its_own() {
-    let (Ok(folder), Ok(kernels)) = (std::env::var("DEFECTS_LIBRARY"), std::env::var("DEFECTS_KERNELS")) else {
-        return; // not started by another test
-    };
-    let gpu = Gpu::open(Path::new(&folder), "").unwrap();
-    for kernel in kernels.split(',') {
+#[ignore = "run by other tests"]
+fn kernels_of_another_test() {
+    let Some(gpu) = Gpu::new("") else { return };
+    for kernel in std::env::var("DEFECTS").expect("DEFECTS names kernels").split(',') {
         let got = run(&gpu, kernel);
         if let Some(name) = kernel.strip_suffix("_mended") {
             assert_eq!(got, Ok(expected(name)), "{kernel}");
@@ -137,7 +131,8 @@ fn in_a_process_of_its_own() {
 
 /// A sanitizer finds the mistake, and names the kernel and its file.
 fn is_found_by(build: Build, kernel: &str, what: &str) {
-    let Some(output) = sanitized(build, &[kernel.to_string()]) else { return };
+    let Some(mut command) = apart(build, &[kernel.to_string()]) else { return };
+    let output = command.output().unwrap();
     let report = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{kernel} passes {build:?}: {report}");
     for part in [what, "planted.cu:"] {
@@ -251,7 +246,8 @@ fn what_is_mended_passes_in_every_mode() {
 #[test]
 fn what_is_mended_gives_no_alarm_under_a_sanitizer() {
     for build in [Build::Address, Build::Thread] {
-        let Some(output) = sanitized(build, &ALL.map(|kernel| format!("{kernel}_mended"))) else { return };
+        let Some(mut command) = apart(build, &ALL.map(|kernel| format!("{kernel}_mended"))) else { return };
+        let output = command.output().unwrap();
         let report = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && !report.contains("Sanitizer"), "{build:?}: {report}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the kernels did run");

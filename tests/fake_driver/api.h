@@ -5,28 +5,28 @@
 #include <cstdint>
 
 // code, name, meaning
-#define FAKE_ERRORS(X)                                                                           \
-    X(0, CUDA_SUCCESS, "no error")                                                               \
-    X(1, CUDA_ERROR_INVALID_VALUE, "invalid argument")                                           \
-    X(2, CUDA_ERROR_OUT_OF_MEMORY, "out of memory")                                              \
-    X(3, CUDA_ERROR_NOT_INITIALIZED, "initialization error")                                     \
-    X(100, CUDA_ERROR_NO_DEVICE, "no CUDA-capable device is detected")                           \
-    X(101, CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal")                                  \
-    X(201, CUDA_ERROR_INVALID_CONTEXT, "invalid device context")                                 \
-    X(209, CUDA_ERROR_NO_BINARY_FOR_GPU, "no kernel image is available for execution on the device") \
-    X(400, CUDA_ERROR_INVALID_HANDLE, "invalid resource handle")                                 \
-    X(401, CUDA_ERROR_ILLEGAL_STATE, "the operation cannot be performed in the present state")   \
-    X(500, CUDA_ERROR_NOT_FOUND, "named symbol not found")                                       \
-    X(700, CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered")               \
-    X(701, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "too many resources requested for launch")        \
-    X(719, CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure")                               \
-    X(801, CUDA_ERROR_NOT_SUPPORTED, "operation not supported")                                  \
-    X(900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "operation not permitted when stream is capturing") \
-    X(901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "operation failed due to a previous error during capture") \
-    X(905, CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "dependency created on uncaptured work in another stream") \
-    X(906, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "operation would make the legacy stream depend on a capturing blocking stream") \
-    X(907, CUDA_ERROR_CAPTURED_EVENT, "operation not permitted on an event last recorded in a capturing stream") \
-    X(908, CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "attempt to terminate a thread-local capture sequence from another thread")
+#define FAKE_ERRORS(X) \
+    X(0, CUDA_SUCCESS, "no error") \
+    X(1, CUDA_ERROR_INVALID_VALUE, "invalid argument") \
+    X(2, CUDA_ERROR_OUT_OF_MEMORY, "out of memory") \
+    X(3, CUDA_ERROR_NOT_INITIALIZED, "initialization error") \
+    X(100, CUDA_ERROR_NO_DEVICE, "no CUDA-capable device is detected") \
+    X(101, CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal") \
+    X(201, CUDA_ERROR_INVALID_CONTEXT, "invalid device context") \
+    X(209, CUDA_ERROR_NO_BINARY_FOR_GPU, "no kernel image is available for execution") \
+    X(400, CUDA_ERROR_INVALID_HANDLE, "invalid resource handle") \
+    X(401, CUDA_ERROR_ILLEGAL_STATE, "the operation cannot be performed in the present state") \
+    X(500, CUDA_ERROR_NOT_FOUND, "named symbol not found") \
+    X(700, CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered") \
+    X(701, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "too many resources requested for launch") \
+    X(719, CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure") \
+    X(801, CUDA_ERROR_NOT_SUPPORTED, "operation not supported") \
+    X(900, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "operation not permitted when a stream is capturing") \
+    X(901, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "the capture failed before") \
+    X(905, CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "dependency on work that is not captured") \
+    X(906, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "the legacy stream would wait for a stream that is captured") \
+    X(907, CUDA_ERROR_CAPTURED_EVENT, "operation not permitted on an event of a capture") \
+    X(908, CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "a capture must end in the thread that began it")
 
 enum CUresult : int {
 #define X(code, name, meaning) name = code,

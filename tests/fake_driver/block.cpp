@@ -62,7 +62,7 @@ void Worker::start(const Launch& launch, size_t block_index) {
         unsigned lanes = std::min(threads_ - warp * kWarp, kWarp);
         warps_[warp] = {lanes == kWarp ? ~0u : (1u << lanes) - 1, 0};
     }
-    if (kFiberIsThread) {
+    if (thread_sanitizer()) {
         memset(odd_warp_, 0, sizeof odd_warp_);
         // A thread is ordered after the one that makes it, so none of the block's may make another.
         for (unsigned i = 0; i < threads_; i++) stacks_[i] = fibers_.take(fiber_entry);
@@ -95,7 +95,7 @@ std::optional<Failure> Worker::run(const Launch& launch, size_t block_index) {
 
 void Worker::end_launch() {
     order_acquire(&launch_token);
-    if (!kFiberIsThread) return;
+    if (!thread_sanitizer()) return;
     fibers_.forget();
     memory_.forget();
 }
@@ -113,12 +113,12 @@ void Worker::run_threads() {
         leave();
         Fiber* mine = stacks_[current_];
         int next = pick();
-        if (next >= 0 && states_[next] == State::fresh && !kFiberIsThread) {
+        if (next >= 0 && states_[next] == State::fresh && !thread_sanitizer()) {
             stacks_[next] = mine;
             make_current(unsigned(next));
             continue;
         }
-        if (!kFiberIsThread) fibers_.give(mine);
+        if (!thread_sanitizer()) fibers_.give(mine);
         if (next >= 0) go(*mine, unsigned(next));
         if (live_ > 0) fail(CUDA_ERROR_LAUNCH_FAILED, "deadlock: " + waiting_places());
         switch_fiber(*mine, main_);
@@ -132,7 +132,7 @@ void Worker::make_current(unsigned thread) {
 }
 
 void Worker::go(Fiber& from, unsigned thread) {
-    if (states_[thread] == State::fresh && !kFiberIsThread) stacks_[thread] = fibers_.take(fiber_entry);
+    if (states_[thread] == State::fresh && !thread_sanitizer()) stacks_[thread] = fibers_.take(fiber_entry);
     make_current(thread);
     switch_fiber(from, *stacks_[thread]);
 }
@@ -172,7 +172,8 @@ void Worker::wait(State state) {
 }
 
 int Worker::meet_block(Vote vote, int predicate, const char* file, int line) {
-    static const char* const names[] = {"__syncthreads", "__syncthreads_or", "__syncthreads_and", "__syncthreads_count"};
+    static const char* const names[] = {"__syncthreads", "__syncthreads_or", "__syncthreads_and",
+                                        "__syncthreads_count"};
     waits_[current_] = {names[int(vote)], file, line, Collective::sync, 0, 0, 0, 0};
     if (arrived_++ == 0) {
         vote_ = vote;
@@ -212,7 +213,7 @@ uint64_t Worker::meet_warp(Collective kind, unsigned mask, uint64_t value, int s
         fail(CUDA_ERROR_LAUNCH_FAILED, format("the mask %08x does not name its thread: %s", mask, where(me).c_str()));
     warps_[me / kWarp].waiting |= 1u << lane();
     void* token = warp_token(odd_warp_[me]);
-    if (kFiberIsThread) odd_warp_[me] = !odd_warp_[me];
+    if (thread_sanitizer()) odd_warp_[me] = !odd_warp_[me];
     // A shuffle or a vote says nothing of memory.
     if (kind == Collective::sync) order_release(token);
     wait(State::at_warp);
@@ -253,7 +254,8 @@ void Worker::complete_warp(unsigned index) {
 
 void Worker::async_begin(const AsyncCopy& copy) {
     // What is there until the wait is nobody's to read.
-    for (int i = 0; i < copy.bytes; i++) static_cast<char*>(copy.to)[i] = reinterpret_cast<const char*>(&kNobody)[i % 8];
+    auto* to = static_cast<char*>(copy.to);
+    for (int i = 0; i < copy.bytes; i++) to[i] = reinterpret_cast<const char*>(&kNobody)[i % 8];
     if (pending_.empty()) pending_.resize(kMaxThreads);
     pending_[current_].open.push_back(copy);
 }

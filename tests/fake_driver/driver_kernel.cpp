@@ -123,7 +123,8 @@ API CUresult cuFuncSetCacheConfig(CUfunction function, int) {
     return call.end(known(function) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE);
 }
 
-API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction function, int threads, size_t dynamic) {
+API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction function, int threads,
+                                                         size_t dynamic) {
     ENTER(quiet, "cuOccupancyMaxActiveBlocksPerMultiprocessor");
     if (!known(function)) return call.end(CUDA_ERROR_INVALID_HANDLE);
     if (threads <= 0) return call.end(CUDA_ERROR_INVALID_VALUE);

@@ -1,5 +1,5 @@
-// Streams, events, captures, graphs. A stream's work is done when it is submitted, so streams and events need no queues:
-// what remains of them is their rules.
+// Streams, events, captures, graphs. A stream's work is done when it is submitted, so streams and events need no
+// queues: what remains of them is their rules.
 #include <chrono>
 #include <memory>
 #include <set>
@@ -16,17 +16,18 @@ struct Event {
 
 namespace {
 
-std::set<std::unique_ptr<Stream>> streams;
-std::set<std::unique_ptr<Event>> events;
-std::set<std::unique_ptr<Graph>> graphs;
-std::set<std::unique_ptr<GraphExec>> execs;
+// Never destroyed: a thread may still be at work when the process ends.
+auto& streams = *new std::set<std::unique_ptr<Stream>>;
+auto& events = *new std::set<std::unique_ptr<Event>>;
+auto& graphs = *new std::set<std::unique_ptr<Graph>>;
+auto& execs = *new std::set<std::unique_ptr<GraphExec>>;
 
 template <class T>
 T* adopt(std::set<std::unique_ptr<T>>& owned, T&& value) {
     return owned.insert(std::make_unique<T>(std::move(value))).first->get();
 }
 
-// The handle itself if it is one.
+// Where a handle is; the end if it is none.
 template <class T>
 typename std::set<std::unique_ptr<T>>::iterator find(std::set<std::unique_ptr<T>>& owned, T* handle) {
     auto it = owned.begin();

@@ -7,6 +7,7 @@
 #include "block.h"
 #include "memory.h"
 #include "options.h"
+#include "sanitizers.h"
 
 namespace fake {
 
@@ -34,14 +35,12 @@ void on_signal(int signal, siginfo_t* info, void* raw) {
 }  // namespace
 
 void catch_faults() {
-#if !defined(FAKE_ASAN) && !defined(FAKE_TSAN)
     static bool caught = false;
-    if (std::exchange(caught, true)) return;
+    if (address_sanitizer() || thread_sanitizer() || std::exchange(caught, true)) return;
     struct sigaction action {};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (int signal : kSignals) sigaction(signal, &action, &previous[signal]);
-#endif
 }
 
 char* Worker::fresh_stack() const { return stacks_[current_]->stack + stacks_[current_]->top; }

@@ -44,11 +44,7 @@ namespace fake {
 
 namespace {
 
-#if defined(FAKE_ASAN) || defined(FAKE_TSAN)
-constexpr size_t kStack = 256 * 1024;
-#else
-constexpr size_t kStack = 96 * 1024;
-#endif
+constexpr size_t kStack = 256 * 1024;  // a kernel under a sanitizer needs a lot
 constexpr size_t kGuard = 4096;
 // Tops at equal places of their pages would all fall into the same sets of the cache.
 constexpr size_t kStagger = 320, kStaggers = 64;
@@ -88,12 +84,11 @@ Fiber* FiberPool::take(void (*entry)()) {
     for (int i = 1; i <= 8; i++) stack[-i] = 0;
     stack[-2] = reinterpret_cast<uint64_t>(entry);
     fiber->stopped = stack - 8;
-    sanitizer_fresh_fiber(*fiber, kStack);
+    sanitizer_fresh_fiber(*fiber);
     return fiber;
 }
 
 void FiberPool::take_all_back() {
-    if (kFiberIsThread) return;
     free_ = all_;
 }
 

@@ -6,13 +6,6 @@
 
 namespace fake {
 
-// ThreadSanitizer must see each CUDA thread as a thread: a fiber is then never used again within a launch.
-#ifdef FAKE_TSAN
-constexpr bool kFiberIsThread = true;
-#else
-constexpr bool kFiberIsThread = false;
-#endif
-
 struct Fiber {
     void* stopped = nullptr;  // its stack pointer while another runs
     char* stack = nullptr;    // the lowest byte; null for the stack of the operating system's thread

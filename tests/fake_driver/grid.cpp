@@ -8,6 +8,7 @@
 #include "block.h"
 #include "memory.h"
 #include "options.h"
+#include "sanitizers.h"
 
 namespace fake {
 
@@ -80,7 +81,7 @@ private:
 };
 
 unsigned helpers_for(size_t threads) {
-    if (kFiberIsThread || threads <= kThreadsAlone) return 0;
+    if (thread_sanitizer() || threads <= kThreadsAlone) return 0;
     unsigned workers = options.workers ? unsigned(options.workers) : std::thread::hardware_concurrency();
     return std::min(std::max(workers, 1u), kMostWorkers) - 1;
 }
@@ -104,7 +105,8 @@ std::optional<Failure> run_grid(const Launch& launch) {
     }
     if (job.failure) return std::move(job.failure);
     if (std::string where = damage(); !where.empty())
-        return Failure{CUDA_ERROR_ILLEGAL_ADDRESS, format("kernel %s (thread unknown): wrote %s", launch.kernel->name, where.c_str())};
+        return Failure{CUDA_ERROR_ILLEGAL_ADDRESS,
+                       format("kernel %s (thread unknown): wrote %s", launch.kernel->name, where.c_str())};
     return std::nullopt;
 }
 

@@ -156,7 +156,8 @@ inline void __threadfence_system() { fake::fence(); }
 // The host twins of cp.async: 4, 8 or 16 bytes, of which the first `valid` are copied and the rest are zero.
 inline void host_cp_async(void* shared, const void* global, int bytes, int valid) {
     fake::AsyncCopy copy{shared, global, bytes, valid};
-    if ((uintptr_t(shared) | uintptr_t(global)) % bytes) fake::trap("cp.async of a misaligned address", __FILE__, __LINE__);
+    bool aligned = (uintptr_t(shared) | uintptr_t(global)) % unsigned(bytes) == 0;
+    if (!aligned) fake::trap("cp.async of a misaligned address", __FILE__, __LINE__);
     if (fake::copies_late()) {
         fake::async_begin(copy);
     } else {

@@ -3,10 +3,10 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <map>
 
 #include "options.h"
+#include "sanitizers.h"
 
 namespace fake {
 
@@ -26,7 +26,8 @@ struct Allocation {
     int serial;
 };
 
-std::map<const char*, Allocation> allocations;  // by start
+// By start. Never destroyed: a thread may still be at work when the process ends.
+auto& allocations = *new std::map<const char*, Allocation>;
 int serials = 0;
 
 void poison(char* start, size_t bytes) {
@@ -42,21 +43,14 @@ void poison_gaps(const Allocation& a) {
 
 bool poisoned(const char* start, size_t i) { return start[i] == reinterpret_cast<const char*>(&kPoison)[i % 4]; }
 
-#ifdef FAKE_ASAN
-
-// AddressSanitizer puts zones around what malloc gives, and knows them to the byte.
 bool map_pages(Allocation& a) {
-    void* start = nullptr;
-    if (posix_memalign(&start, kAlign, a.bytes) != 0) return false;
-    a.start = a.map = static_cast<char*>(start);
-    a.mapped = a.bytes;
-    return true;
-}
-void unmap_pages(const Allocation& a) { free(a.map); }
-
-#else
-
-bool map_pages(Allocation& a) {
+    if (address_sanitizer()) {  // puts zones around what malloc gives, and knows them to the byte
+        void* start = nullptr;
+        if (posix_memalign(&start, kAlign, a.bytes) != 0) return false;
+        a.start = a.map = static_cast<char*>(start);
+        a.mapped = a.bytes;
+        return true;
+    }
     a.mapped = (a.bytes + kPage - 1) / kPage * kPage;
     void* map = mmap(nullptr, a.mapped + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return false;
@@ -69,9 +63,14 @@ bool map_pages(Allocation& a) {
     a.start = a.map + gap;
     return true;
 }
-void unmap_pages(const Allocation& a) { munmap(a.map - kPage, a.mapped + 2 * kPage); }
 
-#endif
+void unmap_pages(const Allocation& a) {
+    if (address_sanitizer()) {
+        free(a.map);
+    } else {
+        munmap(a.map - kPage, a.mapped + 2 * kPage);
+    }
+}
 
 const Allocation* nearest(const char* address) {
     auto distance = [&](const Allocation& a) {

@@ -19,7 +19,8 @@ namespace {
 constexpr size_t kLogLines = 1 << 16;
 
 std::mutex log_mutex;
-std::deque<std::string> lines;
+// Never destroyed: a thread may still be at work when the process ends.
+auto& lines = *new std::deque<std::string>;
 size_t dropped = 0;
 FILE* log_file = nullptr;
 
@@ -134,13 +135,15 @@ void report(const std::string& line) {
 }
 
 // FAKE_CUDA holds from the first moment: a typing error in it must not pass for a passed test.
-__attribute__((constructor)) static void read_environment() {
+static const bool environment_read = [] {
     const char* text = getenv("FAKE_CUDA");
     std::string wrong = text ? set_options(text) : "";
-    if (wrong.empty()) return;
-    fprintf(stderr, "FAKE_CUDA: %s\n", wrong.c_str());
-    abort();
-}
+    if (!wrong.empty()) {
+        fprintf(stderr, "FAKE_CUDA: %s\n", wrong.c_str());
+        abort();
+    }
+    return true;
+}();
 
 }  // namespace fake
 

@@ -14,16 +14,6 @@ namespace {
 
 constexpr uint32_t kUnwritten = 0x7FC0DEAD, kCanaryWord = 0x7FC1C0DE;  // NaNs
 
-#ifdef FAKE_ASAN
-constexpr bool kWatched = true;  // AddressSanitizer watches the canaries
-void unwatch(char* start, size_t bytes) { __asan_unpoison_memory_region(start, bytes); }
-void watch(char* start, size_t bytes) { __asan_poison_memory_region(start, bytes); }
-#else
-constexpr bool kWatched = false;
-void unwatch(char*, size_t) {}
-void watch(char*, size_t) {}
-#endif
-
 char byte_of(uint32_t word, const char* address) {
     return reinterpret_cast<const char*>(&word)[reinterpret_cast<uintptr_t>(address) % 4];
 }
@@ -59,11 +49,11 @@ void SharedMemory::map() {
 }
 
 void SharedMemory::start_block(size_t dynamic_bytes) {
-    if (kFiberIsThread && end_) {  // another block's accesses are not this one's
+    if (thread_sanitizer() && end_) {  // another block's accesses are not this one's
         old_.push_back(start_);
         map();
     }
-    unwatch(start_, kArena);
+    if (address_sanitizer()) __asan_unpoison_memory_region(start_, kArena);
     end_ = start_;
     used_ = 0;
     arrays_.clear();
@@ -76,12 +66,13 @@ void SharedMemory::add(const void* site, size_t bytes, const char* name) {
     char* past = array + bytes;
     char* next = start_ + (size_t(past - start_) + 2 * kCanary - 1) / kCanary * kCanary;
     fill(array, past, kUnwritten);
-    if (!kWatched) {
+    if (address_sanitizer()) {  // watches the canaries itself
+        __asan_poison_memory_region(end_, kCanary);
+        __asan_poison_memory_region(past, size_t(next - past));
+    } else {
         fill(end_, array, kCanaryWord);
         fill(past, next, kCanaryWord);
     }
-    watch(end_, kCanary);
-    watch(past, size_t(next - past));
     arrays_.push_back({site, name, array, bytes});
     end_ = next;
     used_ += bytes;
@@ -96,7 +87,7 @@ void* SharedMemory::get(const void* site, size_t bytes, const char* name) {
 }
 
 std::string SharedMemory::damage() const {
-    if (kWatched) return "";
+    if (address_sanitizer()) return "";
     const char* start = start_;
     for (const Array& array : arrays_) {
         const char* past = array.start + array.bytes;

@@ -53,25 +53,17 @@ impl Build {
         }
     }
 
-    /// For the fake driver itself, which no sanitizer watches.
-    fn driver_flags(self) -> &'static [&'static str] {
-        match self {
-            Build::Plain => &[],
-            Build::Address => &["-DFAKE_ASAN"],
-            Build::Thread => &["-DFAKE_TSAN"],
-        }
-    }
-
+    /// The fake driver itself is watched by nobody, and the same for all.
     fn kernel_flags(self) -> &'static [&'static str] {
         match self {
             Build::Plain => &[],
-            Build::Address => &["-fsanitize=address,alignment,bounds", "-fno-sanitize-recover=all"],
-            Build::Thread => &["-fsanitize=thread"],
+            Build::Address => &["-O1", "-fsanitize=address,alignment,bounds", "-fno-sanitize-recover=all"],
+            Build::Thread => &["-O1", "-fsanitize=thread"],
         }
     }
 
-    /// What a process must be started with to load this library: the sanitizer's own library has to be there first.
-    pub fn environment(self) -> Result<Vec<(&'static str, String)>, String> {
+    /// What a process needs to load such a library: the sanitizer's own library has to be there first.
+    fn environment(self) -> Result<Vec<(&'static str, String)>, String> {
         let preload = |library: &str| -> Result<String, String> {
             let output = Command::new(compiler()).arg(format!("-print-file-name={library}")).output();
             let path = String::from_utf8(output.map_err(|e| e.to_string())?.stdout).map_err(|e| e.to_string())?;
@@ -97,14 +89,31 @@ impl Build {
     }
 }
 
-/// The folder with `libcuda.so.1`, the fake driver with the project's kernels: for `LD_LIBRARY_PATH`. The error says why
-/// there is none.
+/// The folder with `libcuda.so.1`, the fake driver with the project's kernels: for `LD_LIBRARY_PATH`. The error says
+/// why there is none. In a process that [`again`] describes it is the library of that process.
 pub fn library() -> Result<PathBuf, String> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    BUILT.get_or_init(|| build("kernels", Build::Plain)).clone()
+    let find = || std::env::var(LIBRARY).map_or_else(|_| build("kernels", Build::Plain), |path| Ok(path.into()));
+    BUILT.get_or_init(find).clone()
 }
 
-/// The same with the kernels of a folder of the project and under a sanitizer.
+const LIBRARY: &str = "FAKE_CUDA_LIBRARY";
+
+/// Whether this process was started as [`again`] says.
+pub fn is_again() -> bool {
+    std::env::var_os(LIBRARY).is_some()
+}
+
+/// One test of this executable in a process of its own, with the kernels of a folder of the project, under a sanitizer.
+/// It ends without success if the sanitizer finds anything.
+pub fn again(test: &str, kernels: &str, build: Build) -> Result<Command, String> {
+    let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+    command.args(["--exact", test, "--nocapture", "--include-ignored"]);
+    command.env(LIBRARY, self::build(kernels, build)?).envs(build.environment()?);
+    Ok(command)
+}
+
+/// Builds `libcuda.so.1` with the kernels of a folder of the project; the folder that holds it.
 pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err("the fake driver is written for Linux on x86-64".to_string());
@@ -112,7 +121,8 @@ pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
     let version = Command::new(compiler()).arg("--version").output();
     let version = version.map_err(|e| format!("{}: {e}", compiler()))?.stdout;
     let set = kernels.replace('/', "-");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_driver").join(build.name());
+    let set = format!("{set}-{}", build.name());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_driver");
     let objects = folder.join("objects");
     let result = folder.join(&set);
     for made in [&objects, &result] {
@@ -130,7 +140,7 @@ pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
     let mut units = Vec::new();
     let headers = texts(&driver, &["h"])?;
     for (path, text) in texts(&driver, &["cpp"])? {
-        units.push(Unit::new(&objects, "driver", &path, text, build.driver_flags(), base.clone(), &headers));
+        units.push(Unit::new(&objects, "driver", &path, text, &[], base.clone(), &headers));
     }
     let mut headers = headers;
     headers.extend(texts(&kernels, &["cuh", "h"])?);
@@ -140,7 +150,7 @@ pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
     }
     for (path, text) in sources {
         let text = registration(&path, &text)?;
-        let flags = [build.driver_flags(), build.kernel_flags(), &["-DMAXMARGIN_HOST"]].concat();
+        let flags = [build.kernel_flags(), &["-DMAXMARGIN_HOST"]].concat();
         units.push(Unit::new(&objects, &set, &path, text, &flags, base.clone(), &headers));
     }
 
@@ -267,6 +277,7 @@ fn registration(path: &Path, text: &str) -> Result<String, String> {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let mut renamed = String::new();
     let mut registered = String::new();
+    let mut found = 0;
     let code = without_comments(text);
     let mut rest = code.as_str();
     while let Some(start) = rest.find("extern \"C\"") {
@@ -288,9 +299,13 @@ fn registration(path: &Path, text: &str) -> Result<String, String> {
         }
         renamed += &format!("#define {name} kernel_{name}\n");
         let bounds = if bounds.is_empty() { "()" } else { bounds };
+        found += 1;
         registered += &format!(
             "static fake::Registered<kernel_{name}> registered_{name}(\"{name}\", \"{file}\", fake::bound{bounds});\n"
         );
+    }
+    if found == 0 || found != code.matches("__global__").count() {
+        return Err(wrong("kernels are written `extern \"C\" __global__ void [__launch_bounds__(...)] name(...)`"));
     }
     let source = path.display();
     Ok(format!("#include \"host.h\"\n#include \"kernels.h\"\n{renamed}#include \"{source}\"\n{registered}"))

@@ -118,7 +118,8 @@ extern "C" __global__ void __launch_bounds__(256) sgemm(float* c, const float* a
         }
         __syncthreads();
         for (int p = 0; p < 16; p++) {
-            float4 u = *reinterpret_cast<const float4*>(&at[p][4 * ty]), v = *reinterpret_cast<const float4*>(&bt[p][4 * tx]);
+            float4 u = *reinterpret_cast<const float4*>(&at[p][4 * ty]);
+            float4 v = *reinterpret_cast<const float4*>(&bt[p][4 * tx]);
             float us[4] = {u.x, u.y, u.z, u.w}, vs[4] = {v.x, v.y, v.z, v.w};
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++) sum[i][j] = fmaf(us[i], vs[j], sum[i][j]);
