@@ -223,7 +223,8 @@ fn table(sources: &[PathBuf], usages: &[Vec<Usage>], version: Option<&str>, out:
     let targets: Vec<&str> = FLAGS.iter().filter_map(|flag| flag.split(",code=").nth(1)).collect();
     let _ = writeln!(
         text,
-        "/// What they are compiled for: architectures, and PTX for later ones.\npub static TARGETS: &[&str] = &{targets:?};"
+        "/// What they are compiled for: architectures, and PTX for later ones.\n\
+         pub static TARGETS: &[&str] = &{targets:?};"
     );
     text += "pub static IMAGES: &[Image] = &[\n";
     for source in sources {

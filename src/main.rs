@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    maxmargin::cli::main()
+    maxmargin::cli::main(std::env::args_os())
 }

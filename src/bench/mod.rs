@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::Result;
-use crate::device::cuda::launch::Launch;
+use crate::device::cuda::launch::{Cost, Total};
 use crate::device::{Device, Schedule, cuda};
 use crate::tape::{Memory, Program};
 use workload::{AnPgdStep, Copies, Products, Step};
@@ -125,8 +125,8 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
     let mut items = Vec::new();
     for program in attack.steps().into_iter().filter(|program| wanted(&program.name)) {
         said(&program.name);
-        let time = clock.time(&[&program])?;
-        items.push(Item::new("attack", &peaks, &program, 0, time));
+        let time = clock.time(&[program])?;
+        items.push(Item::of_op("attack", &program.name, program, time, &peaks));
     }
     // Every buffer gets what it holds in a step.
     clock.device.replay(&step.mma.schedule)?;
@@ -136,17 +136,20 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
             clock.device.execute(before)?;
         }
         let time = clock.time(&op.alone.iter().collect::<Vec<_>>())?;
-        items.push(Item::new("op", &peaks, &op.alone[0], op.times_a_step, time));
+        let item = Item::of_op("op", op.name, &op.alone[0], time, &peaks);
+        items.push(Item { times_a_step: op.times_a_step, ..item });
     }
     for (program, times) in step.mma.schedule.stages.iter().filter(|(program, _)| wanted(&program.name)) {
         said(&program.name);
         let time = clock.time(&[program])?;
-        items.push(Item::new("program", &peaks, program, *times, time));
+        let item = Item::new("program", &program.name, Total::of(program), time, &peaks);
+        items.push(Item { times_a_step: *times, ..item });
     }
     if wanted("mma_step") {
         said("mma_step");
         let time = clock.measure(&step.mma.schedule, 1)?;
-        items.push(Item::of_step(&peaks, &step.mma.schedule, time));
+        let item = Item::new("step", "mma_step", Total::of_schedule(&step.mma.schedule), time, &peaks);
+        items.push(Item { times_a_step: 1, ..item });
     }
     step.check(clock.device)?;
     let Settings { rounds, megabytes, .. } = *settings;
@@ -156,8 +159,7 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
 /// The copy, and the fastest of matrix products of growing size.
 fn peaks(clock: &mut Clock, attack: &AnPgdStep, products: &Products) -> Result<Peaks> {
     let copy = attack.copy();
-    let bytes = launches(&copy).map(|launch| launch.cost.bytes).sum::<u64>() as f64;
-    let copy_bytes_per_s = bytes / clock.time(&[&copy])?.median;
+    let copy_bytes_per_s = Total::of(copy).cost.bytes as f64 / clock.time(&[copy])?.median;
     let mut best = (0.0, 0);
     for (size, program) in &products.by_size {
         let seconds = clock.time(&[program])?.median;
@@ -215,53 +217,16 @@ impl Clock<'_> {
     }
 }
 
-fn launches(program: &Program) -> impl Iterator<Item = Launch> {
-    program.nodes.iter().flat_map(|node| cuda::launches(program, node))
-}
-
 impl Item {
-    fn new(group: &'static str, peaks: &Peaks, program: &Program, times_a_step: u32, time: Time) -> Item {
-        let name = match (&program.nodes[..], group) {
-            ([node], "op") => node.op.name().to_owned(),
-            _ => program.name.clone(),
-        };
-        let launches: Vec<Launch> = launches(program).collect();
-        let shape = if group == "program" { String::new() } else { workload::shape(program) };
-        let mut item = Item::priced(group, peaks, name, launches.iter().map(|launch| (launch, 1)), time);
-        let mut kernels: Vec<_> = launches.iter().map(|launch| launch.kernel).collect();
-        kernels.dedup();
-        (item.shape, item.times_a_step) = (shape, times_a_step);
-        item.kernels = if group == "program" { Vec::new() } else { kernels };
-        item
-    }
-
-    fn of_step(peaks: &Peaks, schedule: &Schedule, time: Time) -> Item {
-        let stages: Vec<(Vec<Launch>, u32)> =
-            schedule.stages.iter().map(|(program, times)| (launches(program).collect(), *times)).collect();
-        let all = stages.iter().flat_map(|(launches, times)| launches.iter().map(|launch| (launch, u64::from(*times))));
-        Item { times_a_step: 1, ..Item::priced("step", peaks, "mma_step".into(), all, time) }
-    }
-
-    /// With the cost of launches, each with how often it runs.
-    fn priced<'a>(
-        group: &'static str,
-        peaks: &Peaks,
-        name: String,
-        launches: impl Iterator<Item = (&'a Launch, u64)>,
-        time: Time,
-    ) -> Item {
-        let (mut count, mut bytes, mut flops) = (0, 0, 0);
-        for (launch, times) in launches {
-            count += times;
-            bytes += times * launch.cost.bytes;
-            flops += times * launch.cost.flops;
-        }
+    /// Of launches that are `total` together.
+    fn new(group: &'static str, name: &str, total: Total, time: Time, peaks: &Peaks) -> Item {
+        let Total { launches, cost: Cost { bytes, flops } } = total;
         Item {
             group,
-            name,
+            name: name.to_owned(),
             shape: String::new(),
             kernels: Vec::new(),
-            launches: count,
+            launches,
             times_a_step: 0,
             median_s: time.median,
             least_s: time.least,
@@ -270,5 +235,12 @@ impl Item {
             of_copy: bytes as f64 / time.median / peaks.copy_bytes_per_s,
             of_product: flops as f64 / time.median / peaks.product_flops_per_s,
         }
+    }
+
+    /// Of a program that is a single op.
+    fn of_op(group: &'static str, name: &str, program: &Program, time: Time, peaks: &Peaks) -> Item {
+        let launches = cuda::launches(program, &program.nodes[0]);
+        let kernels = launches.iter().map(|launch| launch.kernel).collect();
+        Item { shape: workload::shape(program), kernels, ..Item::new(group, name, Total::of(program), time, peaks) }
     }
 }

@@ -12,11 +12,12 @@ impl fmt::Display for Report {
         writeln!(f, "{device}; {model}; medians of {rounds}")?;
         writeln!(
             f,
-            "peaks, measured here: copy of {megabytes} MB {}B/s, read and written; matrix product {size} x {size} x {size} \
-             {}FLOP/s",
+            "peaks, measured here: copy of {megabytes} MB {}B/s, read and written; matrix product \
+             {size} x {size} x {size} {}FLOP/s",
             si(peaks.copy_bytes_per_s),
             si(peaks.product_flops_per_s)
         )?;
+        writeln!(f, "each is compared with the peak that it comes nearer to; launches and kernels are a GPU's")?;
         let width = items.iter().map(|item| item.name.len()).max().unwrap_or(0);
         for (title, group) in [
             ("the attack's step on a batch larger than any cache", "attack"),
@@ -29,10 +30,10 @@ impl fmt::Display for Report {
                 continue;
             }
             writeln!(f, "\n{title}")?;
-            let columns = ["launches", "a step", "time", "time a step", "B/s", "FLOP/s", "of copy", "of product"];
+            let columns = ["launches", "a step", "time", "time a step", "B/s", "FLOP/s"];
             write!(f, "{:width$}", "")?;
             columns.iter().try_for_each(|column| write!(f, "  {column:>11}"))?;
-            writeln!(f)?;
+            writeln!(f, "  {:>16}", "of peak")?;
             own.iter().try_for_each(|item| writeln!(f, "{}", line(item, width)))?;
         }
         Ok(())
@@ -41,7 +42,6 @@ impl fmt::Display for Report {
 
 fn line(item: &Item, width: usize) -> String {
     let Item { name, shape, kernels, launches, times_a_step, median_s, bytes, flops, of_copy, of_product, .. } = item;
-    let share = |share: &f64| format!("{:.1} %", 100.0 * share);
     let a_step = if *times_a_step == 0 { "-".to_owned() } else { seconds(median_s * f64::from(*times_a_step)) };
     let columns = [
         launches.to_string(),
@@ -50,11 +50,11 @@ fn line(item: &Item, width: usize) -> String {
         a_step,
         si(*bytes as f64 / median_s),
         si(*flops as f64 / median_s),
-        share(of_copy),
-        share(of_product),
     ];
     let columns: String = columns.iter().map(|column| format!("  {column:>11}")).collect();
-    format!("{name:width$}{columns}  {shape}  {}", kernels.join(", ")).trim_end().to_owned()
+    let peak = if of_copy > of_product { (of_copy, "copy   ") } else { (of_product, "product") };
+    let peak = format!("{:.1} % {}", 100.0 * peak.0, peak.1);
+    format!("{name:width$}{columns}  {peak:>16}  {shape}  {}", kernels.join(", ")).trim_end().to_owned()
 }
 
 fn seconds(seconds: f64) -> String {

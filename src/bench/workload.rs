@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Settings;
 use crate::attack::DeviceData;
-use crate::config::{Config, preset};
+use crate::config::preset;
 use crate::device::Device;
 use crate::model::{LeNet5, Model};
-use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Place, Program, Region, Tape};
+use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Place, Program, Region, Tape, Value, ValueInfo};
 use crate::train::Mma;
 use crate::{Error, Result};
 
@@ -134,13 +134,13 @@ pub(super) struct Step {
 impl Step {
     pub fn new(memory: &mut Memory, settings: &Settings) -> Result<Step> {
         let name = &settings.preset;
-        let published =
-            preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config;
-        // Learning rate 0: the optimizer does its work, and every step is the same.
-        let mut config = Config { learning_rate_schedule: vec![(0, 0.0)], ..published };
+        let found = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?;
+        let mut config = found.config;
         config.width = settings.width.unwrap_or(config.width);
         config.training_batch_size = settings.batch_size.unwrap_or(config.training_batch_size);
         config.validate()?;
+        // Then the optimizer does its work, and every step is the same.
+        config.learning_rate_schedule = vec![(0, 0.0)];
         let batch = config.training_batch_size;
         let mut model = LeNet5::new(config.width);
         model.declare(memory);
@@ -170,8 +170,8 @@ impl Step {
         match device.read_u32(&self.mma.right[1])?[0] {
             right if right as usize == self.batch => Ok(()),
             right => Err(Error::failed(format!(
-                "bench: expected all {} examples to be right and attacked; found {right}: the device computes something \
-                 else, and its figures mean nothing",
+                "bench: expected all {} examples to be right and attacked; found {right}: the device computes \
+                 something else, and its figures mean nothing",
                 self.batch
             ))),
         }
@@ -238,15 +238,14 @@ fn with_values_in(program: &Program, home: &Buffer) -> Program {
     Program { places, workspace: 0, ..program.clone() }
 }
 
-/// Shapes of the first op's operands: `50x28x28x1 32x5x5x1 32 -> 50x14x14x32`.
+/// Shapes of the first op's operands: `u8:50x28x28x1 u32:50 -> u8:50x28x28x1`. Single precision is not named.
 pub(super) fn shape(program: &Program) -> String {
     let node = &program.nodes[0];
-    let dims = |values: &[crate::tape::Value]| {
-        let each = values.iter().map(|value| {
-            let dims: Vec<String> = program.values[value.0].dims.iter().map(usize::to_string).collect();
-            dims.join("x")
-        });
-        each.collect::<Vec<_>>().join(" ")
+    let one = |value: &Value| {
+        let ValueInfo { dims, dtype, .. } = &program.values[value.0];
+        let dims = dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        if *dtype == DType::F32 { dims } else { format!("{}:{dims}", dtype.name()) }
     };
-    format!("{} -> {}", dims(&node.inputs), dims(&node.outputs[..1])).trim_start().to_owned()
+    let all = |values: &[Value]| values.iter().map(one).collect::<Vec<_>>().join(" ");
+    format!("{} -> {}", all(&node.inputs), all(&node.outputs[..1])).trim_start().to_owned()
 }

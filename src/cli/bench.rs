@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::values::{count, number};
-use super::{Machine, Outcome, presets, print};
+use super::{Machine, Outcome, json_has_a_folder, presets, print};
 use crate::bench::{self, Settings};
 use crate::record::write_atomic;
 use crate::{Error, Result};
@@ -19,8 +19,8 @@ Examples:
 
 /// Time every op of a training step, the attack's step, and the whole step
 ///
-/// Beside each time stand its bytes and operations a second, as shares of what a copy and a matrix product were measured
-/// to reach on the same device in the same run. Bytes count each operand once; operations are those of the formula.
+/// Beside each time stand its bytes and operations a second, as shares of what a copy and a matrix product were
+/// measured to reach on the same device in the same run. Bytes count each operand once; operations are those of the formula.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct BenchArgs {
@@ -56,6 +56,9 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
     let BenchArgs { machine, json, preset, width, batch_size, megabytes, product, rounds, only } = args;
     if !product.is_power_of_two() {
         return Err(Error::usage(format!("--product: expected a power of two; found {product}")));
+    }
+    if let Some(path) = &json {
+        json_has_a_folder(path)?;
     }
     let settings = Settings { preset, width, batch_size, megabytes, product, rounds, only };
     let mut device = machine.open()?;

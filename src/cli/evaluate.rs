@@ -1,11 +1,11 @@
 //! `maxmargin evaluate`: from flags to the attacks to run on a checkpoint, and the checks on what they find.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{AtEps, count, number, percent, percent_at_eps, single, whole};
-use super::{Machine, Outcome, print};
+use super::{Machine, Outcome, json_has_a_folder, print};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::DatasetKind;
 use crate::evaluate::checkpoint::{PgdAt, Question, Split};
@@ -159,10 +159,7 @@ struct Plan {
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
     if let Some(path) = &plan.json {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !folder.is_dir() {
-            return Err(Error::usage(format!("--json {}: there is no folder {}", path.display(), folder.display())));
-        }
+        json_has_a_folder(path)?;
     }
     let mut device = plan.machine.open()?;
     let result = plan.question.answer(device.as_mut())?;

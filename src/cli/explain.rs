@@ -1,14 +1,11 @@
 //! `maxmargin explain`: the programs of a training step, in words.
 
-use std::fmt;
-
 use clap::{Args, ValueEnum};
 
 use super::{Outcome, presets, print};
 use crate::attack::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
-use crate::device::Schedule;
-use crate::device::cuda::launch::{Cost, Launch};
+use crate::device::cuda::launch::{Cost, Launch, Total};
 use crate::device::cuda::{self, KERNELS, TARGETS};
 use crate::model::{LeNet5, Model};
 use crate::report::si;
@@ -48,8 +45,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     let mut memory = Memory::default();
     let mut model = LeNet5::new(config.width);
     model.declare(&mut memory);
-    // The programs do not depend on how many images there are.
-    let data = DeviceData::new(&mut memory, &model, "train", 1);
+    // The programs do not depend on how many images there are, if they fill a batch.
+    let data = DeviceData::new(&mut memory, &model, "train", config.training_batch_size);
     let mma = Mma::new(&mut memory, &model, &data, &config, None);
     let mut text = format!("{}, batch {}\n\n", model.describe(), config.training_batch_size);
     for (program, times) in &mma.schedule.stages {
@@ -62,7 +59,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
         text += "\n";
     }
     if args.topic == Topic::Kernels {
-        text += &format!("a step: {}\n", Total::of_schedule(&mma.schedule));
+        text += &format!("a step: {}\n", in_words(Total::of_schedule(&mma.schedule)));
     }
     if args.topic == Topic::Memory {
         text += &format!("buffers: {} bytes, without the data set\n", memory.bytes());
@@ -77,8 +74,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
 
 /// A line a launch, and their sum.
 fn launches(program: &Program) -> String {
-    let total = Total::of(program);
-    let mut text = format!("{}: {total}\n", program.name);
+    let mut text = format!("{}: {}\n", program.name, in_words(Total::of(program)));
     let archs: Vec<&str> = TARGETS.iter().copied().filter(|target| target.starts_with("sm_")).collect();
     text += &format!(
         "  {:34} {:26} {:>14} {:>7} {:>7} {:>9} {:>9} {:>9}  registers {}\n",
@@ -112,36 +108,6 @@ fn launches(program: &Program) -> String {
     text
 }
 
-/// What launches are together.
-#[derive(Clone, Copy, Default)]
-struct Total {
-    launches: u64,
-    cost: Cost,
-}
-
-impl Total {
-    fn of(program: &Program) -> Total {
-        let launches = program.nodes.iter().flat_map(|node| cuda::launches(program, node));
-        launches.fold(Total::default(), |total, launch| total.and(Total { launches: 1, cost: launch.cost }, 1))
-    }
-
-    fn of_schedule(schedule: &Schedule) -> Total {
-        let stages = schedule.stages.iter();
-        stages.fold(Total::default(), |total, (program, times)| total.and(Total::of(program), u64::from(*times)))
-    }
-
-    fn and(self, other: Total, times: u64) -> Total {
-        let cost = Cost {
-            bytes: self.cost.bytes + times * other.cost.bytes,
-            flops: self.cost.flops + times * other.cost.flops,
-        };
-        Total { launches: self.launches + times * other.launches, cost }
-    }
-}
-
-impl fmt::Display for Total {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Total { launches, cost: Cost { bytes, flops } } = self;
-        write!(f, "{launches} launches, {} bytes, {} FLOP", si(*bytes as f64), si(*flops as f64))
-    }
+fn in_words(Total { launches, cost: Cost { bytes, flops } }: Total) -> String {
+    format!("{launches} launches, {} bytes, {} FLOP", si(bytes as f64), si(flops as f64))
 }

@@ -14,6 +14,7 @@ mod settings;
 mod train;
 mod values;
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -67,10 +68,10 @@ pub enum Outcome {
     CheckFailed,
 }
 
-/// Runs the program on its arguments.
-pub fn main() -> ExitCode {
+/// Runs the program on its arguments, of which the first is its name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut command = command();
-    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+    let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, matches))
     });
@@ -140,6 +141,15 @@ fn complain(error: &Error) {
         cause = inner.source();
     }
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Refuses `--json path` where no file can be, before anything is computed for it.
+fn json_has_a_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(Error::usage(format!("--json {}: there is no folder {}", path.display(), folder.display()))),
+    }
 }
 
 /// Writes `text` to the standard output. A reader that went away (`| head -1`) is no error.

@@ -299,8 +299,8 @@ impl<'a> Run<'a> {
 
     fn diverged(&self, step: u32, found: &str) -> Error {
         Error::failed(format!(
-            "training diverged by step {step}: {found}; a smaller --learning-rate-schedule may help. The last checkpoint \
-             is {}",
+            "training diverged by step {step}: {found}; a smaller --learning-rate-schedule may help. The last \
+             checkpoint is {}",
             self.folder.file(LAST).display()
         ))
     }

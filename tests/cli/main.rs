@@ -1,8 +1,12 @@
 //! The program as a user meets it: help, errors, exit codes, settings; and what each command prints.
 
+mod bench;
 mod data;
 mod devices;
 mod evaluate;
+#[path = "../support/fake.rs"]
+mod fake;
+mod gpu;
 mod train;
 
 use std::path::Path;

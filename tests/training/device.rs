@@ -146,8 +146,8 @@ fn a_run_whose_device_fails_says_which_checkpoint_is_whole_and_goes_on_from_it()
         let error = train(&path, &mut Unreliable::new(late, steps), |_| ()).unwrap_err();
         assert!(matches!(error, Error::Device(_)), "{error:?}");
         let way_on = format!(
-            "CUDA: kernel conv_pool failed\nthe checkpoint of step {saved} is whole; `maxmargin train --resume {}` goes \
-             on from it",
+            "CUDA: kernel conv_pool failed\nthe checkpoint of step {saved} is whole; `maxmargin train --resume {}` \
+             goes on from it",
             path.display()
         );
         assert_eq!(error.to_string(), way_on);

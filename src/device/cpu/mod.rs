@@ -80,7 +80,7 @@ impl Device for Cpu {
         self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
             Error::device(format!(
                 "out of memory: the images and the network take {} MB, the largest program {} MB; a smaller --width, \
-                 --training-batch-size (train) or --batch-size (evaluate) takes less",
+                 --training-batch-size (train), --batch-size (evaluate, bench) or --megabytes (bench) takes less",
                 memory.bytes() / 1_000_000,
                 workspace / 1_000_000
             ))

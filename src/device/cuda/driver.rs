@@ -154,7 +154,8 @@ impl Context {
         let Found { driver, gpus } = find()?;
         let Some(gpu) = gpus.get(ordinal).cloned() else {
             return Err(Error::usage(format!(
-                "--device cuda:{ordinal}: there {}; `maxmargin devices` lists them, and CUDA_VISIBLE_DEVICES may hide some",
+                "--device cuda:{ordinal}: there {}; `maxmargin devices` lists them, and CUDA_VISIBLE_DEVICES may hide \
+                 some",
                 match gpus.len() - 1 {
                     0 => "is one GPU, cuda:0".into(),
                     last => format!("are {} GPUs, cuda:0 to cuda:{last}", gpus.len()),
@@ -163,16 +164,16 @@ impl Context {
         };
         if driver < needed {
             return Err(Error::device(format!(
-                "CUDA: the driver supports CUDA {}, the kernels need {}: install a newer driver (580 or newer for CUDA 13), \
-                 or build with an older nvcc (NVCC=path), or use --device cpu",
+                "CUDA: the driver supports CUDA {}, the kernels need {}: install a newer driver (580 or newer for CUDA \
+                 13), or build with an older nvcc (NVCC=path), or use --device cpu",
                 version(driver),
                 version(needed)
             )));
         }
         if gpu.capability < LEAST_CAPABILITY {
             return Err(Error::device(format!(
-                "CUDA: GPU {ordinal} ({}) has compute capability {}.{}; the kernels need {}.{} or newer; --device cpu works \
-                 without it",
+                "CUDA: GPU {ordinal} ({}) has compute capability {}.{}; the kernels need {}.{} or newer; --device cpu \
+                 works without it",
                 gpu.name, gpu.capability.0, gpu.capability.1, LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
             )));
         }

@@ -3,6 +3,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::device::Schedule;
+use crate::tape::Program;
+
 /// Threads of a block where a kernel does not say otherwise: `THREADS` in kernels/prelude.cuh.
 pub const THREADS: u32 = 256;
 
@@ -68,6 +71,37 @@ pub struct Cost {
     pub bytes: u64,
     /// Floating-point operations; a multiply-add counts as two.
     pub flops: u64,
+}
+
+/// What several launches are together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// How many.
+    pub launches: u64,
+    /// The sum of their costs.
+    pub cost: Cost,
+}
+
+impl Total {
+    /// Of a program.
+    pub fn of(program: &Program) -> Total {
+        let launches = program.nodes.iter().flat_map(|node| super::launches(program, node));
+        launches.fold(Total::default(), |total, launch| total.and(Total { launches: 1, cost: launch.cost }, 1))
+    }
+
+    /// Of a schedule: each program as often as it runs.
+    pub fn of_schedule(schedule: &Schedule) -> Total {
+        let stages = schedule.stages.iter();
+        stages.fold(Total::default(), |total, (program, times)| total.and(Total::of(program), u64::from(*times)))
+    }
+
+    fn and(self, other: Total, times: u64) -> Total {
+        let cost = Cost {
+            bytes: self.cost.bytes + times * other.cost.bytes,
+            flops: self.cost.flops + times * other.cost.flops,
+        };
+        Total { launches: self.launches + times * other.launches, cost }
+    }
 }
 
 /// One launch of a kernel.

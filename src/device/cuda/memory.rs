@@ -35,8 +35,11 @@ impl Memory {
         apart: bool,
     ) -> Result<Memory> {
         let take = |bytes: usize| {
-            Allocation::new(context, bytes)?
-                .ok_or_else(|| out_of_memory(context, layout.bytes(), workspace + scratch).unwrap_or_else(|e| e))
+            Allocation::new(context, bytes)?.ok_or_else(|| {
+                let [buffers, program] = [layout.bytes(), workspace + scratch].map(megabytes);
+                let needed = format!("the images and the network take {buffers} MB, the largest program {program} MB");
+                out_of_memory(context, &needed).unwrap_or_else(|e| e)
+            })
         };
         if apart {
             let mut buffers = BTreeMap::new();
@@ -75,8 +78,10 @@ impl Memory {
         let apart = matches!(self, Memory::Apart { .. });
         let mut take = |bytes: usize| {
             let allocation = Allocation::new(context, bytes)?;
-            let allocation = allocation
-                .ok_or_else(|| out_of_memory(context, 0, program.workspace + scratch).unwrap_or_else(|e| e))?;
+            let allocation = allocation.ok_or_else(|| {
+                let needed = format!("with --sync each value of program {} has memory of its own", program.name);
+                out_of_memory(context, &needed).unwrap_or_else(|e| e)
+            })?;
             own.push(allocation);
             Ok(own.last().expect("pushed").address)
         };
@@ -100,17 +105,19 @@ impl Memory {
     }
 }
 
+/// Rounded up.
+fn megabytes(bytes: usize) -> usize {
+    bytes.div_ceil(1_000_000)
+}
+
 /// What was needed, what is free, and what makes it less.
-fn out_of_memory(context: &Context, buffers: usize, program: usize) -> Result<Error> {
+fn out_of_memory(context: &Context, needed: &str) -> Result<Error> {
     let (free, total) = context.memory()?;
     Ok(Error::device(format!(
-        "out of memory on GPU {} ({}): the images and the network take {} MB, the largest program {} MB; {} MB of {} MB \
-         are free. A smaller --width, --training-batch-size (train) or --batch-size (evaluate) takes less; so does \
-         ending other programs on this GPU",
+        "out of memory on GPU {} ({}): {needed}; {} MB of {} MB are free. A smaller --width, --training-batch-size \
+         (train), --batch-size (evaluate, bench) or --megabytes (bench) takes less; so does ending other programs on this GPU",
         context.gpu.ordinal,
         context.gpu.name,
-        buffers.div_ceil(1_000_000),
-        program.div_ceil(1_000_000),
         free / 1_000_000,
         total / 1_000_000
     )))

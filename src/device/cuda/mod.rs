@@ -74,8 +74,8 @@ pub fn launches(program: &Program, node: &Node) -> Vec<Launch> {
     lower::lower(program, node).launches
 }
 
-/// The CUDA version, as the driver counts, that kernels compiled by this nvcc need: the first of the same major version.
-/// (Only a GPU that they were not compiled for, for which the driver compiles them itself, may need a newer driver.)
+/// The CUDA version, as the driver counts, that kernels compiled by this nvcc need: the first of the same major
+/// version. (Only a GPU that they were not compiled for, for which the driver compiles them itself, may need a newer driver.)
 fn needed_driver(nvcc: &str) -> i32 {
     1000 * nvcc.split('.').next().and_then(|major| major.parse::<i32>().ok()).unwrap_or(0)
 }
@@ -92,13 +92,13 @@ impl Cuda {
         for image in images::IMAGES {
             modules.push(Module::load(&context, image.bytes).map_err(|refusal| match NVCC {
                 Some(nvcc) => Error::device(format!(
-                    "CUDA: GPU {ordinal} ({}) does not take the kernels of {}, compiled by nvcc {nvcc}: {refusal}; a newer \
-                     driver may, and --device cpu works without it",
+                    "CUDA: GPU {ordinal} ({}) does not take the kernels of {}, compiled by nvcc {nvcc}: {refusal}; a \
+                     newer driver may, and --device cpu works without it",
                     context.gpu.name, image.file
                 )),
                 None => Error::device(
-                    "CUDA: this binary was built without nvcc and has no kernels for a GPU; scripts/setup-nvcc installs \
-                     it, then build again",
+                    "CUDA: this binary was built without nvcc and has no kernels for a GPU; scripts/setup-nvcc \
+                     installs it, then build again",
                 ),
             })?);
         }
@@ -187,7 +187,8 @@ impl Cuda {
         }
         self.context.launch(&loaded.function, launch.grid, launch.block, launch.shared, &mut params).map_err(|text| {
             Error::device(format!(
-                "CUDA: kernel {} could not be launched on {:?} blocks of {} threads with {} bytes of shared memory: {text}",
+                "CUDA: kernel {} could not be launched on {:?} blocks of {} threads with {} bytes of shared memory: \
+                 {text}",
                 launch.kernel, launch.grid, launch.block, launch.shared
             ))
         })

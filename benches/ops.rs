@@ -1,0 +1,11 @@
+//! Every op of a training step, timed: the table of `maxmargin bench`, with its flags.
+//! `cargo bench --bench ops -- [--device cpu|cuda] [--only TEXT] [--json FILE]`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Cargo's own flag is not ours.
+    let given = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
+    maxmargin::cli::main(["maxmargin", "bench"].map(OsString::from).into_iter().chain(given))
+}

@@ -1,0 +1,219 @@
+//! What a user of a GPU sees, on the fake driver: the device chosen, what is listed, what is said when it fails.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use maxmargin::record::read_metrics;
+use serde_json::Value;
+
+use crate::fake::{library, rung};
+use crate::{PROGRAM, Said, said};
+
+/// A run of a moment.
+const TINY: &str = "--width 0.125 --nb-iter 1 --train-size 60 --val-size 2 --test-size 2 --training-batch-size 10 \
+                    --steps 4 --disp-interval 2 --checkpoint-interval 2";
+
+/// Runs the program on the fake driver with its `options`. `None` where there can be no fake driver.
+fn on_fake_gpu(folder: &Path, options: &str, line: &str) -> Option<Said> {
+    let library = rung("fake", library())?;
+    let mut command = Command::new(PROGRAM);
+    command.args(line.split_whitespace()).current_dir(folder);
+    command.env("LD_LIBRARY_PATH", library).env("FAKE_CUDA", options);
+    Some(said(command.output().expect("the program starts")))
+}
+
+/// Runs it as [`on_fake_gpu`]; it must end with exit code 0.
+fn done(folder: &Path, options: &str, line: &str) -> Option<Said> {
+    let said = on_fake_gpu(folder, options, line)?;
+    assert_eq!(said.code, Some(0), "{options} {line}: {said:?}");
+    Some(said)
+}
+
+/// Runs it as [`on_fake_gpu`]; it must end as an error that has all of `parts`.
+fn refused(folder: &Path, options: &str, line: &str, parts: &[&str]) {
+    let Some(said) = on_fake_gpu(folder, options, line) else { return };
+    assert_eq!(said.code, Some(2), "{options} {line}: {said:?}");
+    for part in parts {
+        assert!(said.err.contains(part), "{options} {line}: no {part:?} in {}", said.err);
+    }
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn entries(folder: &Path) -> usize {
+    fs::read_dir(folder).expect("a folder").count()
+}
+
+/// The settings of [`TINY`] for the weights and metrics of a run in `path`.
+fn left(path: &Path) -> (Vec<u8>, Vec<Value>) {
+    let mut lines = read_metrics(&path.join("metrics.jsonl")).expect("metrics");
+    lines.iter_mut().for_each(|line| drop(line.as_object_mut().and_then(|line| line.remove("clock"))));
+    (fs::read(path.join("last.safetensors")).expect("a checkpoint"), lines)
+}
+
+#[test]
+fn devices_lists_the_driver_and_each_gpu() {
+    let Some(said) = done(Path::new("."), "devices=2;memory=8000000000", "devices") else { return };
+    assert!(said.out.contains("\ndriver   for CUDA 13.0\n"), "{}", said.out);
+    for gpu in ["\ncuda:0   ", "\ncuda:1   "] {
+        assert!(said.out.contains(gpu), "{}", said.out);
+    }
+    assert!(said.out.contains(", compute capability 9.0, 8.0 GB, 132 multiprocessors\n"), "{}", said.out);
+    assert!(!said.out.contains("cannot be used"), "{}", said.out);
+}
+
+/// What makes a GPU useless, and what is said of it.
+const USELESS: [(&str, &[&str]); 3] = [
+    ("devices=0", &["the NVIDIA driver finds no GPU", "CUDA_VISIBLE_DEVICES", "--device cpu"]),
+    ("driver=12020", &["the driver supports CUDA 12.2, the kernels need ", "580 or newer", "--device cpu"]),
+    ("capability=7.5", &["compute capability 7.5; the kernels need 8.0 or newer", "--device cpu"]),
+];
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_listed_with_the_reason_and_refused_where_it_is_asked_for() {
+    let folder = temporary();
+    for (options, parts) in USELESS {
+        let Some(said) = done(folder.path(), options, "devices") else { return };
+        for part in ["cannot be used. CUDA: "].iter().chain(parts) {
+            assert!(said.out.contains(part), "{options}: no {part:?} in {}", said.out);
+        }
+        refused(folder.path(), options, &format!("train {TINY} --quiet --device cuda"), parts);
+    }
+    refused(folder.path(), "", &format!("train {TINY} --quiet --device cuda:1"), &["there is one GPU, cuda:0"]);
+    refused(
+        folder.path(),
+        "devices=3",
+        &format!("train {TINY} --quiet --device cuda:3"),
+        &["3 GPUs, cuda:0 to cuda:2"],
+    );
+    assert_eq!(entries(folder.path()), 0, "no run was begun");
+}
+
+#[test]
+fn auto_takes_the_gpu_and_says_so() {
+    let folder = temporary();
+    let Some(said) = done(folder.path(), "", &format!("train {TINY}")) else { return };
+    let first = said.err.lines().next().expect("a line");
+    assert!(first.ends_with(" parameters on GPU 0, fake NVIDIA H100"), "{first}");
+}
+
+#[test]
+fn auto_takes_the_cpu_where_the_gpu_cannot_be_used_and_says_why_in_a_line() {
+    let folder = temporary();
+    for (i, (options, parts)) in USELESS.into_iter().enumerate() {
+        let Some(said) = done(folder.path(), options, &format!("train {TINY} --savepath {i}")) else { return };
+        let mut lines = said.err.lines();
+        let first = lines.next().expect("a line");
+        assert!(first.starts_with("--device auto takes the CPU: CUDA: "), "{first}");
+        assert!(parts.iter().all(|part| first.contains(part)), "{first}");
+        assert!(lines.next().expect("a line").contains(" parameters on CPU, "), "{}", said.err);
+    }
+    let said =
+        done(folder.path(), "devices=0", &format!("train {TINY} --savepath quiet --quiet")).expect("it was there");
+    assert_eq!(said.err, "");
+    refused(folder.path(), "devices=0", &format!("train {TINY} --savepath sync --quiet --sync"), &["finds no GPU"]);
+}
+
+#[test]
+fn waiting_after_every_launch_changes_no_bit() {
+    let folder = temporary();
+    let line = |name: &str| format!("train {TINY} --quiet --savepath {name}");
+    let Some(_) = done(folder.path(), "", &line("graph")) else { return };
+    done(folder.path(), "", &format!("{} --sync", line("sync")));
+    assert!(left(&folder.path().join("graph")) == left(&folder.path().join("sync")));
+}
+
+#[test]
+fn a_run_may_go_on_on_another_device() {
+    let folder = temporary();
+    let Some(_) = done(folder.path(), "", &format!("train {TINY} --quiet --savepath run --device cpu")) else { return };
+    for (device, steps) in [("cuda:0 --sync", 5), ("cpu", 6), ("auto", 7)] {
+        let said = done(folder.path(), "", &format!("train --resume run --steps {steps} --quiet --device {device}"));
+        assert_eq!(said.expect("it was there").err, "");
+    }
+    let (_, lines) = left(&folder.path().join("run"));
+    let steps: Vec<_> = lines.iter().filter(|line| line["kind"] == "step").map(|line| line["step"].clone()).collect();
+    assert_eq!(steps, [2, 4, 5, 6, 7]);
+}
+
+#[test]
+fn a_launch_that_fails_leaves_the_last_checkpoint_to_go_on_from() {
+    let folder = temporary();
+    let line = |name: &str| format!("train {TINY} --quiet --savepath {name}");
+    let log = folder.path().join("log");
+    let Some(_) = done(folder.path(), &format!("log={}", log.display()), &format!("{} --sync", line("whole"))) else {
+        return;
+    };
+    let whole = left(&folder.path().join("whole"));
+    // Which launch ends the third step.
+    let log = fs::read_to_string(log).expect("a log");
+    let launches = log.lines().filter(|line| line.starts_with("cuLaunchKernel ")).enumerate();
+    let mut optimizer = launches.filter(|(_, line)| line.contains(" adam")).map(|(at, _)| at + 1);
+    let third = optimizer.nth(2).expect("three steps");
+    let of_step =
+        |step: u32, name: &str| format!("the checkpoint of step {step} is whole; `maxmargin train --resume {name}`");
+    // While the untrained network is measured, and after the first checkpoint of two steps.
+    for (launch, step) in [(1, 0), (third, 2)] {
+        for (sync, expected) in [("", "work on the GPU failed: "), (" --sync", " failed in program ")] {
+            let name = format!("run{launch}{}", sync.len());
+            let parts = ["error: CUDA: ", expected, "CUDA_ERROR_LAUNCH_FAILED", &of_step(step, &name)];
+            refused(folder.path(), &format!("fail_launch={launch}"), &format!("{}{sync}", line(&name)), &parts);
+            done(folder.path(), "", &format!("train --quiet --resume {name}"));
+            assert!(left(&folder.path().join(&name)) == whole, "launch {launch}{sync}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_not_there_is_told_with_what_was_needed_and_free() {
+    let folder = temporary();
+    for options in ["memory=1000000", "fail_alloc=1", "fail_alloc=2", "fail_alloc=3"] {
+        let parts =
+            ["error: out of memory on GPU 0 (", " MB are free. A smaller --width, --training-batch-size (train)"];
+        refused(folder.path(), options, &format!("train {TINY} --quiet --savepath run"), &parts);
+        let line = format!("train {TINY} --quiet --savepath run");
+        let Some(_) = done(folder.path(), "", &line) else { return }; // there is no run in the way
+        fs::remove_dir_all(folder.path().join("run")).expect("a run");
+    }
+}
+
+/// The driver's calls, without those that choose a context: from one graph launch to the next.
+fn calls_between_graph_launches(log: &str) -> Vec<Vec<&str>> {
+    let calls = log.lines().map(|line| line.split(' ').next().unwrap_or_default());
+    let calls: Vec<&str> = calls.filter(|call| *call != "cuCtxSetCurrent").collect();
+    calls.split(|call| *call == "cuGraphLaunch").map(<[_]>::to_vec).collect()
+}
+
+#[test]
+fn a_step_is_two_small_copies_and_one_graph_and_metrics_are_not_waited_for() {
+    let folder = temporary();
+    let log = folder.path().join("log");
+    let options = format!("log={}", log.display());
+    let rare = TINY.replace("--steps 4", "--steps 6").replace("--checkpoint-interval 2", "--checkpoint-interval 100");
+    let Some(_) = done(folder.path(), &options, &format!("train {rare} --device cuda --quiet")) else { return };
+    let log = fs::read_to_string(log).expect("a log");
+    let between = calls_between_graph_launches(&log);
+    let input = ["cuMemcpyHtoDAsync"; 2];
+    // Before the first step and after the last other graphs run: those of validation.
+    let steps = between.iter().filter(|calls| ***calls == input).count();
+    assert_eq!(steps, 3, "steps 2, 4 and 6 follow steps without a line of metrics: {between:?}");
+    let lines: Vec<_> = between.iter().filter(|calls| calls.contains(&"cuEventQuery")).collect();
+    assert_eq!(lines.len(), 2, "after steps 2 and 4: {between:?}");
+    for calls in lines {
+        let waits = ["cuStreamSynchronize", "cuMemcpyDtoH", "cuMemcpyHtoD", "cuMemAlloc", "cuLaunchKernel"];
+        assert!(waits.iter().all(|wait| !calls.contains(wait)), "{calls:?}");
+        assert!(calls.contains(&"cuMemcpyDtoHAsync"), "{calls:?}");
+    }
+}
+
+#[test]
+fn bench_runs_on_a_gpu_by_its_own_clock_and_its_sums_agree() {
+    let folder = temporary();
+    let line = format!("bench --device cuda {} --quiet --json figures.json", crate::bench::SMALL);
+    let Some(said) = done(folder.path(), "", &line) else { return };
+    assert!(said.out.starts_with("GPU 0, fake NVIDIA H100; LeNet5, "), "{}", said.out);
+    crate::bench::assert_complete(&folder.path().join("figures.json"));
+}
