@@ -47,7 +47,7 @@ __device__ __forceinline__ void conv_pool_backward_input_tile(
     gemm<T>(gradients, FiltersAcross{s, w}, active, s.c, s.kh * s.kw * s.k, s.chunk, store);
 }
 
-extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
     conv_pool_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy,
                                     const unsigned char* __restrict__ choice, const float* __restrict__ w,
                                     const unsigned* __restrict__ rows, int capacity, ConvShape s) {

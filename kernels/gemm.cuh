@@ -46,15 +46,18 @@ __device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* fr
     }
 }
 
+// The same, or zeros: a load that a predicate guards, where a branch around all that leads to it would cost more.
 template <int VECTOR>
-__device__ __forceinline__ void clear(float (&to)[VECTOR]) {
+__device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const float* from) {
     for (int v = 0; v < VECTOR; ++v) to[v] = 0.0f;
+    if (live) load_vector(to, from);
 }
 
 // An operand has lines, which are A's rows or B's columns. It says
-//     ALONG                  whether a line's elements lie side by side; if not, lines do
-//     line(i)                what is known of line i once and for all; i may be past the last
-//     load(to, line, k)      VECTOR elements: of the line from k on (ALONG), or element k of VECTOR lines. 0 past the last.
+//     ALONG                     whether a line's elements lie side by side; if not, lines do
+//     line(i)                   what is known of line i once and for all; i may be past the last
+//     load(live, to, line, k)   VECTOR elements: of the line from k on (ALONG), or element k of VECTOR lines; 0 past
+//                               the last line, and if not `live`
 
 // The rows of a matrix [lines, length], each along its elements.
 struct Along {
@@ -65,9 +68,8 @@ struct Along {
 
     __device__ Line line(int i) const { return i < lines ? data + static_cast<size_t>(i) * length : nullptr; }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], Line line, int k) const {
-        if (line != nullptr) load_vector(to, line + k);
-        else clear(to);
+    __device__ void load(bool live, float (&to)[VECTOR], Line line, int k) const {
+        load_if(live && line != nullptr, to, line + k);
     }
 };
 
@@ -80,9 +82,8 @@ struct Across {
 
     __device__ Line line(int i) const { return i < lines ? data + i : nullptr; }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], Line line, int k) const {
-        if (line != nullptr) load_vector(to, line + static_cast<size_t>(k) * lines);
-        else clear(to);
+    __device__ void load(bool live, float (&to)[VECTOR], Line line, int k) const {
+        load_if(live && line != nullptr, to, line + static_cast<size_t>(k) * lines);
     }
 };
 
@@ -117,8 +118,7 @@ struct Feed {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const int at = k + depth(pass);
-            if (at < end) operand.load(held[pass], lines[ALONG ? pass : 0], at);
-            else clear(held[pass]);
+            operand.load(at < end, held[pass], lines[ALONG ? pass : 0], at);
         }
     }
 
