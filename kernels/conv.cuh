@@ -36,7 +36,8 @@ struct Pixel {
     int image, y, x;
 };
 
-// Output i of a batch: in order of images, rows and columns; POOLED, the four of each pooling window follow one another.
+// Output i of a batch: in order of images, rows and columns; POOLED, the four of each pooling window follow one
+// another.
 template <bool POOLED>
 __device__ __forceinline__ Pixel output_pixel(const ConvShape& s, int i) {
     const int cell = POOLED ? i / PLACES : i;

@@ -18,8 +18,8 @@
 
 constexpr int DEPTH = 16;
 constexpr int FOLD = 8;
-// A thread's part of a tile: two groups of QUAD rows, half a tile apart, by QUAD columns. The rows of a group follow one
-// another, so that the four outputs of a pooling window can meet in one thread.
+// A thread's part of a tile: two groups of QUAD rows, half a tile apart, by QUAD columns. The rows of a group follow
+// one another, so that the four outputs of a pooling window can meet in one thread.
 constexpr int QUAD = 4;
 constexpr int GROUPS = 2;
 // Rows of shared memory are padded by so many floats: fewer of the transposing stores meet in one bank.
@@ -161,8 +161,8 @@ struct Store {
 
 // A block's tile of the product of `rows` by `columns`, summed over its share of `length`: blocks are numbered along x
 // by columns, then by rows of tiles; along y by shares of `chunk` elements each (a multiple of DEPTH). Calls
-// `epilogue(row, column, values[QUAD][QUAD])` for each of a thread's groups; it must mind the edges. Blocks that have no
-// row leave at once; a share without elements gives zeros.
+// `epilogue(row, column, values[QUAD][QUAD])` for each of a thread's groups; it must mind the edges. Blocks that have
+// no row leave at once; a share without elements gives zeros.
 template <class T, class A, class B, class Epilogue>
 __device__ __forceinline__ void gemm(
     const A& a, const B& b, int rows, int columns, int length, int chunk, const Epilogue& epilogue) {
