@@ -12,10 +12,11 @@ use maxmargin::config::{Config, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::{Device, cuda};
 use maxmargin::model::{LeNet5, Model};
-use maxmargin::tape::{Memory, Metric};
+use maxmargin::tape::{Memory, Metric, Norm};
 use maxmargin::train::Mma;
+use support::Random;
 use support::cuda::{open, ready};
-use support::{Random, fake};
+use support::fake::{self, Build};
 
 const EXAMPLES: usize = 40;
 const BATCH: usize = 16;
@@ -33,8 +34,22 @@ impl Trained {
     fn new(nb_iter: u32) -> Trained {
         let published = preset("mnist-linf").expect("a preset").config;
         let rates = vec![(0, 1e-3)];
-        let config =
-            Config { width: 0.125, nb_iter, training_batch_size: BATCH, learning_rate_schedule: rates, ..published };
+        Trained::of(Config {
+            width: 0.125,
+            nb_iter,
+            training_batch_size: BATCH,
+            learning_rate_schedule: rates,
+            ..published
+        })
+    }
+
+    /// The smallest LeNet5 and step: ThreadSanitizer takes a millisecond for each of a GPU's threads.
+    fn smallest(norm: Norm) -> Trained {
+        let published = preset(if norm == Norm::L2 { "mnist-l2" } else { "mnist-linf" }).expect("a preset").config;
+        Trained::of(Config { width: 0.03125, nb_iter: 1, num_search_steps: 2, training_batch_size: 3, ..published })
+    }
+
+    fn of(config: Config) -> Trained {
         let mut memory = Memory::default();
         let mut model = LeNet5::new(config.width);
         model.declare(&mut memory);
@@ -190,6 +205,34 @@ fn near(a: &[f32], b: &[f32], allowed: f64, what: &str) {
     };
     let relative = squares(&|a, b| a - b) / squares(&|a, _| a);
     assert!(relative <= allowed, "{what}: {relative:.1e} apart");
+}
+
+#[test]
+#[ignore = "run by the next test"]
+fn smallest_steps() {
+    assert!(ready());
+    for norm in [Norm::Linf, Norm::L2] {
+        let trained = Trained::smallest(norm);
+        let mut device = open(false);
+        trained.prepare(&mut device);
+        trained.step(&mut device, 3);
+        let device: &dyn Device = &device;
+        assert!(device.read_u32(&trained.mma.right[1]).unwrap()[0] > 0, "something is attacked");
+    }
+}
+
+#[test]
+fn threads_and_blocks_of_a_training_step_race_nowhere() {
+    let _alone = alone();
+    if fake::required("gpu") {
+        return;
+    }
+    let which = ["--exact", "smallest_steps", "--include-ignored"];
+    let Some(mut command) = fake::rung("fake", fake::again(&which, "kernels", Build::Thread)) else { return };
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && !err.contains("ThreadSanitizer"), "{out}\n{err}");
+    assert!(out.contains("1 passed"), "the steps did run: {out}");
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub struct Usage {
 }
 
 /// Fatbins are read as 8-byte words.
+#[allow(dead_code)] // unused in a binary that was built without nvcc
 #[repr(C, align(16))]
 struct Aligned<const N: usize>([u8; N]);
 
