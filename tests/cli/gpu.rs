@@ -167,19 +167,6 @@ fn a_launch_that_fails_leaves_the_last_checkpoint_to_go_on_from() {
     }
 }
 
-#[test]
-fn memory_that_is_not_there_is_told_with_what_was_needed_and_free() {
-    let folder = temporary();
-    for options in ["memory=1000000", "fail_alloc=1", "fail_alloc=2", "fail_alloc=3"] {
-        let parts =
-            ["error: out of memory on GPU 0 (", " MB are free. A smaller --width, --training-batch-size (train)"];
-        refused(folder.path(), options, &format!("train {TINY} --quiet --savepath run"), &parts);
-        let line = format!("train {TINY} --quiet --savepath run");
-        let Some(_) = done(folder.path(), "", &line) else { return }; // there is no run in the way
-        fs::remove_dir_all(folder.path().join("run")).expect("a run");
-    }
-}
-
 /// The driver's calls, without those that choose a context: from one graph launch to the next.
 fn calls_between_graph_launches(log: &str) -> Vec<Vec<&str>> {
     let calls = log.lines().map(|line| line.split(' ').next().unwrap_or_default());
