@@ -1,8 +1,8 @@
 // Convolution alone: forward, gradient by the input, gradient by the weights. Any filter, stride and padding.
 //
-// Each is a product of matrices (gemm.cuh), and each has the same arithmetic: 2 n out_h out_w k kh kw c operations, zeros
-// of the padding among them. LeNet5's second convolution, 32 -> 64 channels, 5 x 5, 14 x 14 pixels, batch 50: 1.0 GFLOP,
-// 21 us at 47 TFLOP/s; its operands are 4 MB, of no account.
+// Each is a product of matrices (gemm.cuh), and each has the same arithmetic: 2 n out_h out_w k kh kw c operations,
+// zeros of the padding among them. LeNet5's second convolution, 32 -> 64 channels, 5 x 5, 14 x 14 pixels, batch 50: 1.0
+// GFLOP, 21 us at 47 TFLOP/s; its operands are 4 MB, of no account.
 #include "conv.cuh"
 
 // y: a row an output, a column a filter, summed over the filter's elements.
@@ -42,7 +42,7 @@ __device__ __forceinline__ void conv2d_backward_input_tile(
     gemm<T>(gradients, FiltersAcross{s, w}, active, s.c, s.kh * s.kw * s.k, s.chunk, store);
 }
 
-extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
     conv2d_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
                                  const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_backward_input_tile<Scalar>(dx, dy, w, rows, capacity, s);

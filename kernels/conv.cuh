@@ -36,7 +36,8 @@ struct Pixel {
     int image, y, x;
 };
 
-// Output i of a batch: in order of images, rows and columns; POOLED, the four of each pooling window follow one another.
+// Output i of a batch: in order of images, rows and columns; POOLED, the four of each pooling window follow one
+// another.
 template <bool POOLED>
 __device__ __forceinline__ Pixel output_pixel(const ConvShape& s, int i) {
     const int cell = POOLED ? i / PLACES : i;
@@ -62,11 +63,10 @@ constexpr int OUTSIDE = -(1 << 30);
 
 template <int VECTOR>
 __device__ __forceinline__ void load_pixel(
-    float (&to)[VECTOR], const ConvShape& s, const float* image, int y, int x, int channel) {
+    bool live, float (&to)[VECTOR], const ConvShape& s, const float* image, int y, int x, int channel) {
     const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(s.h) &&
                         static_cast<unsigned>(x) < static_cast<unsigned>(s.w);
-    if (inside) load_vector(to, image + (y * s.w + x) * s.c + channel);
-    else clear(to);
+    load_if(live && inside, to, image + (y * s.w + x) * s.c + channel);
 }
 
 // The windows of x, a line an output: element (ky, kx, c) of each.
@@ -74,7 +74,7 @@ template <bool POOLED>
 struct Windows {
     static constexpr bool ALONG = true;
     struct Line {
-        const float* image;
+        size_t image;  // its first element
         int y, x;
     };
     const ConvShape& s;
@@ -82,15 +82,15 @@ struct Windows {
     int outputs;
 
     __device__ Line line(int i) const {
-        if (i >= outputs) return {x, OUTSIDE, OUTSIDE};
+        if (i >= outputs) return {0, OUTSIDE, OUTSIDE};
         const Pixel at = output_pixel<POOLED>(s, i);
-        const float* image = x + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
+        const size_t image = static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         return {image, at.y * s.stride - s.padding, at.x * s.stride - s.padding};
     }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], const Line& line, int i) const {
+    __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int i) const {
         const Tap at = tap(s, i, s.c, s.by_c);
-        load_pixel(to, s, line.image, line.y + at.y, line.x + at.x, at.channel);
+        load_pixel(live, to, s, x + line.image, line.y + at.y, line.x + at.x, at.channel);
     }
 };
 
@@ -104,28 +104,34 @@ struct WindowsAcross {
 
     __device__ Line line(int i) const { return i < s.filter() ? tap(s, i, s.c, s.by_c) : Tap{OUTSIDE, OUTSIDE, 0}; }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], const Line& line, int i) const {
+    __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int i) const {
         const Pixel at = output_pixel<POOLED>(s, i);
         const float* image = x + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         const int y = at.y * s.stride - s.padding, x0 = at.x * s.stride - s.padding;
-        load_pixel(to, s, image, y + line.y, x0 + line.x, line.channel);
+        load_pixel(live, to, s, image, y + line.y, x0 + line.x, line.channel);
     }
 };
 
-// dy where the choice is `place`, else 0.
+// dy where the choice is `place`, else 0; 0 if not `live`.
 template <int VECTOR>
-__device__ __forceinline__ void load_chosen(float (&to)[VECTOR], const float* dy, const unsigned char* choice, int place) {
-    load_vector(to, dy);
+__device__ __forceinline__ void load_chosen(
+    bool live, float (&to)[VECTOR], const float* dy, const unsigned char* choice, int place) {
+    load_if(live, to, dy);
     if constexpr (VECTOR == 4) {
-        const uchar4 chosen = *reinterpret_cast<const uchar4*>(choice);
-        if (chosen.x != place) to[0] = 0.0f;
-        if (chosen.y != place) to[1] = 0.0f;
-        if (chosen.z != place) to[2] = 0.0f;
-        if (chosen.w != place) to[3] = 0.0f;
-    } else if (*choice != place) {
-        to[0] = 0.0f;
+        uchar4 chosen = make_uchar4(NO_CHOICE, NO_CHOICE, NO_CHOICE, NO_CHOICE);
+        if (live) chosen = *reinterpret_cast<const uchar4*>(choice);
+        to[0] = chosen.x == place ? to[0] : 0.0f;
+        to[1] = chosen.y == place ? to[1] : 0.0f;
+        to[2] = chosen.z == place ? to[2] : 0.0f;
+        to[3] = chosen.w == place ? to[3] : 0.0f;
+    } else {
+        to[0] = (live ? *choice : NO_CHOICE) == place ? to[0] : 0.0f;
     }
 }
+
+// Blocks of `Gradients` element by element that share a multiprocessor, so that a thread may have all 255 registers.
+// Left to itself, the compiler tries to make do with 128, and spills.
+constexpr int RESIDENT = 4;
 
 // The outputs that an element of x is part of, a line an element's place: element (ky, kx, filter) is the gradient of
 // the output that tap (ky, kx) of that filter leads to, 0 if there is none. POOLED: dy is the pooled outputs' gradient.
@@ -148,18 +154,17 @@ struct Gradients {
         return {static_cast<size_t>(image) * (outputs * s.k), y + s.padding, x + s.padding};
     }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], const Line& line, int i) const {
+    __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int i) const {
         const Tap at = tap(s, i, s.k, s.by_k);
         const int above = line.y - at.y, left = line.x - at.x;
-        clear(to);
-        if (above < 0 || left < 0) return;
         const int y = s.by_stride.divide(above), x = s.by_stride.divide(left);
-        if (y * s.stride != above || x * s.stride != left || y >= s.out_h || x >= s.out_w) return;
+        const bool met = live && (above | left) >= 0 && y * s.stride == above && x * s.stride == left &&
+                         y < s.out_h && x < s.out_w;
         if constexpr (POOLED) {
             const size_t cell = line.image + (y / 2 * (s.out_w / 2) + x / 2) * s.k + at.channel;
-            load_chosen(to, dy + cell, choice + cell, y % 2 * 2 + x % 2);
+            load_chosen(met, to, dy + cell, choice + cell, y % 2 * 2 + x % 2);
         } else {
-            load_vector(to, dy + line.image + (y * s.out_w + x) * s.k + at.channel);
+            load_if(met, to, dy + line.image + (y * s.out_w + x) * s.k + at.channel);
         }
     }
 };
@@ -173,10 +178,9 @@ struct FiltersAcross {
 
     __device__ Line line(int i) const { return i < s.c ? w + i : nullptr; }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], Line line, int i) const {
+    __device__ void load(bool live, float (&to)[VECTOR], Line line, int i) const {
         const int at = s.by_k.divide(i), filter = i - at * s.k;
-        if (line != nullptr) load_vector(to, line + static_cast<size_t>(filter) * s.filter() + at * s.c);
-        else clear(to);
+        load_if(live && line != nullptr, to, line + static_cast<size_t>(filter) * s.filter() + at * s.c);
     }
 };
 
@@ -190,10 +194,9 @@ struct ChosenAcross {
 
     __device__ Line line(int i) const { return i < k ? i : -1; }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], Line line, int i) const {
+    __device__ void load(bool live, float (&to)[VECTOR], Line line, int i) const {
         const size_t cell = static_cast<size_t>(i / PLACES) * k + line;
-        if (line >= 0) load_chosen(to, dy + cell, choice + cell, i % PLACES);
-        else clear(to);
+        load_chosen(live && line >= 0, to, dy + cell, choice + cell, i % PLACES);
     }
 };
 

@@ -1,8 +1,8 @@
 // Convolution, bias, ReLU and 2 x 2 max-pool in one, and its gradients.
 //
 // Unpooled outputs never reach memory: the four of a pooling window are neighbours in one thread's part of a tile. Of
-// LeNet5's first convolution at a batch of 50 that saves writing and reading 5 MB (3 us); 1.6 MB remain, with 0.06 GFLOP,
-// 1.3 us at 47 TFLOP/s. The second's arithmetic is conv.cu's.
+// LeNet5's first convolution at a batch of 50 that saves writing and reading 5 MB (3 us); 1.6 MB remain, with 0.06
+// GFLOP, 1.3 us at 47 TFLOP/s. The second's arithmetic is conv.cu's.
 #include "conv.cuh"
 
 template <class T>
@@ -47,7 +47,7 @@ __device__ __forceinline__ void conv_pool_backward_input_tile(
     gemm<T>(gradients, FiltersAcross{s, w}, active, s.c, s.kh * s.kw * s.k, s.chunk, store);
 }
 
-extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
     conv_pool_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy,
                                     const unsigned char* __restrict__ choice, const float* __restrict__ w,
                                     const unsigned* __restrict__ rows, int capacity, ConvShape s) {

@@ -5,7 +5,8 @@
 
 // out[i] = the sum of parts[split][i], for `active` of `count` elements. A block takes a warp's width of elements; each
 // of its warps adds every eighth part, and the warps' sums are added in order.
-__device__ __forceinline__ void sum_parts(float* out, const float* parts, long long active, long long count, int splits) {
+__device__ __forceinline__ void sum_parts(
+    float* out, const float* parts, long long active, long long count, int splits) {
     constexpr int WARPS = THREADS / WARP;
     SHARED(float, sums, [WARPS][WARP]);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;

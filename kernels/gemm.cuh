@@ -18,8 +18,8 @@
 
 constexpr int DEPTH = 16;
 constexpr int FOLD = 8;
-// A thread's part of a tile: two groups of QUAD rows, half a tile apart, by QUAD columns. The rows of a group follow one
-// another, so that the four outputs of a pooling window can meet in one thread.
+// A thread's part of a tile: two groups of QUAD rows, half a tile apart, by QUAD columns. The rows of a group follow
+// one another, so that the four outputs of a pooling window can meet in one thread.
 constexpr int QUAD = 4;
 constexpr int GROUPS = 2;
 // Rows of shared memory are padded by so many floats: fewer of the transposing stores meet in one bank.
@@ -46,15 +46,18 @@ __device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* fr
     }
 }
 
+// The same, or zeros: a load that a predicate guards, where a branch around all that leads to it would cost more.
 template <int VECTOR>
-__device__ __forceinline__ void clear(float (&to)[VECTOR]) {
+__device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const float* from) {
     for (int v = 0; v < VECTOR; ++v) to[v] = 0.0f;
+    if (live) load_vector(to, from);
 }
 
 // An operand has lines, which are A's rows or B's columns. It says
-//     ALONG                  whether a line's elements lie side by side; if not, lines do
-//     line(i)                what is known of line i once and for all; i may be past the last
-//     load(to, line, k)      VECTOR elements: of the line from k on (ALONG), or element k of VECTOR lines. 0 past the last.
+//     ALONG                     whether a line's elements lie side by side; if not, lines do
+//     line(i)                   what is known of line i once and for all; i may be past the last
+//     load(live, to, line, k)   VECTOR elements: of the line from k on (ALONG), or element k of VECTOR lines; 0 past
+//                               the last line, and if not `live`
 
 // The rows of a matrix [lines, length], each along its elements.
 struct Along {
@@ -65,9 +68,8 @@ struct Along {
 
     __device__ Line line(int i) const { return i < lines ? data + static_cast<size_t>(i) * length : nullptr; }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], Line line, int k) const {
-        if (line != nullptr) load_vector(to, line + k);
-        else clear(to);
+    __device__ void load(bool live, float (&to)[VECTOR], Line line, int k) const {
+        load_if(live && line != nullptr, to, line + k);
     }
 };
 
@@ -80,9 +82,8 @@ struct Across {
 
     __device__ Line line(int i) const { return i < lines ? data + i : nullptr; }
     template <int VECTOR>
-    __device__ void load(float (&to)[VECTOR], Line line, int k) const {
-        if (line != nullptr) load_vector(to, line + static_cast<size_t>(k) * lines);
-        else clear(to);
+    __device__ void load(bool live, float (&to)[VECTOR], Line line, int k) const {
+        load_if(live && line != nullptr, to, line + static_cast<size_t>(k) * lines);
     }
 };
 
@@ -117,8 +118,7 @@ struct Feed {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const int at = k + depth(pass);
-            if (at < end) operand.load(held[pass], lines[ALONG ? pass : 0], at);
-            else clear(held[pass]);
+            operand.load(at < end, held[pass], lines[ALONG ? pass : 0], at);
         }
     }
 
@@ -161,8 +161,8 @@ struct Store {
 
 // A block's tile of the product of `rows` by `columns`, summed over its share of `length`: blocks are numbered along x
 // by columns, then by rows of tiles; along y by shares of `chunk` elements each (a multiple of DEPTH). Calls
-// `epilogue(row, column, values[QUAD][QUAD])` for each of a thread's groups; it must mind the edges. Blocks that have no
-// row leave at once; a share without elements gives zeros.
+// `epilogue(row, column, values[QUAD][QUAD])` for each of a thread's groups; it must mind the edges. Blocks that have
+// no row leave at once; a share without elements gives zeros.
 template <class T, class A, class B, class Epilogue>
 __device__ __forceinline__ void gemm(
     const A& a, const B& b, int rows, int columns, int length, int chunk, const Epilogue& epilogue) {

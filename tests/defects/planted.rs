@@ -112,7 +112,8 @@ fn is_a_failed_launch(kernel: &str, options: &str, error: &str, why: &[&str]) {
 
 /// These kernels in a process of their own, under a sanitizer.
 pub fn apart(build: Build, kernels: &[String]) -> Option<Command> {
-    let mut command = rung("fake", again("planted::kernels_of_another_test", KERNELS, build))?;
+    let mut command =
+        rung("fake", again(&["--exact", "planted::kernels_of_another_test", "--include-ignored"], KERNELS, build))?;
     command.env("DEFECTS", kernels.join(","));
     Some(command)
 }

@@ -82,7 +82,7 @@ std::optional<Failure> Worker::run(const Launch& launch, size_t block_index) {
     running_worker = this;
     go(main_, unsigned(pick()));
     running_worker = nullptr;
-    fibers_.end_threads();
+    if (thread_sanitizer()) fibers_.forget();
     if (failure_) {
         fibers_.take_all_back();
         return std::exchange(failure_, std::nullopt);
@@ -93,12 +93,7 @@ std::optional<Failure> Worker::run(const Launch& launch, size_t block_index) {
     return std::nullopt;
 }
 
-void Worker::end_launch() {
-    order_acquire(&launch_token);
-    if (!thread_sanitizer()) return;
-    fibers_.forget();
-    memory_.forget();
-}
+void Worker::end_launch() { order_acquire(&launch_token); }
 
 void Worker::fiber_entry() {
     sanitizer_after_switch();

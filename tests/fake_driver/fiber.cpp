@@ -92,12 +92,9 @@ void FiberPool::take_all_back() {
     free_ = all_;
 }
 
-void FiberPool::end_threads() {
-    for (Fiber* fiber : all_) sanitizer_end_fiber(*fiber);
-}
-
 void FiberPool::forget() {
     for (Fiber* fiber : all_) {
+        sanitizer_end_fiber(*fiber);
         munmap(fiber->stack - kGuard, kGuard + kStack);
         delete fiber;
     }
@@ -105,9 +102,6 @@ void FiberPool::forget() {
     free_.clear();
 }
 
-FiberPool::~FiberPool() {
-    end_threads();
-    forget();
-}
+FiberPool::~FiberPool() { forget(); }
 
 }  // namespace fake

@@ -26,10 +26,8 @@ public:
     void give(Fiber* fiber) { free_.push_back(fiber); }
     // Nothing that the fibers hold is of use any more.
     void take_all_back();
-    // The CUDA threads of a block have ended, for ThreadSanitizer.
-    void end_threads();
-    // Gives the stacks back to the system. ThreadSanitizer needs that after every launch: a stack that another CUDA
-    // thread used before looks like memory that both share.
+    // Gives the stacks back to the system. ThreadSanitizer needs that after every block: a stack that another CUDA
+    // thread used before looks like memory that both share, until the system hands it out anew.
     void forget();
 
 private:

@@ -34,10 +34,7 @@ const char* first_other(const char* start, const char* end, uint32_t word) {
 
 SharedMemory::SharedMemory() { map(); }
 
-SharedMemory::~SharedMemory() {
-    forget();
-    munmap(start_, kArena + kTokens);
-}
+SharedMemory::~SharedMemory() { munmap(start_, kArena + kTokens); }
 
 void SharedMemory::map() {
     void* map = mmap(nullptr, kArena + kTokens, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -49,8 +46,8 @@ void SharedMemory::map() {
 }
 
 void SharedMemory::start_block(size_t dynamic_bytes) {
-    if (thread_sanitizer() && end_) {  // another block's accesses are not this one's
-        old_.push_back(start_);
+    if (thread_sanitizer()) {  // another block's accesses are not this one's
+        munmap(start_, kArena + kTokens);
         map();
     }
     if (address_sanitizer()) __asan_unpoison_memory_region(start_, kArena);
@@ -99,11 +96,6 @@ std::string SharedMemory::damage() const {
                           array.bytes);
     }
     return "";
-}
-
-void SharedMemory::forget() {
-    for (char* start : old_) munmap(start, kArena + kTokens);
-    old_.clear();
 }
 
 }  // namespace fake

@@ -19,8 +19,6 @@ public:
     void* dynamic() { return start_ + kCanary; }
     // Names what was overwritten beside an array; empty if nothing was.
     std::string damage() const;
-    // ThreadSanitizer only: memory of earlier blocks of the launch.
-    void forget();
     // For sanitizers: addresses that stand for the meetings of a block's threads.
     char* tokens() { return start_ + kArena; }
 
@@ -43,7 +41,6 @@ private:
     char* end_ = nullptr;  // of what the block has used
     size_t used_ = 0;
     std::vector<Array> arrays_;
-    std::vector<char*> old_;
 };
 
 }  // namespace fake

@@ -14,6 +14,7 @@ mod conv_pool;
 mod elementwise;
 mod linear;
 mod loss;
+mod modes;
 mod optimizer;
 
 use maxmargin::tape::Op;

@@ -20,10 +20,15 @@ static READY: LazyLock<bool> = LazyLock::new(|| {
     rung("fake", fake::load()).is_some()
 });
 
-/// The CUDA device in both of its forms: one arena; every operand apart, and each launch waited for.
+/// The CUDA device in both of its forms: every operand apart, and each launch waited for; one arena. In a process that
+/// is there to watch kernels ([`fake::again`]) the first alone.
 pub fn devices() -> Vec<Make> {
-    let both: [Make; 2] = [|| Box::new(open(false)), || Box::new(open(true))];
-    if *READY { both.to_vec() } else { Vec::new() }
+    let forms: [Make; 2] = [|| Box::new(open(true)), || Box::new(open(false))];
+    match (*READY, fake::is_again()) {
+        (false, _) => Vec::new(),
+        (true, true) => forms[..1].to_vec(),
+        (true, false) => forms.to_vec(),
+    }
 }
 
 /// Whether there is a CUDA device to test.

@@ -104,11 +104,11 @@ pub fn is_again() -> bool {
     std::env::var_os(LIBRARY).is_some()
 }
 
-/// One test of this executable in a process of its own, with the kernels of a folder of the project, under a sanitizer.
-/// It ends without success if the sanitizer finds anything.
-pub fn again(test: &str, kernels: &str, build: Build) -> Result<Command, String> {
+/// Tests of this executable in a process of its own, with the kernels of a folder of the project, under a sanitizer:
+/// `which` are arguments of the test harness. It ends without success if the sanitizer finds anything.
+pub fn again(which: &[&str], kernels: &str, build: Build) -> Result<Command, String> {
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
-    command.args(["--exact", test, "--nocapture", "--include-ignored"]);
+    command.args(which).arg("--nocapture");
     command.env(LIBRARY, self::build(kernels, build)?).envs(build.environment()?);
     Ok(command)
 }
