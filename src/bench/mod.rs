@@ -1,4 +1,5 @@
-//! How fast a device is: every op of a training step on its real shapes, the attack's step on a large batch, the whole step; each beside what the device was measured to do at most, in the same run.
+//! How fast a device is: every op of a training step on its real shapes, the attack's step on a large batch, the whole
+//! step; each beside what the device was measured to do at most, in the same run.
 //!
 //! - [`workload`](self): what is timed
 //! - [`table`](Report): the result in words
