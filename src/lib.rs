@@ -14,7 +14,7 @@
 //! | [`record`] | run folders: settings, metrics, checkpoints |
 //! | [`report`] | text out of results |
 //! | [`device`] | runs programs; the only place that knows a machine |
-//! | [`bench`] | how fast a device is |
+//! | [`mod@bench`] | how fast a device is |
 //!
 //! Beside them stand [`config`], every setting of a run; [`rng`], counted random numbers; [`error`]; and [`cli`].
 //! Who may use whom: `train` and `evaluate` use `attack`, which uses `model`, which uses `tape`; whatever is to be
