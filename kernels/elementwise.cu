@@ -6,6 +6,7 @@
 // All of these are bound by memory: bytes are those of the operands, FLOPs at most one an element. For the activations
 // of LeNet5's first convolution at batch 50 (50 x 28 x 28 x 32 numbers, 5.0 MB) a kernel of one operand moves 10.0 MB:
 // its floor at 3.0 TB/s is 3.3 us; of two operands 15.1 MB, 5.0 us.
+#include "finish.cuh"
 #include "prelude.cuh"
 #include "vector.cuh"
 
@@ -123,9 +124,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out[i] = each([](float x, float b) { return x + b; }, x[i], bias[i % k]);
 }
 
-// What is no number passes through: a network that diverged says so.
-__device__ __forceinline__ float relu_of(float x) { return x <= 0.0f ? 0.0f : x; }
-
 // 8 bytes an element.
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu(float* __restrict__ out, const float* __restrict__ x, const unsigned* rows, int capacity, int row) {
@@ -136,9 +134,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     relu_x4(float4* __restrict__ out, const float4* __restrict__ x, const unsigned* rows, int capacity, int row) {
     map([](float x) { return relu_of(x); }, rows, capacity, row, out, x);
 }
-
-// At 0 the gradient is 0.
-__device__ __forceinline__ float relu_gradient(float dy, float y) { return y > 0.0f ? dy : 0.0f; }
 
 // 12 bytes an element.
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -1,12 +1,14 @@
 // What ends a product that was cut along its length: the sum of its shares, in their order.
 //
 // Bytes of all shares once; they come from the L2 cache, where the product has just put them.
+#include "finish.cuh"
 #include "prelude.cuh"
 
-// out[i] = the sum of parts[split][i], for `active` of `count` elements. A block takes a warp's width of elements; each
-// of its warps adds every eighth part, and the warps' sums are added in order.
+// out[i] = finish(the sum of parts[split][i], i), for `active` of `count` elements. A block takes a warp's width of
+// elements; each of its warps adds every eighth part, and the warps' sums are added in order.
+template <class F>
 __device__ __forceinline__ void sum_parts(
-    float* out, const float* parts, long long active, long long count, int splits) {
+    float* out, const float* parts, long long active, long long count, int splits, F finish) {
     constexpr int WARPS = THREADS / WARP;
     SHARED(float, sums, [WARPS][WARP]);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -20,20 +22,23 @@ __device__ __forceinline__ void sum_parts(
     __syncthreads();
     if (warp == 0 && i < active) {
         for (int other = 1; other < WARPS; ++other) sum += sums[other][lane];
-        out[i] = sum;
+        out[i] = finish(sum, i);
     }
 }
 
-// For results by rows of `row` elements: the active ones are written.
+// For results by rows of `row` elements: the active ones are written, with bias and ReLU, or ReLU's gradient.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, const unsigned* __restrict__ rows,
-                   int capacity, int row, int splits) {
+    sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, const float* __restrict__ bias,
+                   const float* __restrict__ y, int relu, const unsigned* __restrict__ rows, int capacity, int row,
+                   int splits) {
     const long long active = static_cast<long long>(active_rows(rows, capacity)) * row;
-    sum_parts(out, parts, active, static_cast<long long>(capacity) * row, splits);
+    const Finish finish{bias, relu != 0, y};
+    sum_parts(out, parts, active, static_cast<long long>(capacity) * row, splits,
+              [=](float sum, long long i) { return finish(sum, i, static_cast<int>(i % row)); });
 }
 
 // For the gradient of weights.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sum_splits(float* __restrict__ out, const float* __restrict__ parts, int count, int splits) {
-    sum_parts(out, parts, count, count, splits);
+    sum_parts(out, parts, count, count, splits, [](float sum, long long) { return sum; });
 }

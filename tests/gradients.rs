@@ -257,7 +257,6 @@ fn the_gradient_by_the_input_forms_no_parameters_gradient() {
         [
             "loss_backward",
             "linear_backward_input",
-            "relu_backward",
             "linear_backward_input",
             "conv_pool_backward_input",
             "conv_pool_backward_input",
@@ -284,7 +283,7 @@ fn the_gradient_by_the_parameters_stops_at_the_first_convolution() {
 fn the_gradient_by_the_last_layer_goes_no_further() {
     assert_eq!(
         backward_ops(true, &|_, params| params[6..].to_vec()),
-        ["loss_backward", "add_bias_backward_bias", "linear_backward_weight"]
+        ["loss_backward", "linear_backward_weight", "add_bias_backward_bias"]
     );
 }
 
@@ -330,7 +329,14 @@ fn random_program(seed: u64, tape: &mut Tape, given: &mut Given) -> (Value, Vec<
     }
     let features = tape.dims(x)[1..].iter().product();
     let w = parameter(tape, given, &mut random, &[5, features]);
-    let logits = tape.linear(x, w);
+    let mut logits = tape.linear(x, w);
+    if random.below(2) == 0 {
+        let bias = parameter(tape, given, &mut random, &[5]);
+        logits = tape.add_bias(logits, bias);
+    }
+    if random.below(2) == 0 {
+        logits = tape.relu(logits);
+    }
     let y = given.leaf(tape, "labels", labels(5));
     let rule = rules()[random.below(4)];
     (tape.loss(rule, logits, y), wanted)
@@ -372,6 +378,40 @@ fn a_chain_with_a_second_reader_is_not_fused() {
         let y = given.leaf(tape, "labels", labels(3));
         (tape.loss(rules()[0], logits, y), vec![x, w, bias, last])
     });
+}
+
+/// The ops of `tape` and its gradient where a hidden linear layer has bias and ReLU, and something else, perhaps, reads
+/// what number `second` of its three ops computes.
+fn hidden_layer(second: Option<usize>) -> Vec<&'static str> {
+    let record = |tape: &mut Tape, given: &mut Given| {
+        let x = given.leaf(tape, "x", Random(1).signed(&[CAPACITY, 6]));
+        let w = given.leaf(tape, "w", Random(2).signed(&[5, 6]));
+        let bias = given.leaf(tape, "bias", Random(3).signed(&[5]));
+        let product = tape.linear(x, w);
+        let biased = tape.add_bias(product, bias);
+        let positive = tape.relu(biased);
+        let read = second.map(|i| tape.scale([product, biased, positive][i], 0.5));
+        let sum = read.map_or(positive, |read| tape.add(positive, read));
+        let last = given.leaf(tape, "last", Random(4).signed(&[3, 5]));
+        let logits = tape.linear(sum, last);
+        let y = given.leaf(tape, "labels", labels(3));
+        (tape.loss(rules()[0], logits, y), vec![x, w, bias, last])
+    };
+    check(&format!("a second reader: {second:?}"), 30, &record);
+    let weights = Array::f32(&[CAPACITY], [1.0; CAPACITY]);
+    let (_, program) = gradients(devices()[0], true, &weights, &record);
+    let ends =
+        |name: &&str| ["linear", "linear_bias", "linear_bias_relu", "add_bias", "relu", "relu_backward"].contains(name);
+    program.nodes.iter().map(|node| node.op.name()).filter(ends).collect()
+}
+
+#[test]
+fn a_linear_layer_is_fused_with_what_alone_reads_it() {
+    // The second linear layer has no bias. Where ReLU's result has one reader, its gradient is fused, too.
+    assert_eq!(hidden_layer(None), ["linear_bias_relu", "linear"]);
+    assert_eq!(hidden_layer(Some(0)), ["linear", "add_bias", "relu", "linear", "relu_backward"]);
+    assert_eq!(hidden_layer(Some(1)), ["linear_bias", "relu", "linear", "relu_backward"]);
+    assert_eq!(hidden_layer(Some(2)), ["linear_bias_relu", "linear", "relu_backward"]);
 }
 
 #[test]

@@ -29,16 +29,21 @@ impl Tape {
         for at in (0..self.nodes.len()).rev() {
             let node = self.nodes[at].clone();
             let Some(dy) = node.outputs.first().and_then(|y| gradient[y.0]) else { continue };
+            let rows = std::mem::replace(&mut self.rows, node.rows);
+            // ReLU's part is the same for all operands; y has the shape of what it was applied to.
+            let dy = match node.op {
+                Op::LinearBias { relu: true } => self.backward(&Op::Relu, &node.outputs, &node.outputs, 0, dy),
+                _ => dy,
+            };
             for (place, &input) in node.inputs.iter().enumerate() {
                 if !on_path[input.0] {
                     continue;
                 }
-                let rows = std::mem::replace(&mut self.rows, node.rows);
                 let part = self.backward(&node.op, &node.inputs, &node.outputs, place, dy);
                 let sum = gradient[input.0].map_or(part, |before| self.add(before, part));
                 gradient[input.0] = Some(sum);
-                self.rows = rows;
             }
+            self.rows = rows;
         }
         let found = |w: &Value| gradient[w.0].unwrap_or_else(|| panic!("grad: the loss does not depend on {w:?}"));
         wanted.iter().map(found).collect()
@@ -51,14 +56,14 @@ impl Tape {
             (Op::Scale { .. }, 0) => (op.clone(), vec![dy]),
             (&Op::Conv2d(window), 0) => (Op::Conv2dBackwardInput(window), vec![dy, x[1]]),
             (&Op::Conv2d(window), 1) => (Op::Conv2dBackwardWeight(window), vec![dy, x[0]]),
-            (Op::AddBias, 1) => (Op::AddBiasBackwardBias, vec![dy]),
+            (Op::AddBias, 1) | (Op::LinearBias { .. }, 2) => (Op::AddBiasBackwardBias, vec![dy]),
             (Op::Relu, 0) => (Op::ReluBackward, vec![dy, y[0]]),
             (Op::MaxPool2d, 0) => (Op::MaxPool2dBackward, vec![dy, y[1]]),
             (&Op::ConvPool(window), 0) => (Op::ConvPoolBackwardInput(window), vec![dy, y[1], x[1]]),
             (&Op::ConvPool(window), 1) => (Op::ConvPoolBackwardWeight(window), vec![dy, y[1], x[0]]),
             (Op::ConvPool(_), 2) => (Op::ConvPoolBackwardBias, vec![dy, y[1]]),
-            (Op::Linear, 0) => (Op::LinearBackwardInput, vec![dy, x[1]]),
-            (Op::Linear, 1) => (Op::LinearBackwardWeight, vec![dy, x[0]]),
+            (Op::Linear | Op::LinearBias { .. }, 0) => (Op::LinearBackwardInput, vec![dy, x[1]]),
+            (Op::Linear | Op::LinearBias { .. }, 1) => (Op::LinearBackwardWeight, vec![dy, x[0]]),
             (&Op::Loss(rule), 0) => (Op::LossBackward(rule), vec![x[0], x[1], dy]),
             _ => panic!("grad: {} has no gradient by operand {place}", op.name()),
         };

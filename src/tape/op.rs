@@ -126,7 +126,14 @@ pub enum Op {
     ConvPoolBackwardBias,
     /// `x w^T`: x `[n, ..]` with `in` elements a row, w `[out, in]` -> `[n, out]`.
     Linear,
-    /// dy `[n, out]`, w -> dx, of x's shape.
+    /// [`Op::Linear`], [`Op::AddBias`] and perhaps [`Op::Relu`] in one: x, w, bias `[out]` -> y. Where ReLU is part of
+    /// it, the gradients take dy after [`Op::ReluBackward`] with the kept y.
+    LinearBias {
+        /// Whether ReLU is applied.
+        relu: bool,
+    },
+    /// dy `[n, out]`, w, (y) -> dx, of x's shape. With y `[n, in]`, what ReLU made the layer's input of,
+    /// [`Op::ReluBackward`] is part of it: dx is 0 where y is not positive.
     LinearBackwardInput,
     /// dy, x -> dw, summed over the rows.
     LinearBackwardWeight,
@@ -290,6 +297,8 @@ impl Op {
             Op::ConvPoolBackwardWeight(_) => "conv_pool_backward_weight",
             Op::ConvPoolBackwardBias => "conv_pool_backward_bias",
             Op::Linear => "linear",
+            Op::LinearBias { relu: false } => "linear_bias",
+            Op::LinearBias { relu: true } => "linear_bias_relu",
             Op::LinearBackwardInput => "linear_backward_input",
             Op::LinearBackwardWeight => "linear_backward_weight",
             Op::Loss(_) => "loss",

@@ -1,11 +1,12 @@
-//! Linear layers, as sums of products.
+//! Linear layers, as sums of products, with bias and ReLU. Where ReLU's input is 0 or no number is the point.
 
 use maxmargin::tape::{DType, Op};
 
-use super::support::{Case, Random, Sum};
+use super::support::{Array, Case, Random, Sum, exact};
 
-/// Rows, inputs, outputs: around the 256 columns of a task, and LeNet5's layers.
-const SIZES: [[usize; 3]; 14] = [
+/// Rows, inputs, outputs: around the 256 columns of a task, LeNet5's layers, and sums of few terms, which are not cut
+/// into shares, in more than one tile.
+const SIZES: [[usize; 3]; 18] = [
     [1, 1, 1],
     [3, 7, 5],
     [8, 9, 7],
@@ -20,6 +21,10 @@ const SIZES: [[usize; 3]; 14] = [
     [3, 769, 1],
     [1, 1, 769],
     [50, 200, 13],
+    [70, 16, 68],
+    [70, 5, 67],
+    [70, 68, 16],
+    [70, 67, 5],
 ];
 
 /// Calls `f` with the elements of y, w and x of every product that `n` rows sum.
@@ -41,6 +46,42 @@ pub fn linear() {
     }
 }
 
+/// With coarse numbers all sums are exact, zeros and what is no number included; with any numbers they are near.
+fn with_bias(relu: bool) {
+    for size @ [n, inner, out] in SIZES {
+        let (mut x, w, mut bias) =
+            (Random(1).coarse(&[n, inner]), Random(2).coarse(&[out, inner]), Random(3).coarse(&[out]));
+        if n * out > 1 {
+            x.values[(n - 1) * inner] = f64::NAN;
+            bias.values[out / 2] = f64::NAN;
+        }
+        let real = (Random(4).signed(&[n, inner]), Random(5).signed(&[out, inner]), Random(6).signed(&[out]));
+        for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
+            let case = Case::new(Op::LinearBias { relu }).rows(&x).whole(&w).whole(&bias);
+            case.gives_rows(&[n, out], DType::F32).check(|n| {
+                let mut y = vec![Sum::default(); n * out];
+                products(n, size, |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
+                y.iter_mut().enumerate().for_each(|(i, sum)| *sum += bias.values[i % out]);
+                let finished = y.into_iter().map(|Sum { value, size }| {
+                    let value = if relu && value <= 0.0 { 0.0 } else { value };
+                    if coarse { exact(value) } else { Sum { value, size } }
+                });
+                vec![finished.collect()]
+            });
+        }
+    }
+}
+
+#[test]
+pub fn linear_bias() {
+    with_bias(false);
+}
+
+#[test]
+pub fn linear_bias_relu() {
+    with_bias(true);
+}
+
 /// x may be images: its rows are taken as they lie.
 #[test]
 fn linear_takes_images_as_rows() {
@@ -60,6 +101,29 @@ pub fn linear_backward_input() {
             let mut dx = vec![Sum::default(); n * inner];
             products(n, size, |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
             vec![dx]
+        });
+    }
+}
+
+/// What ReLU may have made: zeros of both signs, a least number, an infinity, what is no number, and negative numbers,
+/// which it does not make.
+fn rectified(dims: &[usize]) -> Array {
+    let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN];
+    let mut y = Random(3).signed(dims);
+    y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, c)| *v = f64::from(c as f32));
+    y
+}
+
+#[test]
+fn linear_backward_input_is_0_where_relu_s_result_is_not_positive() {
+    for size @ [n, inner, out] in SIZES {
+        let (dy, w, y) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]), rectified(&[n, inner]));
+        let case = Case::new(Op::LinearBackwardInput).rows(&dy).whole(&w).rows(&y);
+        case.gives_rows(&[n, inner], DType::F32).check(|n| {
+            let mut dx = vec![Sum::default(); n * inner];
+            products(n, size, |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
+            let masked = dx.into_iter().zip(&y.values).map(|(sum, &y)| if y > 0.0 { sum } else { exact(0.0) });
+            vec![masked.collect()]
         });
     }
 }

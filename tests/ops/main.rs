@@ -44,6 +44,8 @@ fn test_of(op: &Op) -> fn() {
         Op::ConvPoolBackwardWeight(_) => conv_pool::conv_pool_backward_weight,
         Op::ConvPoolBackwardBias => conv_pool::conv_pool_backward_bias,
         Op::Linear => linear::linear,
+        Op::LinearBias { relu: false } => linear::linear_bias,
+        Op::LinearBias { relu: true } => linear::linear_bias_relu,
         Op::LinearBackwardInput => linear::linear_backward_input,
         Op::LinearBackwardWeight => linear::linear_backward_weight,
         Op::Loss(_) => loss::loss,

@@ -70,13 +70,25 @@ pub(super) fn clamp_min(out: &mut [f32], a: &[f32], least: f32) {
 }
 
 /// `max(x, 0)`; not-a-number stays what it is.
+#[inline(always)]
+pub(super) fn relu_of(x: f32) -> f32 {
+    if x <= 0.0 { 0.0 } else { x }
+}
+
+/// ReLU.
 pub(super) fn relu(out: &mut [f32], x: &[f32]) {
-    map(out, x, |x| if x <= 0.0 { 0.0 } else { x });
+    map(out, x, relu_of);
 }
 
 /// `dy` where `y > 0`, else 0.
+#[inline(always)]
+pub(super) fn relu_gradient(dy: f32, y: f32) -> f32 {
+    if y > 0.0 { dy } else { 0.0 }
+}
+
+/// The gradient of ReLU.
 pub(super) fn relu_backward(dx: &mut [f32], dy: &[f32], y: &[f32]) {
-    zip(dx, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 });
+    zip(dx, dy, y, relu_gradient);
 }
 
 /// `x + bias` along the last dimension.

@@ -174,8 +174,12 @@ impl Cpu {
                 conv_pool::conv_pool_backward_bias(f32s_mut(y0), &f32s(x[0])[..n * row], x[1]);
             }
             Op::Linear => linear::linear(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, in_dims(1)),
+            Op::LinearBias { relu } => {
+                linear::linear_bias(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), n, in_dims(1), *relu);
+            }
             Op::LinearBackwardInput => {
-                linear::linear_backward_input(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, in_dims(1));
+                let kept = x.get(2).map(|y| f32s(y));
+                linear::linear_backward_input(f32s_mut(y0), f32s(x[0]), f32s(x[1]), kept, n, in_dims(1));
             }
             Op::LinearBackwardWeight => {
                 linear::linear_backward_weight(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, out_dims);

@@ -27,6 +27,8 @@ pub enum Arg {
     Output(usize),
     /// The address of the count of active rows; null where all are.
     Rows,
+    /// The address of nothing, where a kernel's operand is missing.
+    Null,
     /// An address in the scratch memory that launches of one node share: bytes from its start.
     Scratch(usize),
     /// An `int`.
@@ -55,7 +57,7 @@ impl Arg {
     /// The type of the parameter that takes it.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Scratch(_) => "pointer",
+            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) => "pointer",
             Arg::Int(_) => "int",
             Arg::Unsigned(_) => "unsigned",
             Arg::Float(_) => "float",

@@ -169,6 +169,7 @@ impl Cuda {
                 Arg::Input(i) => words.push(address(&node.inputs[*i])),
                 Arg::Output(i) => words.push(address(&node.outputs[*i])),
                 Arg::Rows => words.push(node.rows.as_ref().map_or(0, address)),
+                Arg::Null => words.push(0),
                 Arg::Scratch(offset) => words.push(addresses.scratch + *offset as Address),
                 Arg::Int(value) => words.push(u64::from(value.cast_unsigned())),
                 Arg::Unsigned(value) => words.push(u64::from(*value)),

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::gemm::{Family, Plan, Product, Results, Work, fours};
+use super::gemm::{Family, Finish, Plan, Product, Results, Work, fours};
 use super::{Arg, Desc, Lowered};
 use crate::device::cuda::launch::{Launch, Struct, THREADS};
 use crate::tape::Window;
@@ -147,15 +147,15 @@ impl Conv {
         let Conv { n, h, w, c, k, kh, kw, .. } = *self;
         let product = Product { rows: n * h * w, columns: c, length: kh * kw * k };
         let (vectors, flops) = (self.vectors(desc), self.backward_flops());
-        let work = Work { family, product, vectors, results: Results::Rows, flops };
-        work.lower(desc, |chunk| self.args(desc.inputs(), chunk))
+        let work = Work { family, product, vectors, results: Results::Rows(Finish::default()), flops };
+        work.lower(desc, |chunk, _| self.args(desc.inputs(), chunk))
     }
 
     fn backward_weight(&self, desc: &Desc, family: Family) -> Lowered {
         let product = Product { rows: self.k, columns: self.filter(), length: self.outputs() };
         let (vectors, flops) = (self.vectors(desc), self.backward_flops());
         let work = Work { family, product, vectors, results: Results::Whole, flops };
-        work.lower(desc, |chunk| self.args(desc.inputs(), chunk))
+        work.lower(desc, |chunk, _| self.args(desc.inputs(), chunk))
     }
 }
 
@@ -163,8 +163,8 @@ pub(super) fn conv2d(desc: &Desc, window: Window) -> Lowered {
     let conv = Conv::new(desc.input(0), desc.input(1), window, false);
     let family = ["conv2d_scalar", "conv2d_narrow", "conv2d_square"];
     let (product, vectors) = (conv.forward(), conv.vectors(desc));
-    let work = Work { family, product, vectors, results: Results::Rows, flops: product.flops() };
-    work.lower(desc, |chunk| conv.args(2, chunk))
+    let work = Work { family, product, vectors, results: Results::Rows(Finish::default()), flops: product.flops() };
+    work.lower(desc, |chunk, _| conv.args(2, chunk))
 }
 
 pub(super) fn conv2d_backward_input(desc: &Desc, window: Window) -> Lowered {

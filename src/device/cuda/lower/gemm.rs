@@ -132,11 +132,30 @@ impl Plan {
     }
 }
 
+/// What becomes of a batch's results where they are whole: `Finish` in kernels/finish.cuh. The operands are inputs of
+/// the op.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Finish {
+    /// Is added, by columns.
+    pub bias: Option<usize>,
+    /// ReLU is applied.
+    pub relu: bool,
+    /// Has the results' shape; where it is not positive they are 0.
+    pub y: Option<usize>,
+}
+
+impl Finish {
+    /// The address of an operand.
+    pub fn operand(input: Option<usize>) -> Arg {
+        input.map_or(Arg::Null, Arg::Input)
+    }
+}
+
 /// What the results of a product are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Results {
     /// Those of a batch: rows beyond the active ones are left alone.
-    Rows,
+    Rows(Finish),
     /// All are written.
     Whole,
 }
@@ -153,15 +172,20 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Its launches. `args(chunk)` are the kernel's arguments after the first, which says where results go.
-    pub fn lower(&self, desc: &Desc, args: impl Fn(usize) -> Vec<Arg>) -> Lowered {
+    /// Its launches. `args(chunk, finish)` are the kernel's arguments after the first, which says where results go;
+    /// shares of a sum are finished by the kernel that adds them.
+    pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Finish) -> Vec<Arg>) -> Lowered {
         let plan = Plan::new(self.product, self.vectors, true);
+        let finish = match self.results {
+            Results::Rows(finish) if plan.shares == 1 => finish,
+            _ => Finish::default(),
+        };
         let to = if plan.shares > 1 { Arg::Scratch(0) } else { Arg::Output(0) };
-        let all = [to].into_iter().chain(args(plan.chunk)).collect();
+        let all = [to].into_iter().chain(args(plan.chunk, finish)).collect();
         let mut launches = vec![plan.launch(self.family, all, desc.cost(self.flops))];
         if plan.shares > 1 {
             launches.push(match self.results {
-                Results::Rows => sum_split_rows(desc.output(0), plan.shares),
+                Results::Rows(finish) => sum_split_rows(desc.output(0), plan.shares, finish),
                 Results::Whole => sum_splits(self.product.rows * self.product.columns, plan.shares),
             });
         }
@@ -169,10 +193,13 @@ impl Work {
     }
 }
 
-/// Adds shares of a batch's results; of its dimensions the first are the rows.
-fn sum_split_rows(dims: &[usize], shares: usize) -> Launch {
+/// Adds shares of a batch's results and finishes them; of its dimensions the first are the rows.
+fn sum_split_rows(dims: &[usize], shares: usize, finish: Finish) -> Launch {
     let (n, row) = super::rows_of(dims);
-    let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::Rows, Arg::size(n), Arg::size(row), Arg::size(shares)];
+    let Finish { bias, relu, y } = finish;
+    let operands = [Arg::Output(0), Arg::Scratch(0), Finish::operand(bias), Finish::operand(y)];
+    let numbers = [Arg::Int(relu.into()), Arg::Rows, Arg::size(n), Arg::size(row), Arg::size(shares)];
+    let args = operands.into_iter().chain(numbers).collect();
     Launch::new("sum_split_rows", (n * row).div_ceil(SUMMED), args, sum_cost(n * row, shares))
 }
 

@@ -1,6 +1,6 @@
 //! kernels/linear.cu.
 
-use super::gemm::{Product, Results, Work, fours};
+use super::gemm::{Family, Finish, Product, Results, Work, fours};
 use super::{Arg, Desc, Lowered, rows_of};
 use crate::device::cuda::launch::{Launch, THREADS};
 
@@ -16,37 +16,57 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// The arguments after the first.
-    fn args(self) -> Vec<Arg> {
+    /// The arguments after the first. `finish` are those of the operands and numbers that finish a result.
+    fn args(self, finish: impl IntoIterator<Item = Arg>) -> Vec<Arg> {
         let Sizes { n, inner, out } = self;
-        [Arg::Input(0), Arg::Input(1), Arg::Rows].into_iter().chain([n, inner, out].map(Arg::size)).collect()
+        let operands = [Arg::Input(0), Arg::Input(1)].into_iter().chain(finish);
+        operands.chain([Arg::Rows]).chain([n, inner, out].map(Arg::size)).collect()
     }
 
-    fn lower(self, desc: &Desc, product: Product, results: Results, family: [&'static str; 3]) -> Lowered {
+    /// `args(finish)` are the arguments after the first and before the last.
+    fn lower(
+        self,
+        desc: &Desc,
+        (product, results): (Product, Results),
+        family: Family,
+        args: impl Fn(Finish) -> Vec<Arg>,
+    ) -> Lowered {
         let aligned = desc.output_aligned(0) && desc.input_aligned(0) && desc.input_aligned(1);
         let vectors = fours(&[self.inner, self.out]) && aligned;
         let work = Work { family, product, vectors, results, flops: product.flops() };
-        work.lower(desc, |chunk| self.args().into_iter().chain([Arg::size(chunk)]).collect())
+        work.lower(desc, |chunk, finish| args(finish).into_iter().chain([Arg::size(chunk)]).collect())
     }
 }
 
 pub(super) fn linear(desc: &Desc) -> Lowered {
+    layer(desc, Finish::default())
+}
+
+pub(super) fn linear_bias(desc: &Desc, relu: bool) -> Lowered {
+    layer(desc, Finish { bias: Some(2), relu, y: None })
+}
+
+fn layer(desc: &Desc, finish: Finish) -> Lowered {
     let ((n, inner), out) = (rows_of(desc.input(0)), desc.output(0)[1]);
     let (sizes, product) = (Sizes { n, inner, out }, Product { rows: n, columns: out, length: inner });
+    let args = |Finish { bias, relu, .. }: Finish| sizes.args([Finish::operand(bias), Arg::Int(relu.into())]);
     if out <= FEW {
-        let args = [Arg::Output(0)].into_iter().chain(sizes.args()).collect();
+        let args = [Arg::Output(0)].into_iter().chain(args(finish)).collect();
         let warps_of_a_block = THREADS as usize / 32;
         return Launch::new("linear_warp", (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))
             .into();
     }
-    sizes.lower(desc, product, Results::Rows, ["linear_scalar", "linear_narrow", "linear_square"])
+    let family = ["linear_scalar", "linear_narrow", "linear_square"];
+    sizes.lower(desc, (product, Results::Rows(finish)), family, args)
 }
 
 pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
     let (&[n, out], &[_, inner]) = (desc.input(0), desc.input(1)) else { unreachable!("dy is [n, out], w [out, in]") };
     let family = ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"];
-    let product = Product { rows: n, columns: inner, length: out };
-    Sizes { n, inner, out }.lower(desc, product, Results::Rows, family)
+    let (sizes, product) = (Sizes { n, inner, out }, Product { rows: n, columns: inner, length: out });
+    let finish = Finish { y: (desc.inputs() > 2).then_some(2), ..Finish::default() };
+    let args = |finish: Finish| sizes.args([Finish::operand(finish.y)]);
+    sizes.lower(desc, (product, Results::Rows(finish)), family, args)
 }
 
 pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
@@ -54,6 +74,6 @@ pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
         unreachable!("dy is [n, out], dw [out, in]")
     };
     let family = ["linear_backward_weight_scalar", "linear_backward_weight_narrow", "linear_backward_weight_square"];
-    let product = Product { rows: out, columns: inner, length: n };
-    Sizes { n, inner, out }.lower(desc, product, Results::Whole, family)
+    let (sizes, product) = (Sizes { n, inner, out }, Product { rows: out, columns: inner, length: n });
+    sizes.lower(desc, (product, Results::Whole), family, |_| sizes.args([]))
 }

@@ -121,6 +121,7 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::ConvPoolBackwardWeight(window) => conv::conv_pool_backward_weight(&desc, *window),
         Op::ConvPoolBackwardBias => pool::conv_pool_backward_bias(&desc),
         Op::Linear => linear::linear(&desc),
+        Op::LinearBias { relu } => linear::linear_bias(&desc, *relu),
         Op::LinearBackwardInput => linear::linear_backward_input(&desc),
         Op::LinearBackwardWeight => linear::linear_backward_weight(&desc),
 

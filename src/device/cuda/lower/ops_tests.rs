@@ -1,5 +1,5 @@
 //! What the launches of ops other than convolutions and products promise: every element has its thread, and is read as
-//! wide as its address allows.
+//! wide as its address allows. Of linear layers: bias and ReLU are applied once.
 
 use super::lower;
 use crate::device::cuda::images::kernel;
@@ -13,8 +13,8 @@ use crate::tape::{
 /// Elements of a row around a block's threads and around four times as many.
 const ROWS: [usize; 16] = [1, 2, 3, 4, 7, 16, 255, 256, 257, 784, 1020, 1024, 1028, 3072, 3076, 150_528];
 
-/// The launch of an op on operands of these shapes. Operand `off` begins four bytes past a multiple of sixteen.
-fn launch(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Launch {
+/// The launches of an op on operands of these shapes. Operand `off` begins four bytes past a multiple of sixteen.
+fn launches(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Vec<Launch> {
     let mut memory = Memory::default();
     let operands: Vec<Buffer> = inputs
         .iter()
@@ -34,9 +34,17 @@ fn launch(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], o
         .collect();
     let outputs = values.split_off(inputs.len());
     let lowered = lower(&program, &Node { op, inputs: values, outputs, rows: None });
-    let [launch] = &lowered.launches[..] else { panic!("one launch an op") };
-    let kinds: Vec<_> = launch.args.iter().map(Arg::kind).collect();
-    assert_eq!(kinds, kernel(launch.kernel).params, "arguments of {}", launch.kernel);
+    for launch in &lowered.launches {
+        let kinds: Vec<_> = launch.args.iter().map(Arg::kind).collect();
+        assert_eq!(kinds, kernel(launch.kernel).params, "arguments of {}", launch.kernel);
+    }
+    lowered.launches
+}
+
+/// The launch of an op that has one.
+fn launch(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Launch {
+    let launches = launches(op, inputs, outputs, off);
+    let [launch] = &launches[..] else { panic!("one launch an op") };
     assert_eq!((launch.block, launch.grid[1], launch.grid[2]), (THREADS, 1, 1));
     launch.clone()
 }
@@ -128,6 +136,38 @@ fn rows_are_copied_in_the_widest_units_that_divide_them() {
     let (table, batch, index) = ([1000, 4], [50, 4], [50]);
     let index = (&index[..], DType::U32);
     assert_eq!(launch(Op::GatherRows, &[f32s(&table), index], &[f32s(&batch)], Some(2)).kernel, "gather_rows_by4");
+}
+
+#[test]
+fn a_linear_layer_s_sums_are_finished_once_where_they_are_whole() {
+    // Few terms: one launch. Many: shares, which another adds. Ten outputs: a warp each.
+    for (inner, out, kernels) in [
+        (16, 64, &["linear_narrow"][..]),
+        (3136, 1024, &["linear_square", "sum_split_rows"]),
+        (1024, 10, &["linear_warp"]),
+    ] {
+        let (x, w, bias, y) = ([50, inner], [out, inner], [out], [50, out]);
+        let all = [f32s(&x), f32s(&w), f32s(&bias)];
+        for (op, inputs, relu) in [
+            (Op::Linear, &all[..2], false),
+            (Op::LinearBias { relu: false }, &all, false),
+            (Op::LinearBias { relu: true }, &all, true),
+        ] {
+            let launches = launches(op, inputs, &[f32s(&y)], None);
+            assert_eq!(launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>(), kernels);
+            let (last, before) = launches.split_last().unwrap();
+            let finishes = |launch: &Launch| (launch.args.contains(&Arg::Input(2)), launch.args.contains(&Arg::Int(1)));
+            assert_eq!(finishes(last), (inputs.len() > 2, relu), "{last:?}");
+            assert!(before.iter().all(|launch| finishes(launch) == (false, false)), "{before:?}");
+        }
+        let (dy, dx) = (f32s(&y), f32s(&x));
+        for inputs in [&[dy, all[1]][..], &[dy, all[1], dx]] {
+            let launches = launches(Op::LinearBackwardInput, inputs, &[dx], None);
+            let masked: Vec<bool> = launches.iter().map(|launch| launch.args.contains(&Arg::Input(2))).collect();
+            assert_eq!(masked.iter().filter(|masked| **masked).count(), inputs.len() - 2, "{launches:?}");
+            assert_eq!(masked.last(), Some(&(inputs.len() > 2)), "{launches:?}");
+        }
+    }
 }
 
 /// Blocks of a launch that give each row blocks of its own.
