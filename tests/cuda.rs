@@ -97,6 +97,7 @@ fn a_training_step_is_two_small_writes_and_one_graph_launch() {
     let _alone = alone();
     let Some(fake) = ready().then(fake::load).and_then(Result::ok) else { return };
     let trained = Trained::new(4);
+    fake.log(); // what another test has done
     let mut device = open(false);
     trained.prepare(&mut device);
     trained.step(&mut device, BATCH);
