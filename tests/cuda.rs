@@ -15,7 +15,7 @@ use maxmargin::model::{LeNet5, Model};
 use maxmargin::tape::{Memory, Metric, Norm};
 use maxmargin::train::Mma;
 use support::Random;
-use support::cuda::{open, ready};
+use support::cuda::{fake_driver, open, ready};
 use support::fake::{self, Build};
 
 const EXAMPLES: usize = 40;
@@ -95,7 +95,7 @@ fn calls<'a>(log: &'a [String], name: &str) -> Vec<&'a String> {
 #[test]
 fn a_training_step_is_two_small_writes_and_one_graph_launch() {
     let _alone = alone();
-    let Some(fake) = ready().then(fake::load).and_then(Result::ok) else { return };
+    let Some(fake) = fake_driver() else { return };
     let trained = Trained::new(4);
     let mut device = open(false);
     trained.prepare(&mut device);
@@ -116,7 +116,7 @@ fn a_training_step_is_two_small_writes_and_one_graph_launch() {
 #[test]
 fn a_snapshot_is_a_copy_that_nobody_waits_for() {
     let _alone = alone();
-    let Some(fake) = ready().then(fake::load).and_then(Result::ok) else { return };
+    let Some(fake) = fake_driver() else { return };
     let trained = Trained::new(1);
     let mut device = open(false);
     trained.prepare(&mut device);
