@@ -321,3 +321,15 @@ fn unsafe_code_and_the_driver_stand_in_one_file() {
     found.retain(speaks);
     assert_eq!(found, [root.join("device/cuda/driver.rs")]);
 }
+
+#[test]
+fn inline_ptx_stands_in_one_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    if !root.is_dir() {
+        return; // a machine that has the executables alone
+    }
+    let mut found: Vec<PathBuf> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    found.retain(|path| fs::read_to_string(path).unwrap().contains("asm"));
+    assert_eq!(found, [root.join("ptx.cuh")]);
+}
