@@ -1,5 +1,5 @@
-//! How fast a device is: every op of a training step on its real shapes, the attack's step on a batch larger than any
-//! cache, the whole step; each beside what the device was measured to do at most, in the same run.
+//! How fast a device is: every op of a training step on its real shapes, the attack's step on a large batch, the whole
+//! step; each beside what the device was measured to do at most, in the same run.
 //!
 //! - [`workload`](self): what is timed
 //! - [`table`](Report): the result in words
@@ -96,6 +96,8 @@ pub struct Report {
     pub rounds: usize,
     /// Bytes of each tensor of the attack's step and of the copy, in millions.
     pub megabytes: usize,
+    /// On how many copies of its program's values an op runs in turn.
+    pub copies: usize,
     /// What all are compared with.
     pub peaks: Peaks,
     /// Everything that was timed.
@@ -153,7 +155,8 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
     }
     step.check(clock.device)?;
     let Settings { rounds, megabytes, .. } = *settings;
-    Ok(Report { device: clock.device.describe(), model: step.describe(), rounds, megabytes, peaks, items })
+    let (device, model, copies) = (clock.device.describe(), step.describe(), copies.count);
+    Ok(Report { device, model, rounds, megabytes, copies, peaks, items })
 }
 
 /// The copy, and the fastest of matrix products of growing size.
@@ -188,8 +191,8 @@ struct Clock<'a> {
 }
 
 impl Clock<'_> {
-    /// A run of a program, of which there may be several copies on memory of their own: they take turns, so that none
-    /// finds its operands in a cache.
+    /// A run of a program, of which there may be several copies on memory of their own: they take turns, so that
+    /// large operands are not found in a cache.
     fn time(&mut self, copies: &[&Arc<Program>]) -> Result<Time> {
         let schedule = |runs: u32| {
             let mut schedule = Schedule::default();

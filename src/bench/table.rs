@@ -7,7 +7,10 @@ use crate::report::si;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { device, model, rounds, megabytes, peaks, items } = self;
+        let Report { device, model, rounds, megabytes, copies, peaks, items } = self;
+        let turns = format!(
+            "ops of a step, each alone, on {copies} copies of its values in turn; more than the copy is a cache's rate"
+        );
         let size = peaks.product_size;
         writeln!(f, "{device}; {model}; medians of {rounds}")?;
         writeln!(
@@ -20,8 +23,8 @@ impl fmt::Display for Report {
         writeln!(f, "each is compared with the peak that it comes nearer to; launches and kernels are a GPU's")?;
         let width = items.iter().map(|item| item.name.len()).max().unwrap_or(0);
         for (title, group) in [
-            ("the attack's step on a batch larger than any cache", "attack"),
-            ("ops of a step, each alone; its program's values take turns, so that no cache holds them", "op"),
+            ("the attack's step on a large batch", "attack"),
+            (&turns, "op"),
             ("programs of a step, as they run in it", "program"),
             ("a training step, every example right", "step"),
         ] {

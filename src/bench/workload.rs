@@ -18,7 +18,7 @@ const EPS: f32 = 0.3;
 const STEP: f32 = 0.01;
 /// The least matrix product that is tried.
 const LEAST_PRODUCT: usize = 256;
-/// Bytes that the copies of a step's values take together: more than a GPU's cache.
+/// Bytes that the copies of a step's values take together at most: more than a GPU's cache.
 const ROTATED_BYTES: usize = 128 << 20;
 /// Copies at most, however small the values are.
 const MOST_COPIES: usize = 16;
@@ -190,6 +190,7 @@ pub(super) struct OpCopies {
 
 /// Every op of a step, each shape once.
 pub(super) struct Copies {
+    pub count: usize,
     pub ops: Vec<OpCopies>,
 }
 
@@ -220,7 +221,7 @@ impl Copies {
                 ops.push((what, copies));
             }
         }
-        Copies { ops: ops.into_iter().map(|(_, op)| op).collect() }
+        Copies { count, ops: ops.into_iter().map(|(_, op)| op).collect() }
     }
 
     pub fn programs(&self) -> impl Iterator<Item = &Program> {

@@ -17,10 +17,13 @@ Examples:
   maxmargin bench --device cpu --only conv_pool
   maxmargin bench --device cuda --json bench.json";
 
+const WHAT: &str = "What is timed";
+
 /// Time every op of a training step, the attack's step, and the whole step
 ///
 /// Beside each time stand its bytes and operations a second, as shares of what a copy and a matrix product were
-/// measured to reach on the same device in the same run. Bytes count each operand once; operations are those of the formula.
+/// measured to reach on the same device in the same run. Bytes count each operand once; operations are those of the
+/// formula.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct BenchArgs {
@@ -30,25 +33,26 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     json: Option<PathBuf>,
     /// Whose step
-    #[arg(long, value_name = "NAME", default_value = "mnist-linf", value_parser = presets::names(), help_heading = "What")]
+    #[arg(long, value_name = "NAME", default_value = "mnist-linf", value_parser = presets::names())]
+    #[arg(help_heading = WHAT)]
     preset: String,
     /// LeNet5's width [default: the preset's]
-    #[arg(long, value_name = "MULTIPLE", value_parser = number, help_heading = "What")]
+    #[arg(long, value_name = "MULTIPLE", value_parser = number, help_heading = WHAT)]
     width: Option<f64>,
     /// Examples a step [default: the preset's]
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "What")]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = WHAT)]
     batch_size: Option<usize>,
     /// Bytes of each tensor of the copy and of the attack's step, in millions
-    #[arg(long, value_name = "N", default_value = "200", value_parser = count, help_heading = "What")]
+    #[arg(long, value_name = "N", default_value = "200", value_parser = count, help_heading = WHAT)]
     megabytes: usize,
     /// Rows of the largest matrix product tried, a power of two
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = count, help_heading = "What")]
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = count, help_heading = WHAT)]
     product: usize,
     /// Measurements of each item; the median counts
-    #[arg(long, value_name = "N", default_value = "5", value_parser = count, help_heading = "What")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count, help_heading = WHAT)]
     rounds: usize,
     /// Only what has this in its name, such as conv_pool or mma_step
-    #[arg(long, value_name = "TEXT", help_heading = "What")]
+    #[arg(long, value_name = "TEXT", help_heading = WHAT)]
     only: Option<String>,
 }
 

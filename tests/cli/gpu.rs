@@ -140,43 +140,24 @@ fn a_run_may_go_on_on_another_device() {
 }
 
 #[test]
-fn a_launch_that_fails_leaves_the_last_checkpoint_to_go_on_from() {
+fn a_launch_that_fails_is_told_with_the_checkpoint_to_go_on_from() {
     let folder = temporary();
-    let line = |name: &str| format!("train {TINY} --quiet --savepath {name}");
     let log = folder.path().join("log");
-    let Some(_) = done(folder.path(), &format!("log={}", log.display()), &format!("{} --sync", line("whole"))) else {
-        return;
-    };
-    let whole = left(&folder.path().join("whole"));
-    // Which launch ends the third step.
+    let line = |name: &str| format!("train {TINY} --quiet --savepath {name}");
+    let logging = format!("log={}", log.display());
+    let Some(_) = done(folder.path(), &logging, &format!("{} --sync", line("whole"))) else { return };
+    // The one that ends the third step; checkpoints are written after two.
     let log = fs::read_to_string(log).expect("a log");
     let launches = log.lines().filter(|line| line.starts_with("cuLaunchKernel ")).enumerate();
-    let mut optimizer = launches.filter(|(_, line)| line.contains(" adam")).map(|(at, _)| at + 1);
-    let third = optimizer.nth(2).expect("three steps");
-    let of_step =
-        |step: u32, name: &str| format!("the checkpoint of step {step} is whole; `maxmargin train --resume {name}`");
-    // While the untrained network is measured, and after the first checkpoint of two steps.
-    for (launch, step) in [(1, 0), (third, 2)] {
-        for (sync, expected) in [("", "work on the GPU failed: "), (" --sync", " failed in program ")] {
-            let name = format!("run{launch}{}", sync.len());
-            let parts = ["error: CUDA: ", expected, "CUDA_ERROR_LAUNCH_FAILED", &of_step(step, &name)];
-            refused(folder.path(), &format!("fail_launch={launch}"), &format!("{}{sync}", line(&name)), &parts);
-            done(folder.path(), "", &format!("train --quiet --resume {name}"));
-            assert!(left(&folder.path().join(&name)) == whole, "launch {launch}{sync}");
-        }
-    }
-}
-
-#[test]
-fn memory_that_is_not_there_is_told_with_what_was_needed_and_free() {
-    let folder = temporary();
-    for options in ["memory=1000000", "fail_alloc=1", "fail_alloc=2", "fail_alloc=3"] {
-        let parts =
-            ["error: out of memory on GPU 0 (", " MB are free. A smaller --width, --training-batch-size (train)"];
-        refused(folder.path(), options, &format!("train {TINY} --quiet --savepath run"), &parts);
-        let line = format!("train {TINY} --quiet --savepath run");
-        let Some(_) = done(folder.path(), "", &line) else { return }; // there is no run in the way
-        fs::remove_dir_all(folder.path().join("run")).expect("a run");
+    let mut optimizer = launches.filter(|(_, line)| line.contains(" adam"));
+    let options = format!("fail_launch={}", optimizer.nth(2).expect("three steps").0 + 1);
+    for (name, sync, expected) in [
+        ("replayed", "", "work on the GPU failed: CUDA_ERROR_LAUNCH_FAILED"),
+        ("waited", " --sync", "kernel adam_x4 failed in program update, on "),
+    ] {
+        let way_on =
+            format!("\nthe checkpoint of step 2 is whole; `maxmargin train --resume {name}` goes on from it\n");
+        refused(folder.path(), &options, &format!("{}{sync}", line(name)), &["error: CUDA: ", expected, &way_on]);
     }
 }
 

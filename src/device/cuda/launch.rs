@@ -1,5 +1,5 @@
 //! A launch as data: which kernel, on how many blocks, with which arguments, and what it costs. Made from an op
-//! without a GPU ([`super::lower`]), so that it can be tested and printed; run by [`super::Cuda`].
+//! without a GPU (`lower`), so that it can be tested and printed; run by [`super::Cuda`].
 
 use bytemuck::{Pod, Zeroable};
 

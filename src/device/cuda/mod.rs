@@ -1,11 +1,11 @@
 //! An NVIDIA GPU: our own kernels, launched through the driver that is found at run time.
 //!
-//! From op to launch in three steps: [`lower`] makes launches of a node (pure: kernel, tiles, arguments, cost),
-//! [`Cuda::run`] gives them addresses and checks them against the kernels' declarations, [`driver`] hands them to
+//! From op to launch in three steps: `lower` makes launches of a node (pure: kernel, tiles, arguments, cost),
+//! `Cuda::run` gives them addresses and checks them against the kernels' declarations, `driver` hands them to
 //! the GPU. A [`Schedule`] is recorded once as a CUDA graph and from then on given to the GPU at once; the host waits
 //! for nothing but what it reads.
 //!
-//! `unsafe` and cudarc stand in [`driver`] alone.
+//! `unsafe` and cudarc stand in `driver` alone.
 
 #[allow(unsafe_code)]
 mod driver;
