@@ -9,8 +9,7 @@ use maxmargin::device::Device;
 use maxmargin::device::cuda::launch::{Arg, Cost, Launch, WARP};
 use maxmargin::tape::Memory;
 use support::Random;
-use support::cuda::{open, ready};
-use support::fake::{self, required};
+use support::cuda::{fake_driver, open, ready};
 
 const LANES: usize = WARP as usize;
 
@@ -18,16 +17,13 @@ const LANES: usize = WARP as usize;
 fn wherever_copies_run(test: impl Fn()) {
     static ONE: Mutex<()> = Mutex::new(());
     let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner); // the driver's options are the process's
-    if !ready() {
-        return;
-    }
-    if required("gpu") {
-        return test();
-    }
-    let fake = fake::load().expect("it was loaded before");
-    for copies in ["cp_async=wait", "cp_async=issue"] {
-        fake.set(copies);
-        test();
+    match fake_driver() {
+        Some(fake) => ["cp_async=wait", "cp_async=issue"].into_iter().for_each(|copies| {
+            fake.set(copies);
+            test();
+        }),
+        None if ready() => test(),
+        None => {}
     }
 }
 
