@@ -18,6 +18,7 @@ const FLAGS: &[&str] = &[
     "-lineinfo",
     "-fmad=false",
     "-Werror=all-warnings",
+    "-compress-mode=size",
     "-Xptxas=-v,-warn-spills",
     "-gencode=arch=compute_80,code=sm_80",
     "-gencode=arch=compute_90a,code=sm_90a",

@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
                                   const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_backward_weight_tile<Narrow>(dw, dy, x, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(Square::THREADS)
+extern "C" __global__ void __launch_bounds__(Square::THREADS, RESIDENT)
     conv2d_backward_weight_square(float* __restrict__ dw, const float* __restrict__ dy, const float* __restrict__ x,
                                   const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_backward_weight_tile<Square>(dw, dy, x, rows, capacity, s);

@@ -61,24 +61,22 @@ __device__ __forceinline__ Tap tap(const ConvShape& s, int i, int channels, cons
 // A coordinate that lies outside every image, whatever tap is added to it.
 constexpr int OUTSIDE = -(1 << 30);
 
-template <int VECTOR>
-__device__ __forceinline__ void load_pixel(
-    bool live, float (&to)[VECTOR], const ConvShape& s, const float* image, int y, int x, int channel) {
+__device__ __forceinline__ Place pixel(const ConvShape& s, const float* image, int y, int x, int channel) {
     const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(s.h) &&
                         static_cast<unsigned>(x) < static_cast<unsigned>(s.w);
-    load_if(live && inside, to, image + (y * s.w + x) * s.c + channel);
+    return {image + (y * s.w + x) * s.c + channel, inside};
 }
 
 // The windows of x, a line an output: element (ky, kx, c) of each.
 template <bool POOLED>
 struct Windows {
-    static constexpr bool ALONG = true;
+    static constexpr bool ALONG = true, PLAIN = true;
     struct Line {
         size_t image;  // its first element
         int y, x;
     };
     const ConvShape& s;
-    const float* x;
+    const float* data;  // x
     int outputs;
 
     __device__ Line line(int i) const {
@@ -87,28 +85,26 @@ struct Windows {
         const size_t image = static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         return {image, at.y * s.stride - s.padding, at.x * s.stride - s.padding};
     }
-    template <int VECTOR>
-    __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int i) const {
+    __device__ Place place(const Line& line, int i) const {
         const Tap at = tap(s, i, s.c, s.by_c);
-        load_pixel(live, to, s, x + line.image, line.y + at.y, line.x + at.x, at.channel);
+        return pixel(s, data + line.image, line.y + at.y, line.x + at.x, at.channel);
     }
 };
 
 // The same, turned: a line a tap and channel of the filter, with what it meets at each output.
 template <bool POOLED>
 struct WindowsAcross {
-    static constexpr bool ALONG = false;
+    static constexpr bool ALONG = false, PLAIN = true;
     using Line = Tap;
     const ConvShape& s;
-    const float* x;
+    const float* data;  // x
 
     __device__ Line line(int i) const { return i < s.filter() ? tap(s, i, s.c, s.by_c) : Tap{OUTSIDE, OUTSIDE, 0}; }
-    template <int VECTOR>
-    __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int i) const {
+    __device__ Place place(const Line& line, int i) const {
         const Pixel at = output_pixel<POOLED>(s, i);
-        const float* image = x + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
-        const int y = at.y * s.stride - s.padding, x0 = at.x * s.stride - s.padding;
-        load_pixel(live, to, s, image, y + line.y, x0 + line.x, line.channel);
+        const float* image = data + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
+        const int y = at.y * s.stride - s.padding, x = at.x * s.stride - s.padding;
+        return pixel(s, image, y + line.y, x + line.x, line.channel);
     }
 };
 
@@ -129,15 +125,16 @@ __device__ __forceinline__ void load_chosen(
     }
 }
 
-// Blocks of `Gradients` element by element that share a multiprocessor, so that a thread may have all 255 registers.
-// Left to itself, the compiler tries to make do with 128, and spills.
+// Blocks that share a multiprocessor where the compiler, left to itself, tries to fit more, and spills: it makes do with
+// 128 registers for `Gradients` element by element, which with four blocks may have all 255, and with 96 for
+// `conv2d_backward_weight_square`, which may have 128.
 constexpr int RESIDENT = 4;
 
 // The outputs that an element of x is part of, a line an element's place: element (ky, kx, filter) is the gradient of
 // the output that tap (ky, kx) of that filter leads to, 0 if there is none. POOLED: dy is the pooled outputs' gradient.
 template <bool POOLED>
 struct Gradients {
-    static constexpr bool ALONG = true;
+    static constexpr bool ALONG = true, PLAIN = false;
     struct Line {
         size_t image;  // its first gradient
         int y, x;
@@ -171,22 +168,21 @@ struct Gradients {
 
 // The filters, turned: a line a channel of x, element (ky, kx, filter).
 struct FiltersAcross {
-    static constexpr bool ALONG = false;
+    static constexpr bool ALONG = false, PLAIN = true;
     using Line = const float*;
     const ConvShape& s;
-    const float* w;
+    const float* data;  // w
 
-    __device__ Line line(int i) const { return i < s.c ? w + i : nullptr; }
-    template <int VECTOR>
-    __device__ void load(bool live, float (&to)[VECTOR], Line line, int i) const {
+    __device__ Line line(int i) const { return i < s.c ? data + i : nullptr; }
+    __device__ Place place(Line line, int i) const {
         const int at = s.by_k.divide(i), filter = i - at * s.k;
-        load_if(live && line != nullptr, to, line + static_cast<size_t>(filter) * s.filter() + at * s.c);
+        return {line + static_cast<size_t>(filter) * s.filter() + at * s.c, line != nullptr};
     }
 };
 
 // The gradients of all outputs, a line a filter, in the order of `output_pixel<true>`.
 struct ChosenAcross {
-    static constexpr bool ALONG = false;
+    static constexpr bool ALONG = false, PLAIN = false;
     using Line = int;
     const float* dy;
     const unsigned char* choice;

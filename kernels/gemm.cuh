@@ -2,10 +2,10 @@
 //
 //     out[row, column] = sum over k of A[row, k] B[k, column]
 //
-// A block computes a tile of `out`. It walks along k, DEPTH elements at a time: all threads fetch the next DEPTH
-// columns of A and rows of B from memory into registers, multiply the ones that lie in shared memory, then put what
-// they fetched into the other half of it. Each thread holds an 8 x 4 part of the tile in registers: for each k it reads
-// 12 numbers from shared memory and does 32 multiply-adds, so shared memory keeps up with the arithmetic.
+// A block computes a tile of `out`. It walks along k, DEPTH elements at a time: while it multiplies the ones that lie
+// in one half of shared memory, the next DEPTH columns of A and rows of B are on their way to the other half. Each
+// thread holds an 8 x 4 part of the tile in registers: for each k it reads 12 numbers from shared memory and does 32
+// multiply-adds, so shared memory keeps up with the arithmetic.
 //
 // What an element of A or B is, an operand says (a small struct): a matrix, or a window of an image that is read where
 // it lies. What becomes of the results, an epilogue says.
@@ -15,6 +15,7 @@
 #pragma once
 
 #include "prelude.cuh"
+#include "ptx.cuh"
 
 constexpr int DEPTH = 16;
 constexpr int FOLD = 8;
@@ -53,53 +54,62 @@ __device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const fl
     if (live) load_vector(to, from);
 }
 
+// Where VECTOR elements of an operand lie; if not `live` they are 0, and `from` is no address.
+struct Place {
+    const float* from;
+    bool live;
+};
+
 // An operand has lines, which are A's rows or B's columns. It says
-//     ALONG                     whether a line's elements lie side by side; if not, lines do
-//     line(i)                   what is known of line i once and for all; i may be past the last
-//     load(live, to, line, k)   VECTOR elements: of the line from k on (ALONG), or element k of VECTOR lines; 0 past
-//                               the last line, and if not `live`
+//     ALONG         whether a line's elements lie side by side; if not, lines do
+//     line(i)       what is known of line i once and for all; i may be past the last
+// and then, if it is PLAIN, which means that its elements stand in memory,
+//     place(line, k)   where: VECTOR elements of the line from k on (ALONG), or element k of VECTOR lines; 0 past the
+//                      last line. k may be past the end: then nobody looks there
+//     data             an address that may be read
+// or else
+//     load(live, to, line, k)   the elements themselves; 0 past the last line, and if not `live`
 
 // The rows of a matrix [lines, length], each along its elements.
 struct Along {
-    static constexpr bool ALONG = true;
+    static constexpr bool ALONG = true, PLAIN = true;
     using Line = const float*;
     const float* data;
     int lines, length;
 
     __device__ Line line(int i) const { return i < lines ? data + static_cast<size_t>(i) * length : nullptr; }
-    template <int VECTOR>
-    __device__ void load(bool live, float (&to)[VECTOR], Line line, int k) const {
-        load_if(live && line != nullptr, to, line + k);
-    }
+    __device__ Place place(Line line, int k) const { return {line + k, line != nullptr}; }
 };
 
 // The columns of a matrix [length, lines].
 struct Across {
-    static constexpr bool ALONG = false;
+    static constexpr bool ALONG = false, PLAIN = true;
     using Line = const float*;
     const float* data;
     int lines;
 
     __device__ Line line(int i) const { return i < lines ? data + i : nullptr; }
-    template <int VECTOR>
-    __device__ void load(bool live, float (&to)[VECTOR], Line line, int k) const {
-        load_if(live && line != nullptr, to, line + static_cast<size_t>(k) * lines);
+    __device__ Place place(Line line, int k) const {
+        return {line + static_cast<size_t>(k) * lines, line != nullptr};
     }
 };
 
-// One operand's way into shared memory, `tile[DEPTH][LINES]`: a thread's share of it.
+// One operand's way into shared memory, `tile[DEPTH][LINES]`: a thread's share of it. What stands in memory as it will
+// in the tile is copied there, four elements at a time; what is turned or computed goes through registers. So do single
+// elements: copied one by one, they took more registers than they left.
 template <class T, class Operand, int LINES>
 struct Feed {
     // A vector lies along k or across lines, as in memory; so do the vectors of neighbouring threads. Single elements
     // go across lines: stores to shared memory then never meet in a bank.
     static constexpr bool ALONG = Operand::ALONG && T::VECTOR > 1;
+    static constexpr bool COPIED = Operand::PLAIN && !Operand::ALONG && T::VECTOR == 4;
     static constexpr int NEIGHBOURS = (ALONG ? DEPTH : LINES) / T::VECTOR;
     static constexpr int STRIDE = T::THREADS / NEIGHBOURS;
     static constexpr int PASSES = LINES * DEPTH / T::VECTOR / T::THREADS;
     static_assert(STRIDE * NEIGHBOURS == T::THREADS && PASSES * T::THREADS * T::VECTOR == LINES * DEPTH);
 
     typename Operand::Line lines[ALONG ? PASSES : 1];
-    float held[PASSES][T::VECTOR];
+    float held[PASSES][T::VECTOR];  // unless COPIED
 
     __device__ static int line(int pass) {
         return ALONG ? threadIdx.x / NEIGHBOURS + pass * STRIDE : threadIdx.x % NEIGHBOURS * T::VECTOR;
@@ -113,27 +123,44 @@ struct Feed {
         for (int pass = 0; pass < (ALONG ? PASSES : 1); ++pass) lines[pass] = operand.line(first + line(pass));
     }
 
-    // Elements k to k + DEPTH; from `end` on they are 0, whatever memory holds.
-    __device__ void fetch(const Operand& operand, int k, int end) {
+    // Sends for elements k to k + DEPTH; from `end` on they are 0, whatever memory holds. Nobody may read the tile.
+    __device__ void fetch(const Operand& operand, int k, int end, float (*tile)[LINES + PADDING]) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const int at = k + depth(pass);
-            operand.load(at < end, held[pass], lines[ALONG ? pass : 0], at);
+            const typename Operand::Line& known = lines[ALONG ? pass : 0];
+            if constexpr (Operand::PLAIN) {
+                const Place place = operand.place(known, at);
+                const bool live = at < end && place.live;
+                if constexpr (COPIED) {
+                    cp_async_16(&tile[depth(pass)][line(pass)], live ? place.from : operand.data, live);
+                } else {
+                    load_if(live, held[pass], place.from);
+                }
+            } else {
+                operand.load(at < end, held[pass], known, at);
+            }
+        }
+        if constexpr (COPIED) cp_async_commit();
+    }
+
+    // Has what was sent for in the tile. After the next barrier all threads may read it.
+    __device__ void put(float (*tile)[LINES + PADDING]) const {
+        if constexpr (COPIED) {
+            cp_async_wait<0>();
+        } else {
+#pragma unroll
+            for (int pass = 0; pass < PASSES; ++pass) put(held[pass], &tile[depth(pass)][line(pass)]);
         }
     }
 
-    __device__ void put(float (*tile)[LINES + PADDING]) const {
-#pragma unroll
-        for (int pass = 0; pass < PASSES; ++pass) {
-            const float(&from)[T::VECTOR] = held[pass];
-            float* to = &tile[depth(pass)][line(pass)];
-            if constexpr (ALONG) {
-                for (int v = 0; v < T::VECTOR; ++v) to[v * (LINES + PADDING)] = from[v];
-            } else if constexpr (T::VECTOR == 4) {
-                *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
-            } else {
-                *to = from[0];
-            }
+    __device__ static void put(const float (&from)[T::VECTOR], float* to) {
+        if constexpr (ALONG) {
+            for (int v = 0; v < T::VECTOR; ++v) to[v * (LINES + PADDING)] = from[v];
+        } else if constexpr (T::VECTOR == 4) {
+            *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
+        } else {
+            *to = from[0];
         }
     }
 };
@@ -178,8 +205,8 @@ __device__ __forceinline__ void gemm(
     Feed<T, B, T::COLUMNS> b_feed;
     a_feed.start(a, row0);
     b_feed.start(b, column0);
-    a_feed.fetch(a, first, end);
-    b_feed.fetch(b, first, end);
+    a_feed.fetch(a, first, end, a_tile[0]);
+    b_feed.fetch(b, first, end, b_tile[0]);
     a_feed.put(a_tile[0]);
     b_feed.put(b_tile[0]);
     __syncthreads();
@@ -188,9 +215,9 @@ __device__ __forceinline__ void gemm(
     float sum[GROUPS * QUAD][QUAD] = {}, total[GROUPS * QUAD][QUAD] = {};
     for (int tile = 0; tile < tiles; ++tile) {
         const int now = tile % 2, next = 1 - now;
-        if (tile + 1 < tiles) {
-            a_feed.fetch(a, first + (tile + 1) * DEPTH, end);
-            b_feed.fetch(b, first + (tile + 1) * DEPTH, end);
+        if (tile + 1 < tiles) {  // the other half was last read before the barrier that ended the last turn
+            a_feed.fetch(a, first + (tile + 1) * DEPTH, end, a_tile[next]);
+            b_feed.fetch(b, first + (tile + 1) * DEPTH, end, b_tile[next]);
         }
 #pragma unroll
         for (int k = 0; k < DEPTH; ++k) {
@@ -210,7 +237,7 @@ __device__ __forceinline__ void gemm(
                 for (int j = 0; j < QUAD; ++j) total[i][j] += sum[i][j], sum[i][j] = 0.0f;
             }
         }
-        if (tile + 1 < tiles) {  // the other half was last read before the barrier that ended the last turn
+        if (tile + 1 < tiles) {
             a_feed.put(a_tile[next]);
             b_feed.put(b_tile[next]);
         }

@@ -27,9 +27,10 @@
 //! given x, its label y, and eps, its last margin
 //! 1  x_adv = PGD(x, y, eps)                    attack/pgd.rs      Pgd::new: start, iteration
 //!                                              device/cpu/attack.rs  pgd_start, pgd_step
+//!                                              kernels/attack.cu     pgd_step_linf, pgd_step_l2
 //! 2  u = (x_adv - x) / eps                     tape/op.rs         Op::AlongDirection
 //! 3  find t with loss(x + t u) = 0             attack/an_pgd.rs   AnPgd::new: search_start, search_probe
-//!    by bisection in [0, 1.05 d_max]           device/cpu/attack.rs  bisect
+//!    by bisection in [0, 1.05 d_max]           device/cpu/attack.rs, kernels/attack.cu  bisect
 //! 4  the boundary point x + t u, the margin t  attack/an_pgd.rs   boundary_point
 //! ```
 //!
@@ -46,10 +47,21 @@
 //!    the wrong as they are; its gradient
 //! 6  margin[i] = t, or 0 where wrong           train/mma.rs       margin_pass, scatter_rows
 //! 7  gradient = 2/3 of 5 + 1/3 of 1; a step    train/mma.rs       update
-//!                                              device/cpu/optimizer.rs  adam, sgd
+//!                                              device/cpu/optimizer.rs, kernels/optimizer.cu  adam, sgd
 //! ```
 //!
 //! A run of steps, with validation, checkpoints and resume, is in [`train::run`].
+//!
+//! # From an op to a GPU
+//!
+//! ```text
+//! an op on shapes                              tape/op.rs
+//! its kernel, tiles, arguments, cost           device/cuda/lower/   pure: no GPU is asked
+//! addresses; arguments checked                 device/cuda/mod.rs   Cuda::run
+//! the driver                                   device/cuda/driver.rs: all `unsafe` of the project
+//! a whole step as one graph                    device/cuda/mod.rs   Cuda::replay
+//! the kernels                                  kernels/, whose README.md is a way in
+//! ```
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

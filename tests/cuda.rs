@@ -3,19 +3,21 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use maxmargin::attack::DeviceData;
-use maxmargin::config::{Config, preset};
+use maxmargin::config::{Config, OptimizerKind, preset};
 use maxmargin::device::cpu::Cpu;
+use maxmargin::device::cuda::launch::Arg;
 use maxmargin::device::{Device, cuda};
 use maxmargin::model::{LeNet5, Model};
 use maxmargin::tape::{Memory, Metric, Norm};
 use maxmargin::train::Mma;
 use support::Random;
-use support::cuda::{open, ready};
+use support::cuda::{fake_driver, open, ready};
 use support::fake::{self, Build};
 
 const EXAMPLES: usize = 40;
@@ -95,9 +97,9 @@ fn calls<'a>(log: &'a [String], name: &str) -> Vec<&'a String> {
 #[test]
 fn a_training_step_is_two_small_writes_and_one_graph_launch() {
     let _alone = alone();
-    let Some(fake) = ready().then(fake::load).and_then(Result::ok) else { return };
+    let Some(fake) = fake_driver() else { return };
     let trained = Trained::new(4);
-    fake.log(); // what came before
+    fake.log(); // what another test has done
     let mut device = open(false);
     trained.prepare(&mut device);
     trained.step(&mut device, BATCH);
@@ -117,7 +119,7 @@ fn a_training_step_is_two_small_writes_and_one_graph_launch() {
 #[test]
 fn a_snapshot_is_a_copy_that_nobody_waits_for() {
     let _alone = alone();
-    let Some(fake) = ready().then(fake::load).and_then(Result::ok) else { return };
+    let Some(fake) = fake_driver() else { return };
     let trained = Trained::new(1);
     let mut device = open(false);
     trained.prepare(&mut device);
@@ -255,6 +257,46 @@ fn every_launch_of_a_step_names_a_kernel_and_gives_it_what_it_declares() {
     assert!(launches > 0);
 }
 
+/// Name and bytes of each argument of every kernel, as g++ compiled it.
+fn compiled_kernels(fake: &fake::Fake) -> BTreeMap<String, Vec<usize>> {
+    let words = |line: &String| line.split(' ').map(String::from).collect::<Vec<_>>();
+    let sizes = |words: &[String]| words[3..].iter().map(|size| size.parse().unwrap()).collect();
+    fake.kernels().iter().map(words).map(|words| (words[0].clone(), sizes(&words))).collect()
+}
+
+#[test]
+fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
+    let Some(fake) = fake_driver() else { return };
+    let compiled = compiled_kernels(fake);
+    assert_eq!(compiled.len(), cuda::KERNELS.len());
+    for kernel in cuda::KERNELS {
+        let sizes = compiled.get(kernel.name).unwrap_or_else(|| panic!("{} was not compiled", kernel.name));
+        assert_eq!(sizes.len(), kernel.params.len(), "{}", kernel.name);
+        for (size, param) in sizes.iter().zip(kernel.params) {
+            match *param {
+                "pointer" => assert_eq!(*size, 8, "{}", kernel.name),
+                "int" | "unsigned" | "float" => assert_eq!(*size, 4, "{}", kernel.name),
+                _ => {} // a struct: its launches are looked at
+            }
+        }
+    }
+    let [linf, l2] = [Norm::Linf, Norm::L2].map(Trained::smallest);
+    let sgd = Trained::of(Config { optimizer: OptimizerKind::Sgd, ..linf.config.clone() });
+    let programs = [&linf, &l2, &sgd].into_iter().flat_map(|trained| trained.mma.schedule.programs());
+    let mut structs = BTreeSet::new();
+    for launch in programs.flat_map(|p| p.nodes.iter().flat_map(|node| cuda::launches(p, node))) {
+        for (arg, size) in launch.args.iter().zip(&compiled[launch.kernel]) {
+            if let Arg::Struct(name, bytes) = arg {
+                assert_eq!(bytes.len(), *size, "{name} as {} takes it", launch.kernel);
+                structs.insert(*name);
+            }
+        }
+    }
+    let declared: BTreeSet<&str> = cuda::KERNELS.iter().flat_map(|kernel| kernel.params).copied().collect();
+    let plain = BTreeSet::from(["pointer", "int", "unsigned", "float"]);
+    assert_eq!(structs, &declared - &plain, "every struct was looked at");
+}
+
 #[test]
 fn unsafe_code_and_the_driver_stand_in_one_file() {
     fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -279,4 +321,16 @@ fn unsafe_code_and_the_driver_stand_in_one_file() {
     };
     found.retain(speaks);
     assert_eq!(found, [root.join("device/cuda/driver.rs")]);
+}
+
+#[test]
+fn inline_ptx_stands_in_one_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    if !root.is_dir() {
+        return; // a machine that has the executables alone
+    }
+    let mut found: Vec<PathBuf> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    found.retain(|path| fs::read_to_string(path).unwrap().contains("asm"));
+    assert_eq!(found, [root.join("ptx.cuh")]);
 }

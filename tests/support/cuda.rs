@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use maxmargin::device::cuda::{Cuda, NVCC};
 
 use super::Make;
-use super::fake::{self, required, rung};
+use super::fake::{self, Fake, required, rung};
 
 static READY: LazyLock<bool> = LazyLock::new(|| {
     let compiled = NVCC.ok_or("no nvcc compiled the kernels (scripts/setup-nvcc installs one)".to_string());
@@ -34,6 +34,11 @@ pub fn devices() -> Vec<Make> {
 /// Whether there is a CUDA device to test.
 pub fn ready() -> bool {
     *READY
+}
+
+/// The fake driver, where the device is on it.
+pub fn fake_driver() -> Option<&'static Fake> {
+    if ready() && !required("gpu") { fake::load().ok() } else { None }
 }
 
 pub fn open(sync: bool) -> Cuda {

@@ -41,26 +41,36 @@ fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
     sums.iter().sum()
 }
 
-/// `x + e`, rounded towards x.
+/// The number next to `v`, one step towards 0 or away from it; `v` is finite and not 0. But for the sign, numbers are
+/// ordered as their bits are.
+#[inline(always)]
+fn neighbour(v: f32, towards_zero: bool) -> f32 {
+    f32::from_bits(v.to_bits().wrapping_add_signed(if towards_zero { -1 } else { 1 }))
+}
+
+/// `x + e`, rounded towards x. Without branches: so it is computed for a whole vector at once.
 #[inline(always)]
 fn add_towards(x: f32, e: f32) -> f32 {
     let sum = x + e;
-    // The rounding error, exactly (Knuth's two-sum).
+    // The rounding error, exactly (Knuth's two-sum). A sum that is 0 has none.
     let part = sum - x;
     let error = (x - (sum - part)) + (e - part);
-    if e > 0.0 && error < 0.0 {
-        sum.next_down()
-    } else if e < 0.0 && error > 0.0 {
-        sum.next_up()
-    } else {
-        sum
-    }
+    let away = if e > 0.0 { error < 0.0 } else { error > 0.0 };
+    let next = neighbour(sum, (sum > 0.0) == (e > 0.0));
+    if away { next } else { sum }
 }
 
 /// The least and the largest number inside ball and box.
 #[inline(always)]
 fn bounds(x: f32, eps: f32) -> (f32, f32) {
     (add_towards(x, -eps).max(0.0), add_towards(x, eps).min(1.0))
+}
+
+/// What is no number stays what it is. (`f32::clamp` may panic, and so is not computed for a whole vector at once.)
+#[inline(always)]
+fn clamp(v: f32, (low, high): (f32, f32)) -> f32 {
+    let v = if v < low { low } else { v };
+    if v > high { high } else { v }
 }
 
 /// Scales `adv - x` down to length eps. The last addition is rounded towards x, and the factor is less than
@@ -76,7 +86,7 @@ fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
 
 #[inline(always)]
 fn into_box(adv: &mut [f32]) {
-    adv.iter_mut().for_each(|a| *a = a.clamp(0.0, 1.0));
+    adv.iter_mut().for_each(|a| *a = clamp(*a, (0.0, 1.0)));
 }
 
 /// PGD's first point from noise: linf `x + eps noise`; l2 an image of noise, brought to the ball around x. Then the box.
@@ -91,8 +101,7 @@ pub(super) fn pgd_start(adv: &mut [f32], x: &[f32], eps: &[f32], noise: &[f32], 
             #[inline(always)]
             || match norm {
                 Norm::Linf => adv.iter_mut().zip(x).zip(noise).for_each(|((a, &x), &u)| {
-                    let (low, high) = bounds(x, eps);
-                    *a = (x + eps * u).clamp(low, high);
+                    *a = clamp(x + eps * u, bounds(x, eps));
                 }),
                 Norm::L2 => {
                     adv.copy_from_slice(noise);
@@ -114,8 +123,7 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
             || match rule.norm {
                 Norm::Linf => adv.iter_mut().zip(x).zip(dx).for_each(|((a, &x), &g)| {
                     let sign = f32::from(g > 0.0) - f32::from(g < 0.0);
-                    let (low, high) = bounds(x, eps);
-                    *a = (*a + step * sign).clamp(low, high);
+                    *a = clamp(*a + step * sign, bounds(x, eps));
                 }),
                 Norm::L2 => {
                     let length = (sum_of_squares(dx, dx, |g, _| g).sqrt() as f32).max(rule.l2_grad_floor);

@@ -225,18 +225,21 @@ impl Context {
         unsafe { result::memcpy_htod_async(to, &from.slice()[range], self.stream) }.map_err(earlier)
     }
 
-    /// Copies from any host memory, after all work given.
+    /// Copies from any host memory, after all work given, and waits. (The driver's own waiting copy goes by another
+    /// stream, and may return while it is still on its way: nothing orders it with work on this one.)
     pub fn copy_in_now(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        self.wait()?;
-        // SAFETY: the caller gives an address inside an allocation with so much room.
-        unsafe { result::memcpy_htod_sync(to, bytes) }.map_err(earlier)
+        // SAFETY: the caller gives an address inside an allocation with so much room; the copy is done before the
+        // borrow ends.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(earlier)?;
+        self.wait()
     }
 
-    /// Copies to any host memory, after all work given.
+    /// Copies to any host memory, after all work given, and waits.
     pub fn copy_out_now(&self, bytes: &mut [u8], from: Address) -> Result<()> {
-        self.wait()?;
-        // SAFETY: the caller gives an address inside an allocation that is so long.
-        unsafe { result::memcpy_dtoh_sync(bytes, from) }.map_err(earlier)
+        // SAFETY: the caller gives an address inside an allocation that is so long; the copy is done before the borrow
+        // ends.
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }.map_err(earlier)?;
+        self.wait()
     }
 
     /// Copies to pinned memory, in order with other work.

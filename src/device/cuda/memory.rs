@@ -74,6 +74,10 @@ impl Memory {
     /// Where a program's values are while it runs; `scratch` is what its nodes need. All work must be done before
     /// another program is entered, if values have allocations of their own.
     pub fn enter(&mut self, context: &Rc<Context>, program: &Program, scratch: usize) -> Result<Addresses> {
+        if let Memory::Regions { workspace, scratch: room, .. } = self {
+            let fits = program.workspace <= workspace.bytes && scratch <= room.bytes;
+            assert!(fits, "memory was allocated without program {}", program.name);
+        }
         let mut own = Vec::new();
         let apart = matches!(self, Memory::Apart { .. });
         let mut take = |bytes: usize| {

@@ -25,7 +25,7 @@ pub use images::{KERNELS, Kernel, NVCC, TARGETS, Usage};
 use launch::{Arg, Launch, Lowered};
 
 use super::{Device, Schedule, Snapshot};
-use crate::tape::{Buffer, Memory as Layout, Node, Program};
+use crate::tape::{Buffer, Memory as Layout, Node, Program, Value};
 use crate::{Error, Result};
 use driver::{Address, Context, Event, Function, Graph, Module, Pinned};
 use memory::{Addresses, Memory};
@@ -57,6 +57,27 @@ struct Loaded {
     function: Function,
     params: &'static [&'static str],
     shared: RefCell<u32>,
+}
+
+/// Where a launch finds its operands.
+struct Operands {
+    inputs: Vec<Address>,
+    outputs: Vec<Address>,
+    /// Null: all rows.
+    rows: Address,
+    scratch: Address,
+}
+
+impl Operands {
+    fn of(node: &Node, addresses: &Addresses) -> Operands {
+        let address = |value: &Value| addresses.values[value.0].expect("every operand has a place");
+        Operands {
+            inputs: node.inputs.iter().map(address).collect(),
+            outputs: node.outputs.iter().map(address).collect(),
+            rows: node.rows.as_ref().map_or(0, address),
+            scratch: addresses.scratch,
+        }
+    }
 }
 
 /// Pinned memory of a snapshot that was collected, for the next one.
@@ -128,6 +149,21 @@ impl Cuda {
         &self.context.gpu
     }
 
+    /// Launches a kernel on buffers, all rows of them: for tests of kernels that no op launches. `Arg::Output(i)` is the
+    /// i-th of `outputs`, `Arg::Input(i)` of `inputs`; the kernel stays within them.
+    ///
+    /// # Errors
+    /// The driver refuses the launch. What fails while it runs is an error of the call that next waits for it.
+    ///
+    /// # Panics
+    /// No kernel has this name, or its arguments are others; memory was not allocated; the launch asks for scratch.
+    pub fn launch_on(&mut self, launch: &Launch, outputs: &[&Buffer], inputs: &[&Buffer]) -> Result<()> {
+        assert!(!launch.args.iter().any(|arg| matches!(arg, Arg::Scratch(_))), "{} has no scratch", launch.kernel);
+        self.context.bind()?;
+        let places = |buffers: &[&Buffer]| buffers.iter().map(|buffer| self.memory().buffer(buffer)).collect();
+        self.launch(launch, &Operands { inputs: places(inputs), outputs: places(outputs), rows: 0, scratch: 0 })
+    }
+
     fn memory(&self) -> &Memory {
         self.memory.as_ref().expect("memory was allocated")
     }
@@ -139,8 +175,9 @@ impl Cuda {
         let memory = self.memory.as_mut().expect("memory was allocated");
         let addresses = memory.enter(&self.context, program, scratch)?;
         for (node, lowered) in program.nodes.iter().zip(&lowered) {
+            let operands = Operands::of(node, &addresses);
             for launch in &lowered.launches {
-                self.launch(launch, node, &addresses)?;
+                self.launch(launch, &operands)?;
                 if self.sync {
                     self.context.wait_for_launch().map_err(|text| {
                         let Launch { kernel, grid, block, .. } = launch;
@@ -155,22 +192,21 @@ impl Cuda {
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch, node: &Node, addresses: &Addresses) -> Result<()> {
+    fn launch(&self, launch: &Launch, operands: &Operands) -> Result<()> {
         let loaded = &self.functions[images::kernel(launch.kernel).name];
         let kinds: Vec<&str> = launch.args.iter().map(Arg::kind).collect();
         assert_eq!(kinds, loaded.params, "arguments of {}", launch.kernel);
         // Each argument begins on a word of its own.
         let mut words: Vec<u64> = Vec::new();
         let mut starts = Vec::with_capacity(launch.args.len());
-        let address = |value: &crate::tape::Value| addresses.values[value.0].expect("every operand has a place");
         for arg in &launch.args {
             starts.push(words.len());
             match arg {
-                Arg::Input(i) => words.push(address(&node.inputs[*i])),
-                Arg::Output(i) => words.push(address(&node.outputs[*i])),
-                Arg::Rows => words.push(node.rows.as_ref().map_or(0, address)),
+                Arg::Input(i) => words.push(operands.inputs[*i]),
+                Arg::Output(i) => words.push(operands.outputs[*i]),
+                Arg::Rows => words.push(operands.rows),
                 Arg::Null => words.push(0),
-                Arg::Scratch(offset) => words.push(addresses.scratch + *offset as Address),
+                Arg::Scratch(offset) => words.push(operands.scratch + *offset as Address),
                 Arg::Int(value) => words.push(u64::from(value.cast_unsigned())),
                 Arg::Unsigned(value) => words.push(u64::from(*value)),
                 Arg::Float(value) => words.push(u64::from(value.to_bits())),

@@ -1,0 +1,88 @@
+//! Inline PTX (`kernels/ptx.cuh`): each function does to the bit what the PTX manual says, on a GPU and, as its host
+//! twin, on the fake driver, which performs asynchronous copies as early and as late as they may be.
+
+mod support;
+
+use std::sync::{Mutex, PoisonError};
+
+use maxmargin::device::Device;
+use maxmargin::device::cuda::launch::{Arg, Cost, Launch, WARP};
+use maxmargin::tape::Memory;
+use support::Random;
+use support::cuda::{fake_driver, open, ready};
+
+const LANES: usize = WARP as usize;
+
+/// Runs a test wherever there is a CUDA device; on the fake one with copies performed at once, and at the wait.
+fn wherever_copies_run(test: impl Fn()) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner); // the driver's options are the process's
+    match fake_driver() {
+        Some(fake) => ["cp_async=wait", "cp_async=issue"].into_iter().for_each(|copies| {
+            fake.set(copies);
+            test();
+        }),
+        None if ready() => test(),
+        None => {}
+    }
+}
+
+/// What a kernel of one warp, with the arguments out, from and `last`, makes of `from`.
+fn run(kernel: &'static str, from: &[u32], last: Arg) -> Vec<u32> {
+    let mut memory = Memory::default();
+    let [out, input] = ["out", "from"].map(|name| memory.u32(name, &[from.len()]));
+    let mut cuda = open(false);
+    cuda.allocate(&memory, &[]).unwrap();
+    let device: &mut dyn Device = &mut cuda;
+    device.write_u32(&input, from).unwrap();
+    let args = vec![Arg::Output(0), Arg::Input(0), last];
+    let launch = Launch { kernel, grid: [1; 3], block: WARP, shared: 0, args, cost: Cost::default() };
+    cuda.launch_on(&launch, &[&out], &[&input]).unwrap();
+    (&cuda as &dyn Device).read_u32(&out).unwrap()
+}
+
+/// Any bits; zeros are what must not be there by accident.
+fn words(count: usize) -> Vec<u32> {
+    let mut random = Random(11);
+    (0..count).map(|_| random.word() as u32 | 1).collect()
+}
+
+/// Where neighbouring lanes have changed places: `width` words a lane.
+fn crossed(words: &[u32], width: usize) -> Vec<u32> {
+    words.chunks(2 * width).flat_map(|pair| [&pair[width..], &pair[..width]].concat()).collect()
+}
+
+/// A copy of `width` words a lane: the words, or zeros in lanes that are not live.
+fn copies(kernel: &'static str, width: usize) {
+    wherever_copies_run(|| {
+        let from = words(LANES * width);
+        for live in [0, u32::MAX, 1, 1 << 31, 0xa53c_0f71] {
+            let mut expected = from.clone();
+            for lane in (0..LANES).filter(|lane| live >> lane & 1 == 0) {
+                expected[lane * width..][..width].fill(0);
+            }
+            assert_eq!(run(kernel, &from, Arg::Unsigned(live)), crossed(&expected, width), "live: {live:#x}");
+        }
+    });
+}
+
+#[test]
+fn cp_async_4_copies_four_bytes_or_writes_zeros() {
+    copies("conformance_cp_async_4", 1);
+}
+
+#[test]
+fn cp_async_16_copies_sixteen_bytes_or_writes_zeros() {
+    copies("conformance_cp_async_16", 4);
+}
+
+#[test]
+fn cp_async_wait_waits_for_all_groups_but_the_latest() {
+    wherever_copies_run(|| {
+        for rows in [1, 2, 3, 64] {
+            let from = words(rows * LANES);
+            let found = run("conformance_cp_async_groups", &from, Arg::Int(rows as i32));
+            assert_eq!(found, crossed(&from, 1), "{rows} rows");
+        }
+    });
+}
