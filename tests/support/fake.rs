@@ -33,6 +33,15 @@ pub fn rung<T>(rung: &str, found: Result<T, String>) -> Option<T> {
     }
 }
 
+/// Whether kernels of the project are run under sanitizers, which takes minutes: where the fake driver is [`required`].
+pub fn under_sanitizers() -> bool {
+    let required = required("fake");
+    if !required {
+        let _ = writeln!(std::io::stderr(), "sanitizers skipped: MAXMARGIN_REQUIRE=fake runs the kernels under them");
+    }
+    required
+}
+
 /// How kernels are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Build {
