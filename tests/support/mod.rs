@@ -315,7 +315,9 @@ impl Case {
             }
         }
         image[rows.offset..][..4].copy_from_slice(&(n as u32).to_ne_bytes());
-        let results = ONE_AND_TWO_THREADS.each_ref().map(|pool| {
+        // A GPU's results do not hang on the host's threads, and to open it takes long.
+        let pools = if fake::required("gpu") { &ONE_AND_TWO_THREADS[..1] } else { &ONE_AND_TWO_THREADS[..] };
+        let on_threads = |pool: &ThreadPool| {
             pool.install(|| {
                 let mut device = make();
                 device.allocate(&memory, &[&program]).expect("memory");
@@ -333,10 +335,14 @@ impl Case {
                 };
                 (0..*REPEAT).map(run).collect::<Vec<_>>()
             })
-        });
+        };
+        let results: Vec<Vec<Vec<u8>>> = pools.iter().map(on_threads).collect();
         let after = &results[0][0];
         assert!(results[0].iter().all(|again| again == after), "{self:?}, {n} rows: other bits at another run");
-        assert!(results[1].iter().all(|other| other == after), "{self:?}, {n} rows: other bits on two threads");
+        assert!(
+            results[1..].iter().flatten().all(|other| other == after),
+            "{self:?}, {n} rows: other bits on two threads"
+        );
 
         let mut written = vec![false; image.len()];
         for (operand, buffer) in &operands[self.inputs.len()..] {
