@@ -106,7 +106,9 @@ fn what_is_missing_is_named_with_the_next_step() {
             assert!(said.err.contains(part), "{options}: no {part} in {}", said.err);
         }
     };
-    for (options, parts) in cases {
+    // Where no nvcc compiled the kernels, nothing says what driver they need.
+    let compiled = maxmargin::device::cuda::NVCC.is_some();
+    for (options, parts) in cases.into_iter().filter(|(options, _)| compiled || !options.starts_with("driver=")) {
         refused(&driver, options, parts);
     }
     if maxmargin::device::cuda::find().is_err() {
