@@ -11,7 +11,7 @@ use maxmargin::config::{Config, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::Cuda;
 use maxmargin::device::{Device, Schedule};
-use maxmargin::model::{LeNet5, Model};
+use maxmargin::model::{LeNet5, Mode, Model};
 use maxmargin::tape::{Memory, Metric, Program, Tape};
 use maxmargin::train::Mma;
 
@@ -39,7 +39,7 @@ fn main() {
 
     let mut forward = Tape::new("forward");
     let x = forward.leaf(&mma.batch.x);
-    let logits = model.logits(&mut forward, x);
+    let logits = model.logits(&mut forward, x, Mode::Eval);
     forward.keep(logits, &mma.logits);
     let forward = Arc::new(forward.finish());
     let program = |name: &str| -> Arc<Program> {

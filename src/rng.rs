@@ -19,6 +19,8 @@ pub enum Purpose {
     MarginStart = 3,
     /// The random start of evaluation attacks: `step` is the restart.
     EvaluateStart = 4,
+    /// How a training image is cut and mirrored.
+    Augment = 5,
 }
 
 /// Four random words for `(seed, purpose, step, example, block)`; element `e` of an example is word
@@ -48,6 +50,18 @@ pub fn unit(word: u32) -> f32 {
 /// The upper 24 bits as a number in `[-1, 1)`; exact in single precision.
 pub fn signed_unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 8_388_608.0) - 1.0
+}
+
+/// Four independent numbers of the standard normal distribution (Box and Muller, 1958), from four words.
+pub fn normal(words: [u32; 4]) -> [f32; 4] {
+    let pair = |a: u32, b: u32| {
+        // In (0, 1]: its logarithm is a number.
+        let radius = (-2.0 * ((f64::from(a) + 1.0) / 4_294_967_296.0).ln()).sqrt();
+        let angle = std::f64::consts::TAU * f64::from(b) / 4_294_967_296.0;
+        [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
+    };
+    let ([a, b], [c, d]) = (pair(words[0], words[1]), pair(words[2], words[3]));
+    [a, b, c, d]
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod support;
 use maxmargin::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
 use maxmargin::config::{Direction, L2Order, SearchResult};
 use maxmargin::device::Device;
-use maxmargin::model::Model;
+use maxmargin::model::{Mode, Model};
 use maxmargin::rng::Purpose;
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Program, Tape};
 use support::{LinearModel, Make, Random, devices};
@@ -295,6 +295,7 @@ fn search(norm: Norm, max_eps: f32) -> Search {
         norm,
         direction: Direction::Eps,
         result: SearchResult::Midpoint,
+        mode: Mode::Eval,
     }
 }
 
@@ -315,7 +316,7 @@ fn an_pgd(make: Make, given: &Given, search: Search, iterations: u32) -> Found {
     let mut tape = Tape::new("boundary");
     let boundary = found.boundary_point(&mut tape, true);
     tape.keep(boundary, &point);
-    let logits = bench.model.logits(&mut tape, boundary);
+    let logits = bench.model.logits(&mut tape, boundary, Mode::Eval);
     let labels = tape.leaf(&bench.target.labels);
     let value = tape.loss(search.loss, logits, labels);
     tape.keep(value, &loss);

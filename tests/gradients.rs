@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use maxmargin::model::{LeNet5, Model, image_buffer};
+use maxmargin::model::{LeNet5, Mode, Model, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Op, Program, Tape, Value, Window};
 use support::{Array, Make, Random, devices};
 
@@ -219,7 +219,7 @@ fn lenet5(tape: &mut Tape, given: &mut Given, rule: LossRule) -> (Value, Value, 
     let x = tape.leaf(&buffer);
     given.leaves.push((buffer, content));
     let y = given.leaf(tape, "labels", labels(5));
-    let logits = model.logits(tape, x);
+    let logits = model.logits(tape, x, Mode::Eval);
     let loss = tape.loss(rule, logits, y);
     let params = model.params().leaves(tape);
     (loss, x, params)

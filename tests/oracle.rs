@@ -15,7 +15,7 @@ use maxmargin::config::Fidelity;
 use maxmargin::data::{self, Dataset, DatasetKind, idx};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::{Examples, accuracy};
-use maxmargin::model::Model;
+use maxmargin::model::Mode;
 use maxmargin::model::state_dict::load_model;
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
@@ -49,10 +49,10 @@ fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
 
 /// Accuracy in percent: without an attack, and on PGD's examples from the image itself, by the cross-entropy in linf.
 fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
-    let (mut model, values) = load_model(weights).expect("a LeNet5");
+    let (mut model, state) = load_model(weights).expect("a LeNet5");
     let mut memory = Memory::default();
     model.declare(&mut memory);
-    let examples = Examples::new(&mut memory, &model, "images", dataset.len(), BATCH);
+    let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), BATCH);
     let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
     let rule = |loss| LossRule { loss, confidence: 0.0 };
     let settings = PgdSettings {
@@ -61,12 +61,12 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
         iterations: ITERATIONS,
         noise: Noise::None,
     };
-    let pgd = Pgd::new(&mut memory, &model, &examples.target, &settings);
+    let pgd = Pgd::new(&mut memory, &*model, &examples.target, &settings);
     let margin = memory.f32("margin", &[BATCH]);
     let mut tape = Tape::new("attacked");
     tape.set_rows(&examples.target.rows);
     let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&examples.target.labels));
-    let logits = model.logits(&mut tape, adv);
+    let logits = model.logits(&mut tape, adv, Mode::Eval);
     let value = tape.loss(rule(Loss::Lm), logits, labels);
     tape.keep(value, &margin);
     let mut attack = pgd.schedule.clone();
@@ -76,7 +76,7 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
     let device: &mut dyn Device = &mut cpu;
     let programs = attack.programs().chain(examples.programs());
     device.allocate(&memory, &programs.collect::<Vec<_>>()).expect("memory");
-    model.params().load(device, &values).unwrap();
+    model.load(device, &state).unwrap();
     examples.upload(device, dataset).unwrap();
     device.write_f32(&pgd.eps, &[EPS; BATCH]).unwrap();
     device.write_f32(&pgd.step, &[STEP; BATCH]).unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Pgd, Target};
 use crate::config::{Direction, SearchResult};
 use crate::device::Schedule;
-use crate::model::Model;
+use crate::model::{Mode, Model};
 use crate::tape::{Buffer, LossRule, Memory, Norm, Tape, Value};
 
 /// Where the bisection starts. Its first sign is that of the loss at PGD's own point.
@@ -36,6 +36,8 @@ pub struct Search {
     pub direction: Direction,
     /// Which end of the last bracket is the result.
     pub result: SearchResult,
+    /// Batch norm's mode.
+    pub mode: Mode,
 }
 
 /// AN-PGD around a model. Whoever runs it fills what [`Pgd`] asks for.
@@ -71,7 +73,7 @@ impl AnPgd {
             (SearchStart::Eps, Direction::Unit) => an_pgd.point_at(&mut tape, &an_pgd.pgd.eps, true),
             _ => tape.leaf(&an_pgd.pgd.adv),
         };
-        let logits = model.logits(&mut tape, point);
+        let logits = model.logits(&mut tape, point, search.mode);
         let labels = tape.leaf(&target.labels);
         let loss = tape.loss(search.loss, logits, labels);
         let first = match search.start {
@@ -92,13 +94,23 @@ impl AnPgd {
         let mut tape = Tape::new("search_probe");
         tape.set_rows(&target.rows);
         let probe = an_pgd.point_at(&mut tape, &t, true);
-        let logits = model.logits(&mut tape, probe);
+        let logits = model.logits(&mut tape, probe, search.mode);
         let labels = tape.leaf(&target.labels);
         let loss = tape.loss(search.loss, logits, labels);
         tape.bisect(search.max_eps, loss, &t, &low, &high);
-        // The bracket is halved `steps` times, once by PGD's own point. The released code also evaluates the last
-        // middle, whose sign nobody reads; without batch norm that leaves no trace, so it is not done here.
+        // The bracket is halved `steps` times, once by PGD's own point.
         schedule.then(&Arc::new(tape.finish()), search.steps - 1);
+
+        // The released code also evaluates the last middle. Nobody reads its sign, but batch norm in training mode takes
+        // it into the running statistics; where nothing is left of it, nothing is done.
+        let mut tape = Tape::new("search_end");
+        tape.set_rows(&target.rows);
+        let middle = an_pgd.point_at(&mut tape, &t, true);
+        model.logits(&mut tape, middle, search.mode);
+        let program = tape.finish();
+        if !program.nodes.is_empty() {
+            schedule.then(&Arc::new(program), 1);
+        }
         AnPgd { schedule, ..an_pgd }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Target;
 use crate::device::Schedule;
-use crate::model::{Model, image_buffer};
+use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
 use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape};
 
@@ -100,7 +100,7 @@ fn iteration(
     let mut tape = Tape::new("pgd_iteration");
     tape.set_rows(&target.rows);
     let [x, labels, eps, step, point] = [&target.x, &target.labels, eps, step, adv].map(|b| tape.leaf(b));
-    let logits = model.logits(&mut tape, point);
+    let logits = model.logits(&mut tape, point, Mode::Eval);
     let loss = tape.loss(settings.loss, logits, labels);
     let ones = tape.fill(1.0, &[target.capacity()]);
     let dx = tape.grad(loss, ones, &[point])[0];

@@ -9,7 +9,6 @@ use super::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
 use crate::config::Config;
 use crate::data;
 use crate::device::{Device, Schedule};
-use crate::model::Model;
 use crate::model::state_dict::load_model;
 use crate::record::Progress;
 use crate::report::histogram;
@@ -115,7 +114,7 @@ impl Question {
     pub fn answer(&self, device: &mut dyn Device) -> Result<Evaluation> {
         let start = Instant::now();
         let config = &self.config;
-        let (mut model, values) = load_model(&self.weights)?;
+        let (mut model, state) = load_model(&self.weights)?;
         let splits = data::load(config.dataset, &self.data, config.val_size)?.cut(config.train_size, config.test_size);
         let dataset = match self.split {
             Split::Test => splits.test,
@@ -141,14 +140,14 @@ impl Question {
 
         let mut memory = Memory::default();
         model.declare(&mut memory);
-        let examples = Examples::new(&mut memory, &model, "images", dataset.len(), self.batch_size);
-        let margins = self.margins.then(|| Margins::new(&mut memory, &model, &examples, config));
+        let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), self.batch_size);
+        let margins = self.margins.then(|| Margins::new(&mut memory, &*model, &examples, config));
         let (rule, confidence) = (config.pgd_rule(), config.fidelity.cw_confidence);
-        let pgd = RepeatedPgd::new(&mut memory, &model, &examples, rule, confidence, self.nb_iter, self.seed);
+        let pgd = RepeatedPgd::new(&mut memory, &*model, &examples, rule, confidence, self.nb_iter, self.seed);
         let schedules = margins.iter().map(Margins::schedule).chain(pgd.schedules());
         let programs = schedules.flat_map(Schedule::programs).chain(examples.programs());
         device.allocate(&memory, &programs.collect::<Vec<_>>())?;
-        model.params().load(device, &values)?;
+        model.load(device, &state)?;
         examples.upload(device, &dataset)?;
 
         let starts = self.pgd.len() as u64 * u64::from(self.nb_restart) + u64::from(self.margins);

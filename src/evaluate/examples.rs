@@ -6,7 +6,7 @@ use crate::Result;
 use crate::attack::{DeviceData, Target};
 use crate::data::Dataset;
 use crate::device::Device;
-use crate::model::Model;
+use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Loss, LossRule, Memory, Program, Tape};
 
 /// The rule of the logit margin: negative where the label has the largest logit.
@@ -33,7 +33,7 @@ impl Examples {
         tape.set_rows(&target.rows);
         data.gather(&mut tape, &target);
         let (x, labels) = (tape.leaf(&target.x), tape.leaf(&target.labels));
-        let logits = model.logits(&mut tape, x);
+        let logits = model.logits(&mut tape, x, Mode::Eval);
         let value = tape.loss(HARD, logits, labels);
         tape.keep(value, &margin);
         Examples { target, data, clean: Arc::new(tape.finish()), margin }

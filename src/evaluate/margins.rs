@@ -6,7 +6,7 @@ use crate::Result;
 use crate::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart};
 use crate::config::{Config, TestSearchStart};
 use crate::device::{Device, Schedule};
-use crate::model::Model;
+use crate::model::{Mode, Model};
 use crate::rng::Purpose;
 use crate::tape::Memory;
 
@@ -41,6 +41,7 @@ impl Margins {
             norm: config.norm,
             direction: config.fidelity.direction,
             result: config.fidelity.search_result,
+            mode: Mode::Eval,
         };
         let an_pgd = AnPgd::new(memory, model, &examples.target, pgd, search);
         Margins { an_pgd, eps: config.test_eps, eps_iter: config.test_eps_iter }

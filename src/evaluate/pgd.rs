@@ -9,7 +9,7 @@ use super::examples::{HARD, right};
 use crate::Result;
 use crate::attack::{Noise, Pgd, PgdSettings};
 use crate::device::{Device, Schedule};
-use crate::model::Model;
+use crate::model::{Mode, Model};
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Loss, LossRule, Memory, PgdRule, Tape};
 
@@ -55,7 +55,7 @@ impl RepeatedPgd {
             let mut tape = Tape::new("pgd_result");
             tape.set_rows(&target.rows);
             let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&target.labels));
-            let logits = model.logits(&mut tape, adv);
+            let logits = model.logits(&mut tape, adv, Mode::Eval);
             let value = tape.loss(HARD, logits, labels);
             tape.keep(value, &margin);
             let mut schedule = pgd.schedule.clone();

@@ -1,7 +1,7 @@
 //! LeNet5 as Madry et al.'s MNIST challenge and the paper have it: two convolutions, each with ReLU and a 2x2
 //! max-pool, and two linear layers.
 
-use super::{Model, Params};
+use super::{Mode, Model, Params};
 use crate::tape::{Memory, Tape, Value, Window};
 
 /// LeNet5 of any width, on images `[28, 28, 1]` or of another size divisible by 4.
@@ -86,7 +86,7 @@ impl Model for LeNet5 {
         &self.params
     }
 
-    fn logits(&self, tape: &mut Tape, x: Value) -> Value {
+    fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {
         let leaves = self.params.leaves(tape);
         let [conv1, conv1_bias, conv2, conv2_bias, linear1, linear1_bias, linear2, linear2_bias] = leaves[..] else {
             unreachable!("LeNet5 has eight parameters")
@@ -107,6 +107,6 @@ impl Model for LeNet5 {
     }
 
     fn declare(&mut self, memory: &mut Memory) {
-        self.params.declare(memory);
+        self.params.declare(memory, "params");
     }
 }

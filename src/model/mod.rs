@@ -5,11 +5,24 @@
 mod lenet5;
 mod params;
 pub mod state_dict;
+mod wide_resnet;
 
 pub use lenet5::LeNet5;
-pub use params::{Parameter, Params};
+pub use params::{Initial, Parameter, Params};
+pub use wide_resnet::WideResNet;
 
+use crate::Result;
+use crate::device::Device;
 use crate::tape::{Buffer, Memory, Tape, Value};
+
+/// What batch norm normalizes with. A model without it knows no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The batch's own statistics; the running ones are updated.
+    Train,
+    /// The running statistics.
+    Eval,
+}
 
 /// A classifier of images `[n, h, w, c]` with pixels in [0, 1].
 pub trait Model {
@@ -19,14 +32,50 @@ pub trait Model {
     /// `[h, w, c]` of an image.
     fn image(&self) -> [usize; 3];
 
-    /// Its parameters.
+    /// What is trained.
     fn params(&self) -> &Params;
 
-    /// Records the logits `[n, classes]` of images x.
-    fn logits(&self, tape: &mut Tape, x: Value) -> Value;
+    /// What is computed beside training, and saved: batch norm's running statistics.
+    fn statistics(&self) -> Option<&Params> {
+        None
+    }
 
-    /// Gives every parameter its place in `memory`. Called once.
+    /// Records the logits `[n, classes]` of images x.
+    fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value;
+
+    /// Gives all that it keeps a place in `memory`. Called once.
     fn declare(&mut self, memory: &mut Memory);
+}
+
+/// Values of all that a model keeps, in our layouts: of its parameters, then of its statistics if it has any.
+pub type State = Vec<Vec<f32>>;
+
+impl dyn Model + '_ {
+    /// All that it keeps.
+    pub fn kept(&self) -> impl Iterator<Item = &Params> {
+        [self.params()].into_iter().chain(self.statistics())
+    }
+
+    /// First values: a function of the seed alone.
+    pub fn initial(&self, seed: u64) -> State {
+        self.kept().map(|params| params.initial(seed)).collect()
+    }
+
+    /// Writes values to the device.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn load(&self, device: &mut dyn Device, state: &State) -> Result<()> {
+        self.kept().zip(state).try_for_each(|(params, values)| params.load(device, values))
+    }
+
+    /// Reads values from the device.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn read(&self, device: &dyn Device) -> Result<State> {
+        self.kept().map(|params| device.read_f32(params.buffer())).collect()
+    }
 }
 
 /// The dimensions of a batch of `n` of a model's images.

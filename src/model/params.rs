@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::device::Device;
-use crate::rng::{Purpose, philox, unit};
+use crate::rng::{Purpose, normal, philox, unit};
 use crate::tape::{Buffer, Memory, Tape, Value};
 
 /// One parameter.
@@ -16,8 +16,19 @@ pub struct Parameter {
     pub dims: Vec<usize>,
     /// The input channels where PyTorch puts them before the pixels and we after: 0 where the layouts are equal.
     pub channels: usize,
-    /// First values are uniform in [-bound, bound).
-    pub bound: f32,
+    /// First values.
+    pub initial: Initial,
+}
+
+/// How first values are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initial {
+    /// Uniform in [-bound, bound).
+    Uniform(f32),
+    /// Normal with mean 0 and this deviation.
+    Normal(f32),
+    /// All the same.
+    Constant(f32),
 }
 
 impl Parameter {
@@ -56,7 +67,7 @@ impl Parameter {
     }
 }
 
-/// All parameters of a model, in PyTorch's order, side by side in one buffer.
+/// Parameters of a model, in PyTorch's order, side by side in one buffer.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
     /// Each parameter.
@@ -69,15 +80,27 @@ impl Params {
     /// layers (`nn.init.kaiming_uniform_` with a = sqrt 5). `dims` is our shape.
     pub fn weight(&mut self, name: &str, shape: &[usize], dims: &[usize], channels: usize) {
         let fan_in: usize = shape[1..].iter().product();
-        let bound = 1.0 / (fan_in as f32).sqrt();
-        self.list.push(Parameter { name: name.into(), shape: shape.to_vec(), dims: dims.to_vec(), channels, bound });
+        let initial = Initial::Uniform(1.0 / (fan_in as f32).sqrt());
+        self.list.push(Parameter { name: name.into(), shape: shape.to_vec(), dims: dims.to_vec(), channels, initial });
     }
 
-    /// Adds the bias of the weight that was added last, with the same bound.
+    /// Adds the filters of a convolution: `out` of them over `channels`, `size x size`.
+    pub fn filters(&mut self, name: &str, [out, channels, size]: [usize; 3], initial: Initial) {
+        let (shape, dims) = (vec![out, channels, size, size], vec![out, size, size, channels]);
+        self.list.push(Parameter { name: name.into(), shape, dims, channels, initial });
+    }
+
+    /// Adds a vector of `len` equal numbers.
+    pub fn vector(&mut self, name: &str, len: usize, value: f32) {
+        let (shape, dims) = (vec![len], vec![len]);
+        self.list.push(Parameter { name: name.into(), shape, dims, channels: 0, initial: Initial::Constant(value) });
+    }
+
+    /// Adds the bias of the weight that was added last, with the same first values.
     pub fn bias(&mut self, name: &str) {
         let weight = self.list.last().expect("a bias follows its weight");
-        let (shape, bound) = (vec![weight.shape[0]], weight.bound);
-        self.list.push(Parameter { name: name.into(), dims: shape.clone(), shape, channels: 0, bound });
+        let (shape, initial) = (vec![weight.shape[0]], weight.initial);
+        self.list.push(Parameter { name: name.into(), dims: shape.clone(), shape, channels: 0, initial });
     }
 
     /// Elements of all.
@@ -90,10 +113,10 @@ impl Params {
         self.list.is_empty()
     }
 
-    /// Takes a place in memory for the values.
-    pub fn declare(&mut self, memory: &mut Memory) {
+    /// Takes a place in memory for the values; `name` is the buffer's.
+    pub fn declare(&mut self, memory: &mut Memory, name: &str) {
         assert!(self.buffer.is_none(), "parameters are declared once");
-        self.buffer = Some(memory.f32("params", &[self.len()]));
+        self.buffer = Some(memory.f32(name, &[self.len()]));
     }
 
     /// The buffer of all values.
@@ -117,18 +140,28 @@ impl Params {
         self.parts(self.buffer()).iter().map(|part| tape.leaf(part)).collect()
     }
 
+    /// One parameter's part of the buffer.
+    pub fn part(&self, name: &str) -> Buffer {
+        let at = self.list.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no parameter {name}"));
+        self.parts(self.buffer()).swap_remove(at)
+    }
+
     /// One parameter as a value on a tape.
     pub fn leaf(&self, tape: &mut Tape, name: &str) -> Value {
-        let at = self.list.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no parameter {name}"));
-        tape.leaf(&self.parts(self.buffer())[at])
+        tape.leaf(&self.part(name))
     }
 
     /// First values, in our layout: counted random numbers, so a function of the seed alone.
     pub fn initial(&self, seed: u64) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.len());
         for (number, p) in self.list.iter().enumerate() {
-            let word = |i: usize| philox(seed, Purpose::Init, 0, number as u32, (i / 4) as u32)[i % 4];
-            let torch: Vec<f32> = (0..p.len()).map(|i| p.bound * (2.0 * unit(word(i)) - 1.0)).collect();
+            let words = |i: usize| philox(seed, Purpose::Init, 0, number as u32, (i / 4) as u32);
+            let first = |i: usize| match p.initial {
+                Initial::Uniform(bound) => bound * (2.0 * unit(words(i)[i % 4]) - 1.0),
+                Initial::Normal(deviation) => deviation * normal(words(i))[i % 4],
+                Initial::Constant(value) => value,
+            };
+            let torch: Vec<f32> = (0..p.len()).map(first).collect();
             values.extend(p.from_torch(&torch));
         }
         values

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::{LeNet5, Params};
-use crate::model::Model;
+use super::{LeNet5, Model, Params, State, WideResNet};
 use crate::record::{Tensor, TensorFile};
 use crate::{Error, Result};
 
@@ -31,14 +30,33 @@ pub fn from_tensors(params: &Params, prefix: &str, file: &TensorFile) -> Result<
     Ok(values)
 }
 
-/// The model in a file of weights, found from its tensors' shapes, and its weights in our layout.
+/// The model in a file of weights, found from its tensors' names and shapes, and its state in our layouts.
 ///
 /// # Errors
 /// The file cannot be read, or its tensors are not those of a known model.
-pub fn load_model(path: &Path) -> Result<(LeNet5, Vec<f32>)> {
+pub fn load_model(path: &Path) -> Result<(Box<dyn Model>, State)> {
     let file = TensorFile::read(path)?;
     let shape = |name: &str| file.tensors.iter().find(|t| t.name == name).map(|t| t.shape.clone());
-    let model = LeNet5::from_shapes(shape).map_err(|message| Error::format(path, message))?;
-    let values = from_tensors(model.params(), "", &file)?;
-    Ok((model, values))
+    let wide = file.tensors.iter().any(|t| t.name.starts_with("1."));
+    let model: std::result::Result<Box<dyn Model>, String> = if wide {
+        WideResNet::from_shapes(shape).map(|m| Box::new(m) as _)
+    } else {
+        LeNet5::from_shapes(shape).map(|m| Box::new(m) as _)
+    };
+    let model = model.map_err(|message| Error::format(path, message))?;
+    let state = state_from_tensors(&*model, "", &file)?;
+    Ok((model, state))
+}
+
+/// All that a model keeps, as tensors: see [`to_tensors`].
+pub fn state_to_tensors(model: &dyn Model, prefix: &str, state: &State) -> Vec<Tensor> {
+    model.kept().zip(state).flat_map(|(params, values)| to_tensors(params, prefix, values)).collect()
+}
+
+/// All that a model keeps, from tensors.
+///
+/// # Errors
+/// As [`from_tensors`].
+pub fn state_from_tensors(model: &dyn Model, prefix: &str, file: &TensorFile) -> Result<State> {
+    model.kept().map(|params| from_tensors(params, prefix, file)).collect()
 }

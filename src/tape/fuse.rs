@@ -3,12 +3,16 @@
 //! - convolution (stride 1), bias, ReLU and 2x2 max-pool: [`Op::ConvPool`]
 //! - a linear layer's product, bias and, if it follows, ReLU: [`Op::LinearBias`]
 //! - the gradient by a linear layer's input, and by what ReLU made that input of: [`Op::LinearBackwardInput`] with y
+//! - batch norm and ReLU
+//! - a convolution, a block's shortcut (1x1), a residual sum, and batch norm in evaluation mode with ReLU:
+//!   [`Op::Conv2dFused`]; and the gradients by their inputs: [`Op::Conv2dFusedBackwardInput`]
 
-use super::{Op, Tape, Value};
+use super::{ConvFusion, ConvGradientFusion, Op, Tape, Value};
 
 impl Tape {
-    /// Replaces every chain that has a fused op. Values inside a chain must be used by the chain alone; the
-    /// chain's result keeps its handle. Called before a gradient is recorded and when the tape is finished.
+    /// Replaces every chain that has a fused op with a gradient of its own. Values inside a chain must be used by the
+    /// chain alone; the chain's result keeps its handle. Called before a gradient is recorded and when the tape is
+    /// finished.
     pub fn fuse(&mut self) {
         if !self.fusing {
             return;
@@ -25,6 +29,16 @@ impl Tape {
                         self.replace(&chain, Op::LinearBias { relu: true });
                     } else if let Some(chain) = self.chain(at, &[Op::AddBias]) {
                         self.replace(&chain, Op::LinearBias { relu: false });
+                    }
+                }
+                Op::BatchNorm { relu: false } => {
+                    if let Some(chain) = self.chain(at, &[Op::Relu]) {
+                        self.replace(&chain, Op::BatchNorm { relu: true });
+                    }
+                }
+                Op::BatchNormTraining { relu: false } => {
+                    if let Some(chain) = self.chain(at, &[Op::Relu]) {
+                        self.replace(&chain, Op::BatchNormTraining { relu: true });
                     }
                 }
                 Op::LinearBackwardInput if self.nodes[at].inputs.len() == 2 => {
@@ -54,15 +68,17 @@ impl Tape {
     }
 
     /// Puts `op` into the place of a chain's last node. Its inputs are those of the first, then what the others read
-    /// besides one another.
+    /// besides one another; its outputs are the last one's, then what the first computes besides the chain's values.
     fn replace(&mut self, chain: &[usize], op: Op) {
         let mut inputs = Vec::new();
+        let beside = self.nodes[chain[0]].outputs[1..].to_vec();
         for (i, &at) in chain.iter().enumerate() {
             let read = std::mem::take(&mut self.nodes[at].inputs);
             inputs.extend_from_slice(&read[usize::from(i > 0)..]);
         }
         let (&last, before) = chain.split_last().expect("a chain has nodes");
         (self.nodes[last].op, self.nodes[last].inputs) = (op, inputs);
+        self.nodes[last].outputs.extend(beside);
         for &at in before {
             self.nodes[at].outputs.clear();
         }
@@ -73,5 +89,143 @@ impl Tape {
         let mut users = (0..self.nodes.len()).filter(|&i| self.nodes[i].inputs.contains(&value));
         let user = users.next()?;
         (users.next().is_none() && self.values[value.0].home.is_none()).then_some(user)
+    }
+
+    /// Gives convolutions what follows them. Called when all gradients are recorded: none is taken of the results.
+    pub(super) fn fuse_convolutions(&mut self) {
+        if !self.fusing {
+            return;
+        }
+        for at in 0..self.nodes.len() {
+            let taken = self.nodes[at].outputs.is_empty();
+            match self.nodes[at].op {
+                Op::Conv2d(_) if !taken && !self.is_shortcut(at) => self.fuse_conv2d(at),
+                Op::Conv2dBackwardInput(_) if !taken && !self.is_shortcut(at) => self.fuse_conv2d_backward_input(at),
+                _ => {}
+            }
+        }
+        self.nodes.retain(|node| !node.outputs.is_empty());
+    }
+
+    fn fuse_conv2d(&mut self, at: usize) {
+        let Op::Conv2d(window) = self.nodes[at].op else { unreachable!("called for a convolution") };
+        let mut fusion = ConvFusion { window, shortcut: None, addend: false, sum: true, norm: false };
+        let mut inputs = self.nodes[at].inputs.clone();
+        let mut last = at;
+        if let Some((add, other)) = self.next_sum(at) {
+            fusion.shortcut = self.take_shortcut(at, other, &mut inputs);
+            if fusion.shortcut.is_none() {
+                inputs.push(other);
+                fusion.addend = true;
+            }
+            last = add;
+        }
+        let sum = self.nodes[last].outputs[0];
+        let mut outputs = vec![sum];
+        let rows = self.nodes[at].rows;
+        let normalizes = |i: &usize| {
+            let node = &self.nodes[*i];
+            node.op == Op::BatchNorm { relu: true } && node.inputs[0] == sum && node.rows == rows
+        };
+        if let Some(norm) = (last + 1..self.nodes.len()).find(normalizes) {
+            (fusion.sum, fusion.norm) = (self.only_use(sum).is_none(), true);
+            inputs.extend_from_slice(&self.nodes[norm].inputs[1..]);
+            outputs.append(&mut self.nodes[norm].outputs);
+            self.nodes[norm].inputs.clear();
+            if !fusion.sum {
+                outputs.remove(0);
+            }
+        }
+        if last != at || fusion.norm {
+            self.nodes[at].outputs.clear();
+            self.nodes[at].inputs.clear();
+            let node = &mut self.nodes[last];
+            (node.op, node.inputs, node.outputs) = (Op::Conv2dFused(fusion), inputs, outputs);
+        }
+    }
+
+    fn fuse_conv2d_backward_input(&mut self, at: usize) {
+        let Op::Conv2dBackwardInput(window) = self.nodes[at].op else { unreachable!("called for its gradient") };
+        let mut fusion = ConvGradientFusion { window, shortcut: None, norm: false, addend: false };
+        let mut inputs = self.nodes[at].inputs.clone();
+        let mut chain = vec![at];
+        if let Some((add, other)) = self.next_sum(at) {
+            fusion.shortcut = self.take_shortcut(at, other, &mut inputs);
+            if fusion.shortcut.is_some() {
+                chain.push(add);
+            }
+        }
+        let last = chain[chain.len() - 1];
+        if let Some(norm) = self.chain(last, &[Op::BatchNormBackwardInput { relu: true }]) {
+            inputs.extend_from_slice(&self.nodes[norm[1]].inputs[1..]);
+            fusion.norm = true;
+            chain.push(norm[1]);
+        }
+        if let Some((add, other)) = self.next_sum(chain[chain.len() - 1]) {
+            inputs.push(other);
+            fusion.addend = true;
+            chain.push(add);
+        }
+        if let [before @ .., last] = &chain[..]
+            && !before.is_empty()
+        {
+            for &at in before {
+                self.nodes[at].outputs.clear();
+                self.nodes[at].inputs.clear();
+            }
+            let node = &mut self.nodes[*last];
+            (node.op, node.inputs) = (Op::Conv2dFusedBackwardInput(fusion), inputs);
+        }
+    }
+
+    /// The sum that alone uses the result of node `at`, and what it adds to it.
+    fn next_sum(&self, at: usize) -> Option<(usize, Value)> {
+        let result = self.nodes[at].outputs[0];
+        let add = self.only_use(result)?;
+        let node = &self.nodes[add];
+        let &[a, b] = &node.inputs[..] else { return None };
+        let both = a == b || node.op != Op::Add || node.rows != self.nodes[at].rows;
+        (!both).then_some((add, if a == result { b } else { a }))
+    }
+
+    /// Appends the operands of the 1x1 convolution that computes `value` to those of node `main`, and takes it away, if
+    /// it is a shortcut beside it. Returns its stride.
+    fn take_shortcut(&mut self, main: usize, value: Value, inputs: &mut Vec<Value>) -> Option<usize> {
+        let (at, stride) = self.shortcut(main, value)?;
+        inputs.append(&mut self.nodes[at].inputs);
+        self.nodes[at].outputs.clear();
+        Some(stride)
+    }
+
+    /// The node that computes `value`, and its stride, if it is a 1x1 convolution without padding of which only a sum
+    /// with node `main` is used, or if both are gradients of such by their inputs.
+    fn shortcut(&self, main: usize, value: Value) -> Option<(usize, usize)> {
+        let at = self.computing(value)?;
+        let (node, main) = (&self.nodes[at], &self.nodes[main]);
+        let stride = match (&node.op, &main.op) {
+            (Op::Conv2d(window), Op::Conv2d(_)) | (Op::Conv2dBackwardInput(window), Op::Conv2dBackwardInput(_))
+                if window.padding == 0 =>
+            {
+                window.stride
+            }
+            _ => return None,
+        };
+        let single = self.dims(node.inputs[1])[1..3] == [1, 1];
+        (single && node.rows == main.rows && self.only_use(value).is_some()).then_some((at, stride))
+    }
+
+    /// Whether node `at` is the shortcut of a larger convolution, which will take it.
+    fn is_shortcut(&self, at: usize) -> bool {
+        let main = |(_, other): (usize, Value)| self.computing(other);
+        self.next_sum(at).and_then(main).is_some_and(|main| {
+            self.next_sum(main).is_some()
+                && self.shortcut(main, self.nodes[at].outputs[0]).is_some()
+                && self.shortcut(at, self.nodes[main].outputs[0]).is_none()
+        })
+    }
+
+    /// The node that computes `value`.
+    fn computing(&self, value: Value) -> Option<usize> {
+        self.nodes.iter().position(|node| node.outputs.first() == Some(&value))
     }
 }

@@ -5,7 +5,7 @@
 //! first contribution to a gradient is a value of its own and later ones are added to it, so nothing is
 //! zero-filled. (The idea of walking for targets only is also tinygrad's.)
 
-use super::{DType, Op, Tape, Value};
+use super::{DType, Node, Op, Tape, Value};
 
 impl Tape {
     /// The gradient of `sum(loss * weights)` by each of `wanted`, in their order. `loss` and `weights` are `[n]`.
@@ -32,14 +32,18 @@ impl Tape {
             let rows = std::mem::replace(&mut self.rows, node.rows);
             // ReLU's part is the same for all operands; y has the shape of what it was applied to.
             let dy = match node.op {
-                Op::LinearBias { relu: true } => self.backward(&Op::Relu, &node.outputs, &node.outputs, 0, dy),
+                Op::LinearBias { relu: true } => self.relu_backward(dy, node.outputs[0]),
                 _ => dy,
             };
+            let sums = self.batch_norm_sums(&node, &on_path, dy);
             for (place, &input) in node.inputs.iter().enumerate() {
                 if !on_path[input.0] {
                     continue;
                 }
-                let part = self.backward(&node.op, &node.inputs, &node.outputs, place, dy);
+                let part = match (place, sums) {
+                    (1 | 2, Some(sums)) => sums[place - 1],
+                    (_, sums) => self.backward(&node, sums, place, dy),
+                };
                 let sum = gradient[input.0].map_or(part, |before| self.add(before, part));
                 gradient[input.0] = Some(sum);
             }
@@ -49,11 +53,36 @@ impl Tape {
         wanted.iter().map(found).collect()
     }
 
-    /// Records the gradient of one op by its operand number `place`.
-    fn backward(&mut self, op: &Op, x: &[Value], y: &[Value], place: usize, dy: Value) -> Value {
-        let (backward, inputs) = match (op, place) {
+    fn relu_backward(&mut self, dy: Value, y: Value) -> Value {
+        let dx = self.value(&self.dims(dy).to_vec(), DType::F32, None);
+        self.push(Op::ReluBackward, &[dy, y], &[dx]);
+        dx
+    }
+
+    /// The gradients of batch norm by weight and bias, where they are wanted or the gradient by x needs them.
+    fn batch_norm_sums(&mut self, node: &Node, on_path: &[bool], dy: Value) -> Option<[Value; 2]> {
+        let (relu, statistics, x_needs_them) = match node.op {
+            Op::BatchNorm { relu } => (relu, [node.inputs[3], node.inputs[4]], false),
+            Op::BatchNormTraining { relu } => (relu, [node.outputs[1], node.outputs[2]], true),
+            _ => return None,
+        };
+        let [x, weight, bias] = [node.inputs[0], node.inputs[1], node.inputs[2]];
+        if !(on_path[weight.0] || on_path[bias.0] || on_path[x.0] && x_needs_them) {
+            return None;
+        }
+        let channels = self.dims(weight).to_vec();
+        let sums = [0, 1].map(|_| self.value(&channels, DType::F32, None));
+        let inputs = [dy, x, weight, bias, statistics[0], statistics[1]];
+        self.push(Op::BatchNormBackwardWeight { relu }, &inputs, &sums);
+        Some(sums)
+    }
+
+    /// Records the gradient of one op by its operand number `place`; `sums` are batch norm's.
+    fn backward(&mut self, node: &Node, sums: Option<[Value; 2]>, place: usize, dy: Value) -> Value {
+        let (x, y) = (&node.inputs, &node.outputs);
+        let (backward, inputs) = match (&node.op, place) {
             (Op::Copy, 0) | (Op::Add, _) | (Op::AddBias, 0) => return dy,
-            (Op::Scale { .. }, 0) => (op.clone(), vec![dy]),
+            (op @ Op::Scale { .. }, 0) => (op.clone(), vec![dy]),
             (&Op::Conv2d(window), 0) => (Op::Conv2dBackwardInput(window), vec![dy, x[1]]),
             (&Op::Conv2d(window), 1) => (Op::Conv2dBackwardWeight(window), vec![dy, x[0]]),
             (Op::AddBias, 1) | (Op::LinearBias { .. }, 2) => (Op::AddBiasBackwardBias, vec![dy]),
@@ -64,8 +93,19 @@ impl Tape {
             (Op::ConvPool(_), 2) => (Op::ConvPoolBackwardBias, vec![dy, y[1]]),
             (Op::Linear | Op::LinearBias { .. }, 0) => (Op::LinearBackwardInput, vec![dy, x[1]]),
             (Op::Linear | Op::LinearBias { .. }, 1) => (Op::LinearBackwardWeight, vec![dy, x[0]]),
+            (Op::Standardize, 0) => (Op::StandardizeBackward, vec![dy, y[0], y[1]]),
+            (&Op::BatchNorm { relu }, 0) => {
+                let kept = relu.then_some(y[0]);
+                (Op::BatchNormBackwardInput { relu }, [dy, x[1], x[4]].into_iter().chain(kept).collect())
+            }
+            (&Op::BatchNormTraining { relu }, 0) => {
+                let [dweight, dbias] = sums.expect("batch norm's gradient by x needs them");
+                let inputs = vec![dy, x[0], x[1], x[2], y[1], y[2], dweight, dbias];
+                (Op::BatchNormTrainingBackwardInput { relu }, inputs)
+            }
+            (Op::GlobalMean, 0) => (Op::GlobalMeanBackward, vec![dy]),
             (&Op::Loss(rule), 0) => (Op::LossBackward(rule), vec![x[0], x[1], dy]),
-            _ => panic!("grad: {} has no gradient by operand {place}", op.name()),
+            _ => panic!("grad: {} has no gradient by operand {place}", node.op.name()),
         };
         let dims = self.dims(x[place]).to_vec();
         let dx = self.value(&dims, DType::F32, None);

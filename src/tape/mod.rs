@@ -18,8 +18,12 @@ mod plan;
 mod record;
 
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
-pub use op::{Loss, LossRule, Metric, NO_CHOICE, Norm, Op, OptimizerRule, PgdRule, Window};
+pub use op::{
+    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, Loss, LossRule, Metric, NO_CHOICE, Norm, Op,
+    OptimizerRule, PgdRule, Window,
+};
 pub use plan::{Place, Program, Region};
+pub use record::BatchNorm;
 
 /// A value on a tape: what a buffer holds, or what an op computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

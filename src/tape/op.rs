@@ -73,6 +73,21 @@ pub enum Op {
     GatherRows,
     /// `dst[index[i]] = src[i]`: src `[n, ..]`, index u32 `[n]` -> dst* `[m, ..]`.
     ScatterRows,
+    /// step u32 `[1]`, index u32 `[n]` -> u32 `[n, 3]`: where each image is cut out of itself with `reach` pixels around
+    /// it, from the top and from the left (0 to `2 reach`), and whether it is mirrored then (0 or 1). Counted by seed,
+    /// step and index.
+    DrawAugmentation {
+        /// The run's seed.
+        seed: u64,
+        /// Pixels around the image.
+        reach: u32,
+    },
+    /// [`Op::GatherRows`] of images as bytes, each cut out of itself with `reach` reflected pixels around it, and mirrored:
+    /// src `[m, h, w, c]`, index u32 `[n]`, choice u32 `[n, 3]` -> `[n, h, w, c]`.
+    GatherAugmented {
+        /// Pixels around the image: fewer than it has.
+        reach: u32,
+    },
     /// `out = byte / 255`: u8 -> f32 of the same shape.
     BytesToUnit,
     /// `out = a`: f32 -> f32.
@@ -142,6 +157,49 @@ pub enum Op {
     Loss(LossRule),
     /// logits, labels, dvalue `[n]` -> dlogits.
     LossBackward(LossRule),
+    /// x `[n, ..]` -> each row less its mean, over its deviation (n - 1 in the variance), which is taken to be at least
+    /// `1 / sqrt(elements of a row)`; and that deviation `[n]`. (The released code's `PerImageStandardize`.)
+    Standardize,
+    /// dy, y, deviation `[n]` -> dx: through the mean, and through the deviation where it is above its least value.
+    StandardizeBackward,
+    /// x `[.., c]`, weight, bias, mean, variance, each `[c]` -> `x scale + shift`, where `scale = weight / sqrt(variance
+    /// + eps)` and `shift = bias - mean scale`: batch norm in evaluation mode. See [`BATCH_NORM_EPS`].
+    BatchNorm {
+        /// Whether ReLU is applied.
+        relu: bool,
+    },
+    /// dy, weight, variance, (y) -> dx: the gradient of [`Op::BatchNorm`] by x; with y, where ReLU is part of it.
+    BatchNormBackwardInput {
+        /// Whether ReLU is part of it.
+        relu: bool,
+    },
+    /// x `[n, .., c]`, weight, bias `[c]` -> y, and the batch's mean and variance `[c]` (over rows and pixels; n in the
+    /// variance): batch norm in training mode, [`Op::BatchNorm`] with the batch's own statistics. The running mean* and
+    /// variance* move towards them (n - 1 in the variance) by [`BATCH_NORM_MOMENTUM`]. Without a row nothing changes.
+    BatchNormTraining {
+        /// Whether ReLU is applied.
+        relu: bool,
+    },
+    /// dy, x, weight, bias, mean, variance, dweight, dbias -> dx: the gradient of [`Op::BatchNormTraining`] by x.
+    BatchNormTrainingBackwardInput {
+        /// Whether ReLU is part of it: what it let pass is known from x.
+        relu: bool,
+    },
+    /// dy, x, weight, bias, mean, variance -> dweight, dbias: of both modes.
+    BatchNormBackwardWeight {
+        /// Whether ReLU is part of it: what it let pass is known from x.
+        relu: bool,
+    },
+    /// x `[n, h, w, c]` -> the mean over the pixels `[n, c]`.
+    GlobalMean,
+    /// dy `[n, c]` -> dx `[n, h, w, c]`.
+    GlobalMeanBackward,
+    /// [`Op::Conv2d`] with what follows it: x, w, (shortcut's x, w), (addend), (weight, bias, mean, variance) -> (sum),
+    /// (normalized).
+    Conv2dFused(ConvFusion),
+    /// [`Op::Conv2dBackwardInput`] with what follows it: dy, w, (shortcut's dy, w), (weight, variance, y), (addend) -> dx.
+    Conv2dFusedBackwardInput(ConvGradientFusion),
+
     /// -> `[n]`: 1 / rows: the weights of a mean.
     MeanWeights,
     /// eps `[n]` -> `[n]`: 1 / rows where `eps < hinge`, else 0 (Algorithm 2: examples whose margin reached d_max
@@ -193,6 +251,11 @@ pub enum Op {
     AccumulateMetrics,
 }
 
+/// What batch norm adds to a variance: PyTorch's default.
+pub const BATCH_NORM_EPS: f32 = 1e-5;
+/// The share of a batch in the running statistics after it: PyTorch's default.
+pub const BATCH_NORM_MOMENTUM: f32 = 0.1;
+
 /// [`Op::ConvPool`]'s choice where the maximum is not positive: no gradient passes.
 pub const NO_CHOICE: u8 = 4;
 
@@ -203,6 +266,34 @@ pub struct Window {
     pub padding: usize,
     /// Step of the window.
     pub stride: usize,
+}
+
+/// What follows a convolution and is computed with it, in this order. One of the last two is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvFusion {
+    /// Of the convolution.
+    pub window: Window,
+    /// The stride of a 1x1 convolution (no padding) whose results are added: a block's shortcut.
+    pub shortcut: Option<usize>,
+    /// Whether another value is added.
+    pub addend: bool,
+    /// Whether the sum of all these is a result.
+    pub sum: bool,
+    /// Whether [`Op::BatchNorm`] of that sum, with ReLU, is a result.
+    pub norm: bool,
+}
+
+/// What follows a convolution's gradient by its input and is computed with it, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvGradientFusion {
+    /// Of the convolution.
+    pub window: Window,
+    /// The stride of a 1x1 convolution (no padding) of the same input, whose gradient is added.
+    pub shortcut: Option<usize>,
+    /// Whether [`Op::BatchNormBackwardInput`], with ReLU, is applied to the sum.
+    pub norm: bool,
+    /// Whether another value is added at the end.
+    pub addend: bool,
 }
 
 /// Which loss, and the confidence of [`Loss::Cw`].
@@ -277,6 +368,8 @@ impl Op {
         match self {
             Op::GatherRows => "gather_rows",
             Op::ScatterRows => "scatter_rows",
+            Op::DrawAugmentation { .. } => "draw_augmentation",
+            Op::GatherAugmented { .. } => "gather_augmented",
             Op::BytesToUnit => "bytes_to_unit",
             Op::Copy => "copy",
             Op::Fill { .. } => "fill",
@@ -301,6 +394,22 @@ impl Op {
             Op::LinearBias { relu: true } => "linear_bias_relu",
             Op::LinearBackwardInput => "linear_backward_input",
             Op::LinearBackwardWeight => "linear_backward_weight",
+            Op::Standardize => "standardize",
+            Op::StandardizeBackward => "standardize_backward",
+            Op::BatchNorm { relu: false } => "batch_norm",
+            Op::BatchNorm { relu: true } => "batch_norm_relu",
+            Op::BatchNormBackwardInput { relu: false } => "batch_norm_backward_input",
+            Op::BatchNormBackwardInput { relu: true } => "batch_norm_relu_backward_input",
+            Op::BatchNormTraining { relu: false } => "batch_norm_training",
+            Op::BatchNormTraining { relu: true } => "batch_norm_relu_training",
+            Op::BatchNormTrainingBackwardInput { relu: false } => "batch_norm_training_backward_input",
+            Op::BatchNormTrainingBackwardInput { relu: true } => "batch_norm_relu_training_backward_input",
+            Op::BatchNormBackwardWeight { relu: false } => "batch_norm_backward_weight",
+            Op::BatchNormBackwardWeight { relu: true } => "batch_norm_relu_backward_weight",
+            Op::GlobalMean => "global_mean",
+            Op::GlobalMeanBackward => "global_mean_backward",
+            Op::Conv2dFused(_) => "conv2d_fused",
+            Op::Conv2dFusedBackwardInput(_) => "conv2d_fused_backward_input",
             Op::Loss(_) => "loss",
             Op::LossBackward(_) => "loss_backward",
             Op::MeanWeights => "mean_weights",

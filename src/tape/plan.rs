@@ -46,6 +46,7 @@ impl Tape {
     pub fn finish(mut self) -> Program {
         self.fuse();
         self.drop_unread();
+        self.fuse_convolutions();
         let mut life: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {
             for v in node.inputs.iter().chain(&node.outputs).chain(&node.rows) {

@@ -19,6 +19,19 @@ fn halved(x: &[usize]) -> [usize; 4] {
     [n, h / 2, w / 2, c]
 }
 
+/// The operands of batch norm beside its input, each `[c]`.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    /// What the normalized values are multiplied by.
+    pub weight: Value,
+    /// What is added then.
+    pub bias: Value,
+    /// Running mean.
+    pub running_mean: Buffer,
+    /// Running variance.
+    pub running_variance: Buffer,
+}
+
 impl Tape {
     fn op(&mut self, op: Op, inputs: &[Value], dims: &[usize]) -> Value {
         let out = self.value(dims, DType::F32, None);
@@ -49,6 +62,26 @@ impl Tape {
         let dst = self.leaf(dst);
         assert_eq!(self.dims(dst)[1..], self.dims(src)[1..], "scatter_rows: dst and src");
         self.push(Op::ScatterRows, &[src, index], &[dst]);
+    }
+
+    /// [`Op::DrawAugmentation`].
+    pub fn draw_augmentation(&mut self, seed: u64, reach: u32, step: Value, index: Value) -> Value {
+        let n = self.dims(index)[0];
+        let choice = self.value(&[n, 3], DType::U32, None);
+        self.push(Op::DrawAugmentation { seed, reach }, &[step, index], &[choice]);
+        choice
+    }
+
+    /// [`Op::GatherAugmented`].
+    pub fn gather_augmented(&mut self, reach: u32, src: Value, index: Value, choice: Value) -> Value {
+        let n = self.dims(index)[0];
+        assert_eq!(self.dims(choice), [n, 3], "gather_augmented: three choices a row");
+        let &[_, h, w, c] = self.dims(src) else { panic!("gather_augmented: src {:?}", self.dims(src)) };
+        assert!((reach as usize) < h.min(w), "gather_augmented: {reach} pixels around an image of {h} x {w}");
+        assert_eq!(self.dtype(src), DType::U8, "gather_augmented: images as bytes");
+        let out = self.value(&[n, h, w, c], DType::U8, None);
+        self.push(Op::GatherAugmented { reach }, &[src, index, choice], &[out]);
+        out
     }
 
     /// [`Op::BytesToUnit`].
@@ -114,6 +147,46 @@ impl Tape {
         let row: usize = self.dims(x)[1..].iter().product();
         assert_eq!(row, self.dims(w)[1], "linear: elements of a row of x {:?} and w {:?}", self.dims(x), self.dims(w));
         self.op(Op::Linear, &[x, w], &[n, out])
+    }
+
+    /// [`Op::Standardize`]: the images.
+    pub fn standardize(&mut self, x: Value) -> Value {
+        let dims = self.dims(x).to_vec();
+        let (out, deviation) = (self.value(&dims, DType::F32, None), self.value(&dims[..1], DType::F32, None));
+        self.push(Op::Standardize, &[x], &[out, deviation]);
+        out
+    }
+
+    /// [`Op::BatchNorm`] with the running statistics.
+    pub fn batch_norm(&mut self, x: Value, norm: &BatchNorm) -> Value {
+        let operands = [norm.weight, norm.bias, self.leaf(&norm.running_mean), self.leaf(&norm.running_variance)];
+        self.check_channels(x, &operands);
+        self.same(Op::BatchNorm { relu: false }, &[&[x], &operands[..]].concat())
+    }
+
+    /// [`Op::BatchNormTraining`], which updates the running statistics.
+    pub fn batch_norm_training(&mut self, x: Value, norm: &BatchNorm) -> Value {
+        let running = [self.leaf(&norm.running_mean), self.leaf(&norm.running_variance)];
+        self.check_channels(x, &[norm.weight, norm.bias, running[0], running[1]]);
+        let (dims, channels) = (self.dims(x).to_vec(), self.dims(norm.weight).to_vec());
+        let out = self.value(&dims, DType::F32, None);
+        let [mean, variance] = [0, 1].map(|_| self.value(&channels, DType::F32, None));
+        let outputs = [out, mean, variance, running[0], running[1]];
+        self.push(Op::BatchNormTraining { relu: false }, &[x, norm.weight, norm.bias], &outputs);
+        out
+    }
+
+    fn check_channels(&self, x: Value, operands: &[Value]) {
+        let channels = self.dims(x).last().expect("batch_norm: x has channels");
+        for operand in operands {
+            assert_eq!(self.dims(*operand), [*channels], "batch_norm: an operand of x {:?}", self.dims(x));
+        }
+    }
+
+    /// [`Op::GlobalMean`].
+    pub fn global_mean(&mut self, x: Value) -> Value {
+        let &[n, _, _, c] = self.dims(x) else { panic!("global_mean: x {:?}", self.dims(x)) };
+        self.op(Op::GlobalMean, &[x], &[n, c])
     }
 
     /// [`Op::Loss`].

@@ -10,9 +10,9 @@
 use std::sync::Arc;
 
 use crate::attack::{AnPgd, DeviceData, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
-use crate::config::{Config, OptimizerKind};
+use crate::config::{Config, OptimizerKind, SearchMode};
 use crate::device::Schedule;
-use crate::model::{Model, image_buffer};
+use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Loss, LossRule, Memory, Metric, OptimizerRule, PgdRule, Program, Tape};
 
@@ -109,6 +109,10 @@ impl Mma {
             norm: config.norm,
             direction: config.fidelity.direction,
             result: config.fidelity.search_result,
+            mode: match config.fidelity.search_mode {
+                SearchMode::Train => Mode::Train,
+                SearchMode::Eval => Mode::Eval,
+            },
         };
         let an_pgd = AnPgd::new(memory, model, &found, pgd, search);
         let clean_gradient = (config.clean_loss_coeff > 0.0).then(|| memory.f32("clean_gradient", &[parameters]));
@@ -135,7 +139,7 @@ impl Mma {
         tape.set_rows(&self.batch.rows);
         data.gather(&mut tape, &self.batch);
         let (x, labels) = (tape.leaf(&self.batch.x), tape.leaf(&self.batch.labels));
-        let logits = model.logits(&mut tape, x);
+        let logits = model.logits(&mut tape, x, Mode::Train);
         tape.keep(logits, &self.logits);
         let loss = tape.loss(config.loss_rule(config.clean_loss_fn), logits, labels);
         tape.keep(loss, &self.clean_loss);
@@ -213,7 +217,7 @@ impl Mma {
         if config.fidelity.forget_wrong {
             tape.scatter_rows(&self.margins, eps, index);
         }
-        let logits = model.logits(&mut tape, mixed);
+        let logits = model.logits(&mut tape, mixed, Mode::Train);
         let loss = tape.loss(config.loss_rule(config.margin_loss_fn), logits, labels);
         tape.keep(loss, &self.margin_loss[0]);
         let weights = tape.hinge_weights(eps, config.hinge_maxeps);

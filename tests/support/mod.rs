@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 use std::sync::LazyLock;
 
 use maxmargin::device::{Device, cpu::Cpu};
-use maxmargin::model::{Model, Params};
+use maxmargin::model::{Mode, Model, Params};
 use maxmargin::tape::{DType, Memory, Node, Op, Place, Region, Tape, Value};
 use rayon::ThreadPool;
 
@@ -397,13 +397,13 @@ impl Model for LinearModel {
         &self.params
     }
 
-    fn logits(&self, tape: &mut Tape, x: Value) -> Value {
+    fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {
         let [weight, bias] = self.params.leaves(tape)[..] else { unreachable!("a weight and a bias") };
         let product = tape.linear(x, weight);
         tape.add_bias(product, bias)
     }
 
     fn declare(&mut self, memory: &mut Memory) {
-        self.params.declare(memory);
+        self.params.declare(memory, "params");
     }
 }

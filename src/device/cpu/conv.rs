@@ -7,7 +7,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use crate::tape::Window;
+use super::batch_norm::{Norm, batch_norm, batch_norm_backward_input};
+use crate::tape::{ConvFusion, ConvGradientFusion, Window};
 
 /// Images whose weight gradients are summed one after another; the sums of such groups are then added in order.
 pub(super) const GROUP: usize = 4;
@@ -200,6 +201,75 @@ pub(super) fn conv2d_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], n: us
             shape.col2im(dx, cols);
         });
     });
+}
+
+/// A convolution, then what is fused with it; operands and results in the order of [`Op::Conv2dFused`].
+///
+/// [`Op::Conv2dFused`]: crate::tape::Op::Conv2dFused
+pub(super) fn conv2d_fused(
+    mut outputs: Vec<&mut [f32]>,
+    inputs: &[&[f32]],
+    n: usize,
+    fusion: &ConvFusion,
+    shape: &Shape,
+    shortcut: Option<&Shape>,
+) {
+    let len = n * shape.windows() * shape.k;
+    let mut sum = vec![0.0; len];
+    conv2d(&mut sum, inputs[0], inputs[1], n, shape);
+    let mut inputs = &inputs[2..];
+    if let Some(shape) = shortcut {
+        let mut other = vec![0.0; len];
+        conv2d(&mut other, inputs[0], inputs[1], n, shape);
+        sum.iter_mut().zip(&other).for_each(|(s, o)| *s += o);
+        inputs = &inputs[2..];
+    }
+    if fusion.addend {
+        sum.iter_mut().zip(inputs[0]).for_each(|(s, a)| *s += a);
+        inputs = &inputs[1..];
+    }
+    if fusion.norm {
+        let norm = Norm { weight: inputs[0], bias: inputs[1], mean: inputs[2], variance: inputs[3] };
+        let last = outputs.pop().expect("a result");
+        batch_norm(&mut last[..len], &sum, norm, true);
+    }
+    if fusion.sum {
+        outputs[0][..len].copy_from_slice(&sum);
+    }
+}
+
+/// A convolution's gradient by its input, then what is fused with it; operands in the order of
+/// [`Op::Conv2dFusedBackwardInput`].
+///
+/// [`Op::Conv2dFusedBackwardInput`]: crate::tape::Op::Conv2dFusedBackwardInput
+pub(super) fn conv2d_fused_backward_input(
+    dx: &mut [f32],
+    inputs: &[&[f32]],
+    n: usize,
+    fusion: &ConvGradientFusion,
+    shape: &Shape,
+    shortcut: Option<&Shape>,
+) {
+    let len = n * shape.image();
+    let dx = &mut dx[..len];
+    let mut sum = vec![0.0; len];
+    conv2d_backward_input(&mut sum, inputs[0], inputs[1], n, shape);
+    let mut inputs = &inputs[2..];
+    if let Some(shape) = shortcut {
+        let mut other = vec![0.0; len];
+        conv2d_backward_input(&mut other, inputs[0], inputs[1], n, shape);
+        sum.iter_mut().zip(&other).for_each(|(s, o)| *s += o);
+        inputs = &inputs[2..];
+    }
+    if fusion.norm {
+        batch_norm_backward_input(dx, &sum, inputs[0], inputs[1], Some(inputs[2]));
+        inputs = &inputs[3..];
+    } else {
+        dx.copy_from_slice(&sum);
+    }
+    if fusion.addend {
+        dx.iter_mut().zip(inputs[0]).for_each(|(d, a)| *d += a);
+    }
 }
 
 /// dw `[k, kh, kw, c]` from dy and x, over n images.

@@ -5,9 +5,11 @@
 
 mod arena;
 mod attack;
+mod batch_norm;
 mod conv;
 mod conv_pool;
 mod elementwise;
+mod image;
 mod linear;
 mod loss;
 mod optimizer;
@@ -15,7 +17,7 @@ mod optimizer;
 use arena::Arena;
 
 use super::{Device, Snapshot};
-use crate::tape::{Buffer, Memory, Node, Op, Place, Program};
+use crate::tape::{Buffer, Memory, Node, Op, Place, Program, Window};
 use crate::{Error, Result};
 
 /// Threads and caches of this machine.
@@ -50,6 +52,12 @@ fn u32s_mut(bytes: &mut [u8]) -> &mut [u32] {
 /// The first `n` rows of a value of shape `dims`.
 fn live<'a>(bytes: &'a mut [u8], dims: &[usize], n: usize) -> &'a mut [f32] {
     &mut f32s_mut(bytes)[..n * dims[1..].iter().product::<usize>()]
+}
+
+/// Batch norm's weight, bias, mean and variance, in this order.
+fn norm<'a>(operands: &[&'a [u8]]) -> batch_norm::Norm<'a> {
+    let [weight, bias, mean, variance] = [0, 1, 2, 3].map(|i| f32s(operands[i]));
+    batch_norm::Norm { weight, bias, mean, variance }
 }
 
 /// Runs `work` with the widest vector instructions this machine has.
@@ -129,6 +137,14 @@ impl Cpu {
                 elementwise::gather_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]);
             }
             Op::ScatterRows => elementwise::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
+            Op::DrawAugmentation { seed, reach } => {
+                let n = active.unwrap_or(out_dims[0]);
+                image::draw_augmentation(&mut u32s_mut(y0)[..3 * n], u32s(x[1]), *seed, u32s(x[0])[0], *reach);
+            }
+            Op::GatherAugmented { reach } => {
+                let sizes = [active.unwrap_or(out_dims[0]), out_dims[1], out_dims[2], out_dims[3]];
+                image::gather_augmented(y0, x[0], u32s(x[1]), u32s(x[2]), sizes, *reach as usize);
+            }
             Op::BytesToUnit => elementwise::bytes_to_unit(live(y0, out_dims, n), x[0]),
             Op::Copy => elementwise::copy(live(y0, out_dims, n), f32s(x[0])),
             Op::Fill { value } => live(y0, out_dims, n).fill(*value),
@@ -183,6 +199,67 @@ impl Cpu {
             }
             Op::LinearBackwardWeight => {
                 linear::linear_backward_weight(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, out_dims);
+            }
+
+            Op::Standardize => {
+                let deviation = &mut f32s_mut(others[0])[..n];
+                image::standardize(live(y0, out_dims, n), deviation, f32s(x[0]), out_dims[1..].iter().product());
+            }
+            Op::StandardizeBackward => {
+                let (dx, deviation) = (live(y0, out_dims, n), &f32s(x[2])[..n]);
+                image::standardize_backward(dx, f32s(x[0]), f32s(x[1]), deviation, out_dims[1..].iter().product());
+            }
+            Op::BatchNorm { relu } => {
+                batch_norm::batch_norm(live(y0, out_dims, n), f32s(x[0]), norm(&x[1..]), *relu);
+            }
+            Op::BatchNormBackwardInput { relu } => {
+                let y = relu.then(|| f32s(x[3]));
+                let dx = live(y0, out_dims, n);
+                batch_norm::batch_norm_backward_input(dx, f32s(x[0]), f32s(x[1]), f32s(x[2]), y);
+            }
+            Op::BatchNormTraining { relu } => {
+                let [mean, variance, running_mean, running_variance] = others else {
+                    unreachable!("batch norm in training mode writes its statistics")
+                };
+                let y = live(y0, out_dims, n);
+                let [mean, variance] = [f32s_mut(mean), f32s_mut(variance)];
+                let values = &f32s(x[0])[..y.len()];
+                batch_norm::statistics(mean, variance, f32s_mut(running_mean), f32s_mut(running_variance), values);
+                let norm = batch_norm::Norm { weight: f32s(x[1]), bias: f32s(x[2]), mean, variance };
+                batch_norm::batch_norm(y, values, norm, *relu);
+            }
+            Op::BatchNormTrainingBackwardInput { relu } => {
+                let (dx, sums) = (live(y0, out_dims, n), [f32s(x[6]), f32s(x[7])]);
+                let norm = norm(&x[2..]);
+                batch_norm::batch_norm_training_backward_input(dx, f32s(x[0]), f32s(x[1]), norm, sums, *relu);
+            }
+            Op::BatchNormBackwardWeight { relu } => {
+                let dy = &f32s(x[0])[..n * in_dims(0)[1..].iter().product::<usize>()];
+                let dbias = f32s_mut(others[0]);
+                batch_norm::batch_norm_backward_weight(f32s_mut(y0), dbias, dy, f32s(x[1]), norm(&x[2..]), *relu);
+            }
+            Op::GlobalMean => {
+                let &[_, h, w, c] = in_dims(0) else { unreachable!("shapes were checked when recorded") };
+                image::global_mean(live(y0, out_dims, n), f32s(x[0]), h * w, c);
+            }
+            Op::GlobalMeanBackward => {
+                let &[_, h, w, c] = out_dims else { unreachable!("shapes were checked when recorded") };
+                image::global_mean_backward(live(y0, out_dims, n), f32s(x[0]), h * w, c);
+            }
+            Op::Conv2dFused(fusion) => {
+                let shape = conv::Shape::new(in_dims(0), in_dims(1), fusion.window);
+                let shortcut = |stride| conv::Shape::new(in_dims(2), in_dims(3), Window { padding: 0, stride });
+                let shortcut = fusion.shortcut.map(shortcut);
+                let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
+                let outputs = [y0].into_iter().chain(others).map(|y| f32s_mut(y)).collect();
+                conv::conv2d_fused(outputs, &inputs, n, fusion, &shape, shortcut.as_ref());
+            }
+            Op::Conv2dFusedBackwardInput(fusion) => {
+                let shape = conv::Shape::new(out_dims, in_dims(1), fusion.window);
+                let shortcut = |stride| conv::Shape::new(out_dims, in_dims(3), Window { padding: 0, stride });
+                let shortcut = fusion.shortcut.map(shortcut);
+                let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
+                conv::conv2d_fused_backward_input(f32s_mut(y0), &inputs, n, fusion, &shape, shortcut.as_ref());
             }
 
             Op::Loss(rule) => loss::loss(&mut f32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), *rule),

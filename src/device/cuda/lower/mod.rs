@@ -125,6 +125,20 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::LinearBackwardInput => linear::linear_backward_input(&desc),
         Op::LinearBackwardWeight => linear::linear_backward_weight(&desc),
 
+        Op::DrawAugmentation { .. }
+        | Op::GatherAugmented { .. }
+        | Op::Standardize
+        | Op::StandardizeBackward
+        | Op::BatchNorm { .. }
+        | Op::BatchNormBackwardInput { .. }
+        | Op::BatchNormTraining { .. }
+        | Op::BatchNormTrainingBackwardInput { .. }
+        | Op::BatchNormBackwardWeight { .. }
+        | Op::GlobalMean
+        | Op::GlobalMeanBackward
+        | Op::Conv2dFused(_)
+        | Op::Conv2dFusedBackwardInput(_) => todo!("{}", desc.op.name()),
+
         Op::Loss(rule) => loss::loss(&desc, *rule).into(),
         Op::LossBackward(rule) => loss::loss_backward(&desc, *rule).into(),
         Op::MeanWeights => loss::mean_weights(&desc).into(),

@@ -1,0 +1,178 @@
+//! The wide residual network of Zagoruyko and Komodakis (2016) as the released code has it (`WideResNet` behind
+//! `PerImageStandardize`): three groups of blocks, each of two 3x3 convolutions after batch norm and ReLU.
+//!
+//! Where a block changes the number of channels, its shortcut is a 1x1 convolution of the same batch norm and ReLU that
+//! its first convolution reads; elsewhere it is the block's input as it is.
+
+use super::{Initial, Mode, Model, Params};
+use crate::tape::{BatchNorm, Memory, Tape, Value, Window};
+
+/// Filters of the first convolution, and of each group at a widening factor of 1.
+const FILTERS: [usize; 4] = [16, 16, 32, 64];
+const CLASSES: usize = 10;
+
+/// A wide ResNet of any depth `6n + 4` and widening factor on 32 x 32 images of three channels, ten classes.
+#[derive(Clone, Debug)]
+pub struct WideResNet {
+    depth: usize,
+    widen: usize,
+    params: Params,
+    statistics: Params,
+}
+
+/// The shape of a block.
+struct Block {
+    name: String,
+    from: usize,
+    to: usize,
+    stride: usize,
+}
+
+impl WideResNet {
+    /// The network `depth`-`widen`: 28-4 in the paper.
+    pub fn new(depth: usize, widen: usize) -> WideResNet {
+        assert!(depth >= 10 && depth % 6 == 4 && widen > 0, "wide ResNet {depth}-{widen}");
+        let mut network = WideResNet { depth, widen, params: Params::default(), statistics: Params::default() };
+        network.filters("1.conv1.weight", 3, FILTERS[0], 3);
+        for Block { name, from, to, .. } in network.blocks() {
+            network.norm(&format!("{name}.bn1"), from);
+            network.filters(&format!("{name}.conv1.weight"), from, to, 3);
+            network.norm(&format!("{name}.bn2"), to);
+            network.filters(&format!("{name}.conv2.weight"), to, to, 3);
+            if from != to {
+                network.filters(&format!("{name}.conv_shortcut.weight"), from, to, 1);
+            }
+        }
+        let features = FILTERS[3] * widen;
+        network.norm("1.bn1", features);
+        network.params.weight("1.fc.weight", &[CLASSES, features], &[CLASSES, features], 0);
+        network.params.vector("1.fc.bias", CLASSES, 0.0);
+        network
+    }
+
+    /// The network whose tensors have these shapes: `shape` gives a tensor's shape by the released code's name. An error
+    /// says which tensor is missing or does not fit.
+    pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<WideResNet, String> {
+        let get = |name: &str| shape(name).ok_or(format!("no tensor {name}: not a wide ResNet"));
+        let first = get("1.convgroup1.layer.0.conv1.weight")?;
+        let whole = first.first().is_some_and(|&k| k > 0 && k % FILTERS[1] == 0);
+        if !whole {
+            let message = format!("expected a multiple of {} filters", FILTERS[1]);
+            return Err(format!("1.convgroup1.layer.0.conv1.weight has shape {first:?}, {message}"));
+        }
+        let blocks = |n: &usize| shape(&format!("1.convgroup1.layer.{n}.conv1.weight")).is_some();
+        let network = WideResNet::new(4 + 6 * (1..).take_while(blocks).count().max(1), first[0] / FILTERS[1]);
+        for p in network.params.list.iter().chain(&network.statistics.list) {
+            let found = get(&p.name)?;
+            if found != p.shape {
+                return Err(format!("{} has shape {found:?}, expected {:?}", p.name, p.shape));
+            }
+        }
+        Ok(network)
+    }
+
+    /// Normal with variance 2 / (fan out), as the released code draws them.
+    fn filters(&mut self, name: &str, from: usize, to: usize, size: usize) {
+        let initial = Initial::Normal((2.0 / (size * size * to) as f32).sqrt());
+        self.params.filters(name, [to, from, size], initial);
+    }
+
+    fn norm(&mut self, name: &str, channels: usize) {
+        self.params.vector(&format!("{name}.weight"), channels, 1.0);
+        self.params.vector(&format!("{name}.bias"), channels, 0.0);
+        self.statistics.vector(&format!("{name}.running_mean"), channels, 0.0);
+        self.statistics.vector(&format!("{name}.running_var"), channels, 1.0);
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        let mut from = FILTERS[0];
+        for group in 1..=3 {
+            let to = FILTERS[group] * self.widen;
+            for layer in 0..(self.depth - 4) / 6 {
+                let stride = if group > 1 && layer == 0 { 2 } else { 1 };
+                blocks.push(Block { name: format!("1.convgroup{group}.layer.{layer}"), from, to, stride });
+                from = to;
+            }
+        }
+        blocks
+    }
+}
+
+/// Layers of a network as they are recorded on a tape.
+struct Layers<'a> {
+    network: &'a WideResNet,
+    mode: Mode,
+}
+
+impl Layers<'_> {
+    fn conv(&self, tape: &mut Tape, x: Value, name: &str, window: Window) -> Value {
+        let weight = self.network.params.leaf(tape, &format!("{name}.weight"));
+        tape.conv2d(x, weight, window)
+    }
+
+    fn norm_relu(&self, tape: &mut Tape, x: Value, name: &str) -> Value {
+        let WideResNet { params, statistics, .. } = self.network;
+        let [weight, bias] = ["weight", "bias"].map(|part| params.leaf(tape, &format!("{name}.{part}")));
+        let [running_mean, running_variance] =
+            ["running_mean", "running_var"].map(|part| statistics.part(&format!("{name}.{part}")));
+        let norm = BatchNorm { weight, bias, running_mean, running_variance };
+        let normalized = match self.mode {
+            Mode::Train => tape.batch_norm_training(x, &norm),
+            Mode::Eval => tape.batch_norm(x, &norm),
+        };
+        tape.relu(normalized)
+    }
+
+    fn block(&self, tape: &mut Tape, x: Value, block: &Block) -> Value {
+        let Block { name, from, to, stride } = block;
+        let three = |stride| Window { padding: 1, stride };
+        let active = self.norm_relu(tape, x, &format!("{name}.bn1"));
+        let shortcut = if from == to {
+            x
+        } else {
+            self.conv(tape, active, &format!("{name}.conv_shortcut"), Window { padding: 0, stride: *stride })
+        };
+        let inner = self.conv(tape, active, &format!("{name}.conv1"), three(*stride));
+        let inner = self.norm_relu(tape, inner, &format!("{name}.bn2"));
+        let inner = self.conv(tape, inner, &format!("{name}.conv2"), three(1));
+        tape.add(shortcut, inner)
+    }
+}
+
+impl Model for WideResNet {
+    fn describe(&self) -> String {
+        format!("wide ResNet {}-{}, {} parameters", self.depth, self.widen, self.params.len())
+    }
+
+    fn image(&self) -> [usize; 3] {
+        [32, 32, 3]
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn statistics(&self) -> Option<&Params> {
+        Some(&self.statistics)
+    }
+
+    fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value {
+        let layers = Layers { network: self, mode };
+        let standard = tape.standardize(x);
+        let mut x = layers.conv(tape, standard, "1.conv1", Window { padding: 1, stride: 1 });
+        for block in self.blocks() {
+            x = layers.block(tape, x, &block);
+        }
+        let active = layers.norm_relu(tape, x, "1.bn1");
+        let features = tape.global_mean(active);
+        let [weight, bias] = ["1.fc.weight", "1.fc.bias"].map(|name| self.params.leaf(tape, name));
+        let logits = tape.linear(features, weight);
+        tape.add_bias(logits, bias)
+    }
+
+    fn declare(&mut self, memory: &mut Memory) {
+        self.params.declare(memory, "params");
+        self.statistics.declare(memory, "statistics");
+    }
+}
