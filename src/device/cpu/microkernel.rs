@@ -10,7 +10,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 /// Most terms that are summed in registers before they are added to the result.
-const TERMS: usize = 256;
+const TERMS: usize = 128;
 /// Most vectors that are summed side by side.
 const VECTORS: usize = 4;
 /// Most rows of a tile.
