@@ -26,7 +26,7 @@ const WEIGHTS: f64 = 1e-5;
 const EPS_OFF: f64 = 1.0;
 
 pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
-    let (mut model, weights) = case.model();
+    let (mut model, state) = case.model();
     let steps: usize = case.number("train_steps");
     let named = |k: usize, part: &str| format!("step{k}.{part}");
     let largest_of = |part: &str| (0..steps).map(|k| case.u32s(&named(k, part)).into_iter().max()).max();
@@ -38,18 +38,18 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
 
     let mut memory = Memory::default();
     model.declare(&mut memory);
-    let data = DeviceData::new(&mut memory, &model, "train", examples);
-    let numbers = image_buffer(&mut memory, &model, "noise", capacity);
-    let mma = Mma::new(&mut memory, &model, &data, &config, Some(&numbers));
+    let data = DeviceData::new(&mut memory, &*model, "train", examples);
+    let numbers = image_buffer(&mut memory, &*model, "noise", capacity);
+    let mma = Mma::new(&mut memory, &*model, &data, &config, Some(&numbers));
     allocate(device, &memory, &mma.schedule);
-    model.params().load(device, &weights).unwrap();
+    model.load(device, &state).unwrap();
 
     let row: usize = model.image().iter().product();
     let (mut images, mut labels) = (vec![0; examples * row], vec![0; examples]);
     let mut checks = Vec::new();
     let mut margin_losses = Vec::new();
     for k in 0..steps {
-        let (bytes, n) = case.images(&named(k, "images"), &model);
+        let (bytes, n) = case.images(&named(k, "images"), &*model);
         let index = case.u32s(&named(k, "index"));
         for ((&at, image), label) in index.iter().zip(bytes.chunks(row)).zip(case.u32s(&named(k, "labels"))) {
             images[at as usize * row..][..row].copy_from_slice(image);
@@ -59,7 +59,7 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
         device.write_u32(&data.labels, &labels).unwrap();
         device.write_u32(&mma.batch.index, &index).unwrap();
         device.write_u32(&mma.batch.rows, &[n as u32]).unwrap();
-        device.write_f32(&numbers, &noise(seeds[k % seeds.len()], config.norm, &model, &unit(&bytes))).unwrap();
+        device.write_f32(&numbers, &noise(seeds[k % seeds.len()], config.norm, &*model, &unit(&bytes))).unwrap();
         device.replay(&mma.schedule).unwrap();
 
         let [selected, count] = &mma.right;
@@ -124,7 +124,7 @@ fn config(case: &Case, capacity: usize) -> Config {
         train_size: None,
         val_size: 0,
         test_size: None,
-        width: case.number("width"),
+        width: 1.0,
         norm: case.choice("norm"),
         hinge_maxeps: number("hinge_max_eps"),
         clean_loss_fn: Loss::Xent,
