@@ -70,7 +70,7 @@ struct DataFlags {
     /// Only the first N of them [default: all]
     #[arg(long, value_name = "N", value_parser = count)]
     test_size: Option<usize>,
-    /// Where MNIST is, if not bundled
+    /// Where MNIST and CIFAR10 are
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
 }
