@@ -43,6 +43,11 @@ impl<'a> Desc<'a> {
         self.node.inputs.len()
     }
 
+    /// How many outputs there are.
+    pub fn outputs(&self) -> usize {
+        self.node.outputs.len()
+    }
+
     /// Element type of an input.
     pub fn input_dtype(&self, i: usize) -> DType {
         self.program.values[self.node.inputs[i].0].dtype
@@ -115,6 +120,8 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::Conv2d(window) => conv::conv2d(&desc, *window),
         Op::Conv2dBackwardInput(window) => conv::conv2d_backward_input(&desc, *window),
         Op::Conv2dBackwardWeight(window) => conv::conv2d_backward_weight(&desc, *window),
+        Op::Conv2dFused(fusion) => conv::conv2d_fused(&desc, fusion),
+        Op::Conv2dFusedBackwardInput(fusion) => conv::conv2d_fused_backward_input(&desc, fusion),
         Op::AddBiasBackwardBias => pool::add_bias_backward_bias(&desc),
         Op::MaxPool2d => pool::max_pool2d(&desc),
         Op::MaxPool2dBackward => pool::max_pool2d_backward(&desc),
@@ -141,8 +148,6 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::GlobalMeanBackward => image::global_mean_backward(&desc).into(),
         Op::DrawAugmentation { seed, reach } => image::draw_augmentation(&desc, *seed, *reach).into(),
         Op::GatherAugmented { reach } => image::gather_augmented(&desc, *reach).into(),
-
-        Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) => todo!("{}", desc.op.name()),
 
         Op::Loss(rule) => loss::loss(&desc, *rule).into(),
         Op::LossBackward(rule) => loss::loss_backward(&desc, *rule).into(),
