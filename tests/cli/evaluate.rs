@@ -53,7 +53,7 @@ fn weights_are_attacked_and_their_margins_measured() {
         "w.safetensors: LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters\n30 images (bundled digits, test)\n",
         "\nclean accuracy  ",
         "\nPGD-2 linf, eps 0.1, 2 starts  ",
-        "\nPGD-2 linf, eps 0.031373, 2 starts  ",
+        "\nPGD-2 linf, eps 8/255, 2 starts  ",
         "\nPGD-2 linf, eps 2, 2 starts  ",
         "\nmean margin by AN-PGD  ",
         "\nmargins, linf\nwrong ",
