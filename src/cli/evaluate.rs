@@ -188,7 +188,8 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
     let (weights, config) = if checkpoint.is_dir() {
         (checkpoint.join(BEST), Config::load(&checkpoint.join(CONFIG))?)
     } else {
-        (checkpoint, published(DatasetKind::Digits, attack.norm.unwrap_or(Norm::Linf))?)
+        let dataset = data.dataset.unwrap_or(DatasetKind::Digits);
+        (checkpoint, published(dataset, attack.norm.unwrap_or(Norm::Linf))?)
     };
     let config = measured(config, &data, &attack)?;
 
@@ -321,6 +322,15 @@ mod tests {
         let plan = planned("w.safetensors --norm L2 --dataset mnist").unwrap();
         assert_eq!((plan.config.hinge_maxeps, plan.config.test_eps_iter, plan.config.val_size), (4.0, 0.125, 5000));
         assert_eq!(plan.pgd, [PgdAt { eps: 2.0, eps_iter: 0.5 }]);
+    }
+
+    #[test]
+    fn cifar10_has_its_own_lengths_and_the_larger_step_in_both_norms() {
+        let plan = planned("w.safetensors --dataset cifar10").unwrap();
+        assert_eq!((plan.config.hinge_maxeps, plan.config.test_eps_iter), (0.0471, 2.0 / 255.0));
+        assert_eq!((plan.pgd[0].eps as f32, plan.pgd[0].eps_iter), (8.0 / 255.0, 2.0 / 255.0));
+        let plan = planned("w.safetensors --dataset cifar10 --norm l2").unwrap();
+        assert_eq!((plan.config.hinge_maxeps, plan.pgd[0]), (1.0, PgdAt { eps: 1.0, eps_iter: 0.25 }));
     }
 
     #[test]

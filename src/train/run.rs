@@ -204,7 +204,7 @@ impl<'a> Run<'a> {
             run.checkpoint()?;
         }
         let (model, device, bytes) = (run.model.describe(), run.device.describe(), si(device_bytes as f64));
-        run.progress.note(&format!("{model} on {device}, {bytes}B of its memory"));
+        run.progress.note(&format!("{model} on {device}; {bytes}B of memory"));
         Ok(run)
     }
 

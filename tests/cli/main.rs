@@ -1,9 +1,12 @@
 //! The program as a user meets it: help, errors, exit codes, settings; and what each command prints.
 
 mod bench;
+#[path = "../support/cifar10.rs"]
+mod cifar10;
 mod data;
 mod devices;
 mod evaluate;
+mod export;
 #[path = "../support/fake.rs"]
 mod fake;
 mod gpu;
