@@ -11,7 +11,7 @@ use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG, LAST};
-use crate::report::histogram;
+use crate::report::{histogram, length};
 use crate::tape::Norm;
 use crate::train::run::{Standing, Summary};
 use crate::{Error, Result, train};
@@ -143,7 +143,7 @@ fn execute(plan: &Plan) -> Result<Outcome> {
 /// The figures before and after training, and the histogram of margins.
 fn table(config: &Config, summary: &Summary) -> String {
     let Summary { before, after, .. } = summary;
-    let eps = as_written(config.test_eps);
+    let eps = length(as_written(config.test_eps));
     let mut text =
         format!("{:34}{:>12}{:>12}\n", format!("{} test images", after.margins.len()), "untrained", "trained");
     let mut row = |name: String, before: String, after: String| text += &format!("{name:34}{before:>12}{after:>12}\n");

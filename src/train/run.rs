@@ -18,6 +18,7 @@ use crate::model::Model;
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{Figures, Kind, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
+use crate::report::{length, si};
 use crate::tape::{Memory, Metric};
 use crate::{Error, Result};
 
@@ -76,6 +77,7 @@ struct ResultLine<'a> {
     robust_accuracy: f64,
     robust_attack: String,
     mean_margin: f64,
+    device_bytes: usize,
 }
 
 /// Training in progress: the device, what is recorded for it, and the run's state.
@@ -97,6 +99,8 @@ struct Run<'a> {
     step: u32,
     /// The step of the last checkpoint.
     saved: u32,
+    /// Memory taken on the device.
+    device_bytes: usize,
     best: Option<(f64, u32)>,
 }
 
@@ -162,7 +166,7 @@ impl<'a> Run<'a> {
         let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
         let programs = schedules.into_iter().chain(pgd.schedules()).flat_map(Schedule::programs);
         let clean = validation.programs().into_iter().chain(test.programs());
-        device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
+        let device_bytes = device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
         data.upload(device, &splits.train)?;
         validation.upload(device, &splits.validation)?;
         test.upload(device, &splits.test)?;
@@ -193,12 +197,14 @@ impl<'a> Run<'a> {
             figures: String::new(),
             step,
             saved: step,
+            device_bytes,
             best,
         };
         if !resume {
             run.checkpoint()?;
         }
-        run.progress.note(&format!("{} on {}", run.model.describe(), run.device.describe()));
+        let (model, device, bytes) = (run.model.describe(), run.device.describe(), si(device_bytes as f64));
+        run.progress.note(&format!("{model} on {device}; {bytes}B of memory"));
         Ok(run)
     }
 
@@ -376,8 +382,9 @@ impl<'a> Run<'a> {
             test_images: standing.margins.len(),
             clean_accuracy: standing.clean,
             robust_accuracy: standing.robust,
-            robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {eps}, {RESULT_RESTARTS} starts (xent, cw)"),
+            robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {}, {RESULT_RESTARTS} starts (xent, cw)", length(eps)),
             mean_margin: mean(&standing.margins),
+            device_bytes: self.device_bytes,
         };
         self.metrics.write(Kind::Result, u64::from(self.step), &line)
     }
