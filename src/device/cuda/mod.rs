@@ -266,12 +266,12 @@ impl Device for Cuda {
         format!("GPU {ordinal}, {name}")
     }
 
-    fn allocate(&mut self, layout: &Layout, programs: &[&Program]) -> Result<()> {
+    fn allocate(&mut self, layout: &Layout, programs: &[&Program]) -> Result<usize> {
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         let nodes = programs.iter().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
         let scratch = nodes.map(|(program, node)| lower::lower(program, node).scratch).max().unwrap_or(0);
         self.memory = Some(Memory::new(&self.context, layout, workspace, scratch, self.sync)?);
-        Ok(())
+        Ok(layout.bytes() + workspace + scratch)
     }
 
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
