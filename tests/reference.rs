@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use maxmargin::device::{Device, cpu::Cpu};
-use reference_cases::{Case, Check, not_yet_supported, replay};
+use reference_cases::{Case, Check, replay};
 use support::devices;
 
 fn folder() -> PathBuf {
@@ -60,13 +60,8 @@ fn failures_on(case: &Case, mut device: Box<dyn Device>) -> Vec<String> {
 #[test]
 fn every_case_of_the_folder_is_reproduced() {
     let cases = cases(&folder()).unwrap();
-    let (waiting, supported): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(not_yet_supported);
     let on_every_device = |case| devices().into_iter().flat_map(move |make| failures_on(case, make()));
-    let failures: Vec<String> = supported.iter().flat_map(on_every_device).collect();
-    println!("{} cases are not yet supported:", waiting.len());
-    for case in &waiting {
-        println!("  {} (family {})", case.name, case.text("family"));
-    }
+    let failures: Vec<String> = cases.iter().flat_map(on_every_device).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -92,7 +87,6 @@ fn an_unknown_family_or_model_fails() {
     for (key, message) in [("family", "family \"other\" is not known"), ("model", "model \"other\" is not known")] {
         let mut case = own_case("pgd-lenet5-linf-xent-1");
         case.metadata.insert(key.into(), "other".into());
-        assert!(!not_yet_supported(&case));
         assert!(failures(&case)[0].contains(message), "{key}");
     }
 }

@@ -9,9 +9,12 @@
 mod support;
 
 mod attack;
+mod batch_norm;
 mod conv;
+mod conv_fused;
 mod conv_pool;
 mod elementwise;
+mod image;
 mod linear;
 mod loss;
 mod modes;
@@ -30,6 +33,8 @@ fn test_of(op: &Op) -> fn() {
         Op::Add => elementwise::add,
         Op::Scale { .. } => elementwise::scale,
         Op::ClampMin { .. } => elementwise::clamp_min,
+        Op::DrawAugmentation { .. } => image::draw_augmentation,
+        Op::GatherAugmented { .. } => image::gather_augmented,
         Op::Conv2d(_) => conv::conv2d,
         Op::Conv2dBackwardInput(_) => conv::conv2d_backward_input,
         Op::Conv2dBackwardWeight(_) => conv::conv2d_backward_weight,
@@ -48,6 +53,22 @@ fn test_of(op: &Op) -> fn() {
         Op::LinearBias { relu: true } => linear::linear_bias_relu,
         Op::LinearBackwardInput => linear::linear_backward_input,
         Op::LinearBackwardWeight => linear::linear_backward_weight,
+        Op::Standardize => image::standardize,
+        Op::StandardizeBackward => image::standardize_backward,
+        Op::BatchNorm { relu: false } => batch_norm::batch_norm,
+        Op::BatchNorm { relu: true } => batch_norm::batch_norm_relu,
+        Op::BatchNormBackwardInput { relu: false } => batch_norm::batch_norm_backward_input,
+        Op::BatchNormBackwardInput { relu: true } => batch_norm::batch_norm_relu_backward_input,
+        Op::BatchNormTraining { relu: false } => batch_norm::batch_norm_training,
+        Op::BatchNormTraining { relu: true } => batch_norm::batch_norm_relu_training,
+        Op::BatchNormTrainingBackwardInput { relu: false } => batch_norm::batch_norm_training_backward_input,
+        Op::BatchNormTrainingBackwardInput { relu: true } => batch_norm::batch_norm_relu_training_backward_input,
+        Op::BatchNormBackwardWeight { relu: false } => batch_norm::batch_norm_backward_weight,
+        Op::BatchNormBackwardWeight { relu: true } => batch_norm::batch_norm_relu_backward_weight,
+        Op::GlobalMean => image::global_mean,
+        Op::GlobalMeanBackward => image::global_mean_backward,
+        Op::Conv2dFused(_) => conv_fused::conv2d_fused,
+        Op::Conv2dFusedBackwardInput(_) => conv_fused::conv2d_fused_backward_input,
         Op::Loss(_) => loss::loss,
         Op::LossBackward(_) => loss::loss_backward,
         Op::MeanWeights => loss::mean_weights,
@@ -62,7 +83,6 @@ fn test_of(op: &Op) -> fn() {
         Op::Sgd(_) => optimizer::sgd,
         Op::Increment => optimizer::increment,
         Op::AccumulateMetrics => optimizer::accumulate_metrics,
-        _ => || todo!("the wide ResNet's ops"),
     }
 }
 

@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use maxmargin::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
-use maxmargin::config::{Fidelity, SearchMode};
+use maxmargin::config::Fidelity;
 use maxmargin::device::{Device, Schedule};
-use maxmargin::model::{LeNet5, Model, image_buffer};
+use maxmargin::model::{Mode, Model, State, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
 use super::case::{noise, unit};
 use super::check::{Check, largest, share_beyond};
+use super::model::{batch_norm, running_statistics};
 use super::numbers::to_nchw;
 use super::{Case, allocate};
 
@@ -24,12 +25,13 @@ const PIXELS_OFF: f64 = 1e-3;
 const PIXELS_OFF_NEAR_UNDERFLOW: f64 = 0.08;
 /// How far a margin may be off, in search steps.
 const EPS_OFF: f64 = 0.1;
+const RUNNING_STATISTICS: f64 = 1e-6;
 
 /// A case's model under attack, before the device has memory.
 struct Attacked {
     memory: Memory,
-    model: LeNet5,
-    weights: Vec<f32>,
+    model: Box<dyn Model>,
+    state: State,
     target: Target,
     noise: Option<Buffer>,
     pgd: Pgd,
@@ -39,12 +41,12 @@ struct Attacked {
 
 impl Attacked {
     fn new(case: &Case, loss: &str) -> Attacked {
-        let (mut model, weights) = case.model();
-        let (images, n) = case.images("images", &model);
+        let (mut model, state) = case.model();
+        let (images, n) = case.images("images", &*model);
         let mut memory = Memory::default();
         model.declare(&mut memory);
-        let target = Target::new(&mut memory, &model, "attack", n);
-        let noise = (case.text("noise") != "none").then(|| image_buffer(&mut memory, &model, "noise", n));
+        let target = Target::new(&mut memory, &*model, "attack", n);
+        let noise = (case.text("noise") != "none").then(|| image_buffer(&mut memory, &*model, "noise", n));
         let norm = case.choice("norm");
         let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
         let settings = PgdSettings {
@@ -53,13 +55,13 @@ impl Attacked {
             iterations: case.number("steps"),
             noise: noise.clone().map_or(Noise::None, Noise::Given),
         };
-        let pgd = Pgd::new(&mut memory, &model, &target, &settings);
-        Attacked { memory, model, weights, target, noise, pgd, norm, x: unit(&images) }
+        let pgd = Pgd::new(&mut memory, &*model, &target, &settings);
+        Attacked { memory, model, state, target, noise, pgd, norm, x: unit(&images) }
     }
 
     fn run(&self, case: &Case, device: &mut dyn Device, schedule: &Schedule, eps: &[f32], step: &[f32]) {
         allocate(device, &self.memory, schedule);
-        self.model.params().load(device, &self.weights).unwrap();
+        self.model.load(device, &self.state).unwrap();
         let n = self.target.capacity();
         device.write_f32(&self.target.x, &self.x).unwrap();
         device.write_u32(&self.target.labels, &case.u32s("labels")).unwrap();
@@ -68,7 +70,7 @@ impl Attacked {
         device.write_f32(&self.pgd.eps, eps).unwrap();
         device.write_f32(&self.pgd.step, step).unwrap();
         if let Some(buffer) = &self.noise {
-            device.write_f32(buffer, &noise(case.text("noise"), self.norm, &self.model, &self.x)).unwrap();
+            device.write_f32(buffer, &noise(case.text("noise"), self.norm, &*self.model, &self.x)).unwrap();
         }
         device.replay(schedule).unwrap();
     }
@@ -79,12 +81,11 @@ pub fn pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     attacked.run(case, device, &attacked.pgd.schedule, &case.f32s("eps"), &case.f32s("step"));
     let near_underflow = case.has("loss", "xent") && case.number::<u32>("steps") == 1;
     let allowed = if near_underflow { PIXELS_OFF_NEAR_UNDERFLOW } else { PIXELS_OFF };
-    vec![pixels(case, &device.read_f32(&attacked.pgd.adv).unwrap(), allowed)]
+    compare(case, &device.read_f32(&attacked.pgd.adv).unwrap(), allowed, None)
 }
 
 pub fn an_pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
-    // Without batch norm both modes are the same.
-    let _: SearchMode = case.choice("search_mode");
+    let mode = batch_norm(case.choice("search_mode"));
     let mut attacked = Attacked::new(case, "attack_loss");
     let n = attacked.target.capacity();
     let (start, eps, step) = match case.text("form") {
@@ -108,10 +109,11 @@ pub fn an_pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
         norm: attacked.norm,
         direction: Fidelity::RELEASED.direction,
         result: Fidelity::RELEASED.search_result,
+        mode,
     };
     let Attacked { memory, model, target, pgd, .. } = &mut attacked;
-    let an_pgd = AnPgd::new(memory, model, target, pgd.clone(), search);
-    let point = image_buffer(memory, model, "point", n);
+    let an_pgd = AnPgd::new(memory, &**model, target, pgd.clone(), search);
+    let point = image_buffer(memory, &**model, "point", n);
     let mut schedule = an_pgd.schedule.clone();
     let mut tape = Tape::new("point");
     let found = match start {
@@ -126,16 +128,38 @@ pub fn an_pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     attacked.run(case, device, &schedule, &eps, &step);
 
     let search_step = f64::from(search.max_eps) * 0.5f64.powi(search.steps as i32);
-    let off = largest(&device.read_f32(&an_pgd.margin).unwrap(), case.values("eps")) / search_step;
-    let eps = Check::new("eps (in search steps)", off, EPS_OFF);
-    vec![pixels(case, &device.read_f32(&point).unwrap(), PIXELS_OFF), eps]
+    let margins = device.read_f32(&an_pgd.margin).unwrap();
+    let mut checks = compare(case, &device.read_f32(&point).unwrap(), PIXELS_OFF, Some((&margins, search_step)));
+    if mode == Mode::Train {
+        checks.extend(running_statistics(case, &*attacked.model, device, RUNNING_STATISTICS));
+    }
+    checks
 }
 
 fn rule(loss: Loss) -> LossRule {
     LossRule { loss, confidence: Fidelity::RELEASED.cw_confidence }
 }
 
-fn pixels(case: &Case, found: &[f32], allowed: f64) -> Check {
+/// Compares adversarial examples, and margins, of which a search step is given.
+fn compare(case: &Case, found: &[f32], pixels_off: f64, margins: Option<(&[f32], f64)>) -> Vec<Check> {
     let found = to_nchw(found, &case.tensor("images").shape);
-    Check::new("adversarial (share of pixels)", share_beyond(&found, case.values("adversarial"), PIXEL), allowed)
+    let expected = case.values("adversarial");
+    if !case.has("model", "wide_resnet") {
+        let off = share_beyond(&found, expected, PIXEL);
+        let mut checks = vec![Check::new("adversarial (share of pixels)", off, pixels_off)];
+        checks.extend(margins.map(|(margins, search_step)| {
+            let off = largest(margins, case.values("eps")) / search_step;
+            Check::new("eps (in search steps)", off, EPS_OFF)
+        }));
+        return checks;
+    }
+    let n = case.tensor("images").shape[0];
+    let row = found.len() / n;
+    let strays = |&i: &usize| {
+        let image = share_beyond(&found[i * row..][..row], &expected[i * row..][..row], PIXEL) > pixels_off;
+        let off = |(m, step): (&[f32], f64)| largest(&m[i..=i], &case.values("eps")[i..=i]) > step;
+        image || margins.is_some_and(off)
+    };
+    let strayed = (0..n).filter(strays).count();
+    vec![Check::new("adversarial and eps (examples)", strayed as f64, (n / 4) as f64)]
 }

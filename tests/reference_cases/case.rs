@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use half::f16;
-use maxmargin::model::{LeNet5, Model, batch_dims};
+use maxmargin::model::{LeNet5, Model, Parameter, State, WideResNet, batch_dims};
 use maxmargin::tape::Norm;
 use safetensors::{Dtype, SafeTensors};
 
@@ -121,30 +121,45 @@ impl Case {
         (to_nhwc(&bytes, shape), n)
     }
 
-    /// The model, its weights in our layout beside it.
-    pub fn model(&self) -> (LeNet5, Vec<f32>) {
-        let model = match self.text("model") {
-            "lenet5" => LeNet5::new(self.number("width")),
+    /// The model, and what it keeps, in our layouts.
+    pub fn model(&self) -> (Box<dyn Model>, State) {
+        let model: Box<dyn Model> = match self.text("model") {
+            "lenet5" => Box::new(LeNet5::new(self.number("width"))),
+            "wide_resnet" => Box::new(WideResNet::new(self.number("depth"), self.number("widen"))),
             other => panic!("model {other:?} is not known"),
         };
-        let list = || model.params().list.iter().enumerate();
-        let weights = match self.text("weights").split_once(':') {
+        let tensor: Box<dyn Fn(&Parameter) -> Vec<f32>> = match self.text("weights").split_once(':') {
             Some(("hash", seed)) => {
                 let seed = seed.parse().unwrap_or_else(|_| panic!("weights hash:{seed} is not a seed"));
-                list().flat_map(|(t, p)| p.from_torch(&hashed_weights(seed, t, &p.shape))).collect()
+                let names = state_dict(&*model);
+                let place = move |name: &str| names.iter().position(|n| n == name).expect("names are the model's");
+                Box::new(move |p| hashed_weights(seed, place(&p.name), &p.name, &p.shape))
             }
             Some(("file", file)) => {
                 let file = Case::read(&self.folder.join(file));
-                let one = |p: &maxmargin::model::Parameter| {
+                Box::new(move |p| {
                     assert_eq!(file.tensor(&p.name).shape, p.shape, "shape of {} in {}", p.name, file.name);
-                    p.from_torch(&file.f32s(&p.name))
-                };
-                list().flat_map(|(_, p)| one(p)).collect()
+                    file.f32s(&p.name)
+                })
             }
             _ => panic!("metadata weights = {:?}, expected hash:S or file:F", self.text("weights")),
         };
-        (model, weights)
+        let kept = model.kept().map(|params| params.list.iter().flat_map(|p| p.from_torch(&tensor(p))).collect());
+        let state = kept.collect();
+        (model, state)
     }
+}
+
+/// The names of a model's state dict in PyTorch's order: a batch norm's running statistics follow its bias.
+fn state_dict(model: &dyn Model) -> Vec<String> {
+    let mut names = Vec::new();
+    for p in &model.params().list {
+        names.push(p.name.clone());
+        let running = p.name.strip_suffix("bias").map(|layer| format!("{layer}running_"));
+        let its_own = |s: &&Parameter| running.as_ref().is_some_and(|running| s.name.starts_with(running));
+        names.extend(model.statistics().into_iter().flat_map(|s| &s.list).filter(its_own).map(|s| s.name.clone()));
+    }
+    names
 }
 
 /// The attack's numbers for the batch `x` `[n, h, w, c]`, as `spec` (`hash:S` or `none`) gives them. Where there are

@@ -5,6 +5,7 @@
 mod attack;
 mod case;
 mod check;
+mod image;
 mod loss;
 mod mma;
 mod model;
@@ -15,12 +16,6 @@ pub use check::Check;
 
 use maxmargin::device::{Device, Schedule};
 use maxmargin::tape::Memory;
-
-/// Whether a case needs what the project does not have: wide ResNets and what prepares their images.
-pub fn not_yet_supported(case: &Case) -> bool {
-    let family = |name| case.has("family", name);
-    family("augment") || family("standardize") || (!family("weights") && case.has("model", "wide_resnet"))
-}
 
 /// Replays a case on a device. `None`: it asks for nothing, other cases load it.
 ///
@@ -34,6 +29,8 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Option<Vec<Check>> {
         "pgd" => Some(attack::pgd(case, device)),
         "an_pgd" => Some(attack::an_pgd(case, device)),
         "mma" => Some(mma::replay(case, device)),
+        "augment" => Some(image::augment(case, device)),
+        "standardize" => Some(image::standardize(case, device)),
         other => panic!("family {other:?} is not known"),
     }
 }

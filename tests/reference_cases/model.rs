@@ -1,6 +1,8 @@
-//! `model`: logits, and the gradients by images and parameters.
+//! `model`: logits, the gradients by images and parameters, and, in training mode of batch norm, the running statistics
+//! after one forward pass.
 //!
-//! Single precision reaches 8e-7 for logits, 1e-6 for the gradient by the images and 3e-6 for those by parameters;
+//! Single precision reaches 8e-7 for logits, 1e-7 for running statistics, 1e-6 for the gradient by the images and 3e-6
+//! for those by parameters;
 //! where a ReLU or a pooling tie falls the other way, gradients reach 3e-4. Such a fall is in single examples: it is
 //! granted only where the gradient by the image of most examples is as near as without one.
 
@@ -8,7 +10,7 @@ use std::sync::Arc;
 
 use maxmargin::config::{Fidelity, SearchMode};
 use maxmargin::device::{Device, Schedule};
-use maxmargin::model::{Model, image_buffer};
+use maxmargin::model::{Mode, Model, Parameter, image_buffer};
 use maxmargin::tape::{LossRule, Memory, Tape};
 
 use super::case::unit;
@@ -18,54 +20,60 @@ use super::{Case, allocate};
 
 /// What is allowed of logits, wherever they are compared.
 pub const LOGITS: f64 = 8e-6;
+const RUNNING_STATISTICS: f64 = 1e-6;
 const INPUT_GRAD: f64 = 1e-5;
 const PARAMETER_GRAD: f64 = 3e-5;
 const GRAD_AT_A_TIE: f64 = 3e-3;
 
 pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
-    // Without batch norm both modes are the same.
-    let _: SearchMode = case.choice("mode");
-    let (mut model, weights) = case.model();
-    let (images, n) = case.images("images", &model);
+    let mode = batch_norm(case.choice("mode"));
+    let (mut model, state) = case.model();
+    let (images, n) = case.images("images", &*model);
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let labels = memory.u32("labels", &[n]);
-    let x = image_buffer(&mut memory, &model, "x", n);
-    let dx = image_buffer(&mut memory, &model, "dx", n);
+    let x = image_buffer(&mut memory, &*model, "x", n);
+    let dx = image_buffer(&mut memory, &*model, "dx", n);
     let logits = memory.f32("logits", &case.tensor("logits").shape);
-    let gradient = memory.f32("gradient", &[weights.len()]);
+    let gradient = memory.f32("gradient", &[model.params().len()]);
     let rule = LossRule { loss: case.choice("loss"), confidence: Fidelity::RELEASED.cw_confidence };
 
-    let mut schedule = Schedule::default();
+    let [mut by_image, mut by_parameters, mut whole] = [(); 3].map(|()| Schedule::default());
     let mut tape = Tape::new("input_gradient");
     let (image, label) = (tape.leaf(&x), tape.leaf(&labels));
-    let found = model.logits(&mut tape, image);
+    let found = model.logits(&mut tape, image, mode);
     tape.keep(found, &logits);
     let loss = tape.loss(rule, found, label);
     let ones = tape.fill(1.0, &[n]);
-    let by_image = tape.grad(loss, ones, &[image])[0];
-    tape.keep(by_image, &dx);
-    schedule.then(&Arc::new(tape.finish()), 1);
+    let gradient_by_image = tape.grad(loss, ones, &[image])[0];
+    tape.keep(gradient_by_image, &dx);
+    by_image.then(&Arc::new(tape.finish()), 1);
 
     let mut tape = Tape::new("parameter_gradient");
     let (image, label) = (tape.leaf(&x), tape.leaf(&labels));
-    let found = model.logits(&mut tape, image);
+    let found = model.logits(&mut tape, image, mode);
     let loss = tape.loss(rule, found, label);
     let mean = tape.mean_weights(n);
     let wanted = model.params().leaves(&mut tape);
     for (value, part) in tape.grad(loss, mean, &wanted).into_iter().zip(model.params().parts(&gradient)) {
         tape.keep(value, &part);
     }
-    schedule.then(&Arc::new(tape.finish()), 1);
+    by_parameters.then(&Arc::new(tape.finish()), 1);
 
-    allocate(device, &memory, &schedule);
-    model.params().load(device, &weights).unwrap();
+    whole.extend(&by_image);
+    whole.extend(&by_parameters);
+    allocate(device, &memory, &whole);
+    model.load(device, &state).unwrap();
     device.write_f32(&x, &unit(&images)).unwrap();
     device.write_u32(&labels, &case.u32s("labels")).unwrap();
-    device.replay(&schedule).unwrap();
-
+    device.replay(&by_image).unwrap();
     let mut checks =
         vec![Check::new("logits", relative(&device.read_f32(&logits).unwrap(), case.values("logits")), LOGITS)];
+    if mode == Mode::Train {
+        checks.extend(running_statistics(case, &*model, device, RUNNING_STATISTICS));
+    }
+    device.replay(&by_parameters).unwrap();
+
     let by_image = to_nchw(&device.read_f32(&dx).unwrap(), &case.tensor("images").shape);
     let expected = case.values("input_grad");
     let at_a_tie = falls_the_other_way(&by_image, expected, n);
@@ -82,6 +90,25 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
         checks.push(Check::new(name, error, allowed(PARAMETER_GRAD)));
     }
     checks
+}
+
+/// Batch norm's mode.
+pub fn batch_norm(mode: SearchMode) -> Mode {
+    match mode {
+        SearchMode::Train => Mode::Train,
+        SearchMode::Eval => Mode::Eval,
+    }
+}
+
+/// Compares the running statistics that a device holds; a case holds each whole or as a digest.
+pub fn running_statistics(case: &Case, model: &dyn Model, device: &dyn Device, allowed: f64) -> Vec<Check> {
+    let Some(statistics) = model.statistics() else { return Vec::new() };
+    let found = statistics.split_to_torch(&device.read_f32(statistics.buffer()).unwrap());
+    let check = |(p, found): (&Parameter, Vec<f32>)| {
+        let name = format!("after.{}", p.name);
+        Check::new(name.clone(), relative(&found, case.values(&name)), allowed)
+    };
+    statistics.list.iter().zip(found).map(check).collect()
 }
 
 /// Whether the gradient of some examples, but of fewer than half, is further off than rounding explains. Lengths are

@@ -22,18 +22,23 @@ pub fn hashed_unsigned(seed: u32, i: usize) -> f32 {
     hashed(seed, i) as f32 * 2f32.powi(-24)
 }
 
-/// Tensor number `t` of the weights `hash:seed` of a model without batch norm, in PyTorch's layout.
-pub fn hashed_weights(seed: u32, t: usize, shape: &[usize]) -> Vec<f32> {
-    let factor = match shape {
-        [_] => 1.0 / 16.0,
-        [_, inputs @ ..] => {
+/// Tensor number `t` of the weights `hash:seed`, in PyTorch's layout.
+pub fn hashed_weights(seed: u32, t: usize, name: &str, shape: &[usize]) -> Vec<f32> {
+    let (layer, part) = name.rsplit_once('.').unwrap_or_else(|| panic!("{name} is of no layer"));
+    let is_batch_norm = layer.rsplit('.').next().is_some_and(|layer| layer.starts_with("bn"));
+    let (centre, factor) = match (shape, part) {
+        ([_, inputs @ ..], _) if !inputs.is_empty() => {
             let fan_in: usize = inputs.iter().product();
-            2f64.powf((3.0 / fan_in as f64).sqrt().log2().round_ties_even()) as f32
+            (0.0, 2f64.powf((3.0 / fan_in as f64).sqrt().log2().round_ties_even()) as f32)
         }
-        [] => panic!("a weight has dimensions"),
+        (_, "running_var") => (1.0, 0.5),
+        (_, "weight") => (1.0, 0.25),
+        (_, "bias") if !is_batch_norm => (0.0, 1.0 / 16.0),
+        (_, "bias" | "running_mean") => (0.0, 0.25),
+        _ => panic!("{name} is no tensor of a known layer"),
     };
     let seed = seed.wrapping_mul(1000).wrapping_add(t as u32);
-    (0..shape.iter().product()).map(|i| factor * hashed_signed(seed, i)).collect()
+    (0..shape.iter().product()).map(|i| centre + factor * hashed_signed(seed, i)).collect()
 }
 
 /// Sum, l2 norm and eight entries of a tensor in PyTorch's layout.

@@ -85,7 +85,7 @@ impl Device for Cpu {
         format!("CPU, {} threads", rayon::current_num_threads())
     }
 
-    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()> {
+    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize> {
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
             Error::device(format!(
@@ -95,7 +95,7 @@ impl Device for Cpu {
                 workspace / 1_000_000
             ))
         })?;
-        Ok(())
+        Ok(memory.bytes() + workspace)
     }
 
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {

@@ -1,0 +1,207 @@
+//! Convolutions with what follows them: a shortcut, a sum, batch norm in evaluation mode with ReLU; and the gradients by
+//! their inputs.
+
+use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, DType, Op, Window};
+
+use super::conv::{LARGE, SHAPES, Shape, shape};
+use super::support::{Array, Case, Random, Sum, exact, near};
+
+/// The wide ResNet 28-4: its first layer, then each group's first convolution, and one of each other kind.
+const NETWORK: [Shape; 7] = [
+    shape([2, 32, 32, 3], [16, 3, 3], 1, 1),
+    shape([1, 32, 32, 16], [64, 3, 3], 1, 1),
+    shape([1, 32, 32, 64], [64, 3, 3], 1, 1),
+    shape([1, 32, 32, 64], [128, 3, 3], 1, 2),
+    shape([2, 16, 16, 128], [128, 3, 3], 1, 1),
+    shape([2, 16, 16, 128], [256, 3, 3], 1, 2),
+    shape([3, 8, 8, 256], [256, 3, 3], 1, 1),
+];
+
+/// Whether a shape has so many products that few combinations are tried on it.
+fn is_costly(s: &Shape) -> bool {
+    NETWORK.iter().chain(&LARGE).any(|large| large.x() == s.x() && large.filters() == s.filters())
+}
+
+/// A shortcut beside `s`: a 1x1 convolution of `stride` with results of the same shape, of an image with other channels;
+/// with stride 2 the image's last row and column begin a window or do not.
+fn shortcut(s: &Shape, stride: usize) -> Shape {
+    let [n, h, w, k] = s.y();
+    let size = |size: usize, spare: usize| if stride == 1 { size } else { 2 * size - spare };
+    let channels = [s.c + 3, s.k.max(2) - 1][s.h % 2];
+    shape([n, size(h, h % 2), size(w, 1 - w % 2), channels], [k, 1, 1], 0, stride)
+}
+
+/// The same for gradients: a 1x1 convolution of the image of `s`, with another number of filters.
+fn gradient_shortcut(s: &Shape, stride: usize) -> Shape {
+    shape(s.x(), [[s.k + 3, s.k.max(2) - 1][s.w % 2], 1, 1], 0, stride)
+}
+
+/// Rows of a result: those of the first `n` images.
+fn first(sums: &[Sum], n: usize, dims: [usize; 4]) -> Vec<Sum> {
+    sums[..n * dims[1..].iter().product::<usize>()].to_vec()
+}
+
+fn total(sums: &mut [Sum], others: impl IntoIterator<Item = Sum>) {
+    sums.iter_mut().zip(others).for_each(|(s, o)| *s = near(s.value + o.value, s.size + o.size));
+}
+
+fn addend(a: &Array) -> impl Iterator<Item = Sum> {
+    a.values.iter().map(|&v| near(v, v.abs()))
+}
+
+/// Batch norm's operands for `c` channels: a channel with weight 0 is among them.
+struct Norm {
+    weight: Array,
+    bias: Array,
+    mean: Array,
+    variance: Array,
+}
+
+impl Norm {
+    fn new(c: usize) -> Norm {
+        let mut weight = Random(11).signed(&[c]);
+        weight.values[c / 2] = 0.0;
+        let [bias, mean] = [12, 13].map(|seed| Random(seed).signed(&[c]));
+        let variance = Array::f32(&[c], Random(14).image(&[c]).values.iter().map(|v| v * 4.0));
+        Norm { weight, bias, mean, variance }
+    }
+
+    fn scale(&self, channel: usize) -> f64 {
+        self.weight.values[channel] / (self.variance.values[channel] + f64::from(BATCH_NORM_EPS)).sqrt()
+    }
+
+    /// ReLU of the normalized `sum` of a channel.
+    fn apply(&self, channel: usize, Sum { value, size }: Sum) -> Sum {
+        let (scale, bias, mean) = (self.scale(channel), self.bias.values[channel], self.mean.values[channel]);
+        let size = (size + mean.abs()) * scale.abs() + bias.abs();
+        near(((value - mean) * scale + bias).max(0.0), size)
+    }
+}
+
+/// What follows a convolution: all that the op can be, but a convolution alone.
+fn fusions(window: Window) -> Vec<ConvFusion> {
+    let mut all = Vec::new();
+    for shortcut in [None, Some(1), Some(2)] {
+        for addend in [false, true] {
+            for (sum, norm) in [(true, false), (false, true), (true, true)] {
+                if shortcut.is_some() || addend || norm {
+                    all.push(ConvFusion { window, shortcut, addend, sum, norm });
+                }
+            }
+        }
+    }
+    all
+}
+
+fn check_fused(s: &Shape, fusions: &[ConvFusion]) {
+    let (x, w) = (Random(1).signed(&s.x()), Random(2).signed(&s.filters()));
+    let convolution = s.forward(s.n, &x, &w);
+    let norm = Norm::new(s.k);
+    let other = Random(5).signed(&s.y());
+    for &fusion in fusions {
+        let mut sum = convolution.clone();
+        let mut case = Case::new(Op::Conv2dFused(fusion)).rows(&x).whole(&w);
+        if let Some(stride) = fusion.shortcut {
+            let short = shortcut(s, stride);
+            assert_eq!(short.y(), s.y());
+            let (x, w) = (Random(3).signed(&short.x()), Random(4).signed(&short.filters()));
+            case = case.rows(&x).whole(&w);
+            total(&mut sum, short.forward(s.n, &x, &w));
+        }
+        if fusion.addend {
+            case = case.rows(&other);
+            total(&mut sum, addend(&other));
+        }
+        if fusion.norm {
+            case = case.whole(&norm.weight).whole(&norm.bias).whole(&norm.mean).whole(&norm.variance);
+        }
+        let outputs = usize::from(fusion.sum) + usize::from(fusion.norm);
+        for _ in 0..outputs {
+            case = case.gives_rows(&s.y(), DType::F32);
+        }
+        let normalized: Vec<Sum> = sum.iter().enumerate().map(|(i, &sum)| norm.apply(i % s.k, sum)).collect();
+        case.check(|n| {
+            let results = [fusion.sum.then_some(&sum), fusion.norm.then_some(&normalized)];
+            results.into_iter().flatten().map(|sums| first(sums, n, s.y())).collect()
+        });
+    }
+}
+
+#[test]
+pub fn conv2d_fused() {
+    for s in SHAPES.iter().filter(|s| !is_costly(s)) {
+        check_fused(s, &fusions(s.window));
+    }
+}
+
+/// On the wide ResNet's layers and in a GPU's larger tiles: as in a block's first convolution, and as in its second,
+/// where the shortcut is the input or a convolution.
+#[test]
+fn conv2d_fused_in_large_layers() {
+    for s in NETWORK.iter().chain(&LARGE) {
+        let fusion = |shortcut, addend, sum| ConvFusion { window: s.window, shortcut, addend, sum, norm: true };
+        check_fused(s, &[fusion(None, false, false), fusion(None, true, true), fusion(Some(2), false, true)]);
+    }
+}
+
+/// What follows a convolution's gradient by its input: all that the op can be, but that gradient alone.
+fn gradient_fusions(window: Window) -> Vec<ConvGradientFusion> {
+    let mut all = Vec::new();
+    for shortcut in [None, Some(1), Some(2)] {
+        for (norm, addend) in [(false, false), (false, true), (true, false), (true, true)] {
+            if shortcut.is_some() || norm || addend {
+                all.push(ConvGradientFusion { window, shortcut, norm, addend });
+            }
+        }
+    }
+    all
+}
+
+fn check_fused_backward_input(s: &Shape, fusions: &[ConvGradientFusion]) {
+    let (dy, w) = (Random(1).signed(&s.y()), Random(2).signed(&s.filters()));
+    let convolution = s.backward_input(s.n, &dy, &w);
+    let norm = Norm::new(s.c);
+    let other = Random(5).signed(&s.x());
+    // What ReLU may have made, and negative numbers, which it does not make.
+    let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN].map(|v| f64::from(v as f32));
+    let mut y = Random(6).signed(&s.x());
+    y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, corner)| *v = corner);
+    for &fusion in fusions {
+        let mut dx = convolution.clone();
+        let mut case = Case::new(Op::Conv2dFusedBackwardInput(fusion)).rows(&dy).whole(&w);
+        if let Some(stride) = fusion.shortcut {
+            let short = gradient_shortcut(s, stride);
+            let (dy, w) = (Random(3).signed(&short.y()), Random(4).signed(&short.filters()));
+            case = case.rows(&dy).whole(&w);
+            total(&mut dx, short.backward_input(s.n, &dy, &w));
+        }
+        if fusion.norm {
+            case = case.whole(&norm.weight).whole(&norm.variance).rows(&y);
+            for (i, (dx, &y)) in dx.iter_mut().zip(&y.values).enumerate() {
+                let scale = norm.scale(i % s.c);
+                *dx = if y > 0.0 { near(dx.value * scale, dx.size * scale.abs()) } else { exact(0.0) };
+            }
+        }
+        if fusion.addend {
+            case = case.rows(&other);
+            total(&mut dx, addend(&other));
+        }
+        case.gives_rows(&s.x(), DType::F32).check(|n| vec![first(&dx, n, s.x())]);
+    }
+}
+
+#[test]
+pub fn conv2d_fused_backward_input() {
+    for s in SHAPES.iter().filter(|s| !is_costly(s)) {
+        check_fused_backward_input(s, &gradient_fusions(s.window));
+    }
+}
+
+/// As in a block's second convolution, and as in its first, where the shortcut is the input or a convolution.
+#[test]
+fn conv2d_fused_backward_input_in_large_layers() {
+    for s in NETWORK.iter().chain(&LARGE) {
+        let fusion = |shortcut, addend| ConvGradientFusion { window: s.window, shortcut, norm: true, addend };
+        check_fused_backward_input(s, &[fusion(None, false), fusion(None, true), fusion(Some(s.window.stride), false)]);
+    }
+}
