@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DatasetKind;
+use crate::model::{LeNet5, Model, WideResNet};
 pub use crate::tape::op::{Direction, L2Order};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
@@ -34,7 +35,16 @@ pub struct Config {
     pub val_size: usize,
     /// Use only the first so many test images.
     pub test_size: Option<usize>,
-    /// LeNet5's width as a multiple of the published 32 and 64 filters and 1,024 hidden units.
+    /// Training images are moved by up to 4 pixels, what is beyond the edge reflected, and half of them mirrored; each
+    /// anew at every visit.
+    pub augment: bool,
+
+    /// Which network.
+    pub model: ModelKind,
+    /// The wide ResNet's depth, 6n + 4; LeNet5 has none.
+    pub depth: Option<usize>,
+    /// LeNet5: a multiple of the published 32 and 64 filters and 1,024 hidden units. Wide ResNet: the widening factor, a
+    /// whole number.
     pub width: f64,
 
     /// The norm margins are measured in.
@@ -112,15 +122,29 @@ impl Config {
         (as_written(self.hinge_maxeps) * 1.05) as f32
     }
 
+    /// The network, its parameters not yet declared. The settings are valid.
+    pub fn network(&self) -> Box<dyn Model> {
+        match (self.model, self.depth) {
+            (ModelKind::LeNet5, _) => Box::new(LeNet5::new(self.width)),
+            (ModelKind::WideResNet, Some(depth)) => Box::new(WideResNet::new(depth, self.width as usize)),
+            (ModelKind::WideResNet, None) => unreachable!("a valid wide ResNet has a depth"),
+        }
+    }
+
     /// Every setting by name, in the order of the record, each value as its flag takes it; a size that was not
-    /// limited reads `all`.
+    /// limited reads `all`, a depth that the network does not have `none`.
     pub fn fields(&self) -> Vec<(String, String)> {
         // TOML leaves out what is `None`; no valid size is 0.
-        let complete =
-            Config { train_size: self.train_size.or(Some(0)), test_size: self.test_size.or(Some(0)), ..self.clone() };
+        let complete = Config {
+            train_size: self.train_size.or(Some(0)),
+            test_size: self.test_size.or(Some(0)),
+            depth: self.depth.or(Some(0)),
+            ..self.clone()
+        };
         let value = |name: &str, text: &str| match name {
             "train_size" if self.train_size.is_none() => "all".into(),
             "test_size" if self.test_size.is_none() => "all".into(),
+            "depth" if self.depth.is_none() => "none".into(),
             "learning_rate_schedule" => schedule_text(&self.learning_rate_schedule),
             _ => text.trim_matches('"').into(),
         };
@@ -154,6 +178,19 @@ pub fn as_written(value: f32) -> f64 {
 /// A schedule as its flag takes it: `0:0.3,20000:0.09`.
 fn schedule_text(schedule: &[(u32, f32)]) -> String {
     schedule.iter().map(|(step, rate)| format!("{step}:{rate}")).collect::<Vec<_>>().join(",")
+}
+
+/// Which network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum ModelKind {
+    /// LeNet5, for digits: Madry et al.'s.
+    #[serde(rename = "lenet5")]
+    #[value(name = "lenet5")]
+    LeNet5,
+    /// The wide ResNet, for CIFAR10: standardizes each image first.
+    #[serde(rename = "wide-resnet")]
+    #[value(name = "wide-resnet")]
+    WideResNet,
 }
 
 /// The optimizer's rule.
@@ -268,6 +305,10 @@ mod tests {
         preset(DEFAULT_PRESET).unwrap().config
     }
 
+    fn cifar10() -> Config {
+        preset("cifar10-linf").unwrap().config
+    }
+
     fn reread(config: &Config) -> Config {
         toml::from_str(&config.to_toml()).unwrap()
     }
@@ -333,7 +374,17 @@ mod tests {
         );
         for (config, flag, found) in [
             (Config { preset: "none".into(), ..quick() }, "preset", "none"),
-            (Config { dataset: DatasetKind::Cifar10, ..quick() }, "dataset", "cifar10"),
+            (Config { dataset: DatasetKind::Cifar10, ..quick() }, "model", "lenet5"),
+            (Config { dataset: DatasetKind::Mnist, ..cifar10() }, "model", "wide-resnet"),
+            (Config { depth: Some(28), ..quick() }, "depth", "28"),
+            (Config { depth: None, ..cifar10() }, "depth", "none"),
+            (Config { depth: Some(4), ..cifar10() }, "depth", "4"),
+            (Config { depth: Some(27), ..cifar10() }, "depth", "27"),
+            (Config { depth: Some(106), ..cifar10() }, "depth", "106"),
+            (Config { width: 0.0, ..cifar10() }, "width", "0.0"),
+            (Config { width: 1.5, ..cifar10() }, "width", "1.5"),
+            (Config { width: 33.0, ..cifar10() }, "width", "33.0"),
+            (Config { width: f64::NAN, ..cifar10() }, "width", "nan"),
             (Config { train_size: Some(0), ..quick() }, "train-size", "0"),
             (Config { val_size: 0, ..quick() }, "val-size", "0"),
             (Config { test_size: Some(0), ..quick() }, "test-size", "0"),

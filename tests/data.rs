@@ -255,6 +255,22 @@ fn a_cifar_file_of_another_length_is_refused_with_its_end() {
 }
 
 #[test]
+fn another_file_in_the_place_of_a_cifar_file_is_told_for_what_it_is() {
+    let mnist = idx::encode_images([10, 28, 28], &noise(7840));
+    for (file, what) in [
+        (
+            mnist.clone(),
+            "ends early, at byte 7856: 3 records of 3073 bytes expected, 9219 bytes in all; it is an IDX file",
+        ),
+        (idx::encode_labels(&labels(10)), "it is an IDX file, such as MNIST's"),
+        (gzip(&mnist), "it is packed with gzip"),
+        (b"\x80\x02}q\x01(U\x0bbatch_label".to_vec(), "the version in binary files is needed"),
+    ] {
+        refused(cifar::decode(Path::new("data_batch_1.bin"), &file, 3), &["data_batch_1.bin: ", what]);
+    }
+}
+
+#[test]
 fn a_cifar_label_past_nine_is_refused_with_its_byte() {
     let file = cifar::encode(&noise(3 * 3072), &[1, 2, 11]);
     let parts = ["b.bin: byte 6146: label 11 of image 2, 0 to 9 expected"];
@@ -290,6 +306,16 @@ fn cifar10_is_read_from_its_six_files_in_order() {
     refused(load(DatasetKind::Cifar10, folder.path(), 5000), &parts);
     std::fs::remove_file(place.join("data_batch_2.bin")).unwrap();
     refused(load(DatasetKind::Cifar10, folder.path(), 5000), &["data_batch_2.bin: cannot read"]);
+}
+
+#[test]
+fn mnist_in_the_place_of_cifar10_is_not_taken_for_it() {
+    let folder = folder();
+    write_mnist(&folder.path().join("cifar10"));
+    refused(
+        load(DatasetKind::Cifar10, folder.path(), 5),
+        &["none of data_batch_1.bin, ", "`scripts/fetch-data cifar10`"],
+    );
 }
 
 #[test]

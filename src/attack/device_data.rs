@@ -5,7 +5,10 @@ use crate::attack::Target;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::model::{Model, batch_dims};
-use crate::tape::{Buffer, DType, Memory, Tape};
+use crate::tape::{Buffer, DType, Memory, Tape, Value};
+
+/// Pixels around a training image within which it is moved.
+const REACH: u32 = 4;
 
 /// The examples of a data set, on the device.
 #[derive(Clone, Debug)]
@@ -37,8 +40,22 @@ impl DeviceData {
 
     /// Records the gathering of a batch by index: images in [0, 1] and labels, written to `target`.
     pub fn gather(&self, tape: &mut Tape, target: &Target) {
-        let [images, labels, index] = [&self.images, &self.labels, &target.index].map(|b| tape.leaf(b));
+        let [images, index] = [&self.images, &target.index].map(|b| tape.leaf(b));
         let bytes = tape.gather_rows(images, index);
+        self.write(tape, target, bytes);
+    }
+
+    /// [`DeviceData::gather`] with the images moved and mirrored, as the numbers counted by the seed, `step` (u32 `[1]`)
+    /// and each example's index say.
+    pub fn gather_augmented(&self, tape: &mut Tape, target: &Target, seed: u64, step: &Buffer) {
+        let [images, index, step] = [&self.images, &target.index, step].map(|b| tape.leaf(b));
+        let choice = tape.draw_augmentation(seed, REACH, step, index);
+        let bytes = tape.gather_augmented(REACH, images, index, choice);
+        self.write(tape, target, bytes);
+    }
+
+    fn write(&self, tape: &mut Tape, target: &Target, bytes: Value) {
+        let [labels, index] = [&self.labels, &target.index].map(|b| tape.leaf(b));
         let x = tape.bytes_to_unit(bytes);
         tape.keep(x, &target.x);
         let labels = tape.gather_rows(labels, index);

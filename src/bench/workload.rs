@@ -6,7 +6,7 @@ use super::Settings;
 use crate::attack::DeviceData;
 use crate::config::preset;
 use crate::device::Device;
-use crate::model::{LeNet5, Model};
+use crate::model::Model;
 use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Place, Program, Region, Tape, Value, ValueInfo};
 use crate::train::Mma;
 use crate::{Error, Result};
@@ -123,9 +123,9 @@ impl Products {
     }
 }
 
-/// A training step of LeNet5 with every example right.
+/// A training step with every example right.
 pub(super) struct Step {
-    model: LeNet5,
+    model: Box<dyn Model>,
     data: DeviceData,
     batch: usize,
     pub mma: Mma,
@@ -142,10 +142,10 @@ impl Step {
         // Then the optimizer does its work, and every step is the same.
         config.learning_rate_schedule = vec![(0, 0.0)];
         let batch = config.training_batch_size;
-        let mut model = LeNet5::new(config.width);
+        let mut model = config.network();
         model.declare(memory);
-        let data = DeviceData::new(memory, &model, "train", batch);
-        let mma = Mma::new(memory, &model, &data, &config, None);
+        let data = DeviceData::new(memory, &*model, "train", batch);
+        let mma = Mma::new(memory, &*model, &data, &config, None);
         Ok(Step { model, data, batch, mma })
     }
 
@@ -154,11 +154,11 @@ impl Step {
     }
 
     pub fn fill(&self, device: &mut dyn Device) -> Result<()> {
-        let params = self.model.params();
-        let mut weights = params.initial(0);
-        let bias = weights.len() - params.list.last().expect("LeNet5 has parameters").len();
+        let mut state = self.model.initial(0);
+        let weights = &mut state[0];
+        let bias = weights.len() - self.model.params().list.last().expect("a model has parameters").len();
         weights[bias] += BIAS;
-        params.load(device, &weights)?;
+        self.model.load(device, &state)?;
         let pixels: Vec<u8> = (0..self.data.images.len()).map(|i| (256.0 * number(i)) as u8).collect();
         device.write_u8(&self.data.images, &pixels)?;
         device.write_u32(&self.mma.batch.index, &(0..self.batch as u32).collect::<Vec<_>>())?;

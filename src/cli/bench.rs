@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::values::{count, number};
-use super::{Machine, Outcome, json_has_a_folder, presets, print};
+use super::{Machine, Outcome, folder_exists, presets, print};
 use crate::bench::{self, Settings};
 use crate::record::write_atomic;
 use crate::{Error, Result};
@@ -62,7 +62,7 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
         return Err(Error::usage(format!("--product: expected a power of two; found {product}")));
     }
     if let Some(path) = &json {
-        json_has_a_folder(path)?;
+        folder_exists("--json", path)?;
     }
     let settings = Settings { preset, width, batch_size, megabytes, product, rounds, only };
     let mut device = machine.open()?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{AtEps, count, number, percent, percent_at_eps, single, whole};
-use super::{Machine, Outcome, json_has_a_folder, print};
+use super::{Machine, Outcome, folder_exists, print};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::DatasetKind;
 use crate::evaluate::checkpoint::{PgdAt, Question, Split};
@@ -20,8 +20,9 @@ Examples:
       the best weights of a run, under its norm and eps, on the test images
   maxmargin evaluate runs/quick-0 --attack pgd --eps 0.1,0.2,0.3 --json robust.json
       accuracy at several eps, also as a file
-  maxmargin evaluate model.safetensors --dataset mnist --norm l2 --eps 2 --test-size 1000
-      any LeNet5 with PyTorch's names, its architecture found from the tensors' shapes
+  maxmargin evaluate model.safetensors --dataset cifar10 --norm l2 --eps 1 --test-size 1000
+      any LeNet5 or wide ResNet with PyTorch's names, the released code's or RobustBench's; its architecture is found
+      from the tensors' shapes
   maxmargin evaluate runs/quick-0 --require-clean 96 --require-robust 60@0.3
       exit code 1 when an accuracy is not reached";
 
@@ -70,7 +71,7 @@ struct DataFlags {
     /// Only the first N of them [default: all]
     #[arg(long, value_name = "N", value_parser = count)]
     test_size: Option<usize>,
-    /// Where MNIST is, if not bundled
+    /// Where MNIST and CIFAR10 are
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
 }
@@ -159,7 +160,7 @@ struct Plan {
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
     if let Some(path) = &plan.json {
-        json_has_a_folder(path)?;
+        folder_exists("--json", path)?;
     }
     let mut device = plan.machine.open()?;
     let result = plan.question.answer(device.as_mut())?;
@@ -187,7 +188,8 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
     let (weights, config) = if checkpoint.is_dir() {
         (checkpoint.join(BEST), Config::load(&checkpoint.join(CONFIG))?)
     } else {
-        (checkpoint, published(DatasetKind::Digits, attack.norm.unwrap_or(Norm::Linf))?)
+        let dataset = data.dataset.unwrap_or(DatasetKind::Digits);
+        (checkpoint, published(dataset, attack.norm.unwrap_or(Norm::Linf))?)
     };
     let config = measured(config, &data, &attack)?;
 
@@ -223,12 +225,14 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
 
 /// The published settings for `norm` on `dataset`; the bundled digits are measured as MNIST is.
 fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
-    let named =
-        |name| preset(name).map(|preset| preset.config).ok_or_else(|| Error::usage(format!("no preset {name}")));
-    let config = named(if norm == Norm::L2 { "mnist-l2" } else { "mnist-linf" })?;
+    let named = |name: &str| {
+        preset(name).map(|preset| preset.config).ok_or_else(|| Error::usage(format!("no preset is called {name}")))
+    };
+    let images = if dataset == DatasetKind::Cifar10 { "cifar10" } else { "mnist" };
+    let config = named(&format!("{images}-{norm}"))?;
     Ok(match dataset {
         DatasetKind::Digits => Config { dataset, val_size: named(DEFAULT_PRESET)?.val_size, ..config },
-        _ => Config { dataset, ..config },
+        _ => config,
     })
 }
 
@@ -240,6 +244,8 @@ fn measured(config: Config, data: &DataFlags, attack: &AttackFlags) -> Result<Co
     let published = published(dataset, norm)?;
     let mut measured = Config { dataset, norm, ..config.clone() };
     if dataset != config.dataset {
+        // That the weights do not fit the images is told of the weights.
+        (measured.model, measured.depth, measured.width) = (published.model, published.depth, published.width);
         measured.val_size = published.val_size;
         measured.train_size = None;
     }
@@ -316,6 +322,15 @@ mod tests {
         let plan = planned("w.safetensors --norm L2 --dataset mnist").unwrap();
         assert_eq!((plan.config.hinge_maxeps, plan.config.test_eps_iter, plan.config.val_size), (4.0, 0.125, 5000));
         assert_eq!(plan.pgd, [PgdAt { eps: 2.0, eps_iter: 0.5 }]);
+    }
+
+    #[test]
+    fn cifar10_has_its_own_lengths_and_the_larger_step_in_both_norms() {
+        let plan = planned("w.safetensors --dataset cifar10").unwrap();
+        assert_eq!((plan.config.hinge_maxeps, plan.config.test_eps_iter), (0.0471, 2.0 / 255.0));
+        assert_eq!((plan.pgd[0].eps as f32, plan.pgd[0].eps_iter), (8.0 / 255.0, 2.0 / 255.0));
+        let plan = planned("w.safetensors --dataset cifar10 --norm l2").unwrap();
+        assert_eq!((plan.config.hinge_maxeps, plan.pgd[0]), (1.0, PgdAt { eps: 1.0, eps_iter: 0.25 }));
     }
 
     #[test]

@@ -7,7 +7,6 @@ use crate::attack::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch, Total};
 use crate::device::cuda::{self, KERNELS, TARGETS};
-use crate::model::{LeNet5, Model};
 use crate::report::si;
 use crate::tape::{Memory, Program};
 use crate::train::Mma;
@@ -43,11 +42,11 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     let name = &args.preset;
     let config = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config;
     let mut memory = Memory::default();
-    let mut model = LeNet5::new(config.width);
+    let mut model = config.network();
     model.declare(&mut memory);
     // The programs do not depend on how many images there are, if they fill a batch.
-    let data = DeviceData::new(&mut memory, &model, "train", config.training_batch_size);
-    let mma = Mma::new(&mut memory, &model, &data, &config, None);
+    let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
+    let mma = Mma::new(&mut memory, &*model, &data, &config, None);
     let mut text = format!("{}, batch {}\n\n", model.describe(), config.training_batch_size);
     for (program, times) in &mma.schedule.stages {
         text += &format!("{times} x ");

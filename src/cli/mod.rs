@@ -8,6 +8,7 @@ mod data;
 mod devices;
 mod evaluate;
 mod explain;
+mod export;
 mod machine;
 mod presets;
 mod settings;
@@ -29,6 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   maxmargin train                        train on the bundled digits, in minutes
   maxmargin evaluate runs/quick-0        attack what was trained
+  maxmargin export runs/quick-0          its weights, as another program names them
   maxmargin presets                      the published settings
   maxmargin train --help                 every setting
   maxmargin explain                      what a training step computes, op by op
@@ -52,6 +54,7 @@ struct Cli {
 enum Verb {
     Train(train::TrainArgs),
     Evaluate(evaluate::EvaluateArgs),
+    Export(export::ExportArgs),
     Data(data::DataArgs),
     Presets(presets::PresetsArgs),
     Explain(explain::ExplainArgs),
@@ -86,6 +89,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.verb {
         Verb::Train(args) => train::run(args, &given_flags(&command, &matches)),
         Verb::Evaluate(args) => evaluate::run(args),
+        Verb::Export(args) => export::run(&args),
         Verb::Data(args) => data::run(args),
         Verb::Presets(args) => presets::run(args),
         Verb::Explain(args) => explain::run(&args),
@@ -143,12 +147,12 @@ fn complain(error: &Error) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Refuses `--json path` where no file can be, before anything is computed for it.
-fn json_has_a_folder(path: &Path) -> Result<()> {
+/// Refuses `flag path` where no file can be, before anything is computed for it.
+fn folder_exists(flag: &str, path: &Path) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match folder.is_dir() {
         true => Ok(()),
-        false => Err(Error::usage(format!("--json {}: there is no folder {}", path.display(), folder.display()))),
+        false => Err(Error::usage(format!("{flag} {}: there is no folder {}", path.display(), folder.display()))),
     }
 }
 

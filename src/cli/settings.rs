@@ -7,7 +7,7 @@ use clap::{Args, Command, ValueEnum};
 
 use super::values::{Schedule, schedule, single, whole};
 use crate::config::{
-    Config, Direction, Fidelity, L2Order, OptimizerKind, SearchMode, SearchResult, TestSearchStart, presets,
+    Config, Direction, Fidelity, L2Order, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart, presets,
 };
 use crate::data::DatasetKind;
 use crate::tape::{Loss, Norm};
@@ -42,12 +42,21 @@ struct DataFlags {
     /// Test on the first N test images
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     test_size: Option<usize>,
+    /// Move training images by up to 4 pixels, what is beyond the edge reflected, and mirror half of them
+    #[arg(long, value_name = "BOOL")]
+    augment: Option<bool>,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
 struct ModelFlags {
-    /// LeNet5's width: a multiple of 32 and 64 filters and 1,024 hidden units
+    /// Which network: lenet5 for digits and mnist, wide-resnet for cifar10
+    #[arg(long, value_name = "NAME")]
+    model: Option<ModelKind>,
+    /// The wide ResNet's depth: 10, 16, 22, 28 or another 6n + 4
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
+    depth: Option<usize>,
+    /// LeNet5: a multiple of 32 and 64 filters and 1,024 hidden units; wide ResNet: the widening factor, a whole number
     #[arg(long, value_name = "MULTIPLE", value_parser = super::values::number)]
     width: Option<f64>,
 }
@@ -143,7 +152,8 @@ struct FidelityFlags {
     /// Set all of this group, and --search-loss-fn: slm as released, lm as in the paper; a flag of its own overrides
     #[arg(long, value_name = "WHOSE")]
     fidelity: Option<FidelityName>,
-    /// Batch norm's mode in the search; LeNet5 has none
+    /// Batch norm's mode in the search: the statistics of the images searched, which then also update the running ones, or
+    /// the running ones as they are; LeNet5 has none
     #[arg(long, value_name = "MODE")]
     search_mode: Option<SearchMode>,
     /// An example is right, so attacked, when this loss is negative: slm says p > 1/2, lm the largest logit
@@ -179,7 +189,7 @@ struct FidelityFlags {
 }
 
 impl Settings {
-    /// The data set and norm asked for: with `--dataset mnist` they choose the preset, as in the released program.
+    /// The data set and norm asked for: with `--dataset mnist` or `cifar10` they choose the preset, as in the released program.
     pub fn asked(&self) -> (Option<DatasetKind>, Option<Norm>) {
         (self.data.dataset, self.margins.norm)
     }
@@ -191,13 +201,16 @@ impl Settings {
 
     /// Overrides `config` by what was given.
     pub fn apply(self, config: &mut Config) {
-        let DataFlags { dataset, train_size, val_size, test_size } = self.data;
+        let DataFlags { dataset, train_size, val_size, test_size, augment } = self.data;
         set(&mut config.dataset, dataset);
         set(&mut config.train_size, train_size.map(Some));
         set(&mut config.val_size, val_size);
         set(&mut config.test_size, test_size.map(Some));
+        set(&mut config.augment, augment);
 
-        let ModelFlags { width } = self.model;
+        let ModelFlags { model, depth, width } = self.model;
+        set(&mut config.model, model);
+        set(&mut config.depth, depth.map(Some));
         set(&mut config.width, width);
 
         // Before the flags that override it.
@@ -354,6 +367,9 @@ mod tests {
             train_size: Some(3),
             val_size: 4,
             test_size: Some(5),
+            augment: true,
+            model: ModelKind::WideResNet,
+            depth: Some(16),
             width: 0.25,
             norm: Norm::L2,
             hinge_maxeps: 8.0 / 255.0,

@@ -11,7 +11,7 @@ use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG, LAST};
-use crate::report::histogram;
+use crate::report::{histogram, length};
 use crate::tape::Norm;
 use crate::train::run::{Standing, Summary};
 use crate::{Error, Result, train};
@@ -23,7 +23,9 @@ Examples:
   maxmargin train --preset mnist-linf
       as published; --clean-loss-coeff 0 makes it OMMA
   maxmargin train --dataset mnist --norm L2 --hinge_maxeps 2. --seed 1 --savepath runs/l2
-      flags of the released program work as they are: MNIST takes the preset of its norm
+      flags of the released program work as they are: MNIST and CIFAR10 take the preset of their norm
+  maxmargin train --preset cifar10-quick
+      a small wide ResNet on CIFAR10
   maxmargin train --config mine.toml --hinge-maxeps 76.5/255
       from a file (`maxmargin presets mnist-linf > mine.toml`); numbers may be fractions
   maxmargin train --resume runs/quick-0 --max-num-training-steps 5000
@@ -50,7 +52,7 @@ pub(super) struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 struct RunFlags {
-    /// Start from these published settings [default: quick, or with --dataset mnist the preset of --norm]
+    /// Start from these published settings [default: quick, or with --dataset mnist or cifar10 the preset of --norm]
     #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with = "config")]
     preset: Option<String>,
     /// Start from the settings in this file, as `presets NAME` prints them
@@ -62,7 +64,7 @@ struct RunFlags {
     /// Go on with the run in this folder, with its settings, bit for bit as if it had never stopped
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
-    /// Where MNIST is, if not bundled
+    /// Where MNIST and CIFAR10 are
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
     #[command(flatten)]
@@ -141,7 +143,7 @@ fn execute(plan: &Plan) -> Result<Outcome> {
 /// The figures before and after training, and the histogram of margins.
 fn table(config: &Config, summary: &Summary) -> String {
     let Summary { before, after, .. } = summary;
-    let eps = as_written(config.test_eps);
+    let eps = length(as_written(config.test_eps));
     let mut text =
         format!("{:34}{:>12}{:>12}\n", format!("{} test images", after.margins.len()), "untrained", "trained");
     let mut row = |name: String, before: String, after: String| text += &format!("{name:34}{before:>12}{after:>12}\n");
@@ -189,6 +191,8 @@ fn base(name: Option<&str>, file: Option<&Path>, asked: (Option<DatasetKind>, Op
     let name = name.unwrap_or(match asked {
         (Some(DatasetKind::Mnist), Some(Norm::L2)) => "mnist-l2",
         (Some(DatasetKind::Mnist), _) => "mnist-linf",
+        (Some(DatasetKind::Cifar10), Some(Norm::L2)) => "cifar10-l2",
+        (Some(DatasetKind::Cifar10), _) => "cifar10-linf",
         _ => DEFAULT_PRESET,
     });
     Ok(preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config)

@@ -1,6 +1,6 @@
 //! The published settings as one table, each preset with its source. No value of a preset stands anywhere else.
 
-use super::{Config, Fidelity, OptimizerKind};
+use super::{Config, Fidelity, ModelKind, OptimizerKind};
 use crate::data::DatasetKind;
 use crate::tape::{Loss, Norm};
 
@@ -60,6 +60,46 @@ pub fn presets() -> Vec<Preset> {
                 ..mnist_linf()
             },
         },
+        Preset {
+            name: "cifar10-linf",
+            summary: "CIFAR10, linf, d_max 0.0471 (12/255), as published; the other published ones: --hinge-maxeps 0.0784 \
+                      (20/255) and --hinge-maxeps 0.1255 (32/255)",
+            source: "paper: appendix, training settings; released: config.py (LinfCIFAR10), run_cifar10_training.sh",
+            config: cifar10_linf(),
+        },
+        Preset {
+            name: "cifar10-l2",
+            summary: "CIFAR10, l2, d_max 1.0; the other published ones: --hinge-maxeps 2.0 and --hinge-maxeps 3.0",
+            source: "paper: appendix, training settings; released: config.py (L2CIFAR10), run_cifar10_training.sh",
+            config: Config {
+                preset: "cifar10-l2".into(),
+                norm: Norm::L2,
+                hinge_maxeps: 1.0, // of 1.0, 2.0 and 3.0 in run_cifar10_training.sh
+                attack_mineps: 0.5,
+                test_eps: 1.0,
+                test_eps_iter: 0.25,
+                ..cifar10_linf()
+            },
+        },
+        Preset {
+            name: "cifar10-quick",
+            summary: "CIFAR10 in minutes on two cores, linf, d_max 12/255",
+            source: "ours: cifar10-linf with a small wide ResNet, a shorter attack, fewer and smaller steps",
+            config: Config {
+                preset: "cifar10-quick".into(),
+                test_size: Some(1000),
+                val_size: 1000,
+                depth: Some(10),
+                width: 1.0,
+                nb_iter: 3,
+                learning_rate_schedule: vec![(0, 0.1), (1000, 0.03), (1300, 0.01)],
+                training_batch_size: 64,
+                max_num_training_steps: 1500,
+                test_eps_iter: 4.0 / 255.0, // three of them reach across the ball
+                disp_interval: 50,
+                ..cifar10_linf()
+            },
+        },
     ]
 }
 
@@ -77,7 +117,10 @@ fn mnist_linf() -> Config {
         train_size: None, // train.py
         val_size: 5000,   // train.py; the paper: the first 5,000 training images
         test_size: None,  // train.py
-        width: 1.0,       // LeNet5Madry: 32 and 64 filters, 1,024 hidden units
+        augment: false,   // train.py
+        model: ModelKind::LeNet5,
+        depth: None,
+        width: 1.0, // LeNet5Madry: 32 and 64 filters, 1,024 hidden units
 
         norm: Norm::Linf,
         hinge_maxeps: 0.45, // run_mnist_training.sh
@@ -108,6 +151,32 @@ fn mnist_linf() -> Config {
     }
 }
 
+/// `LinfCIFAR10` of the released `config.py`. What its `BaseConfig` and `train.py` have stands above.
+fn cifar10_linf() -> Config {
+    Config {
+        preset: "cifar10-linf".into(),
+        dataset: DatasetKind::Cifar10,
+        augment: true, // train.py: get_madry_et_al_cifar10_train_transform
+        model: ModelKind::WideResNet,
+        depth: Some(28), // train.py: get_cifar10_wrn28_widen_factor(4)
+        width: 4.0,
+        hinge_maxeps: 0.0471, // of 0.0471, 0.0784 and 0.1255 in run_cifar10_training.sh: n / 255 to four decimals
+        // CIFAR10
+        nb_iter: 10,
+        optimizer: OptimizerKind::Sgd,
+        momentum: 0.9,
+        weight_decay: 2e-4,
+        learning_rate_schedule: vec![(0, 0.3), (20_000, 0.09), (30_000, 0.03), (40_000, 0.009)],
+        training_batch_size: 128,
+        max_num_training_steps: 50_000,
+        // LinfCIFAR10
+        attack_mineps: 0.005,
+        test_eps: 8.0 / 255.0,
+        test_eps_iter: 2.0 / 255.0,
+        ..mnist_linf()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,8 +191,10 @@ mod tests {
 
     #[test]
     fn the_published_presets_differ_in_the_norm_and_its_lengths_alone() {
-        let [linf, l2] = ["mnist-linf", "mnist-l2"].map(|name| preset(name).unwrap().config.fields());
-        let differing: Vec<_> = linf.iter().zip(&l2).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
-        assert_eq!(differing, ["preset", "norm", "hinge_maxeps", "attack_mineps", "test_eps", "test_eps_iter"]);
+        for dataset in ["mnist", "cifar10"] {
+            let [linf, l2] = ["linf", "l2"].map(|norm| preset(&format!("{dataset}-{norm}")).unwrap().config.fields());
+            let differing: Vec<_> = linf.iter().zip(&l2).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
+            assert_eq!(differing, ["preset", "norm", "hinge_maxeps", "attack_mineps", "test_eps", "test_eps_iter"]);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The ranges of the settings, and which of them contradict each other. What the data can give is not known here.
 
-use super::{Config, OptimizerKind, TestSearchStart, preset};
+use super::{Config, ModelKind, OptimizerKind, TestSearchStart, preset};
 use crate::data::DatasetKind;
 use crate::device::cuda::launch::RATES;
 use crate::tape::Loss;
@@ -16,22 +16,34 @@ impl Config {
         let signed = |loss: Loss| matches!(loss, Loss::Slm | Loss::Lm);
         let max_eps = self.max_eps();
         let bound = format!("the search's upper bound {max_eps}, 1.05 times --hinge-maxeps {}", self.hinge_maxeps);
+        let wide = self.model == ModelKind::WideResNet;
         let fidelity = &self.fidelity;
         let schedule = &self.learning_rate_schedule;
         const SIGNED: &str = "slm or lm, whose sign says on which side of the boundary an image is";
 
         let ranges = [
             (preset(&self.preset).is_some(), "preset", "the name of a preset"),
-            (
-                self.dataset != DatasetKind::Cifar10,
-                "dataset",
-                "digits or mnist: CIFAR10 needs the wide ResNet, which is not there yet",
-            ),
             (self.train_size != Some(0), "train_size", "at least 1"),
             (self.val_size >= 1, "val_size", "at least 1: validation chooses the best weights"),
             (self.test_size != Some(0), "test_size", "at least 1"),
+            (
+                wide == (self.dataset == DatasetKind::Cifar10),
+                "model",
+                "lenet5 for the images of digits and mnist, wide-resnet for those of cifar10",
+            ),
+            (wide || self.depth.is_none(), "depth", "none: LeNet5 has no depth"),
+            (
+                !wide || self.depth.is_some_and(|depth| (10..=100).contains(&depth) && depth % 6 == 4),
+                "depth",
+                "10, 16, 22, 28 or another 6n + 4 up to 100",
+            ),
             // Less than 1/32 would leave the first convolution without a filter.
-            ((1.0 / 32.0..=32.0).contains(&self.width), "width", "a number from 1/32 to 32"),
+            (wide || (1.0 / 32.0..=32.0).contains(&self.width), "width", "a number from 1/32 to 32"),
+            (
+                !wide || (1.0..=32.0).contains(&self.width) && self.width.fract() == 0.0,
+                "width",
+                "a whole number from 1 to 32, the widening factor",
+            ),
             (positive(self.hinge_maxeps) && max_eps.is_finite(), "hinge_maxeps", "a positive number"),
             (
                 (0.0..1.0).contains(&self.clean_loss_coeff),

@@ -77,8 +77,9 @@ pub fn decode(path: &Path, content: &[u8], records: usize) -> Result<(Vec<u8>, V
     let (found, expected) = (content.len(), records * RECORD);
     if found != expected {
         let end = if found < expected { "ends early, at" } else { "goes on past its end, to" };
+        let hint = other_format(content).map(|what| format!("; it is {what}")).unwrap_or_default();
         let message =
-            format!("{end} byte {found}: {records} records of {RECORD} bytes expected, {expected} bytes in all");
+            format!("{end} byte {found}: {records} records of {RECORD} bytes expected, {expected} bytes in all{hint}");
         return Err(Error::format(path, message));
     }
     let labels: Vec<u8> = content.iter().copied().step_by(RECORD).collect();
@@ -92,6 +93,16 @@ pub fn decode(path: &Path, content: &[u8], records: usize) -> Result<(Vec<u8>, V
         }
     }
     Ok((images, labels))
+}
+
+/// What a file is that begins as no file of ours of its length does.
+fn other_format(content: &[u8]) -> Option<&'static str> {
+    match content {
+        [0, 0, 8, 1 | 3, ..] => Some("an IDX file, such as MNIST's"),
+        [0x1f, 0x8b, ..] => Some("packed with gzip: unpack the archive first"),
+        [0x80, 2..=5, ..] => Some("a pickle, of CIFAR10's version for Python: the version in binary files is needed"),
+        _ => None,
+    }
 }
 
 /// The content of a file with these `[labels.len(), 32, 32, 3]` images.

@@ -43,11 +43,11 @@ pub trait Device {
     fn describe(&self) -> String;
 
     /// Takes all memory that will be used: the buffers of `memory`, zeroed, and what the largest of `programs` needs
-    /// while it runs. Called once, when every program is known.
+    /// while it runs. Called once, when every program is known. Returns the bytes taken.
     ///
     /// # Errors
     /// There is not so much memory: says how much was asked for and what makes it less.
-    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()>;
+    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize>;
 
     /// Copies bytes to the front of a buffer, after all work given so far.
     ///

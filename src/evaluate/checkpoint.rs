@@ -9,9 +9,9 @@ use super::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
 use crate::config::Config;
 use crate::data;
 use crate::device::{Device, Schedule};
-use crate::model::state_dict::load_model;
+use crate::model::state_dict::{Loaded, load_model};
 use crate::record::Progress;
-use crate::report::histogram;
+use crate::report::{histogram, length};
 use crate::tape::{Memory, Norm};
 use crate::{Error, Result};
 
@@ -114,7 +114,7 @@ impl Question {
     pub fn answer(&self, device: &mut dyn Device) -> Result<Evaluation> {
         let start = Instant::now();
         let config = &self.config;
-        let (mut model, state) = load_model(&self.weights)?;
+        let Loaded { mut model, state, .. } = load_model(&self.weights)?;
         let splits = data::load(config.dataset, &self.data, config.val_size)?.cut(config.train_size, config.test_size);
         let dataset = match self.split {
             Split::Test => splits.test,
@@ -198,11 +198,7 @@ impl Evaluation {
         let mut text = format!("{weights}: {model}\n{count} images ({images})\n\n");
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
         for Robust { eps, nb_iter, nb_restart, accuracy, .. } in &self.robust {
-            let eps = format!("{eps:.6}");
-            let name = format!(
-                "PGD-{nb_iter} {norm}, eps {}, {nb_restart} starts",
-                eps.trim_end_matches('0').trim_end_matches('.')
-            );
+            let name = format!("PGD-{nb_iter} {norm}, eps {}, {nb_restart} starts", length(*eps));
             text += &format!("{name:44}{accuracy:>9.2} %\n");
         }
         if let (Some(mean), Some(margins)) = (self.mean_margin, &self.margins) {

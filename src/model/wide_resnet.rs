@@ -4,6 +4,7 @@
 //! Where a block changes the number of channels, its shortcut is a 1x1 convolution of the same batch norm and ReLU that
 //! its first convolution reads; elsewhere it is the block's input as it is.
 
+use super::state_dict::Names;
 use super::{Initial, Mode, Model, Params};
 use crate::tape::{BatchNorm, Memory, Tape, Value, Window};
 
@@ -50,22 +51,25 @@ impl WideResNet {
         network
     }
 
-    /// The network whose tensors have these shapes: `shape` gives a tensor's shape by the released code's name. An error
-    /// says which tensor is missing or does not fit.
-    pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<WideResNet, String> {
-        let get = |name: &str| shape(name).ok_or(format!("no tensor {name}: not a wide ResNet"));
+    /// The network whose tensors have these shapes: `shape` gives a tensor's shape by its name, which is one of `names`.
+    /// An error says which tensor is missing or does not fit.
+    pub fn from_shapes(names: Names, shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<WideResNet, String> {
+        let get = |released: &str| {
+            let name = names.of(released);
+            shape(&name).ok_or(format!("no tensor {name}: not a wide ResNet"))
+        };
         let first = get("1.convgroup1.layer.0.conv1.weight")?;
         let whole = first.first().is_some_and(|&k| k > 0 && k % FILTERS[1] == 0);
         if !whole {
-            let message = format!("expected a multiple of {} filters", FILTERS[1]);
-            return Err(format!("1.convgroup1.layer.0.conv1.weight has shape {first:?}, {message}"));
+            let name = names.of("1.convgroup1.layer.0.conv1.weight");
+            return Err(format!("{name} has shape {first:?}, expected a multiple of {} filters", FILTERS[1]));
         }
-        let blocks = |n: &usize| shape(&format!("1.convgroup1.layer.{n}.conv1.weight")).is_some();
+        let blocks = |n: &usize| get(&format!("1.convgroup1.layer.{n}.conv1.weight")).is_ok();
         let network = WideResNet::new(4 + 6 * (1..).take_while(blocks).count().max(1), first[0] / FILTERS[1]);
         for p in network.params.list.iter().chain(&network.statistics.list) {
             let found = get(&p.name)?;
             if found != p.shape {
-                return Err(format!("{} has shape {found:?}, expected {:?}", p.name, p.shape));
+                return Err(format!("{} has shape {found:?}, expected {:?}", names.of(&p.name), p.shape));
             }
         }
         Ok(network)

@@ -4,4 +4,4 @@ pub mod histogram;
 mod units;
 
 pub use histogram::histogram;
-pub use units::si;
+pub use units::{length, si};

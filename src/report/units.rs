@@ -1,4 +1,4 @@
-//! Numbers with a prefix instead of many digits.
+//! Numbers without many digits.
 
 /// A number that is not negative, with three digits and a prefix: `3.27 M`. Below 1,000 it is rounded to a whole
 /// number where it is one, and has three digits otherwise.
@@ -20,9 +20,38 @@ pub fn si(value: f64) -> String {
     format!("{scaled:.digits$}{}", prefixes[at])
 }
 
+/// A length in pixels' values, such as an attack's eps: `0.3`, or `8/255` where that is what a number of many digits is.
+pub fn length(eps: f64) -> String {
+    let text = eps.to_string();
+    let steps = (eps * 255.0).round();
+    // Single precision is a part in ten million.
+    if text.len() > 6 && steps >= 1.0 && (eps * 255.0 / steps - 1.0).abs() < 1e-6 {
+        return format!("{steps}/255");
+    }
+    let short = format!("{eps:.6}");
+    short.trim_end_matches('0').trim_end_matches('.').into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_is_a_short_number_or_a_multiple_of_a_pixels_step() {
+        for (eps, text) in [
+            (0.3, "0.3"),
+            (1.0, "1"),
+            (0.0314, "0.0314"),
+            (0.2, "0.2"), // 51/255
+            (8.0 / 255.0, "8/255"),
+            (f64::from(8.0f32 / 255.0), "8/255"),
+            (0.03137255, "8/255"),
+            (0.1234567, "0.123457"),
+            (0.0, "0"),
+        ] {
+            assert_eq!(length(eps), text);
+        }
+    }
 
     #[test]
     fn a_number_has_three_digits_and_a_prefix() {

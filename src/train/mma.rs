@@ -137,7 +137,10 @@ impl Mma {
     fn clean_pass(&self, model: &dyn Model, data: &DeviceData, config: &Config, gradient: Option<&Buffer>) -> Program {
         let mut tape = Tape::new("clean_pass");
         tape.set_rows(&self.batch.rows);
-        data.gather(&mut tape, &self.batch);
+        match config.augment {
+            true => data.gather_augmented(&mut tape, &self.batch, config.seed, &self.step),
+            false => data.gather(&mut tape, &self.batch),
+        }
         let (x, labels) = (tape.leaf(&self.batch.x), tape.leaf(&self.batch.labels));
         let logits = model.logits(&mut tape, x, Mode::Train);
         tape.keep(logits, &self.logits);

@@ -1,7 +1,7 @@
 //! A training run: epochs, validation, metrics, checkpoints, resume.
 //!
-//! A run's state is the step's number and what [`checkpoint`](self) holds: weights, the optimizer's state, the margin
-//! table, sums of metrics. Everything else is a function of the settings and of the data, so a run that goes on from
+//! A run's state is the step's number and what [`checkpoint`](self) holds: weights, running statistics of batch norm, the
+//! optimizer's state, the margin table, sums of metrics. Everything else is a function of the settings and of the data, so a run that goes on from
 //! a checkpoint ends with the same bits as one that never stopped.
 
 use std::collections::BTreeMap;
@@ -14,10 +14,11 @@ use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
 use crate::device::{Device, Schedule, Snapshot};
 use crate::evaluate::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
-use crate::model::state_dict::{from_tensors, to_tensors};
-use crate::model::{LeNet5, Model};
+use crate::model::Model;
+use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{Figures, Kind, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
+use crate::report::{length, si};
 use crate::tape::{Memory, Metric};
 use crate::{Error, Result};
 
@@ -76,6 +77,7 @@ struct ResultLine<'a> {
     robust_accuracy: f64,
     robust_attack: String,
     mean_margin: f64,
+    device_bytes: usize,
 }
 
 /// Training in progress: the device, what is recorded for it, and the run's state.
@@ -83,7 +85,7 @@ struct Run<'a> {
     config: &'a Config,
     folder: &'a RunFolder,
     device: &'a mut dyn Device,
-    model: LeNet5,
+    model: Box<dyn Model>,
     mma: Mma,
     batches: Batches,
     validation: (Examples, Margins),
@@ -97,6 +99,8 @@ struct Run<'a> {
     step: u32,
     /// The step of the last checkpoint.
     saved: u32,
+    /// Memory taken on the device.
+    device_bytes: usize,
     best: Option<(f64, u32)>,
 }
 
@@ -137,43 +141,44 @@ impl<'a> Run<'a> {
             return Err(Error::usage(format!("{}: no training images are left after validation", splits.source)));
         }
         let mut memory = Memory::default();
-        let mut model = LeNet5::new(config.width);
+        let mut model = config.network();
         if model.image() != [splits.train.height, splits.train.width, splits.train.channels] {
             return Err(Error::usage(format!(
-                "--dataset: LeNet5 takes images {:?} (height, width, channels); those of {} are {:?}",
+                "--model: {} takes images {:?} (height, width, channels); those of {} are {:?}",
+                model.describe(),
                 model.image(),
                 splits.source,
                 [splits.train.height, splits.train.width, splits.train.channels]
             )));
         }
         model.declare(&mut memory);
-        let data = DeviceData::new(&mut memory, &model, "train", n);
-        let mma = Mma::new(&mut memory, &model, &data, config, None);
+        let data = DeviceData::new(&mut memory, &*model, "train", n);
+        let mma = Mma::new(&mut memory, &*model, &data, config, None);
         let examples =
-            |memory: &mut Memory, name: &str, n: usize| Examples::new(memory, &model, name, n, EVALUATION_BATCH);
+            |memory: &mut Memory, name: &str, n: usize| Examples::new(memory, &*model, name, n, EVALUATION_BATCH);
         let validation = examples(&mut memory, "validation", splits.validation.len());
         let test = examples(&mut memory, "test", splits.test.len());
-        let validation_margins = Margins::new(&mut memory, &model, &validation, config);
-        let test_margins = Margins::new(&mut memory, &model, &test, config);
+        let validation_margins = Margins::new(&mut memory, &*model, &validation, config);
+        let test_margins = Margins::new(&mut memory, &*model, &test, config);
         let (rule, confidence) = (config.pgd_rule(), config.fidelity.cw_confidence);
-        let pgd = RepeatedPgd::new(&mut memory, &model, &test, rule, confidence, RESULT_ITERATIONS, config.seed);
+        let pgd = RepeatedPgd::new(&mut memory, &*model, &test, rule, confidence, RESULT_ITERATIONS, config.seed);
 
         let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
         let programs = schedules.into_iter().chain(pgd.schedules()).flat_map(Schedule::programs);
         let clean = validation.programs().into_iter().chain(test.programs());
-        device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
+        let device_bytes = device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
         data.upload(device, &splits.train)?;
         validation.upload(device, &splits.validation)?;
         test.upload(device, &splits.test)?;
 
         let (step, best, metrics) = if resume {
             // All is read before anything is changed.
-            let (step, best) = restore(config, folder, &model, &mma, device)?;
+            let (step, best) = restore(config, folder, &*model, &mma, device)?;
             let metrics = Metrics::resume(&folder.file(METRICS), u64::from(step))?;
             folder.write_config(&config.to_toml())?;
             (step, best, metrics)
         } else {
-            model.params().load(device, &model.params().initial(config.seed))?;
+            model.load(device, &model.initial(config.seed))?;
             folder.write_config(&config.to_toml())?;
             (0, None, Metrics::create(&folder.file(METRICS))?)
         };
@@ -192,12 +197,14 @@ impl<'a> Run<'a> {
             figures: String::new(),
             step,
             saved: step,
+            device_bytes,
             best,
         };
         if !resume {
             run.checkpoint()?;
         }
-        run.progress.note(&format!("{} on {}", run.model.describe(), run.device.describe()));
+        let (model, device, bytes) = (run.model.describe(), run.device.describe(), si(device_bytes as f64));
+        run.progress.note(&format!("{model} on {device}; {bytes}B of memory"));
         Ok(run)
     }
 
@@ -288,13 +295,16 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Refuses weights that are not numbers: what is written shall be of use.
+    /// Refuses weights and running statistics that are not numbers: what is written shall be of use.
     fn check_weights(&self) -> Result<()> {
-        let weights = self.device.read_f32(self.model.params().buffer())?;
-        match weights.iter().find(|weight| !weight.is_finite()) {
-            Some(weight) => Err(self.diverged(self.step, &format!("a weight is {weight}"))),
-            None => Ok(()),
+        let state = self.model.read(self.device)?;
+        let broken = |values: &Vec<f32>| values.iter().copied().find(|value| !value.is_finite());
+        for (what, values) in ["a weight", "a running statistic of batch norm"].iter().zip(&state) {
+            if let Some(value) = broken(values) {
+                return Err(self.diverged(self.step, &format!("{what} is {value}")));
+            }
         }
+        Ok(())
     }
 
     fn diverged(&self, step: u32, found: &str) -> Error {
@@ -328,8 +338,7 @@ impl<'a> Run<'a> {
     }
 
     fn weights(&self, prefix: &str) -> Result<Vec<Tensor>> {
-        let params = self.model.params();
-        Ok(to_tensors(params, prefix, &self.device.read_f32(params.buffer())?))
+        Ok(state_to_tensors(&*self.model, prefix, &self.model.read(self.device)?))
     }
 
     /// Writes all that a run needs to go on.
@@ -373,21 +382,21 @@ impl<'a> Run<'a> {
             test_images: standing.margins.len(),
             clean_accuracy: standing.clean,
             robust_accuracy: standing.robust,
-            robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {eps}, {RESULT_RESTARTS} starts (xent, cw)"),
+            robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {}, {RESULT_RESTARTS} starts (xent, cw)", length(eps)),
             mean_margin: mean(&standing.margins),
+            device_bytes: self.device_bytes,
         };
         self.metrics.write(Kind::Result, u64::from(self.step), &line)
     }
 
     /// The untrained network's standing: measured with the initial weights, which the seed gives.
     fn before(&mut self) -> Result<Standing> {
-        let params = self.model.params();
-        let now = self.device.read_f32(params.buffer())?;
-        params.load(self.device, &params.initial(self.config.seed))?;
+        let now = self.model.read(self.device)?;
+        self.model.load(self.device, &self.model.initial(self.config.seed))?;
         let images = self.test.0.len();
         self.progress.note(&format!("measuring the untrained network on {images} test images"));
         let standing = self.stand()?;
-        self.model.params().load(self.device, &now)?;
+        self.model.load(self.device, &now)?;
         if self.step == 0 {
             self.result(&standing, "initial", 0)?;
         }
@@ -397,8 +406,7 @@ impl<'a> Run<'a> {
     /// The best checkpoint's standing, and the end of the record.
     fn finish(&mut self, before: Standing) -> Result<Summary> {
         let best = TensorFile::read(&self.folder.file(BEST))?;
-        let params = self.model.params();
-        params.load(self.device, &from_tensors(params, "", &best)?)?;
+        self.model.load(self.device, &state_from_tensors(&*self.model, "", &best)?)?;
         let images = self.test.0.len();
         self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
         let after = self.stand()?;
@@ -412,15 +420,14 @@ impl<'a> Run<'a> {
 fn restore(
     config: &Config,
     folder: &RunFolder,
-    model: &LeNet5,
+    model: &dyn Model,
     mma: &Mma,
     device: &mut dyn Device,
 ) -> Result<(u32, Option<(f64, u32)>)> {
     let file = TensorFile::read(&folder.file(LAST))?;
-    let params = model.params();
-    params.load(device, &from_tensors(params, "weights.", &file)?)?;
+    model.load(device, &state_from_tensors(model, "weights.", &file)?)?;
     for state in &mma.optimizer_state {
-        device.write_f32(state, &from_tensors(params, &format!("{}.", state.name), &file)?)?;
+        device.write_f32(state, &from_tensors(model.params(), &format!("{}.", state.name), &file)?)?;
     }
     for buffer in [&mma.margins, &mma.metrics] {
         device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?)?;
@@ -435,6 +442,6 @@ fn restore(
         return Ok((step, None));
     }
     // The run ends with these weights: better told now if they are not there.
-    from_tensors(params, "", &TensorFile::read(&folder.file(BEST))?)?;
+    state_from_tensors(model, "", &TensorFile::read(&folder.file(BEST))?)?;
     Ok((step, Some((f64::from_bits(file.meta("best_margin_bits")?), file.meta("best_step")?))))
 }

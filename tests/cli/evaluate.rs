@@ -11,7 +11,7 @@ use maxmargin::record::{Tensor, TensorFile, write_tensors};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{done_in, maxmargin_in, refused_in};
+use crate::{cifar10, done_in, maxmargin_in, refused_in};
 
 /// A short attack on few images.
 const SHORT: &str = "--quiet --test-size 30 --nb-iter 2 --nb-restart 2";
@@ -53,7 +53,7 @@ fn weights_are_attacked_and_their_margins_measured() {
         "w.safetensors: LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters\n30 images (bundled digits, test)\n",
         "\nclean accuracy  ",
         "\nPGD-2 linf, eps 0.1, 2 starts  ",
-        "\nPGD-2 linf, eps 0.031373, 2 starts  ",
+        "\nPGD-2 linf, eps 8/255, 2 starts  ",
         "\nPGD-2 linf, eps 2, 2 starts  ",
         "\nmean margin by AN-PGD  ",
         "\nmargins, linf\nwrong ",
@@ -243,8 +243,11 @@ fn data_that_does_not_fit_or_is_not_there_is_an_error() {
     let folder = folder();
     let parts = ["`scripts/fetch-data mnist` brings them"];
     refused_in(folder.path(), "evaluate w.safetensors --dataset mnist", &parts);
-    let parts = ["--dataset", "CIFAR10 needs the wide ResNet"];
+    let parts = ["`scripts/fetch-data cifar10` brings them"];
     refused_in(folder.path(), "evaluate w.safetensors --dataset cifar10", &parts);
+    cifar10::write(folder.path());
+    let parts = ["--dataset: w.safetensors takes images [28, 28, 1] (height, width, channels)", "are [32, 32, 3]"];
+    refused_in(folder.path(), "evaluate w.safetensors --dataset cifar10 --data .", &parts);
     let line = format!("evaluate w.safetensors {SHORT} --attack margins --json nowhere/result.json");
     refused_in(folder.path(), &line, &["--json nowhere/result.json: there is no folder nowhere"]);
 }

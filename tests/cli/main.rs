@@ -1,9 +1,12 @@
 //! The program as a user meets it: help, errors, exit codes, settings; and what each command prints.
 
 mod bench;
+#[path = "../support/cifar10.rs"]
+mod cifar10;
 mod data;
 mod devices;
 mod evaluate;
+mod export;
 #[path = "../support/fake.rs"]
 mod fake;
 mod gpu;
@@ -97,6 +100,7 @@ fn help_of_each_command_has_its_groups_and_an_example() {
             ][..],
         ),
         ("evaluate", &["Run:", "Data:", "Margins and attack:", "Checks:", "Examples:"]),
+        ("export", &["--names <WHOSE>", "--out <FILE>", "Example:"]),
         ("data", &["Data:", "--import <PACKAGE_FOLDER>"]),
         ("presets", &["[NAME]", "Example:"]),
         ("devices", &["--kernels"]),
@@ -114,7 +118,10 @@ fn help_of_each_command_has_its_groups_and_an_example() {
 #[test]
 fn help_of_train_shows_what_each_preset_has() {
     let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("[quick: 5; mnist-linf, mnist-l2: 40]"), "{help}");
+    assert!(
+        help.contains("[quick: 5; mnist-linf, mnist-l2: 40; cifar10-linf, cifar10-l2: 10; cifar10-quick: "),
+        "{help}"
+    );
     assert!(help.contains("[default: 2.5]"), "{help}");
     assert!(!help.contains("[quick: quick"), "{help}");
 }
@@ -130,7 +137,10 @@ fn no_command_shows_help_and_is_an_error() {
 fn unknown_commands_and_flags_are_errors_that_suggest() {
     refused("trian", &["'trian'", "'train'"]);
     refused("train --hinge-maxep 0.3", &["'--hinge-maxep'", "'--hinge-maxeps'"]);
-    refused("train --preset cifar10-linf", &["'cifar10-linf'", "quick, mnist-linf, mnist-l2"]);
+    refused(
+        "train --preset cifar10",
+        &["'cifar10'", "quick, mnist-linf, mnist-l2, cifar10-linf, cifar10-l2, cifar10-quick"],
+    );
     refused("presets none", &["'none'", "mnist-linf"]);
     refused("evaluate", &["<CHECKPOINT>"]);
 }
@@ -158,7 +168,12 @@ fn values_out_of_range_are_errors_before_anything_is_trained() {
     refused("train --width 0.01", &["--width: expected a number from 1/32 to 32; found 0.01"]);
     refused("train --clean-loss-coeff 1", &["--clean-loss-coeff: expected", "found 1"]);
     refused("train --lr 5:0.1", &["--learning-rate-schedule: expected a first rate from step 0", "found 5:0.1"]);
-    refused("train --dataset cifar10", &["--dataset: expected digits or mnist", "found cifar10"]);
+    refused("train --depth 28", &["--depth: expected none: LeNet5 has no depth; found 28"]);
+    refused(
+        "train --preset cifar10-linf --depth 27",
+        &["--depth: expected 10, 16, 22, 28 or another 6n + 4", "found 27"],
+    );
+    refused("train --preset cifar10-linf --width 0.5", &["--width: expected a whole number from 1 to 32", "found 0.5"]);
 }
 
 #[test]
@@ -168,6 +183,15 @@ fn settings_that_contradict_each_other_are_errors() {
         &["--attack-mineps: expected at most", "0.4725", "--hinge-maxeps 0.45", "0.5"],
     );
     refused("train --hinge-maxeps 0.05", &["--attack-mineps: expected at most", "found 0.1"]);
+    refused(
+        "train --dataset cifar10 --norm l2 --hinge-maxeps 0.47",
+        &["--attack-mineps: expected at most", "found 0.5"],
+    );
+    refused("train --dataset cifar10 --model lenet5", &["--model: expected lenet5 for the images of digits", "lenet5"]);
+    refused(
+        "train --model wide-resnet",
+        &["--model: expected ", "wide-resnet for those of cifar10; found wide-resnet"],
+    );
     refused("train --momentum 0.9", &["--momentum: expected 0 with --optimizer adam", "found 0.9"]);
     refused("train --search-loss-fn xent", &["--search-loss-fn: expected slm or lm", "found xent"]);
     refused("train --fidelity paper --test-eps 0.5", &["--test-eps", "--test-search-start test-eps", "0.4725"]);
@@ -198,6 +222,36 @@ fn commands_for_the_released_program_work_as_they_are() {
         ("seed", "3"),
         ("attack_mineps", "0.5"),
         ("test_eps", "2.0"),
+    ] {
+        assert_eq!(value(&shown, name), expected);
+    }
+}
+
+#[test]
+fn cifar10_takes_the_preset_of_its_norm() {
+    let shown = settings("--dataset cifar10 --norm Linf --hinge_maxeps 0.0471 --seed 0 --savepath ./a");
+    assert!(!shown.contains("   ("), "exactly the published settings: {shown}");
+    for (name, expected) in [
+        ("preset", "cifar10-linf"),
+        ("augment", "true"),
+        ("model", "wide-resnet"),
+        ("depth", "28"),
+        ("width", "4.0"),
+        ("momentum", "0.9"),
+        ("weight_decay", "0.0002"),
+        ("learning_rate_schedule", "0:0.3,20000:0.09,30000:0.03,40000:0.009"),
+        ("max_num_training_steps", "50000"),
+        ("search_mode", "train"),
+    ] {
+        assert_eq!(value(&shown, name), expected);
+    }
+    let shown = settings("--dataset CIFAR10 --norm L2 --hinge_maxeps 3. --clean_loss_coeff 0. --savepath ./b");
+    for (name, expected) in [
+        ("preset", "cifar10-l2"),
+        ("hinge_maxeps", "3.0"),
+        ("attack_mineps", "0.5"),
+        ("test_eps", "1.0"),
+        ("test_eps_iter", "0.25"),
     ] {
         assert_eq!(value(&shown, name), expected);
     }
@@ -250,27 +304,40 @@ fn the_paper_s_text_is_one_flag_and_each_of_its_settings_another() {
 fn presets_are_a_table_of_the_published_values_with_their_sources() {
     let said = maxmargin("presets");
     assert_eq!(said.code, Some(0));
-    for (name, values) in [
-        ("hinge_maxeps", "0.45 0.45 4.0"),
-        ("nb_iter", "5 40 40"),
-        ("attack_mineps", "0.1 0.1 0.5"),
-        ("test_eps", "0.3 0.3 2.0"),
-        ("test_eps_iter", "0.1 0.01 0.125"),
-        ("clean_loss_coeff", "0.33333334 0.33333334 0.33333334"),
-        ("eps_iter_scale", "2.5 2.5 2.5"),
-        ("num_search_steps", "10 10 10"),
-        ("training_batch_size", "50 50 50"),
-        ("max_num_training_steps", "1500 100000 100000"),
-        ("val_size", "500 5000 5000"),
-        ("optimizer", "adam adam adam"),
-        ("attack_loss_fn", "slm slm slm"),
-        ("checkpoint_interval", "500 500 500"),
+    for (name, published) in [
+        ("hinge_maxeps", "0.45 4.0 0.0471 1.0"),
+        ("nb_iter", "40 40 10 10"),
+        ("attack_mineps", "0.1 0.5 0.005 0.5"),
+        ("test_eps", "0.3 2.0 0.03137255 1.0"),
+        ("test_eps_iter", "0.01 0.125 0.007843138 0.25"),
+        ("clean_loss_coeff", "0.33333334 0.33333334 0.33333334 0.33333334"),
+        ("eps_iter_scale", "2.5 2.5 2.5 2.5"),
+        ("num_search_steps", "10 10 10 10"),
+        ("model", "lenet5 lenet5 wide-resnet wide-resnet"),
+        ("depth", "none none 28 28"),
+        ("width", "1.0 1.0 4.0 4.0"),
+        ("augment", "false false true true"),
+        ("momentum", "0.0 0.0 0.9 0.9"),
+        ("weight_decay", "0.0 0.0 0.0002 0.0002"),
+        ("training_batch_size", "50 50 128 128"),
+        ("max_num_training_steps", "100000 100000 50000 50000"),
+        ("val_size", "5000 5000 5000 5000"),
+        ("optimizer", "adam adam sgd sgd"),
+        ("attack_loss_fn", "slm slm slm slm"),
+        ("checkpoint_interval", "500 500 500 500"),
     ] {
         let mut rows = said.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let row = rows.find(|words| words.first() == Some(&name)).unwrap_or_else(|| panic!("{name}: {}", said.out));
-        assert_eq!(row[1..].join(" "), values, "{name}");
+        assert_eq!(row[2..6].join(" "), published, "{name}");
     }
-    for part in ["quick (the default)", "config.py (L2MNIST)", "--hinge-maxeps 2.0 and --hinge-maxeps 6.0"] {
+    for part in [
+        "quick (the default)",
+        "config.py (L2MNIST)",
+        "--hinge-maxeps 2.0 and --hinge-maxeps 6.0",
+        "config.py (LinfCIFAR10)",
+        "--hinge-maxeps 0.0784 (20/255) and --hinge-maxeps 0.1255 (32/255)",
+        "--hinge-maxeps 2.0 and --hinge-maxeps 3.0",
+    ] {
         assert!(said.out.contains(part), "{part} in {}", said.out);
     }
 }
@@ -278,7 +345,7 @@ fn presets_are_a_table_of_the_published_values_with_their_sources() {
 #[test]
 fn a_preset_as_a_file_gives_the_same_settings() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["quick", "mnist-linf", "mnist-l2"] {
+    for name in ["quick", "mnist-linf", "mnist-l2", "cifar10-linf", "cifar10-l2", "cifar10-quick"] {
         let toml = maxmargin(&format!("presets {name}"));
         assert_eq!(toml.code, Some(0));
         std::fs::write(folder.path().join("p.toml"), &toml.out).expect("a file");
@@ -382,4 +449,20 @@ fn explain_prints_the_programs_of_a_step_and_their_memory() {
     assert!(!tape.contains("conv2d"), "convolutions are fused with their pools: {tape}");
     let memory = done_in(Path::new("."), "explain memory").out;
     assert!(memory.contains("1 x margin_pass: workspace ") && memory.contains("\nbuffers: "), "{memory}");
+}
+
+#[test]
+fn explain_knows_the_wide_resnet() {
+    let tape = done_in(Path::new("."), "explain --preset cifar10-linf").out;
+    for part in [
+        "wide ResNet 28-4, 5849050 parameters, batch 128",
+        "= gather_augmented(train.images, batch.index, ",
+        "10 x pgd_iteration: ",
+        "1.fc.bias",
+        "params, sgd.momentum [5849050] = sgd(gradient, clean_gradient, step)",
+    ] {
+        assert!(tape.contains(part), "no {part:?} in {tape}");
+    }
+    let memory = done_in(Path::new("."), "explain memory --preset cifar10-l2").out;
+    assert!(memory.contains(" f32 [7200] statistics"), "{memory}");
 }

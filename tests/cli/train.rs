@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::{Said, done_in, maxmargin, maxmargin_in, refused, refused_in};
+use crate::cifar10;
+use crate::{Said, done_in, maxmargin, maxmargin_in, refused_in};
 
 /// A run of a moment.
 const TINY: &str = "--width 0.125 --nb-iter 1 --train-size 100 --val-size 20 --test-size 20 --steps 4 \
@@ -97,8 +98,34 @@ fn mnist_that_is_not_there_names_what_brings_it_and_begins_no_run() {
 }
 
 #[test]
-fn cifar10_is_not_for_lenet5() {
-    refused("train --dataset cifar10", &["CIFAR10 needs the wide ResNet, which is not there yet"]);
+fn cifar10_that_is_not_there_names_what_brings_it_and_begins_no_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let parts = ["nowhere", "nowhere/cifar-10-batches-bin", "data_batch_1.bin", "`scripts/fetch-data cifar10` brings"];
+    for line in ["--dataset cifar10", "--preset cifar10-quick"] {
+        refused_in(folder.path(), &format!("train {line} --data nowhere"), &parts);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn a_wide_resnet_on_cifar10_shows_its_memory_and_its_result_at_eps_8_of_255() {
+    let folder = tempfile::tempdir().expect("a folder");
+    cifar10::write(folder.path());
+    let said = done_in(
+        folder.path(),
+        "train --preset cifar10-quick --depth 10 --width 1 --data . --train-size 20 --val-size 10 --test-size 10 \
+         --nb-iter 1 --num-search-steps 1 --training-batch-size 20 --steps 2",
+    );
+    for part in [
+        "model                  = wide-resnet\n",
+        "./cifar-10-batches-bin: 20 training, 10 validation, 10 test images\nrun folder runs/cifar10-quick-0\n",
+        "\naccuracy under PGD-40, eps 8/255  ",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let first = said.err.lines().next().expect("a line");
+    assert!(first.starts_with("wide ResNet 10-1, 77850 parameters on CPU, "), "{first}");
+    assert!(first.ends_with(" MB of memory"), "{first}");
 }
 
 #[test]

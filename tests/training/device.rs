@@ -50,7 +50,7 @@ impl Device for Unreliable {
         "an unreliable device".into()
     }
 
-    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()> {
+    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize> {
         self.cpu.allocate(memory, programs)
     }
 

@@ -1,12 +1,15 @@
-//! Training as a user runs it, by the real program on the bundled digits: what a run writes, that it is a function of
+//! Training as a user runs it, by the real program, on the bundled digits and on a small CIFAR10: what a run writes, that it is a function of
 //! its settings, that one stopped at any moment ends as one never stopped, and what happens when something is wrong.
 
+#[path = "../support/cifar10.rs"]
+mod cifar10;
 mod cuda;
 mod device;
 mod resume;
 #[path = "../support/mod.rs"]
 mod support;
 mod trouble;
+mod wide_resnet;
 mod written;
 
 use std::collections::BTreeMap;
@@ -26,10 +29,15 @@ const SMALL: &str = "--width 0.125 --nb-iter 2 --train-size 230 --val-size 50 --
                      --max-num-training-steps 12 --checkpoint-interval 3 --disp-interval 2 \
                      --learning-rate-schedule 0.01";
 
-/// [`SMALL`] with the flags of `changes`, which all have a value, added or in the place of its own.
+/// [`SMALL`] with the flags of `changes`.
 fn small(changes: &str) -> Vec<String> {
+    changed(SMALL, changes)
+}
+
+/// The flags of `base` with those of `changes` added or in the place of its own; all have a value.
+fn changed(base: &str, changes: &str) -> Vec<String> {
     let mut flags = BTreeMap::new();
-    for text in [SMALL, changes] {
+    for text in [base, changes] {
         let words: Vec<&str> = text.split_whitespace().collect();
         flags.extend(words.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())));
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use maxmargin::record::TensorFile;
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
+use maxmargin::record::{Data, TensorFile};
 
 use crate::{assert_same, begin, done, go_on, left, metrics, temporary, tensors};
 
@@ -19,7 +19,7 @@ const OMMA_PAPER: &str = "--clean-loss-coeff 0 --fidelity paper";
 
 /// When a process is killed.
 #[derive(Clone, Copy, Debug)]
-enum Moment {
+pub enum Moment {
     /// So long after its start.
     After(Duration),
     /// As soon as the last checkpoint is of this step or a later one.
@@ -66,33 +66,46 @@ fn killed(command: &mut Command, run: &Path, moment: Moment) -> bool {
     }
 }
 
+/// A run that is begun by the first in a folder, and gone on with by the second.
+type Commands<'a> = (&'a dyn Fn(&Path) -> Command, &'a dyn Fn(&Path) -> Command);
+
 /// Starts the run, or goes on with it where it has begun; on one thread or on two in turn.
-fn next(run: &Path, changes: &str, turn: usize) -> Command {
-    let mut command = if run.join(CONFIG).exists() { go_on(run, "") } else { begin(run, changes) };
+fn next(run: &Path, (begin, go_on): Commands, turn: usize) -> Command {
+    let mut command = if run.join(CONFIG).exists() { go_on(run) } else { begin(run) };
     command.args(["--threads", if turn.is_multiple_of(2) { "1" } else { "2" }]);
     command
 }
 
+fn ends_as_one_never_stopped(changes: &str, moments: impl Iterator<Item = Moment>) -> usize {
+    killed_ends_as_one_never_stopped((&|run| begin(run, changes), &|run| go_on(run, "")), changes, moments)
+}
+
 /// A run that is killed at each of `moments`, every time gone on with, and at last left alone, ends as one never
 /// stopped. Returns how often it was killed.
-fn ends_as_one_never_stopped(changes: &str, moments: impl Iterator<Item = Moment>) -> usize {
+pub fn killed_ends_as_one_never_stopped(
+    commands: Commands,
+    what: &str,
+    moments: impl Iterator<Item = Moment>,
+) -> usize {
     let folder = temporary();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
-    done(&mut begin(&whole, changes));
-    let margins = tensors(&whole, LAST);
-    let margins = margins.get::<f32>("margins", &[230]).expect("a margin for every training image");
-    assert!(margins.iter().any(|&margin| margin > 0.0), "{changes}: nothing was attacked");
+    done(&mut (commands.0)(&whole));
+    let last = tensors(&whole, LAST);
+    let margins =
+        last.tensors.iter().find(|tensor| tensor.name == "margins").expect("a margin for every training image");
+    let attacked = matches!(&margins.data, Data::F32(margins) if margins.iter().any(|&margin| margin > 0.0));
+    assert!(attacked, "{what}: nothing was attacked");
 
     let mut kills = 0;
     for (turn, moment) in moments.enumerate() {
-        if killed(&mut next(&parts, changes, turn), &parts, moment) {
+        if killed(&mut next(&parts, commands, turn), &parts, moment) {
             kills += 1;
         } else {
             break;
         }
     }
-    done(&mut next(&parts, changes, kills));
-    assert_same(&parts, &whole, &format!("{changes:?} after {kills} kills"));
+    done(&mut next(&parts, commands, kills));
+    assert_same(&parts, &whole, &format!("{what:?} after {kills} kills"));
     kills
 }
 

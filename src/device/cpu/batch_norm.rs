@@ -4,6 +4,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::relu_of;
 use super::vectorized;
 use crate::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM};
 
@@ -19,40 +20,78 @@ pub(super) struct Norm<'a> {
     pub variance: &'a [f32],
 }
 
+/// What a channel is multiplied by, and what is added then.
+pub(super) struct Affine {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
 impl Norm<'_> {
-    /// What a channel is multiplied by, and what is added then.
-    fn affine(&self) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn affine(&self) -> Affine {
         let scale = scale(self.weight, self.variance);
         let shift = self.bias.iter().zip(self.mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
-        (scale, shift)
+        Affine { scale, shift }
     }
 }
 
-fn scale(weight: &[f32], variance: &[f32]) -> Vec<f32> {
+/// What evaluation mode multiplies a channel by.
+pub(super) fn scale(weight: &[f32], variance: &[f32]) -> Vec<f32> {
     weight.iter().zip(variance).map(|(w, v)| w / (v + BATCH_NORM_EPS).sqrt()).collect()
 }
 
-fn relu(x: f32) -> f32 {
-    if x <= 0.0 { 0.0 } else { x }
-}
-
-/// y `[.., c]`, as many rows as y has.
-pub(super) fn batch_norm(y: &mut [f32], x: &[f32], norm: Norm, with_relu: bool) {
-    let (scale, shift) = norm.affine();
-    let c = scale.len();
-    y.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).for_each(|(y, x)| {
+impl Affine {
+    /// y from x, on one thread.
+    pub(super) fn apply(&self, y: &mut [f32], x: &[f32], relu: bool) {
+        let c = self.scale.len();
         vectorized(
             #[inline(always)]
             || {
                 for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(&scale).zip(&shift) {
+                    for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(&self.scale).zip(&self.shift) {
                         let value = x * scale + shift;
-                        *y = if with_relu { relu(value) } else { value };
+                        *y = if relu { relu_of(value) } else { value };
                     }
                 }
             },
         );
-    });
+    }
+
+    /// The same where x is.
+    pub(super) fn apply_in_place(&self, x: &mut [f32], relu: bool) {
+        let c = self.scale.len();
+        vectorized(
+            #[inline(always)]
+            || {
+                for x in x.chunks_exact_mut(c) {
+                    for ((x, scale), shift) in x.iter_mut().zip(&self.scale).zip(&self.shift) {
+                        let value = *x * scale + shift;
+                        *x = if relu { relu_of(value) } else { value };
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// y `[.., c]`, as many rows as y has.
+pub(super) fn batch_norm(y: &mut [f32], x: &[f32], norm: Norm, relu: bool) {
+    let affine = norm.affine();
+    let c = affine.scale.len();
+    y.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).for_each(|(y, x)| affine.apply(y, x, relu));
+}
+
+/// `dx = dx scale` where y is positive, else 0, on one thread.
+pub(super) fn scale_passed(dx: &mut [f32], scale: &[f32], y: &[f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (dx, y) in dx.chunks_exact_mut(scale.len()).zip(y.chunks_exact(scale.len())) {
+                for ((dx, scale), y) in dx.iter_mut().zip(scale).zip(y) {
+                    *dx = if *y > 0.0 { *dx * scale } else { 0.0 };
+                }
+            }
+        },
+    );
 }
 
 /// dx from dy and, where ReLU is part of it, y.
@@ -140,7 +179,7 @@ pub(super) fn batch_norm_backward_weight(
     norm: Norm,
     with_relu: bool,
 ) {
-    let (scale, shift) = norm.affine();
+    let Affine { scale, shift } = norm.affine();
     let c = scale.len();
     let inverse: Vec<f32> = norm.variance.iter().map(|v| 1.0 / (v + BATCH_NORM_EPS).sqrt()).collect();
     let sums = sum_tasks(dy, c, |dy, sums, row| {
@@ -167,7 +206,7 @@ pub(super) fn batch_norm_training_backward_input(
     [dweight, dbias]: [&[f32]; 2],
     with_relu: bool,
 ) {
-    let (scale, shift) = norm.affine();
+    let Affine { scale, shift } = norm.affine();
     let c = scale.len();
     let count = (dx.len() / c) as f32;
     let inverse: Vec<f32> = norm.variance.iter().map(|v| 1.0 / (v + BATCH_NORM_EPS).sqrt()).collect();

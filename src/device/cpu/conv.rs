@@ -1,14 +1,13 @@
-//! Convolution as a matrix product: each image's windows are laid out as rows (im2col), and a GEMM library
-//! multiplies them. One image at a time, so that the rows stay in the core's cache.
+//! Convolution and its gradients, each as sums of [`microkernel`] over an image with zeros around it, in which a row of
+//! a window is a run of consecutive elements: nothing is rearranged but the filters.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::batch_norm::{Norm, batch_norm, batch_norm_backward_input};
-use crate::tape::{ConvFusion, ConvGradientFusion, Window};
+use super::microkernel::{self, Channels, Pixel, PixelRow, Run, SumPixels, SumTerms, runs};
+use crate::tape::Window;
 
 /// Images whose weight gradients are summed one after another; the sums of such groups are then added in order.
 pub(super) const GROUP: usize = 4;
@@ -51,121 +50,83 @@ impl Shape {
         self.kh * self.kw * self.c
     }
 
-    /// Elements of a row of the image with its padding.
+    /// The image with its padding.
+    pub(super) fn frame(&self) -> Frame {
+        let [rows, columns] = [self.h, self.w].map(|size| size + 2 * self.padding);
+        Frame { top: self.padding, left: self.padding, rows, columns, c: self.c }
+    }
+
+    /// A gradient with so many zeros around it that every element of the image, wherever the windows lie, finds there
+    /// what its taps reach.
+    fn gradient_frame(&self) -> Frame {
+        let [top, left] = [self.kh, self.kw].map(|size| size.div_ceil(self.stride) - 1);
+        let last = |size: usize| (size - 1 + self.padding) / self.stride + 1;
+        let (rows, columns) = (top + self.out_h.max(last(self.h)), left + self.out_w.max(last(self.w)));
+        Frame { top, left, rows, columns, c: self.k }
+    }
+}
+
+/// An image with zeros around it.
+#[derive(Clone, Copy)]
+pub(super) struct Frame {
+    top: usize,
+    left: usize,
+    rows: usize,
+    columns: usize,
+    c: usize,
+}
+
+impl Frame {
+    /// Elements of a row.
     pub(super) fn pitch(&self) -> usize {
-        (self.w + 2 * self.padding) * self.c
+        self.columns * self.c
     }
 
-    /// Elements of the image with its padding.
-    pub(super) fn padded(&self) -> usize {
-        (self.h + 2 * self.padding) * self.pitch()
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        self.rows * self.pitch()
     }
 
-    /// Writes the image with zeros around it, and zeros to what `padded` has beyond it.
-    pub(super) fn pad(&self, padded: &mut [f32], image: &[f32]) {
-        padded.fill(0.0);
-        let rows = padded.chunks_exact_mut(self.pitch()).skip(self.padding);
-        for (row, image) in rows.zip(image.chunks_exact(self.w * self.c)) {
-            row[self.padding * self.c..][..image.len()].copy_from_slice(image);
+    /// Writes the image, which is `width` pixels wide, with zeros around it, and zeros to what `framed` has beyond it.
+    pub(super) fn surround(&self, framed: &mut [f32], image: &[f32], width: usize) {
+        let (left, row) = (self.left * self.c, width * self.c);
+        let (above, rest) = framed.split_at_mut(self.top * self.pitch());
+        let (rows, below) = rest.split_at_mut(image.len() / row * self.pitch());
+        above.fill(0.0);
+        below.fill(0.0);
+        for (framed, image) in rows.chunks_exact_mut(self.pitch()).zip(image.chunks_exact(row)) {
+            framed[..left].fill(0.0);
+            framed[left..][..row].copy_from_slice(image);
+            framed[left + row..].fill(0.0);
         }
     }
 
-    /// Takes the image out of its padding.
-    pub(super) fn crop(&self, image: &mut [f32], padded: &[f32]) {
-        let rows = padded.chunks_exact(self.pitch()).skip(self.padding);
-        for (image, row) in image.chunks_exact_mut(self.w * self.c).zip(rows) {
-            image.copy_from_slice(&row[self.padding * self.c..][..image.len()]);
+    /// Takes the image, which is `width` pixels wide, out of its frame.
+    pub(super) fn cut_out(&self, image: &mut [f32], framed: &[f32], width: usize) {
+        let (left, row) = (self.left * self.c, width * self.c);
+        let rows = framed.chunks_exact(self.pitch()).skip(self.top);
+        for (image, framed) in image.chunks_exact_mut(row).zip(rows) {
+            image.copy_from_slice(&framed[left..][..row]);
         }
-    }
-
-    /// Calls `f(place in the padded image)` for each row of each window, `kw c` elements, window by window.
-    fn window_rows(&self, mut f: impl FnMut(usize)) {
-        for oy in 0..self.out_h {
-            for ox in 0..self.out_w {
-                for ky in 0..self.kh {
-                    f((oy * self.stride + ky) * self.pitch() + ox * self.stride * self.c);
-                }
-            }
-        }
-    }
-
-    /// Lays out an image's windows as rows `[windows, window]`.
-    fn im2col(&self, rows: &mut [f32], image: &[f32]) {
-        scratch(self.padded(), |padded| {
-            self.pad(padded, image);
-            let mut rows = rows.chunks_exact_mut(self.kw * self.c);
-            self.window_rows(|at| {
-                let row = rows.next().expect("a row for each of the windows' rows");
-                row.copy_from_slice(&padded[at..at + row.len()]);
-            });
-        });
-    }
-
-    /// Adds rows `[windows, window]` back to the image they were laid out from.
-    fn col2im(&self, image: &mut [f32], rows: &[f32]) {
-        scratch(self.padded(), |padded| {
-            padded.fill(0.0);
-            let mut rows = rows.chunks_exact(self.kw * self.c);
-            self.window_rows(|at| {
-                let row = rows.next().expect("a row for each of the windows' rows");
-                padded[at..at + row.len()].iter_mut().zip(row).for_each(|(p, r)| *p += r);
-            });
-            self.crop(image, padded);
-        });
-    }
-
-    /// Lays out a one-channel image's windows as columns `[kh kw, windows]`, for stride 1: a row of the output at a
-    /// time.
-    fn im2col_transposed(&self, columns: &mut [f32], image: &[f32]) {
-        scratch(self.padded(), |padded| {
-            self.pad(padded, image);
-            for (tap, column) in columns.chunks_exact_mut(self.windows()).enumerate() {
-                let (ky, kx) = (tap / self.kw, tap % self.kw);
-                for (oy, out) in column.chunks_exact_mut(self.out_w).enumerate() {
-                    out.copy_from_slice(&padded[(oy + ky) * self.pitch() + kx..][..self.out_w]);
-                }
-            }
-        });
-    }
-
-    /// Calls `f` with the filters as columns `[window, k]`: how a product can read them without rearranging them for
-    /// each image.
-    pub(super) fn with_transposed(&self, w: &[f32], f: impl FnOnce(&[f32])) {
-        scratch(w.len(), |columns| {
-            transpose(columns, w, self.window());
-            f(columns);
-        });
-    }
-
-    /// One image's convolution: out `[windows, k]`, filters as columns `[window, k]`.
-    pub(super) fn forward(&self, out: &mut [f32], image: &[f32], columns: &[f32]) {
-        let (m, r) = (self.windows(), self.window());
-        let out = MatMut::from_row_major_slice_mut(out, m, self.k);
-        let columns = MatRef::from_row_major_slice(columns, r, self.k);
-        scratch(m * r, |windows| {
-            let windows = if self.c == 1 && self.stride == 1 {
-                self.im2col_transposed(windows, image);
-                MatRef::from_row_major_slice(windows, r, m).transpose()
-            } else {
-                self.im2col(windows, image);
-                MatRef::from_row_major_slice(windows, m, r)
-            };
-            matmul(out, Accum::Replace, windows, columns, 1.0, Par::Seq);
-        });
     }
 }
 
 /// Writes the transpose of `from`, whose rows have `columns` elements, a tile at a time: both sides of a tile stay in
-/// the nearest cache.
+/// the nearest cache. Where the rows of `to` are longer, they end in zeros.
 pub(super) fn transpose(to: &mut [f32], from: &[f32], columns: usize) {
     const TILE: usize = 16;
     let rows = from.len().checked_div(columns).unwrap_or(0);
-    for top in (0..rows).step_by(TILE) {
-        let bottom = rows.min(top + TILE);
-        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
-            for (row, to) in (top..bottom).zip(&mut to[top..bottom]) {
+    let pitch = to.len().checked_div(columns).unwrap_or(0);
+    if pitch == 0 {
+        return;
+    }
+    for top in (0..pitch).step_by(TILE) {
+        let (bottom, end) = (rows.min(top + TILE), pitch.min(top + TILE));
+        for (column, to) in to.chunks_exact_mut(pitch).enumerate() {
+            for (row, to) in (top..bottom).zip(&mut to[top..]) {
                 *to = from[row * columns + column];
             }
+            to[bottom.max(top)..end].fill(0.0);
         }
     }
 }
@@ -183,107 +144,175 @@ pub(super) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
+/// A convolution of images of one shape, its filters packed.
+pub(super) struct Forward<'a> {
+    shape: &'a Shape,
+    channels: &'a Channels,
+    filters: &'a [f32],
+    pixels: Vec<Pixel>,
+    runs: Vec<Run>,
+}
+
+impl Forward<'_> {
+    /// Packs the filters `w` and calls `f` with the convolution.
+    pub(super) fn with<R>(shape: &Shape, w: &[f32], f: impl FnOnce(&Forward) -> R) -> R {
+        let channels = &Channels::new(shape.k);
+        let terms = shape.window();
+        let pitch = shape.frame().pitch();
+        let at = |oy, ox| (oy * pitch + ox * shape.c) * shape.stride;
+        let pixel = |i: usize| Pixel { x: at(i / shape.out_w, i % shape.out_w), out: i * shape.k };
+        let pixels = (0..shape.windows()).map(pixel).collect();
+        let runs = runs(shape.kh, shape.kw * shape.c, pitch);
+        scratch(terms * channels.padded, |filters| {
+            channels.parts_mut(filters, terms).par_bridge().for_each(|(block, part)| {
+                transpose(part, &w[block.channels.start * terms..block.channels.end * terms], terms);
+            });
+            f(&Forward { shape, channels, filters, pixels, runs })
+        })
+    }
+
+    /// out `[windows, k]` of one image, or added to it.
+    pub(super) fn image(&self, out: &mut [f32], image: &[f32], add: bool) {
+        let frame = self.shape.frame();
+        scratch(frame.len(), |x| {
+            frame.surround(x, image, self.shape.w);
+            let &Forward { channels, filters: w, ref pixels, ref runs, .. } = self;
+            pulp::Arch::new().dispatch(SumTerms { out, x, w, channels, pixels, runs, add });
+        });
+    }
+}
+
 /// out `[n, out_h, out_w, k]`.
 pub(super) fn conv2d(out: &mut [f32], x: &[f32], w: &[f32], n: usize, shape: &Shape) {
-    let out = out.par_chunks_mut(shape.windows() * shape.k).take(n);
-    let rows = out.zip(x.par_chunks(shape.image()));
-    shape.with_transposed(w, |w| rows.for_each(|(out, image)| shape.forward(out, image, w)));
+    let images = out.par_chunks_mut(shape.windows() * shape.k).zip(x.par_chunks(shape.image())).take(n);
+    Forward::with(shape, w, |conv| images.for_each(|(out, image)| conv.image(out, image, false)));
+}
+
+/// A convolution's gradient by its input, for images of one shape.
+///
+/// An element of dx takes part in the windows that its row and column reach by a kernel's row and column of the same
+/// remainder by the stride. So elements are classed by the remainders of both; for each class the gradient is a
+/// convolution of dy, with zeros around it, with those taps of the filters, from the last to the first.
+pub(super) struct BackwardInput<'a> {
+    shape: &'a Shape,
+    channels: &'a Channels,
+    classes: Vec<Class>,
+    filters: &'a [f32],
+}
+
+/// Elements of dx that the same taps reach.
+struct Class {
+    pixels: Vec<Pixel>,
+    runs: Vec<Run>,
+    /// Where its filters are.
+    filters: Range<usize>,
+}
+
+impl BackwardInput<'_> {
+    /// Packs the filters `w` and calls `f` with the gradient.
+    pub(super) fn with<R>(shape: &Shape, w: &[f32], f: impl FnOnce(&BackwardInput) -> R) -> R {
+        let channels = &Channels::new(shape.c);
+        let &Shape { k, kh, kw, c, stride, .. } = shape;
+        scratch(kh * kw * k * channels.padded, |filters| {
+            let (mut classes, mut at, mut rest) = (Vec::new(), 0, &mut *filters);
+            for (a, b) in (0..stride).flat_map(|a| (0..stride).map(move |b| (a, b))) {
+                let [rows, columns] = [kh - a.min(kh), kw - b.min(kw)].map(|size| size.div_ceil(stride));
+                let len = rows * columns * k * channels.padded;
+                let (part, tail) = std::mem::take(&mut rest).split_at_mut(len);
+                rest = tail;
+                channels.parts_mut(part, rows * columns * k).par_bridge().for_each(|(block, part)| {
+                    for (i, to) in part.chunks_exact_mut(block.width).enumerate() {
+                        let (tap, filter) = (i / k, i % k);
+                        let (ky, kx) =
+                            (a + (rows - 1 - tap / columns) * stride, b + (columns - 1 - tap % columns) * stride);
+                        let (to, spare) = to.split_at_mut(block.channels.len());
+                        to.copy_from_slice(&w[((filter * kh + ky) * kw + kx) * c..][block.channels.clone()]);
+                        spare.fill(0.0);
+                    }
+                });
+                classes.push(Class::new(shape, [a, b], [rows, columns], at..at + len));
+                at += len;
+            }
+            f(&BackwardInput { shape, channels, classes, filters })
+        })
+    }
+
+    /// dx `[h, w, c]` of one image, or added to it.
+    pub(super) fn image(&self, dx: &mut [f32], dy: &[f32], add: bool) {
+        let frame = self.shape.gradient_frame();
+        scratch(frame.len(), |x| {
+            frame.surround(x, dy, self.shape.out_w);
+            for Class { pixels, runs, filters } in &self.classes {
+                let (channels, w) = (self.channels, &self.filters[filters.clone()]);
+                if runs.is_empty() && !add {
+                    pixels.iter().for_each(|pixel| dx[pixel.out..][..self.shape.c].fill(0.0));
+                }
+                pulp::Arch::new().dispatch(SumTerms { out: dx, x, w, channels, pixels, runs, add });
+            }
+        });
+    }
+}
+
+impl Class {
+    /// The elements whose row and column, with the padding, leave `remainders`, and which `taps` reach.
+    fn new(shape: &Shape, remainders: [usize; 2], taps: [usize; 2], filters: Range<usize>) -> Class {
+        let &Shape { h, w, c, k, padding, stride, .. } = shape;
+        let frame = shape.gradient_frame();
+        // An element's place along one axis, and that of the first result in the frame that reaches it.
+        let axis = |size: usize, axis: usize, before: usize| {
+            let inside = (0..size).filter(move |i| (i + padding) % stride == remainders[axis]);
+            inside.map(move |i| (i, (i + padding) / stride + before + 1 - taps[axis]))
+        };
+        let pixels = axis(h, 0, frame.top).flat_map(|(y, row)| {
+            axis(w, 1, frame.left)
+                .map(move |(x, column)| Pixel { x: row * frame.pitch() + column * k, out: (y * w + x) * c })
+        });
+        let runs = if taps.contains(&0) { Vec::new() } else { runs(taps[0], taps[1] * k, frame.pitch()) };
+        Class { pixels: pixels.collect(), runs, filters }
+    }
 }
 
 /// dx `[n, h, w, c]` from dy `[n, out_h, out_w, k]`.
 pub(super) fn conv2d_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], n: usize, shape: &Shape) {
-    let (m, r) = (shape.windows(), shape.window());
-    let w = MatRef::from_row_major_slice(w, shape.k, r);
-    dx.par_chunks_mut(shape.image()).take(n).zip(dy.par_chunks(m * shape.k)).for_each(|(dx, dy)| {
-        scratch(m * r, |cols| {
-            let dy = MatRef::from_row_major_slice(dy, m, shape.k);
-            matmul(MatMut::from_row_major_slice_mut(cols, m, r), Accum::Replace, dy, w, 1.0, Par::Seq);
-            shape.col2im(dx, cols);
-        });
-    });
-}
-
-/// A convolution, then what is fused with it; operands and results in the order of [`Op::Conv2dFused`].
-///
-/// [`Op::Conv2dFused`]: crate::tape::Op::Conv2dFused
-pub(super) fn conv2d_fused(
-    mut outputs: Vec<&mut [f32]>,
-    inputs: &[&[f32]],
-    n: usize,
-    fusion: &ConvFusion,
-    shape: &Shape,
-    shortcut: Option<&Shape>,
-) {
-    let len = n * shape.windows() * shape.k;
-    let mut sum = vec![0.0; len];
-    conv2d(&mut sum, inputs[0], inputs[1], n, shape);
-    let mut inputs = &inputs[2..];
-    if let Some(shape) = shortcut {
-        let mut other = vec![0.0; len];
-        conv2d(&mut other, inputs[0], inputs[1], n, shape);
-        sum.iter_mut().zip(&other).for_each(|(s, o)| *s += o);
-        inputs = &inputs[2..];
-    }
-    if fusion.addend {
-        sum.iter_mut().zip(inputs[0]).for_each(|(s, a)| *s += a);
-        inputs = &inputs[1..];
-    }
-    if fusion.norm {
-        let norm = Norm { weight: inputs[0], bias: inputs[1], mean: inputs[2], variance: inputs[3] };
-        let last = outputs.pop().expect("a result");
-        batch_norm(&mut last[..len], &sum, norm, true);
-    }
-    if fusion.sum {
-        outputs[0][..len].copy_from_slice(&sum);
-    }
-}
-
-/// A convolution's gradient by its input, then what is fused with it; operands in the order of
-/// [`Op::Conv2dFusedBackwardInput`].
-///
-/// [`Op::Conv2dFusedBackwardInput`]: crate::tape::Op::Conv2dFusedBackwardInput
-pub(super) fn conv2d_fused_backward_input(
-    dx: &mut [f32],
-    inputs: &[&[f32]],
-    n: usize,
-    fusion: &ConvGradientFusion,
-    shape: &Shape,
-    shortcut: Option<&Shape>,
-) {
-    let len = n * shape.image();
-    let dx = &mut dx[..len];
-    let mut sum = vec![0.0; len];
-    conv2d_backward_input(&mut sum, inputs[0], inputs[1], n, shape);
-    let mut inputs = &inputs[2..];
-    if let Some(shape) = shortcut {
-        let mut other = vec![0.0; len];
-        conv2d_backward_input(&mut other, inputs[0], inputs[1], n, shape);
-        sum.iter_mut().zip(&other).for_each(|(s, o)| *s += o);
-        inputs = &inputs[2..];
-    }
-    if fusion.norm {
-        batch_norm_backward_input(dx, &sum, inputs[0], inputs[1], Some(inputs[2]));
-        inputs = &inputs[3..];
-    } else {
-        dx.copy_from_slice(&sum);
-    }
-    if fusion.addend {
-        dx.iter_mut().zip(inputs[0]).for_each(|(d, a)| *d += a);
-    }
+    let images = dx.par_chunks_mut(shape.image()).zip(dy.par_chunks(shape.windows() * shape.k)).take(n);
+    BackwardInput::with(shape, w, |gradient| images.for_each(|(dx, dy)| gradient.image(dx, dy, false)));
 }
 
 /// dw `[k, kh, kw, c]` from dy and x, over n images.
 pub(super) fn conv2d_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], n: usize, shape: &Shape) {
-    let (m, r) = (shape.windows(), shape.window());
-    sum_groups(dw, n, |dw, images| {
-        dw.fill(0.0);
-        for i in images {
-            scratch(m * r, |cols| {
-                shape.im2col(cols, &x[i * shape.image()..][..shape.image()]);
-                let dy = MatRef::from_row_major_slice(&dy[i * m * shape.k..][..m * shape.k], m, shape.k);
-                let cols = MatRef::from_row_major_slice(cols, m, r);
-                let dw = MatMut::from_row_major_slice_mut(dw, shape.k, r);
-                matmul(dw, Accum::Add, dy.transpose(), cols, 1.0, Par::Seq);
+    let channels = &Channels::new(shape.k);
+    let (m, terms) = (shape.windows(), shape.window());
+    let frame = shape.frame();
+    let runs = &runs(shape.kh, shape.kw * shape.c, frame.pitch());
+    let step = shape.stride * shape.c;
+    scratch(terms * channels.padded, |total| {
+        sum_groups(total, n, |out, images| {
+            let row = |i: usize, oy: usize| i * frame.len() + oy * shape.stride * frame.pitch();
+            let row = |i: usize| (0..shape.out_h).map(move |oy| PixelRow { x: row(i, oy), len: shape.out_w });
+            let rows: Vec<PixelRow> = (0..images.len()).flat_map(row).collect();
+            scratch(images.len() * frame.len() + microkernel::ROWS, |framed| {
+                for (framed, i) in framed.chunks_exact_mut(frame.len()).zip(images.clone()) {
+                    frame.surround(framed, &x[i * shape.image()..][..shape.image()], shape.w);
+                }
+                scratch(images.len() * m * channels.padded, |packed| {
+                    let dy = &dy[images.start * m * shape.k..images.end * m * shape.k];
+                    for (block, part) in channels.parts_mut(packed, images.len() * m) {
+                        for (to, dy) in part.chunks_exact_mut(block.width).zip(dy.chunks_exact(shape.k)) {
+                            let (to, spare) = to.split_at_mut(block.channels.len());
+                            to.copy_from_slice(&dy[block.channels.clone()]);
+                            spare.fill(0.0);
+                        }
+                    }
+                    let (x, dy, rows) = (&*framed, &*packed, &rows[..]);
+                    pulp::Arch::new().dispatch(SumPixels { out, x, dy, channels, rows, step, runs });
+                });
+            });
+        });
+        // Back from packed rows of channels to filters.
+        for (block, part) in channels.parts_mut(total, terms) {
+            let dw = &mut dw[block.channels.start * terms..block.channels.end * terms];
+            dw.par_chunks_mut(terms).enumerate().for_each(|(k, dw)| {
+                dw.iter_mut().zip(part[k..].iter().step_by(block.width)).for_each(|(dw, part)| *dw = *part);
             });
         }
     });

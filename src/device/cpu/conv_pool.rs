@@ -9,7 +9,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::conv::{GROUP, Shape, scratch, sum_groups};
+use super::conv::{Forward, GROUP, Shape, scratch, sum_groups};
 use super::vectorized;
 use crate::tape::NO_CHOICE;
 
@@ -72,10 +72,10 @@ pub(super) fn conv_pool(
 ) {
     let pooled = shape.windows() * shape.k / 4;
     let rows = out.par_chunks_mut(pooled).zip(choice.par_chunks_mut(pooled)).zip(x.par_chunks(shape.image()));
-    shape.with_transposed(w, |w| {
+    Forward::with(shape, w, |forward| {
         rows.take(n).for_each(|((out, choice), image)| {
             scratch(shape.windows() * shape.k, |conv| {
-                shape.forward(conv, image, w);
+                forward.image(conv, image, false);
                 vectorized(
                     #[inline(always)]
                     || {
@@ -105,7 +105,7 @@ pub(super) fn conv_pool_backward_input(dx: &mut [f32], dy: &[f32], choice: &[u8]
             scratch(layout.padded(shape), |padded| {
                 padded.fill(0.0);
                 layout.run(SumFilters { padded, filters, dy, outputs: &outputs, layout: &layout });
-                shape.crop(dx, padded);
+                shape.frame().cut_out(dx, padded, shape.w);
             });
         });
     });
@@ -123,7 +123,7 @@ pub(super) fn conv_pool_backward_weight(dw: &mut [f32], dy: &[f32], choice: &[u8
                 let (dy, choice) = (&dy[i * pooled..][..pooled], &choice[i * pooled..][..pooled]);
                 let (terms, by_filter) = by_filter(dy, choice, shape);
                 scratch(layout.padded(shape), |padded| {
-                    shape.pad(padded, &x[i * shape.image()..][..shape.image()]);
+                    shape.frame().surround(padded, &x[i * shape.image()..][..shape.image()], shape.w);
                     layout.run(SumWindows { filters, padded, terms: &terms, by_filter: &by_filter, layout: &layout });
                 });
             }
@@ -165,7 +165,7 @@ impl Layout {
             }
         }
         let lanes = pulp::Arch::new().dispatch(Lanes);
-        let pitch = shape.pitch();
+        let pitch = shape.frame().pitch();
         let vectors = (shape.kw * shape.c).div_ceil(lanes);
         let offsets: Vec<usize> = (0..shape.kh * vectors).map(|v| v / vectors * pitch + v % vectors * lanes).collect();
         let block = BLOCKS.into_iter().find(|b| offsets.len().is_multiple_of(*b)).expect("1 divides");
@@ -179,7 +179,7 @@ impl Layout {
 
     /// Elements of a padded image, and of what a last vector may touch beyond it.
     fn padded(&self, shape: &Shape) -> usize {
-        shape.padded() + self.lanes
+        shape.frame().len() + self.lanes
     }
 
     /// The element of packed filters where vector `v` of filter `k` begins: `[v / block][k][v % block]`.
@@ -278,7 +278,7 @@ fn outputs(dy: &[f32], choice: &[u8], shape: &Shape) -> Vec<Output> {
                 }
             }
             for (place, mask) in masks.into_iter().enumerate().filter(|(_, mask)| *mask != 0) {
-                let at = (2 * y + place / 2) * shape.pitch() + (2 * x + place % 2) * shape.c;
+                let at = (2 * y + place / 2) * shape.frame().pitch() + (2 * x + place % 2) * shape.c;
                 found[place].push(Output { at, dy: first, filter, mask });
             }
         }
@@ -304,7 +304,7 @@ fn by_filter(dy: &[f32], choice: &[u8], shape: &Shape) -> (Vec<Term>, Vec<Range<
             let (g, c) = (dy[pixel * shape.k + k], choice[pixel * shape.k + k]);
             if g != 0.0 && c != NO_CHOICE {
                 let (y, x) = (2 * (pixel / half) + usize::from(c) / 2, 2 * (pixel % half) + usize::from(c) % 2);
-                terms.push(Term { at: (y * shape.pitch() + x * shape.c) as u32, g });
+                terms.push(Term { at: (y * shape.frame().pitch() + x * shape.c) as u32, g });
             }
         }
         filters.push(start..terms.len());

@@ -59,6 +59,14 @@ pub(super) fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
     zip(out, a, b, |a, b| a + b);
 }
 
+/// `a += b`, on one thread.
+pub(super) fn add_to(a: &mut [f32], b: &[f32]) {
+    vectorized(
+        #[inline(always)]
+        || a.iter_mut().zip(b).for_each(|(a, b)| *a += b),
+    );
+}
+
 /// `factor * a`.
 pub(super) fn scale(out: &mut [f32], a: &[f32], factor: f32) {
     map(out, a, |a| factor * a);

@@ -7,11 +7,13 @@ mod arena;
 mod attack;
 mod batch_norm;
 mod conv;
+mod conv_fused;
 mod conv_pool;
 mod elementwise;
 mod image;
 mod linear;
 mod loss;
+mod microkernel;
 mod optimizer;
 
 use arena::Arena;
@@ -83,7 +85,7 @@ impl Device for Cpu {
         format!("CPU, {} threads", rayon::current_num_threads())
     }
 
-    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<()> {
+    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize> {
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
             Error::device(format!(
@@ -93,7 +95,7 @@ impl Device for Cpu {
                 workspace / 1_000_000
             ))
         })?;
-        Ok(())
+        Ok(memory.bytes() + workspace)
     }
 
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
@@ -252,14 +254,14 @@ impl Cpu {
                 let shortcut = fusion.shortcut.map(shortcut);
                 let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
                 let outputs = [y0].into_iter().chain(others).map(|y| f32s_mut(y)).collect();
-                conv::conv2d_fused(outputs, &inputs, n, fusion, &shape, shortcut.as_ref());
+                conv_fused::conv2d_fused(outputs, &inputs, n, fusion, &shape, shortcut.as_ref());
             }
             Op::Conv2dFusedBackwardInput(fusion) => {
                 let shape = conv::Shape::new(out_dims, in_dims(1), fusion.window);
                 let shortcut = |stride| conv::Shape::new(out_dims, in_dims(3), Window { padding: 0, stride });
                 let shortcut = fusion.shortcut.map(shortcut);
                 let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
-                conv::conv2d_fused_backward_input(f32s_mut(y0), &inputs, n, fusion, &shape, shortcut.as_ref());
+                conv_fused::conv2d_fused_backward_input(f32s_mut(y0), &inputs, n, fusion, &shape, shortcut.as_ref());
             }
 
             Op::Loss(rule) => loss::loss(&mut f32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), *rule),

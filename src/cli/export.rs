@@ -1,0 +1,52 @@
+//! `maxmargin export`: a checkpoint's weights under the names that another program knows them by.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Outcome, folder_exists, print};
+use crate::model::state_dict::{Loaded, Names, load_model, state_to_tensors};
+use crate::record::run::BEST;
+use crate::record::write_tensors;
+use crate::{Error, Result};
+
+const EXAMPLES: &str = "\
+Example:
+  maxmargin export runs/cifar10-linf-0 --names robustbench --out ding2020.safetensors
+      in Python: model.load_state_dict(safetensors.torch.load_file(\"ding2020.safetensors\"))";
+
+/// Write a network's weights, and batch norm's running statistics, as PyTorch has them
+///
+/// The file holds single precision in PyTorch's layouts. It lacks num_batches_tracked, which PyTorch does without.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ExportArgs {
+    /// Weights (.safetensors) under any of these names, or a run folder, whose best.safetensors is taken
+    #[arg(value_name = "CHECKPOINT")]
+    checkpoint: PathBuf,
+    /// Whose names the tensors get: the released code's, or those of RobustBench's class Ding2020MMANet
+    #[arg(long, value_name = "WHOSE", default_value = "released")]
+    names: Names,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
+    let ExportArgs { checkpoint, names, out } = args;
+    folder_exists("--out", out)?;
+    let weights = if checkpoint.is_dir() { checkpoint.join(BEST) } else { checkpoint.clone() };
+    let Loaded { model, state, metadata } = load_model(&weights)?;
+    if *names == Names::Robustbench && model.statistics().is_none() {
+        return Err(Error::usage(format!(
+            "--names robustbench: expected a wide ResNet, the only network of the paper there; {} is a {}",
+            weights.display(),
+            model.describe()
+        )));
+    }
+    let mut tensors = state_to_tensors(&*model, "", &state);
+    tensors.iter_mut().for_each(|tensor| tensor.name = names.of(&tensor.name));
+    write_tensors(out, &tensors, &metadata)?;
+    print(&format!("wrote {}: {}, {} tensors\n", out.display(), model.describe(), tensors.len()))?;
+    Ok(Outcome::Done)
+}
