@@ -7,83 +7,8 @@ use std::collections::HashMap;
 
 use maxmargin::model::{LeNet5, Mode, Model, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Op, Program, Tape, Value, Window};
+use support::double::evaluate;
 use support::{Array, Make, Random, devices};
-
-// ---- The recorded ops in double precision
-
-/// What each value of a tape is, given what its leaves hold.
-fn evaluate(tape: &Tape, leaves: &HashMap<Value, Vec<f64>>) -> HashMap<Value, Vec<f64>> {
-    let mut known = leaves.clone();
-    for node in tape.nodes() {
-        let x = |i: usize| &known[&node.inputs[i]];
-        let dims = |i: usize| tape.dims(node.inputs[i]);
-        let out = tape.dims(node.outputs[0]);
-        let result = match &node.op {
-            Op::Add => x(0).iter().zip(x(1)).map(|(a, b)| a + b).collect(),
-            Op::Scale { factor } => x(0).iter().map(|a| f64::from(*factor) * a).collect(),
-            Op::Relu => x(0).iter().map(|a| a.max(0.0)).collect(),
-            Op::AddBias => x(0).iter().enumerate().map(|(i, a)| a + x(1)[i % x(1).len()]).collect(),
-            Op::Conv2d(window) => conv2d(x(0), dims(0), x(1), dims(1), out, *window),
-            Op::MaxPool2d => max_pool2d(x(0), dims(0)),
-            Op::Linear => {
-                let (row, outputs) = (dims(1)[1], dims(1)[0]);
-                let dot = |i: usize, o: usize| (0..row).map(|e| x(0)[i * row + e] * x(1)[o * row + e]).sum();
-                (0..out[0]).flat_map(|i| (0..outputs).map(move |o| (i, o))).map(|(i, o)| dot(i, o)).collect()
-            }
-            Op::Loss(rule) => {
-                let rows = x(0).chunks(dims(0)[1]).zip(x(1));
-                rows.map(|(z, &y)| loss(z, y as usize, *rule)).collect()
-            }
-            other => panic!("{} is not part of these tests", other.name()),
-        };
-        known.insert(node.outputs[0], result);
-    }
-    known
-}
-
-fn conv2d(x: &[f64], xd: &[usize], w: &[f64], wd: &[usize], out: &[usize], window: Window) -> Vec<f64> {
-    let (&[_, h, wide, c], &[_, kh, kw, _], &[n, out_h, out_w, k]) = (xd, wd, out) else { unreachable!() };
-    let mut y = vec![0.0; n * out_h * out_w * k];
-    for (i, sum) in y.iter_mut().enumerate() {
-        let (filter, ox, oy, image) = (i % k, i / k % out_w, i / k / out_w % out_h, i / k / out_w / out_h);
-        for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
-            let (row, column) = (oy * window.stride + ky, ox * window.stride + kx);
-            let p = window.padding;
-            if row < p || column < p || row >= h + p || column >= wide + p {
-                continue;
-            }
-            let from = ((image * h + row - p) * wide + column - p) * c;
-            let tap = ((filter * kh + ky) * kw + kx) * c;
-            *sum += (0..c).map(|e| x[from + e] * w[tap + e]).sum::<f64>();
-        }
-    }
-    y
-}
-
-fn max_pool2d(x: &[f64], dims: &[usize]) -> Vec<f64> {
-    let &[n, h, w, c] = dims else { unreachable!() };
-    let at = |image: usize, y: usize, column: usize, e: usize| x[((image * h + y) * w + column) * c + e];
-    let mut out = Vec::new();
-    for (image, y) in (0..n).flat_map(|image| (0..h / 2).map(move |y| (image, 2 * y))) {
-        for (column, e) in (0..w / 2).flat_map(|column| (0..c).map(move |e| (2 * column, e))) {
-            let four = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(dy, dx)| at(image, y + dy, column + dx, e));
-            out.push(four.into_iter().fold(f64::NEG_INFINITY, f64::max));
-        }
-    }
-    out
-}
-
-fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
-    let others = || (0..z.len()).filter(|&j| j != y).map(|j| z[j]);
-    let sum: f64 = others().map(f64::exp).sum();
-    let lm = others().fold(f64::NEG_INFINITY, f64::max) - z[y];
-    match rule.loss {
-        Loss::Xent => (sum + z[y].exp()).ln() - z[y],
-        Loss::Slm => sum.ln() - z[y],
-        Loss::Lm => lm,
-        Loss::Cw => (lm + f64::from(rule.confidence)).max(0.0),
-    }
-}
 
 // ---- A program, what its leaves hold, and its gradient both ways
 
@@ -148,7 +73,7 @@ fn differences(weights: &Array, most: usize, record: Record) -> Vec<Vec<(usize, 
     let mut leaves: HashMap<Value, Vec<f64>> =
         given.leaves.iter().map(|(buffer, content)| (tape.leaf(buffer), content.values.clone())).collect();
     let total = |leaves: &HashMap<Value, Vec<f64>>| -> f64 {
-        let losses = &evaluate(&tape, leaves)[&loss];
+        let losses = &evaluate(&tape, leaves, CAPACITY - 1)[&loss];
         losses.iter().zip(&weights.values).take(CAPACITY - 1).map(|(l, w)| l * w).sum()
     };
     let mut random = Random(99);
