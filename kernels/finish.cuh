@@ -2,6 +2,7 @@
 // the gradients of these.
 #pragma once
 
+#include "batch_norm.cuh"
 #include "vector.cuh"
 
 // What is no number passes through: a network that diverged says so.
@@ -9,9 +10,6 @@ __device__ __forceinline__ float relu_of(float x) { return x <= 0.0f ? 0.0f : x;
 
 // At 0 the gradient is 0.
 __device__ __forceinline__ float relu_gradient(float dy, float y) { return y > 0.0f ? dy : 0.0f; }
-
-// `BATCH_NORM_EPS` in src/tape/op.rs.
-constexpr float NORM_EPS = 1e-5f;
 
 // What a column's results are multiplied by, and what is added then.
 struct FinishColumn {
@@ -33,8 +31,10 @@ struct Finish {
 
     __device__ __forceinline__ FinishColumn column(int i) const {
         FinishColumn column{1.0f, 0.0f};
-        if (weight != nullptr) column.scale = weight[i] / sqrtf(variance[i] + NORM_EPS);
-        if (bias != nullptr) column.shift = mean != nullptr ? bias[i] - mean[i] * column.scale : bias[i];
+        if (weight != nullptr) column.scale = batch_norm_scale(weight[i], variance[i]);
+        if (bias != nullptr) {
+            column.shift = mean != nullptr ? batch_norm_shift(bias[i], mean[i], column.scale) : bias[i];
+        }
         return column;
     }
 
