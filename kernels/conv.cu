@@ -5,57 +5,73 @@
 // GFLOP, 21 us at 47 TFLOP/s; its operands are 4 MB, of no account.
 #include "conv.cuh"
 
-// y: a row an output, a column a filter, summed over the filter's elements.
+// y: a row an output, a column a filter, summed over the filter's elements and the shortcut's channels.
 template <class T>
 __device__ __forceinline__ void conv2d_tile(
-    float* y, const float* x, const float* w, const unsigned* rows, int capacity, const ConvShape& s) {
+    float* y, const float* x, const float* w, const Shortcut& shortcut, const Finish& finish, const unsigned* rows,
+    int capacity, const ConvShape& s) {
     const int pixels = s.out_h * s.out_w, outputs = active_rows(rows, capacity) * pixels;
-    const Store<T::VECTOR> store{y + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k, outputs, s.k};
-    const Along filters{w, s.k, s.filter()};
-    gemm<T>(Windows<false>{s, x, outputs}, filters, outputs, s.k, s.filter(), s.chunk, store);
+    float* share = y + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k;
+    const Store<T::VECTOR> store{share, s.k, {outputs}, finish};
+    const int channels = shortcut.s.channels;
+    gemm<T>(outputs, s.k, s.chunk, store,
+            Product{Windows<false>{s, x, outputs}, Along{w, s.k, s.filter()}, s.filter()},
+            Product{ShortcutPixels{s, shortcut, shortcut.x, outputs}, Along{shortcut.filters, s.k, channels}, channels});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
     conv2d_scalar(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_tile<Scalar>(y, x, w, rows, capacity, s);
+                  Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                  ConvShape s) {
+    conv2d_tile<Scalar>(y, x, w, shortcut, finish, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
     conv2d_narrow(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_tile<Narrow>(y, x, w, rows, capacity, s);
+                  Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                  ConvShape s) {
+    conv2d_tile<Narrow>(y, x, w, shortcut, finish, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
     conv2d_square(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_tile<Square>(y, x, w, rows, capacity, s);
+                  Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                  ConvShape s) {
+    conv2d_tile<Square>(y, x, w, shortcut, finish, rows, capacity, s);
 }
 
-// dx: a row a pixel of x, a column a channel, summed over taps and filters. With a stride most taps of a pixel lead to
-// no output; they are multiplied as zeros.
+// dx: a row a pixel of x of one class (along z), a column a channel, summed over the class's taps and the filters, and
+// over the shortcut's filters.
 template <class T>
 __device__ __forceinline__ void conv2d_backward_input_tile(
-    float* dx, const float* dy, const float* w, const unsigned* rows, int capacity, const ConvShape& s) {
-    const int pixels = s.h * s.w, active = active_rows(rows, capacity) * pixels;
-    const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.c, active, s.c};
-    const Gradients<false> gradients{s, dy, nullptr, active};
-    gemm<T>(gradients, FiltersAcross{s, w}, active, s.c, s.kh * s.kw * s.k, s.chunk, store);
+    float* dx, const float* dy, const float* w, const Shortcut& shortcut, const Finish& finish, const unsigned* rows,
+    int capacity, const ConvShape& s) {
+    const PixelClass of(s, blockIdx.z);
+    const int pixels = active_rows(rows, capacity) * of.pixels();
+    float* share = dx + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
+    const Store<T::VECTOR, InClass> store{share, s.c, {pixels, s, of}, finish};
+    const Gradients<false> gradients{s, of, dy, nullptr, pixels};
+    const ShortcutGradients others{of, shortcut, shortcut.x, pixels};
+    gemm<T>(pixels, s.c, s.chunk, store,
+            Product{gradients, FiltersAcross{s, of, w}, of.taps_y * of.taps_x * s.k},
+            Product{others, Across{shortcut.filters, s.c}, others.length()});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
     conv2d_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_backward_input_tile<Scalar>(dx, dy, w, rows, capacity, s);
+                                 Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                                 ConvShape s) {
+    conv2d_backward_input_tile<Scalar>(dx, dy, w, shortcut, finish, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
     conv2d_backward_input_narrow(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_backward_input_tile<Narrow>(dx, dy, w, rows, capacity, s);
+                                 Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                                 ConvShape s) {
+    conv2d_backward_input_tile<Narrow>(dx, dy, w, shortcut, finish, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
     conv2d_backward_input_square(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_backward_input_tile<Square>(dx, dy, w, rows, capacity, s);
+                                 Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                                 ConvShape s) {
+    conv2d_backward_input_tile<Square>(dx, dy, w, shortcut, finish, rows, capacity, s);
 }
 
 // dw: a row a filter, a column an element of it, summed over the outputs of all active images. Long sums, few results:
@@ -64,8 +80,8 @@ template <class T>
 __device__ __forceinline__ void conv2d_backward_weight_tile(
     float* dw, const float* dy, const float* x, const unsigned* rows, int capacity, const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
-    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * s.filter(), s.k, s.filter()};
-    gemm<T>(Across{dy, s.k}, WindowsAcross<false>{s, x}, s.k, s.filter(), outputs, s.chunk, store);
+    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * s.filter(), s.filter(), {s.k}, {}};
+    gemm<T>(s.k, s.filter(), s.chunk, store, Product{Across{dy, s.k}, WindowsAcross<false>{s, x}, outputs});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)

@@ -20,8 +20,9 @@ struct ConvShape {
     int out_h, out_w;
     int padding, stride;
     int chunk;         // terms of a sum that one share has
-    Divisor by_c, by_k, by_kw, by_stride;
+    Divisor by_c, by_k, by_kw;
     Divisor by_image, by_row;  // outputs of an image and of a row of it; pooled, where the op pools
+    Divisor by_more, by_less;  // taps of a row of the filter that are `stride` apart: kw / stride, rounded up and down
 
     __device__ int filter() const { return kh * kw * c; }
 };
@@ -126,12 +127,52 @@ __device__ __forceinline__ void load_chosen(
 }
 
 // Blocks that share a multiprocessor where the compiler, left to itself, tries to fit more, and spills: it makes do with
-// 128 registers for `Gradients` element by element, which with four blocks may have all 255, and with 96 for
-// `conv2d_backward_weight_square`, which may have 128.
+// 128 registers for `Gradients` and `ChosenAcross` element by element, which with four blocks may have all 255, and with
+// 96 for `conv2d_backward_weight_square`, which may have 128.
 constexpr int RESIDENT = 4;
 
-// The outputs that an element of x is part of, a line an element's place: element (ky, kx, filter) is the gradient of
-// the output that tap (ky, kx) of that filter leads to, 0 if there is none. POOLED: dy is the pooled outputs' gradient.
+// The pixels of x that meet the same taps of a filter, `stride` apart as these taps are: x has stride^2 such classes.
+// Class by class no tap is visited that leads to no output, whatever the stride. The first classes have the most taps.
+struct PixelClass {
+    int tap_y, tap_x, taps_y, taps_x;  // the first tap, and how many there are
+    Divisor by_taps;                   // of a row
+    int y, x, high, wide;              // the first pixel, and how many there are of an image
+    int out_y, out_x;                  // the output that the first tap leads to from the first pixel
+    int stride;
+
+    __device__ PixelClass(const ConvShape& s, int number) : stride{s.stride} {
+        tap_y = number / stride, tap_x = number % stride;
+        taps_y = ceil_div(s.kh - tap_y, stride), taps_x = ceil_div(s.kw - tap_x, stride);
+        by_taps = tap_x < s.kw % stride ? s.by_more : s.by_less;
+        y = (tap_y - s.padding % stride + stride) % stride, x = (tap_x - s.padding % stride + stride) % stride;
+        high = ceil_div(s.h - y, stride), wide = ceil_div(s.w - x, stride);
+        out_y = (y + s.padding - tap_y) / stride, out_x = (x + s.padding - tap_x) / stride;
+    }
+
+    __device__ int pixels() const { return high * wide; }
+
+    __device__ Pixel pixel(int i) const {
+        const int image = i / pixels(), rest = i - image * pixels(), row = rest / wide;
+        return {image, y + row * stride, x + (rest - row * wide) * stride};
+    }
+};
+
+// The order of such pixels in x.
+struct InClass {
+    int rows;
+    const ConvShape& s;
+    const PixelClass& of;
+
+    __device__ size_t operator()(int row) const {
+        if (s.stride == 1) return row;
+        const Pixel at = of.pixel(row);
+        return static_cast<size_t>(at.image * s.h + at.y) * s.w + at.x;
+    }
+};
+
+// The outputs that an element of x is part of, a line a pixel of a class: element (i, j, filter) is the gradient of the
+// output that the i-th and j-th of the class's taps of that filter leads to, 0 if there is none. POOLED: dy is the pooled
+// outputs' gradient.
 template <bool POOLED>
 struct Gradients {
     static constexpr bool ALONG = true, PLAIN = false;
@@ -140,43 +181,100 @@ struct Gradients {
         int y, x;
     };
     const ConvShape& s;
+    const PixelClass& of;
     const float* dy;
     const unsigned char* choice;
     int pixels;
 
     __device__ Line line(int i) const {
         if (i >= pixels) return {0, OUTSIDE, OUTSIDE};
-        const int image = i / (s.h * s.w), rest = i - image * (s.h * s.w), y = rest / s.w, x = rest - y * s.w;
+        const int image = i / of.pixels(), rest = i - image * of.pixels(), y = rest / of.wide, x = rest - y * of.wide;
         const int outputs = s.out_h * s.out_w / (POOLED ? PLACES : 1);
-        return {static_cast<size_t>(image) * (outputs * s.k), y + s.padding, x + s.padding};
+        return {static_cast<size_t>(image) * (outputs * s.k), of.out_y + y, of.out_x + x};
     }
     template <int VECTOR>
-    __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int i) const {
-        const Tap at = tap(s, i, s.k, s.by_k);
-        const int above = line.y - at.y, left = line.x - at.x;
-        const int y = s.by_stride.divide(above), x = s.by_stride.divide(left);
-        const bool met = live && (above | left) >= 0 && y * s.stride == above && x * s.stride == left &&
-                         y < s.out_h && x < s.out_w;
+    __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int at) const {
+        const int tap = s.by_k.divide(at), filter = at - tap * s.k, i = of.by_taps.divide(tap);
+        const int y = line.y - i, x = line.x - (tap - i * of.taps_x);
+        const bool met = live && static_cast<unsigned>(y) < static_cast<unsigned>(s.out_h) &&
+                         static_cast<unsigned>(x) < static_cast<unsigned>(s.out_w);
         if constexpr (POOLED) {
-            const size_t cell = line.image + (y / 2 * (s.out_w / 2) + x / 2) * s.k + at.channel;
+            const size_t cell = line.image + (y / 2 * (s.out_w / 2) + x / 2) * s.k + filter;
             load_chosen(met, to, dy + cell, choice + cell, y % 2 * 2 + x % 2);
         } else {
-            load_if(met, to, dy + line.image + (y * s.out_w + x) * s.k + at.channel);
+            load_if(met, to, dy + line.image + (y * s.out_w + x) * s.k + filter);
         }
     }
 };
 
-// The filters, turned: a line a channel of x, element (ky, kx, filter).
+// The filters, turned: a line a channel of x, element (i, j, filter) of a class's taps.
 struct FiltersAcross {
     static constexpr bool ALONG = false, PLAIN = true;
     using Line = const float*;
     const ConvShape& s;
+    const PixelClass& of;
     const float* data;  // w
 
     __device__ Line line(int i) const { return i < s.c ? data + i : nullptr; }
-    __device__ Place place(Line line, int i) const {
-        const int at = s.by_k.divide(i), filter = i - at * s.k;
-        return {line + static_cast<size_t>(filter) * s.filter() + at * s.c, line != nullptr};
+    __device__ Place place(Line line, int at) const {
+        const int tap = s.by_k.divide(at), filter = at - tap * s.k, i = of.by_taps.divide(tap);
+        const int y = of.tap_y + i * s.stride, x = of.tap_x + (tap - i * of.taps_x) * s.stride;
+        return {line + static_cast<size_t>(filter) * s.filter() + (y * s.kw + x) * s.c, line != nullptr};
+    }
+};
+
+// A 1 x 1 convolution without padding whose results are added to another's: its x [n, h, w, channels] and its filters;
+// or, for the gradient by that x, its dy. Without one all is 0. `ShortcutShape` in src/device/cuda/lower/conv.rs.
+struct ShortcutShape {
+    int h, w, channels, stride;
+};
+struct Shortcut {
+    const float* x;
+    const float* filters;
+    ShortcutShape s;
+};
+
+// The pixels of a shortcut's x under the outputs, a line an output: its channels.
+struct ShortcutPixels {
+    static constexpr bool ALONG = true, PLAIN = true;
+    using Line = const float*;
+    const ConvShape& s;
+    const Shortcut& shortcut;
+    const float* data;  // x
+    int outputs;
+
+    __device__ Line line(int i) const {
+        if (i >= outputs) return nullptr;
+        const auto [h, w, channels, stride] = shortcut.s;
+        const Pixel at = output_pixel<false>(s, i);
+        return data + (static_cast<size_t>(at.image * h + at.y * stride) * w + at.x * stride) * channels;
+    }
+    __device__ Place place(Line line, int channel) const { return {line + channel, line != nullptr}; }
+};
+
+// The gradients of a shortcut's outputs, a line a pixel of a class: those of the output that it leads to, 0 if there is
+// none.
+struct ShortcutGradients {
+    static constexpr bool ALONG = true, PLAIN = true;
+    using Line = const float*;
+    const PixelClass& of;
+    const Shortcut& shortcut;
+    const float* data;  // dy
+    int pixels;
+
+    __device__ Line line(int i) const {
+        if (i >= pixels) return nullptr;
+        const auto [h, w, channels, stride] = shortcut.s;
+        const Pixel at = of.pixel(i);
+        if (at.y % stride != 0 || at.x % stride != 0) return nullptr;
+        return data + (static_cast<size_t>(at.image * h + at.y / stride) * w + at.x / stride) * channels;
+    }
+    __device__ Place place(Line line, int filter) const { return {line + filter, line != nullptr}; }
+
+    // How many filters a pixel of the class can meet.
+    __device__ int length() const {
+        const bool never = of.stride == shortcut.s.stride && (of.y | of.x) != 0;
+        return never ? 0 : shortcut.s.channels;
     }
 };
 
@@ -204,6 +302,7 @@ struct Pool {
     const float* bias;
     int rows, columns;
 
+    __device__ int start(int column) const { return column; }
     __device__ void operator()(int row, int column, const float (*values)[QUAD]) const {
         if (row >= rows) return;
         const size_t cell = static_cast<size_t>(row / PLACES) * columns + column;

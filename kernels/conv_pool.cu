@@ -12,7 +12,7 @@ __device__ __forceinline__ void conv_pool_tile(
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
     const Along filters{w, s.k, s.filter()};
     const Pool pool{out, choice, bias, outputs, s.k};
-    gemm<T>(Windows<true>{s, x, outputs}, filters, outputs, s.k, s.filter(), s.chunk, pool);
+    gemm<T>(outputs, s.k, s.chunk, pool, Product{Windows<true>{s, x, outputs}, filters, s.filter()});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
@@ -41,10 +41,12 @@ template <class T>
 __device__ __forceinline__ void conv_pool_backward_input_tile(
     float* dx, const float* dy, const unsigned char* choice, const float* w, const unsigned* rows, int capacity,
     const ConvShape& s) {
-    const int pixels = s.h * s.w, active = active_rows(rows, capacity) * pixels;
-    const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.c, active, s.c};
-    const Gradients<true> gradients{s, dy, choice, active};
-    gemm<T>(gradients, FiltersAcross{s, w}, active, s.c, s.kh * s.kw * s.k, s.chunk, store);
+    const PixelClass of(s, blockIdx.z);
+    const int pixels = active_rows(rows, capacity) * of.pixels();
+    float* share = dx + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
+    const Store<T::VECTOR, InClass> store{share, s.c, {pixels, s, of}, {}};
+    const Gradients<true> gradients{s, of, dy, choice, pixels};
+    gemm<T>(pixels, s.c, s.chunk, store, Product{gradients, FiltersAcross{s, of, w}, of.taps_y * of.taps_x * s.k});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
@@ -134,11 +136,12 @@ __device__ __forceinline__ void conv_pool_backward_weight_tile(
     float* dw, const float* dy, const unsigned char* choice, const float* x, const unsigned* rows, int capacity,
     const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
-    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * s.filter(), s.k, s.filter()};
-    gemm<T>(ChosenAcross{dy, choice, s.k}, WindowsAcross<true>{s, x}, s.k, s.filter(), outputs, s.chunk, store);
+    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * s.filter(), s.filter(), {s.k}, {}};
+    const ChosenAcross gradients{dy, choice, s.k};
+    gemm<T>(s.k, s.filter(), s.chunk, store, Product{gradients, WindowsAcross<true>{s, x}, outputs});
 }
 
-extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
     conv_pool_backward_weight_scalar(float* __restrict__ dw, const float* __restrict__ dy,
                                      const unsigned char* __restrict__ choice, const float* __restrict__ x,
                                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {

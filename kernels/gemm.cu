@@ -26,15 +26,14 @@ __device__ __forceinline__ void sum_parts(
     }
 }
 
-// For results by rows of `row` elements: the active ones are written, with bias and ReLU, or ReLU's gradient.
+// For results by rows of `row` elements, `columns` of which are a row of the product: the active ones are written when
+// they are finished.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, const float* __restrict__ bias,
-                   const float* __restrict__ y, int relu, const unsigned* __restrict__ rows, int capacity, int row,
-                   int splits) {
+    sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, Finish finish,
+                   const unsigned* __restrict__ rows, int capacity, int row, int columns, int splits) {
     const long long active = static_cast<long long>(active_rows(rows, capacity)) * row;
-    const Finish finish{bias, relu != 0, y};
     sum_parts(out, parts, active, static_cast<long long>(capacity) * row, splits,
-              [=](float sum, long long i) { return finish(sum, i, static_cast<int>(i % row)); });
+              [=](float sum, long long i) { return finish(sum, i, static_cast<int>(i % columns)); });
 }
 
 // For the gradient of weights.

@@ -14,8 +14,10 @@
 // of thousands of terms stays that of short sums.
 #pragma once
 
+#include "finish.cuh"
 #include "prelude.cuh"
 #include "ptx.cuh"
+#include "vector.cuh"
 
 constexpr int DEPTH = 16;
 constexpr int FOLD = 8;
@@ -36,23 +38,6 @@ struct Tile {
 using Scalar = Tile<64, 32, 1>;
 using Narrow = Tile<64, 32, 4>;
 using Square = Tile<64, 64, 4>;
-
-template <int VECTOR>
-__device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* from) {
-    if constexpr (VECTOR == 4) {
-        const float4 four = *reinterpret_cast<const float4*>(from);
-        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-    } else {
-        to[0] = *from;
-    }
-}
-
-// The same, or zeros: a load that a predicate guards, where a branch around all that leads to it would cost more.
-template <int VECTOR>
-__device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const float* from) {
-    for (int v = 0; v < VECTOR; ++v) to[v] = 0.0f;
-    if (live) load_vector(to, from);
-}
 
 // Where VECTOR elements of an operand lie; if not `live` they are 0, and `from` is no address.
 struct Place {
@@ -165,59 +150,106 @@ struct Feed {
     }
 };
 
-// Writes results [rows, columns] as they are.
-template <int VECTOR>
+// The order of results in memory: a product's rows one after another.
+struct InOrder {
+    int rows;
+
+    __device__ size_t operator()(int row) const { return row; }
+};
+
+// An epilogue: writes results [order.rows, columns] when they are finished.
+template <int VECTOR, class Order = InOrder>
 struct Store {
     float* out;
-    int rows, columns;
+    int columns;
+    Order order;
+    Finish finish;
 
-    __device__ void operator()(int row, int column, const float (*values)[QUAD]) const {
-        for (int i = 0; i < QUAD && row + i < rows; ++i) {
-            float* to = out + static_cast<size_t>(row + i) * columns + column;
-            if constexpr (VECTOR == 4) {
-                const float* v = values[i];
-                if (column < columns) *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
-            } else {
-                for (int j = 0; j < QUAD; ++j) {
-                    if (column + j < columns) to[j] = values[i][j];
-                }
+    // What is known of a thread's columns once and for all.
+    struct Columns {
+        int first;
+        FinishColumn known[QUAD];
+    };
+    __device__ Columns start(int first) const {
+        Columns of{first, {}};
+#pragma unroll
+        for (int j = 0; j < QUAD; ++j) {
+            if (first + j < columns) of.known[j] = finish.column(first + j);
+        }
+        return of;
+    }
+
+    __device__ void operator()(int row, const Columns& of, const float (*values)[QUAD]) const {
+        const int rows = order.rows - row;
+#pragma unroll
+        for (int j = 0; j < QUAD; j += VECTOR) {
+            if (of.first + j >= columns) break;
+            float finished[QUAD][VECTOR];
+            size_t at[QUAD];
+#pragma unroll
+            for (int i = 0; i < QUAD; ++i) {
+                at[i] = order(row + i) * columns + of.first + j;
+                for (int v = 0; v < VECTOR; ++v) finished[i][v] = values[i][j + v];
+            }
+            finish(finished, at, rows, of.known + j);
+#pragma unroll
+            for (int i = 0; i < QUAD; ++i) {
+                if (i < rows) store_vector(out + at[i], finished[i]);
             }
         }
     }
 };
 
-// A block's tile of the product of `rows` by `columns`, summed over its share of `length`: blocks are numbered along x
-// by columns, then by rows of tiles; along y by shares of `chunk` elements each (a multiple of DEPTH). Calls
-// `epilogue(row, column, values[QUAD][QUAD])` for each of a thread's groups; it must mind the edges. Blocks that have
-// no row leave at once; a share without elements gives zeros.
-template <class T, class A, class B, class Epilogue>
-__device__ __forceinline__ void gemm(
-    const A& a, const B& b, int rows, int columns, int length, int chunk, const Epilogue& epilogue) {
-    SHARED(float, a_tile, [2][DEPTH][T::ROWS + PADDING]);
-    SHARED(float, b_tile, [2][DEPTH][T::COLUMNS + PADDING]);
-    const int across = ceil_div(columns, T::COLUMNS);
-    const int row0 = blockIdx.x / across * T::ROWS, column0 = blockIdx.x % across * T::COLUMNS;
-    if (row0 >= rows) return;
-    const int first = blockIdx.y * chunk, end = min(length, first + chunk);
-    const int tiles = end > first ? ceil_div(end - first, DEPTH) : 0;
+// A product of A and B: each element has `length` terms.
+template <class A, class B>
+struct Product {
+    A a;
+    B b;
+    int length;
+};
+template <class A, class B>
+Product(A, B, int) -> Product<A, B>;
 
+// A thread's place in a tile: the first of its rows in each group, and its first column.
+template <class T>
+__device__ __forceinline__ int row_of_thread() {
+    return threadIdx.x / (T::COLUMNS / QUAD) * QUAD;
+}
+template <class T>
+__device__ __forceinline__ int column_of_thread() {
+    return threadIdx.x % (T::COLUMNS / QUAD) * QUAD;
+}
+
+// Both halves of the shared memory of a block's tiles of A and B.
+template <class T>
+using RowTiles = float (*)[DEPTH][T::ROWS + PADDING];
+template <class T>
+using ColumnTiles = float (*)[DEPTH][T::COLUMNS + PADDING];
+
+// Adds terms `first` to `end` of a product to a thread's part of the tile at row0, column0.
+template <class T, class A, class B>
+__device__ __forceinline__ void accumulate(
+    float (&total)[GROUPS * QUAD][QUAD], const Product<A, B>& product, int row0, int column0, int first, int end,
+    RowTiles<T> a_tile, ColumnTiles<T> b_tile) {
+    const int tiles = end > first ? ceil_div(end - first, DEPTH) : 0;
+    if (tiles == 0) return;
     Feed<T, A, T::ROWS> a_feed;
     Feed<T, B, T::COLUMNS> b_feed;
-    a_feed.start(a, row0);
-    b_feed.start(b, column0);
-    a_feed.fetch(a, first, end, a_tile[0]);
-    b_feed.fetch(b, first, end, b_tile[0]);
+    a_feed.start(product.a, row0);
+    b_feed.start(product.b, column0);
+    a_feed.fetch(product.a, first, end, a_tile[0]);
+    b_feed.fetch(product.b, first, end, b_tile[0]);
     a_feed.put(a_tile[0]);
     b_feed.put(b_tile[0]);
     __syncthreads();
 
-    const int row = threadIdx.x / (T::COLUMNS / QUAD) * QUAD, column = threadIdx.x % (T::COLUMNS / QUAD) * QUAD;
-    float sum[GROUPS * QUAD][QUAD] = {}, total[GROUPS * QUAD][QUAD] = {};
+    const int row = row_of_thread<T>(), column = column_of_thread<T>();
+    float sum[GROUPS * QUAD][QUAD] = {};
     for (int tile = 0; tile < tiles; ++tile) {
         const int now = tile % 2, next = 1 - now;
         if (tile + 1 < tiles) {  // the other half was last read before the barrier that ended the last turn
-            a_feed.fetch(a, first + (tile + 1) * DEPTH, end, a_tile[next]);
-            b_feed.fetch(b, first + (tile + 1) * DEPTH, end, b_tile[next]);
+            a_feed.fetch(product.a, first + (tile + 1) * DEPTH, end, a_tile[next]);
+            b_feed.fetch(product.b, first + (tile + 1) * DEPTH, end, b_tile[next]);
         }
 #pragma unroll
         for (int k = 0; k < DEPTH; ++k) {
@@ -243,8 +275,30 @@ __device__ __forceinline__ void gemm(
         }
         __syncthreads();
     }
+}
+
+// A block's tile of the sum of products of `rows` by `columns`, of its share of their terms: blocks are numbered along x
+// by columns, then by rows of tiles; along y by shares of `chunk` terms each (a multiple of DEPTH), of the products one
+// after another. Calls `epilogue(row, epilogue.start(column), values[QUAD][QUAD])` for each of a thread's groups; it must
+// mind the edges. Blocks that have no row leave at once; a share without terms gives zeros.
+template <class T, class Epilogue, class... Products>
+__device__ __forceinline__ void gemm(
+    int rows, int columns, int chunk, const Epilogue& epilogue, const Products&... products) {
+    SHARED(float, a_tile, [2][DEPTH][T::ROWS + PADDING]);
+    SHARED(float, b_tile, [2][DEPTH][T::COLUMNS + PADDING]);
+    const int across = ceil_div(columns, T::COLUMNS);
+    const int row0 = blockIdx.x / across * T::ROWS, column0 = blockIdx.x % across * T::COLUMNS;
+    if (row0 >= rows) return;
+    float total[GROUPS * QUAD][QUAD] = {};
+    int first = blockIdx.y * chunk, end = first + chunk;
+    const auto add = [&](const auto& product) {
+        accumulate<T>(total, product, row0, column0, max(first, 0), min(end, product.length), a_tile, b_tile);
+        first -= product.length, end -= product.length;
+    };
+    (add(products), ...);
+    const auto known = epilogue.start(column0 + column_of_thread<T>());
 #pragma unroll
     for (int g = 0; g < GROUPS; ++g) {
-        epilogue(row0 + g * (T::ROWS / GROUPS) + row, column0 + column, total + g * QUAD);
+        epilogue(row0 + g * (T::ROWS / GROUPS) + row_of_thread<T>(), known, total + g * QUAD);
     }
 }

@@ -6,64 +6,37 @@
 //
 // Bias and ReLU, and ReLU's gradient, are applied to whole sums on their way to memory; where there are shares,
 // `sum_split_rows` does it. At that size each would else be a launch of its own, and 0.4 MB read and written.
-#include "finish.cuh"
 #include "gemm.cuh"
-
-// Writes results when they are finished.
-template <int VECTOR>
-struct StoreFinished {
-    Store<VECTOR> store;
-    Finish finish;
-
-    __device__ void operator()(int row, int column, const float (*values)[QUAD]) const {
-        float finished[QUAD][QUAD] = {};
-#pragma unroll
-        for (int i = 0; i < QUAD; ++i) {
-#pragma unroll
-            for (int j = 0; j < QUAD; ++j) {
-                const size_t at = static_cast<size_t>(row + i) * store.columns + column + j;
-                const bool inside = row + i < store.rows && column + j < store.columns;
-                if (inside) finished[i][j] = finish(values[i][j], at, column + j);
-            }
-        }
-        store(row, column, finished);
-    }
-};
 
 template <class T>
 __device__ __forceinline__ void linear_tile(
-    float* y, const float* x, const float* w, const float* bias, int relu, const unsigned* rows, int capacity, int in,
-    int out, int chunk) {
+    float* y, const float* x, const float* w, const Finish& finish, const unsigned* rows, int capacity, int in, int out,
+    int chunk) {
     const int n = active_rows(rows, capacity);
-    float* share = y + static_cast<size_t>(blockIdx.y) * capacity * out;
-    const StoreFinished<T::VECTOR> store{{share, n, out}, {bias, relu != 0, nullptr}};
-    gemm<T>(Along{x, n, in}, Along{w, out, in}, n, out, in, chunk, store);
+    const Store<T::VECTOR> store{y + static_cast<size_t>(blockIdx.y) * capacity * out, out, {n}, finish};
+    gemm<T>(n, out, chunk, store, Product{Along{x, n, in}, Along{w, out, in}, in});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
-    linear_scalar(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  const float* __restrict__ bias, int relu, const unsigned* __restrict__ rows, int capacity, int in,
-                  int out, int chunk) {
-    linear_tile<Scalar>(y, x, w, bias, relu, rows, capacity, in, out, chunk);
+    linear_scalar(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_tile<Scalar>(y, x, w, finish, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
-    linear_narrow(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  const float* __restrict__ bias, int relu, const unsigned* __restrict__ rows, int capacity, int in,
-                  int out, int chunk) {
-    linear_tile<Narrow>(y, x, w, bias, relu, rows, capacity, in, out, chunk);
+    linear_narrow(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_tile<Narrow>(y, x, w, finish, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
-    linear_square(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  const float* __restrict__ bias, int relu, const unsigned* __restrict__ rows, int capacity, int in,
-                  int out, int chunk) {
-    linear_tile<Square>(y, x, w, bias, relu, rows, capacity, in, out, chunk);
+    linear_square(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+                  const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
+    linear_tile<Square>(y, x, w, finish, rows, capacity, in, out, chunk);
 }
 
 // For few outputs: a warp each, so that even ten of them fill some of the GPU, and no share is left to be added.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    linear_warp(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                const float* __restrict__ bias, int relu, const unsigned* __restrict__ rows, int capacity, int in,
-                int out) {
+    linear_warp(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+                const unsigned* __restrict__ rows, int capacity, int in, int out) {
     constexpr int SUMS = 4;  // that wait for one another's loads no more
     const long long at = global_thread() / WARP;
     if (at >= static_cast<long long>(active_rows(rows, capacity)) * out) return;  // a warp as a whole
@@ -80,46 +53,44 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     const float sum = warp_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    const Finish finish{bias, relu != 0, nullptr};
     if (lane == 0) y[at] = finish(sum, at, column);
 }
 
 // dx [n, in] = dy [n, out] w; with y [n, in], 0 where y is not positive.
 template <class T>
 __device__ __forceinline__ void linear_backward_input_tile(
-    float* dx, const float* dy, const float* w, const float* y, const unsigned* rows, int capacity, int in, int out,
+    float* dx, const float* dy, const float* w, const Finish& finish, const unsigned* rows, int capacity, int in, int out,
     int chunk) {
     const int n = active_rows(rows, capacity);
-    float* share = dx + static_cast<size_t>(blockIdx.y) * capacity * in;
-    const StoreFinished<T::VECTOR> store{{share, n, in}, {nullptr, false, y}};
-    gemm<T>(Along{dy, n, out}, Across{w, in}, n, in, out, chunk, store);
+    const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * in, in, {n}, finish};
+    gemm<T>(n, in, chunk, store, Product{Along{dy, n, out}, Across{w, in}, out});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
     linear_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 const float* __restrict__ y, const unsigned* __restrict__ rows, int capacity, int in,
-                                 int out, int chunk) {
-    linear_backward_input_tile<Scalar>(dx, dy, w, y, rows, capacity, in, out, chunk);
+                                 Finish finish, const unsigned* __restrict__ rows, int capacity, int in, int out,
+                                 int chunk) {
+    linear_backward_input_tile<Scalar>(dx, dy, w, finish, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
     linear_backward_input_narrow(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 const float* __restrict__ y, const unsigned* __restrict__ rows, int capacity, int in,
-                                 int out, int chunk) {
-    linear_backward_input_tile<Narrow>(dx, dy, w, y, rows, capacity, in, out, chunk);
+                                 Finish finish, const unsigned* __restrict__ rows, int capacity, int in, int out,
+                                 int chunk) {
+    linear_backward_input_tile<Narrow>(dx, dy, w, finish, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
     linear_backward_input_square(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 const float* __restrict__ y, const unsigned* __restrict__ rows, int capacity, int in,
-                                 int out, int chunk) {
-    linear_backward_input_tile<Square>(dx, dy, w, y, rows, capacity, in, out, chunk);
+                                 Finish finish, const unsigned* __restrict__ rows, int capacity, int in, int out,
+                                 int chunk) {
+    linear_backward_input_tile<Square>(dx, dy, w, finish, rows, capacity, in, out, chunk);
 }
 
 // dw [out, in] = dy^T x: 50 terms a sum, and 13 MB to write: 4 us of memory.
 template <class T>
 __device__ __forceinline__ void linear_backward_weight_tile(
     float* dw, const float* dy, const float* x, const unsigned* rows, int capacity, int in, int out, int chunk) {
-    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * out * in, out, in};
-    gemm<T>(Across{dy, out}, Across{x, in}, out, in, active_rows(rows, capacity), chunk, store);
+    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * out * in, in, {out}, {}};
+    gemm<T>(out, in, chunk, store, Product{Across{dy, out}, Across{x, in}, active_rows(rows, capacity)});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)

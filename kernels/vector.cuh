@@ -22,3 +22,30 @@ template <typename F, typename... In>
 __device__ __forceinline__ double sum_each(F f, float4 first, In... rest) {
     return f(first.x, rest.x...) + f(first.y, rest.y...) + f(first.z, rest.z...) + f(first.w, rest.w...);
 }
+
+// The same as arrays: VECTOR numbers, read or written at once.
+template <int VECTOR>
+__device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* from) {
+    if constexpr (VECTOR == 4) {
+        const float4 four = *reinterpret_cast<const float4*>(from);
+        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    } else {
+        to[0] = *from;
+    }
+}
+
+// Or zeros: a load that a predicate guards, where a branch around all that leads to it would cost more.
+template <int VECTOR>
+__device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const float* from) {
+    for (int v = 0; v < VECTOR; ++v) to[v] = 0.0f;
+    if (live) load_vector(to, from);
+}
+
+template <int VECTOR>
+__device__ __forceinline__ void store_vector(float* to, const float (&from)[VECTOR]) {
+    if constexpr (VECTOR == 4) {
+        *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
+    } else {
+        *to = from[0];
+    }
+}

@@ -39,6 +39,8 @@ pub enum Arg {
     Float(f32),
     /// A struct: its name, its bytes.
     Struct(&'static str, Vec<u8>),
+    /// A struct with addresses: its name, its members. Each begins on a word of its own.
+    Members(&'static str, Vec<Arg>),
 }
 
 impl Arg {
@@ -61,8 +63,14 @@ impl Arg {
             Arg::Int(_) => "int",
             Arg::Unsigned(_) => "unsigned",
             Arg::Float(_) => "float",
-            Arg::Struct(name, _) => name,
+            Arg::Struct(name, _) | Arg::Members(name, _) => name,
         }
+    }
+
+    /// Whether `other` is it, or one of its members.
+    #[cfg(test)]
+    pub(super) fn has(&self, other: &Arg) -> bool {
+        self == other || matches!(self, Arg::Members(_, members) if members.iter().any(|member| member.has(other)))
     }
 }
 
@@ -128,6 +136,12 @@ impl Launch {
     pub(super) fn new(kernel: &'static str, blocks: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let blocks = u32::try_from(blocks.max(1)).expect("blocks fit a grid");
         Launch { kernel, grid: [blocks, 1, 1], block: THREADS, shared: 0, args, cost }
+    }
+
+    /// Whether `arg` is among its arguments, or a member of one.
+    #[cfg(test)]
+    pub(super) fn has(&self, arg: &Arg) -> bool {
+        self.args.iter().any(|own| own.has(arg))
     }
 
     /// One thread for each of `n` elements.

@@ -78,6 +78,26 @@ impl Operands {
             scratch: addresses.scratch,
         }
     }
+
+    /// Appends an argument as the driver takes it.
+    fn append(&self, words: &mut Vec<u64>, arg: &Arg) {
+        match arg {
+            Arg::Input(i) => words.push(self.inputs[*i]),
+            Arg::Output(i) => words.push(self.outputs[*i]),
+            Arg::Rows => words.push(self.rows),
+            Arg::Null => words.push(0),
+            Arg::Scratch(offset) => words.push(self.scratch + *offset as Address),
+            Arg::Int(value) => words.push(u64::from(value.cast_unsigned())),
+            Arg::Unsigned(value) => words.push(u64::from(*value)),
+            Arg::Float(value) => words.push(u64::from(value.to_bits())),
+            Arg::Struct(_, bytes) => words.extend(bytes.chunks(8).map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_le_bytes(word)
+            })),
+            Arg::Members(_, members) => members.iter().for_each(|member| self.append(words, member)),
+        }
+    }
 }
 
 /// Pinned memory of a snapshot that was collected, for the next one.
@@ -201,21 +221,7 @@ impl Cuda {
         let mut starts = Vec::with_capacity(launch.args.len());
         for arg in &launch.args {
             starts.push(words.len());
-            match arg {
-                Arg::Input(i) => words.push(operands.inputs[*i]),
-                Arg::Output(i) => words.push(operands.outputs[*i]),
-                Arg::Rows => words.push(operands.rows),
-                Arg::Null => words.push(0),
-                Arg::Scratch(offset) => words.push(operands.scratch + *offset as Address),
-                Arg::Int(value) => words.push(u64::from(value.cast_unsigned())),
-                Arg::Unsigned(value) => words.push(u64::from(*value)),
-                Arg::Float(value) => words.push(u64::from(value.to_bits())),
-                Arg::Struct(_, bytes) => words.extend(bytes.chunks(8).map(|chunk| {
-                    let mut word = [0; 8];
-                    word[..chunk.len()].copy_from_slice(chunk);
-                    u64::from_le_bytes(word)
-                })),
-            }
+            operands.append(&mut words, arg);
         }
         let mut params: Vec<*mut c_void> = starts.iter().map(|&at| (&raw mut words[at]).cast()).collect();
         if launch.shared > SHARED_WITHOUT_ASKING && launch.shared > *loaded.shared.borrow() {

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::gemm::{Family, Finish, Plan, Product, Results, Work, fours};
 use super::{Arg, Desc, Lowered};
 use crate::device::cuda::launch::{Launch, Struct, THREADS};
-use crate::tape::Window;
+use crate::tape::{ConvFusion, ConvGradientFusion, Window};
 
 /// Divides numbers below 2^31 by one: a multiplication and a shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -43,13 +43,70 @@ struct ConvShape {
     by_c: Divisor,
     by_k: Divisor,
     by_kw: Divisor,
-    by_stride: Divisor,
     by_image: Divisor,
     by_row: Divisor,
+    by_more: Divisor,
+    by_less: Divisor,
 }
 
 impl Struct for ConvShape {
     const NAME: &'static str = "ConvShape";
+}
+
+/// Sizes of a shortcut's x, or of its dy, as kernels take them; 0 without one: `ShortcutShape` in kernels/conv.cuh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct ShortcutShape {
+    h: u32,
+    w: u32,
+    channels: u32,
+    stride: u32,
+}
+
+impl Struct for ShortcutShape {
+    const NAME: &'static str = "ShortcutShape";
+}
+
+/// What a convolution, or its gradient by its input, is computed with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Fused {
+    /// The stride of a 1x1 convolution whose results, or gradients, are added. Inputs 2 and 3 are its x, or dy, and its
+    /// filters.
+    shortcut: Option<usize>,
+    finish: Finish,
+}
+
+impl Fused {
+    /// Terms that the shortcut adds to a sum.
+    fn channels(&self, desc: &Desc) -> usize {
+        self.shortcut.map_or(0, |_| desc.input(2)[3])
+    }
+
+    /// The shortcut as the kernels take it: `Shortcut` in kernels/conv.cuh.
+    fn shortcut(&self, desc: &Desc) -> Arg {
+        let (operands, shape) = match self.shortcut {
+            Some(stride) => {
+                let int = |n: usize| u32::try_from(n).expect("a size fits an int");
+                let [_, h, w, channels] = [0, 1, 2, 3].map(|i| int(desc.input(2)[i]));
+                ([2, 3].map(Arg::Input), ShortcutShape { h, w, channels, stride: int(stride) })
+            }
+            None => ([Arg::Null, Arg::Null], ShortcutShape::default()),
+        };
+        Arg::Members("Shortcut", operands.into_iter().chain([Arg::of(shape)]).collect())
+    }
+}
+
+/// The places of the operands of an op that has some of them, in their order.
+struct Operands(usize);
+
+impl Operands {
+    /// The next `N`, if they are there.
+    fn next<const N: usize>(&mut self, there: bool) -> [Option<usize>; N] {
+        [(); N].map(|()| {
+            self.0 += usize::from(there);
+            there.then_some(self.0 - 1)
+        })
+    }
 }
 
 /// Sizes of a convolution.
@@ -118,24 +175,33 @@ impl Conv {
             by_c: Divisor::new(self.c),
             by_k: Divisor::new(self.k),
             by_kw: Divisor::new(self.kw),
-            by_stride: Divisor::new(self.window.stride),
             by_image: Divisor::new(rows * columns),
             by_row: Divisor::new(columns),
+            by_more: Divisor::new(self.kw.div_ceil(self.window.stride)),
+            by_less: Divisor::new((self.kw / self.window.stride).max(1)),
         })
     }
 
-    /// The arguments after the outputs: inputs, row count, capacity, sizes.
-    fn args(&self, inputs: usize, chunk: usize) -> Vec<Arg> {
-        (0..inputs).map(Arg::Input).chain([Arg::Rows, Arg::size(self.n), self.shape(chunk)]).collect()
+    /// The arguments after the outputs: inputs, what is `fused`, row count, capacity, sizes.
+    fn args(&self, inputs: usize, fused: impl IntoIterator<Item = Arg>, chunk: usize) -> Vec<Arg> {
+        let operands = (0..inputs).map(Arg::Input).chain(fused);
+        operands.chain([Arg::Rows, Arg::size(self.n), self.shape(chunk)]).collect()
     }
 
     /// Whether everything may be read and written four elements at a time.
-    fn vectors(&self, desc: &Desc) -> bool {
-        fours(&[self.c, self.k]) && desc.output_aligned(0) && (0..desc.inputs()).all(|i| desc.input_aligned(i))
+    fn vectors(&self, desc: &Desc, fused: &Fused) -> bool {
+        fours(desc, &[self.c, self.k, fused.channels(desc)])
     }
 
     fn forward(&self) -> Product {
-        Product { rows: self.outputs(), columns: self.k, length: self.filter() }
+        Product::new(self.outputs(), self.k, self.filter())
+    }
+
+    /// By the input: a product for each class of pixels that meet the same taps, and the largest of their sizes.
+    fn backward(&self) -> Product {
+        let Conv { n, h, w, c, k, kh, kw, window: Window { stride, .. }, .. } = *self;
+        let [h, w, kh, kw] = [h, w, kh, kw].map(|size| size.div_ceil(stride));
+        Product { count: stride * stride, ..Product::new(n * h * w, c, kh * kw * k) }
     }
 
     /// Operations of a gradient. Three of four products are zero whatever the numbers are, if a max-pool follows.
@@ -143,34 +209,62 @@ impl Conv {
         self.forward().flops() / if self.pooled { 4 } else { 1 }
     }
 
-    fn backward_input(&self, desc: &Desc, family: Family) -> Lowered {
-        let Conv { n, h, w, c, k, kh, kw, .. } = *self;
-        let product = Product { rows: n * h * w, columns: c, length: kh * kw * k };
-        let (vectors, flops) = (self.vectors(desc), self.backward_flops());
-        let work = Work { family, product, vectors, results: Results::Rows(Finish::default()), flops };
-        work.lower(desc, |chunk, _| self.args(desc.inputs(), chunk))
+    /// A convolution or its gradient by its input, as `product` says, of so many operations.
+    fn lower(&self, desc: &Desc, product: Product, flops: u64, family: Family, fused: Fused) -> Lowered {
+        let product = Product { length: product.length + fused.channels(desc), ..product };
+        let (vectors, results) = (self.vectors(desc, &fused), Results::Rows(fused.finish));
+        let work = Work { family, product, vectors, results, flops };
+        work.lower(desc, |chunk, finish| self.args(2, [fused.shortcut(desc), finish], chunk))
     }
 
     fn backward_weight(&self, desc: &Desc, family: Family) -> Lowered {
-        let product = Product { rows: self.k, columns: self.filter(), length: self.outputs() };
-        let (vectors, flops) = (self.vectors(desc), self.backward_flops());
+        let product = Product::new(self.k, self.filter(), self.outputs());
+        let (vectors, flops) = (self.vectors(desc, &Fused::default()), self.backward_flops());
         let work = Work { family, product, vectors, results: Results::Whole, flops };
-        work.lower(desc, |chunk, _| self.args(desc.inputs(), chunk))
+        work.lower(desc, |chunk, _| self.args(desc.inputs(), [], chunk))
     }
 }
 
 pub(super) fn conv2d(desc: &Desc, window: Window) -> Lowered {
+    forward(desc, window, Fused::default())
+}
+
+pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
+    let ConvFusion { window, shortcut, addend, sum, norm } = *fusion;
+    let mut operands = Operands(2);
+    let [_, _] = operands.next(shortcut.is_some());
+    let [before] = operands.next(addend);
+    let [weight, bias, mean, variance] = operands.next(norm);
+    let sum = (sum && norm).then_some(0);
+    let finish = Finish { before, sum, weight, variance, bias, mean, relu: norm, ..Finish::default() };
+    forward(desc, window, Fused { shortcut, finish })
+}
+
+fn forward(desc: &Desc, window: Window, fused: Fused) -> Lowered {
     let conv = Conv::new(desc.input(0), desc.input(1), window, false);
-    let family = ["conv2d_scalar", "conv2d_narrow", "conv2d_square"];
-    let (product, vectors) = (conv.forward(), conv.vectors(desc));
-    let work = Work { family, product, vectors, results: Results::Rows(Finish::default()), flops: product.flops() };
-    work.lower(desc, |chunk, _| conv.args(2, chunk))
+    let product = conv.forward();
+    let flops = Product { length: product.length + fused.channels(desc), ..product }.flops();
+    conv.lower(desc, product, flops, ["conv2d_scalar", "conv2d_narrow", "conv2d_square"], fused)
 }
 
 pub(super) fn conv2d_backward_input(desc: &Desc, window: Window) -> Lowered {
+    backward_input(desc, window, Fused::default())
+}
+
+pub(super) fn conv2d_fused_backward_input(desc: &Desc, fusion: &ConvGradientFusion) -> Lowered {
+    let ConvGradientFusion { window, shortcut, norm, addend } = *fusion;
+    let mut operands = Operands(2);
+    let [_, _] = operands.next(shortcut.is_some());
+    let [weight, variance, y] = operands.next(norm);
+    let [after] = operands.next(addend);
+    backward_input(desc, window, Fused { shortcut, finish: Finish { weight, variance, y, after, ..Finish::default() } })
+}
+
+fn backward_input(desc: &Desc, window: Window, fused: Fused) -> Lowered {
     let conv = Conv::new(desc.output(0), desc.input(1), window, false);
     let family = ["conv2d_backward_input_scalar", "conv2d_backward_input_narrow", "conv2d_backward_input_square"];
-    conv.backward_input(desc, family)
+    let shortcut = fused.shortcut.map_or(0, |_| 2 * desc.input(2).iter().product::<usize>() * conv.c);
+    conv.lower(desc, conv.backward(), conv.backward_flops() + shortcut as u64, family, fused)
 }
 
 pub(super) fn conv2d_backward_weight(desc: &Desc, window: Window) -> Lowered {
@@ -183,10 +277,10 @@ pub(super) fn conv2d_backward_weight(desc: &Desc, window: Window) -> Lowered {
 pub(super) fn conv_pool(desc: &Desc, window: Window) -> Lowered {
     let conv = Conv::new(desc.input(0), desc.input(1), window, true);
     let product = conv.forward();
-    let plan = Plan::new(product, conv.vectors(desc), false);
-    let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, plan.chunk)).collect();
+    let plan = Plan::new(product, conv.vectors(desc, &Fused::default()), false);
+    let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
     let cost = desc.cost(product.flops());
-    plan.launch(["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"], args, cost).into()
+    plan.launch(["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"], 1, args, cost).into()
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: Window) -> Lowered {
@@ -196,14 +290,16 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: Window) -> Lowered {
     }
     let family =
         ["conv_pool_backward_input_scalar", "conv_pool_backward_input_narrow", "conv_pool_backward_input_square"];
-    conv.backward_input(desc, family)
+    let (product, flops, vectors) = (conv.backward(), conv.backward_flops(), conv.vectors(desc, &Fused::default()));
+    let work = Work { family, product, vectors, results: Results::Rows(Finish::default()), flops };
+    work.lower(desc, |chunk, _| conv.args(3, [], chunk))
 }
 
 /// A warp for each channel of 2 x 2 pixels, several in turn.
 fn conv_pool_backward_input_few(desc: &Desc, conv: &Conv) -> Launch {
     const WARPS: usize = THREADS as usize / 32;
     const TURNS: usize = 4;
-    let args = [Arg::Output(0)].into_iter().chain(conv.args(3, 0)).chain([Arg::size(TURNS)]).collect();
+    let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).chain([Arg::size(TURNS)]).collect();
     let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
     assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
     let cost = desc.cost(conv.backward_flops());

@@ -23,12 +23,24 @@ pub(super) struct Product {
     pub rows: usize,
     pub columns: usize,
     pub length: usize,
+    /// How many of these sizes, or of smaller ones, are computed side by side.
+    pub count: usize,
 }
 
 impl Product {
+    /// One product.
+    pub fn new(rows: usize, columns: usize, length: usize) -> Product {
+        Product { rows, columns, length, count: 1 }
+    }
+
+    /// Results of all.
+    fn results(self) -> usize {
+        self.count * self.rows * self.columns
+    }
+
     /// Operations.
     pub fn flops(self) -> u64 {
-        2 * (self.rows * self.columns * self.length) as u64
+        2 * (self.results() * self.length) as u64
     }
 }
 
@@ -77,7 +89,7 @@ impl Tile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub tile: Tile,
-    /// Blocks that the results are cut into.
+    /// Blocks that the results of each of the products are cut into.
     pub tiles: usize,
     /// Into how many shares the sums are cut; their results meet in scratch memory.
     pub shares: usize,
@@ -112,22 +124,22 @@ impl Plan {
         /// Bytes that the L2 cache moves a clock.
         const BYTES: usize = 2800;
         let (alone, each) = self.tile.clocks();
-        let blocks = (self.tiles * self.shares).div_ceil(MULTIPROCESSORS);
+        let blocks = (product.count * self.tiles * self.shares).div_ceil(MULTIPROCESSORS);
         let work = alone.max(each * blocks) * (self.chunk / DEPTH) + BLOCK;
-        let sum = LAUNCH + (self.shares + 1) * product.rows * product.columns * 4 / BYTES;
+        let sum = LAUNCH + (self.shares + 1) * product.results() * 4 / BYTES;
         work + if self.shares > 1 { sum } else { 0 }
     }
 
-    /// Bytes of scratch memory.
-    pub fn scratch(&self, product: Product) -> usize {
-        if self.shares > 1 { self.shares * product.rows * product.columns * 4 } else { 0 }
+    /// Bytes of scratch memory for shares of so many results.
+    fn scratch(&self, results: usize) -> usize {
+        if self.shares > 1 { self.shares * results * 4 } else { 0 }
     }
 
-    /// The launch of the product itself.
-    pub fn launch(&self, family: Family, args: Vec<Arg>, cost: Cost) -> Launch {
+    /// The launch of `count` products.
+    pub fn launch(&self, family: Family, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let block = u32::try_from(self.tile.threads()).expect("a block is small");
         let blocks = |n: usize| u32::try_from(n).expect("blocks fit a grid");
-        let grid = [blocks(self.tiles), blocks(self.shares), 1];
+        let grid = [blocks(self.tiles), blocks(self.shares), blocks(count)];
         Launch { kernel: family[self.tile as usize], grid, block, shared: 0, args, cost }
     }
 }
@@ -136,25 +148,42 @@ impl Plan {
 /// the op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Finish {
-    /// Is added, by columns.
+    /// Of the results' shape: is added.
+    pub before: Option<usize>,
+    /// The op's output that has the results as they are then.
+    pub sum: Option<usize>,
+    /// By columns: the results are multiplied by `weight / sqrt(variance + eps)`.
+    pub weight: Option<usize>,
+    /// With the weight.
+    pub variance: Option<usize>,
+    /// By columns: is added.
     pub bias: Option<usize>,
+    /// By columns: times that scale is taken from the bias.
+    pub mean: Option<usize>,
     /// ReLU is applied.
     pub relu: bool,
-    /// Has the results' shape; where it is not positive they are 0.
+    /// Of the results' shape: where it is not positive they are 0.
     pub y: Option<usize>,
+    /// Of the results' shape: is added.
+    pub after: Option<usize>,
 }
 
 impl Finish {
-    /// The address of an operand.
-    pub fn operand(input: Option<usize>) -> Arg {
-        input.map_or(Arg::Null, Arg::Input)
+    /// As the kernels take it.
+    pub fn arg(self) -> Arg {
+        let input = |operand: Option<usize>| operand.map_or(Arg::Null, Arg::Input);
+        let sum = self.sum.map_or(Arg::Null, Arg::Output);
+        let by_columns = [self.weight, self.variance, self.bias, self.mean].map(input);
+        let [y, after, relu] = [input(self.y), input(self.after), Arg::Int(self.relu.into())];
+        let before = [input(self.before), sum].into_iter();
+        Arg::Members("Finish", before.chain(by_columns).chain([y, after, relu]).collect())
     }
 }
 
 /// What the results of a product are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Results {
-    /// Those of a batch: rows beyond the active ones are left alone.
+    /// Those of a batch, finished: rows beyond the active ones are left alone.
     Rows(Finish),
     /// All are written.
     Whole,
@@ -166,6 +195,7 @@ pub(super) struct Work {
     pub product: Product,
     /// All that is read and written comes in fours, and is aligned.
     pub vectors: bool,
+    /// Its results are the op's last output.
     pub results: Results,
     /// Operations that are of use.
     pub flops: u64,
@@ -174,32 +204,34 @@ pub(super) struct Work {
 impl Work {
     /// Its launches. `args(chunk, finish)` are the kernel's arguments after the first, which says where results go;
     /// shares of a sum are finished by the kernel that adds them.
-    pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Finish) -> Vec<Arg>) -> Lowered {
-        let plan = Plan::new(self.product, self.vectors, true);
-        let finish = match self.results {
+    pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
+        let Work { family, product, vectors, results, flops } = *self;
+        let plan = Plan::new(product, vectors, true);
+        let finish = match results {
             Results::Rows(finish) if plan.shares == 1 => finish,
             _ => Finish::default(),
         };
-        let to = if plan.shares > 1 { Arg::Scratch(0) } else { Arg::Output(0) };
-        let all = [to].into_iter().chain(args(plan.chunk, finish)).collect();
-        let mut launches = vec![plan.launch(self.family, all, desc.cost(self.flops))];
+        let last = Arg::Output(desc.outputs() - 1);
+        let to = if plan.shares > 1 { Arg::Scratch(0) } else { last.clone() };
+        let all = [to].into_iter().chain(args(plan.chunk, finish.arg())).collect();
+        let mut launches = vec![plan.launch(family, product.count, all, desc.cost(flops))];
+        let dims = desc.output(0);
+        let count = dims.iter().product();
         if plan.shares > 1 {
-            launches.push(match self.results {
-                Results::Rows(finish) => sum_split_rows(desc.output(0), plan.shares, finish),
-                Results::Whole => sum_splits(self.product.rows * self.product.columns, plan.shares),
+            launches.push(match results {
+                Results::Rows(finish) => sum_split_rows(last, dims, product.columns, plan.shares, finish),
+                Results::Whole => sum_splits(count, plan.shares),
             });
         }
-        Lowered { launches, scratch: plan.scratch(self.product) }
+        Lowered { launches, scratch: plan.scratch(count) }
     }
 }
 
 /// Adds shares of a batch's results and finishes them; of its dimensions the first are the rows.
-fn sum_split_rows(dims: &[usize], shares: usize, finish: Finish) -> Launch {
+fn sum_split_rows(to: Arg, dims: &[usize], columns: usize, shares: usize, finish: Finish) -> Launch {
     let (n, row) = super::rows_of(dims);
-    let Finish { bias, relu, y } = finish;
-    let operands = [Arg::Output(0), Arg::Scratch(0), Finish::operand(bias), Finish::operand(y)];
-    let numbers = [Arg::Int(relu.into()), Arg::Rows, Arg::size(n), Arg::size(row), Arg::size(shares)];
-    let args = operands.into_iter().chain(numbers).collect();
+    let sizes = [n, row, columns, shares].map(Arg::size);
+    let args = [to, Arg::Scratch(0), finish.arg(), Arg::Rows].into_iter().chain(sizes).collect();
     Launch::new("sum_split_rows", (n * row).div_ceil(SUMMED), args, sum_cost(n * row, shares))
 }
 
@@ -213,9 +245,13 @@ fn sum_cost(count: usize, shares: usize) -> Cost {
     Cost { bytes: 4 * (count * (shares + 1)) as u64, flops: (count * (shares - 1)) as u64 }
 }
 
-/// Whether all numbers are multiples of four.
-pub(super) fn fours(sizes: &[usize]) -> bool {
+/// Whether an op may read and write four elements at a time: all of `sizes`, lengths of rows, come in fours, and all
+/// operands but vectors, which are read one by one, begin at multiples of 16 bytes.
+pub(super) fn fours(desc: &Desc, sizes: &[usize]) -> bool {
+    let aligned = |i: usize| desc.input(i).len() == 1 || desc.input_aligned(i);
     sizes.iter().all(|size| size.is_multiple_of(4))
+        && (0..desc.inputs()).all(aligned)
+        && (0..desc.outputs()).all(|i| desc.output_aligned(i))
 }
 
 const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's shares");
@@ -224,14 +260,10 @@ const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's
 mod tests {
     use super::*;
 
-    fn product(rows: usize, columns: usize, length: usize) -> Product {
-        Product { rows, columns, length }
-    }
-
     /// Around tiles and shares, and LeNet5's at a batch of 50.
     fn products() -> impl Iterator<Item = Product> {
         let sizes = [1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1009, 39200];
-        sizes.into_iter().flat_map(move |m| sizes.into_iter().flat_map(move |n| sizes.map(|k| product(m, n, k))))
+        sizes.into_iter().flat_map(move |m| sizes.into_iter().flat_map(move |n| sizes.map(|k| Product::new(m, n, k))))
     }
 
     #[test]
@@ -253,18 +285,18 @@ mod tests {
 
     #[test]
     fn scratch_holds_the_results_of_every_share() {
-        let cut = product(32, 32, 39200);
+        let cut = Product::new(32, 32, 39200);
         let plan = Plan::new(cut, true, true);
         assert!(plan.shares > 1);
-        assert_eq!(plan.scratch(cut), plan.shares * 32 * 32 * 4);
-        assert_eq!(Plan::new(cut, true, false).scratch(cut), 0);
+        assert_eq!(plan.scratch(32 * 32), plan.shares * 32 * 32 * 4);
+        assert_eq!(Plan::new(cut, true, false).scratch(32 * 32), 0);
     }
 
     /// At a batch of 50. Two blocks or more a multiprocessor, where there is enough to share.
     #[test]
     fn lenet5_fills_the_gpu() {
         let plan = |rows, columns, length, shares| {
-            let Plan { tile, tiles, shares, chunk } = Plan::new(product(rows, columns, length), true, shares);
+            let Plan { tile, tiles, shares, chunk } = Plan::new(Product::new(rows, columns, length), true, shares);
             (tile, tiles, shares, chunk)
         };
         let plans = [
@@ -288,11 +320,11 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_has_a_block_a_tile_and_share() {
-        let cut = product(50, 1024, 3136);
+    fn a_launch_has_a_block_a_tile_a_share_and_a_product() {
+        let cut = Product::new(50, 1024, 3136);
         let plan = Plan { tile: Tile::Square, tiles: 16, shares: 7, chunk: 448 };
-        let launch = plan.launch(["scalar", "narrow", "square"], vec![], Cost::default());
-        assert_eq!((launch.kernel, launch.grid, launch.block), ("square", [16, 7, 1], 128));
+        let launch = plan.launch(["scalar", "narrow", "square"], 4, vec![], Cost::default());
+        assert_eq!((launch.kernel, launch.grid, launch.block), ("square", [16, 7, 4], 128));
         assert_eq!(Plan::with(cut, Tile::Square, 7), plan);
     }
 }

@@ -16,25 +16,20 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// The arguments after the first. `finish` are those of the operands and numbers that finish a result.
-    fn args(self, finish: impl IntoIterator<Item = Arg>) -> Vec<Arg> {
+    /// The arguments after the first. `finish` is one only where a kernel takes it.
+    fn args(self, finish: Option<Arg>) -> Vec<Arg> {
         let Sizes { n, inner, out } = self;
         let operands = [Arg::Input(0), Arg::Input(1)].into_iter().chain(finish);
         operands.chain([Arg::Rows]).chain([n, inner, out].map(Arg::size)).collect()
     }
 
-    /// `args(finish)` are the arguments after the first and before the last.
-    fn lower(
-        self,
-        desc: &Desc,
-        (product, results): (Product, Results),
-        family: Family,
-        args: impl Fn(Finish) -> Vec<Arg>,
-    ) -> Lowered {
-        let aligned = desc.output_aligned(0) && desc.input_aligned(0) && desc.input_aligned(1);
-        let vectors = fours(&[self.inner, self.out]) && aligned;
+    fn lower(self, desc: &Desc, product: Product, results: Results, family: Family) -> Lowered {
+        let vectors = fours(desc, &[self.inner, self.out]);
         let work = Work { family, product, vectors, results, flops: product.flops() };
-        work.lower(desc, |chunk, finish| args(finish).into_iter().chain([Arg::size(chunk)]).collect())
+        work.lower(desc, |chunk, finish| {
+            let finish = matches!(results, Results::Rows(_)).then_some(finish);
+            self.args(finish).into_iter().chain([Arg::size(chunk)]).collect()
+        })
     }
 }
 
@@ -43,30 +38,28 @@ pub(super) fn linear(desc: &Desc) -> Lowered {
 }
 
 pub(super) fn linear_bias(desc: &Desc, relu: bool) -> Lowered {
-    layer(desc, Finish { bias: Some(2), relu, y: None })
+    layer(desc, Finish { bias: Some(2), relu, ..Finish::default() })
 }
 
 fn layer(desc: &Desc, finish: Finish) -> Lowered {
     let ((n, inner), out) = (rows_of(desc.input(0)), desc.output(0)[1]);
-    let (sizes, product) = (Sizes { n, inner, out }, Product { rows: n, columns: out, length: inner });
-    let args = |Finish { bias, relu, .. }: Finish| sizes.args([Finish::operand(bias), Arg::Int(relu.into())]);
+    let (sizes, product) = (Sizes { n, inner, out }, Product::new(n, out, inner));
     if out <= FEW {
-        let args = [Arg::Output(0)].into_iter().chain(args(finish)).collect();
+        let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(finish.arg()))).collect();
         let warps_of_a_block = THREADS as usize / 32;
         return Launch::new("linear_warp", (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))
             .into();
     }
     let family = ["linear_scalar", "linear_narrow", "linear_square"];
-    sizes.lower(desc, (product, Results::Rows(finish)), family, args)
+    sizes.lower(desc, product, Results::Rows(finish), family)
 }
 
 pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
     let (&[n, out], &[_, inner]) = (desc.input(0), desc.input(1)) else { unreachable!("dy is [n, out], w [out, in]") };
     let family = ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"];
-    let (sizes, product) = (Sizes { n, inner, out }, Product { rows: n, columns: inner, length: out });
+    let (sizes, product) = (Sizes { n, inner, out }, Product::new(n, inner, out));
     let finish = Finish { y: (desc.inputs() > 2).then_some(2), ..Finish::default() };
-    let args = |finish: Finish| sizes.args([Finish::operand(finish.y)]);
-    sizes.lower(desc, (product, Results::Rows(finish)), family, args)
+    sizes.lower(desc, product, Results::Rows(finish), family)
 }
 
 pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
@@ -74,6 +67,6 @@ pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
         unreachable!("dy is [n, out], dw [out, in]")
     };
     let family = ["linear_backward_weight_scalar", "linear_backward_weight_narrow", "linear_backward_weight_square"];
-    let (sizes, product) = (Sizes { n, inner, out }, Product { rows: out, columns: inner, length: n });
-    sizes.lower(desc, (product, Results::Whole), family, |_| sizes.args([]))
+    let (sizes, product) = (Sizes { n, inner, out }, Product::new(out, inner, n));
+    sizes.lower(desc, product, Results::Whole, family)
 }

@@ -3,9 +3,11 @@
 //! One exhaustive `match` over [`Op`]; each family's file stands beside its kernels' file of the same name.
 
 mod attack;
+mod batch_norm;
 mod conv;
 mod elementwise;
 mod gemm;
+mod image;
 mod linear;
 mod loss;
 #[cfg(test)]
@@ -39,6 +41,11 @@ impl<'a> Desc<'a> {
     /// How many inputs there are.
     pub fn inputs(&self) -> usize {
         self.node.inputs.len()
+    }
+
+    /// How many outputs there are.
+    pub fn outputs(&self) -> usize {
+        self.node.outputs.len()
     }
 
     /// Element type of an input.
@@ -113,6 +120,8 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::Conv2d(window) => conv::conv2d(&desc, *window),
         Op::Conv2dBackwardInput(window) => conv::conv2d_backward_input(&desc, *window),
         Op::Conv2dBackwardWeight(window) => conv::conv2d_backward_weight(&desc, *window),
+        Op::Conv2dFused(fusion) => conv::conv2d_fused(&desc, fusion),
+        Op::Conv2dFusedBackwardInput(fusion) => conv::conv2d_fused_backward_input(&desc, fusion),
         Op::AddBiasBackwardBias => pool::add_bias_backward_bias(&desc),
         Op::MaxPool2d => pool::max_pool2d(&desc),
         Op::MaxPool2dBackward => pool::max_pool2d_backward(&desc),
@@ -125,19 +134,20 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::LinearBackwardInput => linear::linear_backward_input(&desc),
         Op::LinearBackwardWeight => linear::linear_backward_weight(&desc),
 
-        Op::DrawAugmentation { .. }
-        | Op::GatherAugmented { .. }
-        | Op::Standardize
-        | Op::StandardizeBackward
-        | Op::BatchNorm { .. }
-        | Op::BatchNormBackwardInput { .. }
-        | Op::BatchNormTraining { .. }
-        | Op::BatchNormTrainingBackwardInput { .. }
-        | Op::BatchNormBackwardWeight { .. }
-        | Op::GlobalMean
-        | Op::GlobalMeanBackward
-        | Op::Conv2dFused(_)
-        | Op::Conv2dFusedBackwardInput(_) => todo!("{}", desc.op.name()),
+        Op::BatchNorm { relu } => batch_norm::batch_norm(&desc, *relu).into(),
+        Op::BatchNormBackwardInput { relu } => batch_norm::batch_norm_backward_input(&desc, *relu).into(),
+        Op::BatchNormTraining { relu } => batch_norm::batch_norm_training(&desc, *relu),
+        Op::BatchNormTrainingBackwardInput { relu } => {
+            batch_norm::batch_norm_training_backward_input(&desc, *relu).into()
+        }
+        Op::BatchNormBackwardWeight { relu } => batch_norm::batch_norm_backward_weight(&desc, *relu),
+
+        Op::Standardize => image::standardize(&desc).into(),
+        Op::StandardizeBackward => image::standardize_backward(&desc).into(),
+        Op::GlobalMean => image::global_mean(&desc).into(),
+        Op::GlobalMeanBackward => image::global_mean_backward(&desc).into(),
+        Op::DrawAugmentation { seed, reach } => image::draw_augmentation(&desc, *seed, *reach).into(),
+        Op::GatherAugmented { reach } => image::gather_augmented(&desc, *reach).into(),
 
         Op::Loss(rule) => loss::loss(&desc, *rule).into(),
         Op::LossBackward(rule) => loss::loss_backward(&desc, *rule).into(),

@@ -1,9 +1,9 @@
 //! What the launches of ops other than convolutions and products promise: every element has its thread, and is read as
-//! wide as its address allows. Of linear layers: bias and ReLU are applied once.
+//! wide as its address allows. Of linear layers: bias and ReLU are applied once. Of batch norm: few launches.
 
 use super::lower;
 use crate::device::cuda::images::kernel;
-use crate::device::cuda::launch::{Arg, Launch, RATES, THREADS};
+use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
 use crate::rng::Purpose;
 use crate::tape::op::{Direction, L2Order};
 use crate::tape::{
@@ -13,8 +13,9 @@ use crate::tape::{
 /// Elements of a row around a block's threads and around four times as many.
 const ROWS: [usize; 16] = [1, 2, 3, 4, 7, 16, 255, 256, 257, 784, 1020, 1024, 1028, 3072, 3076, 150_528];
 
-/// The launches of an op on operands of these shapes. Operand `off` begins four bytes past a multiple of sixteen.
-fn launches(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Vec<Launch> {
+/// An op's launches, and their scratch memory, on operands of these shapes. Operand `off` begins four bytes past a
+/// multiple of sixteen.
+fn lowered(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Lowered {
     let mut memory = Memory::default();
     let operands: Vec<Buffer> = inputs
         .iter()
@@ -38,7 +39,12 @@ fn launches(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)],
         let kinds: Vec<_> = launch.args.iter().map(Arg::kind).collect();
         assert_eq!(kinds, kernel(launch.kernel).params, "arguments of {}", launch.kernel);
     }
-    lowered.launches
+    lowered
+}
+
+/// The launches alone.
+fn launches(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Vec<Launch> {
+    lowered(op, inputs, outputs, off).launches
 }
 
 /// The launch of an op that has one.
@@ -156,14 +162,14 @@ fn a_linear_layer_s_sums_are_finished_once_where_they_are_whole() {
             let launches = launches(op, inputs, &[f32s(&y)], None);
             assert_eq!(launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>(), kernels);
             let (last, before) = launches.split_last().unwrap();
-            let finishes = |launch: &Launch| (launch.args.contains(&Arg::Input(2)), launch.args.contains(&Arg::Int(1)));
+            let finishes = |launch: &Launch| (launch.has(&Arg::Input(2)), launch.has(&Arg::Int(1)));
             assert_eq!(finishes(last), (inputs.len() > 2, relu), "{last:?}");
             assert!(before.iter().all(|launch| finishes(launch) == (false, false)), "{before:?}");
         }
         let (dy, dx) = (f32s(&y), f32s(&x));
         for inputs in [&[dy, all[1]][..], &[dy, all[1], dx]] {
             let launches = launches(Op::LinearBackwardInput, inputs, &[dx], None);
-            let masked: Vec<bool> = launches.iter().map(|launch| launch.args.contains(&Arg::Input(2))).collect();
+            let masked: Vec<bool> = launches.iter().map(|launch| launch.has(&Arg::Input(2))).collect();
             assert_eq!(masked.iter().filter(|masked| **masked).count(), inputs.len() - 2, "{launches:?}");
             assert_eq!(masked.last(), Some(&(inputs.len() > 2)), "{launches:?}");
         }
@@ -274,6 +280,137 @@ fn what_has_one_number_a_row_takes_a_thread_for_it_and_sums_take_one_block() {
         covers(&launch(Op::AccumulateMetrics, &[each; 5], &[f32s(&sums)], None), 1);
         covers(&launch(Op::SelectNegative, &[each], &[(each.0, DType::U32), one], None), 1);
         covers(&launch(Op::Increment, &[], &[one], None), 1);
+    }
+}
+
+/// Images around a block's threads, items and channels, and the wide ResNet's at a batch of 128.
+const IMAGES: [[usize; 4]; 12] = [
+    [1, 1, 1, 1],
+    [3, 5, 7, 3],
+    [2, 16, 16, 4],
+    [5, 9, 9, 31],
+    [5, 9, 9, 33],
+    [7, 3, 3, 132],
+    [1, 1, 1, 640],
+    [2, 8, 8, 257],
+    [128, 32, 32, 16],
+    [128, 32, 32, 64],
+    [128, 16, 16, 128],
+    [128, 8, 8, 256],
+];
+
+/// The launches of batch norm on images: `whole` operands of a number a channel after the `images`, among the inputs and
+/// among the outputs.
+fn batch_norm(op: &Op, dims: &[usize], [inputs, outputs]: [[usize; 2]; 2], off: Option<usize>) -> Lowered {
+    let channels = &dims[3..];
+    let operands = |[images, whole]: [usize; 2]| [vec![f32s(dims); images], vec![f32s(channels); whole]].concat();
+    lowered(op.clone(), &operands(inputs), &operands(outputs), off)
+}
+
+/// Every item and channel is some block's, and no block is without either.
+fn covers_items_and_channels(launch: &Launch, [_, pixels, width, chunk]: [usize; 4], dims: &[usize], wide: bool) {
+    let items = dims[..3].iter().product::<usize>();
+    let [blocks, groups, _] = launch.grid.map(|blocks| blocks as usize);
+    assert_eq!((pixels, width), (dims[1] * dims[2], if wide { dims[3] / 4 } else { dims[3] }));
+    assert!(blocks * chunk >= items && (blocks - 1) * chunk < items, "{launch:?}");
+    assert!(groups * 32 >= width && (groups - 1) * 32 < width, "{launch:?}");
+    assert_eq!(launch.kernel.ends_with("_x4"), wide, "{launch:?}");
+}
+
+#[test]
+fn a_pass_of_batch_norm_is_one_launch_over_all_items_and_channels() {
+    for dims in IMAGES {
+        for (op, kernel, operands) in [
+            (Op::BatchNorm { relu: true }, "batch_norm", [[1, 4], [1, 0]]),
+            (Op::BatchNormBackwardInput { relu: false }, "batch_norm_backward_input", [[1, 2], [1, 0]]),
+            (Op::BatchNormTrainingBackwardInput { relu: true }, "batch_norm_training_backward_input", [[2, 6], [1, 0]]),
+        ] {
+            for off in [None, Some(0)] {
+                let Lowered { launches, scratch } = batch_norm(&op, &dims, operands, off);
+                let [launch] = &launches[..] else { panic!("{launches:?}") };
+                assert_eq!(scratch, 0);
+                covers_items_and_channels(launch, sizes(launch), &dims, off.is_none() && dims[3] % 4 == 0);
+                assert_eq!(launch.kernel.trim_end_matches("_x4"), kernel);
+            }
+        }
+    }
+}
+
+#[test]
+fn batch_norm_s_sums_are_shares_of_all_items_and_a_warp_a_channel_that_adds_them() {
+    for dims @ [.., c] in IMAGES {
+        for (op, operands, kernels) in [
+            (
+                Op::BatchNormTraining { relu: true },
+                [[1, 2], [1, 4]],
+                &["batch_norm_training_shares", "batch_norm_training_statistics", "batch_norm"][..],
+            ),
+            (
+                Op::BatchNormBackwardWeight { relu: true },
+                [[2, 4], [0, 2]],
+                &["batch_norm_backward_weight_shares", "batch_norm_backward_weight"],
+            ),
+        ] {
+            for off in [None, Some(0)] {
+                let Lowered { launches, scratch } = batch_norm(&op, &dims, operands, off);
+                let names: Vec<_> = launches.iter().map(|launch| launch.kernel.trim_end_matches("_x4")).collect();
+                assert_eq!(names, kernels);
+                let [n, pixels, width, chunk, shares] = sizes(&launches[0]);
+                let wide = off.is_none() && c % 4 == 0;
+                covers_items_and_channels(&launches[0], [n, pixels, width, chunk], &dims, wide);
+                assert_eq!(launches[0].grid[0] as usize, shares);
+                assert!(shares <= 256, "{shares} shares of {dims:?}");
+                assert_eq!(sizes(&launches[1]), [n, pixels, c, chunk, shares]);
+                assert_eq!(launches[1].grid[0] as usize, c.div_ceil(8), "a warp a channel");
+                assert_eq!(scratch, 16 * c * shares, "two sums in double");
+                if let Some(apply) = launches.get(2) {
+                    covers_items_and_channels(apply, sizes(apply), &dims, wide);
+                    let own = [Arg::Output(1), Arg::Output(2), Arg::Int(1)];
+                    assert_eq!(apply.args[4..7], own, "the batch's own mean and variance; ReLU");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_is_standardized_by_a_block_and_averaged_by_a_thread_a_channel() {
+    for dims @ [n, h, w, c] in IMAGES {
+        let (image, each, means) = (f32s(&dims), [n], [n, c]);
+        let (each, means) = (f32s(&each), f32s(&means));
+        for off in [None, Some(0)] {
+            let by_fours = |elements: usize| if off.is_none() && elements % 4 == 0 { 4 } else { 1 };
+            let fours = by_fours(h * w * c);
+            for launch in [
+                launch(Op::Standardize, &[image], &[image, each], off),
+                launch(Op::StandardizeBackward, &[image, image, each], &[image], off),
+            ] {
+                assert_eq!(launch.grid[0] as usize, n);
+                assert_eq!(sizes(&launch), [n, h * w * c / fours]);
+                assert_eq!(launch.kernel.ends_with("_x4"), fours > 1);
+            }
+            covers(&launch(Op::GlobalMean, &[image], &[means], off), n * c);
+            let back = launch(Op::GlobalMeanBackward, &[means], &[image], off);
+            covers(&back, n * h * w * c / by_fours(c));
+            assert_eq!(sizes(&back), [n, h * w, c / by_fours(c)]);
+        }
+    }
+}
+
+#[test]
+fn augmentation_takes_a_thread_for_an_example_then_for_a_byte() {
+    for n in [1, 128, 255, 256, 257] {
+        let (images, out, each, one, choice) = ([1000, 32, 32, 3], [n, 32, 32, 3], [n], [1], [n, 3]);
+        let (index, choice) = ((&each[..], DType::U32), (&choice[..], DType::U32));
+        let op = Op::DrawAugmentation { seed: 7 + (9 << 32), reach: 4 };
+        let draw = launch(op, &[(&one, DType::U32), index], &[choice], None);
+        covers(&draw, n);
+        assert_eq!(draw.args[3..7], [7, 9, 5, 4].map(Arg::Unsigned), "the seed's words, the purpose, the reach");
+        let inputs = [(&images[..], DType::U8), index, choice];
+        let gather = launch(Op::GatherAugmented { reach: 4 }, &inputs, &[(&out, DType::U8)], None);
+        covers(&gather, n * 3072);
+        assert_eq!(sizes(&gather), [n, 32, 32, 3]);
+        assert_eq!(gather.cost.bytes as usize, n * (2 * 3072 + 16), "not the whole table");
     }
 }
 

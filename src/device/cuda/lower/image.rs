@@ -1,0 +1,70 @@
+//! kernels/image.cu.
+
+use super::elementwise::width;
+use super::{Arg, Desc, rows_of};
+use crate::device::cuda::launch::{Cost, Launch};
+use crate::rng::Purpose;
+
+/// Operations on a number of an image, as the kernels' comments count them.
+mod flops {
+    pub const STANDARDIZE: usize = 6;
+    pub const STANDARDIZE_BACKWARD: usize = 9;
+}
+
+/// A block an image: outputs, inputs, then rows and numbers (or fours) of a row.
+fn by_rows(desc: &Desc, [one, x4]: [&'static str; 2], operands: Vec<Arg>, flops: usize) -> Launch {
+    let (n, row) = rows_of(desc.input(0));
+    let width = width(desc, row);
+    let args = operands.into_iter().chain([Arg::Rows]).chain([n, row / width].map(Arg::size)).collect();
+    Launch::new(if width > 1 { x4 } else { one }, n, args, desc.cost((flops * n * row) as u64))
+}
+
+pub(super) fn standardize(desc: &Desc) -> Launch {
+    let operands = vec![Arg::Output(0), Arg::Output(1), Arg::Input(0)];
+    by_rows(desc, ["standardize", "standardize_x4"], operands, flops::STANDARDIZE)
+}
+
+pub(super) fn standardize_backward(desc: &Desc) -> Launch {
+    let operands = [Arg::Output(0)].into_iter().chain((0..3).map(Arg::Input)).collect();
+    let kernels = ["standardize_backward", "standardize_backward_x4"];
+    by_rows(desc, kernels, operands, flops::STANDARDIZE_BACKWARD)
+}
+
+/// Rows, pixels and channels of images.
+fn sizes(dims: &[usize]) -> [usize; 3] {
+    let (&[n, c], pixels) = (&[dims[0], dims[3]], dims[1] * dims[2]);
+    [n, pixels, c]
+}
+
+pub(super) fn global_mean(desc: &Desc) -> Launch {
+    let [n, pixels, c] = sizes(desc.input(0));
+    let args = [Arg::Output(0), Arg::Input(0), Arg::Rows].into_iter().chain([n, pixels, c].map(Arg::size)).collect();
+    Launch::each("global_mean", n * c, args, desc.cost((n * pixels * c) as u64))
+}
+
+pub(super) fn global_mean_backward(desc: &Desc) -> Launch {
+    let [n, pixels, c] = sizes(desc.output(0));
+    let fours = width(desc, c);
+    let sizes = [n, pixels, c / fours].map(Arg::size);
+    let args = [Arg::Output(0), Arg::Input(0), Arg::Rows].into_iter().chain(sizes).collect();
+    let kernel = if fours > 1 { "global_mean_backward_x4" } else { "global_mean_backward" };
+    Launch::each(kernel, n * pixels * (c / fours), args, desc.cost((n * pixels * c) as u64))
+}
+
+pub(super) fn draw_augmentation(desc: &Desc, seed: u64, reach: u32) -> Launch {
+    let n = desc.output(0)[0];
+    let numbers = [seed as u32, (seed >> 32) as u32, Purpose::Augment as u32, reach].map(Arg::Unsigned);
+    let operands = [Arg::Output(0), Arg::Input(0), Arg::Input(1)];
+    let args = operands.into_iter().chain(numbers).chain([Arg::Rows, Arg::size(n)]).collect();
+    Launch::each("draw_augmentation", n, args, desc.cost(0))
+}
+
+/// Only the rows that the index names are read.
+pub(super) fn gather_augmented(desc: &Desc, reach: u32) -> Launch {
+    let &[n, h, w, c] = desc.output(0) else { unreachable!("images are [n, h, w, c]") };
+    let operands = [Arg::Output(0), Arg::Input(0), Arg::Input(1), Arg::Input(2)];
+    let numbers = [Arg::size(reach as usize), Arg::Rows].into_iter().chain([n, h, w, c].map(Arg::size));
+    let args = operands.into_iter().chain(numbers).collect();
+    let cost = Cost { bytes: (n * (2 * h * w * c + 16)) as u64, flops: 0 };
+    Launch::each("gather_augmented", n * h * w * c, args, cost)
+}
