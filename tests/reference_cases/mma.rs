@@ -202,6 +202,10 @@ fn config(case: &Case, capacity: usize) -> Config {
         train_size: None,
         val_size: 0,
         test_size: None,
+        augment: false,
+        // The network is the case's own.
+        model: ModelKind::LeNet5,
+        depth: None,
         width: 1.0,
         norm: case.choice("norm"),
         hinge_maxeps: number("hinge_max_eps"),
