@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use maxmargin::attack::DeviceData;
-use maxmargin::config::{Config, Fidelity, OptimizerKind};
+use maxmargin::config::{Config, Fidelity, ModelKind, OptimizerKind};
 use maxmargin::data::DatasetKind;
 use maxmargin::device::Device;
 use maxmargin::model::{Parameter, Params, image_buffer};
