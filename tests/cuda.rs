@@ -261,11 +261,11 @@ fn cifar10() -> Config {
     preset("cifar10-linf").expect("a preset").config
 }
 
-/// A step of a wide ResNet.
+/// A step of a wide ResNet, of as many examples as a batch has.
 fn wide_resnet_step(config: Config) -> Mma {
     let (mut memory, mut model) = (Memory::default(), config.network());
     model.declare(&mut memory);
-    let data = DeviceData::new(&mut memory, &*model, "train", EXAMPLES);
+    let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
     Mma::new(&mut memory, &*model, &data, &config, None)
 }
 
