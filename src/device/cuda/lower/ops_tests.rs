@@ -378,7 +378,7 @@ fn a_pass_of_batch_norm_is_one_launch_over_all_items_and_channels() {
                 let Lowered { launches, scratch } = batch_norm(&op, &dims, operands, off);
                 let [launch] = &launches[..] else { panic!("{launches:?}") };
                 assert_eq!(scratch, 0);
-                covers_items_and_channels(launch, sizes(launch), &dims, off.is_none() && dims[3] % 4 == 0);
+                covers_items_and_channels(launch, sizes(launch), &dims, off.is_none() && dims[3].is_multiple_of(4));
                 assert_eq!(launch.kernel.trim_end_matches("_x4"), kernel);
             }
         }
@@ -405,7 +405,7 @@ fn batch_norm_s_sums_are_shares_of_all_items_and_a_warp_a_channel_that_adds_them
                 let names: Vec<_> = launches.iter().map(|launch| launch.kernel.trim_end_matches("_x4")).collect();
                 assert_eq!(names, kernels);
                 let [n, pixels, width, chunk, shares] = sizes(&launches[0]);
-                let wide = off.is_none() && c % 4 == 0;
+                let wide = off.is_none() && c.is_multiple_of(4);
                 covers_items_and_channels(&launches[0], [n, pixels, width, chunk], &dims, wide);
                 assert_eq!(launches[0].grid[0] as usize, shares);
                 assert!(shares <= 256, "{shares} shares of {dims:?}");
@@ -428,7 +428,7 @@ fn an_image_is_standardized_by_a_block_and_averaged_by_a_thread_a_channel() {
         let (image, each, means) = (f32s(&dims), [n], [n, c]);
         let (each, means) = (f32s(&each), f32s(&means));
         for off in [None, Some(0)] {
-            let by_fours = |elements: usize| if off.is_none() && elements % 4 == 0 { 4 } else { 1 };
+            let by_fours = |elements: usize| if off.is_none() && elements.is_multiple_of(4) { 4 } else { 1 };
             let fours = by_fours(h * w * c);
             for launch in [
                 launch(Op::Standardize, &[image], &[image, each], off),
