@@ -65,7 +65,7 @@ impl WideResNet {
             return Err(format!("{name} has shape {first:?}, expected a multiple of {} filters", FILTERS[1]));
         }
         let blocks = |n: &usize| get(&format!("1.convgroup1.layer.{n}.conv1.weight")).is_ok();
-        let network = WideResNet::new(4 + 6 * (1..).take_while(blocks).count().max(1), first[0] / FILTERS[1]);
+        let network = WideResNet::new(4 + 6 * (0..).take_while(blocks).count(), first[0] / FILTERS[1]);
         for p in network.params.list.iter().chain(&network.statistics.list) {
             let found = get(&p.name)?;
             if found != p.shape {
@@ -178,5 +178,23 @@ impl Model for WideResNet {
     fn declare(&mut self, memory: &mut Memory) {
         self.params.declare(memory, "params");
         self.statistics.declare(memory, "statistics");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_found_again_from_its_shapes_under_either_names() {
+        for (depth, widen) in [(10, 1), (16, 3), (28, 4), (40, 2)] {
+            let network = WideResNet::new(depth, widen);
+            for names in [Names::Released, Names::Robustbench] {
+                let kept = || network.params.list.iter().chain(&network.statistics.list);
+                let shape = |name: &str| kept().find(|p| names.of(&p.name) == name).map(|p| p.shape.clone());
+                let found = WideResNet::from_shapes(names, shape).unwrap();
+                assert_eq!((found.depth, found.widen), (depth, widen), "{names:?}");
+            }
+        }
     }
 }
