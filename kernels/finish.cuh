@@ -1,5 +1,5 @@
-// What becomes of a layer's sums before they are written: bias and ReLU, a residual sum, batch norm in evaluation mode, or
-// the gradients of these.
+// What becomes of a layer's sums before they are written: bias and ReLU, a residual sum, batch norm in evaluation mode,
+// or the gradients of these.
 #pragma once
 
 #include "batch_norm.cuh"
@@ -16,8 +16,8 @@ struct FinishColumn {
     float scale, shift;
 };
 
-// For the kernels that have whole sums: a product that is not cut into shares, or the one that adds shares. What is null
-// is left out. `Finish` in src/device/cuda/lower/gemm.rs.
+// For the kernels that have whole sums: a product that is not cut into shares, or the one that adds shares. What is
+// null is left out. `Finish` in src/device/cuda/lower/gemm.rs.
 struct Finish {
     const float* before;    // of the results' shape, as `sum`, `y` and `after`: is added
     float* sum;             // is what the results are then

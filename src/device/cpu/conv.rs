@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::microkernel::{self, Channels, Pixel, PixelRow, Run, SumPixels, SumTerms, runs};
+use super::elementwise::add_to;
+use super::microkernel::{self, Block, Channels, Pixel, PixelRow, Run, SumPixels, SumTerms, runs};
 use crate::tape::Window;
 
 /// Images whose weight gradients are summed one after another; the sums of such groups are then added in order.
@@ -111,22 +112,22 @@ impl Frame {
     }
 }
 
-/// Writes the transpose of `from`, whose rows have `columns` elements, a tile at a time: both sides of a tile stay in
-/// the nearest cache. Where the rows of `to` are longer, they end in zeros.
-pub(super) fn transpose(to: &mut [f32], from: &[f32], columns: usize) {
+/// Writes the transpose of `from`, whose rows have `columns` elements, as rows of `pitch` elements, which end in zeros;
+/// as many as `to` has. A tile at a time: both sides of a tile stay in the nearest cache.
+pub(super) fn transpose(to: &mut [f32], from: &[f32], columns: usize, pitch: usize) {
     const TILE: usize = 16;
-    let rows = from.len().checked_div(columns).unwrap_or(0);
-    let pitch = to.len().checked_div(columns).unwrap_or(0);
-    if pitch == 0 {
+    if columns == 0 || pitch == 0 {
         return;
     }
+    let rows = from.len() / columns;
     for top in (0..pitch).step_by(TILE) {
-        let (bottom, end) = (rows.min(top + TILE), pitch.min(top + TILE));
+        let end = pitch.min(top + TILE);
+        let bottom = end.min(rows).max(top);
         for (column, to) in to.chunks_exact_mut(pitch).enumerate() {
             for (row, to) in (top..bottom).zip(&mut to[top..]) {
                 *to = from[row * columns + column];
             }
-            to[bottom.max(top)..end].fill(0.0);
+            to[bottom..end].fill(0.0);
         }
     }
 }
@@ -164,8 +165,9 @@ impl Forward<'_> {
         let pixels = (0..shape.windows()).map(pixel).collect();
         let runs = runs(shape.kh, shape.kw * shape.c, pitch);
         scratch(terms * channels.padded, |filters| {
-            channels.parts_mut(filters, terms).par_bridge().for_each(|(block, part)| {
-                transpose(part, &w[block.channels.start * terms..block.channels.end * terms], terms);
+            let parts: Vec<_> = channels.parts_mut(filters, terms).collect();
+            parts.into_par_iter().for_each(|(block, part)| {
+                transpose(part, &w[block.channels.start * terms..block.channels.end * terms], terms, block.width);
             });
             f(&Forward { shape, channels, filters, pixels, runs })
         })
@@ -220,7 +222,8 @@ impl BackwardInput<'_> {
                 let len = rows * columns * k * channels.padded;
                 let (part, tail) = std::mem::take(&mut rest).split_at_mut(len);
                 rest = tail;
-                channels.parts_mut(part, rows * columns * k).par_bridge().for_each(|(block, part)| {
+                let parts: Vec<_> = channels.parts_mut(part, rows * columns * k).collect();
+                parts.into_par_iter().for_each(|(block, part)| {
                     for (i, to) in part.chunks_exact_mut(block.width).enumerate() {
                         let (tap, filter) = (i / k, i % k);
                         let (ky, kx) =
@@ -278,55 +281,69 @@ pub(super) fn conv2d_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], n: us
     BackwardInput::with(shape, w, |gradient| images.for_each(|(dx, dy)| gradient.image(dx, dy, false)));
 }
 
+/// Windows that are enough for one pass over a weight's gradient; images of fewer are taken together.
+const WINDOWS: usize = 256;
+
 /// dw `[k, kh, kw, c]` from dy and x, over n images.
 pub(super) fn conv2d_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], n: usize, shape: &Shape) {
     let channels = &Channels::new(shape.k);
-    let (m, terms) = (shape.windows(), shape.window());
-    let frame = shape.frame();
+    let (frame, m, terms) = (shape.frame(), shape.windows(), shape.window());
     let runs = &runs(shape.kh, shape.kw * shape.c, frame.pitch());
     let step = shape.stride * shape.c;
+    let together = (WINDOWS / m).clamp(1, GROUP);
+    let row =
+        |i: usize, oy: usize| PixelRow { x: i * frame.len() + oy * shape.stride * frame.pitch(), len: shape.out_w };
+    let rows: Vec<_> = (0..together).flat_map(|i| (0..shape.out_h).map(move |oy| row(i, oy))).collect();
     scratch(terms * channels.padded, |total| {
         sum_groups(total, n, |out, images| {
-            let row = |i: usize, oy: usize| i * frame.len() + oy * shape.stride * frame.pitch();
-            let row = |i: usize| (0..shape.out_h).map(move |oy| PixelRow { x: row(i, oy), len: shape.out_w });
-            let rows: Vec<PixelRow> = (0..images.len()).flat_map(row).collect();
-            scratch(images.len() * frame.len() + microkernel::ROWS, |framed| {
-                for (framed, i) in framed.chunks_exact_mut(frame.len()).zip(images.clone()) {
-                    frame.surround(framed, &x[i * shape.image()..][..shape.image()], shape.w);
-                }
-                scratch(images.len() * m * channels.padded, |packed| {
-                    let dy = &dy[images.start * m * shape.k..images.end * m * shape.k];
-                    for (block, part) in channels.parts_mut(packed, images.len() * m) {
-                        for (to, dy) in part.chunks_exact_mut(block.width).zip(dy.chunks_exact(shape.k)) {
-                            let (to, spare) = to.split_at_mut(block.channels.len());
-                            to.copy_from_slice(&dy[block.channels.clone()]);
-                            spare.fill(0.0);
-                        }
+            let first = images.start;
+            for i in images.clone().step_by(together) {
+                let count = together.min(images.end - i);
+                let (x, dy) = (&x[i * shape.image()..], &dy[i * m * shape.k..][..count * m * shape.k]);
+                scratch(count * frame.len() + microkernel::ROWS, |framed| {
+                    for (framed, x) in framed.chunks_exact_mut(frame.len()).zip(x.chunks_exact(shape.image())) {
+                        frame.surround(framed, x, shape.w);
                     }
-                    let (x, dy, rows) = (&*framed, &*packed, &rows[..]);
-                    pulp::Arch::new().dispatch(SumPixels { out, x, dy, channels, rows, step, runs });
+                    scratch(count * m * channels.padded, |packed| {
+                        channels.pack_rows(packed, dy, shape.k);
+                        let (x, dy, rows, add) = (&*framed, &*packed, &rows[..count * shape.out_h], i > first);
+                        pulp::Arch::new().dispatch(SumPixels { out, x, dy, channels, rows, step, runs, add });
+                    });
                 });
-            });
+            }
         });
-        // Back from packed rows of channels to filters.
-        for (block, part) in channels.parts_mut(total, terms) {
-            let dw = &mut dw[block.channels.start * terms..block.channels.end * terms];
-            dw.par_chunks_mut(terms).enumerate().for_each(|(k, dw)| {
-                dw.iter_mut().zip(part[k..].iter().step_by(block.width)).for_each(|(dw, part)| *dw = *part);
-            });
-        }
+        // Back from rows of channels to filters.
+        let mut rest = dw;
+        let part = |(block, part): (&Block, _)| {
+            let (dw, tail) = std::mem::take(&mut rest).split_at_mut(block.channels.len() * terms);
+            rest = tail;
+            (dw, part, block.width)
+        };
+        let parts: Vec<_> = channels.parts_mut(total, terms).map(part).collect();
+        parts.into_par_iter().for_each(|(dw, part, width)| transpose(dw, part, width, terms));
     });
 }
 
+/// Groups whose sums are kept at a time.
+const SUMS: usize = 16;
+/// Elements that one task adds up.
+const ELEMENTS: usize = 1 << 14;
+
 /// A sum over images in a fixed order: `f` writes the sum of a group of [`GROUP`] images; groups are added in order.
-pub(super) fn sum_groups(sum: &mut [f32], n: usize, f: impl Fn(&mut [f32], std::ops::Range<usize>) + Sync) {
-    scratch(sum.len() * n.div_ceil(GROUP), |parts| {
-        parts.par_chunks_mut(sum.len()).enumerate().for_each(|(group, part)| {
-            f(part, group * GROUP..((group + 1) * GROUP).min(n));
+pub(super) fn sum_groups(sum: &mut [f32], n: usize, f: impl Fn(&mut [f32], Range<usize>) + Sync) {
+    let len = sum.len();
+    sum.fill(0.0);
+    for first in (0..n).step_by(SUMS * GROUP) {
+        scratch(len * SUMS.min((n - first).div_ceil(GROUP)), |parts| {
+            parts.par_chunks_mut(len).enumerate().for_each(|(group, part)| {
+                let start = first + group * GROUP;
+                f(part, start..(start + GROUP).min(n));
+            });
+            sum.par_chunks_mut(ELEMENTS).enumerate().for_each(|(chunk, sum)| {
+                for part in parts.chunks_exact(len) {
+                    add_to(sum, &part[chunk * ELEMENTS..][..sum.len()]);
+                }
+            });
         });
-        sum.fill(0.0);
-        for part in parts.chunks_exact(sum.len()) {
-            sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
-        }
-    });
+    }
 }

@@ -65,7 +65,7 @@ fn layer(y: &mut [f32], x: &[f32], w: &[f32], n: usize, w_dims: &[usize], finish
             matmul(product, Accum::Replace, w, x.transpose(), 1.0, Par::Seq);
             finish(block * COLUMNS, columns);
         });
-        transpose(&mut y[..n * out], columns, n);
+        transpose(&mut y[..n * out], columns, n, out);
     });
 }
 

@@ -10,7 +10,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 /// Most terms that are summed in registers before they are added to the result.
-const TERMS: usize = 256;
+const TERMS: usize = 128;
+/// Most pixels over which a weight's gradient is summed in registers before it is added to the result.
+const PIXELS: usize = 96;
 /// Most vectors that are summed side by side.
 const VECTORS: usize = 4;
 /// Most rows of a tile.
@@ -69,6 +71,17 @@ impl Channels {
         })
     }
 
+    /// Packs `rows`, which have `count` channels each.
+    pub(super) fn pack_rows(&self, packed: &mut [f32], rows: &[f32], count: usize) {
+        for (block, part) in self.parts_mut(packed, rows.len() / count) {
+            for (to, row) in part.chunks_exact_mut(block.width).zip(rows.chunks_exact(count)) {
+                let (to, spare) = to.split_at_mut(block.channels.len());
+                to.copy_from_slice(&row[block.channels.clone()]);
+                spare.fill(0.0);
+            }
+        }
+    }
+
     fn part<'a>(&self, packed: &'a [f32], terms: usize, block: &Block) -> &'a [f32] {
         &packed[terms * block.channels.start..][..terms * block.width]
     }
@@ -112,11 +125,11 @@ pub(super) fn runs(rows: usize, len: usize, pitch: usize) -> Vec<Run> {
     (0..rows).flat_map(|row| cut(row * pitch)).collect()
 }
 
-/// How many of the first lengths are summed at once, and what they add up to.
-fn together(lengths: impl Iterator<Item = usize>) -> (usize, usize) {
+/// How many of the first lengths are summed at once, and what they add up to: at most `most`, if the first is not more.
+fn together(lengths: impl Iterator<Item = usize>, most: usize) -> (usize, usize) {
     let (mut count, mut terms) = (0, 0);
     for len in lengths {
-        if count > 0 && terms + len > TERMS {
+        if count > 0 && terms + len > most {
             break;
         }
         (count, terms) = (count + 1, terms + len);
@@ -147,7 +160,7 @@ impl WithSimd for SumTerms<'_> {
             let (mut w, mut runs) = (self.channels.part(self.w, all, block), self.runs);
             let mut add = self.add;
             while !runs.is_empty() {
-                let (count, terms) = together(runs.iter().map(|run| run.len));
+                let (count, terms) = together(runs.iter().map(|run| run.len), TERMS);
                 let (now, later) = runs.split_at(count);
                 let (w_now, w_later) = w.split_at(terms * block.width);
                 let (x, pixels) = (self.x, self.pixels);
@@ -235,6 +248,8 @@ pub(super) struct SumPixels<'a> {
     /// From one pixel of a row to the next in x.
     pub step: usize,
     pub runs: &'a [Run],
+    /// Whether the sum is added to what is there.
+    pub add: bool,
 }
 
 impl WithSimd for SumPixels<'_> {
@@ -246,9 +261,9 @@ impl WithSimd for SumPixels<'_> {
         let terms = self.runs.iter().map(|run| run.len).sum();
         for (block, out) in self.channels.parts_mut(self.out, terms) {
             let (mut dy, mut rows) = (self.channels.part(self.dy, pixels, block), self.rows);
-            let mut add = false;
+            let mut add = self.add;
             while !rows.is_empty() {
-                let (count, pixels) = together(rows.iter().map(|row| row.len));
+                let (count, pixels) = together(rows.iter().map(|row| row.len), PIXELS);
                 let (now, later) = rows.split_at(count);
                 let (dy_now, dy_later) = dy.split_at(pixels * block.width);
                 let (x, step, runs) = (self.x, self.step, self.runs);

@@ -1,18 +1,21 @@
-"""One MMA training step of LeNet5 in PyTorch, on the CPU or a GPU, and its stages, timed.
+"""One MMA training step in PyTorch, on the CPU or a GPU, and its stages, timed.
 
-The step has the structure people give it (clean pass, PGD, bisection, pass at the boundary points,
-Adam) and none of the work that the released code wastes: the attack differentiates by the input
-alone, the bisection records no graph, no value of a single example travels to Python. What the
-timings need is the shape of the work, so the weights are random, `linear2.weight` is scaled and
-`linear2.bias[0]` raised until label 0, which every example has, is right by a gap that the attack
-crosses: all examples are attacked, every boundary lies below d_max, all are trained on.
+LeNet5 (batch 50) or the wide ResNet 28-4 (batch 128), linf, with the published settings. The step has the structure
+people give it (clean pass, PGD, bisection, pass at the boundary points, optimizer) and none of the work that the released
+code wastes: the attack differentiates by the input alone, the bisection records no graph, no value of a single example
+travels to Python. As in the released code PGD runs in evaluation mode of batch norm and all else in training mode. What the
+timings need is the shape of the work, so the weights are random, and the last bias of label 0, which every example has,
+is raised until all are right; LeNet5's last weights are scaled so that the attack crosses the boundary: all examples are
+attacked, all are trained on.
 
 On a GPU the step is run as people write it (`eager_*`: a boolean mask picks the right examples, so the host waits for
 their number) and as well as PyTorch can be made to run it (`graph_*`: every row is attacked and a mask keeps the right
-ones, parts are compiled, the whole step is one CUDA graph). `fp32`: no tensor cores; `tf32`: products on tensor cores in
-TF32; `fp16`: the network under autocast, loss and attack in fp32.
+ones, parts are compiled, the whole step is one CUDA graph; with batch norm that is the same work only while all are
+right). `fp32`: no tensor cores; `tf32`: products on tensor cores in TF32; `fp16`: the network under autocast, loss and
+attack in fp32.
 
-Prints one JSON object a line. `--variant all` tries each way of running it.
+Prints one JSON object a line. `--variant all` tries each way of running it. `--case FILE` replays a reference case
+(`tests/reference/mma-wide_resnet-linf-mma.safetensors`) instead and prints how far the step is from it.
 """
 
 import argparse
@@ -21,23 +24,54 @@ import resource
 import statistics
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from lenet5 import LeNet5
+from wide_resnet import standardized
 
-BATCH = 50
-HINGE_MAXEPS = 0.45
-MAXEPS = 1.05 * HINGE_MAXEPS
-MINEPS = 0.1
-ATTACK_STEPS = 40
+
+@dataclass
+class Work:
+    """A network and the settings it is trained with; the released code's names."""
+
+    network: callable
+    image: tuple
+    batch: int
+    hinge_maxeps: float
+    mineps: float
+    attack_steps: int
+    optimizer: callable
+    last_scale: float
+    last: str  # the last layer's name
+
+    @property
+    def max_eps(self):
+        return 1.05 * self.hinge_maxeps
+
+
+LEARNING_RATE = 0.0  # the optimizer does its work, and every step is the same step
 EPS_ITER_SCALE = 2.5
 SEARCH_STEPS = 10
-LEARNING_RATE = 0.0  # Adam does its work, and every step is the same step
 CLEAN_COEFF = 1 / 3
-LABEL_BIAS = 5.0  # label 0 for all: right, and near enough to the boundary that every search reaches it
-LAST_SCALE = 20.0
+LABEL_BIAS = 5.0  # label 0 for all: right, and on LeNet5 so near the boundary that every search reaches it
+
+
+def adam(parameters, device, lr):
+    return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=device != "cpu")
+
+
+def sgd(parameters, device, lr):
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=2e-4, fused=True)
+
+
+WORKS = {
+    "lenet5": Work(LeNet5, (1, 28, 28), 50, 0.45, 0.1, 40, adam, 20.0, "linear2"),
+    "wide_resnet": Work(standardized, (3, 32, 32), 128, 0.0471, 0.005, 10, sgd, 1.0, "1.fc"),
+}
 
 WITHOUT_GRADIENT = ("forward", "ascend", "probe")
 EVERYTHING = (*WITHOUT_GRADIENT, "attack_loss", "loss_at")
@@ -77,23 +111,23 @@ def images(eps):
 class Step:
     """A model, its optimizer, one batch, and the stages of a step on it."""
 
-    def __init__(self, variant, device="cpu"):
+    def __init__(self, work, variant, device="cpu", lr=LEARNING_RATE):
         torch.manual_seed(0)
+        self.work = work
         layout, compiled, precision, self.graph = VARIANTS[variant]
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = True
         self.half = precision == "fp16"
         self.device = device
-        self.model = LeNet5().to(device, memory_format=layout)
+        self.model = work.network().to(device, memory_format=layout)
         with torch.no_grad():
-            self.model.linear2.bias[0] += LABEL_BIAS
-            self.model.linear2.weight *= LAST_SCALE
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=LEARNING_RATE, fused=True, capturable=device != "cpu"
-        )
-        self.x = torch.rand(BATCH, 1, 28, 28).to(device).contiguous(memory_format=layout)
-        self.y = torch.zeros(BATCH, dtype=torch.long, device=device)
-        self.margins = torch.full((BATCH,), MINEPS, device=device)
+            last = self.model.get_submodule(work.last)
+            last.bias[0] += LABEL_BIAS
+            last.weight *= work.last_scale
+        self.optimizer = work.optimizer(self.model.parameters(), device, lr)
+        self.x = torch.rand(work.batch, *work.image).to(device).contiguous(memory_format=layout)
+        self.y = torch.zeros(work.batch, dtype=torch.long, device=device)
+        self.margins = torch.full((work.batch,), work.mineps, device=device)
         for part in compiled:
             setattr(self, part, torch.compile(getattr(self, part), fullgraph=True))
 
@@ -124,42 +158,47 @@ class Step:
         return low, high, eps, soft_logit_margin(self.forward((x + images(eps) * direction).clamp(0, 1)), y)
 
     def loss_at(self, x, y, weight):
-        return (weight * F.cross_entropy(self.forward(x), y, reduction="none")).sum() / BATCH
+        return (weight * F.cross_entropy(self.forward(x), y, reduction="none")).sum() / len(x)
 
     def training_pass(self, x, y, weight):
         """Add the gradient of the weighted mean cross-entropy to the parameters' gradients."""
         self.loss_at(x, y, weight).backward()
 
+    def start(self, x, eps):
+        """PGD's first change: uniform in the ball, back into the box."""
+        return (x + images(eps) * (2 * torch.rand_like(x) - 1)).clamp(0, 1) - x
+
     def boundary(self, x, y, eps):
         """AN-PGD: PGD within `eps` an example, then bisection along the direction found."""
-        self.model.requires_grad_(False)
-        step = EPS_ITER_SCALE * eps / ATTACK_STEPS
-        delta = (x + images(eps) * (2 * torch.rand_like(x) - 1)).clamp(0, 1) - x
-        for _ in range(ATTACK_STEPS):
+        self.model.requires_grad_(False).eval()
+        step = EPS_ITER_SCALE * eps / self.work.attack_steps
+        delta = self.start(x, eps)
+        for _ in range(self.work.attack_steps):
             delta = self.pgd_iteration(x, delta, y, eps, step)
-        self.model.requires_grad_(True)
+        self.model.requires_grad_(True).train()
         direction = delta / images(eps + 1e-12)
         with torch.no_grad():
             margin = soft_logit_margin(self.forward(x + delta), y)
-            low, high = torch.zeros_like(eps), torch.full_like(eps, MAXEPS)
+            low, high = torch.zeros_like(eps), torch.full_like(eps, self.work.max_eps)
             for _ in range(SEARCH_STEPS):
                 low, high, eps, margin = self.probe(x, direction, y, low, high, eps, margin)
         return x + images(eps) * direction, eps
 
     def mma_step(self):
         """One step of Algorithm 2; the clean logits come from the pass that the clean loss is taken from."""
+        self.model.train()
         self.optimizer.zero_grad()
         logits = self.forward(self.x)
         (CLEAN_COEFF * F.cross_entropy(logits, self.y)).backward()
         self.right = right = soft_logit_margin(logits.detach(), self.y) < 0
         x, margins = self.x.clone(), torch.zeros_like(self.margins)
         if self.graph:
-            points, found = self.boundary(self.x, self.y, self.margins.clamp(min=MINEPS))
+            points, found = self.boundary(self.x, self.y, self.margins.clamp(min=self.work.mineps))
             x, margins = torch.where(images(right), points, x), torch.where(right, found, margins)
         elif right.any():
-            at = self.margins[right].clamp(min=MINEPS)
+            at = self.margins[right].clamp(min=self.work.mineps)
             x[right], margins[right] = self.boundary(self.x[right], self.y[right], at)
-        weight = (~right | (margins < HINGE_MAXEPS)).float() * (1 - CLEAN_COEFF)
+        weight = (~right | (margins < self.work.hinge_maxeps)).float() * (1 - CLEAN_COEFF)
         self.training_pass(x, self.y, weight)
         self.optimizer.step()
         self.margins.copy_(margins)
@@ -167,11 +206,11 @@ class Step:
 
 def stages(s):
     """The items: name -> what to time, and whether the parameters want gradients meanwhile."""
-    eps = torch.full((BATCH,), 0.3, device=s.device)
-    step = EPS_ITER_SCALE * eps / ATTACK_STEPS
+    eps = torch.full((s.work.batch,), s.work.hinge_maxeps / 2, device=s.device)
+    step = EPS_ITER_SCALE * eps / s.work.attack_steps
     direction = torch.sign(torch.rand_like(s.x) - 0.5)
     delta = images(eps) * direction
-    low, high = torch.zeros_like(eps), torch.full_like(eps, MAXEPS)
+    low, high = torch.zeros_like(eps), torch.full_like(eps, s.work.max_eps)
     margin, weight = torch.full_like(eps, -1.0), torch.ones_like(eps)
 
     def training_pass():
@@ -235,14 +274,15 @@ def peak_bytes(device="cpu"):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(variant, args, about, loaded):
+def measure(work, variant, args, about, loaded):
     """Time and print the items of one variant; `loaded`: peak memory before the first."""
-    step = Step(variant, args.device)
+    step = Step(work, variant, args.device)
     wait = no_wait if args.device == "cpu" else torch.cuda.synchronize
     for name, run in stages(step).items():
         if args.item and name not in args.item:
             continue
-        step.model.requires_grad_(name != "pgd_iteration")
+        # Evaluation mode is PGD's, and that in which a trained network answers.
+        step.model.requires_grad_(name != "pgd_iteration").train(name not in ("forward", "pgd_iteration"))
         times = timed(captured(run) if step.graph else run, args.seconds, wait)
         if name == "mma_step" and not step.right.all():
             raise SystemExit("an example was not right: the step did less than the work to be timed")
@@ -256,6 +296,8 @@ def measure(variant, args, about, loaded):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=WORKS, default="lenet5")
+    parser.add_argument("--batch", type=int, help="images a step (default: the published batch)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--variant", choices=(*VARIANTS, "all"), help="default: eager, with TF32 on a GPU")
     parser.add_argument("--item", action="append", help="only this item; may be given several times")
@@ -265,6 +307,8 @@ def main():
     about = {"threads": args.threads, "torch": torch.__version__, "device": args.device}
     if args.device == "cuda":
         about["device"] = torch.cuda.get_device_name()
+    work = WORKS[args.model]
+    work.batch = args.batch or work.batch
     loaded = peak_bytes(args.device)
     if args.variant is None:
         args.variant = "eager" if args.device == "cpu" else "eager_tf32"
@@ -273,7 +317,7 @@ def main():
     for variant in every if args.variant == "all" else (args.variant,):
         torch.compiler.reset()
         try:
-            measure(variant, args, about, loaded)
+            measure(work, variant, args, about, loaded)
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:  # torch.compile wants a C++ compiler
             if args.variant != "all":
                 raise
