@@ -126,9 +126,9 @@ __device__ __forceinline__ void load_chosen(
     }
 }
 
-// Blocks that share a multiprocessor where the compiler, left to itself, tries to fit more, and spills: it makes do with
-// 128 registers for `Gradients` and `ChosenAcross` element by element, which with four blocks may have all 255, and with
-// 96 for `conv2d_backward_weight_square`, which may have 128.
+// Blocks that share a multiprocessor where the compiler, left to itself, tries to fit more, and spills: it makes do
+// with 128 registers for `Gradients` and `ChosenAcross` element by element, which with four blocks may have all 255,
+// and with 96 for `conv2d_backward_weight_square`, which may have 128.
 constexpr int RESIDENT = 4;
 
 // The pixels of x that meet the same taps of a filter, `stride` apart as these taps are: x has stride^2 such classes.
@@ -171,7 +171,7 @@ struct InClass {
 };
 
 // The outputs that an element of x is part of, a line a pixel of a class: element (i, j, filter) is the gradient of the
-// output that the i-th and j-th of the class's taps of that filter leads to, 0 if there is none. POOLED: dy is the pooled
+// output that tap (i, j) of the class's taps of that filter leads to, 0 if there is none. POOLED: dy is the pooled
 // outputs' gradient.
 template <bool POOLED>
 struct Gradients {

@@ -1,7 +1,8 @@
-// What becomes of a layer's sums before they are written: bias and ReLU, a residual sum, batch norm in evaluation mode, or
-// the gradients of these.
+// What becomes of a layer's sums before they are written: bias and ReLU, a residual sum, batch norm in evaluation mode,
+// or the gradients of these.
 #pragma once
 
+#include "batch_norm.cuh"
 #include "vector.cuh"
 
 // What is no number passes through: a network that diverged says so.
@@ -10,16 +11,13 @@ __device__ __forceinline__ float relu_of(float x) { return x <= 0.0f ? 0.0f : x;
 // At 0 the gradient is 0.
 __device__ __forceinline__ float relu_gradient(float dy, float y) { return y > 0.0f ? dy : 0.0f; }
 
-// `BATCH_NORM_EPS` in src/tape/op.rs.
-constexpr float NORM_EPS = 1e-5f;
-
 // What a column's results are multiplied by, and what is added then.
 struct FinishColumn {
     float scale, shift;
 };
 
-// For the kernels that have whole sums: a product that is not cut into shares, or the one that adds shares. What is null
-// is left out. `Finish` in src/device/cuda/lower/gemm.rs.
+// For the kernels that have whole sums: a product that is not cut into shares, or the one that adds shares. What is
+// null is left out. `Finish` in src/device/cuda/lower/gemm.rs.
 struct Finish {
     const float* before;    // of the results' shape, as `sum`, `y` and `after`: is added
     float* sum;             // is what the results are then
@@ -33,8 +31,10 @@ struct Finish {
 
     __device__ __forceinline__ FinishColumn column(int i) const {
         FinishColumn column{1.0f, 0.0f};
-        if (weight != nullptr) column.scale = weight[i] / sqrtf(variance[i] + NORM_EPS);
-        if (bias != nullptr) column.shift = mean != nullptr ? bias[i] - mean[i] * column.scale : bias[i];
+        if (weight != nullptr) column.scale = batch_norm_scale(weight[i], variance[i]);
+        if (bias != nullptr) {
+            column.shift = mean != nullptr ? batch_norm_shift(bias[i], mean[i], column.scale) : bias[i];
+        }
         return column;
     }
 

@@ -277,10 +277,10 @@ __device__ __forceinline__ void accumulate(
     }
 }
 
-// A block's tile of the sum of products of `rows` by `columns`, of its share of their terms: blocks are numbered along x
-// by columns, then by rows of tiles; along y by shares of `chunk` terms each (a multiple of DEPTH), of the products one
-// after another. Calls `epilogue(row, epilogue.start(column), values[QUAD][QUAD])` for each of a thread's groups; it must
-// mind the edges. Blocks that have no row leave at once; a share without terms gives zeros.
+// A block's tile of the sum of products of `rows` by `columns`, of its share of their terms: blocks are numbered along
+// x by columns, then by rows of tiles; along y by shares of `chunk` terms each (a multiple of DEPTH), of the products
+// one after another. Calls `epilogue(row, epilogue.start(column), values[QUAD][QUAD])` for each of a thread's groups;
+// it must mind the edges. Blocks that have no row leave at once; a share without terms gives zeros.
 template <class T, class Epilogue, class... Products>
 __device__ __forceinline__ void gemm(
     int rows, int columns, int chunk, const Epilogue& epilogue, const Products&... products) {

@@ -59,8 +59,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // dx [n, in] = dy [n, out] w; with y [n, in], 0 where y is not positive.
 template <class T>
 __device__ __forceinline__ void linear_backward_input_tile(
-    float* dx, const float* dy, const float* w, const Finish& finish, const unsigned* rows, int capacity, int in, int out,
-    int chunk) {
+    float* dx, const float* dy, const float* w, const Finish& finish, const unsigned* rows, int capacity, int in,
+    int out, int chunk) {
     const int n = active_rows(rows, capacity);
     const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * in, in, {n}, finish};
     gemm<T>(n, in, chunk, store, Product{Along{dy, n, out}, Across{w, in}, out});

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`data`] | images and labels as bytes, batches as lists of indices |
 //! | [`tape`] | a computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan |
-//! | [`model`] | LeNet5: layers recorded on a tape, parameters by PyTorch's names |
+//! | [`model`] | LeNet5 and the wide ResNet: layers recorded on a tape, parameters by PyTorch's names |
 //! | [`attack`] | PGD and AN-PGD: programs around a model's tape, one eps an example |
 //! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example |
 //! | [`evaluate`] | accuracy under attack, margins |

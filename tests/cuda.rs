@@ -257,6 +257,30 @@ fn every_launch_of_a_step_names_a_kernel_and_gives_it_what_it_declares() {
     assert!(launches > 0);
 }
 
+fn cifar10() -> Config {
+    preset("cifar10-linf").expect("a preset").config
+}
+
+/// A step of a wide ResNet, of as many examples as a batch has.
+fn wide_resnet_step(config: Config) -> Mma {
+    let (mut memory, mut model) = (Memory::default(), config.network());
+    model.declare(&mut memory);
+    let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
+    Mma::new(&mut memory, &*model, &data, &config, None)
+}
+
+/// In evaluation mode batch norm, ReLU, sums and shortcuts are parts of the 25 convolutions, and of their 25 gradients.
+#[test]
+fn an_iteration_of_pgd_on_the_wide_resnet_is_at_most_60_launches() {
+    let step = wide_resnet_step(cifar10());
+    let iteration = step.schedule.programs().find(|program| program.name == "pgd_iteration").expect("a step attacks");
+    let launches = iteration.nodes.iter().flat_map(|node| cuda::launches(iteration, node));
+    let kernels: Vec<_> = launches.map(|launch| (launch.kernel, launch.grid)).collect();
+    let convolutions = kernels.iter().filter(|(name, _)| name.starts_with("conv2d")).count();
+    assert_eq!(convolutions, 50, "{kernels:#?}");
+    assert!(kernels.len() <= 60, "{} launches: {kernels:#?}", kernels.len());
+}
+
 /// Name and bytes of each argument of every kernel, as g++ compiled it.
 fn compiled_kernels(fake: &fake::Fake) -> BTreeMap<String, Vec<usize>> {
     let words = |line: &String| line.split(' ').map(String::from).collect::<Vec<_>>();
@@ -282,12 +306,14 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
     }
     let [linf, l2] = [Norm::Linf, Norm::L2].map(Trained::smallest);
     let sgd = Trained::of(Config { optimizer: OptimizerKind::Sgd, ..linf.config.clone() });
-    let programs = [&linf, &l2, &sgd].into_iter().flat_map(|trained| trained.mma.schedule.programs());
+    let wide_resnet = wide_resnet_step(Config { depth: Some(10), width: 1.0, training_batch_size: 2, ..cifar10() });
+    let steps = [&linf.mma, &l2.mma, &sgd.mma, &wide_resnet];
+    let programs = steps.into_iter().flat_map(|mma| mma.schedule.programs());
     let mut structs = BTreeSet::new();
     for launch in programs.flat_map(|p| p.nodes.iter().flat_map(|node| cuda::launches(p, node))) {
         for (arg, size) in launch.args.iter().zip(&compiled[launch.kernel]) {
-            if let Arg::Struct(name, bytes) = arg {
-                assert_eq!(bytes.len(), *size, "{name} as {} takes it", launch.kernel);
+            assert_eq!(arg.bytes(), *size, "{arg:?} as {} takes it", launch.kernel);
+            if let Arg::Struct(name, _) | Arg::Members(name, _) = arg {
                 structs.insert(*name);
             }
         }

@@ -5,85 +5,10 @@ mod support;
 
 use std::collections::HashMap;
 
-use maxmargin::model::{LeNet5, Mode, Model, image_buffer};
-use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Op, Program, Tape, Value, Window};
+use maxmargin::model::{LeNet5, Mode, Model, WideResNet, image_buffer};
+use maxmargin::tape::{BatchNorm, Buffer, Loss, LossRule, Memory, Op, Program, Tape, Value, Window};
+use support::double::evaluate;
 use support::{Array, Make, Random, devices};
-
-// ---- The recorded ops in double precision
-
-/// What each value of a tape is, given what its leaves hold.
-fn evaluate(tape: &Tape, leaves: &HashMap<Value, Vec<f64>>) -> HashMap<Value, Vec<f64>> {
-    let mut known = leaves.clone();
-    for node in tape.nodes() {
-        let x = |i: usize| &known[&node.inputs[i]];
-        let dims = |i: usize| tape.dims(node.inputs[i]);
-        let out = tape.dims(node.outputs[0]);
-        let result = match &node.op {
-            Op::Add => x(0).iter().zip(x(1)).map(|(a, b)| a + b).collect(),
-            Op::Scale { factor } => x(0).iter().map(|a| f64::from(*factor) * a).collect(),
-            Op::Relu => x(0).iter().map(|a| a.max(0.0)).collect(),
-            Op::AddBias => x(0).iter().enumerate().map(|(i, a)| a + x(1)[i % x(1).len()]).collect(),
-            Op::Conv2d(window) => conv2d(x(0), dims(0), x(1), dims(1), out, *window),
-            Op::MaxPool2d => max_pool2d(x(0), dims(0)),
-            Op::Linear => {
-                let (row, outputs) = (dims(1)[1], dims(1)[0]);
-                let dot = |i: usize, o: usize| (0..row).map(|e| x(0)[i * row + e] * x(1)[o * row + e]).sum();
-                (0..out[0]).flat_map(|i| (0..outputs).map(move |o| (i, o))).map(|(i, o)| dot(i, o)).collect()
-            }
-            Op::Loss(rule) => {
-                let rows = x(0).chunks(dims(0)[1]).zip(x(1));
-                rows.map(|(z, &y)| loss(z, y as usize, *rule)).collect()
-            }
-            other => panic!("{} is not part of these tests", other.name()),
-        };
-        known.insert(node.outputs[0], result);
-    }
-    known
-}
-
-fn conv2d(x: &[f64], xd: &[usize], w: &[f64], wd: &[usize], out: &[usize], window: Window) -> Vec<f64> {
-    let (&[_, h, wide, c], &[_, kh, kw, _], &[n, out_h, out_w, k]) = (xd, wd, out) else { unreachable!() };
-    let mut y = vec![0.0; n * out_h * out_w * k];
-    for (i, sum) in y.iter_mut().enumerate() {
-        let (filter, ox, oy, image) = (i % k, i / k % out_w, i / k / out_w % out_h, i / k / out_w / out_h);
-        for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
-            let (row, column) = (oy * window.stride + ky, ox * window.stride + kx);
-            let p = window.padding;
-            if row < p || column < p || row >= h + p || column >= wide + p {
-                continue;
-            }
-            let from = ((image * h + row - p) * wide + column - p) * c;
-            let tap = ((filter * kh + ky) * kw + kx) * c;
-            *sum += (0..c).map(|e| x[from + e] * w[tap + e]).sum::<f64>();
-        }
-    }
-    y
-}
-
-fn max_pool2d(x: &[f64], dims: &[usize]) -> Vec<f64> {
-    let &[n, h, w, c] = dims else { unreachable!() };
-    let at = |image: usize, y: usize, column: usize, e: usize| x[((image * h + y) * w + column) * c + e];
-    let mut out = Vec::new();
-    for (image, y) in (0..n).flat_map(|image| (0..h / 2).map(move |y| (image, 2 * y))) {
-        for (column, e) in (0..w / 2).flat_map(|column| (0..c).map(move |e| (2 * column, e))) {
-            let four = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(dy, dx)| at(image, y + dy, column + dx, e));
-            out.push(four.into_iter().fold(f64::NEG_INFINITY, f64::max));
-        }
-    }
-    out
-}
-
-fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
-    let others = || (0..z.len()).filter(|&j| j != y).map(|j| z[j]);
-    let sum: f64 = others().map(f64::exp).sum();
-    let lm = others().fold(f64::NEG_INFINITY, f64::max) - z[y];
-    match rule.loss {
-        Loss::Xent => (sum + z[y].exp()).ln() - z[y],
-        Loss::Slm => sum.ln() - z[y],
-        Loss::Lm => lm,
-        Loss::Cw => (lm + f64::from(rule.confidence)).max(0.0),
-    }
-}
 
 // ---- A program, what its leaves hold, and its gradient both ways
 
@@ -148,7 +73,7 @@ fn differences(weights: &Array, most: usize, record: Record) -> Vec<Vec<(usize, 
     let mut leaves: HashMap<Value, Vec<f64>> =
         given.leaves.iter().map(|(buffer, content)| (tape.leaf(buffer), content.values.clone())).collect();
     let total = |leaves: &HashMap<Value, Vec<f64>>| -> f64 {
-        let losses = &evaluate(&tape, leaves)[&loss];
+        let losses = &evaluate(&tape, leaves, CAPACITY - 1)[&loss];
         losses.iter().zip(&weights.values).take(CAPACITY - 1).map(|(l, w)| l * w).sum()
     };
     let mut random = Random(99);
@@ -204,22 +129,39 @@ fn rules() -> [LossRule; 4] {
 
 /// A small LeNet5 on images of two channels; the row that is not active is no number.
 fn lenet5(tape: &mut Tape, given: &mut Given, rule: LossRule) -> (Value, Value, Vec<Value>) {
-    let mut model = LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5);
+    let model = LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5);
+    model_loss(tape, given, Box::new(model), Mode::Eval, rule, 5)
+}
+
+/// The loss of a model, its input and its parameters. Batch norm's numbers are other than the first ones, which are all
+/// the same.
+fn model_loss(
+    tape: &mut Tape,
+    given: &mut Given,
+    mut model: Box<dyn Model>,
+    mode: Mode,
+    rule: LossRule,
+    classes: usize,
+) -> (Value, Value, Vec<Value>) {
     model.declare(&mut given.memory);
-    let values = model.params().initial(3);
-    let mut start = 0;
-    for (buffer, parameter) in model.params().parts(model.params().buffer()).into_iter().zip(&model.params().list) {
-        let content = values[start..start + parameter.len()].iter().map(|&v| f64::from(v));
-        given.leaves.push((buffer, Array::f32(&parameter.dims, content)));
-        start += parameter.len();
+    let mut random = Random(8);
+    for (params, values) in model.kept().zip(model.initial(3)) {
+        let mut rest = values.iter().map(|&v| f64::from(v));
+        for (buffer, p) in params.parts(params.buffer()).into_iter().zip(&params.list) {
+            let own: Vec<f64> = rest.by_ref().take(p.len()).collect();
+            let moved = own.into_iter().map(|v| if p.name.contains("bn") { v + 0.4 * random.unit() } else { v });
+            given.leaves.push((buffer, Array::f32(&p.dims, moved)));
+        }
     }
-    let mut content = Random(5).image(&[CAPACITY, 8, 8, 2]);
-    content.values[(CAPACITY - 1) * 128..].fill(f64::NAN);
-    let buffer = image_buffer(&mut given.memory, &model, "x", CAPACITY);
+    let dims = [&[CAPACITY][..], &model.image()].concat();
+    let mut content = Random(5).image(&dims);
+    let row = content.row();
+    content.values[(CAPACITY - 1) * row..].fill(f64::NAN);
+    let buffer = image_buffer(&mut given.memory, &*model, "x", CAPACITY);
     let x = tape.leaf(&buffer);
     given.leaves.push((buffer, content));
-    let y = given.leaf(tape, "labels", labels(5));
-    let logits = model.logits(tape, x, Mode::Eval);
+    let y = given.leaf(tape, "labels", labels(classes));
+    let logits = model.logits(tape, x, mode);
     let loss = tape.loss(rule, logits, y);
     let params = model.params().leaves(tape);
     (loss, x, params)
@@ -285,6 +227,115 @@ fn the_gradient_by_the_last_layer_goes_no_further() {
         backward_ops(true, &|_, params| params[6..].to_vec()),
         ["loss_backward", "linear_backward_weight", "add_bias_backward_bias"]
     );
+}
+
+// ---- Wide ResNets
+
+const MODES: [Mode; 2] = [Mode::Eval, Mode::Train];
+
+/// Batch norm of x and ReLU, with leaves of its own; its weight and bias are wanted.
+fn norm_relu(tape: &mut Tape, given: &mut Given, x: Value, mode: Mode, wanted: &mut Vec<Value>) -> Value {
+    let c = *tape.dims(x).last().unwrap();
+    let number = wanted.len();
+    let mut leaf = |tape: &mut Tape, part: &str, lowest: f64| {
+        let values = Random((10 * number + part.len()) as u64).image(&[c]).values;
+        given.leaf(tape, &format!("{part} {number}"), Array::f32(&[c], values.iter().map(|v| v + lowest)))
+    };
+    let [weight, bias] = [leaf(tape, "weight", 0.5), leaf(tape, "bias", -0.5)];
+    leaf(tape, "running mean", -0.5);
+    leaf(tape, "running variance", 0.5);
+    let [running_mean, running_variance] = [2, 1].map(|i| given.leaves[given.leaves.len() - i].0.clone());
+    wanted.extend([weight, bias]);
+    let norm = BatchNorm { weight, bias, running_mean, running_variance };
+    let normalized = match mode {
+        Mode::Eval => tape.batch_norm(x, &norm),
+        Mode::Train => tape.batch_norm_training(x, &norm),
+    };
+    tape.relu(normalized)
+}
+
+/// A block on standardized images: its shortcut is a 1x1 convolution with `stride`, recorded before the main convolutions
+/// or after them, or the block's input (`None`).
+fn block(
+    tape: &mut Tape,
+    given: &mut Given,
+    mode: Mode,
+    stride: Option<usize>,
+    shortcut_first: bool,
+) -> (Value, Vec<Value>) {
+    let (from, to) = (3, if stride.is_some() { 5 } else { 3 });
+    let mut content = Random(1).image(&[CAPACITY, 7, 6, from]);
+    content.values[(CAPACITY - 1) * 126..].fill(f64::NAN);
+    let x = given.leaf(tape, "x", content);
+    let mut wanted = vec![x];
+    let standard = tape.standardize(x);
+    let active = norm_relu(tape, given, standard, mode, &mut wanted);
+    let filters = |tape: &mut Tape, given: &mut Given, wanted: &mut Vec<Value>, dims: [usize; 4]| {
+        let w = given.leaf(tape, &format!("filters {}", wanted.len()), Random(wanted.len() as u64).signed(&dims));
+        wanted.push(w);
+        w
+    };
+    let shortcut = |tape: &mut Tape, given: &mut Given, wanted: &mut Vec<Value>| match stride {
+        Some(stride) => {
+            let w = filters(tape, given, wanted, [to, 1, 1, from]);
+            tape.conv2d(active, w, Window { padding: 0, stride })
+        }
+        None => standard,
+    };
+    let early = shortcut_first.then(|| shortcut(tape, given, &mut wanted));
+    let w = filters(tape, given, &mut wanted, [to, 3, 3, from]);
+    let inner = tape.conv2d(active, w, Window { padding: 1, stride: stride.unwrap_or(1) });
+    let inner = norm_relu(tape, given, inner, mode, &mut wanted);
+    let w = filters(tape, given, &mut wanted, [to, 3, 3, to]);
+    let inner = tape.conv2d(inner, w, Window { padding: 1, stride: 1 });
+    let other = early.unwrap_or_else(|| shortcut(tape, given, &mut wanted));
+    let sum = tape.add(other, inner);
+    let active = norm_relu(tape, given, sum, mode, &mut wanted);
+    let features = tape.global_mean(active);
+    let last = given.leaf(tape, "last", Random(4).signed(&[5, to]));
+    wanted.push(last);
+    let logits = tape.linear(features, last);
+    let y = given.leaf(tape, "labels", labels(5));
+    (tape.loss(rules()[0], logits, y), wanted)
+}
+
+#[test]
+fn blocks_with_every_shortcut_have_the_gradients_of_their_formulas_in_both_modes() {
+    for mode in MODES {
+        for (stride, first) in [(None, true), (Some(1), true), (Some(1), false), (Some(2), true), (Some(2), false)] {
+            let what = format!("{mode:?}, shortcut's stride {stride:?}, recorded first: {first}");
+            check(&what, 40, &|tape, given| block(tape, given, mode, stride, first));
+        }
+    }
+}
+
+/// An image of one colour, whose deviation is held at its least value.
+#[test]
+fn standardization_passes_no_gradient_through_a_deviation_at_its_least_value() {
+    check("one colour", 48, &|tape, given| {
+        let mut content = Random(1).image(&[CAPACITY, 4, 4, 1]);
+        content.values[16..32].iter_mut().for_each(|v| *v = f64::from((0.5 + 0.01 * *v) as f32));
+        let x = given.leaf(tape, "x", content);
+        let standard = tape.standardize(x);
+        let w = given.leaf(tape, "w", Random(2).signed(&[3, 16]));
+        let logits = tape.linear(standard, w);
+        let y = given.leaf(tape, "labels", labels(3));
+        (tape.loss(rules()[0], logits, y), vec![x, w])
+    });
+}
+
+fn wide_resnet(tape: &mut Tape, given: &mut Given, mode: Mode) -> (Value, Value, Vec<Value>) {
+    model_loss(tape, given, Box::new(WideResNet::new(10, 1)), mode, rules()[0], 10)
+}
+
+#[test]
+fn a_wide_resnets_gradients_by_input_and_by_every_parameter_are_those_of_the_formulas_in_both_modes() {
+    for mode in MODES {
+        check(&format!("wide ResNet, {mode:?}"), 3, &|tape, given| {
+            let (loss, x, params) = wide_resnet(tape, given, mode);
+            (loss, [vec![x], params].concat())
+        });
+    }
 }
 
 // ---- Programs of all kinds

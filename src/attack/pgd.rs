@@ -60,15 +60,17 @@ impl Pgd {
         let name = |part: &str| format!("{}.{part}", target.x.name.trim_end_matches(".x"));
         let (eps, step) = (memory.f32(&name("eps"), &[n]), memory.f32(&name("step"), &[n]));
         let adv = image_buffer(memory, model, &name("adv"), n);
+        let ones = memory.f32(&name("ones"), &[n]);
         let mut schedule = Schedule::default();
-        schedule.then(&Arc::new(start(target, &eps, &adv, settings)), 1);
-        let iteration = iteration(model, target, &eps, &step, &adv, settings);
+        schedule.then(&Arc::new(start(target, &eps, &adv, &ones, settings)), 1);
+        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], settings);
         schedule.then(&Arc::new(iteration), settings.iterations);
         Pgd { eps, step, adv, schedule }
     }
 }
 
-fn start(target: &Target, eps: &Buffer, adv: &Buffer, settings: &PgdSettings) -> Program {
+/// The first point, and what every iteration weighs the losses with.
+fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, settings: &PgdSettings) -> Program {
     let mut tape = Tape::new("pgd_start");
     tape.set_rows(&target.rows);
     let (x, eps) = (tape.leaf(&target.x), tape.leaf(eps));
@@ -86,23 +88,22 @@ fn start(target: &Target, eps: &Buffer, adv: &Buffer, settings: &PgdSettings) ->
         }
     };
     tape.keep(first, adv);
+    let weights = tape.fill(1.0, &ones.dims);
+    tape.keep(weights, ones);
     tape.finish()
 }
 
 fn iteration(
     model: &dyn Model,
     target: &Target,
-    eps: &Buffer,
-    step: &Buffer,
-    adv: &Buffer,
+    [eps, step, adv, ones]: [&Buffer; 4],
     settings: &PgdSettings,
 ) -> Program {
     let mut tape = Tape::new("pgd_iteration");
     tape.set_rows(&target.rows);
-    let [x, labels, eps, step, point] = [&target.x, &target.labels, eps, step, adv].map(|b| tape.leaf(b));
+    let [x, labels, eps, step, point, ones] = [&target.x, &target.labels, eps, step, adv, ones].map(|b| tape.leaf(b));
     let logits = model.logits(&mut tape, point, Mode::Eval);
     let loss = tape.loss(settings.loss, logits, labels);
-    let ones = tape.fill(1.0, &[target.capacity()]);
     let dx = tape.grad(loss, ones, &[point])[0];
     tape.pgd_step(settings.rule, adv, x, dx, eps, step);
     tape.finish()

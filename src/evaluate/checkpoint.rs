@@ -11,7 +11,7 @@ use crate::data;
 use crate::device::{Device, Schedule};
 use crate::model::state_dict::{Loaded, load_model};
 use crate::record::Progress;
-use crate::report::{histogram, length};
+use crate::report::{histogram, length, si};
 use crate::tape::{Memory, Norm};
 use crate::{Error, Result};
 
@@ -146,13 +146,13 @@ impl Question {
         let pgd = RepeatedPgd::new(&mut memory, &*model, &examples, rule, confidence, self.nb_iter, self.seed);
         let schedules = margins.iter().map(Margins::schedule).chain(pgd.schedules());
         let programs = schedules.flat_map(Schedule::programs).chain(examples.programs());
-        device.allocate(&memory, &programs.collect::<Vec<_>>())?;
+        let bytes = device.allocate(&memory, &programs.collect::<Vec<_>>())?;
         model.load(device, &state)?;
         examples.upload(device, &dataset)?;
 
         let starts = self.pgd.len() as u64 * u64::from(self.nb_restart) + u64::from(self.margins);
         let mut progress = Progress::new("starts", starts, 0, self.quiet);
-        progress.note(&format!("{} on {}", model.describe(), device.describe()));
+        progress.note(&format!("{} on {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
         let mut done = 0;
         let clean_accuracy = accuracy(&examples.right(device)?);
         let mut attack = |&PgdAt { eps, eps_iter }: &PgdAt| {

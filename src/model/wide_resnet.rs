@@ -65,7 +65,7 @@ impl WideResNet {
             return Err(format!("{name} has shape {first:?}, expected a multiple of {} filters", FILTERS[1]));
         }
         let blocks = |n: &usize| get(&format!("1.convgroup1.layer.{n}.conv1.weight")).is_ok();
-        let network = WideResNet::new(4 + 6 * (1..).take_while(blocks).count().max(1), first[0] / FILTERS[1]);
+        let network = WideResNet::new(4 + 6 * (0..).take_while(blocks).count(), first[0] / FILTERS[1]);
         for p in network.params.list.iter().chain(&network.statistics.list) {
             let found = get(&p.name)?;
             if found != p.shape {
@@ -91,8 +91,8 @@ impl WideResNet {
     fn blocks(&self) -> Vec<Block> {
         let mut blocks = Vec::new();
         let mut from = FILTERS[0];
-        for group in 1..=3 {
-            let to = FILTERS[group] * self.widen;
+        for (group, filters) in (1..).zip(&FILTERS[1..]) {
+            let to = filters * self.widen;
             for layer in 0..(self.depth - 4) / 6 {
                 let stride = if group > 1 && layer == 0 { 2 } else { 1 };
                 blocks.push(Block { name: format!("1.convgroup{group}.layer.{layer}"), from, to, stride });
@@ -178,5 +178,23 @@ impl Model for WideResNet {
     fn declare(&mut self, memory: &mut Memory) {
         self.params.declare(memory, "params");
         self.statistics.declare(memory, "statistics");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_found_again_from_its_shapes_under_either_names() {
+        for (depth, widen) in [(10, 1), (16, 3), (28, 4), (40, 2)] {
+            let network = WideResNet::new(depth, widen);
+            for names in [Names::Released, Names::Robustbench] {
+                let kept = || network.params.list.iter().chain(&network.statistics.list);
+                let shape = |name: &str| kept().find(|p| names.of(&p.name) == name).map(|p| p.shape.clone());
+                let found = WideResNet::from_shapes(names, shape).unwrap();
+                assert_eq!((found.depth, found.widen), (depth, widen), "{names:?}");
+            }
+        }
     }
 }

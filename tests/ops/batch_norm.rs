@@ -200,59 +200,65 @@ fn statistics(values: &[f64]) -> [Sum; 2] {
 }
 
 /// Without a row, the running statistics stay as they are.
-fn training(relu: bool) {
-    everything(|g| {
-        let c = g.channels();
-        let running = [Random(5).signed(&[c]), Random(6).image(&[c])];
-        let case = Case::new(Op::BatchNormTraining { relu }).rows(&g.x).whole(&g.weight).whole(&g.bias);
-        let case = case.gives_rows(&g.dims, DType::F32).gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32);
-        case.updates_whole(&running[0]).updates_whole(&running[1]).check(|n| {
-            let active = &g.x.values[..n * g.x.row()];
-            if n == 0 {
-                let nothing = vec![exact(f64::NAN); c];
-                let before = |r: &Array| r.values.iter().copied().map(exact).collect();
-                return vec![vec![], nothing.clone(), nothing, before(&running[0]), before(&running[1])];
+fn training(g: &Given, relu: bool) {
+    let c = g.channels();
+    let running = [Random(5).signed(&[c]), Random(6).image(&[c])];
+    let case = Case::new(Op::BatchNormTraining { relu }).rows(&g.x).whole(&g.weight).whole(&g.bias);
+    let case = case.gives_rows(&g.dims, DType::F32).gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32);
+    case.updates_whole(&running[0]).updates_whole(&running[1]).check(|n| {
+        let active = &g.x.values[..n * g.x.row()];
+        if n == 0 {
+            let nothing = vec![exact(f64::NAN); c];
+            let before = |r: &Array| r.values.iter().copied().map(exact).collect();
+            return vec![vec![], nothing.clone(), nothing, before(&running[0]), before(&running[1])];
+        }
+        let count = (active.len() / c) as f64;
+        let mut results = vec![vec![exact(0.0); active.len()], vec![], vec![], vec![], vec![]];
+        for channel in 0..c {
+            let values: Vec<f64> = active.iter().skip(channel).step_by(c).copied().collect();
+            let [mean, variance] = statistics(&values);
+            let spread = variance.value + f64::from(BATCH_NORM_EPS);
+            let scale = g.weight.values[channel] / spread.sqrt();
+            let bias = g.bias.values[channel];
+            for (at, x) in values.iter().enumerate() {
+                let off_centre = (x - mean.value) * scale;
+                let size = (x.abs() + mean.size) * scale.abs() + bias.abs();
+                let size = size + off_centre.abs() * variance.size / spread;
+                results[0][at * c + channel] = rectified(relu, near(off_centre + bias, size));
             }
-            let count = (active.len() / c) as f64;
-            let mut results = vec![vec![exact(0.0); active.len()], vec![], vec![], vec![], vec![]];
-            for channel in 0..c {
-                let values: Vec<f64> = active.iter().skip(channel).step_by(c).copied().collect();
-                let [mean, variance] = statistics(&values);
-                let spread = variance.value + f64::from(BATCH_NORM_EPS);
-                let scale = g.weight.values[channel] / spread.sqrt();
-                let bias = g.bias.values[channel];
-                for (at, x) in values.iter().enumerate() {
-                    let off_centre = (x - mean.value) * scale;
-                    let size = (x.abs() + mean.size) * scale.abs() + bias.abs();
-                    let size = size + off_centre.abs() * variance.size / spread;
-                    results[0][at * c + channel] = rectified(relu, near(off_centre + bias, size));
-                }
-                let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-                let share = f64::from(BATCH_NORM_MOMENTUM);
-                let moved = |from: f64, to: Sum, times: f64| {
-                    near(
-                        (1.0 - share) * from + share * times * to.value,
-                        (1.0 - share) * from.abs() + share * times * to.size,
-                    )
-                };
-                results[1].push(mean);
-                results[2].push(variance);
-                results[3].push(moved(running[0].values[channel], mean, 1.0));
-                results[4].push(moved(running[1].values[channel], variance, unbiased));
-            }
-            results
-        });
+            let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+            let share = f64::from(BATCH_NORM_MOMENTUM);
+            let moved = |from: f64, to: Sum, times: f64| {
+                near(
+                    (1.0 - share) * from + share * times * to.value,
+                    (1.0 - share) * from.abs() + share * times * to.size,
+                )
+            };
+            results[1].push(mean);
+            results[2].push(variance);
+            results[3].push(moved(running[0].values[channel], mean, 1.0));
+            results[4].push(moved(running[1].values[channel], variance, unbiased));
+        }
+        results
     });
 }
 
 #[test]
 pub fn batch_norm_training() {
-    training(false);
+    everything(|g| training(&g, false));
 }
 
 #[test]
 pub fn batch_norm_relu_training() {
-    training(true);
+    everything(|g| training(&g, true));
+}
+
+/// More rows of channels than one round of a GPU's sums of sums takes.
+#[test]
+fn batch_norm_sums_many_rows_of_channels() {
+    let given = Given::new(&[33, 8, 8, 67], Data::FarFromZero);
+    training(&given, true);
+    backward_weight(&given, true);
 }
 
 /// Errors of rounding add up in a sum of many terms of one sign, unless it is made of short ones.
@@ -324,30 +330,28 @@ pub fn batch_norm_relu_training_backward_input() {
     training_backward_input(true);
 }
 
-fn backward_weight(relu: bool) {
-    everything(|g| {
-        let c = g.channels();
-        let case = Case::new(Op::BatchNormBackwardWeight { relu }).rows(&g.dy).rows(&g.x);
-        let case = case.whole(&g.weight).whole(&g.bias).whole(&g.mean).whole(&g.variance);
-        case.gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32).check(|n| {
-            let mut sums = vec![vec![Sum::default(); c]; 2];
-            for i in 0..n * g.x.row() {
-                let (dy, unit) = (g.through(relu, i), g.unit(i));
-                sums[0][i % c].value += dy * unit.value;
-                sums[0][i % c].size += dy.abs() * unit.size;
-                sums[1][i % c] += dy;
-            }
-            sums
-        });
+fn backward_weight(g: &Given, relu: bool) {
+    let c = g.channels();
+    let case = Case::new(Op::BatchNormBackwardWeight { relu }).rows(&g.dy).rows(&g.x);
+    let case = case.whole(&g.weight).whole(&g.bias).whole(&g.mean).whole(&g.variance);
+    case.gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32).check(|n| {
+        let mut sums = vec![vec![Sum::default(); c]; 2];
+        for i in 0..n * g.x.row() {
+            let (dy, unit) = (g.through(relu, i), g.unit(i));
+            sums[0][i % c].value += dy * unit.value;
+            sums[0][i % c].size += dy.abs() * unit.size;
+            sums[1][i % c] += dy;
+        }
+        sums
     });
 }
 
 #[test]
 pub fn batch_norm_backward_weight() {
-    backward_weight(false);
+    everything(|g| backward_weight(&g, false));
 }
 
 #[test]
 pub fn batch_norm_relu_backward_weight() {
-    backward_weight(true);
+    everything(|g| backward_weight(&g, true));
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use maxmargin::attack::DeviceData;
-use maxmargin::config::{Config, Fidelity, OptimizerKind};
+use maxmargin::config::{Config, Fidelity, ModelKind, OptimizerKind};
 use maxmargin::data::DatasetKind;
 use maxmargin::device::Device;
 use maxmargin::model::{Parameter, Params, image_buffer};
@@ -202,6 +202,9 @@ fn config(case: &Case, capacity: usize) -> Config {
         train_size: None,
         val_size: 0,
         test_size: None,
+        augment: false,
+        model: if case.has("model", "wide_resnet") { ModelKind::WideResNet } else { ModelKind::LeNet5 },
+        depth: None,
         width: 1.0,
         norm: case.choice("norm"),
         hinge_maxeps: number("hinge_max_eps"),

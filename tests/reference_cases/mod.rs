@@ -5,6 +5,7 @@
 mod attack;
 mod case;
 mod check;
+mod decisions;
 mod image;
 mod loss;
 mod mma;

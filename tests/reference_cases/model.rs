@@ -15,6 +15,7 @@ use maxmargin::tape::{LossRule, Memory, Tape};
 
 use super::case::unit;
 use super::check::{Check, relative, relative_f64};
+use super::decisions::{self, Exact};
 use super::numbers::{digest, to_nchw};
 use super::{Case, allocate};
 
@@ -23,6 +24,7 @@ pub const LOGITS: f64 = 8e-6;
 const RUNNING_STATISTICS: f64 = 1e-6;
 const INPUT_GRAD: f64 = 1e-5;
 const PARAMETER_GRAD: f64 = 3e-5;
+/// With LeNet5, of which few ReLUs are near a tie. With a wide ResNet, see [`decisions`].
 const GRAD_AT_A_TIE: f64 = 3e-3;
 
 pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
@@ -43,6 +45,8 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     let (image, label) = (tape.leaf(&x), tape.leaf(&labels));
     let found = model.logits(&mut tape, image, mode);
     tape.keep(found, &logits);
+    let wide = case.has("model", "wide_resnet");
+    let relus = if wide { decisions::keep(&mut tape, &mut memory) } else { Vec::new() };
     let loss = tape.loss(rule, found, label);
     let ones = tape.fill(1.0, &[n]);
     let gradient_by_image = tape.grad(loss, ones, &[image])[0];
@@ -72,22 +76,59 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     if mode == Mode::Train {
         checks.extend(running_statistics(case, &*model, device, RUNNING_STATISTICS));
     }
+    let decisions = decisions::read(device, &relus);
     device.replay(&by_parameters).unwrap();
 
-    let by_image = to_nchw(&device.read_f32(&dx).unwrap(), &case.tensor("images").shape);
-    let expected = case.values("input_grad");
-    let at_a_tie = falls_the_other_way(&by_image, expected, n);
-    let allowed = |usual: f64| if at_a_tie { GRAD_AT_A_TIE } else { usual };
-    checks.push(Check::new("input_grad", relative(&by_image, expected), allowed(INPUT_GRAD)));
-    for (p, found) in
-        model.params().list.iter().zip(model.params().split_to_torch(&device.read_f32(&gradient).unwrap()))
-    {
+    let (by_image, by_parameters) = (device.read_f32(&dx).unwrap(), device.read_f32(&gradient).unwrap());
+    let near = gradients(case, &*model, &by_image, &by_parameters);
+    if near.iter().all(Check::passes) {
+        checks.extend(near);
+    } else if wide {
+        let exact = Exact::new(&*model, &state, mode, rule, &unit(&images), &case.u32s("labels"));
+        checks.extend(with_decisions(case, &*model, &exact, &decisions, (&by_image, &by_parameters)));
+    } else {
+        let tie = falls_the_other_way(&to_nchw(&by_image, &case.tensor("images").shape), case.values("input_grad"), n);
+        checks.extend(near.into_iter().map(|c| if tie { Check { allowed: GRAD_AT_A_TIE, ..c } } else { c }));
+    }
+    checks
+}
+
+/// Compares the gradients by the images, and by all parameters; both in our layouts. A case holds each parameter's whole
+/// or as a digest.
+fn gradients(case: &Case, model: &dyn Model, by_image: &[f32], by_parameters: &[f32]) -> Vec<Check> {
+    let by_image = to_nchw(by_image, &case.tensor("images").shape);
+    let mut checks = vec![Check::new("input_grad", relative(&by_image, case.values("input_grad")), INPUT_GRAD)];
+    for (p, found) in model.params().list.iter().zip(model.params().split_to_torch(by_parameters)) {
         let (whole, short) = (format!("grad.{}", p.name), format!("grad_digest.{}", p.name));
         let (name, error) = match case.find(&whole) {
             Some(expected) => (whole, relative(&found, &expected.values)),
             None => (short.clone(), relative_f64(&digest(&found), case.values(&short))),
         };
-        checks.push(Check::new(name, error, allowed(PARAMETER_GRAD)));
+        checks.push(Check::new(name, error, PARAMETER_GRAD));
+    }
+    checks
+}
+
+/// Compares gradients with what the device's decisions ask for: as near as where no ReLU falls the other way.
+fn with_decisions(
+    case: &Case,
+    model: &dyn Model,
+    exact: &Exact,
+    decisions: &[Vec<f32>],
+    (by_image, by_parameters): (&[f32], &[f32]),
+) -> Vec<Check> {
+    let single = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+    let (own_by_image, own_by_parameter) = exact.gradients(None);
+    let mut checks = gradients(case, model, &single(&own_by_image), &single(&own_by_parameter.concat()));
+    checks.push(exact.ties(decisions));
+    let (exact_by_image, exact_by_parameter) = exact.gradients(Some(decisions));
+    let decided = |name: &str| format!("{name} of ReLU's decisions");
+    checks.push(Check::new(decided("input_grad"), relative(by_image, &exact_by_image), INPUT_GRAD));
+    let mut rest = by_parameters;
+    for (p, expected) in model.params().list.iter().zip(exact_by_parameter) {
+        let (found, after) = rest.split_at(p.len());
+        rest = after;
+        checks.push(Check::new(decided(&format!("grad.{}", p.name)), relative(found, &expected), PARAMETER_GRAD));
     }
     checks
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each suite uses its own part
 
 pub mod cuda;
+pub mod double;
 pub mod fake;
 
 use std::fmt::Debug;

@@ -20,7 +20,8 @@ use crate::{PROGRAM, assert_same, changed, cifar10, done, go_on, metrics, refuse
 /// A run of a second: 7 steps, 3 an epoch, of which the last has 10 examples instead of 25.
 const TINY: &str = "--preset cifar10-quick --depth 10 --width 1 --augment true --nb-iter 2 --num-search-steps 2 \
                     --train-size 60 --val-size 12 --test-size 10 --training-batch-size 25 --max-num-training-steps 7 \
-                    --checkpoint-interval 2 --disp-interval 2 --learning-rate-schedule 0.05 --attack-mineps 0.02";
+                    --checkpoint-interval 2 --disp-interval 2 --learning-rate-schedule 0.05 --attack-mineps 0.02 \
+                    --fidelity released --clean-loss-coeff 0.3333";
 
 /// Images, and where runs go.
 struct Place(TempDir);

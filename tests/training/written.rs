@@ -85,6 +85,7 @@ fn metrics_have_a_line_a_logging_interval_an_epoch_and_a_result_before_and_after
             "epoch" => &["best", "epoch", "validation_accuracy", "validation_mean_margin"],
             _ => &[
                 "clean_accuracy",
+                "device_bytes",
                 "mean_margin",
                 "robust_accuracy",
                 "robust_attack",

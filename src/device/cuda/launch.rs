@@ -39,7 +39,7 @@ pub enum Arg {
     Float(f32),
     /// A struct: its name, its bytes.
     Struct(&'static str, Vec<u8>),
-    /// A struct with addresses: its name, its members. Each begins on a word of its own.
+    /// A struct with addresses: its name, its members, each of which begins on a word of its own.
     Members(&'static str, Vec<Arg>),
 }
 
@@ -64,6 +64,18 @@ impl Arg {
             Arg::Unsigned(_) => "unsigned",
             Arg::Float(_) => "float",
             Arg::Struct(name, _) | Arg::Members(name, _) => name,
+        }
+    }
+
+    /// Bytes of that parameter.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const WORD: usize = 8;
+        match self {
+            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) => WORD,
+            Arg::Int(_) | Arg::Unsigned(_) | Arg::Float(_) => 4,
+            Arg::Struct(_, bytes) => bytes.len(),
+            Arg::Members(_, members) => members.iter().map(|member| member.bytes().next_multiple_of(WORD)).sum(),
         }
     }
 

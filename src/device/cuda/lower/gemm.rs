@@ -319,6 +319,53 @@ mod tests {
         assert_eq!(plans, expected);
     }
 
+    /// WideResNet-28-4's at a batch of 128 are large enough: no sum of a result or of a gradient by an input is cut,
+    /// which would take another launch.
+    #[test]
+    fn the_wide_resnet_fills_the_gpu_without_cutting_sums() {
+        let plan = |rows, columns, length, count| {
+            let vectors = columns % 4 == 0 && length % 4 == 0;
+            let Plan { tile, tiles, shares, .. } =
+                Plan::new(Product { count, ..Product::new(rows, columns, length) }, vectors, true);
+            (tile, tiles, shares)
+        };
+        let (n32, n16, n8) = (128 * 32 * 32, 128 * 16 * 16, 128 * 8 * 8);
+        let plans = [
+            plan(n32, 16, 9 * 3, 1),  // the first convolution
+            plan(n32, 64, 9 * 16, 1), // the groups' first
+            plan(n16, 128, 9 * 64, 1),
+            plan(n8, 256, 9 * 128, 1),
+            plan(n32, 64, 9 * 64, 1), // the others, as long as their gradients
+            plan(n16, 128, 9 * 128, 1),
+            plan(n8, 256, 9 * 256, 1),
+            plan(n32, 64, 9 * 64 + 16, 1), // with a shortcut
+            plan(n16, 128, 9 * 128 + 64, 1),
+            plan(n8, 256, 9 * 256 + 128, 1),
+            plan(n32, 3, 9 * 16, 1),       // gradients by the input of the first convolution
+            plan(n32, 16, 9 * 64 + 64, 1), // and of the groups' first, with a shortcut
+            plan(n16, 64, 4 * 128 + 128, 4),
+            plan(n8, 128, 4 * 256 + 256, 4),
+        ];
+        let (scalar, narrow, square) = (Tile::Scalar, Tile::Narrow, Tile::Square);
+        let expected = [
+            (scalar, 2048, 1),
+            (square, 2048, 1),
+            (square, 1024, 1),
+            (square, 512, 1),
+            (square, 2048, 1),
+            (square, 1024, 1),
+            (square, 512, 1),
+            (square, 2048, 1),
+            (square, 1024, 1),
+            (square, 512, 1),
+            (scalar, 2048, 1),
+            (narrow, 2048, 1),
+            (square, 512, 1),
+            (square, 256, 1),
+        ];
+        assert_eq!(plans, expected);
+    }
+
     #[test]
     fn a_launch_has_a_block_a_tile_a_share_and_a_product() {
         let cut = Product::new(50, 1024, 3136);

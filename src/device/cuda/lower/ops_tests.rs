@@ -7,7 +7,8 @@ use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
 use crate::rng::Purpose;
 use crate::tape::op::{Direction, L2Order};
 use crate::tape::{
-    Buffer, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op, OptimizerRule, PgdRule, Place, Program, Region, Tape,
+    Buffer, ConvFusion, ConvGradientFusion, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op, OptimizerRule,
+    PgdRule, Place, Program, Region, Tape, Window,
 };
 
 /// Elements of a row around a block's threads and around four times as many.
@@ -176,6 +177,54 @@ fn a_linear_layer_s_sums_are_finished_once_where_they_are_whole() {
     }
 }
 
+/// The struct called `name` among a launch's arguments.
+fn members<'a>(launch: &'a Launch, name: &str) -> Option<&'a [Arg]> {
+    launch.args.iter().find_map(|arg| match arg {
+        Arg::Members(of, members) if *of == name => Some(&members[..]),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_is_fused_with_a_convolution_is_done_once_where_its_sums_are_whole() {
+    let window = Window { padding: 1, stride: 2 };
+    let forward = ConvFusion { window, shortcut: Some(2), addend: false, sum: true, norm: true };
+    let backward = ConvGradientFusion { window, shortcut: Some(2), norm: true, addend: true };
+    let input = Arg::Input;
+    for (n, size, cut) in [(128, 16, false), (1, 4, true)] {
+        let (large, small) = ([n, 2 * size, 2 * size, 64], [n, size, size, 128]);
+        let (w, single, from, to) = ([128, 3, 3, 64], [128, 1, 1, 64], [64], [128]);
+        let [large, small, w, single, from, to] =
+            [f32s(&large), f32s(&small), f32s(&w), f32s(&single), f32s(&from), f32s(&to)];
+        let of_forward =
+            launches(Op::Conv2dFused(forward), &[large, w, large, single, to, to, to, to], &[small, small], None);
+        let of_backward = launches(
+            Op::Conv2dFusedBackwardInput(backward),
+            &[small, w, small, single, from, from, large, large],
+            &[large],
+            None,
+        );
+        // Before, sum, weight, variance, bias, mean, y, after, ReLU.
+        let forward =
+            [Arg::Null, Arg::Output(0), input(4), input(7), input(5), input(6), Arg::Null, Arg::Null, Arg::Int(1)];
+        let backward =
+            [Arg::Null, Arg::Null, input(4), input(5), Arg::Null, Arg::Null, input(6), input(7), Arg::Int(0)];
+        for (launches, finish, to, classes) in
+            [(of_forward, forward, Arg::Output(1), 1), (of_backward, backward, Arg::Output(0), 4)]
+        {
+            assert_eq!(launches.len(), if cut { 2 } else { 1 }, "{launches:?}");
+            assert_eq!(launches[0].grid[2], classes, "a product a class of pixels");
+            assert_eq!(members(&launches[0], "Shortcut").unwrap()[..2], [input(2), input(3)]);
+            let (last, before) = launches.split_last().unwrap();
+            assert_eq!((&last.args[0], members(last, "Finish")), (&to, Some(&finish[..])));
+            for launch in before {
+                let nothing = |arg: &Arg| matches!(arg, Arg::Null | Arg::Int(0));
+                assert!(members(launch, "Finish").unwrap().iter().all(nothing), "{launch:?}");
+            }
+        }
+    }
+}
+
 /// Blocks of a launch that give each row blocks of its own.
 fn blocks_of_rows(n: usize, width: usize) -> usize {
     n * width.div_ceil(256)
@@ -329,7 +378,7 @@ fn a_pass_of_batch_norm_is_one_launch_over_all_items_and_channels() {
                 let Lowered { launches, scratch } = batch_norm(&op, &dims, operands, off);
                 let [launch] = &launches[..] else { panic!("{launches:?}") };
                 assert_eq!(scratch, 0);
-                covers_items_and_channels(launch, sizes(launch), &dims, off.is_none() && dims[3] % 4 == 0);
+                covers_items_and_channels(launch, sizes(launch), &dims, off.is_none() && dims[3].is_multiple_of(4));
                 assert_eq!(launch.kernel.trim_end_matches("_x4"), kernel);
             }
         }
@@ -356,7 +405,7 @@ fn batch_norm_s_sums_are_shares_of_all_items_and_a_warp_a_channel_that_adds_them
                 let names: Vec<_> = launches.iter().map(|launch| launch.kernel.trim_end_matches("_x4")).collect();
                 assert_eq!(names, kernels);
                 let [n, pixels, width, chunk, shares] = sizes(&launches[0]);
-                let wide = off.is_none() && c % 4 == 0;
+                let wide = off.is_none() && c.is_multiple_of(4);
                 covers_items_and_channels(&launches[0], [n, pixels, width, chunk], &dims, wide);
                 assert_eq!(launches[0].grid[0] as usize, shares);
                 assert!(shares <= 256, "{shares} shares of {dims:?}");
@@ -379,7 +428,7 @@ fn an_image_is_standardized_by_a_block_and_averaged_by_a_thread_a_channel() {
         let (image, each, means) = (f32s(&dims), [n], [n, c]);
         let (each, means) = (f32s(&each), f32s(&means));
         for off in [None, Some(0)] {
-            let by_fours = |elements: usize| if off.is_none() && elements % 4 == 0 { 4 } else { 1 };
+            let by_fours = |elements: usize| if off.is_none() && elements.is_multiple_of(4) { 4 } else { 1 };
             let fours = by_fours(h * w * c);
             for launch in [
                 launch(Op::Standardize, &[image], &[image, each], off),

@@ -1,0 +1,107 @@
+//! A wide ResNet's gradients where ReLU decided otherwise than in the case. Among millions of ReLUs some are so near to
+//! their tie that rounding decides, and one such decision changes a gradient by a thousandth or more. What a device then
+//! has to give is the gradient with its own decisions, computed here in double precision.
+
+use std::collections::HashMap;
+
+use maxmargin::device::Device;
+use maxmargin::model::{Mode, Model, State};
+use maxmargin::tape::{Buffer, LossRule, Memory, Op, Tape, Value};
+
+use super::check::Check;
+use crate::support::double::{Values, run};
+
+/// How near to 0 what ReLU is given must be for rounding to decide, relative to the root mean square of its batch.
+const TIE: f64 = 2e-5;
+
+/// Has all results of ReLU kept: these buffers hold a device's decisions.
+pub fn keep(tape: &mut Tape, memory: &mut Memory) -> Vec<Buffer> {
+    let mut kept = Vec::new();
+    for [_, value] in relus(tape) {
+        let buffer = memory.f32(&format!("relu {}", kept.len()), tape.dims(value));
+        tape.keep(value, &buffer);
+        kept.push(buffer);
+    }
+    kept
+}
+
+/// What each ReLU of a tape is given, and its result.
+fn relus(tape: &Tape) -> Vec<[Value; 2]> {
+    let relus = tape.nodes().iter().filter(|node| node.op == Op::Relu);
+    relus.map(|node| [node.inputs[0], node.outputs[0]]).collect()
+}
+
+/// The gradient of the summed loss by the images, and of the mean loss by each parameter, in our layouts.
+pub type Gradients = (Vec<f64>, Vec<Vec<f64>>);
+
+/// A case in double precision.
+pub struct Exact {
+    tape: Tape,
+    forward: usize,
+    known: Values,
+    rows: usize,
+    by_image: Value,
+    by_parameter: Vec<Value>,
+}
+
+impl Exact {
+    /// Computes the loss of the images `x` that have `labels`; the model is declared.
+    pub fn new(model: &dyn Model, state: &State, mode: Mode, rule: LossRule, x: &[f32], labels: &[u32]) -> Exact {
+        let rows = labels.len();
+        let mut memory = Memory::default();
+        let mut tape = Tape::new("exact").without_fusion();
+        let image = tape.leaf(&maxmargin::model::image_buffer(&mut memory, model, "x", rows));
+        let label = tape.leaf(&memory.u32("labels", &[rows]));
+        let logits = model.logits(&mut tape, image, mode);
+        let loss = tape.loss(rule, logits, label);
+        let forward = tape.nodes().len();
+        let ones = tape.fill(1.0, &[rows]);
+        let wanted = [vec![image], model.params().leaves(&mut tape)].concat();
+        let mut by_parameter = tape.grad(loss, ones, &wanted);
+        let by_image = by_parameter.remove(0);
+
+        let mut known = Values::new();
+        known.insert(image, x.iter().copied().map(f64::from).collect());
+        known.insert(label, labels.iter().copied().map(f64::from).collect());
+        for (params, values) in model.kept().zip(state) {
+            let mut rest = &values[..];
+            for leaf in params.leaves(&mut tape) {
+                let (own, after) = rest.split_at(tape.dims(leaf).iter().product());
+                known.insert(leaf, own.iter().copied().map(f64::from).collect());
+                rest = after;
+            }
+        }
+        run(&tape, &tape.nodes()[..forward], &mut known, rows, &HashMap::new());
+        Exact { tape, forward, known, rows, by_image, by_parameter }
+    }
+
+    /// The gradients with the decisions of these results of ReLU, or its own.
+    pub fn gradients(&self, decisions: Option<&[Vec<f32>]>) -> Gradients {
+        let passes = |decided: &Vec<f32>| decided.iter().map(|&y| y > 0.0).collect();
+        let values = relus(&self.tape).into_iter().map(|[_, y]| y);
+        let passes = values.zip(decisions.unwrap_or_default().iter().map(passes)).collect();
+        let mut known = self.known.clone();
+        run(&self.tape, &self.tape.nodes()[self.forward..], &mut known, self.rows, &passes);
+        let mut take = |value: &Value| known.remove(value).expect("a gradient is computed");
+        let by_image = take(&self.by_image);
+        let mean = |sum: Vec<f64>| sum.iter().map(|v| v / self.rows as f64).collect();
+        (by_image, self.by_parameter.iter().map(take).map(mean).collect())
+    }
+
+    /// Whether rounding explains the decisions that are not its own.
+    pub fn ties(&self, decisions: &[Vec<f32>]) -> Check {
+        let mut furthest = 0f64;
+        for ([x, _], decided) in relus(&self.tape).into_iter().zip(decisions) {
+            let x = &self.known[&x];
+            let size = (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt();
+            let other = x.iter().zip(decided).filter(|&(&x, &y)| (x > 0.0) != (y > 0.0));
+            furthest = other.map(|(x, _)| x.abs() / size).fold(furthest, f64::max);
+        }
+        Check::new("ReLU's decisions (distance from a tie)", furthest, TIE)
+    }
+}
+
+/// What a device decided.
+pub fn read(device: &dyn Device, relus: &[Buffer]) -> Vec<Vec<f32>> {
+    relus.iter().map(|relu| device.read_f32(relu).unwrap()).collect()
+}
