@@ -134,6 +134,9 @@ fn main() {
     let right = device.read_u32(&mma.right[1]).unwrap()[0];
     assert_eq!(right as usize, batch, "every example is right, so every one is attacked");
     assert!(sums[Metric::CleanLoss as usize].is_finite(), "the losses are numbers");
+    if preset_name == "mnist-linf" {
+        assert_eq!(sums[Metric::Reached as usize], 0.0, "every boundary lies below d_max, so every one is trained on");
+    }
 }
 
 /// The most memory this process had resident, in bytes, where the system tells.

@@ -1,4 +1,4 @@
-//! The CPU: rayon over rows, a GEMM library inside convolutions and linear layers.
+//! The CPU: rayon over rows, convolutions in vector registers, a library's matrix products in linear layers.
 //!
 //! Work is cut by rows or by blocks of a fixed size, never by the number of threads, and every sum has a fixed
 //! order: the same program gives the same bits on one thread and on many.
