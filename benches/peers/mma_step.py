@@ -14,8 +14,7 @@ ones, parts are compiled, the whole step is one CUDA graph; with batch norm that
 right). `fp32`: no tensor cores; `tf32`: products on tensor cores in TF32; `fp16`: the network under autocast, loss and
 attack in fp32.
 
-Prints one JSON object a line. `--variant all` tries each way of running it. `--case FILE` replays a reference case
-(`tests/reference/mma-wide_resnet-linf-mma.safetensors`) instead and prints how far the step is from it.
+Prints one JSON object a line. `--variant all` tries each way of running it.
 """
 
 import argparse
@@ -25,7 +24,6 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +160,9 @@ class Step:
 
     def training_pass(self, x, y, weight):
         """Add the gradient of the weighted mean cross-entropy to the parameters' gradients."""
-        self.loss_at(x, y, weight).backward()
+        loss = self.loss_at(x, y, weight)
+        loss.backward()
+        return loss
 
     def start(self, x, eps):
         """PGD's first change: uniform in the ball, back into the box."""
@@ -189,7 +189,8 @@ class Step:
         self.model.train()
         self.optimizer.zero_grad()
         logits = self.forward(self.x)
-        (CLEAN_COEFF * F.cross_entropy(logits, self.y)).backward()
+        self.clean_loss = F.cross_entropy(logits, self.y)
+        (CLEAN_COEFF * self.clean_loss).backward()
         self.right = right = soft_logit_margin(logits.detach(), self.y) < 0
         x, margins = self.x.clone(), torch.zeros_like(self.margins)
         if self.graph:
@@ -199,7 +200,7 @@ class Step:
             at = self.margins[right].clamp(min=self.work.mineps)
             x[right], margins[right] = self.boundary(self.x[right], self.y[right], at)
         weight = (~right | (margins < self.work.hinge_maxeps)).float() * (1 - CLEAN_COEFF)
-        self.training_pass(x, self.y, weight)
+        self.margin_loss = self.training_pass(x, self.y, weight)
         self.optimizer.step()
         self.margins.copy_(margins)
 
