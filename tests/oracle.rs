@@ -16,7 +16,7 @@ use maxmargin::data::{self, Dataset, DatasetKind, idx};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::{Examples, accuracy};
 use maxmargin::model::Mode;
-use maxmargin::model::state_dict::load_model;
+use maxmargin::model::state_dict::{Loaded, load_model};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
 /// How far an accuracy may be off, in points.
@@ -49,7 +49,7 @@ fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
 
 /// Accuracy in percent: without an attack, and on PGD's examples from the image itself, by the cross-entropy in linf.
 fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
-    let (mut model, state) = load_model(weights).expect("a LeNet5");
+    let Loaded { mut model, state, .. } = load_model(weights).expect("a LeNet5");
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), BATCH);

@@ -52,7 +52,7 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Export(export::ExportArgs),
     Data(data::DataArgs),
@@ -87,7 +87,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.verb {
-        Verb::Train(args) => train::run(args, &given_flags(&command, &matches)),
+        Verb::Train(args) => train::run(*args, &given_flags(&command, &matches)),
         Verb::Evaluate(args) => evaluate::run(args),
         Verb::Export(args) => export::run(&args),
         Verb::Data(args) => data::run(args),

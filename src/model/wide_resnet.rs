@@ -91,8 +91,8 @@ impl WideResNet {
     fn blocks(&self) -> Vec<Block> {
         let mut blocks = Vec::new();
         let mut from = FILTERS[0];
-        for group in 1..=3 {
-            let to = FILTERS[group] * self.widen;
+        for (group, filters) in (1..).zip(&FILTERS[1..]) {
+            let to = filters * self.widen;
             for layer in 0..(self.depth - 4) / 6 {
                 let stride = if group > 1 && layer == 0 { 2 } else { 1 };
                 blocks.push(Block { name: format!("1.convgroup{group}.layer.{layer}"), from, to, stride });

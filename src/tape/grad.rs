@@ -54,7 +54,8 @@ impl Tape {
     }
 
     fn relu_backward(&mut self, dy: Value, y: Value) -> Value {
-        let dx = self.value(&self.dims(dy).to_vec(), DType::F32, None);
+        let dims = self.dims(dy).to_vec();
+        let dx = self.value(&dims, DType::F32, None);
         self.push(Op::ReluBackward, &[dy, y], &[dx]);
         dx
     }
