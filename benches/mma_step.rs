@@ -41,7 +41,7 @@ fn main() {
     // Learning rate 0: the optimizer does its work, and every round is the same step.
     let config = Config { learning_rate_schedule: vec![(0, 0.0)], training_batch_size: batch, ..published };
     let mut memory = Memory::default();
-    let mut model = config.model();
+    let mut model = config.network();
     model.declare(&mut memory);
     let model = &*model;
     let data = DeviceData::new(&mut memory, model, "train", batch);

@@ -4,10 +4,10 @@
 mod support;
 
 use maxmargin::attack::DeviceData;
-use maxmargin::config::{Config, OptimizerKind, preset};
+use maxmargin::config::{Config, OptimizerKind, SearchMode, preset};
 use maxmargin::device::Device;
-use maxmargin::model::Model;
-use maxmargin::tape::Metric;
+use maxmargin::model::{Mode, Model, Params};
+use maxmargin::tape::{BATCH_NORM_MOMENTUM, BatchNorm, Memory, Metric, Tape, Value};
 use maxmargin::train::Mma;
 use support::{LinearModel, Make, Random, devices};
 
@@ -286,5 +286,135 @@ fn steps_are_the_same_bits_again_and_the_attack_changes_with_the_step_and_the_se
         assert_eq!(a, b);
         let [c, d] = [&other, &same_but_seed].map(|config| step(make, config, &given, &BATCH).parameters);
         assert_ne!(c, d);
+    }
+}
+
+// ---- Batch norm's running statistics
+
+/// `logits = W batch_norm(x) + b`: its running statistics are those of the images it has seen.
+struct NormalizedModel {
+    params: Params,
+    statistics: Params,
+}
+
+impl NormalizedModel {
+    fn new() -> NormalizedModel {
+        let (mut params, mut statistics) = (Params::default(), Params::default());
+        params.vector("bn.weight", 1, 1.0);
+        params.vector("bn.bias", 1, 0.0);
+        params.weight("weight", &[CLASSES, PIXELS], &[CLASSES, PIXELS], 0);
+        params.bias("bias");
+        statistics.vector("bn.running_mean", 1, RUNNING[0] as f32);
+        statistics.vector("bn.running_var", 1, RUNNING[1] as f32);
+        NormalizedModel { params, statistics }
+    }
+}
+
+/// The running mean and variance before a step: far from every image's.
+const RUNNING: [f64; 2] = [5.0, 3.0];
+
+impl Model for NormalizedModel {
+    fn describe(&self) -> String {
+        "a linear model of normalized images".into()
+    }
+
+    fn image(&self) -> [usize; 3] {
+        [4, 4, 1]
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn statistics(&self) -> Option<&Params> {
+        Some(&self.statistics)
+    }
+
+    fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value {
+        let [weight, bias, last, last_bias] = self.params.leaves(tape)[..] else { unreachable!("four parameters") };
+        let [running_mean, running_variance] =
+            ["bn.running_mean", "bn.running_var"].map(|name| self.statistics.part(name));
+        let norm = BatchNorm { weight, bias, running_mean, running_variance };
+        let normalized = match mode {
+            Mode::Train => tape.batch_norm_training(x, &norm),
+            Mode::Eval => tape.batch_norm(x, &norm),
+        };
+        let product = tape.linear(normalized, last);
+        tape.add_bias(product, last_bias)
+    }
+
+    fn declare(&mut self, memory: &mut Memory) {
+        self.params.declare(memory, "params");
+        self.statistics.declare(memory, "statistics");
+    }
+}
+
+/// The data set's pixels: each example of another brightness.
+fn bright() -> Vec<u8> {
+    let mut random = Random(2);
+    (0..EXAMPLES * PIXELS).map(|i| (19 * (i / PIXELS) + random.below(40)) as u8).collect()
+}
+
+/// One step of a normalized model on [`BATCH`]: how many are right, the clean logits, the running statistics after it.
+fn normalized_step(make: Make, config: &Config, labels: &[u32]) -> (u32, Vec<f32>, Vec<f32>) {
+    let mut memory = Memory::default();
+    let model: &mut dyn Model = &mut NormalizedModel::new();
+    model.declare(&mut memory);
+    let data = DeviceData::new(&mut memory, model, "data", EXAMPLES);
+    let mma = Mma::new(&mut memory, model, &data, config, None);
+    let mut device = make();
+    device.allocate(&memory, &mma.schedule.programs().collect::<Vec<_>>()).expect("memory");
+    let mut state = model.initial(1);
+    state[0].iter_mut().skip(2).for_each(|w| *w *= 20.0);
+    model.load(&mut *device, &state).unwrap();
+    device.write_u8(&data.images, &bright()).unwrap();
+    device.write_u32(&data.labels, labels).unwrap();
+    device.write_u32(&mma.batch.index, &vec![u32::MAX; config.training_batch_size]).unwrap();
+    device.write_u32(&mma.batch.index, &BATCH).unwrap();
+    device.write_u32(&mma.batch.rows, &[BATCH.len() as u32]).unwrap();
+    device.replay(&mma.schedule).unwrap();
+    let logits = device.read_f32(&mma.logits).unwrap()[..BATCH.len() * CLASSES].to_vec();
+    let statistics = model.read(&*device).unwrap().remove(1);
+    (device.read_u32(&mma.right[1]).unwrap()[0], logits, statistics)
+}
+
+/// What running statistics are after one batch of these examples.
+fn moved([mean, variance]: [f64; 2], examples: &[u32]) -> [f64; 2] {
+    let bytes = bright();
+    let image = |&i: &u32| bytes[i as usize * PIXELS..][..PIXELS].to_vec();
+    let pixels: Vec<f64> = examples.iter().flat_map(image).map(|b| f64::from(b) / 255.0).collect();
+    let n = pixels.len() as f64;
+    let own = pixels.iter().sum::<f64>() / n;
+    let unbiased = pixels.iter().map(|x| (x - own).powi(2)).sum::<f64>() / (n - 1.0);
+    let share = f64::from(BATCH_NORM_MOMENTUM);
+    [(1.0 - share) * mean + share * own, (1.0 - share) * variance + share * unbiased]
+}
+
+/// The released code forwards 13 batches in training mode in a step: the clean one, the right examples 11 times (PGD's
+/// points and the ten probes of the search), and the mixed one. With margins of next to nothing all are the images.
+#[test]
+fn a_step_moves_the_running_statistics_by_the_batches_that_the_released_code_forwards() {
+    for (make, capacity) in devices().into_iter().flat_map(|make| [(make, BATCH.len()), (make, 9)]) {
+        let mut config = config(capacity);
+        (config.hinge_maxeps, config.attack_mineps, config.num_search_steps) = (1e-6, 1e-7, 10);
+        let (_, logits, _) = normalized_step(make, &config, &[0; EXAMPLES]);
+        let one_and_more = [0, 1, 3, BATCH.len()];
+        for (right, mode) in one_and_more.into_iter().flat_map(|n| [(n, SearchMode::Train), (n, SearchMode::Eval)]) {
+            config.fidelity.search_mode = mode;
+            // The last ones of the batch are right: their rows are not the first.
+            let chosen = &BATCH[BATCH.len() - right..];
+            let mut labels = [0; EXAMPLES];
+            for (&i, z) in BATCH.iter().zip(logits.chunks(CLASSES)) {
+                let best = (0..CLASSES).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
+                labels[i as usize] = ((best + usize::from(!chosen.contains(&i))) % CLASSES) as u32;
+            }
+            let (found, _, statistics) = normalized_step(make, &config, &labels);
+            assert_eq!(found as usize, right, "the labels say who is right");
+            let searched = if mode == SearchMode::Train && right > 0 { 11 } else { 0 };
+            let clean = moved(RUNNING, &BATCH);
+            let after = moved((0..searched).fold(clean, |running, _| moved(running, chosen)), &BATCH);
+            println!("{right} right, {mode:?}: {statistics:?}");
+            assert_near(&statistics, &after);
+        }
     }
 }

@@ -118,6 +118,19 @@ fn a_stored_number_that_is_a_hundredth_off_fails() {
         ("mma-lenet5-l2-omma", "step0.clean_loss"),
         ("mma-lenet5-l2-omma", "step1.mma_loss"),
         ("mma-lenet5-linf-omma", "after.conv1.weight"),
+        ("model-wrn-small-eval", "input_grad"),
+        ("model-wrn-small-eval", "grad.1.convgroup2.layer.0.conv_shortcut.weight"),
+        ("model-wrn-small-train", "grad.1.bn1.weight"),
+        ("model-wrn-small-train", "after.1.bn1.running_var"),
+        ("pgd-wide_resnet-linf-slm-10", "adversarial"),
+        ("an_pgd-wide_resnet-l2-eval", "eps"),
+        ("an_pgd-wide_resnet-linf-train", "after.1.bn1.running_mean"),
+        ("mma-wide_resnet-linf-omma", "step0.right"),
+        ("mma-wide_resnet-linf-omma", "step0.clean_loss"),
+        ("mma-wide_resnet-linf-omma", "step0.logits"),
+        ("augment", "out"),
+        ("standardize", "out"),
+        ("standardize", "input_grad"),
     ];
     for (name, tensor) in altered {
         let mut case = own_case(name);
@@ -151,6 +164,13 @@ fn every_setting_of_a_case_is_followed() {
                 ("optimizer", "sgd"),
             ],
         ),
+        ("model-wrn-small-eval", vec![("mode", "train"), ("depth", "16"), ("widen", "2")]),
+        ("model-wrn-small-train", vec![("mode", "eval"), ("weights", "hash:11")]),
+        ("an_pgd-wide_resnet-linf-train", vec![("search_mode", "eval")]),
+        ("an_pgd-wide_resnet-linf-eval", vec![("search_mode", "train")]),
+        ("mma-wide_resnet-l2-omma", vec![("lr", "0.015"), ("momentum", "0"), ("clean_loss_coeff", "0.5")]),
+        ("augment", vec![("pad", "3"), ("mode", "zeros")]),
+        ("standardize", vec![("cotangent", "hash:9")]),
     ];
     for (name, changes) in settings {
         for (key, value) in changes {
@@ -172,7 +192,9 @@ fn shorten(case: &mut Case, n: usize, pass: impl Fn(&str) -> bool) {
 
 #[test]
 fn batches_of_other_sizes_are_reproduced() {
-    for name in ["loss", "pgd-lenet5-l2-slm-10", "an_pgd-lenet5-linf-eval", "an_pgd-lenet5-l2-test"] {
+    let lenet5 = ["loss", "pgd-lenet5-l2-slm-10", "an_pgd-lenet5-linf-eval", "an_pgd-lenet5-l2-test"];
+    let wide = ["pgd-wide_resnet-l2-slm-10", "an_pgd-wide_resnet-linf-eval", "augment", "standardize"];
+    for name in lenet5.into_iter().chain(wide) {
         let mut case = own_case(name);
         shorten(&mut case, 5, |_| true);
         assert_eq!(failures(&case), [""; 0]);

@@ -142,7 +142,7 @@ pub fn draw_augmentation() {
         let index = Array::u32((0..300).map(|i| [i, 49_999 - i, u32::MAX - i][i as usize % 3]));
         let op = Op::DrawAugmentation { seed, reach };
         let range = [2 * reach + 1, 2 * reach + 1, 2].map(u64::from);
-        let mut seen = vec![false; 9 * 9 * 2];
+        let mut seen = [false; 9 * 9 * 2];
         let choices: Vec<f64> = (index.values.iter())
             .flat_map(|&example| {
                 let words = philox(seed, Purpose::Augment, step, example as u32, 0);

@@ -128,7 +128,7 @@ impl Case {
             "wide_resnet" => Box::new(WideResNet::new(self.number("depth"), self.number("widen"))),
             other => panic!("model {other:?} is not known"),
         };
-        let tensor: Box<dyn Fn(&Parameter) -> Vec<f32>> = match self.text("weights").split_once(':') {
+        let tensor: Draw = match self.text("weights").split_once(':') {
             Some(("hash", seed)) => {
                 let seed = seed.parse().unwrap_or_else(|_| panic!("weights hash:{seed} is not a seed"));
                 let names = state_dict(&*model);
@@ -149,6 +149,9 @@ impl Case {
         (model, state)
     }
 }
+
+/// What gives a parameter its values, in PyTorch's layout.
+type Draw = Box<dyn Fn(&Parameter) -> Vec<f32>>;
 
 /// The names of a model's state dict in PyTorch's order: a batch norm's running statistics follow its bias.
 fn state_dict(model: &dyn Model) -> Vec<String> {

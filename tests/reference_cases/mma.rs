@@ -203,8 +203,7 @@ fn config(case: &Case, capacity: usize) -> Config {
         val_size: 0,
         test_size: None,
         augment: false,
-        // The network is the case's own.
-        model: ModelKind::LeNet5,
+        model: if case.has("model", "wide_resnet") { ModelKind::WideResNet } else { ModelKind::LeNet5 },
         depth: None,
         width: 1.0,
         norm: case.choice("norm"),

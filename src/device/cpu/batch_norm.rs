@@ -1,6 +1,6 @@
 //! Batch norm in both modes, with ReLU or without.
 //!
-//! Images are summed each on its own, in double precision, and their sums are put together in order.
+//! Rows are summed a block at a time, in double precision, and the blocks' sums are put together in order.
 
 use rayon::prelude::*;
 
@@ -8,8 +8,13 @@ use super::elementwise::relu_of;
 use super::vectorized;
 use crate::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM};
 
-/// Rows of channels that one task takes: never dependent on the thread count.
-const ROWS: usize = 1024;
+/// Elements that one task takes: never dependent on the thread count.
+const ELEMENTS: usize = 1 << 15;
+
+/// Elements of the rows of `c` channels that one task takes.
+fn block(c: usize) -> usize {
+    (ELEMENTS / c).max(1) * c
+}
 
 /// What batch norm is made of, each `[c]`.
 #[derive(Clone, Copy)]
@@ -76,8 +81,8 @@ impl Affine {
 /// y `[.., c]`, as many rows as y has.
 pub(super) fn batch_norm(y: &mut [f32], x: &[f32], norm: Norm, relu: bool) {
     let affine = norm.affine();
-    let c = affine.scale.len();
-    y.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).for_each(|(y, x)| affine.apply(y, x, relu));
+    let block = block(affine.scale.len());
+    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| affine.apply(y, x, relu));
 }
 
 /// `dx = dx scale` where y is positive, else 0, on one thread.
@@ -104,8 +109,8 @@ pub(super) fn batch_norm_backward_input(
 ) {
     let scale = scale(weight, variance);
     let c = scale.len();
-    dx.par_chunks_mut(ROWS * c).enumerate().for_each(|(task, dx)| {
-        let at = task * ROWS * c;
+    dx.par_chunks_mut(block(c)).enumerate().for_each(|(task, dx)| {
+        let at = task * block(c);
         let dy = &dy[at..][..dx.len()];
         let y = y.map(|y| &y[at..][..dx.len()]);
         vectorized(
@@ -126,6 +131,47 @@ pub(super) fn batch_norm_backward_input(
     });
 }
 
+/// How many rows there are, and their channels' means and sums of squares around these.
+struct Moments {
+    count: f64,
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl Moments {
+    /// Of the rows x of `c` channels.
+    fn of(x: &[f32], c: usize) -> Moments {
+        let count = (x.len() / c) as f64;
+        let (mut mean, mut squares) = (vec![0.0; c], vec![0.0; c]);
+        vectorized(
+            #[inline(always)]
+            || {
+                for x in x.chunks_exact(c) {
+                    mean.iter_mut().zip(x).for_each(|(m, x)| *m += f64::from(*x));
+                }
+                mean.iter_mut().for_each(|m| *m /= count);
+                for x in x.chunks_exact(c) {
+                    for ((s, m), x) in squares.iter_mut().zip(&mean).zip(x) {
+                        *s += (f64::from(*x) - m) * (f64::from(*x) - m);
+                    }
+                }
+            },
+        );
+        Moments { count, mean, squares }
+    }
+
+    /// Of these rows and others (Chan, Golub and LeVeque 1979).
+    fn and(mut self, other: &Moments) -> Moments {
+        let count = self.count + other.count;
+        for i in 0..self.mean.len() {
+            let apart = other.mean[i] - self.mean[i];
+            self.mean[i] += apart * other.count / count;
+            self.squares[i] += other.squares[i] + apart * apart * self.count * other.count / count;
+        }
+        Moments { count, ..self }
+    }
+}
+
 /// Mean and variance of the channels of x (all of its rows are active), and the running ones after them.
 pub(super) fn statistics(
     mean: &mut [f32],
@@ -135,15 +181,10 @@ pub(super) fn statistics(
     x: &[f32],
 ) {
     let c = mean.len();
-    let count = (x.len() / c) as f64;
-    if x.is_empty() {
+    let blocks: Vec<Moments> = x.par_chunks(block(c)).map(|x| Moments::of(x, c)).collect();
+    let Some(Moments { count, mean: exact, squares }) = blocks.into_iter().reduce(|all, next| all.and(&next)) else {
         return;
-    }
-    let sums = sum_tasks(x, c, |x, sum, _| x.iter().zip(sum).for_each(|(x, s)| *s += f64::from(*x)));
-    let exact: Vec<f64> = sums[..c].iter().map(|sum| sum / count).collect();
-    let squares = sum_tasks(x, c, |x, sum, _| {
-        x.iter().zip(&exact).zip(sum).for_each(|((x, m), s)| *s += (f64::from(*x) - m) * (f64::from(*x) - m));
-    });
+    };
     for i in 0..c {
         mean[i] = exact[i] as f32;
         variance[i] = (squares[i] / count) as f32;
@@ -154,20 +195,28 @@ pub(super) fn statistics(
     }
 }
 
-/// Two sums a channel over the rows of x in a fixed order: `f` adds a row, whose number it is told, to them.
-fn sum_tasks(x: &[f32], c: usize, f: impl Fn(&[f32], &mut [f64], usize) + Sync) -> Vec<f64> {
-    let task = |(task, x): (usize, &[f32])| {
-        let mut sums = vec![0f64; 2 * c];
-        vectorized(
-            #[inline(always)]
-            || x.chunks_exact(c).enumerate().for_each(|(row, x)| f(x, &mut sums, task * ROWS + row)),
-        );
-        sums
-    };
-    let parts: Vec<Vec<f64>> = x.par_chunks(ROWS * c).enumerate().map(task).collect();
-    let mut sums = vec![0f64; 2 * c];
-    parts.iter().for_each(|part| sums.iter_mut().zip(part).for_each(|(s, p)| *s += p));
-    sums
+/// What the gradients of batch norm with its statistics need of a channel: all `[c]`.
+struct Channel<'a> {
+    affine: Affine,
+    mean: &'a [f32],
+    /// 1 / deviation.
+    inverse: Vec<f32>,
+}
+
+impl<'a> Channel<'a> {
+    fn new(norm: Norm<'a>) -> Channel<'a> {
+        let inverse = norm.variance.iter().map(|v| 1.0 / (v + BATCH_NORM_EPS).sqrt()).collect();
+        Channel { affine: norm.affine(), mean: norm.mean, inverse }
+    }
+
+    /// What ReLU, if it is part of it, lets pass of a row of dy.
+    #[inline(always)]
+    fn passed(&self, passed: &mut [f32], dy: &[f32], x: &[f32], relu: bool) {
+        let Affine { scale, shift } = &self.affine;
+        for ((((p, dy), x), scale), shift) in passed.iter_mut().zip(dy).zip(x).zip(scale).zip(shift) {
+            *p = if !relu | (x * scale + shift > 0.0) { *dy } else { 0.0 };
+        }
+    }
 }
 
 /// dweight and dbias, over the rows of dy. ReLU's part is known from x.
@@ -177,23 +226,31 @@ pub(super) fn batch_norm_backward_weight(
     dy: &[f32],
     x: &[f32],
     norm: Norm,
-    with_relu: bool,
+    relu: bool,
 ) {
-    let Affine { scale, shift } = norm.affine();
-    let c = scale.len();
-    let inverse: Vec<f32> = norm.variance.iter().map(|v| 1.0 / (v + BATCH_NORM_EPS).sqrt()).collect();
-    let sums = sum_tasks(dy, c, |dy, sums, row| {
-        let x = &x[row * c..][..c];
-        let (of_weight, of_bias) = sums.split_at_mut(c);
-        for i in 0..c {
-            let passes = !with_relu || x[i] * scale[i] + shift[i] > 0.0;
-            let dy = if passes { dy[i] } else { 0.0 };
-            of_weight[i] += f64::from(dy * ((x[i] - norm.mean[i]) * inverse[i]));
-            of_bias[i] += f64::from(dy);
-        }
-    });
+    let channel = Channel::new(norm);
+    let c = dweight.len();
+    let sums = |(dy, x): (&[f32], &[f32])| {
+        let (mut of_weight, mut of_bias, mut passed) = (vec![0f64; c], vec![0f64; c], vec![0f32; c]);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (dy, x) in dy.chunks_exact(c).zip(x.chunks_exact(c)) {
+                    channel.passed(&mut passed, dy, x, relu);
+                    of_bias.iter_mut().zip(&passed).for_each(|(sum, dy)| *sum += f64::from(*dy));
+                    let normalized = x.iter().zip(channel.mean).zip(&channel.inverse);
+                    for ((sum, dy), ((x, mean), inverse)) in of_weight.iter_mut().zip(&passed).zip(normalized) {
+                        *sum += f64::from(dy * ((x - mean) * inverse));
+                    }
+                }
+            },
+        );
+        (of_weight, of_bias)
+    };
+    let blocks: Vec<_> = dy.par_chunks(block(c)).zip(x.par_chunks(block(c))).map(sums).collect();
     for i in 0..c {
-        (dweight[i], dbias[i]) = (sums[i] as f32, sums[c + i] as f32);
+        dweight[i] = blocks.iter().map(|(of_weight, _)| of_weight[i]).sum::<f64>() as f32;
+        dbias[i] = blocks.iter().map(|(_, of_bias)| of_bias[i]).sum::<f64>() as f32;
     }
 }
 
@@ -204,24 +261,24 @@ pub(super) fn batch_norm_training_backward_input(
     x: &[f32],
     norm: Norm,
     [dweight, dbias]: [&[f32]; 2],
-    with_relu: bool,
+    relu: bool,
 ) {
-    let Affine { scale, shift } = norm.affine();
-    let c = scale.len();
+    let channel = Channel::new(norm);
+    let c = dweight.len();
     let count = (dx.len() / c) as f32;
-    let inverse: Vec<f32> = norm.variance.iter().map(|v| 1.0 / (v + BATCH_NORM_EPS).sqrt()).collect();
-    let [by_weight, by_bias] = [dweight, dbias].map(|sum| sum.iter().map(|s| s / count).collect::<Vec<_>>());
-    dx.par_chunks_mut(ROWS * c).enumerate().for_each(|(task, dx)| {
-        let (dy, x) = (&dy[task * ROWS * c..][..dx.len()], &x[task * ROWS * c..][..dx.len()]);
+    // dx = scale (dy - dbias / n - (x - mean) along), where along = inverse dweight / n.
+    let mean_of_dy: Vec<f32> = dbias.iter().map(|sum| sum / count).collect();
+    let along: Vec<f32> = dweight.iter().zip(&channel.inverse).map(|(sum, inverse)| inverse * sum / count).collect();
+    let block = block(c);
+    dx.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(x.par_chunks(block)).for_each(|((dx, dy), x)| {
         vectorized(
             #[inline(always)]
             || {
                 for ((dx, dy), x) in dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)) {
-                    for i in 0..c {
-                        let passes = !with_relu || x[i] * scale[i] + shift[i] > 0.0;
-                        let dy = if passes { dy[i] } else { 0.0 };
-                        let normalized = (x[i] - norm.mean[i]) * inverse[i];
-                        dx[i] = scale[i] * (dy - by_bias[i] - normalized * by_weight[i]);
+                    channel.passed(dx, dy, x, relu);
+                    let terms = x.iter().zip(channel.mean).zip(&along).zip(&mean_of_dy).zip(&channel.affine.scale);
+                    for (dx, ((((x, mean), along), mean_of_dy), scale)) in dx.iter_mut().zip(terms) {
+                        *dx = scale * (*dx - mean_of_dy - (x - mean) * along);
                     }
                 }
             },
