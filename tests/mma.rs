@@ -413,7 +413,6 @@ fn a_step_moves_the_running_statistics_by_the_batches_that_the_released_code_for
             let searched = if mode == SearchMode::Train && right > 0 { 11 } else { 0 };
             let clean = moved(RUNNING, &BATCH);
             let after = moved((0..searched).fold(clean, |running, _| moved(running, chosen)), &BATCH);
-            println!("{right} right, {mode:?}: {statistics:?}");
             assert_near(&statistics, &after);
         }
     }

@@ -229,3 +229,7 @@ impl Tape {
         self.nodes.iter().position(|node| node.outputs.first() == Some(&value))
     }
 }
+
+#[cfg(test)]
+#[path = "fuse_tests.rs"]
+mod tests;
