@@ -106,7 +106,8 @@ fn run(make: Make, kind: Kind, fuse: bool) -> (Vec<Vec<f32>>, Vec<&'static str>)
     let mut device = make();
     device.allocate(&pass.memory, &[&program]).expect("memory");
     pass.model.load(&mut *device, &state(&*pass.model)).unwrap();
-    let x: Vec<f32> = Random(5).image(&pass.x.dims).values.iter().map(|&v| v as f32).collect();
+    // With these images no ReLU's input is so near 0 that a rounding decides what it lets pass.
+    let x: Vec<f32> = Random(6).image(&pass.x.dims).values.iter().map(|&v| v as f32).collect();
     device.write_f32(&pass.x, &x).unwrap();
     device.write_u32(&pass.labels, &[3, 1, 4, 1]).unwrap();
     device.write_u32(&pass.rows, &[ROWS]).unwrap();
