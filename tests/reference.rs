@@ -60,8 +60,15 @@ fn failures_on(case: &Case, mut device: Box<dyn Device>) -> Vec<String> {
 #[test]
 fn every_case_of_the_folder_is_reproduced() {
     let cases = cases(&folder()).unwrap();
-    let on_every_device = |case| devices().into_iter().flat_map(move |make| failures_on(case, make()));
-    let failures: Vec<String> = cases.iter().flat_map(on_every_device).collect();
+    let on_every_device = |(i, case): (usize, &Case)| {
+        let mut makes = devices();
+        // A wide ResNet takes long on the fake driver: each case meets one form of the CUDA device, in turn.
+        if case.has("model", "wide_resnet") && makes.len() == 3 {
+            makes.remove(1 + i % 2);
+        }
+        makes.into_iter().flat_map(|make| failures_on(case, make())).collect::<Vec<_>>()
+    };
+    let failures: Vec<String> = cases.iter().enumerate().flat_map(on_every_device).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 

@@ -6,20 +6,23 @@ use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, DType, Op,
 use super::conv::{LARGE, SHAPES, Shape, shape};
 use super::support::{Array, Case, Random, Sum, exact, near};
 
-/// The wide ResNet 28-4: its first layer, then each group's first convolution, and one of each other kind.
-const NETWORK: [Shape; 7] = [
-    shape([2, 32, 32, 3], [16, 3, 3], 1, 1),
-    shape([1, 32, 32, 16], [64, 3, 3], 1, 1),
-    shape([1, 32, 32, 64], [64, 3, 3], 1, 1),
-    shape([1, 32, 32, 64], [128, 3, 3], 1, 2),
-    shape([2, 16, 16, 128], [128, 3, 3], 1, 1),
-    shape([2, 16, 16, 128], [256, 3, 3], 1, 2),
-    shape([3, 8, 8, 256], [256, 3, 3], 1, 1),
+/// The wide ResNet 28-4: its first layer, then each kind of its others, on small images: the reference cases have large
+/// ones.
+const NETWORK: [Shape; 4] = [
+    shape([2, 8, 8, 3], [16, 3, 3], 1, 1),
+    shape([1, 8, 8, 16], [64, 3, 3], 1, 1),
+    shape([1, 8, 8, 64], [128, 3, 3], 1, 2),
+    shape([2, 4, 4, 256], [256, 3, 3], 1, 1),
 ];
 
 /// Whether a shape has so many products that few combinations are tried on it.
 fn is_costly(s: &Shape) -> bool {
     NETWORK.iter().chain(&LARGE).any(|large| large.x() == s.x() && large.filters() == s.filters())
+}
+
+/// A third of all combinations, another for each shape: there are so many shapes that each meets several.
+fn third<T>(number: usize, all: Vec<T>) -> Vec<T> {
+    all.into_iter().skip(number % 3).step_by(3).collect()
 }
 
 /// A shortcut beside `s`: a 1x1 convolution of `stride` with results of the same shape, of an image with other channels;
@@ -129,8 +132,8 @@ fn check_fused(s: &Shape, fusions: &[ConvFusion]) {
 
 #[test]
 pub fn conv2d_fused() {
-    for s in SHAPES.iter().filter(|s| !is_costly(s)) {
-        check_fused(s, &fusions(s.window));
+    for (i, s) in SHAPES.iter().filter(|s| !is_costly(s)).enumerate() {
+        check_fused(s, &third(i, fusions(s.window)));
     }
 }
 
@@ -138,9 +141,10 @@ pub fn conv2d_fused() {
 /// where the shortcut is the input or a convolution.
 #[test]
 fn conv2d_fused_in_large_layers() {
-    for s in NETWORK.iter().chain(&LARGE) {
+    for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {
         let fusion = |shortcut, addend, sum| ConvFusion { window: s.window, shortcut, addend, sum, norm: true };
-        check_fused(s, &[fusion(None, false, false), fusion(None, true, true), fusion(Some(2), false, true)]);
+        let all = vec![fusion(None, false, false), fusion(None, true, true), fusion(Some(2), false, true)];
+        check_fused(s, &third(i, all));
     }
 }
 
@@ -192,16 +196,17 @@ fn check_fused_backward_input(s: &Shape, fusions: &[ConvGradientFusion]) {
 
 #[test]
 pub fn conv2d_fused_backward_input() {
-    for s in SHAPES.iter().filter(|s| !is_costly(s)) {
-        check_fused_backward_input(s, &gradient_fusions(s.window));
+    for (i, s) in SHAPES.iter().filter(|s| !is_costly(s)).enumerate() {
+        check_fused_backward_input(s, &third(i, gradient_fusions(s.window)));
     }
 }
 
 /// As in a block's second convolution, and as in its first, where the shortcut is the input or a convolution.
 #[test]
 fn conv2d_fused_backward_input_in_large_layers() {
-    for s in NETWORK.iter().chain(&LARGE) {
+    for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {
         let fusion = |shortcut, addend| ConvGradientFusion { window: s.window, shortcut, norm: true, addend };
-        check_fused_backward_input(s, &[fusion(None, false), fusion(None, true), fusion(Some(s.window.stride), false)]);
+        let all = vec![fusion(None, false), fusion(None, true), fusion(Some(s.window.stride), false)];
+        check_fused_backward_input(s, &third(i, all));
     }
 }
