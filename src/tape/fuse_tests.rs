@@ -57,7 +57,8 @@ impl Recorded {
     }
 
     fn keep(&mut self, value: Value) {
-        let buffer = self.buffer(&self.tape.dims(value).to_vec());
+        let dims = self.tape.dims(value).to_vec();
+        let buffer = self.buffer(&dims);
         self.tape.keep(value, &buffer);
     }
 
