@@ -7,7 +7,7 @@ use super::Target;
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape};
+use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, Value};
 
 /// What the random start is made of.
 #[derive(Clone, Debug)]
@@ -25,6 +25,16 @@ pub enum Noise {
     },
     /// The numbers in this buffer, of the images' shape: in [-1, 1) for linf, in [0, 1) for l2.
     Given(Buffer),
+    /// Counted numbers of the normal distribution, added to the image as they are: TRADES's start, for training. Ball and
+    /// box are those of the first iteration's end.
+    Normal {
+        /// Their standard deviation.
+        deviation: f32,
+        /// The run's seed.
+        seed: u64,
+        /// u32 `[1]`: the step.
+        step: Buffer,
+    },
 }
 
 /// How PGD runs.
@@ -32,6 +42,17 @@ pub enum Noise {
 pub struct PgdSettings {
     /// The loss that is ascended.
     pub loss: LossRule,
+    /// Norm and projection.
+    pub rule: PgdRule,
+    /// Iterations.
+    pub iterations: u32,
+    /// The random start.
+    pub noise: Noise,
+}
+
+/// How PGD ascends what is no [`LossRule`].
+#[derive(Clone, Debug)]
+pub struct Ascent {
     /// Norm and projection.
     pub rule: PgdRule,
     /// Iterations.
@@ -56,26 +77,42 @@ pub struct Pgd {
 impl Pgd {
     /// Records the attack on `target`.
     pub fn new(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &PgdSettings) -> Pgd {
+        let PgdSettings { loss, rule, iterations, ref noise } = *settings;
+        let ascent = Ascent { rule, iterations, noise: noise.clone() };
+        Pgd::ascending(memory, model, target, &ascent, &|tape, logits| {
+            let labels = tape.leaf(&target.labels);
+            tape.loss(loss, logits, labels)
+        })
+    }
+
+    /// Records the attack on `target` that ascends what `loss` records of an example's logits: `[n]` from `[n, classes]`.
+    pub fn ascending(
+        memory: &mut Memory,
+        model: &dyn Model,
+        target: &Target,
+        ascent: &Ascent,
+        loss: &dyn Fn(&mut Tape, Value) -> Value,
+    ) -> Pgd {
         let n = target.capacity();
         let name = |part: &str| format!("{}.{part}", target.x.name.trim_end_matches(".x"));
         let (eps, step) = (memory.f32(&name("eps"), &[n]), memory.f32(&name("step"), &[n]));
         let adv = image_buffer(memory, model, &name("adv"), n);
         let ones = memory.f32(&name("ones"), &[n]);
         let mut schedule = Schedule::default();
-        schedule.then(&Arc::new(start(target, &eps, &adv, &ones, settings)), 1);
-        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], settings);
-        schedule.then(&Arc::new(iteration), settings.iterations);
+        schedule.then(&Arc::new(start(target, &eps, &adv, &ones, ascent)), 1);
+        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], ascent.rule, loss);
+        schedule.then(&Arc::new(iteration), ascent.iterations);
         Pgd { eps, step, adv, schedule }
     }
 }
 
 /// The first point, and what every iteration weighs the losses with.
-fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, settings: &PgdSettings) -> Program {
+fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &Ascent) -> Program {
     let mut tape = Tape::new("pgd_start");
     tape.set_rows(&target.rows);
     let (x, eps) = (tape.leaf(&target.x), tape.leaf(eps));
-    let norm = settings.rule.norm;
-    let first = match &settings.noise {
+    let norm = ascent.rule.norm;
+    let first = match &ascent.noise {
         Noise::None => tape.copy(x),
         Noise::Given(noise) => {
             let noise = tape.leaf(noise);
@@ -85,6 +122,12 @@ fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, settings: &
             let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
             let noise = tape.uniform(x, step, index, *seed, *purpose, norm == Norm::Linf);
             tape.pgd_start(norm, x, eps, noise)
+        }
+        Noise::Normal { deviation, seed, step } => {
+            let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
+            let noise = tape.uniform(x, step, index, *seed, Purpose::TrainStart, true);
+            let noise = tape.scale(noise, *deviation);
+            tape.add(x, noise)
         }
     };
     tape.keep(first, adv);
@@ -97,14 +140,15 @@ fn iteration(
     model: &dyn Model,
     target: &Target,
     [eps, step, adv, ones]: [&Buffer; 4],
-    settings: &PgdSettings,
+    rule: PgdRule,
+    loss: &dyn Fn(&mut Tape, Value) -> Value,
 ) -> Program {
     let mut tape = Tape::new("pgd_iteration");
     tape.set_rows(&target.rows);
-    let [x, labels, eps, step, point, ones] = [&target.x, &target.labels, eps, step, adv, ones].map(|b| tape.leaf(b));
+    let [x, eps, step, point, ones] = [&target.x, eps, step, adv, ones].map(|b| tape.leaf(b));
     let logits = model.logits(&mut tape, point, Mode::Eval);
-    let loss = tape.loss(settings.loss, logits, labels);
+    let loss = loss(&mut tape, logits);
     let dx = tape.grad(loss, ones, &[point])[0];
-    tape.pgd_step(settings.rule, adv, x, dx, eps, step);
+    tape.pgd_step(rule, adv, x, dx, eps, step);
     tape.finish()
 }

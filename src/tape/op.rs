@@ -157,6 +157,13 @@ pub enum Op {
     Loss(LossRule),
     /// logits, labels, dvalue `[n]` -> dlogits.
     LossBackward(LossRule),
+    /// logits p, logits q, each `[n, classes]` -> the Kullback-Leibler divergence of each row `[n]`: `sum_j P_j (log P_j - log
+    /// Q_j)` with the softmax P of p and Q of q. A class whose P is 0 adds 0.
+    Kl,
+    /// p, q, dvalue `[n]` -> dp: `dvalue P_j (log P_j - log Q_j - kl)`.
+    KlBackwardP,
+    /// p, q, dvalue `[n]` -> dq: `dvalue (Q_j - P_j)`.
+    KlBackwardQ,
     /// x `[n, ..]` -> each row less its mean, over its deviation (n - 1 in the variance), which is taken to be at least
     /// `1 / sqrt(elements of a row)`; and that deviation `[n]`. (The released code's `PerImageStandardize`.)
     Standardize,
@@ -220,6 +227,13 @@ pub enum Op {
         purpose: Purpose,
         /// The range.
         signed: bool,
+    },
+    /// step u32 `[1]` -> `[n]`: `end min(step / over, 1)`: a radius that grows from 0 at step 0 to its end at step `over`.
+    Ramp {
+        /// The value from step `over` on.
+        end: f32,
+        /// Steps of the growth, at least 1.
+        over: u32,
     },
     /// x, eps `[n]`, noise -> PGD's first point (advertorch's `rand_init_delta`).
     PgdStart(Norm),
@@ -412,10 +426,14 @@ impl Op {
             Op::Conv2dFusedBackwardInput(_) => "conv2d_fused_backward_input",
             Op::Loss(_) => "loss",
             Op::LossBackward(_) => "loss_backward",
+            Op::Kl => "kl",
+            Op::KlBackwardP => "kl_backward_p",
+            Op::KlBackwardQ => "kl_backward_q",
             Op::MeanWeights => "mean_weights",
             Op::HingeWeights { .. } => "hinge_weights",
             Op::SelectNegative => "select_negative",
             Op::Uniform { .. } => "uniform",
+            Op::Ramp { .. } => "ramp",
             Op::PgdStart(_) => "pgd_start",
             Op::PgdStep(_) => "pgd_step",
             Op::AlongDirection { .. } => "along_direction",

@@ -196,6 +196,13 @@ impl Tape {
         self.op(Op::Loss(rule), &[logits, labels], &[n])
     }
 
+    /// [`Op::Kl`] of logits `q` from logits `p`.
+    pub fn kl(&mut self, p: Value, q: Value) -> Value {
+        assert_eq!(self.dims(p), self.dims(q), "kl: p and q");
+        let n = self.dims(p)[0];
+        self.op(Op::Kl, &[p, q], &[n])
+    }
+
     /// [`Op::MeanWeights`] of `n` rows.
     pub fn mean_weights(&mut self, n: usize) -> Value {
         self.op(Op::MeanWeights, &[], &[n])
@@ -226,6 +233,12 @@ impl Tape {
         let dims = self.dims(like).to_vec();
         self.per_row(index, dims[0], "uniform");
         self.op(Op::Uniform { seed, purpose, signed }, &[step, index], &dims)
+    }
+
+    /// [`Op::Ramp`] for `n` rows.
+    pub fn ramp(&mut self, step: Value, end: f32, over: u32, n: usize) -> Value {
+        assert!(over >= 1, "ramp: over no step");
+        self.op(Op::Ramp { end, over }, &[step], &[n])
     }
 
     /// [`Op::PgdStart`].

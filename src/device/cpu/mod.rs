@@ -270,6 +270,9 @@ impl Cpu {
                 let dlogits = &mut f32s_mut(y0)[..n * classes];
                 loss::loss_backward(dlogits, f32s(x[0]), u32s(x[1]), f32s(x[2]), *rule);
             }
+            Op::Kl => loss::kl(&mut f32s_mut(y0)[..n], f32s(x[0]), f32s(x[1]), in_dims(0)[1]),
+            Op::KlBackwardP => loss::kl_backward_p(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1]),
+            Op::KlBackwardQ => loss::kl_backward_q(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1]),
             Op::MeanWeights => f32s_mut(y0)[..n].fill(1.0 / n as f32),
             Op::HingeWeights { hinge } => loss::hinge_weights(&mut f32s_mut(y0)[..n], f32s(x[0]), *hinge),
             Op::SelectNegative => {
@@ -282,6 +285,10 @@ impl Cpu {
                 let row = out_dims[1..].iter().product();
                 let noise = attack::Noise { seed: *seed, purpose: *purpose, step: u32s(x[0])[0], signed: *signed };
                 attack::uniform(f32s_mut(y0), u32s(x[1]), n, row, &noise);
+            }
+            Op::Ramp { end, over } => {
+                let n = active.unwrap_or(out_dims[0]);
+                f32s_mut(y0)[..n].fill(attack::ramp(u32s(x[0])[0], *end, *over));
             }
             Op::PgdStart(norm) => attack::pgd_start(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), n, *norm),
             Op::PgdStep(rule) => {

@@ -151,11 +151,15 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
 
         Op::Loss(rule) => loss::loss(&desc, *rule).into(),
         Op::LossBackward(rule) => loss::loss_backward(&desc, *rule).into(),
+        Op::Kl => loss::kl(&desc).into(),
+        Op::KlBackwardP => loss::kl_backward_p(&desc).into(),
+        Op::KlBackwardQ => loss::kl_backward_q(&desc).into(),
         Op::MeanWeights => loss::mean_weights(&desc).into(),
         Op::HingeWeights { hinge } => loss::hinge_weights(&desc, *hinge).into(),
         Op::AccumulateMetrics => loss::accumulate_metrics(&desc).into(),
 
         Op::Uniform { seed, purpose, signed } => attack::uniform(&desc, *seed, *purpose, *signed).into(),
+        Op::Ramp { end, over } => attack::ramp(&desc, *end, *over).into(),
         Op::PgdStart(norm) => attack::pgd_start(&desc, *norm).into(),
         Op::PgdStep(rule) => attack::pgd_step(&desc, *rule).into(),
         Op::AlongDirection { norm, direction, clamp } => {

@@ -310,7 +310,11 @@ fn a_loss_takes_a_warp_for_a_row() {
         let forward = launch(Op::Loss(rule), &[f32s(&logits), labels], &[f32s(&each)], None);
         let inputs = [f32s(&logits), labels, f32s(&each)];
         let backward = launch(Op::LossBackward(rule), &inputs, &[f32s(&logits)], None);
-        for launch in [forward, backward] {
+        let (two, value) = ([f32s(&logits); 2], f32s(&each));
+        let divergence = launch(Op::Kl, &two, &[value], None);
+        let [by_p, by_q] = [Op::KlBackwardP, Op::KlBackwardQ]
+            .map(|op| launch(op, &[two[0], two[1], value], &[f32s(&logits)], None));
+        for launch in [forward, backward, divergence, by_p, by_q] {
             assert_eq!(launch.grid[0] as usize, n.div_ceil(8));
             assert_eq!(sizes(&launch), [n, 10]);
         }
@@ -324,6 +328,7 @@ fn what_has_one_number_a_row_takes_a_thread_for_it_and_sums_take_one_block() {
         let (each, one) = (f32s(&each), (&one[..], DType::U32));
         covers(&launch(Op::MeanWeights, &[], &[each], None), n);
         covers(&launch(Op::HingeWeights { hinge: 0.4 }, &[each], &[each], None), n);
+        covers(&launch(Op::Ramp { end: 0.3, over: 7 }, &[one], &[each], None), n);
         covers(&launch(Op::Bisect { max_eps: 0.4 }, &[each], &[each; 3], None), n);
         let sums = [Metric::COUNT];
         covers(&launch(Op::AccumulateMetrics, &[each; 5], &[f32s(&sums)], None), 1);
