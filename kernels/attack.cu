@@ -383,15 +383,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     t[i] = (from + to) / 2.0f;
 }
 
-// A radius that grows from 0 at step 0 to `end` at step `over`, the same for every row. 4 bytes a row.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    ramp(float* __restrict__ out, const unsigned* __restrict__ step, float end, unsigned over, const unsigned* rows,
-         int capacity) {
-    const long long i = global_thread();
-    if (i >= active_rows(rows, capacity)) return;
-    out[i] = end * fminf(static_cast<float>(*step) / static_cast<float>(over), 1.0f);
-}
-
 // --- noise ---
 
 // Numbers 4 block .. 4 block + 3 of an example: what `philox` of src/rng.rs gives for it.

@@ -21,6 +21,8 @@ pub enum Purpose {
     EvaluateStart = 4,
     /// How a training image is cut and mirrored.
     Augment = 5,
+    /// The angle of the normal random start within a training step, whose radius is of `TrainStart`.
+    TrainAngle = 6,
 }
 
 /// Four random words for `(seed, purpose, step, example, block)`; element `e` of an example is word

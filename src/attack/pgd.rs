@@ -1,6 +1,7 @@
 //! PGD (Madry et al., 2018) in linf and l2, each example with its own eps and step, as advertorch's
 //! `LinfPGDAttack` and `L2PGDAttack` run it.
 
+use std::f32::consts::TAU;
 use std::sync::Arc;
 
 use super::Target;
@@ -125,9 +126,12 @@ fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &As
         }
         Noise::Normal { deviation, seed, step } => {
             let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
-            let noise = tape.uniform(x, step, index, *seed, Purpose::TrainStart, true);
-            let noise = tape.scale(noise, *deviation);
-            tape.add(x, noise)
+            let [radius, angle] = [Purpose::TrainStart, Purpose::TrainAngle]
+                .map(|purpose| tape.uniform(x, step, index, *seed, purpose, false));
+            // Box and Muller, 1958. 1 less a number in [0, 1) has a logarithm.
+            tape.map([x, radius, angle], |[x, radius, angle]| {
+                x + *deviation * (-2.0 * (1.0 - radius).ln()).sqrt() * (TAU * angle).cos()
+            })
         }
     };
     tape.keep(first, adv);

@@ -98,6 +98,14 @@ fn a_setting_out_of_its_range_is_named_with_what_was_expected_and_found() {
         (Config { eps_iter_scale: -1.0, ..quick() }, "eps-iter-scale", "-1.0"),
         (Config { num_search_steps: 0, ..quick() }, "num-search-steps", "0"),
         (Config { attack_mineps: 0.0, ..quick() }, "attack-mineps", "0.0"),
+        (Config { clean_loss_coeff: 0.0, ..quick() }, "clean-loss-coeff", "0.0"),
+        (Config { method: Method::Omma, ..quick() }, "clean-loss-coeff", "0.33333334"),
+        (Config { attack_eps: -0.3, ..quick() }, "attack-eps", "-0.3"),
+        (Config { attack_eps: 0.0, method: Method::Pgd, ..quick() }, "attack-eps", "0.0"),
+        (Config { attack_eps: f32::NAN, method: Method::Trades, ..quick() }, "attack-eps", "nan"),
+        (Config { eps_ramp_steps: 0, method: Method::Pgdls, ..quick() }, "eps-ramp-steps", "0"),
+        (Config { trades_beta: 0.0, method: Method::Trades, ..quick() }, "trades-beta", "0.0"),
+        (Config { trades_beta: -1.0, ..quick() }, "trades-beta", "-1.0"),
         (Config { momentum: 0.9, ..quick() }, "momentum", "0.9"),
         (Config { momentum: 1.0, optimizer: OptimizerKind::Sgd, ..quick() }, "momentum", "1.0"),
         (Config { weight_decay: -0.1, ..quick() }, "weight-decay", "-0.1"),
@@ -139,24 +147,44 @@ fn a_schedule_has_at_most_as_many_rates_as_the_gpus_kernels_take() {
     assert!(message.starts_with("--learning-rate-schedule: expected at most 32 rates"), "{message}");
 }
 
-#[test]
-fn a_file_must_hold_every_setting_and_no_other() {
+/// What a file with this text loads as, and what it is called.
+fn loaded(text: &str) -> (Result<Config, String>, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
-    let load = |text: String| {
-        std::fs::write(&file, text).unwrap();
-        Config::load(&file).map_err(|error| error.to_string())
+    std::fs::write(&file, text).unwrap();
+    (Config::load(&file).map_err(|error| error.to_string()), file.display().to_string())
+}
+
+/// Runs that were begun when MMA was the only method go on as what they are.
+#[test]
+fn a_file_from_before_there_were_methods_is_of_mma_or_without_a_clean_loss_of_omma() {
+    let new = ["method", "attack_eps", "eps_ramp_steps", "trades_beta"];
+    let before = |config: &Config| -> String {
+        let text = config.to_toml();
+        let old = text.lines().filter(|line| !new.iter().any(|name| line.starts_with(&format!("{name} = "))));
+        old.map(|line| format!("{line}\n")).collect()
     };
+    let none = |config: Config| Config { attack_eps: 0.0, eps_ramp_steps: 0, trades_beta: 0.0, ..config };
+    assert_eq!(loaded(&before(&quick())).0, Ok(none(quick())));
+    let omma = Config { method: Method::Omma, clean_loss_coeff: 0.0, ..quick() };
+    assert_eq!(loaded(&before(&omma)).0, Ok(none(omma)));
+    let message = loaded(&format!("method = \"pgd\"\n{}", before(&quick()))).0.unwrap_err();
+    assert!(message.contains("--attack-eps: expected a positive number") && message.ends_with("; found 0.0"), "{message}");
+}
+
+#[test]
+fn a_file_must_hold_every_setting_and_no_other() {
     let text = quick().to_toml();
-    assert_eq!(load(text.clone()), Ok(quick()));
+    assert_eq!(loaded(&text).0, Ok(quick()));
     for (broken, expected) in [
         (text.replace("nb_iter = 5\n", ""), "missing field `nb_iter`"),
         (text.replace("nb_iter = 5\n", "nb_iter = 5\nnb_itr = 5\n"), "unknown field `nb_itr`"),
         (text.replace("seed = 0", "seed = \"zero\""), "line 2: invalid type: string \"zero\""),
         (text.replace("nb_iter = 5", "nb_iter = 0"), "--nb-iter: expected at least 1; found 0"),
-        (text[..text.len() / 2].into(), "line"),
+        (text[..text.len() / 2].to_owned(), "line"),
     ] {
-        let message = load(broken).unwrap_err();
-        assert!(message.starts_with(&format!("{}: ", file.display())) && message.contains(expected), "{message}");
+        let (found, file) = loaded(&broken);
+        let message = found.unwrap_err();
+        assert!(message.starts_with(&format!("{file}: ")) && message.contains(expected), "{message}");
     }
 }

@@ -236,13 +236,6 @@ pub enum Op {
         /// The range.
         signed: bool,
     },
-    /// step u32 `[1]` -> `[n]`: `end min(step / over, 1)`: a radius that grows from 0 at step 0 to its end at step `over`.
-    Ramp {
-        /// The value from step `over` on.
-        end: f32,
-        /// Steps of the growth, at least 1.
-        over: u32,
-    },
     /// x, eps `[n]`, noise -> PGD's first point (advertorch's `rand_init_delta`).
     PgdStart(Norm),
     /// x, dx, eps `[n]`, step `[n]` -> adv*: one iteration of PGD: step along the gradient, back into ball and box.
@@ -443,7 +436,6 @@ impl Op {
             Op::HingeWeights { .. } => "hinge_weights",
             Op::SelectNegative => "select_negative",
             Op::Uniform { .. } => "uniform",
-            Op::Ramp { .. } => "ramp",
             Op::PgdStart(_) => "pgd_start",
             Op::PgdStep(_) => "pgd_step",
             Op::AlongDirection { .. } => "along_direction",

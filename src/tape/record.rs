@@ -294,12 +294,6 @@ impl Tape {
         self.op(Op::Uniform { seed, purpose, signed }, &[step, index], &dims)
     }
 
-    /// [`Op::Ramp`] for `n` rows.
-    pub fn ramp(&mut self, step: Value, end: f32, over: u32, n: usize) -> Value {
-        assert!(over >= 1, "ramp: over no step");
-        self.op(Op::Ramp { end, over }, &[step], &[n])
-    }
-
     /// [`Op::PgdStart`].
     pub fn pgd_start(&mut self, norm: Norm, x: Value, eps: Value, noise: Value) -> Value {
         assert_eq!(self.dims(x), self.dims(noise), "pgd_start: x and noise");

@@ -67,15 +67,13 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
 
 /// Records every example's ball: the config's eps, with PGDLS as much of it as the step's number says; and PGD's step in it.
 pub(super) fn balls(tape: &mut Tape, frame: &Frame, pgd: &Pgd) {
-    let (config, n) = (frame.config, frame.batch.capacity());
-    let eps = match config.method {
-        Method::Pgdls => {
-            let step = tape.leaf(&frame.step);
-            tape.ramp(step, config.attack_eps, config.eps_ramp_steps, n)
-        }
-        _ => tape.fill(config.attack_eps, &[n]),
-    };
-    tape.keep(eps, &pgd.eps);
+    let config = frame.config;
+    let step = tape.leaf(&frame.step);
+    tape.map_into(&pgd.eps, [step], |_, [step]| match config.method {
+        Method::Pgdls => config.attack_eps * (step / config.eps_ramp_steps as f32).min(1.0),
+        _ => config.attack_eps.into(),
+    });
+    let eps = tape.leaf(&pgd.eps);
     let step = tape.scale(eps, config.eps_iter_scale / config.nb_iter as f32);
     tape.keep(step, &pgd.step);
 }

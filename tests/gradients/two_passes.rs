@@ -1,17 +1,18 @@
 //! A loss that two passes over a batch make together: every parameter's gradient is the sum of both.
 
-use maxmargin::model::{LeNet5, Mode, Model, WideResNet};
-use maxmargin::tape::{Tape, Value};
+use maxmargin::model::{LeNet5, Mode, Model};
+use maxmargin::tape::{BatchNorm, Tape, Value, Window};
 
-use super::{Given, MODES, check, fill, images, labels, rules};
+use super::support::{Array, Random};
+use super::{CAPACITY, Given, check, fill, images, labels, rules};
 
 /// TRADES's loss: the cross-entropy of images, and the divergence of the logits of others from theirs. Wanted are both
 /// images and the parameters.
-fn trades(tape: &mut Tape, given: &mut Given, mut model: Box<dyn Model>, mode: Mode, classes: usize) -> (Value, Vec<Value>) {
-    fill(given, &mut *model);
-    let both = ["natural", "adversarial"].map(|name| images(tape, given, &*model, name, name.len() as u64));
-    let y = given.leaf(tape, "labels", labels(classes));
-    let [natural, adversarial] = both.map(|x| model.logits(tape, x, mode));
+fn trades(tape: &mut Tape, given: &mut Given, mut model: LeNet5) -> (Value, Vec<Value>) {
+    fill(given, &mut model);
+    let both = ["natural", "adversarial"].map(|name| images(tape, given, &model, name, name.len() as u64));
+    let y = given.leaf(tape, "labels", labels(5));
+    let [natural, adversarial] = both.map(|x| model.logits(tape, x, Mode::Train));
     let clean = tape.loss(rules()[0], natural, y);
     let divergence = tape.kl(natural, adversarial);
     let weighted = tape.scale(divergence, 6.0);
@@ -22,23 +23,42 @@ fn trades(tape: &mut Tape, given: &mut Given, mut model: Box<dyn Model>, mode: M
 #[test]
 fn lenet5s_gradients_by_both_images_and_every_parameter() {
     check("LeNet5", 200, &|tape, given| {
-        trades(tape, given, Box::new(LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5)), Mode::Train, 5)
+        trades(tape, given, LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5))
     });
 }
 
+/// Batch norm in training mode: each pass has statistics of its own, and the running ones move twice.
 #[test]
-fn a_wide_resnets_gradients_by_both_images_and_every_parameter() {
-    for mode in MODES {
-        check(&format!("wide ResNet, {mode:?}"), 20, &|tape, given| {
-            trades(tape, given, Box::new(WideResNet::new(10, 1)), mode, 10)
+fn a_normalized_layers_gradients_by_both_images_and_every_parameter() {
+    check("normalized", 100, &|tape, given| {
+        let both = [1, 2].map(|seed| given.leaf(tape, &format!("x {seed}"), Random(seed).image(&[CAPACITY, 5, 6, 3])));
+        let mut parameter = |tape: &mut Tape, name: &str, dims: &[usize]| {
+            given.leaf(tape, name, Random(name.len() as u64).signed(dims))
+        };
+        let [filters, last] = [("filters", &[8, 3, 3, 3][..]), ("last", &[7, 8])].map(|(n, d)| parameter(tape, n, d));
+        let [weight, bias] = ["weight", "bias"].map(|name| parameter(tape, name, &[8]));
+        let running = ["running mean", "running variance"];
+        running.map(|name| given.leaf(tape, name, Array::f32(&[8], [0.5; 8])));
+        let [running_mean, running_variance] = [2, 1].map(|i| given.leaves[given.leaves.len() - i].0.clone());
+        let norm = BatchNorm { weight, bias, running_mean, running_variance };
+        let y = given.leaf(tape, "labels", labels(7));
+        let [natural, adversarial] = both.map(|x| {
+            let convolved = tape.conv2d(x, filters, Window { padding: 1, stride: 1 });
+            let normalized = tape.batch_norm_training(convolved, &norm);
+            let active = tape.relu(normalized);
+            let features = tape.global_mean(active);
+            tape.linear(features, last)
         });
-    }
+        let (clean, divergence) = (tape.loss(rules()[0], natural, y), tape.kl(natural, adversarial));
+        let [first, second] = both;
+        (tape.add(clean, divergence), vec![first, second, filters, weight, bias, last])
+    });
 }
 
 #[test]
 fn the_divergence_of_logits_has_its_gradient_by_both() {
     check("kl", 100, &|tape, given| {
-        let [p, q] = [1, 2].map(|seed| given.leaf(tape, &format!("logits {seed}"), super::Random(seed).signed(&[super::CAPACITY, 7])));
+        let [p, q] = [1, 2].map(|seed| given.leaf(tape, &format!("logits {seed}"), Random(seed).signed(&[CAPACITY, 7])));
         (tape.kl(p, q), vec![p, q])
     });
 }

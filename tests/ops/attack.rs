@@ -53,18 +53,6 @@ pub fn uniform() {
     }
 }
 
-/// From 0 by equal steps, then the end.
-#[test]
-pub fn ramp() {
-    for (end, over) in [(0.3f32, 7), (8.0 / 255.0, 25_000), (2.0, 1)] {
-        for step in [0, 1, over / 2, over - 1, over, over + 1, 90_000, u32::MAX] {
-            let case = Case::new(Op::Ramp { end, over }).whole(&Array::u32([step]));
-            let share = rounded(f64::from(step as f32) / f64::from(over)).value.min(1.0);
-            case.gives_rows(&[300], DType::F32).check(|n| vec![vec![rounded(f64::from(end) * share); n]]);
-        }
-    }
-}
-
 fn length(delta: &[f64]) -> f64 {
     delta.iter().map(|d| d * d).sum::<f64>().sqrt()
 }

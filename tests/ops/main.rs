@@ -81,7 +81,6 @@ fn test_of(op: &Op) -> fn() {
         Op::HingeWeights { .. } => loss::hinge_weights,
         Op::SelectNegative => loss::select_negative,
         Op::Uniform { .. } => attack::uniform,
-        Op::Ramp { .. } => attack::ramp,
         Op::PgdStart(_) => attack::pgd_start,
         Op::PgdStep(_) => attack::pgd_step,
         Op::AlongDirection { .. } => attack::along_direction,

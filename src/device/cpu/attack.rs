@@ -26,11 +26,6 @@ pub(super) fn uniform(out: &mut [f32], index: &[u32], n: usize, row: usize, nois
     });
 }
 
-/// A radius that grows from 0 at step 0 to `end` at step `over`.
-pub(super) fn ramp(step: u32, end: f32, over: u32) -> f32 {
-    end * (step as f32 / over as f32).min(1.0)
-}
-
 /// `sum(f(a, b)^2)` in double precision and in a fixed order of sixteen running sums.
 #[inline(always)]
 fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {

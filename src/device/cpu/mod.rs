@@ -318,10 +318,6 @@ impl Cpu {
                 let noise = attack::Noise { seed: *seed, purpose: *purpose, step: u32s(x[0])[0], signed: *signed };
                 attack::uniform(f32s_mut(y0), u32s(x[1]), n, row, &noise);
             }
-            Op::Ramp { end, over } => {
-                let n = active.unwrap_or(out_dims[0]);
-                f32s_mut(y0)[..n].fill(attack::ramp(u32s(x[0])[0], *end, *over));
-            }
             Op::PgdStart(norm) => attack::pgd_start(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), n, *norm),
             Op::PgdStep(rule) => {
                 attack::pgd_step(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);

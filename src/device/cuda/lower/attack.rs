@@ -63,12 +63,6 @@ pub(super) fn uniform(desc: &Desc, seed: u64, purpose: Purpose, signed: bool) ->
     Launch::each(kernel, n * row.div_ceil(4), args, desc.cost((flops::UNIFORM * n * row) as u64))
 }
 
-pub(super) fn ramp(desc: &Desc, end: f32, over: u32) -> Launch {
-    let n = desc.output(0)[0];
-    let args = vec![Arg::Output(0), Arg::Input(0), Arg::Float(end), Arg::Unsigned(over), Arg::Rows, Arg::size(n)];
-    Launch::each("ramp", n, args, desc.cost(3 * n as u64))
-}
-
 pub(super) fn pgd_start(desc: &Desc, norm: Norm) -> Launch {
     let width = width(desc, rows_of(desc.output(0)).1);
     let (kernel, blocks, flops) = match (norm, width) {

@@ -168,7 +168,6 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::AccumulateMetrics => loss::accumulate_metrics(&desc).into(),
 
         Op::Uniform { seed, purpose, signed } => attack::uniform(&desc, *seed, *purpose, *signed).into(),
-        Op::Ramp { end, over } => attack::ramp(&desc, *end, *over).into(),
         Op::PgdStart(norm) => attack::pgd_start(&desc, *norm).into(),
         Op::PgdStep(rule) => attack::pgd_step(&desc, *rule).into(),
         Op::AlongDirection { norm, direction, clamp } => {

@@ -328,7 +328,6 @@ fn what_has_one_number_a_row_takes_a_thread_for_it_and_sums_take_one_block() {
         let (each, one) = (f32s(&each), (&one[..], DType::U32));
         covers(&launch(Op::MeanWeights, &[], &[each], None), n);
         covers(&launch(Op::HingeWeights { hinge: 0.4 }, &[each], &[each], None), n);
-        covers(&launch(Op::Ramp { end: 0.3, over: 7 }, &[one], &[each], None), n);
         covers(&launch(Op::Bisect { max_eps: 0.4 }, &[each], &[each; 3], None), n);
         let sums = [Metric::COUNT];
         covers(&launch(Op::AccumulateMetrics, &[each; 5], &[f32s(&sums)], None), 1);
