@@ -37,9 +37,10 @@ fn a_normalized_layers_gradients_by_both_images_and_every_parameter() {
         };
         let [filters, last] = [("filters", &[8, 3, 3, 3][..]), ("last", &[7, 8])].map(|(n, d)| parameter(tape, n, d));
         let [weight, bias] = ["weight", "bias"].map(|name| parameter(tape, name, &[8]));
-        let running = ["running mean", "running variance"];
-        running.map(|name| given.leaf(tape, name, Array::f32(&[8], [0.5; 8])));
-        let [running_mean, running_variance] = [2, 1].map(|i| given.leaves[given.leaves.len() - i].0.clone());
+        let [running_mean, running_variance] = ["running mean", "running variance"].map(|name| {
+            given.leaf(tape, name, Array::f32(&[8], [0.5; 8]));
+            given.leaves.last().expect("it was added").0.clone()
+        });
         let norm = BatchNorm { weight, bias, running_mean, running_variance };
         let y = given.leaf(tape, "labels", labels(7));
         let [natural, adversarial] = both.map(|x| {
