@@ -318,7 +318,8 @@ fn the_attack_changes_with_the_step_and_the_seed() {
             // Few and short steps, so that the start is seen in the result.
             let first = Config { nb_iter: 1, eps_iter_scale: 0.01, ..config(method, Norm::Linf) };
             let other = Config { seed: 1, ..first.clone() };
-            let [a, b, c] = [(&first, 0), (&first, 1), (&other, 0)].map(|(config, n)| step(make, config, &given, n).adv);
+            let [a, b, c] =
+                [(&first, 0), (&first, 1), (&other, 0)].map(|(config, n)| step(make, config, &given, n).adv);
             assert!(a != b && a != c, "{method}");
             assert_eq!(step(make, &first, &given, 0).adv, a);
         }

@@ -11,7 +11,7 @@ pub mod pgd;
 
 pub use an_pgd::{AnPgd, Search, SearchStart};
 pub use device_data::DeviceData;
-pub use pgd::{Ascent, Noise, Pgd, PgdSettings};
+pub use pgd::{Ascent, Noise, Pgd, PgdSettings, RestartedPgd, StepLength};
 
 use crate::device::Schedule;
 use crate::model::{Model, image_buffer};

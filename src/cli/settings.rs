@@ -7,7 +7,8 @@ use clap::{Args, Command, ValueEnum};
 
 use super::values::{Schedule, schedule, single, whole};
 use crate::config::{
-    Config, Direction, Fidelity, L2Order, Method, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart, presets,
+    Config, Direction, Fidelity, L2Order, Method, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart,
+    presets,
 };
 use crate::data::DatasetKind;
 use crate::tape::{Loss, Norm};

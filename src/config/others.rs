@@ -16,7 +16,8 @@ pub(super) struct Other {
 const STD: &str = "paper: STD; training settings as MMA's";
 const PGD: &str = "paper: PGD training (Madry et al., 2018), step 2.5 eps / iterations; training settings as MMA's";
 const PGDLS: &str = "paper: PGDLS; how many steps eps grows over is not known: half of them is ours; else as PGD";
-const TRADES: &str = "Zhang et al., 2019, and their code: attack, beta, optimizer, epochs counted as steps; the network is ours";
+const TRADES: &str =
+    "Zhang et al., 2019, and their code: attack, beta, optimizer, epochs counted as steps; the network is ours";
 
 /// Every preset of another method.
 pub(super) const OTHERS: [Other; 14] = [
@@ -29,7 +30,13 @@ pub(super) const OTHERS: [Other; 14] = [
     of("mnist-l2-pgdls", "mnist-l2", Method::Pgdls, "eps 2.0; published too: 1.0, 3.0, 4.0", PGDLS),
     of("cifar10-linf-std", "cifar10-linf", Method::Std, "standard training", STD),
     of("cifar10-linf-pgd", "cifar10-linf", Method::Pgd, "eps 8/255; published too: 4, 12, 16, .., 32 of 255", PGD),
-    of("cifar10-linf-pgdls", "cifar10-linf", Method::Pgdls, "eps 8/255; published too: 4, 12, 16, .., 32 of 255", PGDLS),
+    of(
+        "cifar10-linf-pgdls",
+        "cifar10-linf",
+        Method::Pgdls,
+        "eps 8/255; published too: 4, 12, 16, .., 32 of 255",
+        PGDLS,
+    ),
     Other { change: cifar10_trades, ..of("cifar10-linf-trades", "cifar10-linf", Method::Trades, "step 0.007", TRADES) },
     of("cifar10-l2-std", "cifar10-l2", Method::Std, "standard training, its margins in l2", STD),
     of("cifar10-l2-pgd", "cifar10-l2", Method::Pgd, "eps 1.0; published too: 0.5, 1.5, 2.0, 2.5", PGD),

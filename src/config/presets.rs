@@ -252,12 +252,17 @@ mod tests {
             assert_eq!(name, format!("{base}-{}", config.method));
             let base = preset(base).unwrap().config.fields();
             let fields = config.fields();
-            let differing: Vec<_> = fields.iter().zip(&base).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
+            let differing: Vec<_> =
+                fields.iter().zip(&base).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
             let optimizer = ["optimizer", "momentum", "weight_decay", "learning_rate_schedule", "training_batch_size"];
-            let attack = ["preset", "method", "attack_eps", "eps_iter_scale", "eps_ramp_steps", "max_num_training_steps"];
+            let attack =
+                ["preset", "method", "attack_eps", "eps_iter_scale", "eps_ramp_steps", "max_num_training_steps"];
             let may = |name: &&str| attack[..2].contains(name) || config.method == Method::Trades;
             assert!(differing.iter().all(may), "{name}: {differing:?}");
-            assert!(differing.iter().all(|name| attack.contains(name) || optimizer.contains(name)), "{name}: {differing:?}");
+            assert!(
+                differing.iter().all(|name| attack.contains(name) || optimizer.contains(name)),
+                "{name}: {differing:?}"
+            );
         }
     }
 

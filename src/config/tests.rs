@@ -169,7 +169,10 @@ fn a_file_from_before_there_were_methods_is_of_mma_or_without_a_clean_loss_of_om
     let omma = Config { method: Method::Omma, clean_loss_coeff: 0.0, ..quick() };
     assert_eq!(loaded(&before(&omma)).0, Ok(none(omma)));
     let message = loaded(&format!("method = \"pgd\"\n{}", before(&quick()))).0.unwrap_err();
-    assert!(message.contains("--attack-eps: expected a positive number") && message.ends_with("; found 0.0"), "{message}");
+    assert!(
+        message.contains("--attack-eps: expected a positive number") && message.ends_with("; found 0.0"),
+        "{message}"
+    );
 }
 
 #[test]

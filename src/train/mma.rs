@@ -175,14 +175,7 @@ impl Mma {
     }
 
     /// The loss of the mixed batch, its gradient, and the margins found.
-    fn margin_pass(
-        &self,
-        frame: &Frame,
-        found: &Target,
-        an_pgd: &AnPgd,
-        mixed: &Buffer,
-        gradient: &Buffer,
-    ) -> Program {
+    fn margin_pass(&self, frame: &Frame, found: &Target, an_pgd: &AnPgd, mixed: &Buffer, gradient: &Buffer) -> Program {
         let (config, n) = (frame.config, self.batch.capacity());
         let mut tape = Tape::new("margin_pass");
         tape.set_rows(&self.batch.rows);

@@ -194,8 +194,14 @@ fn settings_that_contradict_each_other_are_errors() {
         &["--model: expected ", "wide-resnet for those of cifar10; found wide-resnet"],
     );
     refused("train --momentum 0.9", &["--momentum: expected 0 with --optimizer adam", "found 0.9"]);
-    refused("train --method omma --clean-loss-coeff 0.5", &["--clean-loss-coeff: expected 0 with --method omma", "0.5"]);
-    refused("train --method mma --clean-loss-coeff 0", &["--clean-loss-coeff: expected a positive number", "omma", "0"]);
+    refused(
+        "train --method omma --clean-loss-coeff 0.5",
+        &["--clean-loss-coeff: expected 0 with --method omma", "0.5"],
+    );
+    refused(
+        "train --method mma --clean-loss-coeff 0",
+        &["--clean-loss-coeff: expected a positive number", "omma", "0"],
+    );
     refused("train --search-loss-fn xent", &["--search-loss-fn: expected slm or lm", "found xent"]);
     refused("train --fidelity paper --test-eps 0.5", &["--test-eps", "--test-search-start test-eps", "0.4725"]);
     refused("train --preset quick --config x.toml", &["'--preset <NAME>'", "'--config <FILE.toml>'"]);
@@ -350,7 +356,8 @@ fn presets_are_a_table_of_the_published_values_with_their_sources() {
 #[test]
 fn a_preset_as_a_file_gives_the_same_settings() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["quick", "mnist-linf", "mnist-l2", "cifar10-linf", "cifar10-l2", "cifar10-quick", "mnist-linf-trades"] {
+    for name in ["quick", "mnist-linf", "mnist-l2", "cifar10-linf", "cifar10-l2", "cifar10-quick", "mnist-linf-trades"]
+    {
         let toml = maxmargin(&format!("presets {name}"));
         assert_eq!(toml.code, Some(0));
         std::fs::write(folder.path().join("p.toml"), &toml.out).expect("a file");

@@ -41,7 +41,14 @@ fn no_clean_loss_is_omma_by_either_flag() {
 #[test]
 fn help_of_train_says_what_each_method_is() {
     let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
-    for part in ["- mma: Max-margin training", "- omma: MMA without", "- std: ", "- pgd: PGD training (Madry", "- pgdls: ", "- trades: "] {
+    for part in [
+        "- mma: Max-margin training",
+        "- omma: MMA without",
+        "- std: ",
+        "- pgd: PGD training (Madry",
+        "- pgdls: ",
+        "- trades: ",
+    ] {
         assert!(help.contains(part), "no {part:?} in {help}");
     }
 }
@@ -50,8 +57,14 @@ fn help_of_train_says_what_each_method_is() {
 fn explain_prints_the_step_of_each_method() {
     for (preset, parts) in [
         ("mnist-linf-std", &["1 x clean_pass: ", "1 x update: "][..]),
-        ("mnist-l2-pgdls", &["1 x gather: ", "40 x pgd_iteration: ", "1 x adversarial_pass: ", "(min((x0 / 50000), 1)"]),
-        ("cifar10-linf-trades", &["1 x natural_pass: ", "10 x pgd_iteration: ", "1 x trades_pass: ", " = kl_backward_p("]),
+        (
+            "mnist-l2-pgdls",
+            &["1 x gather: ", "40 x pgd_iteration: ", "1 x adversarial_pass: ", "(min((x0 / 50000), 1)"],
+        ),
+        (
+            "cifar10-linf-trades",
+            &["1 x natural_pass: ", "10 x pgd_iteration: ", "1 x trades_pass: ", " = kl_backward_p("],
+        ),
     ] {
         let tape = done_in(Path::new("."), &format!("explain --preset {preset}")).out;
         for part in parts {

@@ -22,9 +22,7 @@ fn trades(tape: &mut Tape, given: &mut Given, mut model: LeNet5) -> (Value, Vec<
 
 #[test]
 fn lenet5s_gradients_by_both_images_and_every_parameter() {
-    check("LeNet5", 200, &|tape, given| {
-        trades(tape, given, LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5))
-    });
+    check("LeNet5", 200, &|tape, given| trades(tape, given, LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5)));
 }
 
 /// Batch norm in training mode: each pass has statistics of its own, and the running ones move twice.
@@ -59,7 +57,8 @@ fn a_normalized_layers_gradients_by_both_images_and_every_parameter() {
 #[test]
 fn the_divergence_of_logits_has_its_gradient_by_both() {
     check("kl", 100, &|tape, given| {
-        let [p, q] = [1, 2].map(|seed| given.leaf(tape, &format!("logits {seed}"), Random(seed).signed(&[CAPACITY, 7])));
+        let [p, q] =
+            [1, 2].map(|seed| given.leaf(tape, &format!("logits {seed}"), Random(seed).signed(&[CAPACITY, 7])));
         (tape.kl(p, q), vec![p, q])
     });
 }

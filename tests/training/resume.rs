@@ -122,7 +122,8 @@ fn a_run_killed_after_each_of_its_steps_ends_as_one_never_stopped() {
 #[test]
 fn a_run_of_any_method_killed_between_its_checkpoints_ends_as_one_never_stopped() {
     for method in ["omma", "std", "pgd", "pgdls", "trades"] {
-        let kills = ends_as_one_never_stopped(&format!("--method {method}"), [2, 4, 8].map(Moment::Checkpoint).into_iter());
+        let kills =
+            ends_as_one_never_stopped(&format!("--method {method}"), [2, 4, 8].map(Moment::Checkpoint).into_iter());
         assert!(kills >= 2, "{method}: only {kills} kills");
     }
 }
@@ -207,7 +208,8 @@ fn a_run_killed_while_the_untrained_network_is_measured_still_records_what_it_is
 fn the_number_of_threads_does_not_change_a_bit() {
     let folder = temporary();
     let others = ["std", "pgdls", "trades"].map(|method| (method, format!("--method {method}")));
-    let of_mma = [("adam", ""), ("sgd", SGD_L2), ("omma", OMMA_PAPER)].map(|(name, settings)| (name, settings.to_owned()));
+    let of_mma =
+        [("adam", ""), ("sgd", SGD_L2), ("omma", OMMA_PAPER)].map(|(name, settings)| (name, settings.to_owned()));
     for (name, settings) in of_mma.iter().chain(&others) {
         let runs = ["1", "2", "3"].map(|threads| {
             let run = folder.path().join(format!("{name}-{threads}"));

@@ -303,8 +303,12 @@ impl Cpu {
                 loss::loss_backward(dlogits, f32s(x[0]), u32s(x[1]), f32s(x[2]), *rule);
             }
             Op::Kl => loss::kl(&mut f32s_mut(y0)[..n], f32s(x[0]), f32s(x[1]), in_dims(0)[1]),
-            Op::KlBackwardP => loss::kl_backward_p(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1]),
-            Op::KlBackwardQ => loss::kl_backward_q(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1]),
+            Op::KlBackwardP => {
+                loss::kl_backward_p(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+            }
+            Op::KlBackwardQ => {
+                loss::kl_backward_q(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+            }
             Op::MeanWeights => f32s_mut(y0)[..n].fill(1.0 / n as f32),
             Op::HingeWeights { hinge } => loss::hinge_weights(&mut f32s_mut(y0)[..n], f32s(x[0]), *hinge),
             Op::SelectNegative => {
