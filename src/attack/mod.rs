@@ -2,16 +2,31 @@
 //!
 //! - [`pgd`]: projected gradient descent within each example's ball
 //! - [`an_pgd`]: AN-PGD (Algorithm 1): PGD, then a bisection for the boundary along the direction found
+//! - [`ddn`](mod@ddn), [`fmn`](mod@fmn), [`cw`](mod@cw): minimum-norm attacks: the nearest adversarial example
+//! - [`spsa`](mod@spsa), [`square`](mod@square): attacks that see logits alone
 //!
 //! An attack knows a model and the buffers of the examples it attacks. It knows nothing of training.
 
+mod adam;
 pub mod an_pgd;
+pub mod cw;
+pub mod ddn;
 mod device_data;
+pub mod fmn;
 pub mod pgd;
+mod rows;
+pub mod spsa;
+pub mod square;
+mod windows;
 
 pub use an_pgd::{AnPgd, Search, SearchStart};
+pub use cw::{CwSettings, cw};
+pub use ddn::{DdnSettings, ddn};
 pub use device_data::DeviceData;
+pub use fmn::{FmnSettings, fmn};
 pub use pgd::{Noise, Pgd, PgdSettings};
+pub use spsa::{SpsaSettings, spsa};
+pub use square::{SquareSettings, square};
 
 use crate::device::Schedule;
 use crate::model::{Model, image_buffer};
