@@ -1,10 +1,10 @@
 //! PGD (Madry et al., 2018) in linf and l2, each example with its own eps and step, as advertorch's
 //! `LinfPGDAttack` and `L2PGDAttack` run it.
 
-use std::f32::consts::TAU;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::start::normal_noise;
 use super::{Attack, Target};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
@@ -70,6 +70,16 @@ pub enum StepLength {
     EpsOver(f32),
     /// This, for all.
     Fixed(f32),
+}
+
+impl StepLength {
+    /// The step in a ball of radius `eps`.
+    pub fn at(self, eps: f32) -> f32 {
+        match self {
+            StepLength::EpsOver(parts) => eps / parts,
+            StepLength::Fixed(step) => step,
+        }
+    }
 }
 
 /// PGD around a model. Whoever runs it fills the target, `eps` and `step` first.
@@ -188,12 +198,9 @@ fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &As
         }
         Noise::Normal { deviation, seed, step } => {
             let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
-            let [radius, angle] = [Purpose::TrainStart, Purpose::TrainAngle]
-                .map(|purpose| tape.uniform(x, step, index, *seed, purpose, false));
-            // Box and Muller, 1958. 1 less a number in [0, 1) has a logarithm.
-            tape.map([x, radius, angle], |[x, radius, angle]| {
-                x + *deviation * (-2.0 * (1.0 - radius).ln()).sqrt() * (TAU * angle).cos()
-            })
+            let purposes = [Purpose::TrainStart, Purpose::TrainAngle];
+            let noise = normal_noise(&mut tape, x, step, index, *seed, purposes);
+            tape.map([x, noise], |[x, noise]| x + *deviation * noise)
         }
     };
     tape.keep(first, adv);

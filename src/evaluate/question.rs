@@ -252,6 +252,7 @@ impl Question {
             Robust {
                 eps,
                 accuracy: accuracy(&stays),
+                eps_iter: self.settings.step.at(eps as f32),
                 attack: self.describe_attacks(),
                 attacks: state.tallies[e].clone(),
             }

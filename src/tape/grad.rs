@@ -111,6 +111,7 @@ impl Tape {
             (&Op::Loss(rule), 0) => (Op::LossBackward(rule), vec![x[0], x[1], dy]),
             (Op::Kl, 0) => (Op::KlBackwardP, vec![x[0], x[1], dy]),
             (Op::Kl, 1) => (Op::KlBackwardQ, vec![x[0], x[1], dy]),
+            (&Op::TargetedLoss(loss), 0) => (Op::TargetedLossBackward(loss), vec![x[0], x[1], x[2], dy]),
             _ => panic!("grad: {} has no gradient by operand {place}", node.op.name()),
         };
         let dims = self.dims(x[place]).to_vec();

@@ -1,10 +1,10 @@
-//! A loss that two passes over a batch make together: every parameter's gradient is the sum of both.
+//! What is used twice, as parameters are by two passes over a batch: its gradient is the sum of both.
 
 use maxmargin::model::{LeNet5, Mode, Model};
 use maxmargin::tape::{BatchNorm, Tape, Value, Window};
 
 use super::support::{Array, Random};
-use super::{CAPACITY, Given, check, fill, images, labels, rules};
+use super::{CAPACITY, Given, check, devices, fill, gradients, images, labels, rules};
 
 /// TRADES's loss: the cross-entropy of images, and the divergence of the logits of others from theirs. Wanted are both
 /// images and the parameters.
@@ -61,4 +61,16 @@ fn the_divergence_of_logits_has_its_gradient_by_both() {
             [1, 2].map(|seed| given.leaf(tape, &format!("logits {seed}"), Random(seed).signed(&[CAPACITY, 7])));
         (tape.kl(p, q), vec![p, q])
     });
+}
+
+#[test]
+fn a_value_used_twice_gets_the_sum_of_both_gradients() {
+    let weights = Array::f32(&[CAPACITY], [0.5, -1.0, 2.0, 0.0]);
+    let (found, _) = gradients(devices()[0], true, &weights, &|tape, given| {
+        let a = given.leaf(tape, "a", Random(1).signed(&[CAPACITY]));
+        let scaled = tape.scale(a, 3.0);
+        let sum = tape.add(a, scaled);
+        (tape.add(sum, sum), vec![a])
+    });
+    assert_eq!(found[0][..3], [4.0, -8.0, 16.0]); // 2 (1 + 3) times the weight
 }
