@@ -51,7 +51,14 @@ fn question(attacks: &[AttackName], eps: &[f64], nb_iter: u32) -> Question {
         data: PathBuf::from("data"),
         protocol: None,
         attacks: attacks.to_vec(),
-        settings: AttackSettings { nb_iter, nb_restart: 4, step: StepLength::EpsOver(4.0), loss: Loss::Slm, seed: 3 },
+        settings: AttackSettings {
+            nb_iter: Some(nb_iter),
+            nb_restart: 4,
+            step: StepLength::EpsOver(4.0),
+            loss: Loss::Slm,
+            nb_sample: 64,
+            seed: 3,
+        },
         eps: eps.to_vec(),
         margins: false,
         batch_size: 16,
@@ -90,7 +97,8 @@ fn attacked_everything(eps: f32, batch: usize, question: &Question) -> Vec<bool>
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", IMAGES, batch);
     let attacks =
-        attacks::record(&mut memory, &*model, &examples, &question.attacks, &question.config, &question.settings);
+        attacks::record(&mut memory, &*model, &examples, &question.attacks, &question.config, &question.settings)
+            .expect("ten classes");
     let norm = question.config.norm;
     let judged: Vec<_> = attacks.into_iter().map(|a| Judged::new(&mut memory, &*model, &examples, norm, a)).collect();
     let mut cpu = Cpu::new();

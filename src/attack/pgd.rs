@@ -9,7 +9,7 @@ use super::{Attack, Target};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, Value};
+use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, TargetedLoss, Value};
 
 /// What the random start is made of.
 #[derive(Clone, Debug)]
@@ -63,6 +63,12 @@ pub struct Ascent {
     pub noise: Noise,
 }
 
+impl PgdSettings {
+    fn ascent(&self) -> Ascent {
+        Ascent { rule: self.rule, iterations: self.iterations, noise: self.noise.clone() }
+    }
+}
+
 /// How long PGD's step is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StepLength {
@@ -98,11 +104,25 @@ pub struct Pgd {
 impl Pgd {
     /// Records the attack on `target`.
     pub fn new(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &PgdSettings) -> Pgd {
-        let PgdSettings { loss, rule, iterations, ref noise } = *settings;
-        let ascent = Ascent { rule, iterations, noise: noise.clone() };
-        Pgd::ascending(memory, model, target, &ascent, &|tape, logits| {
+        let loss = settings.loss;
+        Pgd::ascending(memory, model, target, &settings.ascent(), &|tape, logits| {
             let labels = tape.leaf(&target.labels);
             tape.loss(loss, logits, labels)
+        })
+    }
+
+    /// [`Pgd::new`] towards a class, u32 `[n]`: minus the loss with it as the label is ascended.
+    fn towards(
+        memory: &mut Memory,
+        model: &dyn Model,
+        target: &Target,
+        settings: &PgdSettings,
+        classes: &Buffer,
+    ) -> Pgd {
+        let loss = TargetedLoss::Minus(settings.loss);
+        Pgd::ascending(memory, model, target, &settings.ascent(), &|tape, logits| {
+            let [labels, classes] = [&target.labels, classes].map(|buffer| tape.leaf(buffer));
+            tape.targeted_loss(loss, logits, labels, classes)
         })
     }
 
@@ -140,8 +160,11 @@ pub struct RestartedPgd {
     pub step: StepLength,
     /// The seed of the random starts.
     pub seed: u64,
-    /// Which of the starts that the seed gives.
+    /// Which of the starts that the seed gives; of a targeted attack, which of the other classes: start number r leads
+    /// to the one with the (r + 2)-th largest logit.
     pub starts: Range<u32>,
+    /// Whether it leads to a class.
+    pub targeted: bool,
 }
 
 impl RestartedPgd {
@@ -154,11 +177,21 @@ impl RestartedPgd {
             iterations: self.iterations,
             noise: Noise::Counted { seed: self.seed, purpose: Purpose::EvaluateStart, step: start.clone() },
         };
-        let pgd = Pgd::new(memory, model, target, &settings);
+        let classes = self.targeted.then(|| memory.u32("pgd.classes", &[target.capacity()]));
+        let pgd = match &classes {
+            Some(classes) => Pgd::towards(memory, model, target, &settings, classes),
+            None => Pgd::new(memory, model, target, &settings),
+        };
         let mut tape = Tape::new("pgd_choose");
         let number = tape.leaf(run);
         tape.map_into(&start, [number], |_, [number]| number + self.starts.start as f32);
         tape.set_rows(&target.rows);
+        if let Some(classes) = &classes {
+            let [x, labels, start] = [&target.x, &target.labels, &start].map(|buffer| tape.leaf(buffer));
+            let logits = model.logits(&mut tape, x, Mode::Eval);
+            let class = tape.rank_class(0, logits, labels, Some(start));
+            tape.keep(class, classes);
+        }
         let eps = tape.leaf(&pgd.eps);
         tape.map_into(&pgd.step, [eps], |_, [eps]| match self.step {
             StepLength::EpsOver(parts) => eps / parts,
@@ -168,12 +201,12 @@ impl RestartedPgd {
         schedule.then(&Arc::new(tape.finish()), 1);
         schedule.extend(&pgd.schedule);
         Attack {
-            name: format!("pgd-{}", self.loss.loss),
+            name: format!("pgd-{}{}", self.loss.loss, if self.targeted { "-t" } else { "" }),
             eps: Some(pgd.eps.clone()),
             run: run.clone(),
             runs: self.starts.end - self.starts.start,
             adv: pgd.adv.clone(),
-            state: vec![pgd.eps, pgd.step, pgd.adv],
+            state: [pgd.eps, pgd.step, pgd.adv].into_iter().chain(classes).collect(),
             schedule,
         }
     }

@@ -85,6 +85,7 @@ impl fmt::Display for Loss {
             Loss::Slm => "slm",
             Loss::Lm => "lm",
             Loss::Cw => "cw",
+            Loss::Dlr => "dlr",
         })
     }
 }
