@@ -150,7 +150,7 @@ fn a_schedule_has_at_most_as_many_rates_as_the_gpus_kernels_take() {
 }
 
 /// What a file with this text loads as, and what it is called.
-fn loaded(text: &str) -> (Result<Config, String>, String) {
+fn loaded(text: &str) -> (std::result::Result<Config, String>, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     std::fs::write(&file, text).unwrap();
