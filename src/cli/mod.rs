@@ -11,6 +11,7 @@ mod explain;
 mod export;
 mod machine;
 mod presets;
+mod report;
 mod settings;
 mod train;
 mod values;
@@ -30,6 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   maxmargin train                        train on the bundled digits, in minutes
   maxmargin evaluate runs/quick-0        attack what was trained
+  maxmargin report runs/quick-0          a page about it, with pictures
   maxmargin export runs/quick-0          its weights, as another program names them
   maxmargin presets                      the published settings
   maxmargin train --help                 every setting
@@ -56,6 +58,7 @@ enum Verb {
     Evaluate(evaluate::EvaluateArgs),
     Export(export::ExportArgs),
     Data(data::DataArgs),
+    Report(report::ReportArgs),
     Presets(presets::PresetsArgs),
     Explain(explain::ExplainArgs),
     Devices(devices::DevicesArgs),
@@ -91,6 +94,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Evaluate(args) => evaluate::run(args),
         Verb::Export(args) => export::run(&args),
         Verb::Data(args) => data::run(args),
+        Verb::Report(args) => report::run(&args),
         Verb::Presets(args) => presets::run(args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Devices(args) => devices::run(&args),
