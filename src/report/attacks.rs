@@ -1,6 +1,6 @@
 //! The chapter of a page about evaluations: robust accuracy by eps beside the paper's, and each evaluation's figures.
 
-use super::html::{escape, facts, figure, table};
+use super::html::{escape, facts, figure, numbers, table, words};
 use super::paper::{self, Figure, Standing};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells};
 use super::records::{AtEps, Evaluation, MinimumNorm, Source, dataset_name};
@@ -133,16 +133,17 @@ fn beside_the_paper(dataset: DatasetKind, norm: Norm, group: &[Shown]) -> Result
 fn curve(dataset: DatasetKind, norm: Norm, group: &[Shown], published: &paper::Table) -> Result<String> {
     let parts = dataset == DatasetKind::Cifar10 && norm == Norm::Linf;
     let (scale, title) = if parts { (255.0, "eps, in 1/255") } else { (1.0, "eps") };
-    let mut series = Vec::new();
+    let (mut series, mut same_model) = (Vec::new(), Vec::new());
     for row in &published.rows {
         let value = |figure: &Option<Figure>| figure.map_or(f64::NAN, |figure| figure.value);
         let robust = published.eps.iter().zip(&row.figures[3..]).map(|(eps, figure)| (eps * scale, value(figure)));
         let points = [(0.0, value(&row.figures[0]))].into_iter().chain(robust).collect::<Vec<_>>();
         series.push(Series { colour: Colour::Muted, mark: Mark::Thin, points: points.clone() });
         if let Some(shown) = group.iter().find(|shown| shown.paper_name().as_deref() == Some(row.name)) {
-            series.push(Series { colour: shown.colour, mark: Mark::Thin, points });
+            same_model.push(Series { colour: shown.colour, mark: Mark::Specks, points });
         }
     }
+    series.extend(same_model);
     let mut keys = String::new();
     for shown in group {
         let robust = shown.evaluation.robust.iter().map(|at| (at.eps * scale, at.accuracy));
@@ -156,8 +157,8 @@ fn curve(dataset: DatasetKind, norm: Norm, group: &[Shown], published: &paper::T
         series.iter().flat_map(|s| s.points.iter().map(|p| p.0)).collect::<Vec<_>>().into_iter(),
     );
     let plot = cells("accuracy by eps", true, &x, &Axis::percent("right, %"), &[], &series)?;
-    let said = "Right under attack; eps 0 is without one. Thin lines: the paper's models; in a run's colour the one \
-                trained as the run was.";
+    let said = "Right under attack; eps 0 is without one. Thin lines: the paper's models; dotted, in a run's \
+                colour, the one trained as the run was.";
     Ok(figure(&plot, &format!("{keys}<br>{said}")))
 }
 
@@ -170,8 +171,9 @@ fn figures(group: &[Shown], published: &paper::Table) -> String {
         }
     }
     grid.sort_by(f64::total_cmp);
-    let head = ["model", "clean", "AvgAcc", "AvgRobAcc"].map(String::from).into_iter();
-    let head: Vec<_> = head.chain(grid.iter().map(|eps| length(*eps))).chain(["standing".into()]).collect();
+    let mut head = vec![words("model"), numbers("clean"), numbers("AvgAcc"), numbers("AvgRobAcc")];
+    head.extend(grid.iter().map(|eps| numbers(&length(*eps))));
+    head.push(words("standing"));
     let mut rows = Vec::new();
     for shown in group {
         let Evaluation { clean_accuracy, average_accuracy, average_robust_accuracy, robust, count, .. } =
@@ -179,7 +181,7 @@ fn figures(group: &[Shown], published: &paper::Table) -> String {
         let mut row = vec![key(shown.colour, &shown.name()), percent(Some(*clean_accuracy))];
         row.extend([percent(*average_accuracy), percent(*average_robust_accuracy)]);
         row.extend(grid.iter().map(|&eps| percent(robust.iter().find(|at| same(at.eps, eps)).map(|at| at.accuracy))));
-        row.push(format!("<span class=\"left\">measured on {} images</span>", grouped(*count)));
+        row.push(format!("measured on {} images", grouped(*count)));
         rows.push(("ours", row));
     }
     let names: Vec<_> = group.iter().filter_map(Shown::paper_name).collect();
@@ -196,7 +198,7 @@ fn figures(group: &[Shown], published: &paper::Table) -> String {
         let first = row.figures[..3].iter().map(|figure| published_figure(*figure));
         let mut shown = vec![format!("paper, {}", row.name)];
         shown.extend(first.chain(robust));
-        shown.push(format!("<span class=\"left\">{standing}</span>"));
+        shown.push(standing.into());
         rows.push((if names.iter().any(|name| name == row.name) { "match" } else { "" }, shown));
     }
     table(&head, &rows)
@@ -278,17 +280,16 @@ fn at_each_eps(robust: &[AtEps]) -> String {
     if robust.is_empty() {
         return String::new();
     }
-    let left = |text: &str| format!("<span class=\"left\">{}</span>", escape(text));
     let mut attacks = Vec::new();
     let mut rows = Vec::new();
     for at in robust {
-        rows.push(("", vec![length(at.eps), percent(Some(at.accuracy)), left(at.attack.as_deref().unwrap_or(NONE))]));
+        rows.push(("", vec![length(at.eps), percent(Some(at.accuracy)), escape(at.attack.as_deref().unwrap_or(NONE))]));
         for (i, attack) in at.attacks.iter().enumerate() {
             attacks.push((
                 if i == 0 { "begin" } else { "" },
                 vec![
                     length(at.eps),
-                    left(&attack.name),
+                    escape(&attack.name),
                     count(attack.runs),
                     count(attack.attacked),
                     count(attack.broken),
@@ -299,10 +300,11 @@ fn at_each_eps(robust: &[AtEps]) -> String {
             ));
         }
     }
-    let mut text = table(&["eps", "right, %", "attack"].map(String::from), &rows);
+    let mut text = table(&[numbers("eps"), numbers("right, %"), words("attack")], &rows);
     if !attacks.is_empty() {
-        let head = ["eps", "attack", "runs", "images attacked", "broken", "forwards", "backwards", "seconds"];
-        let attacks = table(&head.map(String::from), &attacks);
+        let others = ["runs", "images attacked", "broken", "forwards", "backwards", "seconds"].map(numbers);
+        let head: Vec<_> = [numbers("eps"), words("attack")].into_iter().chain(others).collect();
+        let attacks = table(&head, &attacks);
         text += &format!("<details open><summary>attack by attack</summary>\n{attacks}</details>\n");
     }
     text
@@ -315,7 +317,8 @@ fn minimum_norm(found: &Evaluation) -> String {
     let distance = |value: Option<f64>| value.map_or(NONE.into(), |value| format!("{value:.4}"));
     let own = |attack: &MinimumNorm| {
         let quartiles = attack.quartiles.unwrap_or_default();
-        let mut row = vec![escape(&attack.name), count(attack.found), percent(Some(found.clean_accuracy))];
+        let mut row = vec![escape(&attack.name), count(attack.found), count(attack.attacked)];
+        row.push(percent(Some(found.clean_accuracy)));
         row.push(distance(attack.mean));
         row.extend(quartiles.map(distance));
         row.extend([count(attack.forward), count(attack.backward), seconds(attack.seconds)]);
@@ -324,23 +327,14 @@ fn minimum_norm(found: &Evaluation) -> String {
     let mut rows: Vec<_> = found.minimum_norm.iter().map(own).collect();
     let published = paper::table(found.dataset, found.norm).distances;
     for row in &published {
-        let mut shown = vec![format!("paper, {}", row.name), NONE.into()];
+        let mut shown = vec![format!("paper, {}", row.name), NONE.into(), NONE.into()];
         shown.extend(row.figures.iter().map(|figure| published_figure(*figure)));
         shown.extend([NONE; 3].map(String::from));
         rows.push(("", shown));
     }
-    let head = [
-        "nearest adversarial examples",
-        "found",
-        "clean, %",
-        "mean",
-        "lower quartile",
-        "median",
-        "upper quartile",
-        "forwards",
-        "backwards",
-        "seconds",
-    ];
+    let others = ["found", "of", "clean, %", "mean", "lower quartile", "median", "upper quartile"].map(numbers);
+    let costs = ["forwards", "backwards", "seconds"].map(numbers);
+    let head: Vec<_> = [words("nearest adversarial examples")].into_iter().chain(others).chain(costs).collect();
     let said = match published.is_empty() {
         true => String::new(),
         false => {
@@ -349,7 +343,7 @@ fn minimum_norm(found: &Evaluation) -> String {
                 .into()
         }
     };
-    table(&head.map(String::from), &rows) + &said
+    table(&head, &rows) + &said
 }
 
 /// The histogram of the margins that were measured.

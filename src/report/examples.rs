@@ -132,8 +132,14 @@ impl Both<'_> {
     fn choose(&self) -> Vec<usize> {
         let telling = |&i: &usize| {
             let row = self.rows.get(&self.found.index[i]);
-            let broken = row.is_none_or(|row| row.broken_eps.is_some_and(|eps| eps > 0.0));
-            broken && self.difference(i).is_none_or(|difference| difference.iter().any(|&d| d != 0.0))
+            // An image that is wrong as it is was not attacked.
+            let attacked = row.is_none_or(|row| row.broken_eps != Some(0.0));
+            let broken = match (&self.found.misclassified, row) {
+                (Some(all), _) => all[i] != 0,
+                (None, Some(row)) => row.broken_eps.is_some(),
+                (None, None) => true,
+            };
+            attacked && broken && self.difference(i).is_none_or(|difference| difference.iter().any(|&d| d != 0.0))
         };
         let (mut first, mut others) = (BTreeMap::new(), Vec::new());
         for i in (0..self.found.index.len()).filter(telling) {

@@ -23,19 +23,40 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// A column of a table: its title, as HTML, and what it has.
+#[derive(Clone, Debug)]
+pub enum Column {
+    /// Words, which begin at the left.
+    Words(String),
+    /// Numbers, which end at the right.
+    Numbers(String),
+}
+
+/// A column of words.
+pub fn words(title: &str) -> Column {
+    Column::Words(title.into())
+}
+
+/// A column of numbers.
+pub fn numbers(title: &str) -> Column {
+    Column::Numbers(title.into())
+}
+
 /// A table of cells that are HTML already; a row has a class, which may be empty.
-pub fn table(head: &[String], rows: &[(&str, Vec<String>)]) -> String {
-    let cells = |tag: &str, cells: &[String]| {
-        cells.iter().map(|cell| format!("<{tag}>{cell}</{tag}>")).collect::<Vec<_>>().concat()
+pub fn table(columns: &[Column], rows: &[(&str, Vec<String>)]) -> String {
+    let cell = |tag: &str, column: &Column, cell: &str| match column {
+        Column::Words(_) => format!("<{tag} class=\"words\">{cell}</{tag}>"),
+        Column::Numbers(_) => format!("<{tag}>{cell}</{tag}>"),
     };
-    let mut text = String::from("<div class=\"scroll\"><table>\n");
-    if !head.is_empty() {
-        text += &format!("<thead><tr>{}</tr></thead>\n", cells("th", head));
-    }
-    text += "<tbody>\n";
+    let head = |column: &Column| match column {
+        Column::Words(title) | Column::Numbers(title) => cell("th", column, title),
+    };
+    let head: String = columns.iter().map(head).collect();
+    let mut text = format!("<div class=\"scroll\"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n");
     for (class, row) in rows {
         let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
-        text += &format!("<tr{class}>{}</tr>\n", cells("td", row));
+        let cells: String = columns.iter().zip(row).map(|(column, text)| cell("td", column, text)).collect();
+        text += &format!("<tr{class}>{cells}</tr>\n");
     }
     text + "</tbody></table></div>\n"
 }

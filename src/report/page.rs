@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::html::{escape, page, table};
+use super::html::{escape, page, table, words};
 use super::plot::Colour;
 use super::records::{Run, Source, dataset_name};
 use super::{attacks, examples, training};
@@ -96,8 +96,8 @@ fn settings(sources: &[Source]) -> String {
         let differ = all.windows(2).any(|pair| value(&pair[0], &name) != value(&pair[1], &name));
         rows.push((if differ { "match" } else { "" }, row));
     }
-    let head: Vec<_> =
-        ["setting".to_string()].into_iter().chain(runs.iter().map(|(source, _)| escape(&source.name))).collect();
+    let names = runs.iter().map(|(source, _)| words(&escape(&source.name)));
+    let head: Vec<_> = [words("setting")].into_iter().chain(names).collect();
     format!(
         "<h2>Settings</h2>\n<p class=\"note\">Bold: other than the preset's.</p>\n<details{}><summary>every setting</summary>\n\
          {}</details>\n",

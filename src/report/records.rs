@@ -68,6 +68,8 @@ pub struct Step {
     pub clean_accuracy: Option<f64>,
     /// Mean margin found while training, wrong images counting as 0.
     pub mean_margin: Option<f64>,
+    /// Share of images whose margin reached d_max, 0 to 1.
+    pub reached_d_max: Option<f64>,
 }
 
 /// A validation.
@@ -216,6 +218,8 @@ pub struct MinimumNorm {
     pub name: String,
     /// Images that it broke.
     pub found: Option<u64>,
+    /// Images that it was given.
+    pub attacked: Option<u64>,
     /// Mean distance.
     pub mean: Option<f64>,
     /// Lower quartile, median, upper quartile of the distance.
@@ -256,6 +260,8 @@ pub struct Adversarial {
     pub eps: Vec<f32>,
     /// `[n]`, what the network says of each, where that was written.
     pub predictions: Option<Vec<u32>>,
+    /// `[n]`, whether the network is wrong about each, where that was written.
+    pub misclassified: Option<Vec<u8>>,
     /// The attack.
     pub attack: Option<String>,
 }
@@ -379,17 +385,17 @@ impl Evaluation {
                 return Err(Error::format(&path, message));
             }
         };
-        let predictions = match file.tensors.iter().any(|tensor| tensor.name == "predictions") {
-            true => Some(file.get::<u32>("predictions", &[n])?.to_vec()),
-            false => None,
-        };
+        let has = |name: &str| file.tensors.iter().any(|tensor| tensor.name == name);
+        let predictions = has("predictions").then(|| file.get::<u32>("predictions", &[n])).transpose()?;
+        let misclassified = has("misclassified").then(|| file.get::<u8>("misclassified", &[n])).transpose()?;
         Ok(Some(Adversarial {
             shape: [height, width, channels],
             pixels: file.get::<f32>("adversarial", shape)?.to_vec(),
             index: file.get::<u32>("index", &[n])?.to_vec(),
             labels: file.get::<u32>("labels", &[n])?.to_vec(),
             eps: file.get::<f32>("eps", &[n])?.to_vec(),
-            predictions,
+            predictions: predictions.map(<[u32]>::to_vec),
+            misclassified: misclassified.map(<[u8]>::to_vec),
             attack: file.metadata.get("attack").cloned(),
         }))
     }

@@ -1,6 +1,6 @@
 //! The chapter of a page about training: curves, margins over the epochs, what the network was worth before and after.
 
-use super::html::{escape, figure, table};
+use super::html::{escape, figure, numbers, table, words};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells, lines};
 use super::records::{Epoch, Run, Source, Step, dataset_name};
 use crate::Result;
@@ -114,6 +114,11 @@ fn curves(runs: &[Numbered]) -> Result<String> {
     let said = "Mean margin, wrong images counting as 0. Thin line: as found in training. Dots: validation images, by \
                 epoch. Grey: d_max.";
     text += &figure(&plot, &format!("{keys}<br>{said}"));
+
+    let reached = steps(&|line| Some(100.0 * line.reached_d_max?), Mark::Line);
+    let plot = lines("images that reached d_max by step", &x, &Axis::percent("reached d_max, %"), &reached)?;
+    let said = "Training images whose margin reached d_max: they add nothing to the loss of the attacked batch.";
+    text += &figure(&plot, &format!("{keys}<br>{said}"));
     Ok(text + "</div>\n")
 }
 
@@ -145,8 +150,16 @@ fn results(runs: &[Numbered]) -> String {
     if rows.is_empty() {
         return "<p class=\"note\">No run has measured its network on the test images yet.</p>\n".into();
     }
-    let head = ["run", "weights", "test images", "clean, %", "under attack, %", "that attack", "mean margin"];
-    table(&head.map(String::from), &rows)
+    let head = [
+        words("run"),
+        words("weights"),
+        numbers("test images"),
+        numbers("clean, %"),
+        numbers("under attack, %"),
+        words("that attack"),
+        numbers("mean margin"),
+    ];
+    table(&head, &rows)
 }
 
 /// How the distribution of a run's validation margins moves.
