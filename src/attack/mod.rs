@@ -11,10 +11,32 @@ pub mod pgd;
 
 pub use an_pgd::{AnPgd, Search, SearchStart};
 pub use device_data::DeviceData;
-pub use pgd::{Noise, Pgd, PgdSettings};
+pub use pgd::{Noise, Pgd, PgdSettings, RestartedPgd, StepLength};
 
+use crate::device::Schedule;
 use crate::model::{Model, image_buffer};
 use crate::tape::{Buffer, Memory};
+
+/// An attack on the examples of a [`Target`], as whoever runs it sees it.
+#[derive(Clone, Debug)]
+pub struct Attack {
+    /// As records name it: `pgd-xent`, `apgd-t`, `ddn`.
+    pub name: String,
+    /// Radius of each example's ball `[n]`, which is written before a run. `None`: a minimum-norm attack, which looks for
+    /// the nearest adversarial example.
+    pub eps: Option<Buffer>,
+    /// Which run this is, u32 `[1]`, written before it: random numbers are counted by it, targets chosen by it.
+    pub run: Buffer,
+    /// How many runs there are: random starts, or targets. Each attacks only what the ones before it left.
+    pub runs: u32,
+    /// The result `[n, h, w, c]`: an adversarial example where one was found, else some image that is no worse than
+    /// the start. Inside the box, and inside the ball where there is one.
+    pub adv: Buffer,
+    /// What is carried by row from stage to stage, single precision `[n, ..]`: between stages, rows may be moved.
+    pub state: Vec<Buffer>,
+    /// One run.
+    pub schedule: Schedule,
+}
 
 /// The examples that an attack is run on: buffers for up to `n` of them.
 #[derive(Clone, Debug)]

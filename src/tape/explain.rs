@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Program, Region, Value};
+use super::{Op, Program, Region, Value};
 
 impl Program {
     /// The value as it is printed: a buffer's name, or `%` and its number.
@@ -37,6 +37,11 @@ impl fmt::Display for Program {
             let list = |values: &[Value]| values.iter().map(|&v| self.label(v)).collect::<Vec<_>>().join(", ");
             write!(f, "  {} {:?}", list(&node.outputs), self.values[node.outputs[0].0].dims)?;
             write!(f, " = {}({})", node.op.name(), list(&node.inputs))?;
+            match &node.op {
+                Op::Map(formula) => write!(f, " {formula:?}")?,
+                Op::Reduce(reduction, formula) => write!(f, " {reduction:?} of {formula:?}")?,
+                _ => {}
+            }
             match node.rows {
                 Some(rows) => writeln!(f, " for {} rows", self.label(rows))?,
                 None => writeln!(f)?,

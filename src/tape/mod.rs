@@ -4,12 +4,14 @@
 //! - [`record`](Tape): one method an op, which checks shapes and returns the result's handle
 //! - [`grad`](Tape::grad): the gradient, along the paths to what was asked and no others
 //! - [`fuse`](Tape::fuse): ops that one pass over memory can do together
+//! - [`formula`]: arithmetic on rows, written where it is recorded and held as data
 //! - [`plan`](Tape::finish): a place for every value; the result is a [`Program`], which a device runs
 //! - [`memory`](Memory): what lives from program to program
 //!
 //! A tape holds no numbers and knows no device.
 
 mod explain;
+pub mod formula;
 mod fuse;
 mod grad;
 mod memory;
@@ -17,6 +19,7 @@ pub mod op;
 mod plan;
 mod record;
 
+pub use formula::{Formula, Reduction};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use op::{
     BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, Loss, LossRule, Metric, NO_CHOICE, Norm, Op,

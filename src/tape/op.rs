@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::formula::{Formula, Reduction};
 use crate::rng::Purpose;
 
 /// The norm a margin is measured in.
@@ -43,6 +44,17 @@ pub enum Loss {
     Lm,
     /// Carlini and Wagner's: `max(lm + confidence, 0)`.
     Cw,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Loss::Xent => "xent",
+            Loss::Slm => "slm",
+            Loss::Lm => "lm",
+            Loss::Cw => "cw",
+        })
+    }
 }
 
 /// What the stored margin is a multiple of.
@@ -109,6 +121,13 @@ pub enum Op {
         /// The least value.
         least: f32,
     },
+
+    /// Up to eight inputs, f32 or u32, each of the result's shape, one number a row `[n]`, one `[1]`, or a table (one `[k]`,
+    /// or one a row `[n, k]`) -> the formula of them, element by element; or out*, which the formula may read, too.
+    Map(Formula),
+    /// The same inputs -> `[n]`: what the formula's numbers come to along each row, which is as long as the longest
+    /// input's.
+    Reduce(Reduction, Formula),
 
     /// x `[n, h, w, c]`, w `[k, kh, kw, c]` -> `[n, h', w', k]`, `h' = (h + 2 padding - kh) / stride + 1`.
     Conv2d(Window),
@@ -376,6 +395,8 @@ impl Op {
             Op::Add => "add",
             Op::Scale { .. } => "scale",
             Op::ClampMin { .. } => "clamp_min",
+            Op::Map(_) => "map",
+            Op::Reduce(..) => "reduce",
             Op::Conv2d(_) => "conv2d",
             Op::Conv2dBackwardInput(_) => "conv2d_backward_input",
             Op::Conv2dBackwardWeight(_) => "conv2d_backward_weight",

@@ -14,6 +14,7 @@ mod conv;
 mod conv_fused;
 mod conv_pool;
 mod elementwise;
+mod formula;
 mod image;
 mod linear;
 mod loss;
@@ -35,6 +36,8 @@ fn test_of(op: &Op) -> fn() {
         Op::ClampMin { .. } => elementwise::clamp_min,
         Op::DrawAugmentation { .. } => image::draw_augmentation,
         Op::GatherAugmented { .. } => image::gather_augmented,
+        Op::Map(_) => formula::map,
+        Op::Reduce(..) => formula::reduce,
         Op::Conv2d(_) => conv::conv2d,
         Op::Conv2dBackwardInput(_) => conv::conv2d_backward_input,
         Op::Conv2dBackwardWeight(_) => conv::conv2d_backward_weight,

@@ -10,6 +10,7 @@ mod conv;
 mod conv_fused;
 mod conv_pool;
 mod elementwise;
+mod formula;
 mod image;
 mod linear;
 mod loss;
@@ -19,7 +20,7 @@ mod optimizer;
 use arena::Arena;
 
 use super::{Device, Snapshot};
-use crate::tape::{Buffer, Memory, Node, Op, Place, Program, Window};
+use crate::tape::{Buffer, DType, Memory, Node, Op, Place, Program, Value, Window};
 use crate::{Error, Result};
 
 /// Threads and caches of this machine.
@@ -60,6 +61,19 @@ fn live<'a>(bytes: &'a mut [u8], dims: &[usize], n: usize) -> &'a mut [f32] {
 fn norm<'a>(operands: &[&'a [u8]]) -> batch_norm::Norm<'a> {
     let [weight, bias, mean, variance] = [0, 1, 2, 3].map(|i| f32s(operands[i]));
     batch_norm::Norm { weight, bias, mean, variance }
+}
+
+/// A formula's inputs with their dimensions.
+fn formula_inputs<'a>(program: &'a Program, node: &Node, x: &[&'a [u8]]) -> Vec<(formula::Values<'a>, &'a [usize])> {
+    let one = |(value, bytes): (&Value, &&'a [u8])| {
+        let info = &program.values[value.0];
+        let values = match info.dtype {
+            DType::U32 => formula::Values::U32(u32s(bytes)),
+            _ => formula::Values::F32(f32s(bytes)),
+        };
+        (values, &info.dims[..])
+    };
+    node.inputs.iter().zip(x).map(one).collect()
 }
 
 /// Runs `work` with the widest vector instructions this machine has.
@@ -153,6 +167,24 @@ impl Cpu {
             Op::Add => elementwise::add(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
             Op::Scale { factor } => elementwise::scale(live(y0, out_dims, n), f32s(x[0]), *factor),
             Op::ClampMin { least } => elementwise::clamp_min(live(y0, out_dims, n), f32s(x[0]), *least),
+
+            Op::Map(formula) => {
+                let (capacity, row) = (out_dims[0], out_dims[1..].iter().product());
+                let bound = formula::Bound::new(formula, formula_inputs(program, node, &x), capacity, row);
+                let len = active.unwrap_or(capacity) * row;
+                match program.values[node.outputs[0].0].dtype {
+                    DType::U32 => formula::map(&mut u32s_mut(y0)[..len], &bound),
+                    _ => formula::map(&mut f32s_mut(y0)[..len], &bound),
+                }
+            }
+            Op::Reduce(reduction, formula) => {
+                let (capacity, inputs) = (out_dims[0], formula_inputs(program, node, &x));
+                let rowed = inputs.iter().enumerate().filter(|(i, _)| !formula.is_table(*i));
+                let longest = rowed.map(|(_, (_, dims))| dims.iter().product::<usize>()).max();
+                let row = longest.expect("a formula has an input with rows") / capacity;
+                let bound = formula::Bound::new(formula, inputs, capacity, row);
+                formula::reduce(&mut f32s_mut(y0)[..active.unwrap_or(capacity)], *reduction, &bound);
+            }
 
             Op::Conv2d(window) => {
                 let shape = conv::Shape::new(in_dims(0), in_dims(1), *window);

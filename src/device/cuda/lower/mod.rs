@@ -6,6 +6,7 @@ mod attack;
 mod batch_norm;
 mod conv;
 mod elementwise;
+mod formula;
 mod gemm;
 mod image;
 mod linear;
@@ -51,6 +52,11 @@ impl<'a> Desc<'a> {
     /// Element type of an input.
     pub fn input_dtype(&self, i: usize) -> DType {
         self.program.values[self.node.inputs[i].0].dtype
+    }
+
+    /// Element type of an output.
+    pub fn output_dtype(&self, i: usize) -> DType {
+        self.program.values[self.node.outputs[i].0].dtype
     }
 
     fn place(&self, value: Value) -> Place {
@@ -116,6 +122,9 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
         Op::AddBias => elementwise::add_bias(&desc).into(),
         Op::Relu => elementwise::relu(&desc).into(),
         Op::ReluBackward => elementwise::relu_backward(&desc).into(),
+
+        Op::Map(formula) => formula::map(&desc, formula).into(),
+        Op::Reduce(reduction, formula) => formula::reduce(&desc, *reduction, formula).into(),
 
         Op::Conv2d(window) => conv::conv2d(&desc, *window),
         Op::Conv2dBackwardInput(window) => conv::conv2d_backward_input(&desc, *window),
