@@ -7,6 +7,7 @@ use super::records::{AtEps, Evaluation, MinimumNorm, Source, dataset_name};
 use super::training::key;
 use super::{examples, length};
 use crate::Result;
+use crate::config::as_written;
 use crate::data::DatasetKind;
 use crate::record::MarginCounts;
 use crate::tape::Norm;
@@ -39,17 +40,29 @@ impl Shown<'_> {
         }
     }
 
-    /// How the weights were trained, as the paper names methods.
+    /// How the weights were trained, as the paper names methods: as the evaluation says, or the run it is of.
     fn method(&self) -> Option<String> {
-        let run = self.source.run.as_ref().filter(|run| run.config.clean_loss_coeff == 0.0);
-        let method = self.evaluation.method.as_ref()?.to_uppercase();
-        Some(if method == "MMA" && run.is_some() { "OMMA".into() } else { method })
+        let run = self.source.run.as_ref();
+        let method = match (&self.evaluation.method, run) {
+            (Some(method), _) => method.to_uppercase(),
+            (None, run) => run.map(|_| "MMA".into())?,
+        };
+        let omma = method == "MMA" && run.is_some_and(|run| run.config.clean_loss_coeff == 0.0);
+        Some(if omma { "OMMA".into() } else { method })
+    }
+
+    /// The d_max that they were trained with.
+    fn d_max(&self) -> Option<f64> {
+        let of_run = || self.source.run.as_ref().map(|run| as_written(run.config.hinge_maxeps));
+        self.evaluation.d_max.or_else(of_run)
     }
 
     /// The paper's name for the same model.
     fn paper_name(&self) -> Option<String> {
-        let Evaluation { dataset, norm, d_max, .. } = *self.evaluation;
-        Some(paper::model_name(dataset, norm, &self.method()?, d_max?))
+        let Evaluation { dataset, norm, .. } = *self.evaluation;
+        // A length in another norm is another length.
+        let same_norm = self.source.run.as_ref().is_none_or(|run| run.config.norm == norm);
+        same_norm.then(|| Some(paper::model_name(dataset, norm, &self.method()?, self.d_max()?))).flatten()
     }
 }
 
@@ -254,7 +267,7 @@ fn evaluation(shown: &Shown) -> Result<String> {
         ("seconds", seconds(found.seconds)),
         ("network", text_of(&found.model)),
         ("trained by", shown.method().map_or(NONE.into(), |method| escape(&method))),
-        ("d_max", found.d_max.map_or(NONE.into(), length)),
+        ("d_max", shown.d_max().map_or(NONE.into(), length)),
         ("weights", format!("<code>{}</code>", escape(&found.weights))),
         ("their SHA-256 begins", code(&hash)),
         ("maxmargin", text_of(&found.maxmargin)),
@@ -361,7 +374,7 @@ fn margins(shown: &Shown) -> Result<String> {
     }
     let x = Axis { title: format!("margin, {}", found.norm), range: -width..f64::from(counts.max) };
     let y = Axis::from_zero("images, %", bars.iter().map(|bar| bar.y.end));
-    let d_max = found.d_max.map(|d_max| Series {
+    let d_max = shown.d_max().map(|d_max| Series {
         colour: Colour::Muted,
         mark: Mark::Thin,
         points: vec![(d_max, 0.0), (d_max, y.range.end)],

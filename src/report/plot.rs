@@ -237,7 +237,7 @@ fn stroke(chart: &mut Chart, mark: Mark, colour: Colour, points: Vec<(f64, f64)>
     }
     match mark {
         Mark::Line | Mark::Dots => chart.draw_series(LineSeries::new(points, rgb.stroke_width(4)))?,
-        Mark::Thin => chart.draw_series(LineSeries::new(points, rgb.mix(0.45).stroke_width(2)))?,
+        Mark::Thin => chart.draw_series(LineSeries::new(points, rgb.mix(0.6).stroke_width(2)))?,
         Mark::Specks => chart.draw_series(DashedLineSeries::new(points, 4, 8, rgb.stroke_width(4)))?,
         Mark::Dashes => chart.draw_series(DashedLineSeries::new(points, 12, 8, rgb.stroke_width(4)))?,
     };
