@@ -1,6 +1,7 @@
 //! What the suites share: the devices, arrays of numbers, and one op run on its own under watch.
 #![allow(dead_code)] // each suite uses its own part
 
+pub mod attacked;
 pub mod cuda;
 pub mod double;
 pub mod fake;
