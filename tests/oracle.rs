@@ -83,7 +83,7 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
     let indices: Vec<u32> = (0..dataset.len() as u32).collect();
     let (mut clean, mut robust) = (Vec::new(), Vec::new());
     for index in indices.chunks(BATCH) {
-        clean.extend(examples.load(device, index).unwrap());
+        clean.extend(examples.look(device, index).unwrap().iter().map(|clean| clean.right));
         if robust.len() < 1000 {
             device.replay(&attack).unwrap();
             robust.extend(device.read_f32(&margin).unwrap().iter().map(|&margin| margin < 0.0));

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use super::{Pgd, Target};
+use super::{Attack, Pgd, PgdSettings, Target};
 use crate::config::{Direction, SearchResult};
 use crate::device::Schedule;
-use crate::model::{Mode, Model};
+use crate::model::{Mode, Model, image_buffer};
 use crate::tape::{Buffer, LossRule, Memory, Norm, Tape, Value};
 
 /// Where the bisection starts. Its first sign is that of the loss at PGD's own point.
@@ -112,6 +112,42 @@ impl AnPgd {
             schedule.then(&Arc::new(program), 1);
         }
         AnPgd { schedule, ..an_pgd }
+    }
+
+    /// AN-PGD as a minimum-norm attack: PGD in a ball of radius `eps` for all, then the search between there and
+    /// `search.max_eps`; the result is the upper end of the last bracket, the nearest point known to be misclassified.
+    pub fn attack(
+        memory: &mut Memory,
+        model: &dyn Model,
+        target: &Target,
+        settings: &PgdSettings,
+        search: Search,
+        [eps, step]: [f32; 2],
+        run: &Buffer,
+    ) -> Attack {
+        let search = Search {
+            start: SearchStart::Eps,
+            direction: Direction::Unit,
+            result: SearchResult::Adversarial,
+            mode: Mode::Eval,
+            ..search
+        };
+        let pgd = Pgd::new(memory, model, target, settings);
+        let an_pgd = AnPgd::new(memory, model, target, pgd, search);
+        let adv = image_buffer(memory, model, "an-pgd.adv", target.capacity());
+        let mut tape = Tape::new("an_pgd_ball");
+        tape.set_rows(&target.rows);
+        tape.map_into(&an_pgd.pgd.eps, [], |_, []| eps.into());
+        tape.map_into(&an_pgd.pgd.step, [], |_, []| step.into());
+        let mut schedule = Schedule::default();
+        schedule.then(&Arc::new(tape.finish()), 1);
+        schedule.extend(&an_pgd.schedule);
+        let mut tape = Tape::new("an_pgd_result");
+        tape.set_rows(&target.rows);
+        let point = an_pgd.boundary_point(&mut tape, true);
+        tape.keep(point, &adv);
+        schedule.then(&Arc::new(tape.finish()), 1);
+        Attack { name: "an-pgd".into(), eps: None, run: run.clone(), runs: 1, adv, state: Vec::new(), schedule }
     }
 
     /// Records the point on each example's boundary.

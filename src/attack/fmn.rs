@@ -2,8 +2,8 @@
 //! from `adv_lib`.
 //!
 //! The point moves along the gradient of the logit margin and is projected onto a ball around the image. The ball's
-//! radius shrinks where the point is adversarial and grows where it is not; until the first adversarial point it is how
-//! far the boundary would be if the network were linear.
+//! radius shrinks where the point is adversarial and grows where it is not; until the first adversarial point it is at
+//! least as far as the boundary would be if the network were linear.
 
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ impl Fmn<'_> {
             let worst = worst_length(&mut tape, self.settings.norm, x);
             tape.keep(worst, buffer);
         }
-        for (value, buffer) in [(f32::INFINITY, &self.radius), (0.0, &self.found), (1.0, &self.ones)] {
+        for (value, buffer) in [(0.0, &self.radius), (0.0, &self.found), (1.0, &self.ones)] {
             let filled = tape.fill(value, &buffer.dims);
             tape.keep(filled, buffer);
         }
@@ -144,7 +144,9 @@ impl Fmn<'_> {
             [broken, nearest, found, linear, gamma, worst],
             |radius, [broken, nearest, found, linear, gamma, worst]| {
                 let smaller = (&radius * (1.0 - &gamma)).min(nearest);
-                let larger = found.select(radius * (gamma + 1.0), linear);
+                // In the release it is `linear` alone until something is found. Where the network is linear and the
+                // box stops some pixels, that never leads to the boundary.
+                let larger = found.select(0.0, linear).max(radius * (gamma + 1.0));
                 broken.select(smaller, larger).min(worst)
             },
         );

@@ -1,9 +1,10 @@
 //! PGD (Madry et al., 2018) in linf and l2, each example with its own eps and step, as advertorch's
 //! `LinfPGDAttack` and `L2PGDAttack` run it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::Target;
+use super::{Attack, Target};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
@@ -40,6 +41,15 @@ pub struct PgdSettings {
     pub noise: Noise,
 }
 
+/// How long PGD's step is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StepLength {
+    /// Each example's eps over this.
+    EpsOver(f32),
+    /// This, for all.
+    Fixed(f32),
+}
+
 /// PGD around a model. Whoever runs it fills the target, `eps` and `step` first.
 #[derive(Clone, Debug)]
 pub struct Pgd {
@@ -66,6 +76,58 @@ impl Pgd {
         let iteration = iteration(model, target, [&eps, &step, &adv, &ones], settings);
         schedule.then(&Arc::new(iteration), settings.iterations);
         Pgd { eps, step, adv, schedule }
+    }
+}
+
+/// PGD from random starts, as an attack of its own.
+#[derive(Clone, Debug)]
+pub struct RestartedPgd {
+    /// The loss that is ascended.
+    pub loss: LossRule,
+    /// Norm and projection.
+    pub rule: PgdRule,
+    /// Iterations.
+    pub iterations: u32,
+    /// The step.
+    pub step: StepLength,
+    /// The seed of the random starts.
+    pub seed: u64,
+    /// Which of the starts that the seed gives.
+    pub starts: Range<u32>,
+}
+
+impl RestartedPgd {
+    /// Records the attack on `target`; `run`, u32 `[1]`, counts its runs.
+    pub fn record(&self, memory: &mut Memory, model: &dyn Model, target: &Target, run: &Buffer) -> Attack {
+        let start = memory.u32("pgd.start", &[1]);
+        let settings = PgdSettings {
+            loss: self.loss,
+            rule: self.rule,
+            iterations: self.iterations,
+            noise: Noise::Counted { seed: self.seed, purpose: Purpose::EvaluateStart, step: start.clone() },
+        };
+        let pgd = Pgd::new(memory, model, target, &settings);
+        let mut tape = Tape::new("pgd_choose");
+        let number = tape.leaf(run);
+        tape.map_into(&start, [number], |_, [number]| number + self.starts.start as f32);
+        tape.set_rows(&target.rows);
+        let eps = tape.leaf(&pgd.eps);
+        tape.map_into(&pgd.step, [eps], |_, [eps]| match self.step {
+            StepLength::EpsOver(parts) => eps / parts,
+            StepLength::Fixed(step) => step.into(),
+        });
+        let mut schedule = Schedule::default();
+        schedule.then(&Arc::new(tape.finish()), 1);
+        schedule.extend(&pgd.schedule);
+        Attack {
+            name: format!("pgd-{}", self.loss.loss),
+            eps: Some(pgd.eps.clone()),
+            run: run.clone(),
+            runs: self.starts.end - self.starts.start,
+            adv: pgd.adv.clone(),
+            state: vec![pgd.eps, pgd.step, pgd.adv],
+            schedule,
+        }
     }
 }
 

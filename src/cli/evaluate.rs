@@ -1,18 +1,27 @@
 //! `maxmargin evaluate`: from flags to the attacks to run on a checkpoint, and the checks on what they find.
 
+use std::fs::create_dir_all;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{AtEps, count, number, percent, percent_at_eps, single, whole};
 use super::{Machine, Outcome, folder_exists, print};
+use crate::attack::StepLength;
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::DatasetKind;
-use crate::evaluate::checkpoint::{PgdAt, Question, Split};
+use crate::evaluate::question::{Places, Question, Split};
+use crate::evaluate::{AttackName, AttackSettings, Protocol};
 use crate::record::run::{BEST, CONFIG};
 use crate::record::write_atomic;
-use crate::tape::Norm;
+use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
+
+/// What an evaluation's folder holds.
+const EVALUATION: &str = "evaluation.json";
+const IMAGES: &str = "images.csv";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,9 +58,16 @@ pub(super) struct EvaluateArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 struct RunFlags {
-    /// Write the result to this file
+    /// Write the result to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The folder for evaluation.json and images.csv, a row an image. An evaluation that was killed goes on from what it
+    /// left there [default: evaluation-NAME in the run's folder; none for weights alone]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Write the images found to this file (.safetensors), and check what was written
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     #[command(flatten)]
     machine: Machine,
     /// Images at a time
@@ -76,27 +92,46 @@ struct DataFlags {
     data: PathBuf,
 }
 
-/// What to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AttackChoice {
-    /// Accuracy under repeated PGD.
-    Pgd,
-    /// Margins, by AN-PGD.
+/// What may be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measure {
+    /// Margins, by AN-PGD in its test form.
     Margins,
-    /// Both.
-    Both,
+    /// What an attack leaves or finds.
+    Attack(AttackName),
+}
+
+impl ValueEnum for Measure {
+    fn value_variants<'a>() -> &'a [Measure] {
+        static ALL: LazyLock<Vec<Measure>> = LazyLock::new(|| {
+            let attacks = AttackName::value_variants().iter().copied().map(Measure::Attack);
+            attacks.chain([Measure::Margins]).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Measure::Margins => Some(PossibleValue::new("margins").help("AN-PGD in the form that selects checkpoints")),
+            Measure::Attack(name) => name.to_possible_value(),
+        }
+    }
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Margins and attack")]
 struct AttackFlags {
-    /// What to measure
-    #[arg(long, default_value = "both")]
-    attack: AttackChoice,
+    /// What to measure, one or several: attacks in balls are run in turn on what is left [default: pgd,margins]
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append)]
+    attack: Vec<Measure>,
+    /// A published protocol: its attacks, its eps
+    #[arg(long, conflicts_with_all = ["attack", "eps", "eps_iter", "nb_iter", "nb_restart"])]
+    protocol: Option<Protocol>,
     /// The norm [default: the run's; linf for weights alone]
     #[arg(long)]
     norm: Option<Norm>,
-    /// PGD's eps, one or several: 0.3 or 8/255 or 0.1,0.2,0.3 [default: the run's or the norm's preset's test-eps]
+    /// The balls' radius, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. What is broken at one is broken at every larger one
+    /// [default: the run's or the norm's preset's test-eps]
     #[arg(long, value_name = "EPS", value_delimiter = ',', action = ArgAction::Append, value_parser = number)]
     eps: Vec<f64>,
     /// PGD's step [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
@@ -108,6 +143,9 @@ struct AttackFlags {
     /// PGD's random starts: half on xent (one more if odd), half on cw
     #[arg(long, value_name = "N", default_value = "10", value_parser = whole::<u32>)]
     nb_restart: u32,
+    /// The loss of the attack pgd-loss
+    #[arg(long, default_value = "xent")]
+    loss: Loss,
     /// Margins are searched up to 1.05 times this [default: the run's or the norm's preset's]
     #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
     hinge_maxeps: Option<f32>,
@@ -149,7 +187,9 @@ impl Checks {
 struct Plan {
     /// What is to be measured.
     question: Question,
-    /// Where the result is written.
+    /// Where it is kept; its folder is not there yet.
+    places: Places,
+    /// Where the result is written beside that.
     json: Option<PathBuf>,
     /// What computes, and how much it says.
     machine: Machine,
@@ -159,15 +199,30 @@ struct Plan {
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
-    if let Some(path) = &plan.json {
-        folder_exists("--json", path)?;
+    let Places { folder, save, .. } = &plan.places;
+    for (flag, path) in [("--json", &plan.json), ("--save", save)] {
+        path.iter().try_for_each(|path| folder_exists(flag, path))?;
     }
     let mut device = plan.machine.open()?;
-    let result = plan.question.answer(device.as_mut())?;
-    print(&result.table(plan.question.config.max_eps()))?;
-    if let Some(path) = &plan.json {
-        let text = serde_json::to_string_pretty(&result).map_err(|e| Error::format(path, e.to_string()))?;
+    if let Some(folder) = folder {
+        create_dir_all(folder).map_err(|source| Error::io(folder, "create", source))?;
+    }
+    let result = plan.question.answer(device.as_mut(), &plan.places)?;
+    print(&result.table())?;
+    let text = serde_json::to_string_pretty(&result).map_err(|e| Error::failed(e.to_string()))?;
+    let in_folder = |name: &str| folder.as_ref().map(|folder| folder.join(name));
+    if let Some(path) = in_folder(IMAGES) {
+        write_atomic(&path, |out| out.write_all(result.csv().as_bytes()))?;
+    }
+    for path in in_folder(EVALUATION).iter().chain(&plan.json) {
         write_atomic(path, |out| writeln!(out, "{text}"))?;
+    }
+    if let Some(folder) = folder {
+        plan.question.forget_unfinished(folder)?;
+        print(&format!("{} has the record, and a row for each image\n", folder.display()))?;
+    }
+    if let Some(save) = save {
+        print(&format!("{}: {} images, each checked as written\n", save.display(), result.count))?;
     }
     let robust: Vec<_> = result.robust.iter().map(|r| (r.eps, r.accuracy)).collect();
     conclude(&plan.checks, result.clean_accuracy, &robust)
@@ -185,42 +240,69 @@ fn conclude(checks: &Checks, clean: f64, robust: &[(f64, f64)]) -> Result<Outcom
 
 fn plan(args: EvaluateArgs) -> Result<Plan> {
     let EvaluateArgs { checkpoint, run, data, attack, checks } = args;
-    let (weights, config) = if checkpoint.is_dir() {
-        (checkpoint.join(BEST), Config::load(&checkpoint.join(CONFIG))?)
+    let (weights, config, of_run) = if checkpoint.is_dir() {
+        (checkpoint.join(BEST), Config::load(&checkpoint.join(CONFIG))?, Some(checkpoint))
     } else {
         let dataset = data.dataset.unwrap_or(DatasetKind::Digits);
-        (checkpoint, published(dataset, attack.norm.unwrap_or(Norm::Linf))?)
+        (checkpoint, published(dataset, attack.norm.unwrap_or(Norm::Linf))?, None)
     };
     let config = measured(config, &data, &attack)?;
 
-    let asked = |choice| attack.attack == choice || attack.attack == AttackChoice::Both;
-    let pgd = if asked(AttackChoice::Pgd) { pgd(&attack, &config)? } else { Vec::new() };
+    let measures = match attack.protocol {
+        Some(protocol) => protocol.attacks().into_iter().map(Measure::Attack).collect(),
+        None if attack.attack.is_empty() => vec![Measure::Attack(AttackName::Pgd), Measure::Margins],
+        None => attack.attack.clone(),
+    };
+    let mut attacks: Vec<AttackName> = Vec::new();
+    for measure in &measures {
+        if let Measure::Attack(name) = measure
+            && !attacks.contains(name)
+        {
+            attacks.push(*name);
+        }
+    }
+    let balls = attacks.iter().any(|name| !name.is_minimum_norm());
+    let eps = if balls { radii(&attack, &config)? } else { Vec::new() };
     for required in &checks.robust {
-        if !pgd.iter().any(|at| at.eps == required.eps) {
-            let attacked: Vec<_> = pgd.iter().map(|at| at.eps.to_string()).collect();
+        if !eps.contains(&required.eps) {
+            let attacked: Vec<_> = eps.iter().map(f64::to_string).collect();
             return Err(Error::usage(format!(
                 "--require-robust {}@{}: expected one of the attacked eps; found eps {}",
                 required.percent,
                 required.eps,
-                if attacked.is_empty() { "none (--attack margins)".into() } else { attacked.join(", ") }
+                if attacked.is_empty() {
+                    "none: no attack in a ball was asked for".into()
+                } else {
+                    attacked.join(", ")
+                }
             )));
         }
     }
+    let name = match attack.protocol {
+        Some(protocol) => protocol.text().to_owned(),
+        None => measures
+            .iter()
+            .filter_map(|m| Some(m.to_possible_value()?.get_name().to_owned()))
+            .collect::<Vec<_>>()
+            .join("+"),
+    };
     let question = Question {
         weights,
+        settings: settings(&attack, &config)?,
         config,
         split: data.split,
         size: data.test_size,
         data: data.data,
-        pgd,
-        nb_iter: attack.nb_iter,
-        nb_restart: attack.nb_restart,
-        margins: asked(AttackChoice::Margins),
-        seed: attack.seed,
+        protocol: attack.protocol.map(|protocol| protocol.text().to_owned()),
+        attacks,
+        eps,
+        margins: measures.contains(&Measure::Margins),
         batch_size: run.batch_size,
         quiet: run.machine.quiet,
     };
-    Ok(Plan { question, json: run.json, machine: run.machine, checks })
+    let folder = run.out.or_else(|| of_run.map(|of_run| of_run.join(format!("evaluation-{name}"))));
+    let places = Places { folder, save: run.save, ..Places::default() };
+    Ok(Plan { question, places, json: run.json, machine: run.machine, checks })
 }
 
 /// The published settings for `norm` on `dataset`; the bundled digits are measured as MNIST is.
@@ -264,25 +346,36 @@ fn measured(config: Config, data: &DataFlags, attack: &AttackFlags) -> Result<Co
     Ok(measured)
 }
 
-/// Each eps with its step, as the released evaluator chooses it.
-fn pgd(attack: &AttackFlags, config: &Config) -> Result<Vec<PgdAt>> {
-    let at_least_one = |flag: &str, number: u32| match number {
-        0 => Err(Error::usage(format!("--{flag}: expected at least 1; found 0"))),
-        _ => Ok(()),
-    };
-    at_least_one("nb-iter", attack.nb_iter)?;
-    at_least_one("nb-restart", attack.nb_restart)?;
-    if let Some(step) = attack.eps_iter.filter(|&step| step <= 0.0) {
-        return Err(Error::usage(format!("--eps-iter: expected a positive number; found {step}")));
-    }
+/// The radii of the balls, ascending, each once.
+fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
     if let Some(eps) = attack.eps.iter().find(|&&eps| eps < 0.0) {
         return Err(Error::usage(format!("--eps: expected a number that is not negative; found {eps}")));
     }
+    let mut eps = match attack.protocol {
+        Some(protocol) => protocol.eps(config.dataset, config.norm),
+        None if attack.eps.is_empty() => vec![as_written(config.test_eps)],
+        None => attack.eps.clone(),
+    };
+    eps.sort_by(f64::total_cmp);
+    eps.dedup();
+    Ok(eps)
+}
+
+/// How the attacks are run; PGD's step as the released evaluator chooses it.
+fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
+    for (flag, number) in [("nb-iter", attack.nb_iter), ("nb-restart", attack.nb_restart)] {
+        if number == 0 {
+            return Err(Error::usage(format!("--{flag}: expected at least 1; found 0")));
+        }
+    }
+    if let Some(step) = attack.eps_iter.filter(|&step| step <= 0.0) {
+        return Err(Error::usage(format!("--eps-iter: expected a positive number; found {step}")));
+    }
     let gray_linf = config.norm == Norm::Linf && config.dataset != DatasetKind::Cifar10;
     let parts = if gray_linf { 40.0 } else { 4.0 };
-    let step = |eps: f64| attack.eps_iter.unwrap_or((eps / parts) as f32);
-    let wanted = if attack.eps.is_empty() { vec![as_written(config.test_eps)] } else { attack.eps.clone() };
-    Ok(wanted.into_iter().map(|eps| PgdAt { eps, eps_iter: step(eps) }).collect())
+    let AttackFlags { nb_iter, nb_restart, loss, seed, .. } = *attack;
+    let step = attack.eps_iter.map_or(StepLength::EpsOver(parts), StepLength::Fixed);
+    Ok(AttackSettings { nb_iter, nb_restart, step, loss, seed })
 }
 
 #[cfg(test)]
@@ -312,8 +405,10 @@ mod tests {
         assert_eq!(plan.weights, PathBuf::from("w.safetensors"));
         assert_eq!((plan.config.dataset, plan.config.norm), (DatasetKind::Digits, Norm::Linf));
         assert_eq!((plan.config.hinge_maxeps, plan.config.val_size), (0.45, 500));
-        assert_eq!(plan.pgd, [PgdAt { eps: 0.3, eps_iter: (0.3f64 / 40.0) as f32 }]);
-        assert_eq!((plan.nb_iter, plan.nb_restart, plan.seed, plan.batch_size), (100, 10, 0, 100));
+        assert_eq!((plan.attacks, plan.eps), (vec![AttackName::Pgd], vec![0.3]));
+        let AttackSettings { nb_iter, nb_restart, step, seed, .. } = plan.settings;
+        assert_eq!((nb_iter, nb_restart, seed, plan.batch_size), (100, 10, 0, 100));
+        assert_eq!(step, StepLength::EpsOver(40.0));
         assert!(plan.margins && plan.split == Split::Test && plan.size.is_none());
     }
 
@@ -321,25 +416,37 @@ mod tests {
     fn l2_has_its_own_lengths_and_a_larger_step() {
         let plan = planned("w.safetensors --norm L2 --dataset mnist").unwrap();
         assert_eq!((plan.config.hinge_maxeps, plan.config.test_eps_iter, plan.config.val_size), (4.0, 0.125, 5000));
-        assert_eq!(plan.pgd, [PgdAt { eps: 2.0, eps_iter: 0.5 }]);
+        assert_eq!((plan.eps, plan.settings.step), (vec![2.0], StepLength::EpsOver(4.0)));
     }
 
     #[test]
     fn cifar10_has_its_own_lengths_and_the_larger_step_in_both_norms() {
         let plan = planned("w.safetensors --dataset cifar10").unwrap();
         assert_eq!((plan.config.hinge_maxeps, plan.config.test_eps_iter), (0.0471, 2.0 / 255.0));
-        assert_eq!((plan.pgd[0].eps as f32, plan.pgd[0].eps_iter), (8.0 / 255.0, 2.0 / 255.0));
+        assert_eq!((plan.eps[0] as f32, plan.settings.step), (8.0 / 255.0, StepLength::EpsOver(4.0)));
         let plan = planned("w.safetensors --dataset cifar10 --norm l2").unwrap();
-        assert_eq!((plan.config.hinge_maxeps, plan.pgd[0]), (1.0, PgdAt { eps: 1.0, eps_iter: 0.25 }));
+        assert_eq!((plan.config.hinge_maxeps, plan.eps), (1.0, vec![1.0]));
     }
 
     #[test]
-    fn several_eps_come_as_a_list_or_one_by_one() {
-        let plan = planned("w.safetensors --eps 0.1,8/255 --eps 0.3 --eps_iter 0.01 --attack pgd").unwrap();
-        let eps: Vec<_> = plan.pgd.iter().map(|at| at.eps).collect();
-        assert_eq!(eps, [0.1, 8.0 / 255.0, 0.3]);
-        assert!(plan.pgd.iter().all(|at| at.eps_iter == 0.01) && !plan.margins);
-        assert!(planned("w.safetensors --attack margins").unwrap().pgd.is_empty());
+    fn several_eps_come_as_a_list_or_one_by_one_and_are_tried_in_their_order() {
+        let plan = planned("w.safetensors --eps 0.3,8/255 --eps 0.1,0.3 --eps_iter 0.01 --attack pgd").unwrap();
+        assert_eq!(plan.eps, [8.0 / 255.0, 0.1, 0.3]);
+        assert!(plan.settings.step == StepLength::Fixed(0.01) && !plan.margins);
+        assert!(planned("w.safetensors --attack margins,an-pgd").unwrap().eps.is_empty());
+    }
+
+    #[test]
+    fn a_protocol_has_its_own_eps_and_a_folder_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.toml"), preset("cifar10-linf").unwrap().config.to_toml()).unwrap();
+        let plan = plan_of(&format!("{} --protocol paper", folder.path().display())).unwrap();
+        assert_eq!(plan.question.eps.len(), 8);
+        assert_eq!(plan.question.protocol.as_deref(), Some("paper"));
+        assert_eq!(plan.places.folder, Some(folder.path().join("evaluation-paper")));
+        let plan = plan_of(&format!("{} --attack margins,pgd", folder.path().display())).unwrap();
+        assert_eq!(plan.places.folder, Some(folder.path().join("evaluation-margins+pgd")));
+        assert_eq!(plan_of("w.safetensors").unwrap().places.folder, None);
     }
 
     #[test]
@@ -351,7 +458,7 @@ mod tests {
 
         let plan = planned(&format!("{run}")).unwrap();
         assert_eq!(plan.weights, folder.path().join("best.safetensors"));
-        assert_eq!((plan.config, plan.pgd[0].eps), (config, 0.15));
+        assert_eq!((plan.config, plan.eps), (config, vec![0.15]));
         let other = planned(&format!("{run} --norm l2 --dataset mnist")).unwrap().config;
         assert_eq!((other.hinge_maxeps, other.test_eps, other.val_size, other.nb_iter), (4.0, 2.0, 5000, 5));
         let small = planned(&format!("{run} --hinge-maxeps 0.05")).unwrap().config;

@@ -18,9 +18,20 @@ pub struct Examples {
     /// The batch.
     pub target: Target,
     data: DeviceData,
+    gather: Arc<Program>,
     clean: Arc<Program>,
-    /// Logit margin of each example of the batch, without an attack.
+    /// Of the batch, without an attack: logits `[batch, classes]`, and the logit margin of each.
+    logits: Buffer,
     margin: Buffer,
+}
+
+/// What the network says of an example without an attack.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clean {
+    /// The class with the largest logit; the first of equal ones.
+    pub prediction: u32,
+    /// Whether the label's logit is the largest, and no other as large.
+    pub right: bool,
 }
 
 impl Examples {
@@ -29,14 +40,19 @@ impl Examples {
         let data = DeviceData::new(memory, model, name, n);
         let target = Target::new(memory, model, name, batch.min(n).max(1));
         let margin = memory.f32(&format!("{name}.margin"), &target.labels.dims);
-        let mut tape = Tape::new("clean");
+        let logits = memory.f32(&format!("{name}.logits"), &[target.capacity(), classes(model)]);
+        let mut tape = Tape::new("gather");
         tape.set_rows(&target.rows);
         data.gather(&mut tape, &target);
+        let gather = Arc::new(tape.finish());
+        let mut tape = Tape::new("clean");
+        tape.set_rows(&target.rows);
         let (x, labels) = (tape.leaf(&target.x), tape.leaf(&target.labels));
-        let logits = model.logits(&mut tape, x, Mode::Eval);
-        let value = tape.loss(HARD, logits, labels);
+        let values = model.logits(&mut tape, x, Mode::Eval);
+        tape.keep(values, &logits);
+        let value = tape.loss(HARD, values, labels);
         tape.keep(value, &margin);
-        Examples { target, data, clean: Arc::new(tape.finish()), margin }
+        Examples { target, data, gather, clean: Arc::new(tape.finish()), logits, margin }
     }
 
     /// Copies the examples to the device.
@@ -48,19 +64,66 @@ impl Examples {
     }
 
     /// The programs that evaluation runs.
-    pub fn programs(&self) -> [&Program; 1] {
-        [&self.clean]
+    pub fn programs(&self) -> [&Program; 2] {
+        [&self.gather, &self.clean]
     }
 
-    /// Brings the examples `index` (at most a batch) to the target; returns which are right.
+    /// Brings the examples `index` (at most a batch) to the target.
     ///
     /// # Errors
     /// The device failed.
-    pub fn load(&self, device: &mut dyn Device, index: &[u32]) -> Result<Vec<bool>> {
+    pub fn load(&self, device: &mut dyn Device, index: &[u32]) -> Result<()> {
         device.write_u32(&self.target.index, index)?;
         device.write_u32(&self.target.rows, &[index.len() as u32])?;
+        device.execute(&self.gather)
+    }
+
+    /// What the network says of each example of `index` (at most a batch).
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn look(&self, device: &mut dyn Device, index: &[u32]) -> Result<Vec<Clean>> {
+        self.load(device, index)?;
+        self.look_at_target(device, index.len())
+    }
+
+    /// What the network says of other images (at most a batch), `[h, w, c]` each, in [0, 1].
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn look_at(&self, device: &mut dyn Device, images: &[f32], labels: &[u32]) -> Result<Vec<Clean>> {
+        device.write_f32(&self.target.x, images)?;
+        device.write_u32(&self.target.labels, labels)?;
+        device.write_u32(&self.target.rows, &[labels.len() as u32])?;
+        self.look_at_target(device, labels.len())
+    }
+
+    fn look_at_target(&self, device: &mut dyn Device, n: usize) -> Result<Vec<Clean>> {
         device.execute(&self.clean)?;
-        right(device, &self.margin, index.len())
+        let (logits, margins) = (device.read_f32(&self.logits)?, device.read_f32(&self.margin)?);
+        let rows = logits.chunks_exact(self.logits.dims[1]).zip(&margins).take(n);
+        let first_largest = |row: &[f32]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
+        Ok(rows.map(|(row, margin)| Clean { prediction: first_largest(row) as u32, right: *margin < 0.0 }).collect())
+    }
+
+    /// The logits of the batch that was looked at last: rows of as many as there are classes.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn logits(&self, device: &dyn Device) -> Result<Vec<f32>> {
+        device.read_f32(&self.logits)
+    }
+
+    /// What the network says of all examples.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn clean(&self, device: &mut dyn Device) -> Result<Vec<Clean>> {
+        let mut clean = Vec::with_capacity(self.len());
+        for index in self.batches(&self.all()) {
+            clean.extend(self.look(device, index)?);
+        }
+        Ok(clean)
     }
 
     /// Which of all examples are right.
@@ -68,11 +131,7 @@ impl Examples {
     /// # Errors
     /// The device failed.
     pub fn right(&self, device: &mut dyn Device) -> Result<Vec<bool>> {
-        let mut right = Vec::with_capacity(self.len());
-        for index in self.batches(&self.all()) {
-            right.extend(self.load(device, index)?);
-        }
-        Ok(right)
+        Ok(self.clean(device)?.into_iter().map(|clean| clean.right).collect())
     }
 
     /// How many examples there are.
@@ -96,7 +155,7 @@ impl Examples {
     }
 }
 
-/// Which of the first `n` margins are negative. Not-a-number is not right.
-pub(super) fn right(device: &dyn Device, margin: &Buffer, n: usize) -> Result<Vec<bool>> {
-    Ok(device.read_f32(margin)?[..n].iter().map(|m| *m < 0.0).collect())
+/// How many classes a model tells apart.
+pub(super) fn classes(model: &dyn Model) -> usize {
+    model.params().list.last().expect("a model has parameters").shape[0]
 }

@@ -1,20 +1,34 @@
-//! Evaluation: accuracy, accuracy under repeated PGD, margins.
+//! Evaluation: accuracy, accuracy under attack, minimum-norm distances, margins.
 //!
-//! - [`checkpoint`]: all of it for a file of weights
-//! - [`examples`]: a data set's examples, batch by batch, and which are right without an attack
-//! - [`pgd`]: the released evaluator: n restarts of PGD, half on xent, half on cw; one success breaks an example
+//! - [`question`]: all of it for a file of weights; what survives is attacked again, what is broken is not
+//! - [`attacks`]: the attacks by name, with their published settings
+//! - [`protocol`]: published ways of measuring
+//! - [`judged`]: an attack with its judge: what it found is recomputed, not believed
+//! - [`passes`]: what an attack took of the network
+//! - [`examples`]: a data set's examples, batch by batch, and what the network says of them without an attack
 //! - [`margins`]: AN-PGD in its test form, as it selects checkpoints
+//! - [`result`]: the record of an evaluation, as JSON, rows and a table
 //!
-//! An evaluation runs programs and returns numbers. Files and prints are elsewhere.
+//! Beside these: how an unfinished evaluation is kept, what makes its figures doubtful, and the adversarial images as
+//! a checked file.
 
-pub mod checkpoint;
+pub mod attacks;
 pub mod examples;
+pub mod judged;
 pub mod margins;
-pub mod pgd;
+pub mod passes;
+pub mod protocol;
+pub mod question;
+pub mod result;
+mod saved;
+mod state;
+mod suspicion;
 
+pub use attacks::{AttackName, AttackSettings};
 pub use examples::Examples;
+pub use judged::{Judged, survivors};
 pub use margins::Margins;
-pub use pgd::{Attack, RepeatedPgd};
+pub use protocol::Protocol;
 
 /// The share of examples that are right, in percent; 0 of none.
 pub fn accuracy(values: &[bool]) -> f64 {

@@ -78,6 +78,17 @@ impl TargetedLoss {
     }
 }
 
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Loss::Xent => "xent",
+            Loss::Slm => "slm",
+            Loss::Lm => "lm",
+            Loss::Cw => "cw",
+        })
+    }
+}
+
 /// What the stored margin is a multiple of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

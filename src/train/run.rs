@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Mma;
-use crate::attack::DeviceData;
+use crate::attack::{DeviceData, StepLength};
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
 use crate::device::{Device, Schedule, Snapshot};
-use crate::evaluate::{Attack, Examples, Margins, RepeatedPgd, accuracy, mean};
+use crate::evaluate::{AttackName, AttackSettings, Examples, Judged, Margins, accuracy, attacks, mean, survivors};
 use crate::model::Model;
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{Figures, Kind, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
 use crate::report::{length, si};
-use crate::tape::{Memory, Metric};
+use crate::tape::{Loss, Memory, Metric};
 use crate::{Error, Result};
 
 /// Images that evaluation looks at together.
@@ -89,7 +89,7 @@ struct Run<'a> {
     mma: Mma,
     batches: Batches,
     validation: (Examples, Margins),
-    test: (Examples, Margins, RepeatedPgd),
+    test: (Examples, Margins, Vec<Judged>),
     metrics: Metrics,
     /// Sums of metrics on their way from the device, and after which step.
     sums: Option<(u32, Box<dyn Snapshot>)>,
@@ -160,11 +160,20 @@ impl<'a> Run<'a> {
         let test = examples(&mut memory, "test", splits.test.len());
         let validation_margins = Margins::new(&mut memory, &*model, &validation, config);
         let test_margins = Margins::new(&mut memory, &*model, &test, config);
-        let (rule, confidence) = (config.pgd_rule(), config.fidelity.cw_confidence);
-        let pgd = RepeatedPgd::new(&mut memory, &*model, &test, rule, confidence, RESULT_ITERATIONS, config.seed);
+        let settings = AttackSettings {
+            nb_iter: RESULT_ITERATIONS,
+            nb_restart: RESULT_RESTARTS,
+            step: StepLength::EpsOver(30.0),
+            loss: Loss::Xent,
+            seed: config.seed,
+        };
+        let pgd = attacks::record(&mut memory, &*model, &test, &[AttackName::Pgd], config, &settings);
+        let norm = config.norm;
+        let pgd: Vec<Judged> =
+            pgd.into_iter().map(|attack| Judged::new(&mut memory, &*model, &test, norm, attack)).collect();
 
         let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
-        let programs = schedules.into_iter().chain(pgd.schedules()).flat_map(Schedule::programs);
+        let programs = schedules.into_iter().flat_map(Schedule::programs).chain(pgd.iter().flat_map(Judged::programs));
         let clean = validation.programs().into_iter().chain(test.programs());
         let device_bytes = device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
         data.upload(device, &splits.train)?;
@@ -366,10 +375,9 @@ impl<'a> Run<'a> {
     fn stand(&mut self) -> Result<Standing> {
         let (examples, margins, pgd) = &self.test;
         let eps = self.config.test_eps;
-        let attack = Attack { eps, eps_iter: eps / 30.0, restarts: RESULT_RESTARTS };
         Ok(Standing {
             clean: accuracy(&examples.right(self.device)?),
-            robust: accuracy(&pgd.run(self.device, examples, &attack, |_, _| ())?),
+            robust: accuracy(&survivors(pgd, self.device, examples, eps)?),
             margins: margins.measure(self.device, examples, |_| ())?,
         })
     }

@@ -25,6 +25,11 @@ pub fn devices() -> Vec<Make> {
     cpu.into_iter().chain(cuda::devices()).collect()
 }
 
+/// The devices on which thousands of iterations take seconds: the CPU, and a GPU where one is required, but no fake.
+pub fn fast_devices() -> Vec<Make> {
+    if fake::required("gpu") { devices() } else { vec![|| Box::new(Cpu::new())] }
+}
+
 /// How often an op is run for equal bits, on each number of threads: twice; on a GPU, whose blocks run in another order
 /// each time, twenty times. `MAXMARGIN_REPEAT` says otherwise.
 static REPEAT: LazyLock<usize> = LazyLock::new(|| match std::env::var("MAXMARGIN_REPEAT") {

@@ -1,0 +1,211 @@
+//! An attack with its judge: runs it on a batch, and tells from a pass of its own what was found.
+//!
+//! Whether an image is adversarial is not the attack's word: the judge computes its logits anew, and its distance. An
+//! attack that was given a ball and left it has found nothing. Between the pieces of a long run, examples that are
+//! broken already may leave the batch: nothing can change their result, and the others no longer wait for them.
+
+use std::sync::Arc;
+
+use super::Examples;
+use super::examples::HARD;
+use super::passes::Passes;
+use crate::Result;
+use crate::attack::Attack;
+use crate::device::{Device, Schedule};
+use crate::model::{Mode, Model};
+use crate::tape::{Buffer, Memory, Norm, Program, Reduction, Tape};
+
+/// Repetitions of a run's programs that make a piece: so often progress is told, and broken examples leave.
+const PIECE: u32 = 50;
+
+/// What share of a batch must stay for nobody to be moved.
+const WORTH_KEEPING: f64 = 0.75;
+
+/// A length in single precision may be off by so much of itself.
+const ROUNDING: f32 = 1e-6;
+
+/// An attack, and what judges it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The attack.
+    pub attack: Attack,
+    pieces: Vec<(Schedule, Passes)>,
+    judge: Arc<Program>,
+    margin: Buffer,
+    length: Buffer,
+    /// Moves rows to the front: where each comes from, u32 `[n]`. Only where rows may leave.
+    movement: Option<(Buffer, Arc<Program>)>,
+}
+
+/// What was found for an example.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Whether the image is misclassified (its label's logit is not the largest), and in the ball if there is one.
+    pub broken: bool,
+    /// Its distance from the example.
+    pub length: f32,
+    /// The image `[h, w, c]`, where it was asked for.
+    pub image: Vec<f32>,
+}
+
+impl Judged {
+    /// Records the judge of an attack on the examples' target; lengths are measured in `norm`.
+    pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, norm: Norm, attack: Attack) -> Judged {
+        let target = &examples.target;
+        let n = target.capacity();
+        let [margin, length] = ["margin", "length"].map(|part| memory.f32(&format!("{}.{part}", attack.name), &[n]));
+        let mut tape = Tape::new("judge");
+        tape.set_rows(&target.rows);
+        let [adv, x, labels] = [&attack.adv, &target.x, &target.labels].map(|buffer| tape.leaf(buffer));
+        let logits = model.logits(&mut tape, adv, Mode::Eval);
+        let value = tape.loss(HARD, logits, labels);
+        tape.keep(value, &margin);
+        let distance = match norm {
+            Norm::Linf => tape.reduce(Reduction::Max, [adv, x], |[adv, x]| (adv - x).abs()),
+            Norm::L2 => {
+                let squares = tape.reduce(Reduction::Sum, [adv, x], |[adv, x]| (&adv - &x) * (adv - x));
+                tape.map([squares], |[squares]| squares.sqrt())
+            }
+        };
+        tape.keep(distance, &length);
+        let judge = Arc::new(tape.finish());
+        let pieces = pieces(&attack.schedule);
+        let pieces = pieces.into_iter().map(|piece| (Passes::of_schedule(&piece, model), piece)).map(|(p, s)| (s, p));
+        let movement = (attack.eps.is_some() && !attack.state.is_empty()).then(|| {
+            let from = memory.u32(&format!("{}.from", attack.name), &[n]);
+            let mut tape = Tape::new("move_rows");
+            tape.set_rows(&target.rows);
+            let at = tape.leaf(&from);
+            for buffer in &attack.state {
+                let old = tape.leaf(buffer);
+                let moved = tape.gather_rows(old, at);
+                tape.map_into(buffer, [moved], |_, [moved]| moved);
+            }
+            (from, Arc::new(tape.finish()))
+        });
+        Judged { pieces: pieces.collect(), judge, margin, length, movement, attack }
+    }
+
+    /// The programs that it runs.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        let movement = self.movement.as_ref().map(|(_, program)| &**program);
+        self.attack.schedule.programs().chain([&*self.judge]).chain(movement)
+    }
+
+    /// Runs the attack's run number `run` on the examples `index` (at most a batch), whose balls have the radius `eps`;
+    /// what it took is added to `passes`. With `images`, images are brought back. `progress` is told which share of the
+    /// run is done.
+    ///
+    /// # Errors
+    /// The device failed.
+    #[allow(clippy::too_many_arguments)] // what is attacked, how, and whom to tell
+    pub fn run(
+        &self,
+        device: &mut dyn Device,
+        examples: &Examples,
+        index: &[u32],
+        eps: f32,
+        run: u32,
+        images: bool,
+        passes: &mut Passes,
+        mut progress: impl FnMut(f64),
+    ) -> Result<Vec<Found>> {
+        examples.load(device, index)?;
+        if let Some(radius) = &self.attack.eps {
+            device.write_f32(radius, &vec![eps; index.len()])?;
+        }
+        device.write_u32(&self.attack.run, &[run])?;
+        let mut found: Vec<Option<Found>> = vec![None; index.len()];
+        // Which example each row of the batch is.
+        let mut rows: Vec<usize> = (0..index.len()).collect();
+        for (at, (piece, of_piece)) in self.pieces.iter().enumerate() {
+            device.replay(piece)?;
+            *passes += *of_piece * rows.len() as u64;
+            progress((at + 1) as f64 / self.pieces.len() as f64);
+            let last = at + 1 == self.pieces.len();
+            let Some((from, movement)) = self.movement.as_ref().filter(|_| !last) else { continue };
+            let judged = self.judge(device, rows.len(), eps, images, passes)?;
+            let left: Vec<u32> = (0..rows.len() as u32).filter(|&row| !judged[row as usize].broken).collect();
+            if left.len() as f64 > WORTH_KEEPING * rows.len() as f64 {
+                continue;
+            }
+            rows.iter().zip(judged).filter(|(_, f)| f.broken).for_each(|(&example, f)| found[example] = Some(f));
+            device.write_u32(from, &left)?;
+            rows = left.iter().map(|&row| rows[row as usize]).collect();
+            let index: Vec<u32> = rows.iter().map(|&example| index[example]).collect();
+            if index.is_empty() {
+                break;
+            }
+            examples.load(device, &index)?;
+            device.execute(movement)?;
+        }
+        if !rows.is_empty() {
+            let judged = self.judge(device, rows.len(), eps, images, passes)?;
+            rows.iter().zip(judged).for_each(|(&example, f)| found[example] = Some(f));
+        }
+        Ok(found.into_iter().map(|f| f.expect("every example was judged")).collect())
+    }
+
+    /// Judges the first `n` rows of the batch.
+    fn judge(
+        &self,
+        device: &mut dyn Device,
+        n: usize,
+        eps: f32,
+        images: bool,
+        passes: &mut Passes,
+    ) -> Result<Vec<Found>> {
+        device.execute(&self.judge)?;
+        passes.forward += n as u64;
+        let (margins, lengths) = (device.read_f32(&self.margin)?, device.read_f32(&self.length)?);
+        let adv = if images { device.read_f32(&self.attack.adv)? } else { Vec::new() };
+        let row = self.attack.adv.len() / self.attack.adv.dims[0];
+        let bounded = self.attack.eps.is_some();
+        Ok((0..n)
+            .map(|i| {
+                // Not-a-number is not right.
+                let wrong = !(margins[i] < 0.0);
+                let inside = !bounded || lengths[i] <= eps * (1.0 + ROUNDING);
+                let image = adv.get(i * row..(i + 1) * row).map_or_else(Vec::new, <[f32]>::to_vec);
+                Found { broken: wrong && inside, length: lengths[i], image }
+            })
+            .collect())
+    }
+}
+
+/// Which examples stay right under every run of every attack, in balls of radius `eps`.
+///
+/// # Errors
+/// The device failed.
+pub fn survivors(attacks: &[Judged], device: &mut dyn Device, examples: &Examples, eps: f32) -> Result<Vec<bool>> {
+    let mut right = examples.right(device)?;
+    for judged in attacks {
+        for run in 0..judged.attack.runs {
+            let given: Vec<u32> = (0..right.len() as u32).filter(|&i| right[i as usize]).collect();
+            for index in examples.batches(&given) {
+                let found = judged.run(device, examples, index, eps, run, false, &mut Passes::default(), |_| ())?;
+                index.iter().zip(found).for_each(|(&i, found)| right[i as usize] = !found.broken);
+            }
+        }
+    }
+    Ok(right)
+}
+
+/// A schedule in pieces of at most [`PIECE`] repetitions.
+fn pieces(schedule: &Schedule) -> Vec<Schedule> {
+    let mut pieces = vec![Schedule::default()];
+    let mut room = PIECE;
+    for (program, times) in &schedule.stages {
+        let mut left = *times;
+        while left > 0 {
+            if room == 0 {
+                pieces.push(Schedule::default());
+                room = PIECE;
+            }
+            let now = left.min(room);
+            pieces.last_mut().expect("there is one").then(program, now);
+            (left, room) = (left - now, room - now);
+        }
+    }
+    pieces
+}

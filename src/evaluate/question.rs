@@ -1,0 +1,432 @@
+//! What a checkpoint is worth: the question as `maxmargin evaluate` asks it, and how it is answered.
+//!
+//! Attacks in balls come first, from the smallest eps to the largest, each attack with all its runs. What was broken is
+//! broken at every larger eps, and is not attacked again: it cannot change the result. Then come minimum-norm attacks
+//! on all examples that are right, then margins.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::attacks::{AttackName, AttackSettings, record};
+use super::examples::{Clean, classes};
+use super::judged::Judged;
+use super::passes::Passes;
+use super::result::{Evaluation, Image, MinimumNorm, Robust};
+use super::saved::{Adversarials, Saved};
+use super::state::{Keeper, State, Tally, Unit};
+use super::suspicion::{Gradients, suspicious};
+use super::{Examples, Margins, accuracy, mean};
+use crate::config::Config;
+use crate::data::{self, Dataset};
+use crate::device::{Device, Schedule};
+use crate::model::state_dict::{Loaded, load_model};
+use crate::record::Progress;
+use crate::report::{length, si};
+use crate::tape::Memory;
+use crate::{Error, Result};
+
+/// Which images of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Split {
+    /// The test images.
+    Test,
+    /// The images held out of training.
+    Validation,
+    /// The images trained on.
+    Train,
+}
+
+/// What is to be measured of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The weights.
+    pub weights: PathBuf,
+    /// Data set, norm, and AN-PGD's settings for the margins.
+    pub config: Config,
+    /// Which images.
+    pub split: Split,
+    /// Only so many of them.
+    pub size: Option<usize>,
+    /// Where images are looked for.
+    pub data: PathBuf,
+    /// The name of the published protocol that the attacks and eps are those of.
+    pub protocol: Option<String>,
+    /// What is tried, in this order.
+    pub attacks: Vec<AttackName>,
+    /// How.
+    pub settings: AttackSettings,
+    /// The radii of the balls, as they were written, ascending.
+    pub eps: Vec<f64>,
+    /// Whether margins are measured.
+    pub margins: bool,
+    /// Images at a time.
+    pub batch_size: usize,
+    /// Whether no progress is shown.
+    pub quiet: bool,
+}
+
+/// Where an evaluation is kept.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The evaluation's folder, which exists: a killed evaluation goes on from what it left there.
+    pub folder: Option<PathBuf>,
+    /// The least time between two writes of what is done so far.
+    pub keep_every: Duration,
+    /// The file for the adversarial images.
+    pub save: Option<PathBuf>,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places { folder: None, keep_every: Duration::from_secs(5), save: None }
+    }
+}
+
+impl Question {
+    /// What distinguishes this question from others, as a hash: of the weights' bytes and of every setting that the
+    /// answer depends on.
+    fn hash(&self, weights: &str, count: usize, saves: bool) -> String {
+        let Question { config, split, attacks, settings, eps, margins, batch_size, .. } = self;
+        let asked = (weights, config, split, count, attacks, settings, eps, margins, batch_size, saves);
+        sha256(format!("{} {asked:?}", env!("CARGO_PKG_VERSION")).as_bytes())
+    }
+
+    /// The images that are asked for.
+    fn images(&self) -> Result<(Dataset, String)> {
+        let config = &self.config;
+        let splits = data::load(config.dataset, &self.data, config.val_size)?.cut(config.train_size, config.test_size);
+        let dataset = match self.split {
+            Split::Test => splits.test,
+            Split::Validation => splits.validation,
+            Split::Train => splits.train,
+        };
+        let source = format!("{}, {}", splits.source, format!("{:?}", self.split).to_lowercase());
+        Ok((dataset.take(self.size.unwrap_or(usize::MAX)), source))
+    }
+
+    /// Measures it on a device that has no memory yet.
+    ///
+    /// # Errors
+    /// The weights or the data cannot be read, or do not fit each other; a place cannot be written; or the device failed.
+    pub fn answer(&self, device: &mut dyn Device, places: &Places) -> Result<Evaluation> {
+        let start = Instant::now();
+        let Loaded { mut model, state: weights, .. } = load_model(&self.weights)?;
+        let (dataset, images) = self.images()?;
+        let found = [dataset.height, dataset.width, dataset.channels];
+        if model.image() != found {
+            return Err(Error::usage(format!(
+                "--dataset: {} takes images {:?} (height, width, channels); those of {images} are {found:?}",
+                self.weights.display(),
+                model.image(),
+            )));
+        }
+        if classes(&*model) != usize::from(data::CLASSES) {
+            let expected = format!("expected {} classes, found {}", data::CLASSES, classes(&*model));
+            return Err(Error::format(&self.weights, format!("linear2.weight: {expected}")));
+        }
+
+        let mut memory = Memory::default();
+        model.declare(&mut memory);
+        let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), self.batch_size);
+        let margins = self.margins.then(|| Margins::new(&mut memory, &*model, &examples, &self.config));
+        let attacks = record(&mut memory, &*model, &examples, &self.attacks, &self.config, &self.settings);
+        let norm = self.config.norm;
+        let judged: Vec<Judged> =
+            attacks.into_iter().map(|attack| Judged::new(&mut memory, &*model, &examples, norm, attack)).collect();
+        let gradients = Gradients::new(&mut memory, &*model, &examples);
+        let programs = margins.iter().map(Margins::schedule).flat_map(Schedule::programs).chain(examples.programs());
+        let programs = programs.chain(judged.iter().flat_map(Judged::programs)).chain(gradients.programs());
+        let bytes = device.allocate(&memory, &programs.collect::<Vec<_>>())?;
+        model.load(device, &weights)?;
+        examples.upload(device, &dataset)?;
+
+        let (bounded, nearest): (Vec<Judged>, Vec<Judged>) =
+            judged.into_iter().partition(|judged| judged.attack.eps.is_some());
+        let clean = examples.clean(device)?;
+        let right: Vec<bool> = clean.iter().map(|clean| clean.right).collect();
+        let hash = file_hash(&self.weights)?;
+        let question = self.hash(&hash, dataset.len(), places.save.is_some());
+        let keeper = Keeper::new(places.folder.as_deref(), places.keep_every);
+        let state = keeper.load(&question)?;
+        let resumed = state.is_some();
+        let state = state.unwrap_or_else(|| self.begin(question, &bounded, &nearest, &dataset, places.save.is_some()));
+
+        let runs = |attacks: &[Judged]| attacks.iter().map(|judged| u64::from(judged.attack.runs)).sum::<u64>();
+        let total = self.eps.len() as u64 * runs(&bounded) + runs(&nearest) + u64::from(self.margins);
+        let mut progress = Progress::new("runs", total, 0, self.quiet);
+        progress.note(&format!("{} on {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
+        if resumed {
+            progress.note("going on with what an earlier evaluation of the same question left");
+        }
+        let mut work = Work {
+            question: self,
+            device,
+            examples: &examples,
+            right: &right,
+            state,
+            keeper,
+            progress,
+            start,
+            done: 0,
+        };
+        work.bounded(&bounded)?;
+        work.nearest(&nearest)?;
+        let margins = margins.map(|margins| work.margins(&margins)).transpose()?;
+        let (state, seconds) = work.finish();
+        let odd = suspicious(&*model, device, &examples, &gradients, &right, &state, &self.eps)?;
+        let evaluation = Evaluation {
+            maxmargin: env!("CARGO_PKG_VERSION"),
+            commit: option_env!("MAXMARGIN_COMMIT"),
+            weights: self.weights.display().to_string(),
+            weights_sha256: hash,
+            model: model.describe(),
+            dataset: self.config.dataset,
+            split: format!("{:?}", self.split).to_lowercase(),
+            images,
+            count: dataset.len(),
+            norm,
+            protocol: self.protocol.clone(),
+            seed: self.settings.seed,
+            batch_size: self.batch_size,
+            device: device.describe(),
+            clean_accuracy: accuracy(&right),
+            average_robust_accuracy: None,
+            average_accuracy: None,
+            robust: self.robust(&state, &right),
+            minimum_norm: self.minimum_norms(&state),
+            mean_margin: margins.as_deref().map(mean),
+            margins: margins.clone(),
+            max_eps: self.config.max_eps(),
+            passes: state
+                .tallies
+                .iter()
+                .flatten()
+                .chain(&state.nearest_tallies)
+                .map(|t| t.passes)
+                .fold(Passes { forward: dataset.len() as u64, backward: 0 }, |sum, passes| sum + passes),
+            seconds,
+            suspicious: odd,
+            rows: self.rows(&dataset, &clean, &state, margins.as_deref(), &bounded),
+        };
+        let evaluation = evaluation.with_averages();
+        if let Some(file) = &places.save {
+            let adversarials = Adversarials { dataset: &dataset, question: self, state: &state, right: &right };
+            let saved = Saved { file, norm, weights_sha256: &evaluation.weights_sha256 };
+            saved.write_and_check(&adversarials, device, &examples)?;
+        }
+        Ok(evaluation)
+    }
+
+    /// Removes what is kept of an unfinished evaluation in its folder: the records of the whole one are written.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn forget_unfinished(&self, folder: &Path) -> Result<()> {
+        Keeper::new(Some(folder), Duration::ZERO).done()
+    }
+
+    fn begin(&self, question: String, bounded: &[Judged], nearest: &[Judged], dataset: &Dataset, saves: bool) -> State {
+        let tally = |judged: &Judged| Tally { name: judged.attack.name.clone(), ..Tally::default() };
+        State {
+            question,
+            next: [0; 4],
+            broken: vec![None; dataset.len()],
+            tallies: self.eps.iter().map(|_| bounded.iter().map(tally).collect()).collect(),
+            nearest: vec![vec![None; dataset.len()]; nearest.len()],
+            nearest_tallies: nearest.iter().map(tally).collect(),
+            images: if saves {
+                dataset.images.iter().map(|&byte| f32::from(byte) / 255.0).collect()
+            } else {
+                Vec::new()
+            },
+            seconds: 0.0,
+        }
+    }
+
+    fn robust(&self, state: &State, right: &[bool]) -> Vec<Robust> {
+        let at = |(e, &eps): (usize, &f64)| {
+            let stays = |(right, broken): (&bool, &Option<[usize; 3]>)| *right && broken.is_none_or(|by| by[0] > e);
+            let stays: Vec<bool> = right.iter().zip(&state.broken).map(stays).collect();
+            Robust {
+                eps,
+                accuracy: accuracy(&stays),
+                attack: self.describe_attacks(),
+                attacks: state.tallies[e].clone(),
+            }
+        };
+        self.eps.iter().enumerate().map(at).collect()
+    }
+
+    /// The attacks within balls in a line.
+    fn describe_attacks(&self) -> String {
+        let AttackSettings { nb_iter, nb_restart, loss, .. } = &self.settings;
+        let norm = self.config.norm;
+        let one = |name: &AttackName| match name {
+            AttackName::Pgd => Some(format!("PGD-{nb_iter} {norm}, {nb_restart} starts")),
+            AttackName::PgdLoss => Some(format!("PGD-{nb_iter} {norm} on {loss}, {nb_restart} starts")),
+            name if name.is_minimum_norm() => None,
+            name => Some(format!("{} {norm}", name.text())),
+        };
+        self.attacks.iter().filter_map(one).collect::<Vec<_>>().join(" + ")
+    }
+
+    fn minimum_norms(&self, state: &State) -> Vec<MinimumNorm> {
+        let one = |(found, tally): (&Vec<Option<f32>>, &Tally)| MinimumNorm::new(tally, found);
+        state.nearest.iter().zip(&state.nearest_tallies).map(one).collect()
+    }
+
+    fn rows(
+        &self,
+        dataset: &Dataset,
+        clean: &[Clean],
+        state: &State,
+        margins: Option<&[f32]>,
+        bounded: &[Judged],
+    ) -> Vec<Image> {
+        let row = |i: usize| {
+            let (broken_eps, broken_by) = match state.broken[i] {
+                _ if !clean[i].right => (Some(0.0), Some("clean".into())),
+                Some([e, a, _]) => (Some(self.eps[e]), Some(bounded[a].attack.name.clone())),
+                None => (None, None),
+            };
+            let nearest = state.nearest.iter().filter_map(|found| found[i]).reduce(f32::min);
+            Image {
+                index: i,
+                label: dataset.labels[i],
+                clean_prediction: clean[i].prediction,
+                margin: margins.map_or(nearest, |margins| Some(margins[i])),
+                broken_eps,
+                broken_by,
+            }
+        };
+        (0..dataset.len()).map(row).collect()
+    }
+}
+
+/// An evaluation in the doing.
+struct Work<'a> {
+    question: &'a Question,
+    device: &'a mut dyn Device,
+    examples: &'a Examples,
+    right: &'a [bool],
+    state: State,
+    keeper: Keeper,
+    progress: Progress,
+    start: Instant,
+    /// Runs done, for the progress.
+    done: u64,
+}
+
+impl Work<'_> {
+    /// Attacks in balls, from the smallest to the largest.
+    fn bounded(&mut self, attacks: &[Judged]) -> Result<()> {
+        for (e, &eps) in self.question.eps.iter().enumerate() {
+            for (a, judged) in attacks.iter().enumerate() {
+                for run in 0..judged.attack.runs as usize {
+                    let unit = [e, a, run];
+                    // Whoever this very run has broken was given to it, too.
+                    let given = |i: usize| self.right[i] && self.state.broken[i].is_none_or(|by| by == unit);
+                    let given: Vec<u32> = (0..self.right.len()).filter(|&i| given(i)).map(|i| i as u32).collect();
+                    self.run([e, a, run, 0], judged, eps as f32, &given)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Minimum-norm attacks on all that are right.
+    fn nearest(&mut self, attacks: &[Judged]) -> Result<()> {
+        let given: Vec<u32> = (0..self.right.len()).filter(|&i| self.right[i]).map(|i| i as u32).collect();
+        for (a, judged) in attacks.iter().enumerate() {
+            for run in 0..judged.attack.runs as usize {
+                self.run([self.question.eps.len(), a, run, 0], judged, 0.0, &given)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One run, from the batch on that is next.
+    fn run(&mut self, from: Unit, judged: &Judged, eps: f32, given: &[u32]) -> Result<()> {
+        let [e, a, run, _] = from;
+        self.done += 1;
+        let after = [e, a, run + 1, 0];
+        if self.state.next >= after {
+            return Ok(());
+        }
+        let batches: Vec<&[u32]> = self.examples.batches(given).collect();
+        let bounded = e < self.question.eps.len();
+        for (b, index) in batches.iter().enumerate() {
+            if [e, a, run, b] < self.state.next {
+                continue;
+            }
+            let began = Instant::now();
+            let mut passes = Passes::default();
+            let (progress, done, count) = (&mut self.progress, self.done - 1, batches.len());
+            let what = if bounded { format!("eps {} ", length(self.question.eps[e])) } else { String::new() };
+            let left = given.len() - b * self.examples.target.capacity();
+            let text = format!("{what}{} run {} of {}: {left} images", judged.attack.name, run + 1, judged.attack.runs);
+            let told = |share: f64| {
+                let percent = 100.0 * (b as f64 + share) / count as f64;
+                progress.update(done, &format!("{text}, {percent:.0} %"));
+            };
+            let saves = !self.state.images.is_empty();
+            let found = judged.run(self.device, self.examples, index, eps, run as u32, saves, &mut passes, told)?;
+            for (&i, found) in index.iter().zip(&found) {
+                let i = i as usize;
+                let better = if bounded {
+                    self.state.broken[i] = found.broken.then_some([e, a, run]);
+                    true
+                } else {
+                    let nearest = &mut self.state.nearest[a][i];
+                    let better = found.broken && nearest.is_none_or(|before| found.length < before);
+                    *nearest = if better { Some(found.length) } else { *nearest };
+                    better
+                };
+                if saves && better {
+                    let row = found.image.len();
+                    self.state.images[i * row..(i + 1) * row].copy_from_slice(&found.image);
+                }
+            }
+            let tally = if bounded { &mut self.state.tallies[e][a] } else { &mut self.state.nearest_tallies[a] };
+            if run == 0 {
+                tally.attacked += index.len();
+            }
+            tally.broken += found.iter().filter(|found| found.broken && (bounded || run == 0)).count();
+            tally.moved += found.iter().filter(|found| found.length > 0.0).count() as u64;
+            tally.passes += passes;
+            tally.seconds += began.elapsed().as_secs_f64();
+            tally.runs = run as u32 + 1;
+            self.state.next = [e, a, run, b + 1];
+            self.state.seconds += self.start.elapsed().as_secs_f64();
+            self.start = Instant::now();
+            self.keeper.keep(&self.state)?;
+        }
+        self.state.next = after;
+        self.progress.update(self.done, &format!("{} run {} of {}", judged.attack.name, run + 1, judged.attack.runs));
+        Ok(())
+    }
+
+    fn margins(&mut self, margins: &Margins) -> Result<Vec<f32>> {
+        let (progress, done, n) = (&mut self.progress, self.done, self.right.len());
+        margins.measure(self.device, self.examples, |measured| {
+            progress.update(done + u64::from(measured == n), &format!("margins: {measured} of {n} images"));
+        })
+    }
+
+    fn finish(self) -> (State, f64) {
+        let seconds = self.state.seconds + self.start.elapsed().as_secs_f64();
+        self.progress.finish();
+        (self.state, seconds)
+    }
+}
+
+/// SHA-256 in hexadecimal digits.
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn file_hash(path: &Path) -> Result<String> {
+    Ok(sha256(&std::fs::read(path).map_err(|source| Error::io(path, "read", source))?))
+}
