@@ -50,6 +50,16 @@ pub enum StepLength {
     Fixed(f32),
 }
 
+impl StepLength {
+    /// The step in a ball of radius `eps`.
+    pub fn at(self, eps: f32) -> f32 {
+        match self {
+            StepLength::EpsOver(parts) => eps / parts,
+            StepLength::Fixed(step) => step,
+        }
+    }
+}
+
 /// PGD around a model. Whoever runs it fills the target, `eps` and `step` first.
 #[derive(Clone, Debug)]
 pub struct Pgd {

@@ -65,7 +65,7 @@ struct RunFlags {
     /// left there [default: evaluation-NAME in the run's folder; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Write the images found to this file (.safetensors), and check what was written
+    /// Write the images found (in balls, or else the nearest) to this file (.safetensors), and check what was written
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     #[command(flatten)]

@@ -252,6 +252,7 @@ impl Question {
             Robust {
                 eps,
                 accuracy: accuracy(&stays),
+                eps_iter: self.settings.step.at(eps as f32),
                 attack: self.describe_attacks(),
                 attacks: state.tallies[e].clone(),
             }
@@ -384,7 +385,8 @@ impl Work<'_> {
                     *nearest = if better { Some(found.length) } else { *nearest };
                     better
                 };
-                if saves && better {
+                // Where there are balls, the images saved are those found in them.
+                if saves && better && (bounded || self.question.eps.is_empty()) {
                     let row = found.image.len();
                     self.state.images[i * row..(i + 1) * row].copy_from_slice(&found.image);
                 }
