@@ -253,7 +253,8 @@ fn an_attack_can_be_run_again() {
 fn both_devices_find_the_same() {
     let (given, values) = cone();
     for method in shorter() {
-        let result = |make| Attacked::of(make, &given, &mut ConeModel::new(given.image), &values, &method.record).run(0);
+        let result =
+            |make| Attacked::of(make, &given, &mut ConeModel::new(given.image), &values, &method.record).run(0);
         let results: Vec<_> = devices().into_iter().map(result).collect();
         for other in &results[1..] {
             for (a, b) in results[0].concat().iter().zip(other.concat()) {
@@ -266,7 +267,8 @@ fn both_devices_find_the_same() {
 /// Every attack, so short that roundings do not grow.
 fn shorter() -> [Method; 4] {
     let fmn = |norm| fmn_of(FmnSettings { iterations: 12, ..FmnSettings::published(norm) });
-    let cw = CwSettings { search_steps: 10, iterations: 4, learning_rate: 0.1, initial_const: 0.1, ..CwSettings::default() };
+    let cw =
+        CwSettings { search_steps: 10, iterations: 4, learning_rate: 0.1, initial_const: 0.1, ..CwSettings::default() };
     [
         method("ddn", Norm::L2, 0.0, ddn_of(DdnSettings { iterations: 12, levels: None, ..DdnSettings::default() })),
         method("fmn l2", Norm::L2, 0.0, fmn(Norm::L2)),
