@@ -52,7 +52,7 @@ fn apgd_breaks_exactly_the_examples_whose_margin_is_smaller_than_their_eps() {
                 let eps = |i: usize| (given.distance(norm, i) * [1.02, 0.99][i % 2]) as f32;
                 given.eps = (0..given.x.len()).map(eps).collect();
             }
-            let mut attacked = with_apgd(make, &given, &settings(loss, norm, 60));
+            let mut attacked = with_apgd(make, &given, &settings(loss, norm, 40));
             let mut broken = vec![false; given.x.len()];
             for run in 0..attacked.attack.runs {
                 for (i, adv) in attacked.run(run).iter().enumerate() {
@@ -70,7 +70,7 @@ fn fab_finds_the_nearest_adversarial_image() {
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         let given = problem(norm, 5, &[1.0]);
         for targeted in [false, true] {
-            let settings = FabSettings { iterations: 40, ..FabSettings::published(norm, targeted, false, 0) };
+            let settings = FabSettings { iterations: 20, ..FabSettings::published(norm, targeted, false, 0) };
             let mut attacked = with_fab(make, &given, &settings);
             assert_eq!(attacked.attack.runs, if targeted { 4 } else { 1 });
             let mut nearest = vec![f64::INFINITY; given.x.len()];
@@ -97,7 +97,7 @@ fn fab_finds_the_nearest_adversarial_image() {
 fn what_fab_finds_outside_the_ball_does_not_count() {
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         let given = problem(norm, 2, &[1.02, 0.99]);
-        let settings = FabSettings { iterations: 40, ..FabSettings::published(norm, false, true, 0) };
+        let settings = FabSettings { iterations: 20, ..FabSettings::published(norm, false, true, 0) };
         for (i, adv) in with_fab(make, &given, &settings).run(0).iter().enumerate() {
             let long = distance(norm, adv, &given.x[i]);
             assert!(long <= f64::from(given.eps[i]), "{norm} {i}: {long} > {}", given.eps[i]);
