@@ -16,6 +16,7 @@ mod fuse;
 mod grad;
 mod loss;
 mod memory;
+mod metric;
 pub mod op;
 mod plan;
 mod record;
@@ -23,9 +24,10 @@ mod record;
 pub use formula::{Formula, Reduction};
 pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
+pub use metric::Metric;
 pub use op::{
-    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, Metric, NO_CHOICE, Norm, Op, OptimizerRule,
-    PgdRule, Window,
+    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, NO_CHOICE, Norm, Op, OptimizerRule, PgdRule,
+    Window,
 };
 pub use plan::{Place, Program, Region};
 pub use record::BatchNorm;

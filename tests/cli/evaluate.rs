@@ -196,7 +196,8 @@ fn a_run_s_evaluation_has_a_folder_with_its_record_and_a_row_for_each_image() {
     let found: Value = serde_json::from_str(&read("elsewhere/evaluation.json")).expect("JSON");
     assert_eq!(found["protocol"], "paper");
     assert_eq!(found["robust"].as_array().expect("a list").len(), 4);
-    refused_in(folder.path(), "evaluate run --protocol paper --eps 0.1", &["--protocol", "--eps"]);
+    refused_in(folder.path(), "evaluate run --protocol paper --nb-iter 3", &["--protocol", "--nb-iter"]);
+    refused_in(folder.path(), "evaluate run --attack ddn", &["--attack ddn", "expected --norm l2", "found linf"]);
 }
 
 #[test]
