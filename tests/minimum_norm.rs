@@ -78,7 +78,9 @@ fn margins_are_met(given: &Given, share: Option<f64>) {
         let adv = Attacked::new(make, given, &method.record).run(0);
         for (i, (adv, x)) in adv.iter().zip(&given.x).enumerate() {
             let least = given.distance(method.norm, i);
-            is_near(method, i, adv, x, least, share.unwrap_or(method.share));
+            // Tanh is flat at the ends of the box: from there CW starts slowly.
+            let of_cw = if method.name == "cw" { 3.0 } else { 1.0 };
+            is_near(method, i, adv, x, least, share.map_or(method.share, |share| share * of_cw));
             let margin = given.margin(i, adv);
             assert!(margin > -1e-5, "{}, example {i}: not adversarial, by {margin}", method.name);
         }
@@ -253,7 +255,8 @@ fn an_attack_can_be_run_again() {
 fn both_devices_find_the_same() {
     let (given, values) = cone();
     for method in shorter() {
-        let result = |make| Attacked::of(make, &given, &mut ConeModel::new(given.image), &values, &method.record).run(0);
+        let result =
+            |make| Attacked::of(make, &given, &mut ConeModel::new(given.image), &values, &method.record).run(0);
         let results: Vec<_> = devices().into_iter().map(result).collect();
         for other in &results[1..] {
             for (a, b) in results[0].concat().iter().zip(other.concat()) {
@@ -266,7 +269,8 @@ fn both_devices_find_the_same() {
 /// Every attack, so short that roundings do not grow.
 fn shorter() -> [Method; 4] {
     let fmn = |norm| fmn_of(FmnSettings { iterations: 12, ..FmnSettings::published(norm) });
-    let cw = CwSettings { search_steps: 10, iterations: 4, learning_rate: 0.1, initial_const: 0.1, ..CwSettings::default() };
+    let cw =
+        CwSettings { search_steps: 10, iterations: 4, learning_rate: 0.1, initial_const: 0.1, ..CwSettings::default() };
     [
         method("ddn", Norm::L2, 0.0, ddn_of(DdnSettings { iterations: 12, levels: None, ..DdnSettings::default() })),
         method("fmn l2", Norm::L2, 0.0, fmn(Norm::L2)),

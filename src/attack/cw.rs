@@ -215,24 +215,20 @@ impl Cw<'_> {
             let change = at - inside(x);
             &change * &change
         });
-        let loss = tape.map([margin, c, distance], |[margin, c, distance]| {
-            c * (number(confidence) - margin).max(0.0) + distance
-        });
+        let loss = tape
+            .map([margin, c, distance], |[margin, c, distance]| c * (number(confidence) - margin).max(0.0) + distance);
         tape.keep(loss, &self.loss);
 
         let success = tape.map([margin, active], |[margin, active]| active * (1.0 - margin.less(confidence)));
         tape.map_into(&self.succeeded, [success], |old, [success]| old.max(success));
-        let better = tape.map([success, distance, nearest], |[success, distance, nearest]| {
-            success * distance.less(nearest)
-        });
+        let better =
+            tape.map([success, distance, nearest], |[success, distance, nearest]| success * distance.less(nearest));
         tape.map_into(&self.adv, [better, at], |old, [better, at]| better.select(at, old));
         tape.map_into(&self.nearest, [better, distance], |old, [better, distance]| better.select(distance, old));
 
         // Ascending what is descended: the margin's gradient, less the squared distance's; through tanh, whose
         // derivative is 2 a (1 - a) at the point a.
-        let gradient = tape.map([dx, at, x], |[dx, at, x]| {
-            (dx - (&at - inside(x)) * 2.0) * (&at * (1.0 - &at) * 2.0)
-        });
+        let gradient = tape.map([dx, at, x], |[dx, at, x]| (dx - (&at - inside(x)) * 2.0) * (&at * (1.0 - &at) * 2.0));
         let change = self.adam.step(&mut tape, gradient);
         tape.map_into(&self.w, [change, active], |old, [change, active]| active.select(&old + change, old));
         tape.finish()
@@ -256,9 +252,7 @@ impl Cw<'_> {
         tape.map_into(&self.high, [c, succeeded], |high, [c, succeeded]| succeeded.select(high.min(c), &high));
         tape.map_into(&self.low, [c, succeeded], |low, [c, succeeded]| succeeded.select(&low, low.max(c)));
         let [low, high] = [&self.low, &self.high].map(|b| tape.leaf(b));
-        tape.map_into(&self.c, [low, high], |c, [low, high]| {
-            high.less(UNKNOWN).select((low + high) * 0.5, c * 10.0)
-        });
+        tape.map_into(&self.c, [low, high], |c, [low, high]| high.less(UNKNOWN).select((low + high) * 0.5, c * 10.0));
         tape.finish()
     }
 

@@ -26,8 +26,6 @@ pub struct SquareSettings {
     pub p_init: f32,
     /// Runs, each from another start: 1.
     pub restarts: u32,
-    /// Most queries of a stage, after which broken examples may be dropped: 100.
-    pub stage: u32,
     /// Counts the random numbers.
     pub seed: u64,
 }
@@ -35,7 +33,7 @@ pub struct SquareSettings {
 impl SquareSettings {
     /// AutoAttack's settings.
     pub fn published(norm: Norm) -> SquareSettings {
-        SquareSettings { norm, queries: 5000, p_init: 0.8, restarts: 1, stage: 100, seed: 0 }
+        SquareSettings { norm, queries: 5000, p_init: 0.8, restarts: 1, seed: 0 }
     }
 
     /// The share of the image that query `i` (from 0) changes: halved as AutoAttack's schedule of 10,000 queries does it,
@@ -110,8 +108,7 @@ pub fn square(memory: &mut Memory, model: &dyn Model, target: &Target, settings:
     }
     schedule.then(&Arc::new(square.start()), 1);
     for same in sides.chunk_by(|a, b| a == b) {
-        let query = Arc::new(square.query(same[0]));
-        same.chunks(settings.stage as usize).for_each(|stage| schedule.then(&query, stage.len() as u32));
+        schedule.then(&Arc::new(square.query(same[0])), same.len() as u32);
     }
     Attack {
         name: "square".into(),
@@ -150,9 +147,9 @@ impl Square<'_> {
         let numbers = self.draw(&mut tape, &self.first_numbers, &self.run, Purpose::SquareStart);
         let [x, eps] = [&self.target.x, &self.eps].map(|b| tape.leaf(b));
         let noise = match self.settings.norm {
-            Norm::Linf => tape.map([x, numbers], |[_, numbers]| {
-                sign(modulo(&Formula::element(), w * c).index_into(&numbers))
-            }),
+            Norm::Linf => {
+                tape.map([x, numbers], |[_, numbers]| sign(modulo(&Formula::element(), w * c).index_into(&numbers)))
+            }
             Norm::L2 => {
                 let change = self.tiles.change(&mut tape, x, numbers, self.heights.of(self.tiles.side));
                 point_at(&mut tape, x, change, eps)
@@ -212,9 +209,8 @@ impl Square<'_> {
         // Means over the pixels of each channel `[n, c]`.
         let squares = tape.map([change, inside], |[change, inside]| &change * &change * inside);
         let here = tape.global_mean(squares);
-        let squares = tape.map([change, inside, emptied], |[change, inside, emptied]| {
-            &change * &change * inside.max(emptied)
-        });
+        let squares =
+            tape.map([change, inside, emptied], |[change, inside, emptied]| &change * &change * inside.max(emptied));
         let of_both = tape.global_mean(squares);
         let of_image = tape.reduce(Reduction::Sum, [change], |[change]| &change * &change);
 
@@ -230,13 +226,11 @@ impl Square<'_> {
             let left = (&eps * &eps - of_image).max(0.0) / c as f32;
             (left + of_both * pixels).sqrt() / ((of_content * pixels).sqrt() + TINY)
         });
-        let change = tape.map(
-            [inside, emptied, change, content, factor],
-            |[inside, emptied, change, content, factor]| {
+        let change =
+            tape.map([inside, emptied, change, content, factor], |[inside, emptied, change, content, factor]| {
                 let channel = modulo(&Formula::element(), c);
                 inside.select(content * channel.index_into(&factor), emptied.select(0.0, change))
-            },
-        );
+            });
         let point = point_at(tape, x, change, eps);
         tape.pgd_start(Norm::L2, x, eps, point)
     }
@@ -256,9 +250,7 @@ mod tests {
         };
         assert_eq!(
             runs(&settings),
-            [
-                (25, 6), (18, 20), (13, 75), (9, 150), (6, 250), (4, 500), (3, 1000), (2, 2000), (1, 999),
-            ]
+            [(25, 6), (18, 20), (13, 75), (9, 150), (6, 250), (4, 500), (3, 1000), (2, 2000), (1, 999),]
         );
         let l2 = SquareSettings::published(Norm::L2);
         assert_eq!(runs(&l2), [(25, 6), (19, 20), (13, 75), (9, 150), (7, 250), (5, 500), (3, 3999)]);

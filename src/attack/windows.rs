@@ -111,9 +111,7 @@ impl Tiles {
         let Tiles { image, side, first, rows, columns } = *self;
         let first = first as f32;
         let [row, column] = place(image);
-        let inside = tape.map([like], |[_]| {
-            within(row, first, rows * side) * within(column, first, columns * side)
-        });
+        let inside = tape.map([like], |[_]| within(row, first, rows * side) * within(column, first, columns * side));
         let [row, column] = place(image).map(|at| ((at - first) / side as f32).floor());
         let tile = tape.map([like], |[_]| row * columns as f32 + column);
         let at = [false, true].map(|across| {
@@ -194,9 +192,8 @@ impl Heights {
             tape.map_into(&table, [], |_, []| number(0.0));
             for some in steps(*side).enumerate().collect::<Vec<_>>().chunks(AT_ONCE) {
                 tape.map_into(&table, [], |old, []| {
-                    let step = |sum, &(at, step): &(usize, f64)| {
-                        sum + Formula::element().less(at as f32 + 0.5) * step as f32
-                    };
+                    let step =
+                        |sum, &(at, step): &(usize, f64)| sum + Formula::element().less(at as f32 + 0.5) * step as f32;
                     some.iter().fold(old, step)
                 });
             }
