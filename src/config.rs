@@ -393,6 +393,8 @@ mod tests {
             (Config { hinge_maxeps: f32::INFINITY, ..quick() }, "hinge-maxeps", "inf"),
             (Config { hinge_maxeps: f32::NAN, ..quick() }, "hinge-maxeps", "nan"),
             (Config { clean_loss_coeff: 1.0, ..quick() }, "clean-loss-coeff", "1.0"),
+            (Config { clean_loss_fn: Loss::Dlr, ..quick() }, "clean-loss-fn", "dlr"),
+            (Config { margin_loss_fn: Loss::Dlr, ..quick() }, "margin-loss-fn", "dlr"),
             (Config { search_loss_fn: Loss::Xent, ..quick() }, "search-loss-fn", "xent"),
             (Config { nb_iter: 0, ..quick() }, "nb-iter", "0"),
             (Config { eps_iter_scale: -1.0, ..quick() }, "eps-iter-scale", "-1.0"),

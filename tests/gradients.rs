@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashMap;
 
 use maxmargin::model::{LeNet5, Mode, Model, WideResNet, image_buffer};
-use maxmargin::tape::{BatchNorm, Buffer, Loss, LossRule, Memory, Op, Program, Tape, Value, Window};
+use maxmargin::tape::{BatchNorm, Buffer, Loss, LossRule, Memory, Op, Program, Tape, TargetedLoss, Value, Window};
 use support::double::evaluate;
 use support::{Array, Make, Random, devices};
 
@@ -121,8 +121,8 @@ fn labels(classes: usize) -> Array {
     Array::u32((0..CAPACITY as u32).map(|i| i * 2 % classes as u32))
 }
 
-fn rules() -> [LossRule; 4] {
-    [Loss::Xent, Loss::Slm, Loss::Lm, Loss::Cw].map(|loss| LossRule { loss, confidence: 50.0 })
+fn rules() -> [LossRule; 5] {
+    [Loss::Xent, Loss::Slm, Loss::Lm, Loss::Cw, Loss::Dlr].map(|loss| LossRule { loss, confidence: 50.0 })
 }
 
 // ---- LeNet5
@@ -177,6 +177,19 @@ fn lenet5s_gradients_by_input_and_by_every_parameter_are_those_of_the_formulas()
         check(&format!("parameters, {rule:?}"), 400, &|tape, given| {
             let (loss, _, params) = lenet5(tape, given, rule);
             (loss, params)
+        });
+    }
+}
+
+#[test]
+fn a_targeted_loss_has_the_gradient_of_its_formula() {
+    for targeted in [TargetedLoss::Minus(rules()[0]), TargetedLoss::Dlr, TargetedLoss::Difference] {
+        check(&format!("{targeted:?}"), 400, &|tape, given| {
+            let x = given.leaf(tape, "x", Random(1).signed(&[CAPACITY, 6]));
+            let w = given.leaf(tape, "w", Random(2).signed(&[5, 6]));
+            let (y, t) = (given.leaf(tape, "labels", labels(5)), given.leaf(tape, "targets", labels(4)));
+            let logits = tape.linear(x, w);
+            (tape.targeted_loss(targeted, logits, y, t), vec![x, w])
         });
     }
 }

@@ -8,7 +8,7 @@ use super::{Attack, Target};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape};
+use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, TargetedLoss};
 
 /// What the random start is made of.
 #[derive(Clone, Debug)]
@@ -50,6 +50,16 @@ pub enum StepLength {
     Fixed(f32),
 }
 
+impl StepLength {
+    /// The step in a ball of radius `eps`.
+    pub fn at(self, eps: f32) -> f32 {
+        match self {
+            StepLength::EpsOver(parts) => eps / parts,
+            StepLength::Fixed(step) => step,
+        }
+    }
+}
+
 /// PGD around a model. Whoever runs it fills the target, `eps` and `step` first.
 #[derive(Clone, Debug)]
 pub struct Pgd {
@@ -66,6 +76,17 @@ pub struct Pgd {
 impl Pgd {
     /// Records the attack on `target`.
     pub fn new(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &PgdSettings) -> Pgd {
+        Pgd::towards(memory, model, target, settings, None)
+    }
+
+    /// [`Pgd::new`] towards a class, u32 `[n]`, if there is one: minus the loss with it as the label is ascended.
+    fn towards(
+        memory: &mut Memory,
+        model: &dyn Model,
+        target: &Target,
+        settings: &PgdSettings,
+        classes: Option<&Buffer>,
+    ) -> Pgd {
         let n = target.capacity();
         let name = |part: &str| format!("{}.{part}", target.x.name.trim_end_matches(".x"));
         let (eps, step) = (memory.f32(&name("eps"), &[n]), memory.f32(&name("step"), &[n]));
@@ -73,7 +94,7 @@ impl Pgd {
         let ones = memory.f32(&name("ones"), &[n]);
         let mut schedule = Schedule::default();
         schedule.then(&Arc::new(start(target, &eps, &adv, &ones, settings)), 1);
-        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], settings);
+        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], settings, classes);
         schedule.then(&Arc::new(iteration), settings.iterations);
         Pgd { eps, step, adv, schedule }
     }
@@ -92,8 +113,11 @@ pub struct RestartedPgd {
     pub step: StepLength,
     /// The seed of the random starts.
     pub seed: u64,
-    /// Which of the starts that the seed gives.
+    /// Which of the starts that the seed gives; of a targeted attack, which of the other classes: start number r leads
+    /// to the one with the (r + 2)-th largest logit.
     pub starts: Range<u32>,
+    /// Whether it leads to a class.
+    pub targeted: bool,
 }
 
 impl RestartedPgd {
@@ -106,11 +130,18 @@ impl RestartedPgd {
             iterations: self.iterations,
             noise: Noise::Counted { seed: self.seed, purpose: Purpose::EvaluateStart, step: start.clone() },
         };
-        let pgd = Pgd::new(memory, model, target, &settings);
+        let classes = self.targeted.then(|| memory.u32("pgd.classes", &[target.capacity()]));
+        let pgd = Pgd::towards(memory, model, target, &settings, classes.as_ref());
         let mut tape = Tape::new("pgd_choose");
         let number = tape.leaf(run);
         tape.map_into(&start, [number], |_, [number]| number + self.starts.start as f32);
         tape.set_rows(&target.rows);
+        if let Some(classes) = &classes {
+            let [x, labels, start] = [&target.x, &target.labels, &start].map(|buffer| tape.leaf(buffer));
+            let logits = model.logits(&mut tape, x, Mode::Eval);
+            let class = tape.rank_class(0, logits, labels, Some(start));
+            tape.keep(class, classes);
+        }
         let eps = tape.leaf(&pgd.eps);
         tape.map_into(&pgd.step, [eps], |_, [eps]| match self.step {
             StepLength::EpsOver(parts) => eps / parts,
@@ -120,12 +151,12 @@ impl RestartedPgd {
         schedule.then(&Arc::new(tape.finish()), 1);
         schedule.extend(&pgd.schedule);
         Attack {
-            name: format!("pgd-{}", self.loss.loss),
+            name: format!("pgd-{}{}", self.loss.loss, if self.targeted { "-t" } else { "" }),
             eps: Some(pgd.eps.clone()),
             run: run.clone(),
             runs: self.starts.end - self.starts.start,
             adv: pgd.adv.clone(),
-            state: vec![pgd.eps, pgd.step, pgd.adv],
+            state: [pgd.eps, pgd.step, pgd.adv].into_iter().chain(classes).collect(),
             schedule,
         }
     }
@@ -160,12 +191,19 @@ fn iteration(
     target: &Target,
     [eps, step, adv, ones]: [&Buffer; 4],
     settings: &PgdSettings,
+    classes: Option<&Buffer>,
 ) -> Program {
     let mut tape = Tape::new("pgd_iteration");
     tape.set_rows(&target.rows);
     let [x, labels, eps, step, point, ones] = [&target.x, &target.labels, eps, step, adv, ones].map(|b| tape.leaf(b));
     let logits = model.logits(&mut tape, point, Mode::Eval);
-    let loss = tape.loss(settings.loss, logits, labels);
+    let loss = match classes {
+        Some(classes) => {
+            let classes = tape.leaf(classes);
+            tape.targeted_loss(TargetedLoss::Minus(settings.loss), logits, labels, classes)
+        }
+        None => tape.loss(settings.loss, logits, labels),
+    };
     let dx = tape.grad(loss, ones, &[point])[0];
     tape.pgd_step(settings.rule, adv, x, dx, eps, step);
     tape.finish()

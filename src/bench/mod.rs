@@ -1,4 +1,4 @@
-//! How fast a device is: every op of a training step on its real shapes, the attack's step on a large batch, the whole
+//! How fast a device is: every op of a training step on its real shapes, attacks' own steps on a large batch, the whole
 //! step; each beside what the device was measured to do at most, in the same run.
 //!
 //! - [`workload`](self): what is timed
@@ -17,7 +17,7 @@ use crate::Result;
 use crate::device::cuda::launch::{Cost, Total};
 use crate::device::{Device, Schedule, cuda};
 use crate::tape::{Memory, Program};
-use workload::{AnPgdStep, Copies, Products, Step};
+use workload::{AttackSteps, Copies, Products, Step};
 
 /// Seconds that one measurement takes at least: short work is repeated so often.
 const LEAST_SECONDS: f64 = 5e-3;
@@ -110,7 +110,7 @@ pub struct Report {
 /// There is no such preset, or the device failed or has too little memory.
 pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&str)) -> Result<Report> {
     let mut memory = Memory::default();
-    let attack = AnPgdStep::new(&mut memory, settings.megabytes);
+    let attack = AttackSteps::new(&mut memory, settings.megabytes);
     let products = Products::new(&mut memory, settings.product);
     let step = Step::new(&mut memory, settings)?;
     let copies = Copies::new(&mut memory, &step);
@@ -125,7 +125,7 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
     let peaks = peaks(&mut clock, &attack, &products)?;
     let wanted = |name: &str| settings.only.as_ref().is_none_or(|part| name.contains(part));
     let mut items = Vec::new();
-    for program in attack.steps().into_iter().filter(|program| wanted(&program.name)) {
+    for program in attack.steps().iter().filter(|program| wanted(&program.name)) {
         said(&program.name);
         let time = clock.time(&[program])?;
         items.push(Item::of_op("attack", &program.name, program, time, &peaks));
@@ -160,7 +160,7 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
 }
 
 /// The copy, and the fastest of matrix products of growing size.
-fn peaks(clock: &mut Clock, attack: &AnPgdStep, products: &Products) -> Result<Peaks> {
+fn peaks(clock: &mut Clock, attack: &AttackSteps, products: &Products) -> Result<Peaks> {
     let copy = attack.copy();
     let copy_bytes_per_s = Total::of(copy).cost.bytes as f64 / clock.time(&[copy])?.median;
     let mut best = (0.0, 0);

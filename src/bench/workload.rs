@@ -30,46 +30,54 @@ fn number(i: usize) -> f32 {
     ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32
 }
 
-/// The fused step of PGD on a large batch, in both norms, and the copy that it is compared with.
-pub(super) struct AnPgdStep {
+/// What attacks do to a large batch, in both norms: PGD's fused step, FAB's projection; and the copy that these are
+/// compared with.
+pub(super) struct AttackSteps {
     adv: Buffer,
     x: Buffer,
     dx: Buffer,
     eps: Buffer,
     step: Buffer,
-    linf: Arc<Program>,
-    l2: Arc<Program>,
+    steps: Vec<Arc<Program>>,
     copy: Arc<Program>,
 }
 
-impl AnPgdStep {
-    pub fn new(memory: &mut Memory, megabytes: usize) -> AnPgdStep {
+impl AttackSteps {
+    pub fn new(memory: &mut Memory, megabytes: usize) -> AttackSteps {
         let n = (megabytes * 1_000_000 / (4 * IMAGE.iter().product::<usize>())).max(1);
         let mut images = |name: &str| memory.f32(name, &[&[n][..], &IMAGE].concat());
-        let [adv, x, dx] = ["adv", "x", "dx"].map(&mut images);
+        let [adv, x, dx, moved] = ["adv", "x", "dx", "moved"].map(&mut images);
         let [eps, step] = ["eps", "step"].map(|name| memory.f32(name, &[n]));
         let released = preset("mnist-linf").expect("a published preset").config.pgd_rule();
-        let program = |norm: Norm| {
+        let pgd_step = |norm: Norm| {
             let mut tape = Tape::new(&format!("pgd_step {norm}"));
             let [x, dx, eps, step] = [&x, &dx, &eps, &step].map(|buffer| tape.leaf(buffer));
             tape.pgd_step(PgdRule { norm, ..released }, &adv, x, dx, eps, step);
             Arc::new(tape.finish())
         };
-        let (linf, l2) = (program(Norm::Linf), program(Norm::L2));
+        let project_hyperplane = |norm: Norm| {
+            let mut tape = Tape::new(&format!("project_hyperplane {norm}"));
+            let [x, anchor, dx, value] = [&x, &adv, &dx, &eps].map(|buffer| tape.leaf(buffer));
+            let d = tape.project_hyperplane(norm, x, anchor, dx, value);
+            tape.keep(d, &moved);
+            Arc::new(tape.finish())
+        };
+        let norms = [Norm::Linf, Norm::L2];
+        let steps = [norms.map(pgd_step), norms.map(project_hyperplane)].concat();
         let mut tape = Tape::new("copy");
         let from = tape.leaf(&x);
         let to = tape.copy(from);
         tape.keep(to, &adv);
         let copy = Arc::new(tape.finish());
-        AnPgdStep { adv, x, dx, eps, step, linf, l2, copy }
+        AttackSteps { adv, x, dx, eps, step, steps, copy }
     }
 
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        [&self.linf, &self.l2, &self.copy].into_iter().map(|program| &**program)
+        self.steps.iter().chain([&self.copy]).map(|program| &**program)
     }
 
-    pub fn steps(&self) -> [&Arc<Program>; 2] {
-        [&self.linf, &self.l2]
+    pub fn steps(&self) -> &[Arc<Program>] {
+        &self.steps
     }
 
     pub fn copy(&self) -> &Arc<Program> {

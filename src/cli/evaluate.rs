@@ -65,7 +65,7 @@ struct RunFlags {
     /// left there [default: evaluation-NAME in the run's folder; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Write the images found to this file (.safetensors), and check what was written
+    /// Write the images found (in balls, or else the nearest) to this file (.safetensors), and check what was written
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     #[command(flatten)]
@@ -124,8 +124,8 @@ struct AttackFlags {
     /// What to measure, one or several: attacks in balls are run in turn on what is left [default: pgd,margins]
     #[arg(long, value_delimiter = ',', action = ArgAction::Append)]
     attack: Vec<Measure>,
-    /// A published protocol: its attacks, its eps
-    #[arg(long, conflicts_with_all = ["attack", "eps", "eps_iter", "nb_iter", "nb_restart"])]
+    /// A published protocol: its attacks, and its eps if --eps does not name others
+    #[arg(long, conflicts_with_all = ["attack", "eps_iter", "nb_iter", "nb_restart"])]
     protocol: Option<Protocol>,
     /// The norm [default: the run's; linf for weights alone]
     #[arg(long)]
@@ -137,15 +137,18 @@ struct AttackFlags {
     /// PGD's step [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
     #[arg(long, value_name = "EPS", value_parser = single)]
     eps_iter: Option<f32>,
-    /// PGD's iterations
-    #[arg(long, value_name = "N", default_value = "100", value_parser = whole::<u32>)]
-    nb_iter: u32,
+    /// Iterations, or Square's queries [default: as published; 100 of PGD]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
+    nb_iter: Option<u32>,
     /// PGD's random starts: half on xent (one more if odd), half on cw
     #[arg(long, value_name = "N", default_value = "10", value_parser = whole::<u32>)]
     nb_restart: u32,
-    /// The loss of the attack pgd-loss
+    /// The loss of the attacks pgd-loss and pgd-t
     #[arg(long, default_value = "xent")]
     loss: Loss,
+    /// SPSA's samples of a gradient, each two passes
+    #[arg(long, value_name = "N", default_value = "8192", value_parser = whole::<u32>)]
+    nb_sample: u32,
     /// Margins are searched up to 1.05 times this [default: the run's or the norm's preset's]
     #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
     hinge_maxeps: Option<f32>,
@@ -261,6 +264,15 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
             attacks.push(*name);
         }
     }
+    for name in &attacks {
+        if let Some(norm) = name.only_norm().filter(|norm| *norm != config.norm) {
+            let found = config.norm;
+            return Err(Error::usage(format!(
+                "--attack {}: expected --norm {norm}, its only one; found {found}",
+                name.text()
+            )));
+        }
+    }
     let balls = attacks.iter().any(|name| !name.is_minimum_norm());
     let eps = if balls { radii(&attack, &config)? } else { Vec::new() };
     for required in &checks.robust {
@@ -352,9 +364,9 @@ fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
         return Err(Error::usage(format!("--eps: expected a number that is not negative; found {eps}")));
     }
     let mut eps = match attack.protocol {
-        Some(protocol) => protocol.eps(config.dataset, config.norm),
+        Some(protocol) if attack.eps.is_empty() => protocol.eps(config.dataset, config.norm),
         None if attack.eps.is_empty() => vec![as_written(config.test_eps)],
-        None => attack.eps.clone(),
+        _ => attack.eps.clone(),
     };
     eps.sort_by(f64::total_cmp);
     eps.dedup();
@@ -363,8 +375,10 @@ fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
 
 /// How the attacks are run; PGD's step as the released evaluator chooses it.
 fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
-    for (flag, number) in [("nb-iter", attack.nb_iter), ("nb-restart", attack.nb_restart)] {
-        if number == 0 {
+    let counts =
+        [("nb-iter", attack.nb_iter), ("nb-restart", Some(attack.nb_restart)), ("nb-sample", Some(attack.nb_sample))];
+    for (flag, number) in counts {
+        if number == Some(0) {
             return Err(Error::usage(format!("--{flag}: expected at least 1; found 0")));
         }
     }
@@ -373,9 +387,9 @@ fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
     }
     let gray_linf = config.norm == Norm::Linf && config.dataset != DatasetKind::Cifar10;
     let parts = if gray_linf { 40.0 } else { 4.0 };
-    let AttackFlags { nb_iter, nb_restart, loss, seed, .. } = *attack;
+    let AttackFlags { nb_iter, nb_restart, loss, nb_sample, seed, .. } = *attack;
     let step = attack.eps_iter.map_or(StepLength::EpsOver(parts), StepLength::Fixed);
-    Ok(AttackSettings { nb_iter, nb_restart, step, loss, seed })
+    Ok(AttackSettings { nb_iter, nb_restart, step, loss, nb_sample, seed })
 }
 
 #[cfg(test)]
@@ -407,7 +421,7 @@ mod tests {
         assert_eq!((plan.config.hinge_maxeps, plan.config.val_size), (0.45, 500));
         assert_eq!((plan.attacks, plan.eps), (vec![AttackName::Pgd], vec![0.3]));
         let AttackSettings { nb_iter, nb_restart, step, seed, .. } = plan.settings;
-        assert_eq!((nb_iter, nb_restart, seed, plan.batch_size), (100, 10, 0, 100));
+        assert_eq!((nb_iter, nb_restart, seed, plan.batch_size), (None, 10, 0, 100));
         assert_eq!(step, StepLength::EpsOver(40.0));
         assert!(plan.margins && plan.split == Split::Test && plan.size.is_none());
     }

@@ -19,6 +19,9 @@ impl Config {
         let wide = self.model == ModelKind::WideResNet;
         let fidelity = &self.fidelity;
         let schedule = &self.learning_rate_schedule;
+        // dlr's denominator changes with the weights: to descend it may raise what the others are measured by.
+        let trains = |loss: Loss| loss != Loss::Dlr;
+        const TRAINS: &str = "xent, slm, lm or cw: dlr is a loss to attack with";
         const SIGNED: &str = "slm or lm, whose sign says on which side of the boundary an image is";
 
         let ranges = [
@@ -50,6 +53,8 @@ impl Config {
                 "clean_loss_coeff",
                 "a number from 0 up to, not including, 1",
             ),
+            (trains(self.clean_loss_fn), "clean_loss_fn", TRAINS),
+            (trains(self.margin_loss_fn), "margin_loss_fn", TRAINS),
             (signed(self.search_loss_fn), "search_loss_fn", SIGNED),
             (self.nb_iter >= 1, "nb_iter", "at least 1"),
             (positive(self.eps_iter_scale), "eps_iter_scale", "a positive number"),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::attacks::{AttackName, AttackSettings, record};
+use super::attacks::{AttackName, AttackSettings, PGD_ITERATIONS, record};
 use super::examples::{Clean, classes};
 use super::judged::Judged;
 use super::passes::Passes;
@@ -131,7 +131,7 @@ impl Question {
         model.declare(&mut memory);
         let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), self.batch_size);
         let margins = self.margins.then(|| Margins::new(&mut memory, &*model, &examples, &self.config));
-        let attacks = record(&mut memory, &*model, &examples, &self.attacks, &self.config, &self.settings);
+        let attacks = record(&mut memory, &*model, &examples, &self.attacks, &self.config, &self.settings)?;
         let norm = self.config.norm;
         let judged: Vec<Judged> =
             attacks.into_iter().map(|attack| Judged::new(&mut memory, &*model, &examples, norm, attack)).collect();
@@ -252,6 +252,7 @@ impl Question {
             Robust {
                 eps,
                 accuracy: accuracy(&stays),
+                eps_iter: self.settings.step.at(eps as f32),
                 attack: self.describe_attacks(),
                 attacks: state.tallies[e].clone(),
             }
@@ -261,10 +262,11 @@ impl Question {
 
     /// The attacks within balls in a line.
     fn describe_attacks(&self) -> String {
-        let AttackSettings { nb_iter, nb_restart, loss, .. } = &self.settings;
-        let norm = self.config.norm;
+        let AttackSettings { nb_restart, loss, .. } = &self.settings;
+        let (norm, nb_iter) = (self.config.norm, self.settings.nb_iter.unwrap_or(PGD_ITERATIONS));
         let one = |name: &AttackName| match name {
             AttackName::Pgd => Some(format!("PGD-{nb_iter} {norm}, {nb_restart} starts")),
+            AttackName::PgdT => Some(format!("PGD-{nb_iter} {norm} on {loss}, towards each other class")),
             AttackName::PgdLoss => Some(format!("PGD-{nb_iter} {norm} on {loss}, {nb_restart} starts")),
             name if name.is_minimum_norm() => None,
             name => Some(format!("{} {norm}", name.text())),
@@ -384,7 +386,8 @@ impl Work<'_> {
                     *nearest = if better { Some(found.length) } else { *nearest };
                     better
                 };
-                if saves && better {
+                // Where there are balls, the images saved are those found in them.
+                if saves && better && (bounded || self.question.eps.is_empty()) {
                     let row = found.image.len();
                     self.state.images[i * row..(i + 1) * row].copy_from_slice(&found.image);
                 }

@@ -106,6 +106,7 @@ impl Tape {
             }
             (Op::GlobalMean, 0) => (Op::GlobalMeanBackward, vec![dy]),
             (&Op::Loss(rule), 0) => (Op::LossBackward(rule), vec![x[0], x[1], dy]),
+            (&Op::TargetedLoss(loss), 0) => (Op::TargetedLossBackward(loss), vec![x[0], x[1], x[2], dy]),
             _ => panic!("grad: {} has no gradient by operand {place}", node.op.name()),
         };
         let dims = self.dims(x[place]).to_vec();

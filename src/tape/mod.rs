@@ -23,7 +23,7 @@ pub use formula::{Formula, Reduction};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use op::{
     BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, Loss, LossRule, Metric, NO_CHOICE, Norm, Op,
-    OptimizerRule, PgdRule, Window,
+    OptimizerRule, PgdRule, TargetedLoss, Window,
 };
 pub use plan::{Place, Program, Region};
 pub use record::BatchNorm;

@@ -161,13 +161,14 @@ impl<'a> Run<'a> {
         let validation_margins = Margins::new(&mut memory, &*model, &validation, config);
         let test_margins = Margins::new(&mut memory, &*model, &test, config);
         let settings = AttackSettings {
-            nb_iter: RESULT_ITERATIONS,
+            nb_iter: Some(RESULT_ITERATIONS),
             nb_restart: RESULT_RESTARTS,
             step: StepLength::EpsOver(30.0),
             loss: Loss::Xent,
+            nb_sample: 0,
             seed: config.seed,
         };
-        let pgd = attacks::record(&mut memory, &*model, &test, &[AttackName::Pgd], config, &settings);
+        let pgd = attacks::record(&mut memory, &*model, &test, &[AttackName::Pgd], config, &settings)?;
         let norm = config.norm;
         let pgd: Vec<Judged> =
             pgd.into_iter().map(|attack| Judged::new(&mut memory, &*model, &test, norm, attack)).collect();

@@ -5,7 +5,7 @@ use maxmargin::tape::{DType, Loss, LossRule, Op};
 use super::support::{Array, Case, Random, Sum, exact, near, rounded};
 
 /// Rows of logits and their labels: random ones of several magnitudes, ties, and extremes.
-fn batches() -> Vec<(Array, Array)> {
+pub fn batches() -> Vec<(Array, Array)> {
     let mut random = Random(1);
     let mut batch = |classes: usize| {
         let mut rows: Vec<Vec<f64>> = Vec::new();
@@ -26,7 +26,8 @@ fn batches() -> Vec<(Array, Array)> {
     [2, 3, 10, 17, 100].map(&mut batch).into()
 }
 
-fn rules() -> [LossRule; 6] {
+/// Every loss that so many classes have.
+pub fn rules(classes: usize) -> Vec<LossRule> {
     let rule = |loss, confidence| LossRule { loss, confidence };
     [
         rule(Loss::Xent, 0.0),
@@ -35,7 +36,11 @@ fn rules() -> [LossRule; 6] {
         rule(Loss::Cw, 0.0),
         rule(Loss::Cw, 50.0),
         rule(Loss::Cw, 1e4),
+        rule(Loss::Dlr, 0.0),
     ]
+    .into_iter()
+    .filter(|rule| classes >= rule.loss.least_classes())
+    .collect()
 }
 
 /// What the losses of a row are made of. `size` is what single precision makes `slm` uncertain by, in units of one
@@ -66,21 +71,40 @@ fn softplus(v: f64) -> f64 {
     v.max(0.0) + (-v.abs()).exp().ln_1p()
 }
 
+/// `(z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12)`, and its derivative by each logit. Equal logits are
+/// sorted by their classes.
+pub fn ratio(z: &[f64], raised: usize, lowered: usize, last: usize) -> (Sum, Vec<Sum>) {
+    let mut sorted: Vec<usize> = (0..z.len()).collect();
+    sorted.sort_by(|&a, &b| z[b].partial_cmp(&z[a]).unwrap());
+    let (first, lower) = (sorted[0], [sorted[2], sorted[last - 1]]);
+    let under = z[first] - (z[lower[0]] + z[lower[1]]) / 2.0 + 1e-12;
+    let value = (z[raised] - z[lowered]) / under;
+    let derivative = |j: usize| {
+        let is = |class: usize| f64::from(j == class);
+        let over = is(raised) - is(lowered);
+        let part = value * (is(first) - (is(lower[0]) + is(lower[1])) / 2.0);
+        near((over - part) / under, (over.abs() + part.abs()) / under)
+    };
+    (near(value, value.abs()), (0..z.len()).map(derivative).collect())
+}
+
+/// The loss of a row.
+pub fn value(z: &[f64], y: usize, rule: LossRule) -> Sum {
+    let m = margins(z, y);
+    match rule.loss {
+        Loss::Xent => near(softplus(m.slm), softplus(m.slm) + sigmoid(m.slm) * m.size),
+        Loss::Slm => near(m.slm, m.size),
+        Loss::Lm => rounded(m.lm),
+        Loss::Cw => near((m.lm + f64::from(rule.confidence)).max(0.0), m.lm.abs() + f64::from(rule.confidence)),
+        Loss::Dlr => ratio(z, m.best, y, 3).0,
+    }
+}
+
 #[test]
 pub fn loss() {
     for (logits, labels) in batches() {
-        for rule in rules() {
-            let row = |(z, &y): (&[f64], &f64)| {
-                let m = margins(z, y as usize);
-                match rule.loss {
-                    Loss::Xent => near(softplus(m.slm), softplus(m.slm) + sigmoid(m.slm) * m.size),
-                    Loss::Slm => near(m.slm, m.size),
-                    Loss::Lm => rounded(m.lm),
-                    Loss::Cw => {
-                        near((m.lm + f64::from(rule.confidence)).max(0.0), m.lm.abs() + f64::from(rule.confidence))
-                    }
-                }
-            };
+        for rule in rules(logits.row()) {
+            let row = |(z, &y): (&[f64], &f64)| value(z, y as usize, rule);
             Case::new(Op::Loss(rule))
                 .rows(&logits)
                 .rows(&labels)
@@ -90,29 +114,38 @@ pub fn loss() {
     }
 }
 
+/// `dv` times the loss's derivative by each logit of a row.
+pub fn gradient(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<Sum> {
+    let m = margins(z, y);
+    let soft = |j: usize, share: f64, size: f64| {
+        let p = if j == y { -1.0 } else { (z[j] - m.lse).exp() };
+        let exponent = if j == y { 0.0 } else { (z[j] - m.lse).abs() + (z.len() as f64).ln() };
+        near(dv * share * p, (dv * share * p).abs() * (1.0 + exponent + size))
+    };
+    let hard = |j: usize| exact(dv * (f64::from(j == m.best) - f64::from(j == y)));
+    let one = |j: usize| match rule.loss {
+        Loss::Xent => soft(j, sigmoid(m.slm), m.size),
+        Loss::Slm => soft(j, 1.0, 0.0),
+        Loss::Cw if m.lm < -f64::from(rule.confidence) => exact(0.0),
+        Loss::Lm | Loss::Cw => hard(j),
+        Loss::Dlr => times(dv, ratio(z, m.best, y, 3).1[j]),
+    };
+    (0..z.len()).map(one).collect()
+}
+
+pub fn times(factor: f64, sum: Sum) -> Sum {
+    near(factor * sum.value, (factor * sum.size).abs())
+}
+
 /// lm and cw choose the first of equal logits; cw passes a gradient where it is exactly 0, as PyTorch's clamp does.
 #[test]
 pub fn loss_backward() {
     for (logits, labels) in batches() {
         let dvalue = Random(9).signed(&labels.dims);
-        for rule in rules() {
+        for rule in rules(logits.row()) {
             let row = |i: usize| {
-                let (z, y, dv) =
-                    (&logits.values[i * logits.row()..][..logits.row()], labels.values[i] as usize, dvalue.values[i]);
-                let m = margins(z, y);
-                let soft = |j: usize, share: f64, size: f64| {
-                    let p = if j == y { -1.0 } else { (z[j] - m.lse).exp() };
-                    let exponent = if j == y { 0.0 } else { (z[j] - m.lse).abs() + (z.len() as f64).ln() };
-                    near(dv * share * p, (dv * share * p).abs() * (1.0 + exponent + size))
-                };
-                let hard = |j: usize| exact(dv * (f64::from(j == m.best) - f64::from(j == y)));
-                let one = |j: usize| match rule.loss {
-                    Loss::Xent => soft(j, sigmoid(m.slm), m.size),
-                    Loss::Slm => soft(j, 1.0, 0.0),
-                    Loss::Cw if m.lm < -f64::from(rule.confidence) => exact(0.0),
-                    Loss::Lm | Loss::Cw => hard(j),
-                };
-                (0..z.len()).map(one).collect::<Vec<Sum>>()
+                let z = &logits.values[i * logits.row()..][..logits.row()];
+                gradient(z, labels.values[i] as usize, dvalue.values[i], rule)
             };
             Case::new(Op::LossBackward(rule))
                 .rows(&logits)

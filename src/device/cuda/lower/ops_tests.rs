@@ -1,6 +1,8 @@
 //! What the launches of ops other than convolutions and products promise: every element has its thread, and is read as
 //! wide as its address allows. Of linear layers: bias and ReLU are applied once. Of batch norm: few launches.
 
+mod attacks;
+
 use super::lower;
 use crate::device::cuda::images::kernel;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
