@@ -208,6 +208,96 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
+// --- the Kullback-Leibler divergence of two rows of logits ---
+//
+// A warp takes a row: 8 bytes a logit forward, 12 backward, some 50 FLOPs each. At batch 128 and 10 classes that is 16 KB.
+
+// What a row's softmax is made of: its largest logit, and the sum of e^(z_j - largest); the same in every lane.
+struct Softmax {
+    float largest;
+    float sum;
+
+    __device__ __forceinline__ Softmax(const float* __restrict__ z, int classes) {
+        const int lane = threadIdx.x % WARP;
+        largest = z[0];
+        for (int j = lane; j < classes; j += WARP) largest = fmaxf(largest, z[j]);
+        for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
+            largest = fmaxf(largest, __shfl_xor_sync(FULL_MASK, largest, lanes));
+        }
+        sum = 0.0f;
+        for (int j = lane; j < classes; j += WARP) sum += expf(z[j] - largest);
+        sum = warp_sum(sum);
+    }
+
+    __device__ __forceinline__ float probability(float z) const { return expf(z - largest) / sum; }
+};
+
+// Two rows of logits that are compared. Every lane of the warp makes it.
+struct Divergence {
+    Softmax p;
+    Softmax q;
+    float sums;  // the logarithm of q's sum less that of p's
+
+    __device__ __forceinline__ Divergence(const float* __restrict__ p_row, const float* __restrict__ q_row, int classes)
+        : p(p_row, classes), q(q_row, classes) {
+        sums = logf(q.sum) - logf(p.sum);
+    }
+
+    // log P_j - log Q_j, from logits: no logarithm of a probability that is 0, and exactly 0 where both rows are equal.
+    __device__ __forceinline__ float log_ratio(float p_logit, float q_logit) const {
+        return (p_logit - p.largest) - (q_logit - q.largest) + sums;
+    }
+
+    // Every lane of the warp calls it.
+    __device__ __forceinline__ float kl(const float* __restrict__ p_row, const float* __restrict__ q_row,
+                                        int classes) const {
+        float share = 0.0f;
+        for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
+            share += p.probability(p_row[j]) * log_ratio(p_row[j], q_row[j]);
+        }
+        return warp_sum(share);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    kl(float* __restrict__ out, const float* __restrict__ p, const float* __restrict__ q, const unsigned* rows,
+       int capacity, int classes) {
+    const long long row = warp_row();
+    if (row >= active_rows(rows, capacity)) return;
+    const float* p_row = p + row * classes;
+    const float* q_row = q + row * classes;
+    const float value = Divergence(p_row, q_row, classes).kl(p_row, q_row, classes);
+    if (threadIdx.x % WARP == 0) out[row] = value;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    kl_backward_p(float* __restrict__ dp, const float* __restrict__ p, const float* __restrict__ q,
+                  const float* __restrict__ dvalue, const unsigned* rows, int capacity, int classes) {
+    const long long row = warp_row();
+    if (row >= active_rows(rows, capacity)) return;
+    const float* p_row = p + row * classes;
+    const float* q_row = q + row * classes;
+    const Divergence both(p_row, q_row, classes);
+    const float value = both.kl(p_row, q_row, classes);
+    for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
+        const float change = both.p.probability(p_row[j]) * (both.log_ratio(p_row[j], q_row[j]) - value);
+        dp[row * classes + j] = dvalue[row] * change;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    kl_backward_q(float* __restrict__ dq, const float* __restrict__ p, const float* __restrict__ q,
+                  const float* __restrict__ dvalue, const unsigned* rows, int capacity, int classes) {
+    const long long row = warp_row();
+    if (row >= active_rows(rows, capacity)) return;
+    const float* p_row = p + row * classes;
+    const float* q_row = q + row * classes;
+    const Divergence both(p_row, q_row, classes);
+    for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
+        dq[row * classes + j] = dvalue[row] * (both.q.probability(q_row[j]) - both.p.probability(p_row[j]));
+    }
+}
+
 // 4 bytes a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
     mean_weights(float* __restrict__ out, const unsigned* rows, int capacity) {

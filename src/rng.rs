@@ -21,6 +21,8 @@ pub enum Purpose {
     EvaluateStart = 4,
     /// How a training image is cut and mirrored.
     Augment = 5,
+    /// The angle of the normal random start within a training step, whose radius is of `TrainStart`.
+    TrainAngle = 6,
     /// The angle beside [`Purpose::EvaluateStart`]'s radius, where the start is made of normal numbers.
     EvaluateAngle = 7,
     /// The direction that an attack takes where there is no gradient: `step` is the iteration.

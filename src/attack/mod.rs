@@ -32,7 +32,7 @@ pub use ddn::{DdnSettings, ddn};
 pub use device_data::DeviceData;
 pub use fab::{FabSettings, fab};
 pub use fmn::{FmnSettings, fmn};
-pub use pgd::{Noise, Pgd, PgdSettings, RestartedPgd, StepLength};
+pub use pgd::{Ascent, Noise, Pgd, PgdSettings, RestartedPgd, StepLength};
 pub use spsa::{SpsaSettings, spsa};
 pub use square::{SquareSettings, square};
 pub use start::Start;

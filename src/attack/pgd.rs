@@ -4,11 +4,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::start::normal_noise;
 use super::{Attack, Target};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, TargetedLoss};
+use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, TargetedLoss, Value};
 
 /// What the random start is made of.
 #[derive(Clone, Debug)]
@@ -26,6 +27,16 @@ pub enum Noise {
     },
     /// The numbers in this buffer, of the images' shape: in [-1, 1) for linf, in [0, 1) for l2.
     Given(Buffer),
+    /// Counted numbers of the normal distribution, added to the image as they are: TRADES's start, for training. Ball and
+    /// box are those of the first iteration's end.
+    Normal {
+        /// Their standard deviation.
+        deviation: f32,
+        /// The run's seed.
+        seed: u64,
+        /// u32 `[1]`: the step.
+        step: Buffer,
+    },
 }
 
 /// How PGD runs.
@@ -39,6 +50,23 @@ pub struct PgdSettings {
     pub iterations: u32,
     /// The random start.
     pub noise: Noise,
+}
+
+/// How PGD ascends what is no [`LossRule`].
+#[derive(Clone, Debug)]
+pub struct Ascent {
+    /// Norm and projection.
+    pub rule: PgdRule,
+    /// Iterations.
+    pub iterations: u32,
+    /// The random start.
+    pub noise: Noise,
+}
+
+impl PgdSettings {
+    fn ascent(&self) -> Ascent {
+        Ascent { rule: self.rule, iterations: self.iterations, noise: self.noise.clone() }
+    }
 }
 
 /// How long PGD's step is.
@@ -76,16 +104,35 @@ pub struct Pgd {
 impl Pgd {
     /// Records the attack on `target`.
     pub fn new(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &PgdSettings) -> Pgd {
-        Pgd::towards(memory, model, target, settings, None)
+        let loss = settings.loss;
+        Pgd::ascending(memory, model, target, &settings.ascent(), &|tape, logits| {
+            let labels = tape.leaf(&target.labels);
+            tape.loss(loss, logits, labels)
+        })
     }
 
-    /// [`Pgd::new`] towards a class, u32 `[n]`, if there is one: minus the loss with it as the label is ascended.
+    /// [`Pgd::new`] towards a class, u32 `[n]`: minus the loss with it as the label is ascended.
     fn towards(
         memory: &mut Memory,
         model: &dyn Model,
         target: &Target,
         settings: &PgdSettings,
-        classes: Option<&Buffer>,
+        classes: &Buffer,
+    ) -> Pgd {
+        let loss = TargetedLoss::Minus(settings.loss);
+        Pgd::ascending(memory, model, target, &settings.ascent(), &|tape, logits| {
+            let [labels, classes] = [&target.labels, classes].map(|buffer| tape.leaf(buffer));
+            tape.targeted_loss(loss, logits, labels, classes)
+        })
+    }
+
+    /// Records the attack on `target` that ascends what `loss` records of an example's logits: `[n]` from `[n, classes]`.
+    pub fn ascending(
+        memory: &mut Memory,
+        model: &dyn Model,
+        target: &Target,
+        ascent: &Ascent,
+        loss: &dyn Fn(&mut Tape, Value) -> Value,
     ) -> Pgd {
         let n = target.capacity();
         let name = |part: &str| format!("{}.{part}", target.x.name.trim_end_matches(".x"));
@@ -93,9 +140,9 @@ impl Pgd {
         let adv = image_buffer(memory, model, &name("adv"), n);
         let ones = memory.f32(&name("ones"), &[n]);
         let mut schedule = Schedule::default();
-        schedule.then(&Arc::new(start(target, &eps, &adv, &ones, settings)), 1);
-        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], settings, classes);
-        schedule.then(&Arc::new(iteration), settings.iterations);
+        schedule.then(&Arc::new(start(target, &eps, &adv, &ones, ascent)), 1);
+        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], ascent.rule, loss);
+        schedule.then(&Arc::new(iteration), ascent.iterations);
         Pgd { eps, step, adv, schedule }
     }
 }
@@ -131,7 +178,10 @@ impl RestartedPgd {
             noise: Noise::Counted { seed: self.seed, purpose: Purpose::EvaluateStart, step: start.clone() },
         };
         let classes = self.targeted.then(|| memory.u32("pgd.classes", &[target.capacity()]));
-        let pgd = Pgd::towards(memory, model, target, &settings, classes.as_ref());
+        let pgd = match &classes {
+            Some(classes) => Pgd::towards(memory, model, target, &settings, classes),
+            None => Pgd::new(memory, model, target, &settings),
+        };
         let mut tape = Tape::new("pgd_choose");
         let number = tape.leaf(run);
         tape.map_into(&start, [number], |_, [number]| number + self.starts.start as f32);
@@ -163,12 +213,12 @@ impl RestartedPgd {
 }
 
 /// The first point, and what every iteration weighs the losses with.
-fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, settings: &PgdSettings) -> Program {
+fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &Ascent) -> Program {
     let mut tape = Tape::new("pgd_start");
     tape.set_rows(&target.rows);
     let (x, eps) = (tape.leaf(&target.x), tape.leaf(eps));
-    let norm = settings.rule.norm;
-    let first = match &settings.noise {
+    let norm = ascent.rule.norm;
+    let first = match &ascent.noise {
         Noise::None => tape.copy(x),
         Noise::Given(noise) => {
             let noise = tape.leaf(noise);
@@ -178,6 +228,12 @@ fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, settings: &
             let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
             let noise = tape.uniform(x, step, index, *seed, *purpose, norm == Norm::Linf);
             tape.pgd_start(norm, x, eps, noise)
+        }
+        Noise::Normal { deviation, seed, step } => {
+            let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
+            let purposes = [Purpose::TrainStart, Purpose::TrainAngle];
+            let noise = normal_noise(&mut tape, x, step, index, *seed, purposes);
+            tape.map([x, noise], |[x, noise]| x + *deviation * noise)
         }
     };
     tape.keep(first, adv);
@@ -190,21 +246,15 @@ fn iteration(
     model: &dyn Model,
     target: &Target,
     [eps, step, adv, ones]: [&Buffer; 4],
-    settings: &PgdSettings,
-    classes: Option<&Buffer>,
+    rule: PgdRule,
+    loss: &dyn Fn(&mut Tape, Value) -> Value,
 ) -> Program {
     let mut tape = Tape::new("pgd_iteration");
     tape.set_rows(&target.rows);
-    let [x, labels, eps, step, point, ones] = [&target.x, &target.labels, eps, step, adv, ones].map(|b| tape.leaf(b));
+    let [x, eps, step, point, ones] = [&target.x, eps, step, adv, ones].map(|b| tape.leaf(b));
     let logits = model.logits(&mut tape, point, Mode::Eval);
-    let loss = match classes {
-        Some(classes) => {
-            let classes = tape.leaf(classes);
-            tape.targeted_loss(TargetedLoss::Minus(settings.loss), logits, labels, classes)
-        }
-        None => tape.loss(settings.loss, logits, labels),
-    };
+    let loss = loss(&mut tape, logits);
     let dx = tape.grad(loss, ones, &[point])[0];
-    tape.pgd_step(settings.rule, adv, x, dx, eps, step);
+    tape.pgd_step(rule, adv, x, dx, eps, step);
     tape.finish()
 }

@@ -1,5 +1,7 @@
 //! Where an attack of AutoAttack begins.
 
+use std::f32::consts::TAU;
+
 use super::Target;
 use super::rows::length;
 use crate::rng::Purpose;
@@ -40,15 +42,22 @@ pub(super) fn unit_noise(tape: &mut Tape, norm: Norm, target: &Target, run: &Buf
     let [x, run, index] = [&target.x, run, &target.index].map(|b| tape.leaf(b));
     let noise = match norm {
         Norm::Linf => tape.uniform(x, run, index, seed, Purpose::EvaluateStart, true),
-        Norm::L2 => {
-            // Box and Muller's: a radius, whose logarithm is of a number in (0, 1], and an angle.
-            let [radius, angle] = [Purpose::EvaluateStart, Purpose::EvaluateAngle]
-                .map(|purpose| tape.uniform(x, run, index, seed, purpose, false));
-            tape.map([radius, angle], |[radius, angle]| {
-                ((1.0 - radius).ln() * -2.0).sqrt() * (angle * std::f32::consts::TAU).cos()
-            })
-        }
+        Norm::L2 => normal_noise(tape, x, run, index, seed, [Purpose::EvaluateStart, Purpose::EvaluateAngle]),
     };
     let long = length(tape, norm, [noise], |[noise]| noise);
     tape.map([noise, long], |[noise, long]| noise / (long + 1e-12))
+}
+
+/// Counted numbers of the standard normal distribution, as many as `like` has (Box and Muller, 1958): of a radius, whose
+/// logarithm is of a number in (0, 1], and an angle.
+pub(super) fn normal_noise(
+    tape: &mut Tape,
+    like: Value,
+    step: Value,
+    index: Value,
+    seed: u64,
+    purposes: [Purpose; 2],
+) -> Value {
+    let [radius, angle] = purposes.map(|purpose| tape.uniform(like, step, index, seed, purpose, false));
+    tape.map([radius, angle], |[radius, angle]| ((1.0 - radius).ln() * -2.0).sqrt() * (angle * TAU).cos())
 }

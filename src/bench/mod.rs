@@ -114,7 +114,7 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
     let products = Products::new(&mut memory, settings.product);
     let step = Step::new(&mut memory, settings)?;
     let copies = Copies::new(&mut memory, &step);
-    let own = attack.programs().chain(products.programs()).chain(step.mma.schedule.programs());
+    let own = attack.programs().chain(products.programs()).chain(step.training.schedule.programs());
     device.allocate(&memory, &own.chain(copies.programs()).collect::<Vec<_>>())?;
     attack.fill(device)?;
     products.fill(device)?;
@@ -131,7 +131,7 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
         items.push(Item::of_op("attack", &program.name, program, time, &peaks));
     }
     // Every buffer gets what it holds in a step.
-    clock.device.replay(&step.mma.schedule)?;
+    clock.device.replay(&step.training.schedule)?;
     for op in copies.ops.iter().filter(|op| wanted(op.name)) {
         said(op.name);
         for before in &op.before {
@@ -141,16 +141,16 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
         let item = Item::of_op("op", op.name, &op.alone[0], time, &peaks);
         items.push(Item { times_a_step: op.times_a_step, ..item });
     }
-    for (program, times) in step.mma.schedule.stages.iter().filter(|(program, _)| wanted(&program.name)) {
+    for (program, times) in step.training.schedule.stages.iter().filter(|(program, _)| wanted(&program.name)) {
         said(&program.name);
         let time = clock.time(&[program])?;
         let item = Item::new("program", &program.name, Total::of(program), time, &peaks);
         items.push(Item { times_a_step: *times, ..item });
     }
-    if wanted("mma_step") {
-        said("mma_step");
-        let time = clock.measure(&step.mma.schedule, 1)?;
-        let item = Item::new("step", "mma_step", Total::of_schedule(&step.mma.schedule), time, &peaks);
+    if wanted(&step.name) {
+        said(&step.name);
+        let time = clock.measure(&step.training.schedule, 1)?;
+        let item = Item::new("step", &step.name, Total::of_schedule(&step.training.schedule), time, &peaks);
         items.push(Item { times_a_step: 1, ..item });
     }
     step.check(clock.device)?;

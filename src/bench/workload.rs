@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use super::Settings;
 use crate::attack::DeviceData;
-use crate::config::preset;
+use crate::config::{Method, preset};
 use crate::device::Device;
 use crate::model::Model;
 use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Place, Program, Region, Tape, Value, ValueInfo};
-use crate::train::Mma;
-use crate::{Error, Result};
+use crate::{Error, Result, train};
 
 /// Pixels of an image of the attack's step.
 const IMAGE: [usize; 3] = [28, 28, 1];
@@ -136,7 +135,8 @@ pub(super) struct Step {
     model: Box<dyn Model>,
     data: DeviceData,
     batch: usize,
-    pub mma: Mma,
+    pub name: String,
+    pub training: train::Step,
 }
 
 impl Step {
@@ -153,8 +153,9 @@ impl Step {
         let mut model = config.network();
         model.declare(memory);
         let data = DeviceData::new(memory, &*model, "train", batch);
-        let mma = Mma::new(memory, &*model, &data, &config, None);
-        Ok(Step { model, data, batch, mma })
+        let training = train::record(memory, &*model, &data, &config);
+        let name = format!("{}_step", if config.method.is_mma() { Method::Mma } else { config.method });
+        Ok(Step { model, data, batch, name, training })
     }
 
     pub fn describe(&self) -> String {
@@ -169,13 +170,14 @@ impl Step {
         self.model.load(device, &state)?;
         let pixels: Vec<u8> = (0..self.data.images.len()).map(|i| (256.0 * number(i)) as u8).collect();
         device.write_u8(&self.data.images, &pixels)?;
-        device.write_u32(&self.mma.batch.index, &(0..self.batch as u32).collect::<Vec<_>>())?;
-        device.write_u32(&self.mma.batch.rows, &[self.batch as u32])
+        device.write_u32(&self.training.batch.index, &(0..self.batch as u32).collect::<Vec<_>>())?;
+        device.write_u32(&self.training.batch.rows, &[self.batch as u32])
     }
 
     /// Refuses figures of a step that did not do its work.
     pub fn check(&self, device: &dyn Device) -> Result<()> {
-        match device.read_u32(&self.mma.right[1])?[0] {
+        let Some(right) = &self.training.right else { return Ok(()) };
+        match device.read_u32(right)?[0] {
             right if right as usize == self.batch => Ok(()),
             right => Err(Error::failed(format!(
                 "bench: expected all {} examples to be right and attacked; found {right}: the device computes \
@@ -204,12 +206,12 @@ pub(super) struct Copies {
 
 impl Copies {
     pub fn new(memory: &mut Memory, step: &Step) -> Copies {
-        let largest = step.mma.schedule.programs().map(|program| program.workspace).max().unwrap_or(0);
+        let largest = step.training.schedule.programs().map(|program| program.workspace).max().unwrap_or(0);
         let count = (ROTATED_BYTES / largest.max(1)).clamp(1, MOST_COPIES);
         let homes: Vec<Buffer> =
             (0..count).map(|copy| memory.buffer(&format!("workspace {copy}"), &[largest], DType::U8)).collect();
         let mut ops: Vec<(String, OpCopies)> = Vec::new();
-        for (program, times) in &step.mma.schedule.stages {
+        for (program, times) in &step.training.schedule.stages {
             for (at, node) in program.nodes.iter().enumerate() {
                 let part =
                     |from: usize, to: usize| Program { nodes: program.nodes[from..to].to_vec(), ..(**program).clone() };

@@ -209,6 +209,13 @@ pub enum Op {
     Loss(LossRule),
     /// logits, labels, dvalue `[n]` -> dlogits.
     LossBackward(LossRule),
+    /// logits p, logits q, each `[n, classes]` -> the Kullback-Leibler divergence of each row `[n]`: `sum_j P_j (log P_j - log
+    /// Q_j)` with the softmax P of p and Q of q. A class whose P is 0 adds 0.
+    Kl,
+    /// p, q, dvalue `[n]` -> dp: `dvalue P_j (log P_j - log Q_j - kl)`.
+    KlBackwardP,
+    /// p, q, dvalue `[n]` -> dq: `dvalue (Q_j - P_j)`.
+    KlBackwardQ,
     /// logits `[n, classes]`, labels, targets, each u32 `[n]` -> the loss of each row `[n]`.
     TargetedLoss(TargetedLoss),
     /// logits, labels, targets, dvalue `[n]` -> dlogits.
@@ -405,31 +412,6 @@ impl OptimizerRule {
     }
 }
 
-/// Places in the sums of [`Op::AccumulateMetrics`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Metric {
-    /// Steps summed.
-    Steps = 0,
-    /// Examples summed.
-    Examples,
-    /// Sum of the steps' mean clean losses.
-    CleanLoss,
-    /// Sum of the steps' margin losses.
-    MarginLoss,
-    /// Examples whose label has the largest logit.
-    Correct,
-    /// Sum of the margins, 0 where wrong.
-    Eps,
-    /// Examples that the margin loss left out, their margin having reached d_max.
-    Reached,
-}
-
-impl Metric {
-    /// How many there are.
-    pub const COUNT: usize = 7;
-}
-
 impl Op {
     /// The name of the op, of its function on every device, and of its tests.
     pub fn name(&self) -> &'static str {
@@ -482,6 +464,9 @@ impl Op {
             Op::Conv2dFusedBackwardInput(_) => "conv2d_fused_backward_input",
             Op::Loss(_) => "loss",
             Op::LossBackward(_) => "loss_backward",
+            Op::Kl => "kl",
+            Op::KlBackwardP => "kl_backward_p",
+            Op::KlBackwardQ => "kl_backward_q",
             Op::TargetedLoss(_) => "targeted_loss",
             Op::TargetedLossBackward(_) => "targeted_loss_backward",
             Op::RankClass { .. } => "rank_class",

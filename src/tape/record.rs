@@ -254,6 +254,13 @@ impl Tape {
         self.op(Op::Loss(rule), &[logits, labels], &[n])
     }
 
+    /// [`Op::Kl`] of logits `q` from logits `p`.
+    pub fn kl(&mut self, p: Value, q: Value) -> Value {
+        assert_eq!(self.dims(p), self.dims(q), "kl: p and q");
+        let n = self.dims(p)[0];
+        self.op(Op::Kl, &[p, q], &[n])
+    }
+
     /// [`Op::TargetedLoss`].
     pub fn targeted_loss(&mut self, loss: TargetedLoss, logits: Value, labels: Value, targets: Value) -> Value {
         let n = self.examples(logits, &[labels, targets], loss.least_classes(), "targeted_loss");

@@ -157,6 +157,110 @@ pub fn loss_backward() {
     }
 }
 
+/// Logits that a divergence compares: those of [`batches`] with others, themselves, and ones a little off.
+fn pairs() -> Vec<(Array, Array)> {
+    let with = |(p, _): (Array, Array)| {
+        let row = p.row();
+        let others: Vec<f64> = p.values.iter().cycle().skip(5 * row).take(p.values.len()).copied().collect();
+        let noise = Random(11).signed(&p.dims);
+        let off: Vec<f64> = p.values.iter().zip(&noise.values).map(|(p, e)| p + 0.01 * e).collect();
+        let same = p.values.clone();
+        [others, off, same].map(|q| (p.clone(), Array::f32(&p.dims, q)))
+    };
+    // Of 3, 10 and 100 classes.
+    let [_, few, ten, _, many] = <[_; 5]>::try_from(batches()).expect("five");
+    [few, ten, many].into_iter().flat_map(with).collect()
+}
+
+/// A row's log-softmax, and how far below the largest logit each is: what single precision rounds.
+fn log_softmax(z: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum = z.iter().map(|z| (z - most).exp()).sum::<f64>().ln();
+    (z.iter().map(|z| z - most - sum).collect(), z.iter().map(|z| most - z).collect())
+}
+
+/// What a row's divergence is made of: P and its uncertainty, log P - log Q and its uncertainty, Q and its uncertainty.
+fn divergence(p: &[f64], q: &[f64]) -> Vec<[Sum; 3]> {
+    let ((log_p, p_below), (log_q, q_below)) = (log_softmax(p), log_softmax(q));
+    let sums = 2.0 * (p.len() as f64).ln();
+    let one = |j: usize| {
+        let ratio = log_p[j] - log_q[j];
+        // Equal logits give exactly equal numbers.
+        let size = if p == q { 0.0 } else { p_below[j] + q_below[j] + sums };
+        [
+            near(log_p[j].exp(), log_p[j].exp() * (2.0 + p_below[j])),
+            near(ratio, size),
+            near(log_q[j].exp(), log_q[j].exp() * (2.0 + q_below[j])),
+        ]
+    };
+    (0..p.len()).map(one).collect()
+}
+
+fn product(a: Sum, b: Sum) -> Sum {
+    near(a.value * b.value, a.size * b.value.abs() + a.value.abs() * b.size)
+}
+
+/// `sum_j P_j (log P_j - log Q_j)`.
+fn divergence_of(row: &[[Sum; 3]]) -> Sum {
+    let mut sum = Sum::default();
+    for &[p, ratio, _] in row {
+        let term = product(p, ratio);
+        sum += term.value;
+        sum.size += term.size;
+    }
+    sum
+}
+
+/// Checks an op on all pairs; `formula` gives the results of a row from what its divergence is made of and dvalue.
+fn check_kl(op: &Op, formula: impl Fn(&[[Sum; 3]], f64) -> Vec<Sum>) {
+    for (p, q) in pairs() {
+        let n = p.dims[0];
+        let dvalue = Random(9).signed(&[n]);
+        let case = Case::new(op.clone()).rows(&p).rows(&q);
+        let case = match op {
+            Op::Kl => case.gives_rows(&[n], DType::F32),
+            _ => case.rows(&dvalue).gives_rows(&p.dims, DType::F32),
+        };
+        case.check(|n| {
+            let rows = p.values.chunks(p.row()).zip(q.values.chunks(q.row())).zip(&dvalue.values).take(n);
+            vec![rows.flat_map(|((p, q), &dvalue)| formula(&divergence(p, q), dvalue)).collect()]
+        });
+    }
+}
+
+/// Equal logits: exactly 0, whatever they are. A class of probability 0 adds 0.
+#[test]
+pub fn kl() {
+    check_kl(&Op::Kl, |row, _| vec![divergence_of(row)]);
+}
+
+/// Exactly 0 where the logits are equal.
+#[test]
+pub fn kl_backward_p() {
+    check_kl(&Op::KlBackwardP, |row, dvalue| {
+        let kl = divergence_of(row);
+        let one = |&[p, ratio, _]: &[Sum; 3]| {
+            let change = product(p, near(ratio.value - kl.value, ratio.size + kl.size + ratio.value.abs()));
+            let zero = row.iter().all(|[_, ratio, _]| ratio.value == 0.0 && ratio.size == 0.0);
+            if zero { exact(0.0) } else { near(dvalue * change.value, dvalue.abs() * change.size) }
+        };
+        row.iter().map(one).collect()
+    });
+}
+
+/// Exactly 0 where the logits are equal.
+#[test]
+pub fn kl_backward_q() {
+    check_kl(&Op::KlBackwardQ, |row, dvalue| {
+        let equal = row.iter().all(|[_, ratio, _]| ratio.value == 0.0 && ratio.size == 0.0);
+        let one = |&[p, _, q]: &[Sum; 3]| {
+            let size = if equal { 0.0 } else { p.size + q.size };
+            near(dvalue * (q.value - p.value), dvalue.abs() * size)
+        };
+        row.iter().map(one).collect()
+    });
+}
+
 #[test]
 pub fn mean_weights() {
     for n in [1, 7, 50] {

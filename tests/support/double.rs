@@ -116,6 +116,7 @@ fn compute(tape: &Tape, node: &Node, known: &Values, rows: usize, passes: &HashM
             (0..out.iter().product()).map(|i| x(0)[i / (pixels * c) * c + i % c] / pixels as f64).collect()
         }
         Op::Loss(rule) => x(0).chunks(dims(0)[1]).zip(x(1)).map(|(z, &y)| loss(z, y as usize, *rule)).collect(),
+        Op::Kl => x(0).chunks(dims(0)[1]).zip(x(1).chunks(dims(0)[1])).map(|(p, q)| kl(p, q)).collect(),
         Op::TargetedLoss(targeted) => {
             let rows = x(0).chunks(dims(0)[1]).zip(x(1)).zip(x(2));
             rows.map(|((z, &y), &t)| targeted_loss(z, y as usize, t as usize, *targeted)).collect()
@@ -195,6 +196,13 @@ pub fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
             lm / (z[0] - z[2] + 1e-12)
         }
     }
+}
+
+/// `sum_j P_j (log P_j - log Q_j)` of two rows of logits.
+fn kl(p: &[f64], q: &[f64]) -> f64 {
+    let log_sum = |z: &[f64]| z.iter().map(|z| z.exp()).sum::<f64>().ln();
+    let [p_sum, q_sum] = [p, q].map(log_sum);
+    p.iter().zip(q).map(|(p, q)| (p - p_sum).exp() * ((p - p_sum) - (q - q_sum))).sum()
 }
 
 pub fn targeted_loss(z: &[f64], y: usize, t: usize, targeted: TargetedLoss) -> f64 {

@@ -165,6 +165,77 @@ pub(super) fn rank_class(out: &mut [u32], logits: &[f32], labels: &[u32], rank: 
     }
 }
 
+/// What a row's softmax is made of: its largest logit, and the sum of `e^(z_j - largest)`.
+struct Softmax {
+    largest: f32,
+    sum: f32,
+}
+
+impl Softmax {
+    fn new(z: &[f32]) -> Softmax {
+        let largest = z.iter().copied().fold(z[0], f32::max);
+        Softmax { largest, sum: z.iter().map(|z| (z - largest).exp()).sum() }
+    }
+
+    fn probability(&self, z: f32) -> f32 {
+        (z - self.largest).exp() / self.sum
+    }
+}
+
+/// Two rows of logits that are compared.
+struct Divergence {
+    p: Softmax,
+    q: Softmax,
+    /// The logarithm of q's sum less that of p's.
+    sums: f32,
+}
+
+impl Divergence {
+    fn new(p: &[f32], q: &[f32]) -> Divergence {
+        let (p, q) = (Softmax::new(p), Softmax::new(q));
+        Divergence { sums: q.sum.ln() - p.sum.ln(), p, q }
+    }
+
+    /// `log P_j - log Q_j`, from logits: no logarithm of a probability that is 0, and exactly 0 where both rows are equal.
+    fn log_ratio(&self, p: f32, q: f32) -> f32 {
+        (p - self.p.largest) - (q - self.q.largest) + self.sums
+    }
+
+    fn kl(&self, p: &[f32], q: &[f32]) -> f32 {
+        p.iter().zip(q).map(|(&p, &q)| self.p.probability(p) * self.log_ratio(p, q)).sum()
+    }
+}
+
+/// The divergence of each row of logits `q` from that of `p`, each `[n, classes]`, n from `out`.
+pub(super) fn kl(out: &mut [f32], p: &[f32], q: &[f32], classes: usize) {
+    for ((out, p), q) in out.iter_mut().zip(p.chunks_exact(classes)).zip(q.chunks_exact(classes)) {
+        *out = Divergence::new(p, q).kl(p, q);
+    }
+}
+
+/// dp `[n, classes]` = dvalue times the divergence's gradient by `p`.
+pub(super) fn kl_backward_p(dp: &mut [f32], p: &[f32], q: &[f32], dvalue: &[f32], classes: usize) {
+    let rows = dp.chunks_exact_mut(classes).zip(p.chunks_exact(classes)).zip(q.chunks_exact(classes)).zip(dvalue);
+    for (((dp, p), q), &dvalue) in rows {
+        let both = Divergence::new(p, q);
+        let kl = both.kl(p, q);
+        for ((dp, &p), &q) in dp.iter_mut().zip(p).zip(q) {
+            *dp = dvalue * (both.p.probability(p) * (both.log_ratio(p, q) - kl));
+        }
+    }
+}
+
+/// dq `[n, classes]` = dvalue times the divergence's gradient by `q`.
+pub(super) fn kl_backward_q(dq: &mut [f32], p: &[f32], q: &[f32], dvalue: &[f32], classes: usize) {
+    let rows = dq.chunks_exact_mut(classes).zip(p.chunks_exact(classes)).zip(q.chunks_exact(classes)).zip(dvalue);
+    for (((dq, p), q), &dvalue) in rows {
+        let both = Divergence::new(p, q);
+        for ((dq, &p), &q) in dq.iter_mut().zip(p).zip(q) {
+            *dq = dvalue * (both.q.probability(q) - both.p.probability(p));
+        }
+    }
+}
+
 /// 1 / n where eps is below the hinge, else 0.
 pub(super) fn hinge_weights(out: &mut [f32], eps: &[f32], hinge: f32) {
     let mean = 1.0 / out.len() as f32;

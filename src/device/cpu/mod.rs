@@ -303,6 +303,13 @@ impl Cpu {
                 let dlogits = &mut f32s_mut(y0)[..n * classes];
                 loss::loss_backward(dlogits, f32s(x[0]), u32s(x[1]), f32s(x[2]), *rule);
             }
+            Op::Kl => loss::kl(&mut f32s_mut(y0)[..n], f32s(x[0]), f32s(x[1]), in_dims(0)[1]),
+            Op::KlBackwardP => {
+                loss::kl_backward_p(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+            }
+            Op::KlBackwardQ => {
+                loss::kl_backward_q(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+            }
             Op::TargetedLoss(targeted) => {
                 let out = &mut f32s_mut(y0)[..n];
                 loss::targeted_loss(out, f32s(x[0]), u32s(x[1]), u32s(x[2]), *targeted);

@@ -9,6 +9,10 @@ const FLOPS: [u64; 2] = [16, 32];
 /// Comparisons of a logit with each other one.
 const RANK_FLOPS: u64 = 1;
 
+/// Operations on a pair of logits, forward, backward by p and by q: two softmaxes (32), their difference's sum (14), and what
+/// is made of them.
+const KL_FLOPS: [u64; 3] = [46, 60, 50];
+
 /// As kernels/loss.cu numbers them.
 fn number(loss: Loss) -> i32 {
     match loss {
@@ -70,6 +74,27 @@ pub(super) fn rank_class(desc: &Desc, rank: u32) -> Launch {
     let run = if desc.inputs() == 3 { Arg::Input(2) } else { Arg::Null };
     let inputs = [Arg::Input(0), Arg::Input(1), run];
     by_warps(desc, "rank_class", &inputs, &[Arg::Unsigned(rank)], RANK_FLOPS * desc.input(0)[1] as u64)
+}
+
+/// A kernel of a warp for a row of each of two logits.
+fn of_two(desc: &Desc, kernel: &'static str, flops: u64) -> Launch {
+    let &[n, classes] = desc.input(0) else { unreachable!("logits are rows of classes") };
+    let mut args = vec![Arg::Output(0)];
+    args.extend((0..desc.inputs()).map(Arg::Input));
+    args.extend([Arg::Rows, Arg::size(n), Arg::size(classes)]);
+    Launch::new(kernel, n.div_ceil((THREADS / WARP) as usize), args, desc.cost(flops * (n * classes) as u64))
+}
+
+pub(super) fn kl(desc: &Desc) -> Launch {
+    of_two(desc, "kl", KL_FLOPS[0])
+}
+
+pub(super) fn kl_backward_p(desc: &Desc) -> Launch {
+    of_two(desc, "kl_backward_p", KL_FLOPS[1])
+}
+
+pub(super) fn kl_backward_q(desc: &Desc) -> Launch {
+    of_two(desc, "kl_backward_q", KL_FLOPS[2])
 }
 
 pub(super) fn mean_weights(desc: &Desc) -> Launch {

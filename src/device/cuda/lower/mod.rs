@@ -161,6 +161,9 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
 
         Op::Loss(rule) => loss::loss(&desc, *rule).into(),
         Op::LossBackward(rule) => loss::loss_backward(&desc, *rule).into(),
+        Op::Kl => loss::kl(&desc).into(),
+        Op::KlBackwardP => loss::kl_backward_p(&desc).into(),
+        Op::KlBackwardQ => loss::kl_backward_q(&desc).into(),
         Op::TargetedLoss(targeted) => loss::targeted_loss(&desc, *targeted).into(),
         Op::TargetedLossBackward(targeted) => loss::targeted_loss_backward(&desc, *targeted).into(),
         Op::RankClass { rank } => loss::rank_class(&desc, *rank).into(),
