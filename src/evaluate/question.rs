@@ -21,6 +21,7 @@ use super::{Examples, Margins, accuracy, mean};
 use crate::config::Config;
 use crate::data::{self, Dataset};
 use crate::device::{Device, Schedule};
+use crate::model::Model;
 use crate::model::state_dict::{Loaded, load_model};
 use crate::record::Progress;
 use crate::report::{length, si};
@@ -114,19 +115,7 @@ impl Question {
         let start = Instant::now();
         let Loaded { mut model, state: weights, .. } = load_model(&self.weights)?;
         let (dataset, images) = self.images()?;
-        let found = [dataset.height, dataset.width, dataset.channels];
-        if model.image() != found {
-            return Err(Error::usage(format!(
-                "--dataset: {} takes images {:?} (height, width, channels); those of {images} are {found:?}",
-                self.weights.display(),
-                model.image(),
-            )));
-        }
-        if classes(&*model) != usize::from(data::CLASSES) {
-            let expected = format!("expected {} classes, found {}", data::CLASSES, classes(&*model));
-            return Err(Error::format(&self.weights, format!("linear2.weight: {expected}")));
-        }
-
+        fitting_images(&*model, &self.weights, &dataset, &images)?;
         let mut memory = Memory::default();
         model.declare(&mut memory);
         let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), self.batch_size);
@@ -430,6 +419,26 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn file_hash(path: &Path) -> Result<String> {
+/// Refuses images that the network at `weights` does not take; `source` is where they came from.
+///
+/// # Errors
+/// Their shape is another, or the network does not tell as many classes apart as there are.
+pub(super) fn fitting_images(model: &dyn Model, weights: &Path, dataset: &Dataset, source: &str) -> Result<()> {
+    let found = [dataset.height, dataset.width, dataset.channels];
+    if model.image() != found {
+        return Err(Error::usage(format!(
+            "--dataset: {} takes images {:?} (height, width, channels); those of {source} are {found:?}",
+            weights.display(),
+            model.image(),
+        )));
+    }
+    if classes(model) != usize::from(data::CLASSES) {
+        let expected = format!("expected {} classes, found {}", data::CLASSES, classes(model));
+        return Err(Error::format(weights, format!("linear2.weight: {expected}")));
+    }
+    Ok(())
+}
+
+pub(super) fn file_hash(path: &Path) -> Result<String> {
     Ok(sha256(&std::fs::read(path).map_err(|source| Error::io(path, "read", source))?))
 }
