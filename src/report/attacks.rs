@@ -45,15 +45,18 @@ impl Shown<'_> {
         let run = self.source.run.as_ref();
         let method = match (&self.evaluation.method, run) {
             (Some(method), _) => method.to_uppercase(),
-            (None, run) => run.map(|_| "MMA".into())?,
+            (None, run) => run?.config.method.to_string().to_uppercase(),
         };
         let omma = method == "MMA" && run.is_some_and(|run| run.config.clean_loss_coeff == 0.0);
         Some(if omma { "OMMA".into() } else { method })
     }
 
-    /// The d_max that they were trained with.
+    /// The d_max that they were trained with, or the eps.
     fn d_max(&self) -> Option<f64> {
-        let of_run = || self.source.run.as_ref().map(|run| as_written(run.config.hinge_maxeps));
+        let of_run = || {
+            let config = &self.source.run.as_ref()?.config;
+            Some(as_written(if config.method.has_fixed_eps() { config.attack_eps } else { config.hinge_maxeps }))
+        };
         self.evaluation.d_max.or_else(of_run)
     }
 

@@ -63,6 +63,7 @@ pub struct Step {
     /// Mean loss on clean images.
     pub clean_loss: Option<f64>,
     /// Mean loss of the attacked batch.
+    #[serde(alias = "adversarial_loss")]
     pub margin_loss: Option<f64>,
     /// Share of right images, 0 to 1.
     pub clean_accuracy: Option<f64>,
