@@ -21,7 +21,7 @@ use crate::report::length;
 pub fn html(folders: &[PathBuf], data: &Path) -> Result<String> {
     let sources: Vec<Source> = folders.iter().map(|folder| Source::read(folder)).collect::<Result<_>>()?;
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
-    let mut body = String::from("<h1>maxmargin</h1>\n");
+    let mut body = String::from("<h1>maxmargin report</h1>\n");
     body += &overview(&sources);
     body += &suspicions(&sources);
     body += &training::chapter(&sources)?;

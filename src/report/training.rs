@@ -4,8 +4,9 @@ use super::html::{escape, figure, numbers, table, words};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells, lines};
 use super::records::{Epoch, Run, Source, Step, dataset_name};
 use crate::Result;
-use crate::config::as_written;
+use crate::config::{TestSearchStart, as_written};
 use crate::record::MarginCounts;
+use crate::report::length;
 
 /// The plot of margins over the epochs has no more columns than this.
 const COLUMNS: usize = 40;
@@ -116,7 +117,8 @@ fn curves(runs: &[Numbered]) -> Result<String> {
     text += &figure(&plot, &format!("{keys}<br>{said}"));
 
     let reached = steps(&|line| Some(100.0 * line.reached_d_max?), Mark::Line);
-    let plot = lines("images that reached d_max by step", &x, &Axis::percent("reached d_max, %"), &reached)?;
+    let y = Axis::from_zero("reached d_max, %", values(&reached));
+    let plot = lines("images that reached d_max by step", &x, &y, &reached)?;
     let said = "Training images whose margin reached d_max: they add nothing to the loss of the attacked batch.";
     text += &figure(&plot, &format!("{keys}<br>{said}"));
     Ok(text + "</div>\n")
@@ -187,7 +189,17 @@ fn margins((i, source, run): Numbered) -> Result<String> {
         ),
     );
     let (outlines, keys) = outlines(&recorded)?;
-    text += &figure(&outlines, &format!("{keys}<br>The same as histograms; wrong images below 0."));
+    let config = &run.config;
+    let gap = match config.fidelity.test_search_start {
+        TestSearchStart::TestEps => String::new(),
+        TestSearchStart::HalfMaxeps => format!(
+            " A gap is the released code's: the search for an image's margin starts at {}, with a sign that was measured at \
+             {}.",
+            length(as_written(config.max_eps()) / 2.0),
+            length(as_written(config.test_eps))
+        ),
+    };
+    text += &figure(&outlines, &format!("{keys}<br>The same as histograms; wrong images below 0.{gap}"));
     Ok(text + "</div>\n")
 }
 
