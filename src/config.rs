@@ -3,6 +3,8 @@
 //! Names are those of the released code's `config.py` and `train.py` where it has the setting. This file owns the
 //! record, its file form and how it is shown; it reads no flag and starts no run.
 
+mod method;
+mod others;
 mod presets;
 mod validate;
 
@@ -17,6 +19,7 @@ pub use crate::tape::op::{Direction, L2Order};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
 
+pub use method::Method;
 pub use presets::{DEFAULT_PRESET, Preset, preset, presets};
 
 /// A training run's settings. A run is a function of this record, of the data and of nothing else.
@@ -47,19 +50,22 @@ pub struct Config {
     /// whole number.
     pub width: f64,
 
-    /// The norm margins are measured in.
+    /// How it is trained. In a file that does not say, by MMA.
+    #[serde(default)]
+    pub method: Method,
+    /// The norm of margins and attacks.
     pub norm: Norm,
     /// d_max: the margin up to which an example is trained on at its boundary point.
     pub hinge_maxeps: f32,
     /// The loss on clean examples.
     pub clean_loss_fn: Loss,
-    /// The loss at the boundary points.
+    /// The loss at the boundary points; with pgd and pgdls the one loss that the attack ascends and training descends.
     pub margin_loss_fn: Loss,
-    /// The loss that PGD ascends.
+    /// The loss that PGD ascends in MMA, and when margins are measured.
     pub attack_loss_fn: Loss,
     /// The loss whose zero the bisection looks for.
     pub search_loss_fn: Loss,
-    /// The share of the clean loss's gradient; 0 is OMMA, which saves the clean backward pass.
+    /// MMA: the share of the clean loss's gradient; 0 is OMMA, which saves the clean backward pass.
     pub clean_loss_coeff: f32,
     /// Iterations of PGD.
     pub nb_iter: u32,
@@ -67,8 +73,18 @@ pub struct Config {
     pub eps_iter_scale: f32,
     /// Halvings of the bisection.
     pub num_search_steps: u32,
-    /// The least eps that PGD searches within.
+    /// MMA: the least eps that PGD searches within.
     pub attack_mineps: f32,
+    /// pgd, pgdls, trades: radius of the ball that is attacked in. 0 in a file that does not say.
+    #[serde(default)]
+    pub attack_eps: f32,
+    /// pgdls: the step from which the radius is `attack_eps`; it grows linearly from 0 at step 0. How long the paper's runs
+    /// took is not known. 0 in a file that does not say.
+    #[serde(default)]
+    pub eps_ramp_steps: u32,
+    /// trades: what the divergence counts, beside the clean loss's 1. 0 in a file that does not say.
+    #[serde(default)]
+    pub trades_beta: f32,
 
     /// How gradients become weights.
     pub optimizer: OptimizerKind,
@@ -97,16 +113,19 @@ pub struct Config {
 }
 
 impl Config {
-    /// The settings in `file`, which must hold every one.
+    /// The settings in `file`, which must hold every one but those that have come since MMA was the only method.
     ///
     /// # Errors
     /// The file cannot be read; or a setting is missing, unknown, of a wrong type or out of its range.
     pub fn load(file: &Path) -> Result<Config> {
         let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, "read", source))?;
-        let config: Config = toml::from_str(&text).map_err(|error| {
+        let mut config: Config = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             Error::format(file, format!("line {line}: {}", error.message()))
         })?;
+        if config.method == Method::Mma {
+            config.method = Method::of_share(config.clean_loss_coeff);
+        }
         config.validate().map_err(|error| Error::format(file, error.to_string()))?;
         Ok(config)
     }
@@ -297,167 +316,4 @@ impl Fidelity {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rng::{Purpose, philox};
-
-    fn quick() -> Config {
-        preset(DEFAULT_PRESET).unwrap().config
-    }
-
-    fn cifar10() -> Config {
-        preset("cifar10-linf").unwrap().config
-    }
-
-    fn reread(config: &Config) -> Config {
-        toml::from_str(&config.to_toml()).unwrap()
-    }
-
-    #[test]
-    fn toml_gives_back_every_preset() {
-        for preset in presets() {
-            assert_eq!(reread(&preset.config), preset.config);
-        }
-    }
-
-    #[test]
-    fn toml_gives_back_the_bits_of_any_single_precision_number() {
-        let mut config = quick();
-        let words = (0..50_000).flat_map(|i| philox(1, Purpose::Order, 0, 0, i));
-        let numbers = words.map(f32::from_bits).filter(|number| number.is_finite());
-        config.learning_rate_schedule = (0..).zip(numbers.chain([0.1, 8.0 / 255.0, 1.0 / 3.0, -0.0])).collect();
-        let bits = |config: &Config| config.learning_rate_schedule.iter().map(|e| e.1.to_bits()).collect::<Vec<_>>();
-        assert!(bits(&reread(&config)) == bits(&config));
-    }
-
-    #[test]
-    fn toml_gives_back_the_largest_seed_and_sizes() {
-        let config =
-            Config { seed: u64::MAX, train_size: Some(usize::MAX), test_size: Some(1), width: 0.1 + 0.2, ..quick() };
-        assert_eq!(reread(&config), config);
-    }
-
-    #[test]
-    fn numbers_are_written_as_a_person_would() {
-        let config = Config { test_eps: 8.0 / 255.0, attack_mineps: 0.1, ..quick() };
-        let text = config.to_toml();
-        assert!(text.contains("test_eps = 0.03137255\n"), "{text}");
-        assert!(text.contains("attack_mineps = 0.1\n"), "{text}");
-    }
-
-    #[test]
-    fn the_search_bound_is_the_rounded_product_of_the_written_number() {
-        for (hinge, product) in [(0.45, 0.45 * 1.05), (2.0, 2.1), (4.0, 4.2), (6.0, 6.3), (0.1255, 0.1255 * 1.05)] {
-            let config = Config { hinge_maxeps: hinge as f32, ..quick() };
-            assert_eq!(config.max_eps(), product as f32, "{hinge}");
-        }
-    }
-
-    #[test]
-    fn the_description_shows_what_was_overridden() {
-        let text = Config { nb_iter: 20, train_size: Some(64), ..quick() }.describe();
-        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        assert!(line("nb_iter ").ends_with("= 20   (quick: 5)"), "{text}");
-        assert!(line("train_size ").ends_with("= 64   (quick: all)"), "{text}");
-        assert!(line("seed ").ends_with("= 0"), "{text}");
-        assert!(line("learning_rate_schedule ").ends_with("= 0:0.002,900:0.001,1250:0.0002"), "{text}");
-    }
-
-    #[test]
-    fn a_setting_out_of_its_range_is_named_with_what_was_expected_and_found() {
-        let fidelity = Fidelity::RELEASED;
-        let message = |config: Config| config.validate().unwrap_err().to_string();
-        let above = Config { attack_mineps: 0.5, ..quick() };
-        assert_eq!(
-            message(above),
-            "--attack-mineps: expected at most the search's upper bound 0.4725, 1.05 times --hinge-maxeps 0.45; found 0.5"
-        );
-        for (config, flag, found) in [
-            (Config { preset: "none".into(), ..quick() }, "preset", "none"),
-            (Config { dataset: DatasetKind::Cifar10, ..quick() }, "model", "lenet5"),
-            (Config { dataset: DatasetKind::Mnist, ..cifar10() }, "model", "wide-resnet"),
-            (Config { depth: Some(28), ..quick() }, "depth", "28"),
-            (Config { depth: None, ..cifar10() }, "depth", "none"),
-            (Config { depth: Some(4), ..cifar10() }, "depth", "4"),
-            (Config { depth: Some(27), ..cifar10() }, "depth", "27"),
-            (Config { depth: Some(106), ..cifar10() }, "depth", "106"),
-            (Config { width: 0.0, ..cifar10() }, "width", "0.0"),
-            (Config { width: 1.5, ..cifar10() }, "width", "1.5"),
-            (Config { width: 33.0, ..cifar10() }, "width", "33.0"),
-            (Config { width: f64::NAN, ..cifar10() }, "width", "nan"),
-            (Config { train_size: Some(0), ..quick() }, "train-size", "0"),
-            (Config { val_size: 0, ..quick() }, "val-size", "0"),
-            (Config { test_size: Some(0), ..quick() }, "test-size", "0"),
-            (Config { width: 0.03, ..quick() }, "width", "0.03"),
-            (Config { width: f64::NAN, ..quick() }, "width", "nan"),
-            (Config { hinge_maxeps: f32::INFINITY, ..quick() }, "hinge-maxeps", "inf"),
-            (Config { hinge_maxeps: f32::NAN, ..quick() }, "hinge-maxeps", "nan"),
-            (Config { clean_loss_coeff: 1.0, ..quick() }, "clean-loss-coeff", "1.0"),
-            (Config { search_loss_fn: Loss::Xent, ..quick() }, "search-loss-fn", "xent"),
-            (Config { nb_iter: 0, ..quick() }, "nb-iter", "0"),
-            (Config { eps_iter_scale: -1.0, ..quick() }, "eps-iter-scale", "-1.0"),
-            (Config { num_search_steps: 0, ..quick() }, "num-search-steps", "0"),
-            (Config { attack_mineps: 0.0, ..quick() }, "attack-mineps", "0.0"),
-            (Config { momentum: 0.9, ..quick() }, "momentum", "0.9"),
-            (Config { momentum: 1.0, optimizer: OptimizerKind::Sgd, ..quick() }, "momentum", "1.0"),
-            (Config { weight_decay: -0.1, ..quick() }, "weight-decay", "-0.1"),
-            (Config { learning_rate_schedule: vec![], ..quick() }, "learning-rate-schedule", "nothing"),
-            (Config { learning_rate_schedule: vec![(1, 0.1)], ..quick() }, "learning-rate-schedule", "1:0.1"),
-            (
-                Config { learning_rate_schedule: vec![(0, 0.1), (0, 0.2)], ..quick() },
-                "learning-rate-schedule",
-                "0:0.1,0:0.2",
-            ),
-            (Config { learning_rate_schedule: vec![(0, 0.0)], ..quick() }, "learning-rate-schedule", "0:0"),
-            (Config { training_batch_size: 0, ..quick() }, "training-batch-size", "0"),
-            (Config { max_num_training_steps: 0, ..quick() }, "max-num-training-steps", "0"),
-            (Config { test_eps: 0.0, ..quick() }, "test-eps", "0.0"),
-            (Config { test_eps: 0.5, fidelity: Fidelity::PAPER, ..quick() }, "test-eps", "0.5"),
-            (Config { test_eps_iter: 0.0, ..quick() }, "test-eps-iter", "0.0"),
-            (Config { disp_interval: 0, ..quick() }, "disp-interval", "0"),
-            (Config { checkpoint_interval: 0, ..quick() }, "checkpoint-interval", "0"),
-            (Config { fidelity: Fidelity { right_when: Loss::Cw, ..fidelity }, ..quick() }, "right-when", "cw"),
-            (
-                Config { fidelity: Fidelity { test_search_loss_fn: Loss::Xent, ..fidelity }, ..quick() },
-                "test-search-loss-fn",
-                "xent",
-            ),
-            (Config { fidelity: Fidelity { l2_grad_floor: 0.0, ..fidelity }, ..quick() }, "l2-grad-floor", "0.0"),
-            (Config { fidelity: Fidelity { cw_confidence: -1.0, ..fidelity }, ..quick() }, "cw-confidence", "-1.0"),
-        ] {
-            let message = message(config);
-            assert!(message.starts_with(&format!("--{flag}: expected ")), "{message}");
-            assert!(message.ends_with(&format!("; found {found}")), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_schedule_has_at_most_as_many_rates_as_the_gpus_kernels_take() {
-        let rates = |n: u32| Config { learning_rate_schedule: (0..n).map(|step| (step, 0.5)).collect(), ..quick() };
-        rates(32).validate().unwrap();
-        let message = rates(33).validate().unwrap_err().to_string();
-        assert!(message.starts_with("--learning-rate-schedule: expected at most 32 rates"), "{message}");
-    }
-
-    #[test]
-    fn a_file_must_hold_every_setting_and_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("config.toml");
-        let load = |text: String| {
-            std::fs::write(&file, text).unwrap();
-            Config::load(&file).map_err(|error| error.to_string())
-        };
-        let text = quick().to_toml();
-        assert_eq!(load(text.clone()), Ok(quick()));
-        for (broken, expected) in [
-            (text.replace("nb_iter = 5\n", ""), "missing field `nb_iter`"),
-            (text.replace("nb_iter = 5\n", "nb_iter = 5\nnb_itr = 5\n"), "unknown field `nb_itr`"),
-            (text.replace("seed = 0", "seed = \"zero\""), "line 2: invalid type: string \"zero\""),
-            (text.replace("nb_iter = 5", "nb_iter = 0"), "--nb-iter: expected at least 1; found 0"),
-            (text[..text.len() / 2].into(), "line"),
-        ] {
-            let message = load(broken).unwrap_err();
-            assert!(message.starts_with(&format!("{}: ", file.display())) && message.contains(expected), "{message}");
-        }
-    }
-}
+mod tests;

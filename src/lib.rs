@@ -9,7 +9,7 @@
 //! | [`tape`] | a computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan |
 //! | [`model`] | LeNet5 and the wide ResNet: layers recorded on a tape, parameters by PyTorch's names |
 //! | [`attack`] | PGD and AN-PGD: programs around a model's tape, one eps an example |
-//! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example |
+//! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example; other methods |
 //! | [`evaluate`] | accuracy under attack, margins |
 //! | [`record`] | run folders: settings, metrics, checkpoints, events for TensorBoard |
 //! | [`report`] | text and pages out of records |
@@ -51,6 +51,19 @@
 //! ```
 //!
 //! A run of steps, with validation, checkpoints and resume, is in [`train::run`].
+//!
+//! # Steps of the other methods
+//!
+//! ```text
+//! omma    Algorithm 2 without 1's gradient     train/mma.rs
+//! std     the clean loss, its gradient         train/standard.rs
+//! pgd     PGD within one eps for all; the      train/pgd.rs
+//! pgdls   loss there, its gradient; eps fixed,
+//!         or growing from 0                    train/pgd.rs       balls
+//! trades  PGD on KL(p(x) || p(x_adv)); clean   train/trades.rs
+//!         loss + beta KL; its gradient         tape/op.rs         Op::Kl
+//! all     gathering, optimizer, sums           train/step.rs
+//! ```
 //!
 //! # From an op to a GPU
 //!

@@ -21,6 +21,18 @@ pub enum Purpose {
     EvaluateStart = 4,
     /// How a training image is cut and mirrored.
     Augment = 5,
+    /// The angle of the normal random start within a training step, whose radius is of `TrainStart`.
+    TrainAngle = 6,
+    /// The angle beside [`Purpose::EvaluateStart`]'s radius, where the start is made of normal numbers.
+    EvaluateAngle = 7,
+    /// The direction that an attack takes where there is no gradient: `step` is the iteration.
+    AttackDirection = 10,
+    /// The signs along which SPSA takes differences: `step` is the pass.
+    SpsaSigns = 11,
+    /// Square's first point: `step` is the restart.
+    SquareStart = 12,
+    /// A query of Square: `step` is its number.
+    SquareQuery = 13,
 }
 
 /// Four random words for `(seed, purpose, step, example, block)`; element `e` of an example is word

@@ -13,6 +13,7 @@ use maxmargin::device::{Device, Schedule, Snapshot, cpu::Cpu};
 use maxmargin::evaluate::passes::Passes;
 use maxmargin::evaluate::question::{Places, Question, Split};
 use maxmargin::evaluate::result::Evaluation;
+use maxmargin::evaluate::transfer::Transfer;
 use maxmargin::evaluate::{AttackName, AttackSettings, Examples, Judged, attacks};
 use maxmargin::model::state_dict::load_model;
 use maxmargin::record::{Tensor, TensorFile, write_tensors};
@@ -51,7 +52,14 @@ fn question(attacks: &[AttackName], eps: &[f64], nb_iter: u32) -> Question {
         data: PathBuf::from("data"),
         protocol: None,
         attacks: attacks.to_vec(),
-        settings: AttackSettings { nb_iter, nb_restart: 4, step: StepLength::EpsOver(4.0), loss: Loss::Slm, seed: 3 },
+        settings: AttackSettings {
+            nb_iter: Some(nb_iter),
+            nb_restart: 4,
+            step: StepLength::EpsOver(4.0),
+            loss: Loss::Slm,
+            nb_sample: 64,
+            seed: 3,
+        },
         eps: eps.to_vec(),
         margins: false,
         batch_size: 16,
@@ -90,7 +98,8 @@ fn attacked_everything(eps: f32, batch: usize, question: &Question) -> Vec<bool>
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", IMAGES, batch);
     let attacks =
-        attacks::record(&mut memory, &*model, &examples, &question.attacks, &question.config, &question.settings);
+        attacks::record(&mut memory, &*model, &examples, &question.attacks, &question.config, &question.settings)
+            .expect("ten classes");
     let norm = question.config.norm;
     let judged: Vec<_> = attacks.into_iter().map(|a| Judged::new(&mut memory, &*model, &examples, norm, a)).collect();
     let mut cpu = Cpu::new();
@@ -304,4 +313,53 @@ fn an_pgd_as_a_minimum_norm_attack_finds_distances_at_which_pgd_succeeds() {
     for row in evaluation.rows.iter().filter(|row| row.margin.is_some()) {
         assert!((0.0..=question.config.max_eps()).contains(&row.margin.unwrap()), "{row:?}");
     }
+}
+
+/// A network and the same with its classes' last weights halved: a network that is not the same, and not unlike.
+fn two_networks() -> (tempfile::TempDir, Vec<PathBuf>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trained = TensorFile::read(&trained().join("run/best.safetensors")).expect("weights").tensors;
+    let mut other = trained.clone();
+    for tensor in other.iter_mut().filter(|tensor| tensor.name == "conv2.bias") {
+        let shape = tensor.shape.clone();
+        *tensor = Tensor::new("conv2.bias", &shape, vec![0.1f32; shape.iter().product()]);
+    }
+    let files = [("a", trained), ("b", other)].map(|(name, tensors)| {
+        let file = folder.path().join(name);
+        write_tensors(&file, &tensors, &BTreeMap::new()).expect("a file");
+        file
+    });
+    (folder, files.to_vec())
+}
+
+#[test]
+fn images_made_on_a_network_are_tried_on_every_network() {
+    let (_folder, weights) = two_networks();
+    let eps = 0.06;
+    let asked = question(&[AttackName::Pgd], &[eps], 5);
+    let transfer = Transfer {
+        weights: weights.clone(),
+        config: asked.config.clone(),
+        size: asked.size,
+        data: asked.data.clone(),
+        attacks: asked.attacks.clone(),
+        settings: asked.settings.clone(),
+        eps,
+        batch_size: 16,
+        quiet: true,
+    };
+    let found = transfer.answer(&mut Cpu::new()).expect("a matrix");
+    for (at, weights) in weights.into_iter().enumerate() {
+        let own = Question { weights, ..asked.clone() }.answer(&mut Cpu::new(), &Places::default()).expect("figures");
+        assert_eq!(found.clean[at], own.clean_accuracy);
+        assert_eq!(found.accuracy[at][at], own.robust[0].accuracy, "on itself a network fares as in an evaluation");
+        assert_eq!(found.weights_sha256[at], own.weights_sha256);
+        let other = 1 - at;
+        assert!(found.accuracy[other][at] >= found.accuracy[at][at], "made for another, it breaks fewer here");
+        assert!(found.accuracy[other][at] < found.clean[at], "nothing to see: {:?}", found.accuracy);
+        let least = f64::min(found.accuracy[0][at], found.accuracy[1][at]);
+        assert!(found.union[at] <= least, "all together break at least as many");
+    }
+    let table = found.table();
+    assert!(table.contains("images made on (2)") && table.contains("images made on any"), "{table}");
 }

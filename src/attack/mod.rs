@@ -2,20 +2,45 @@
 //!
 //! - [`pgd`]: projected gradient descent within each example's ball
 //! - [`an_pgd`]: AN-PGD (Algorithm 1): PGD, then a bisection for the boundary along the direction found
+//! - [`ddn`](mod@ddn), [`fmn`](mod@fmn), [`cw`](mod@cw): minimum-norm attacks: the nearest adversarial example
+//! - [`apgd`](mod@apgd), [`fab`](mod@fab), [`auto`]: AutoAttack, which is made of these and of Square
+//! - [`spsa`](mod@spsa), [`square`](mod@square): attacks that see logits alone
 //!
 //! An attack knows a model and the buffers of the examples it attacks. It knows nothing of training.
 
+mod adam;
 pub mod an_pgd;
+pub mod apgd;
+pub mod auto;
+pub mod cw;
+pub mod ddn;
 mod device_data;
+pub mod fab;
+pub mod fmn;
 pub mod pgd;
+mod rows;
+pub mod spsa;
+pub mod square;
+mod start;
+mod windows;
 
 pub use an_pgd::{AnPgd, Search, SearchStart};
+pub use apgd::{ApgdLoss, ApgdSettings, apgd};
+pub use auto::{AutoAttack, auto_attack};
+pub use cw::{CwSettings, cw};
+pub use ddn::{DdnSettings, ddn};
 pub use device_data::DeviceData;
-pub use pgd::{Noise, Pgd, PgdSettings, RestartedPgd, StepLength};
+pub use fab::{FabSettings, fab};
+pub use fmn::{FmnSettings, fmn};
+pub use pgd::{Ascent, Noise, Pgd, PgdSettings, RestartedPgd, StepLength};
+pub use spsa::{SpsaSettings, spsa};
+pub use square::{SquareSettings, square};
+pub use start::Start;
 
 use crate::device::Schedule;
-use crate::model::{Model, image_buffer};
-use crate::tape::{Buffer, Memory};
+use crate::model::{Mode, Model, image_buffer};
+use crate::tape::{Buffer, Memory, Tape};
+use crate::{Error, Result};
 
 /// An attack on the examples of a [`Target`], as whoever runs it sees it.
 #[derive(Clone, Debug)]
@@ -65,5 +90,18 @@ impl Target {
     /// How many examples there is room for.
     pub fn capacity(&self) -> usize {
         self.labels.dims[0]
+    }
+}
+
+/// How many classes a network tells apart; `least` are needed for the attack called `name`.
+fn check_classes(model: &dyn Model, name: &str, least: usize) -> Result<usize> {
+    let mut tape = Tape::new("classes");
+    let x = tape.leaf(&image_buffer(&mut Memory::default(), model, "x", 1));
+    let logits = model.logits(&mut tape, x, Mode::Eval);
+    match tape.dims(logits)[1] {
+        few if few < least => {
+            Err(Error::usage(format!("{name}: expected a network of {least} classes or more; found {few}")))
+        }
+        classes => Ok(classes),
     }
 }

@@ -1,4 +1,4 @@
-//! How fast a device is: every op of a training step on its real shapes, the attack's step on a large batch, the whole
+//! How fast a device is: every op of a training step on its real shapes, attacks' own steps on a large batch, the whole
 //! step; each beside what the device was measured to do at most, in the same run.
 //!
 //! - [`workload`](self): what is timed
@@ -17,7 +17,7 @@ use crate::Result;
 use crate::device::cuda::launch::{Cost, Total};
 use crate::device::{Device, Schedule, cuda};
 use crate::tape::{Memory, Program};
-use workload::{AnPgdStep, Copies, Products, Step};
+use workload::{AttackSteps, Copies, Products, Step};
 
 /// Seconds that one measurement takes at least: short work is repeated so often.
 const LEAST_SECONDS: f64 = 5e-3;
@@ -110,11 +110,11 @@ pub struct Report {
 /// There is no such preset, or the device failed or has too little memory.
 pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&str)) -> Result<Report> {
     let mut memory = Memory::default();
-    let attack = AnPgdStep::new(&mut memory, settings.megabytes);
+    let attack = AttackSteps::new(&mut memory, settings.megabytes);
     let products = Products::new(&mut memory, settings.product);
     let step = Step::new(&mut memory, settings)?;
     let copies = Copies::new(&mut memory, &step);
-    let own = attack.programs().chain(products.programs()).chain(step.mma.schedule.programs());
+    let own = attack.programs().chain(products.programs()).chain(step.training.schedule.programs());
     device.allocate(&memory, &own.chain(copies.programs()).collect::<Vec<_>>())?;
     attack.fill(device)?;
     products.fill(device)?;
@@ -125,13 +125,13 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
     let peaks = peaks(&mut clock, &attack, &products)?;
     let wanted = |name: &str| settings.only.as_ref().is_none_or(|part| name.contains(part));
     let mut items = Vec::new();
-    for program in attack.steps().into_iter().filter(|program| wanted(&program.name)) {
+    for program in attack.steps().iter().filter(|program| wanted(&program.name)) {
         said(&program.name);
         let time = clock.time(&[program])?;
         items.push(Item::of_op("attack", &program.name, program, time, &peaks));
     }
     // Every buffer gets what it holds in a step.
-    clock.device.replay(&step.mma.schedule)?;
+    clock.device.replay(&step.training.schedule)?;
     for op in copies.ops.iter().filter(|op| wanted(op.name)) {
         said(op.name);
         for before in &op.before {
@@ -141,16 +141,16 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
         let item = Item::of_op("op", op.name, &op.alone[0], time, &peaks);
         items.push(Item { times_a_step: op.times_a_step, ..item });
     }
-    for (program, times) in step.mma.schedule.stages.iter().filter(|(program, _)| wanted(&program.name)) {
+    for (program, times) in step.training.schedule.stages.iter().filter(|(program, _)| wanted(&program.name)) {
         said(&program.name);
         let time = clock.time(&[program])?;
         let item = Item::new("program", &program.name, Total::of(program), time, &peaks);
         items.push(Item { times_a_step: *times, ..item });
     }
-    if wanted("mma_step") {
-        said("mma_step");
-        let time = clock.measure(&step.mma.schedule, 1)?;
-        let item = Item::new("step", "mma_step", Total::of_schedule(&step.mma.schedule), time, &peaks);
+    if wanted(&step.name) {
+        said(&step.name);
+        let time = clock.measure(&step.training.schedule, 1)?;
+        let item = Item::new("step", &step.name, Total::of_schedule(&step.training.schedule), time, &peaks);
         items.push(Item { times_a_step: 1, ..item });
     }
     step.check(clock.device)?;
@@ -160,7 +160,7 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
 }
 
 /// The copy, and the fastest of matrix products of growing size.
-fn peaks(clock: &mut Clock, attack: &AnPgdStep, products: &Products) -> Result<Peaks> {
+fn peaks(clock: &mut Clock, attack: &AttackSteps, products: &Products) -> Result<Peaks> {
     let copy = attack.copy();
     let copy_bytes_per_s = Total::of(copy).cost.bytes as f64 / clock.time(&[copy])?.median;
     let mut best = (0.0, 0);

@@ -23,7 +23,7 @@ impl fmt::Display for Report {
         writeln!(f, "each is compared with the peak that it comes nearer to; launches and kernels are a GPU's")?;
         let width = items.iter().map(|item| item.name.len()).max().unwrap_or(0);
         for (title, group) in [
-            ("the attack's step on a large batch", "attack"),
+            ("attacks' own steps on a large batch", "attack"),
             (&turns, "op"),
             ("programs of a step, as they run in it", "program"),
             ("a training step, every example right", "step"),

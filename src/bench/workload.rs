@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use super::Settings;
 use crate::attack::DeviceData;
-use crate::config::preset;
+use crate::config::{Method, preset};
 use crate::device::Device;
 use crate::model::Model;
 use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Place, Program, Region, Tape, Value, ValueInfo};
-use crate::train::Mma;
-use crate::{Error, Result};
+use crate::{Error, Result, train};
 
 /// Pixels of an image of the attack's step.
 const IMAGE: [usize; 3] = [28, 28, 1];
@@ -30,46 +29,54 @@ fn number(i: usize) -> f32 {
     ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32
 }
 
-/// The fused step of PGD on a large batch, in both norms, and the copy that it is compared with.
-pub(super) struct AnPgdStep {
+/// What attacks do to a large batch, in both norms: PGD's fused step, FAB's projection; and the copy that these are
+/// compared with.
+pub(super) struct AttackSteps {
     adv: Buffer,
     x: Buffer,
     dx: Buffer,
     eps: Buffer,
     step: Buffer,
-    linf: Arc<Program>,
-    l2: Arc<Program>,
+    steps: Vec<Arc<Program>>,
     copy: Arc<Program>,
 }
 
-impl AnPgdStep {
-    pub fn new(memory: &mut Memory, megabytes: usize) -> AnPgdStep {
+impl AttackSteps {
+    pub fn new(memory: &mut Memory, megabytes: usize) -> AttackSteps {
         let n = (megabytes * 1_000_000 / (4 * IMAGE.iter().product::<usize>())).max(1);
         let mut images = |name: &str| memory.f32(name, &[&[n][..], &IMAGE].concat());
-        let [adv, x, dx] = ["adv", "x", "dx"].map(&mut images);
+        let [adv, x, dx, moved] = ["adv", "x", "dx", "moved"].map(&mut images);
         let [eps, step] = ["eps", "step"].map(|name| memory.f32(name, &[n]));
         let released = preset("mnist-linf").expect("a published preset").config.pgd_rule();
-        let program = |norm: Norm| {
+        let pgd_step = |norm: Norm| {
             let mut tape = Tape::new(&format!("pgd_step {norm}"));
             let [x, dx, eps, step] = [&x, &dx, &eps, &step].map(|buffer| tape.leaf(buffer));
             tape.pgd_step(PgdRule { norm, ..released }, &adv, x, dx, eps, step);
             Arc::new(tape.finish())
         };
-        let (linf, l2) = (program(Norm::Linf), program(Norm::L2));
+        let project_hyperplane = |norm: Norm| {
+            let mut tape = Tape::new(&format!("project_hyperplane {norm}"));
+            let [x, anchor, dx, value] = [&x, &adv, &dx, &eps].map(|buffer| tape.leaf(buffer));
+            let d = tape.project_hyperplane(norm, x, anchor, dx, value);
+            tape.keep(d, &moved);
+            Arc::new(tape.finish())
+        };
+        let norms = [Norm::Linf, Norm::L2];
+        let steps = [norms.map(pgd_step), norms.map(project_hyperplane)].concat();
         let mut tape = Tape::new("copy");
         let from = tape.leaf(&x);
         let to = tape.copy(from);
         tape.keep(to, &adv);
         let copy = Arc::new(tape.finish());
-        AnPgdStep { adv, x, dx, eps, step, linf, l2, copy }
+        AttackSteps { adv, x, dx, eps, step, steps, copy }
     }
 
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        [&self.linf, &self.l2, &self.copy].into_iter().map(|program| &**program)
+        self.steps.iter().chain([&self.copy]).map(|program| &**program)
     }
 
-    pub fn steps(&self) -> [&Arc<Program>; 2] {
-        [&self.linf, &self.l2]
+    pub fn steps(&self) -> &[Arc<Program>] {
+        &self.steps
     }
 
     pub fn copy(&self) -> &Arc<Program> {
@@ -128,7 +135,8 @@ pub(super) struct Step {
     model: Box<dyn Model>,
     data: DeviceData,
     batch: usize,
-    pub mma: Mma,
+    pub name: String,
+    pub training: train::Step,
 }
 
 impl Step {
@@ -145,8 +153,9 @@ impl Step {
         let mut model = config.network();
         model.declare(memory);
         let data = DeviceData::new(memory, &*model, "train", batch);
-        let mma = Mma::new(memory, &*model, &data, &config, None);
-        Ok(Step { model, data, batch, mma })
+        let training = train::record(memory, &*model, &data, &config);
+        let name = format!("{}_step", if config.method.is_mma() { Method::Mma } else { config.method });
+        Ok(Step { model, data, batch, name, training })
     }
 
     pub fn describe(&self) -> String {
@@ -161,13 +170,14 @@ impl Step {
         self.model.load(device, &state)?;
         let pixels: Vec<u8> = (0..self.data.images.len()).map(|i| (256.0 * number(i)) as u8).collect();
         device.write_u8(&self.data.images, &pixels)?;
-        device.write_u32(&self.mma.batch.index, &(0..self.batch as u32).collect::<Vec<_>>())?;
-        device.write_u32(&self.mma.batch.rows, &[self.batch as u32])
+        device.write_u32(&self.training.batch.index, &(0..self.batch as u32).collect::<Vec<_>>())?;
+        device.write_u32(&self.training.batch.rows, &[self.batch as u32])
     }
 
     /// Refuses figures of a step that did not do its work.
     pub fn check(&self, device: &dyn Device) -> Result<()> {
-        match device.read_u32(&self.mma.right[1])?[0] {
+        let Some(right) = &self.training.right else { return Ok(()) };
+        match device.read_u32(right)?[0] {
             right if right as usize == self.batch => Ok(()),
             right => Err(Error::failed(format!(
                 "bench: expected all {} examples to be right and attacked; found {right}: the device computes \
@@ -196,12 +206,12 @@ pub(super) struct Copies {
 
 impl Copies {
     pub fn new(memory: &mut Memory, step: &Step) -> Copies {
-        let largest = step.mma.schedule.programs().map(|program| program.workspace).max().unwrap_or(0);
+        let largest = step.training.schedule.programs().map(|program| program.workspace).max().unwrap_or(0);
         let count = (ROTATED_BYTES / largest.max(1)).clamp(1, MOST_COPIES);
         let homes: Vec<Buffer> =
             (0..count).map(|copy| memory.buffer(&format!("workspace {copy}"), &[largest], DType::U8)).collect();
         let mut ops: Vec<(String, OpCopies)> = Vec::new();
-        for (program, times) in &step.mma.schedule.stages {
+        for (program, times) in &step.training.schedule.stages {
             for (at, node) in program.nodes.iter().enumerate() {
                 let part =
                     |from: usize, to: usize| Program { nodes: program.nodes[from..to].to_vec(), ..(**program).clone() };

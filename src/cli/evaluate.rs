@@ -44,57 +44,57 @@ Examples:
 pub(super) struct EvaluateArgs {
     /// Weights (.safetensors), or a run folder, whose best.safetensors and settings are taken
     #[arg(value_name = "CHECKPOINT")]
-    checkpoint: PathBuf,
+    pub checkpoint: PathBuf,
     #[command(flatten)]
-    run: RunFlags,
+    pub run: RunFlags,
     #[command(flatten)]
-    data: DataFlags,
+    pub data: DataFlags,
     #[command(flatten)]
-    attack: AttackFlags,
+    pub attack: AttackFlags,
     #[command(flatten)]
-    checks: Checks,
+    pub checks: Checks,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
-struct RunFlags {
+pub(super) struct RunFlags {
     /// Write the result to this file, too
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
     /// The folder for evaluation.json and images.csv, a row an image. An evaluation that was killed goes on from what it
     /// left there [default: evaluation-NAME in the run's folder; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    pub out: Option<PathBuf>,
     /// Write the images found (in balls, or else the nearest) to this file (.safetensors), and check what was written
     #[arg(long, value_name = "FILE")]
-    save: Option<PathBuf>,
+    pub save: Option<PathBuf>,
     #[command(flatten)]
-    machine: Machine,
+    pub machine: Machine,
     /// Images at a time
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
-    batch_size: usize,
+    pub batch_size: usize,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Data")]
-struct DataFlags {
+pub(super) struct DataFlags {
     /// Which images [default: the run's; digits for weights alone]
     #[arg(long, value_name = "NAME")]
-    dataset: Option<DatasetKind>,
+    pub dataset: Option<DatasetKind>,
     /// Which of them
     #[arg(long, default_value = "test")]
-    split: Split,
+    pub split: Split,
     /// Only the first N of them [default: all]
     #[arg(long, value_name = "N", value_parser = count)]
-    test_size: Option<usize>,
+    pub test_size: Option<usize>,
     /// Where MNIST and CIFAR10 are
     #[arg(long, value_name = "FOLDER", default_value = "data")]
-    data: PathBuf,
+    pub data: PathBuf,
 }
 
 /// What may be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measure {
+pub(super) enum Measure {
     /// Margins, by AN-PGD in its test form.
     Margins,
     /// What an attack leaves or finds.
@@ -120,44 +120,47 @@ impl ValueEnum for Measure {
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Margins and attack")]
-struct AttackFlags {
+pub(super) struct AttackFlags {
     /// What to measure, one or several: attacks in balls are run in turn on what is left [default: pgd,margins]
     #[arg(long, value_delimiter = ',', action = ArgAction::Append)]
-    attack: Vec<Measure>,
-    /// A published protocol: its attacks, its eps
-    #[arg(long, conflicts_with_all = ["attack", "eps", "eps_iter", "nb_iter", "nb_restart"])]
-    protocol: Option<Protocol>,
+    pub attack: Vec<Measure>,
+    /// A published protocol: its attacks, and its eps if --eps does not name others
+    #[arg(long, conflicts_with_all = ["attack", "eps_iter", "nb_iter", "nb_restart"])]
+    pub protocol: Option<Protocol>,
     /// The norm [default: the run's; linf for weights alone]
     #[arg(long)]
-    norm: Option<Norm>,
+    pub norm: Option<Norm>,
     /// The balls' radius, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. What is broken at one is broken at every larger one
     /// [default: the run's or the norm's preset's test-eps]
     #[arg(long, value_name = "EPS", value_delimiter = ',', action = ArgAction::Append, value_parser = number)]
-    eps: Vec<f64>,
+    pub eps: Vec<f64>,
     /// PGD's step [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
     #[arg(long, value_name = "EPS", value_parser = single)]
-    eps_iter: Option<f32>,
-    /// PGD's iterations
-    #[arg(long, value_name = "N", default_value = "100", value_parser = whole::<u32>)]
-    nb_iter: u32,
+    pub eps_iter: Option<f32>,
+    /// Iterations, or Square's queries [default: as published; 100 of PGD]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
+    pub nb_iter: Option<u32>,
     /// PGD's random starts: half on xent (one more if odd), half on cw
     #[arg(long, value_name = "N", default_value = "10", value_parser = whole::<u32>)]
-    nb_restart: u32,
-    /// The loss of the attack pgd-loss
+    pub nb_restart: u32,
+    /// The loss of the attacks pgd-loss and pgd-t
     #[arg(long, default_value = "xent")]
-    loss: Loss,
+    pub loss: Loss,
+    /// SPSA's samples of a gradient, each two passes
+    #[arg(long, value_name = "N", default_value = "8192", value_parser = whole::<u32>)]
+    pub nb_sample: u32,
     /// Margins are searched up to 1.05 times this [default: the run's or the norm's preset's]
     #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
-    hinge_maxeps: Option<f32>,
+    pub hinge_maxeps: Option<f32>,
     /// The seed of the random starts
     #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<u64>)]
-    seed: u64,
+    pub seed: u64,
 }
 
 /// The accuracies that must be reached, in percent.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Checks")]
-struct Checks {
+pub(super) struct Checks {
     /// Exit code 1 when fewer images are right without an attack
     #[arg(long = "require-clean", value_name = "PERCENT", value_parser = percent)]
     clean: Option<f64>,
@@ -261,6 +264,15 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
             attacks.push(*name);
         }
     }
+    for name in &attacks {
+        if let Some(norm) = name.only_norm().filter(|norm| *norm != config.norm) {
+            let found = config.norm;
+            return Err(Error::usage(format!(
+                "--attack {}: expected --norm {norm}, its only one; found {found}",
+                name.text()
+            )));
+        }
+    }
     let balls = attacks.iter().any(|name| !name.is_minimum_norm());
     let eps = if balls { radii(&attack, &config)? } else { Vec::new() };
     for required in &checks.robust {
@@ -306,7 +318,7 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
 }
 
 /// The published settings for `norm` on `dataset`; the bundled digits are measured as MNIST is.
-fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
+pub(super) fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
     let named = |name: &str| {
         preset(name).map(|preset| preset.config).ok_or_else(|| Error::usage(format!("no preset is called {name}")))
     };
@@ -320,7 +332,7 @@ fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
 
 /// `config` with what the flags say of images, norm and margins. Lengths mean nothing in another norm, nor does the
 /// size of the validation set for other images: there the published ones hold.
-fn measured(config: Config, data: &DataFlags, attack: &AttackFlags) -> Result<Config> {
+pub(super) fn measured(config: Config, data: &DataFlags, attack: &AttackFlags) -> Result<Config> {
     let dataset = data.dataset.unwrap_or(config.dataset);
     let norm = attack.norm.unwrap_or(config.norm);
     let published = published(dataset, norm)?;
@@ -347,14 +359,14 @@ fn measured(config: Config, data: &DataFlags, attack: &AttackFlags) -> Result<Co
 }
 
 /// The radii of the balls, ascending, each once.
-fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
+pub(super) fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
     if let Some(eps) = attack.eps.iter().find(|&&eps| eps < 0.0) {
         return Err(Error::usage(format!("--eps: expected a number that is not negative; found {eps}")));
     }
     let mut eps = match attack.protocol {
-        Some(protocol) => protocol.eps(config.dataset, config.norm),
+        Some(protocol) if attack.eps.is_empty() => protocol.eps(config.dataset, config.norm),
         None if attack.eps.is_empty() => vec![as_written(config.test_eps)],
-        None => attack.eps.clone(),
+        _ => attack.eps.clone(),
     };
     eps.sort_by(f64::total_cmp);
     eps.dedup();
@@ -362,9 +374,11 @@ fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
 }
 
 /// How the attacks are run; PGD's step as the released evaluator chooses it.
-fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
-    for (flag, number) in [("nb-iter", attack.nb_iter), ("nb-restart", attack.nb_restart)] {
-        if number == 0 {
+pub(super) fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
+    let counts =
+        [("nb-iter", attack.nb_iter), ("nb-restart", Some(attack.nb_restart)), ("nb-sample", Some(attack.nb_sample))];
+    for (flag, number) in counts {
+        if number == Some(0) {
             return Err(Error::usage(format!("--{flag}: expected at least 1; found 0")));
         }
     }
@@ -373,9 +387,9 @@ fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
     }
     let gray_linf = config.norm == Norm::Linf && config.dataset != DatasetKind::Cifar10;
     let parts = if gray_linf { 40.0 } else { 4.0 };
-    let AttackFlags { nb_iter, nb_restart, loss, seed, .. } = *attack;
+    let AttackFlags { nb_iter, nb_restart, loss, nb_sample, seed, .. } = *attack;
     let step = attack.eps_iter.map_or(StepLength::EpsOver(parts), StepLength::Fixed);
-    Ok(AttackSettings { nb_iter, nb_restart, step, loss, seed })
+    Ok(AttackSettings { nb_iter, nb_restart, step, loss, nb_sample, seed })
 }
 
 #[cfg(test)]
@@ -407,7 +421,7 @@ mod tests {
         assert_eq!((plan.config.hinge_maxeps, plan.config.val_size), (0.45, 500));
         assert_eq!((plan.attacks, plan.eps), (vec![AttackName::Pgd], vec![0.3]));
         let AttackSettings { nb_iter, nb_restart, step, seed, .. } = plan.settings;
-        assert_eq!((nb_iter, nb_restart, seed, plan.batch_size), (100, 10, 0, 100));
+        assert_eq!((nb_iter, nb_restart, seed, plan.batch_size), (None, 10, 0, 100));
         assert_eq!(step, StepLength::EpsOver(40.0));
         assert!(plan.margins && plan.split == Split::Test && plan.size.is_none());
     }

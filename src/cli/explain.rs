@@ -9,8 +9,7 @@ use crate::device::cuda::launch::{Cost, Launch, Total};
 use crate::device::cuda::{self, KERNELS, TARGETS};
 use crate::report::si;
 use crate::tape::{Memory, Program};
-use crate::train::Mma;
-use crate::{Error, Result};
+use crate::{Error, Result, train};
 
 /// What is explained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,7 +32,7 @@ pub(super) struct ExplainArgs {
     /// What is explained
     #[arg(default_value = "tape")]
     topic: Topic,
-    /// Whose step
+    /// Whose step: the preset's name says by which method
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, value_parser = presets::names())]
     preset: String,
 }
@@ -46,9 +45,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     model.declare(&mut memory);
     // The programs do not depend on how many images there are, if they fill a batch.
     let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
-    let mma = Mma::new(&mut memory, &*model, &data, &config, None);
-    let mut text = format!("{}, batch {}\n\n", model.describe(), config.training_batch_size);
-    for (program, times) in &mma.schedule.stages {
+    let step = train::record(&mut memory, &*model, &data, &config);
+    let mut text = format!("{}, batch {}, {}\n\n", model.describe(), config.training_batch_size, config.method);
+    for (program, times) in &step.schedule.stages {
         text += &format!("{times} x ");
         text += &match args.topic {
             Topic::Tape => program.to_string(),
@@ -58,7 +57,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
         text += "\n";
     }
     if args.topic == Topic::Kernels {
-        text += &format!("a step: {}\n", in_words(Total::of_schedule(&mma.schedule)));
+        text += &format!("a step: {}\n", in_words(Total::of_schedule(&step.schedule)));
     }
     if args.topic == Topic::Memory {
         text += &format!("buffers: {} bytes, without the data set\n", memory.bytes());

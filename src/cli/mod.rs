@@ -3,6 +3,7 @@
 //! Every long flag also has the released code's spelling, with underscores. Exit codes: 0 done, 1 a check that was
 //! asked for failed, 2 an error.
 
+mod attack;
 mod bench;
 mod data;
 mod devices;
@@ -14,6 +15,7 @@ mod presets;
 mod report;
 mod settings;
 mod train;
+mod transfer;
 mod values;
 
 use std::ffi::OsString;
@@ -30,7 +32,9 @@ use machine::Machine;
 const EXAMPLES: &str = "\
 Examples:
   maxmargin train                        train on the bundled digits, in minutes
-  maxmargin evaluate runs/quick-0        attack what was trained
+  maxmargin evaluate runs/quick-0        attack what was trained, measure its margins
+  maxmargin attack runs/quick-0          its adversarial images as a file
+  maxmargin transfer runs/a runs/b       images made on one network, tried on another
   maxmargin report runs/quick-0          a page about it, with pictures
   maxmargin export runs/quick-0          its weights, as another program names them
   maxmargin presets                      the published settings
@@ -55,7 +59,9 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Verb {
     Train(Box<train::TrainArgs>),
-    Evaluate(evaluate::EvaluateArgs),
+    Evaluate(Box<evaluate::EvaluateArgs>),
+    Attack(Box<attack::AttackArgs>),
+    Transfer(Box<transfer::TransferArgs>),
     Export(export::ExportArgs),
     Data(data::DataArgs),
     Report(report::ReportArgs),
@@ -91,7 +97,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Train(args) => train::run(*args, &given_flags(&command, &matches)),
-        Verb::Evaluate(args) => evaluate::run(args),
+        Verb::Evaluate(args) => evaluate::run(*args),
+        Verb::Attack(args) => attack::run(*args),
+        Verb::Transfer(args) => transfer::run(*args),
         Verb::Export(args) => export::run(&args),
         Verb::Data(args) => data::run(args),
         Verb::Report(args) => report::run(&args),

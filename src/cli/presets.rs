@@ -6,13 +6,13 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::{Outcome, print};
-use crate::config::{self, DEFAULT_PRESET};
+use crate::config::{self, DEFAULT_PRESET, Preset};
 use crate::{Error, Result};
 
 /// Print the published settings
 ///
-/// Without a name: all presets side by side, and where their values come from. With a name: that preset as TOML,
-/// which `train --config FILE` reads.
+/// Without a name: MMA's presets side by side, what those of the other methods change in them, and where the values come
+/// from. With a name: that preset as TOML, which `train --config FILE` reads.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  maxmargin presets mnist-l2 > mine.toml; maxmargin train --config mine.toml")]
 pub(super) struct PresetsArgs {
@@ -40,7 +40,7 @@ pub(super) fn run(args: PresetsArgs) -> Result<Outcome> {
 
 /// A line a setting, a column a preset; then what the presets are for and their sources.
 fn table() -> String {
-    let presets = config::presets();
+    let (presets, others): (Vec<_>, Vec<_>) = config::presets().into_iter().partition(|preset| preset.base.is_none());
     let columns: Vec<Vec<(String, String)>> = presets.iter().map(|preset| preset.config.fields()).collect();
     let name_width = columns.iter().flatten().map(|field| field.0.len()).max().unwrap_or(0);
     let widths: Vec<_> = columns.iter().map(|fields| fields.iter().map(|f| f.1.len()).max().unwrap_or(0)).collect();
@@ -57,6 +57,14 @@ fn table() -> String {
     for preset in &presets {
         let default = if preset.name == DEFAULT_PRESET { " (the default)" } else { "" };
         let _ = write!(text, "\n{}{default}: {}\n  {}\n", preset.name, preset.summary, preset.source);
+    }
+    text += "\nOther methods, with the settings of the preset in their name but for:\n";
+    for Preset { name, summary, source, base, config } in &others {
+        let base = presets.iter().position(|preset| Some(preset.name) == *base).expect("a preset with a base");
+        let fields = config.fields().into_iter().zip(&columns[base]);
+        let changed = fields.filter(|(own, of_base)| own != *of_base && own.0 != "preset");
+        let changed: Vec<_> = changed.map(|((name, value), _)| format!("{name} = {value}")).collect();
+        let _ = write!(text, "\n{name}: {summary}\n  {}\n  {source}\n", changed.join(", "));
     }
     text
 }

@@ -7,7 +7,8 @@ use clap::{Args, Command, ValueEnum};
 
 use super::values::{Schedule, schedule, single, whole};
 use crate::config::{
-    Config, Direction, Fidelity, L2Order, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart, presets,
+    Config, Direction, Fidelity, L2Order, Method, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart,
+    presets,
 };
 use crate::data::DatasetKind;
 use crate::tape::{Loss, Norm};
@@ -64,7 +65,7 @@ struct ModelFlags {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Margins and attack")]
 struct MarginFlags {
-    /// The norm that margins are measured in
+    /// The norm of margins and attacks
     #[arg(long)]
     norm: Option<Norm>,
     /// d_max: up to this margin an example is trained on at its boundary point
@@ -73,19 +74,19 @@ struct MarginFlags {
     /// The loss on clean and on wrong examples
     #[arg(long, value_name = "LOSS")]
     clean_loss_fn: Option<Loss>,
-    /// The loss at the boundary points
+    /// The loss at the boundary points; with pgd and pgdls the loss that the attack ascends and training descends
     #[arg(long, value_name = "LOSS")]
     margin_loss_fn: Option<Loss>,
-    /// The loss that PGD ascends
+    /// The loss that PGD ascends in mma and when margins are measured
     #[arg(long, value_name = "LOSS")]
     attack_loss_fn: Option<Loss>,
     /// The loss whose zero is the boundary; also --right-when, unless that is given
     #[arg(long, value_name = "LOSS")]
     search_loss_fn: Option<Loss>,
-    /// The share of the clean loss's gradient; 0 is OMMA
+    /// mma: the share of the clean loss's gradient; 0 is omma
     #[arg(long, value_name = "SHARE", value_parser = single)]
     clean_loss_coeff: Option<f32>,
-    /// Iterations of PGD, in training and when margins are measured
+    /// Iterations of PGD, in training by any method and when margins are measured
     #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     nb_iter: Option<u32>,
     /// PGD's step is this times eps / nb-iter
@@ -94,9 +95,18 @@ struct MarginFlags {
     /// Halvings of the search for the boundary
     #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     num_search_steps: Option<u32>,
-    /// The least eps that PGD searches within; at most 1.05 times --hinge-maxeps
+    /// mma: the least eps that PGD searches within; at most 1.05 times --hinge-maxeps
     #[arg(long, value_name = "EPS", value_parser = single)]
     attack_mineps: Option<f32>,
+    /// pgd, pgdls, trades: the eps that every training image is attacked within
+    #[arg(long, value_name = "EPS", value_parser = single)]
+    attack_eps: Option<f32>,
+    /// pgdls: eps grows by equal steps from 0 to --attack-eps, which it has from step N on [default: half of the steps]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
+    eps_ramp_steps: Option<u32>,
+    /// trades: how much equal answers around an image count, beside right ones on it; more is more robust, less accurate
+    #[arg(long, value_name = "BETA", value_parser = single)]
+    trades_beta: Option<f32>,
     /// PGD's eps when margins are measured, on validation and test images
     #[arg(long, value_name = "EPS", value_parser = single)]
     test_eps: Option<f32>,
@@ -108,6 +118,9 @@ struct MarginFlags {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Training")]
 struct TrainingFlags {
+    /// How the network is trained
+    #[arg(long, value_name = "NAME")]
+    method: Option<Method>,
     /// The seed of every random number; a run is a function of its settings and its data
     #[arg(long, value_name = "N", value_parser = whole::<u64>)]
     seed: Option<u64>,
@@ -189,9 +202,10 @@ struct FidelityFlags {
 }
 
 impl Settings {
-    /// The data set and norm asked for: with `--dataset mnist` or `cifar10` they choose the preset, as in the released program.
-    pub fn asked(&self) -> (Option<DatasetKind>, Option<Norm>) {
-        (self.data.dataset, self.margins.norm)
+    /// The data set, norm and method asked for: with `--dataset mnist` or `cifar10` they choose the preset, as in the released
+    /// program.
+    pub fn asked(&self) -> (Option<DatasetKind>, Option<Norm>, Option<Method>) {
+        (self.data.dataset, self.margins.norm, self.training.method)
     }
 
     /// The number of steps asked for.
@@ -233,6 +247,9 @@ impl Settings {
             eps_iter_scale,
             num_search_steps,
             attack_mineps,
+            attack_eps,
+            eps_ramp_steps,
+            trades_beta,
             test_eps,
             test_eps_iter,
         } = self.margins;
@@ -249,10 +266,13 @@ impl Settings {
         set(&mut config.eps_iter_scale, eps_iter_scale);
         set(&mut config.num_search_steps, num_search_steps);
         set(&mut config.attack_mineps, attack_mineps);
+        set(&mut config.attack_eps, attack_eps);
+        set(&mut config.trades_beta, trades_beta);
         set(&mut config.test_eps, test_eps);
         set(&mut config.test_eps_iter, test_eps_iter);
 
         let TrainingFlags {
+            method,
             seed,
             optimizer,
             momentum,
@@ -263,6 +283,16 @@ impl Settings {
             disp_interval,
             checkpoint_interval,
         } = self.training;
+        set(&mut config.method, method);
+        // OMMA is MMA without the clean loss: where one of the two is given, it says the other.
+        match (method, clean_loss_coeff) {
+            (Some(Method::Omma), None) => config.clean_loss_coeff = 0.0,
+            (None, Some(share)) if config.method.is_mma() => config.method = Method::of_share(share),
+            _ => {}
+        }
+        // Half of the steps, unless it is given.
+        let half = max_num_training_steps.map(|steps| steps.div_ceil(2));
+        set(&mut config.eps_ramp_steps, eps_ramp_steps.or(half));
         set(&mut config.seed, seed);
         set(&mut config.optimizer, optimizer);
         set(&mut config.momentum, momentum);
@@ -310,7 +340,9 @@ fn set<T>(setting: &mut T, given: Option<T>) {
 
 /// Adds to the help of every setting's flag what each preset has.
 pub fn describe_defaults(command: Command) -> Command {
-    let presets: Vec<_> = presets().into_iter().map(|preset| (preset.name, preset.config.fields())).collect();
+    // Those of other methods are told by their bases.
+    let presets = presets().into_iter().filter(|preset| preset.base.is_none());
+    let presets: Vec<_> = presets.map(|preset| (preset.name, preset.config.fields())).collect();
     command.mut_args(|arg| {
         if arg.get_id() == "preset" {
             return arg;
@@ -371,6 +403,7 @@ mod tests {
             model: ModelKind::WideResNet,
             depth: Some(16),
             width: 0.25,
+            method: Method::Trades,
             norm: Norm::L2,
             hinge_maxeps: 8.0 / 255.0,
             clean_loss_fn: Loss::Slm,
@@ -382,6 +415,9 @@ mod tests {
             eps_iter_scale: 2.0,
             num_search_steps: 12,
             attack_mineps: 0.01,
+            attack_eps: 0.03,
+            eps_ramp_steps: 17,
+            trades_beta: 6.0,
             optimizer: OptimizerKind::Sgd,
             momentum: 0.9,
             weight_decay: 2e-4,
@@ -424,5 +460,32 @@ mod tests {
         let pair = |config: Config| (config.search_loss_fn, config.fidelity.right_when);
         assert_eq!(pair(applied(base.clone(), &flags("--search_loss_fn lm"))), (Loss::Lm, Loss::Lm));
         assert_eq!(pair(applied(base, &flags("--right-when slm --search-loss-fn lm"))), (Loss::Lm, Loss::Slm));
+    }
+
+    #[test]
+    fn omma_and_no_clean_loss_are_one_setting() {
+        let base = preset(DEFAULT_PRESET).unwrap().config;
+        let flags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let pair = |config: &Config| (config.method, config.clean_loss_coeff);
+        let omma = applied(base.clone(), &flags("--method omma"));
+        assert_eq!(pair(&omma), (Method::Omma, 0.0));
+        assert_eq!(pair(&applied(base.clone(), &flags("--clean-loss-coeff 0"))), (Method::Omma, 0.0));
+        assert_eq!(pair(&applied(omma.clone(), &flags("--clean-loss-coeff 0.25"))), (Method::Mma, 0.25));
+        assert_eq!(pair(&applied(base.clone(), &flags("--clean-loss-coeff 0 --method std"))), (Method::Std, 0.0));
+        for contradiction in ["--method omma --clean-loss-coeff 0.25", "--method mma --clean-loss-coeff 0"] {
+            let message = applied(base.clone(), &flags(contradiction)).validate().unwrap_err().to_string();
+            assert!(message.starts_with("--clean-loss-coeff: expected ") && message.contains("--method"), "{message}");
+        }
+        assert!(applied(omma, &flags("--method mma")).validate().is_err(), "which share is not known");
+    }
+
+    #[test]
+    fn eps_grows_over_half_of_the_steps_unless_told_otherwise() {
+        let base = preset(DEFAULT_PRESET).unwrap().config;
+        let flags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let ramp = |text: &str| applied(base.clone(), &flags(text)).eps_ramp_steps;
+        assert_eq!(ramp("--method pgdls"), 750);
+        assert_eq!(ramp("--method pgdls --steps 601"), 301);
+        assert_eq!(ramp("--eps-ramp-steps 20 --steps 601"), 20);
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::settings::Settings;
 use super::{Machine, Outcome, presets, print};
-use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
+use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
 use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
@@ -21,7 +21,11 @@ Examples:
   maxmargin train
       the bundled digits, in minutes
   maxmargin train --preset mnist-linf
-      as published; --clean-loss-coeff 0 makes it OMMA
+      as published; --method omma leaves out the clean loss
+  maxmargin train --method pgd --attack-eps 0.2
+      by another method, here PGD training; any preset has what each method needs
+  maxmargin train --preset cifar10-linf-trades
+      another method as it was published: `maxmargin presets` prints all
   maxmargin train --dataset mnist --norm L2 --hinge_maxeps 2. --seed 1 --savepath runs/l2
       flags of the released program work as they are: MNIST and CIFAR10 take the preset of their norm
   maxmargin train --preset cifar10-quick
@@ -44,7 +48,7 @@ const ALLOWED_ON_RESUME: [&str; 9] = [
     "--tensorboard",
 ];
 
-/// Train a network by MMA
+/// Train a network by MMA, or by a method that it is compared with
 ///
 /// Without any flag: a LeNet5 on the bundled digits (preset `quick`). Settings start from a preset or a file; flags
 /// override them. The effective settings are printed and kept in the run folder's config.toml. A run is a function
@@ -61,7 +65,8 @@ pub(super) struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 struct RunFlags {
-    /// Start from these published settings [default: quick, or with --dataset mnist or cifar10 the preset of --norm]
+    /// Start from these published settings [default: quick, or with --dataset mnist or cifar10 the preset of --norm and
+    /// --method]
     #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with = "config")]
     preset: Option<String>,
     /// Start from the settings in this file, as `presets NAME` prints them
@@ -130,7 +135,7 @@ fn execute(plan: &Plan) -> Result<Outcome> {
     let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
     let mut device = plan.machine.open()?;
     let folder = match place {
-        Place::Numbered => RunFolder::create_below(Path::new("runs"), &config.preset, config.seed)?,
+        Place::Numbered => RunFolder::create_below(Path::new("runs"), &name(config), config.seed)?,
         Place::New(path) => RunFolder::create(path)?,
         Place::Resumed(path) => RunFolder::open(path)?,
     };
@@ -155,6 +160,14 @@ fn execute(plan: &Plan) -> Result<Outcome> {
         summary.best_step
     ))?;
     Ok(Outcome::Done)
+}
+
+/// What a run's folder is called: its preset, and the method where it is not the preset's.
+fn name(config: &Config) -> String {
+    match preset(&config.preset) {
+        Some(preset) if preset.config.method == config.method => config.preset.clone(),
+        _ => format!("{}-{}", config.preset, config.method),
+    }
 }
 
 /// The figures before and after training, and the histogram of margins.
@@ -201,17 +214,23 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
 }
 
 /// The settings that flags override.
-fn base(name: Option<&str>, file: Option<&Path>, asked: (Option<DatasetKind>, Option<Norm>)) -> Result<Config> {
+fn base(
+    name: Option<&str>,
+    file: Option<&Path>,
+    (dataset, norm, method): (Option<DatasetKind>, Option<Norm>, Option<Method>),
+) -> Result<Config> {
     if let Some(file) = file {
         return Config::load(file);
     }
-    let name = name.unwrap_or(match asked {
+    let of_data = match (dataset, norm) {
         (Some(DatasetKind::Mnist), Some(Norm::L2)) => "mnist-l2",
         (Some(DatasetKind::Mnist), _) => "mnist-linf",
         (Some(DatasetKind::Cifar10), Some(Norm::L2)) => "cifar10-l2",
         (Some(DatasetKind::Cifar10), _) => "cifar10-linf",
         _ => DEFAULT_PRESET,
-    });
+    };
+    let of_method = method.and_then(|method| preset(&format!("{of_data}-{method}")));
+    let name = name.unwrap_or(of_method.map_or(of_data, |preset| preset.name));
     Ok(preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config)
 }
 

@@ -1,6 +1,7 @@
 //! The published settings as one table, each preset with its source. No value of a preset stands anywhere else.
 
-use super::{Config, Fidelity, ModelKind, OptimizerKind};
+use super::others::OTHERS;
+use super::{Config, Fidelity, Method, ModelKind, OptimizerKind};
 use crate::data::DatasetKind;
 use crate::tape::{Loss, Norm};
 
@@ -13,6 +14,8 @@ pub struct Preset {
     pub summary: &'static str,
     /// Where the values come from.
     pub source: &'static str,
+    /// The preset that it changes a few values of, to train by another method.
+    pub base: Option<&'static str>,
     /// The values.
     pub config: Config,
 }
@@ -20,13 +23,27 @@ pub struct Preset {
 /// The preset that `train` uses when none is named.
 pub const DEFAULT_PRESET: &str = "quick";
 
-/// All presets, the default one first.
+/// All presets: the default one first, those of the other methods last.
 pub fn presets() -> Vec<Preset> {
+    let mma = of_mma();
+    let others = OTHERS.iter().map(|other| {
+        let base = mma.iter().find(|preset| preset.name == other.base).expect("a preset of MMA");
+        let mut config = Config { preset: other.name.into(), method: other.method, ..base.config.clone() };
+        (other.change)(&mut config);
+        Preset { name: other.name, summary: other.summary, source: other.source, base: Some(base.name), config }
+    });
+    let others: Vec<Preset> = others.collect();
+    mma.into_iter().chain(others).collect()
+}
+
+/// MMA's presets.
+fn of_mma() -> Vec<Preset> {
     vec![
         Preset {
             name: DEFAULT_PRESET,
             summary: "the bundled digits in minutes on two cores, linf, d_max 0.45",
             source: "ours: mnist-linf on fewer images, with a narrower LeNet5, a shorter attack, fewer and larger steps",
+            base: None,
             config: Config {
                 preset: DEFAULT_PRESET.into(),
                 dataset: DatasetKind::Digits,
@@ -35,6 +52,7 @@ pub fn presets() -> Vec<Preset> {
                 nb_iter: 5,
                 learning_rate_schedule: vec![(0, 2e-3), (900, 1e-3), (1250, 2e-4)],
                 max_num_training_steps: 1500,
+                eps_ramp_steps: 750,
                 test_eps_iter: 0.1, // five of them reach across the ball
                 disp_interval: 50,
                 ..mnist_linf()
@@ -44,17 +62,20 @@ pub fn presets() -> Vec<Preset> {
             name: "mnist-linf",
             summary: "MNIST, linf, d_max 0.45, as published",
             source: "paper: appendix, training settings; released: config.py (LinfMNIST), run_mnist_training.sh",
+            base: None,
             config: mnist_linf(),
         },
         Preset {
             name: "mnist-l2",
             summary: "MNIST, l2, d_max 4.0; the other published ones: --hinge-maxeps 2.0 and --hinge-maxeps 6.0",
             source: "paper: appendix, training settings; released: config.py (L2MNIST), run_mnist_training.sh",
+            base: None,
             config: Config {
                 preset: "mnist-l2".into(),
                 norm: Norm::L2,
                 hinge_maxeps: 4.0, // of 2.0, 4.0 and 6.0 in run_mnist_training.sh
                 attack_mineps: 0.5,
+                attack_eps: 2.0,
                 test_eps: 2.0,
                 test_eps_iter: 0.125,
                 ..mnist_linf()
@@ -65,17 +86,20 @@ pub fn presets() -> Vec<Preset> {
             summary: "CIFAR10, linf, d_max 0.0471 (12/255), as published; the other published ones: --hinge-maxeps 0.0784 \
                       (20/255) and --hinge-maxeps 0.1255 (32/255)",
             source: "paper: appendix, training settings; released: config.py (LinfCIFAR10), run_cifar10_training.sh",
+            base: None,
             config: cifar10_linf(),
         },
         Preset {
             name: "cifar10-l2",
             summary: "CIFAR10, l2, d_max 1.0; the other published ones: --hinge-maxeps 2.0 and --hinge-maxeps 3.0",
             source: "paper: appendix, training settings; released: config.py (L2CIFAR10), run_cifar10_training.sh",
+            base: None,
             config: Config {
                 preset: "cifar10-l2".into(),
                 norm: Norm::L2,
                 hinge_maxeps: 1.0, // of 1.0, 2.0 and 3.0 in run_cifar10_training.sh
                 attack_mineps: 0.5,
+                attack_eps: 1.0,
                 test_eps: 1.0,
                 test_eps_iter: 0.25,
                 ..cifar10_linf()
@@ -86,6 +110,7 @@ pub fn presets() -> Vec<Preset> {
             summary: "CIFAR10 in minutes on two cores, linf, d_max 32/255",
             source: "ours: OMMA of run_cifar10_training.sh with a small wide ResNet, a shorter attack, fewer and smaller steps; \
                      the search for the paper's boundary, so that margins grow sooner",
+            base: None,
             config: Config {
                 preset: "cifar10-quick".into(),
                 val_size: 1000,
@@ -93,6 +118,7 @@ pub fn presets() -> Vec<Preset> {
                 augment: false, // of use after more epochs than three
                 depth: Some(10),
                 width: 1.0,
+                method: Method::Omma,
                 hinge_maxeps: 32.0 / 255.0,
                 search_loss_fn: Loss::Lm,
                 clean_loss_coeff: 0.0,
@@ -102,6 +128,7 @@ pub fn presets() -> Vec<Preset> {
                 learning_rate_schedule: vec![(0, 0.1), (1400, 0.03), (1800, 0.01)],
                 training_batch_size: 64,
                 max_num_training_steps: 2000,
+                eps_ramp_steps: 1000,
                 test_eps_iter: 4.0 / 255.0, // three of them reach across the ball
                 fidelity: Fidelity { right_when: Loss::Lm, ..Fidelity::RELEASED },
                 disp_interval: 50,
@@ -130,6 +157,7 @@ fn mnist_linf() -> Config {
         depth: None,
         width: 1.0, // LeNet5Madry: 32 and 64 filters, 1,024 hidden units
 
+        method: Method::Mma,
         norm: Norm::Linf,
         hinge_maxeps: 0.45, // run_mnist_training.sh
         // BaseConfig
@@ -152,6 +180,10 @@ fn mnist_linf() -> Config {
         attack_mineps: 0.1,
         test_eps: 0.3,
         test_eps_iter: 0.01,
+        // For the other methods, where a flag asks for one.
+        attack_eps: 0.3,
+        eps_ramp_steps: 50_000, // ours: half of the steps
+        trades_beta: 1.0,       // TRADES: train_trades_mnist.py
 
         disp_interval: 100,       // train.py
         checkpoint_interval: 500, // ours: the released code writes one an epoch
@@ -181,6 +213,9 @@ fn cifar10_linf() -> Config {
         attack_mineps: 0.005,
         test_eps: 8.0 / 255.0,
         test_eps_iter: 2.0 / 255.0,
+        attack_eps: 8.0 / 255.0,
+        eps_ramp_steps: 25_000, // ours: half of the steps
+        trades_beta: 6.0,       // TRADES: README.md
         ..mnist_linf()
     }
 }
@@ -202,7 +237,48 @@ mod tests {
         for dataset in ["mnist", "cifar10"] {
             let [linf, l2] = ["linf", "l2"].map(|norm| preset(&format!("{dataset}-{norm}")).unwrap().config.fields());
             let differing: Vec<_> = linf.iter().zip(&l2).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
-            assert_eq!(differing, ["preset", "norm", "hinge_maxeps", "attack_mineps", "test_eps", "test_eps_iter"]);
+            let lengths = ["hinge_maxeps", "attack_mineps", "attack_eps", "test_eps", "test_eps_iter"];
+            assert_eq!(differing, [&["preset", "norm"], &lengths[..]].concat());
+        }
+    }
+
+    #[test]
+    fn a_preset_of_another_method_is_named_after_its_base_and_changes_little() {
+        for Preset { name, base, config, .. } in presets() {
+            let Some(base) = base else {
+                assert!(config.method.is_mma(), "{name}");
+                continue;
+            };
+            assert_eq!(name, format!("{base}-{}", config.method));
+            let base = preset(base).unwrap().config.fields();
+            let fields = config.fields();
+            let differing: Vec<_> =
+                fields.iter().zip(&base).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
+            let optimizer = ["optimizer", "momentum", "weight_decay", "learning_rate_schedule", "training_batch_size"];
+            let attack =
+                ["preset", "method", "attack_eps", "eps_iter_scale", "eps_ramp_steps", "max_num_training_steps"];
+            let may = |name: &&str| attack[..2].contains(name) || config.method == Method::Trades;
+            assert!(differing.iter().all(may), "{name}: {differing:?}");
+            assert!(
+                differing.iter().all(|name| attack.contains(name) || optimizer.contains(name)),
+                "{name}: {differing:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn eps_grows_over_half_of_the_steps() {
+        for Preset { name, config, .. } in presets() {
+            assert_eq!(config.eps_ramp_steps, config.max_num_training_steps.div_ceil(2), "{name}");
+        }
+    }
+
+    #[test]
+    fn trades_steps_are_as_long_as_published() {
+        for (name, step) in [("mnist-linf-trades", 0.01), ("cifar10-linf-trades", 0.007)] {
+            let config = preset(name).unwrap().config;
+            let found = f64::from(config.attack_eps * (config.eps_iter_scale / config.nb_iter as f32));
+            assert!((found - step).abs() < 2e-7 * step, "{name}: {found}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The ranges of the settings, and which of them contradict each other. What the data can give is not known here.
 
-use super::{Config, ModelKind, OptimizerKind, TestSearchStart, preset};
+use super::{Config, Method, ModelKind, OptimizerKind, TestSearchStart, preset};
 use crate::data::DatasetKind;
 use crate::device::cuda::launch::RATES;
 use crate::tape::Loss;
@@ -19,6 +19,9 @@ impl Config {
         let wide = self.model == ModelKind::WideResNet;
         let fidelity = &self.fidelity;
         let schedule = &self.learning_rate_schedule;
+        // dlr's denominator changes with the weights: to descend it may raise what the others are measured by.
+        let trains = |loss: Loss| loss != Loss::Dlr;
+        const TRAINS: &str = "xent, slm, lm or cw: dlr is a loss to attack with";
         const SIGNED: &str = "slm or lm, whose sign says on which side of the boundary an image is";
 
         let ranges = [
@@ -50,12 +53,39 @@ impl Config {
                 "clean_loss_coeff",
                 "a number from 0 up to, not including, 1",
             ),
+            (
+                self.method != Method::Omma || self.clean_loss_coeff == 0.0,
+                "clean_loss_coeff",
+                "0 with --method omma, which is mma without the clean loss",
+            ),
+            (
+                self.method != Method::Mma || self.clean_loss_coeff > 0.0,
+                "clean_loss_coeff",
+                "a positive number with --method mma; with 0 it is --method omma",
+            ),
+            (trains(self.clean_loss_fn), "clean_loss_fn", TRAINS),
+            (trains(self.margin_loss_fn), "margin_loss_fn", TRAINS),
             (signed(self.search_loss_fn), "search_loss_fn", SIGNED),
             (self.nb_iter >= 1, "nb_iter", "at least 1"),
             (positive(self.eps_iter_scale), "eps_iter_scale", "a positive number"),
             (self.num_search_steps >= 1, "num_search_steps", "at least 1"),
             (positive(self.attack_mineps), "attack_mineps", "a positive number"),
             (self.attack_mineps <= max_eps, "attack_mineps", &format!("at most {bound}")),
+            (
+                positive(self.attack_eps) || self.attack_eps == 0.0 && !self.method.has_fixed_eps(),
+                "attack_eps",
+                &format!("a positive number, the radius that {} attacks in", self.method),
+            ),
+            (
+                self.eps_ramp_steps >= 1 || self.method != Method::Pgdls,
+                "eps_ramp_steps",
+                "at least 1, the step from which the radius is --attack-eps",
+            ),
+            (
+                positive(self.trades_beta) || self.trades_beta == 0.0 && self.method != Method::Trades,
+                "trades_beta",
+                "a positive number",
+            ),
             ((0.0..1.0).contains(&self.momentum), "momentum", "a number from 0 up to, not including, 1"),
             (
                 self.momentum == 0.0 || self.optimizer == OptimizerKind::Sgd,

@@ -5,11 +5,17 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::Examples;
-use crate::attack::{AnPgd, Attack, Noise, PgdSettings, RestartedPgd, Search, SearchStart, StepLength};
+use super::examples::classes;
+use crate::attack::{
+    AnPgd, ApgdLoss, ApgdSettings, Attack, AutoAttack, CwSettings, DdnSettings, FabSettings, FmnSettings, Noise,
+    PgdSettings, RestartedPgd, Search, SearchStart, SpsaSettings, SquareSettings, StepLength, apgd, auto_attack, cw,
+    ddn, fab, fmn, spsa, square,
+};
 use crate::config::Config;
 use crate::model::{Mode, Model};
 use crate::rng::Purpose;
-use crate::tape::{Loss, Memory};
+use crate::tape::{Loss, Memory, Norm};
+use crate::{Error, Result};
 
 /// An attack by its name; some stand for several, which are run in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -19,8 +25,34 @@ pub enum AttackName {
     Pgd,
     /// PGD on the loss that --loss names
     PgdLoss,
-    /// AN-PGD: PGD at --test-eps, then a bisection for the boundary; minimum norm
+    /// PGD towards each other class in turn, on the loss that --loss names
+    PgdT,
+    /// APGD on the cross-entropy (Croce and Hein, 2020)
+    ApgdCe,
+    /// APGD on the difference of logits ratio
+    ApgdDlr,
+    /// APGD on that ratio towards nine other classes
+    ApgdT,
+    /// FAB towards nine other classes; what it finds in the ball counts
+    FabT,
+    /// Square: 5,000 queries, no gradient (Andriushchenko et al., 2020)
+    Square,
+    /// SPSA: gradients from samples of the loss (Uesato et al., 2018); linf
+    Spsa,
+    /// AutoAttack standard: apgd-ce, apgd-t, fab-t, square
+    Autoattack,
+    /// AutoAttack plus: apgd-ce and apgd-dlr from five starts, fab from five, square, apgd-t, fab-t
+    AutoattackPlus,
+    /// AN-PGD: PGD at the run's test eps, then a bisection for the boundary; minimum norm
     AnPgd,
+    /// FAB (Croce and Hein, 2020); minimum norm
+    Fab,
+    /// DDN (Rony et al., 2019); minimum norm, l2
+    Ddn,
+    /// FMN (Pintor et al., 2021); minimum norm
+    Fmn,
+    /// Carlini and Wagner's (2017); minimum norm, l2
+    Cw,
 }
 
 impl AttackName {
@@ -30,29 +62,47 @@ impl AttackName {
         value.get_name().to_owned()
     }
 
+    /// The one norm that it is made for, if there is one.
+    pub fn only_norm(self) -> Option<Norm> {
+        match self {
+            AttackName::Ddn | AttackName::Cw => Some(Norm::L2),
+            AttackName::Spsa => Some(Norm::Linf),
+            _ => None,
+        }
+    }
+
     /// Whether it looks for the nearest adversarial example instead of one in a ball.
     pub fn is_minimum_norm(self) -> bool {
-        matches!(self, AttackName::AnPgd)
+        use AttackName::{AnPgd, Cw, Ddn, Fab, Fmn};
+        matches!(self, AnPgd | Fab | Ddn | Fmn | Cw)
     }
 }
+
+/// PGD's iterations (the released evaluate_on_pgd_attacks.py).
+pub const PGD_ITERATIONS: u32 = 100;
 
 /// What the attacks of an evaluation are recorded with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttackSettings {
-    /// PGD's iterations.
-    pub nb_iter: u32,
+    /// Iterations, or Square's queries; `None`: as published, [`PGD_ITERATIONS`] of PGD.
+    pub nb_iter: Option<u32>,
     /// PGD's random starts.
     pub nb_restart: u32,
     /// PGD's step.
     pub step: StepLength,
-    /// The loss of [`AttackName::PgdLoss`].
+    /// The loss of [`AttackName::PgdLoss`] and [`AttackName::PgdT`].
     pub loss: Loss,
+    /// SPSA's samples of a gradient.
+    pub nb_sample: u32,
     /// The seed of all random numbers.
     pub seed: u64,
 }
 
 /// Records the attacks called `names`, in their order, on the examples' target. Norm, fidelity and AN-PGD's lengths are
 /// the config's.
+///
+/// # Errors
+/// The network has too few classes for one of them.
 pub fn record(
     memory: &mut Memory,
     model: &dyn Model,
@@ -60,31 +110,85 @@ pub fn record(
     names: &[AttackName],
     config: &Config,
     settings: &AttackSettings,
-) -> Vec<Attack> {
-    let target = &examples.target;
+) -> Result<Vec<Attack>> {
+    let (target, norm) = (&examples.target, config.norm);
+    let AttackSettings { nb_restart, seed, .. } = *settings;
+    let iterations = |published: u32| settings.nb_iter.unwrap_or(published);
     let run = memory.u32("run", &[1]);
+    let pgd = |loss: Loss, starts: Range<u32>| RestartedPgd {
+        loss: config.loss_rule(loss),
+        rule: config.pgd_rule(),
+        iterations: iterations(PGD_ITERATIONS),
+        step: settings.step,
+        seed,
+        starts,
+        targeted: false,
+    };
     let mut attacks = Vec::new();
     for name in names {
-        let pgd = |loss: Loss, starts: Range<u32>| RestartedPgd {
-            loss: config.loss_rule(loss),
-            rule: config.pgd_rule(),
-            iterations: settings.nb_iter,
-            step: settings.step,
-            seed: settings.seed,
-            starts,
+        let mut apgd_on = |memory: &mut Memory, loss: ApgdLoss| {
+            let published = ApgdSettings::published(loss, norm, seed);
+            let settings = ApgdSettings { iterations: iterations(published.iterations), ..published };
+            attacks.push(apgd(memory, model, target, &settings)?);
+            Ok::<(), Error>(())
         };
         match name {
+            AttackName::ApgdCe => apgd_on(memory, ApgdLoss::Xent)?,
+            AttackName::ApgdDlr => apgd_on(memory, ApgdLoss::Dlr)?,
+            AttackName::ApgdT => apgd_on(memory, ApgdLoss::TargetedDlr)?,
             AttackName::Pgd => {
-                let all = settings.nb_restart;
-                let xent = all - all / 2;
-                for (loss, starts) in [(Loss::Xent, 0..xent), (Loss::Cw, xent..all)] {
+                let xent = nb_restart - nb_restart / 2;
+                for (loss, starts) in [(Loss::Xent, 0..xent), (Loss::Cw, xent..nb_restart)] {
                     if !starts.is_empty() {
                         attacks.push(pgd(loss, starts).record(memory, model, target, &run));
                     }
                 }
             }
             AttackName::PgdLoss => {
-                attacks.push(pgd(settings.loss, 0..settings.nb_restart).record(memory, model, target, &run));
+                attacks.push(pgd(settings.loss, 0..nb_restart).record(memory, model, target, &run));
+            }
+            AttackName::PgdT => {
+                let others = 0..classes(model) as u32 - 1;
+                let pgd = RestartedPgd { targeted: true, ..pgd(settings.loss, others) };
+                attacks.push(pgd.record(memory, model, target, &run));
+            }
+            AttackName::FabT | AttackName::Fab => {
+                let in_ball = *name == AttackName::FabT;
+                let published = FabSettings::published(norm, in_ball, in_ball, seed);
+                let settings = FabSettings { iterations: iterations(published.iterations), ..published };
+                attacks.push(fab(memory, model, target, &settings)?);
+            }
+            AttackName::Square => {
+                let published = SquareSettings::published(norm);
+                let settings = SquareSettings { queries: iterations(published.queries), seed, ..published };
+                attacks.push(square(memory, model, target, &settings));
+            }
+            AttackName::Spsa => {
+                let published = SpsaSettings::default();
+                let iterations = iterations(published.iterations);
+                let settings = SpsaSettings { iterations, samples: settings.nb_sample, seed, ..published };
+                attacks.push(spsa(memory, model, target, &settings));
+            }
+            AttackName::Autoattack => {
+                attacks.extend(auto_attack(memory, model, target, AutoAttack::Standard, norm, seed)?);
+            }
+            AttackName::AutoattackPlus => {
+                attacks.extend(auto_attack(memory, model, target, AutoAttack::Plus, norm, seed)?);
+            }
+            AttackName::Ddn => {
+                let published = DdnSettings::default();
+                let settings = DdnSettings { iterations: iterations(published.iterations), seed, ..published };
+                attacks.push(ddn(memory, model, target, &settings));
+            }
+            AttackName::Fmn => {
+                let published = FmnSettings::published(norm);
+                let settings = FmnSettings { iterations: iterations(published.iterations), seed, ..published };
+                attacks.push(fmn(memory, model, target, &settings));
+            }
+            AttackName::Cw => {
+                let published = CwSettings::default();
+                let settings = CwSettings { iterations: iterations(published.iterations), ..published };
+                attacks.push(cw(memory, model, target, &settings));
             }
             AttackName::AnPgd => {
                 let search = Search {
@@ -92,22 +196,21 @@ pub fn record(
                     steps: config.num_search_steps,
                     max_eps: config.max_eps(),
                     start: SearchStart::Eps,
-                    norm: config.norm,
+                    norm,
                     direction: config.fidelity.direction,
                     result: config.fidelity.search_result,
                     mode: Mode::Eval,
                 };
-                let noise = Noise::Counted { seed: settings.seed, purpose: Purpose::MarginStart, step: run.clone() };
                 let pgd = PgdSettings {
                     loss: config.loss_rule(config.attack_loss_fn),
                     rule: config.pgd_rule(),
                     iterations: config.nb_iter,
-                    noise,
+                    noise: Noise::Counted { seed, purpose: Purpose::MarginStart, step: run.clone() },
                 };
                 let lengths = [config.test_eps, config.test_eps_iter];
                 attacks.push(AnPgd::attack(memory, model, target, &pgd, search, lengths, &run));
             }
         }
     }
-    attacks
+    Ok(attacks)
 }

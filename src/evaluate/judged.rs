@@ -10,7 +10,7 @@ use super::Examples;
 use super::examples::HARD;
 use super::passes::Passes;
 use crate::Result;
-use crate::attack::Attack;
+use crate::attack::{Attack, Target};
 use crate::device::{Device, Schedule};
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Memory, Norm, Program, Reduction, Tape};
@@ -30,9 +30,7 @@ pub struct Judged {
     /// The attack.
     pub attack: Attack,
     pieces: Vec<(Schedule, Passes)>,
-    judge: Arc<Program>,
-    margin: Buffer,
-    length: Buffer,
+    judge: Judge,
     /// Moves rows to the front: where each comes from, u32 `[n]`. Only where rows may leave.
     movement: Option<(Buffer, Arc<Program>)>,
 }
@@ -51,24 +49,8 @@ pub struct Found {
 impl Judged {
     /// Records the judge of an attack on the examples' target; lengths are measured in `norm`.
     pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, norm: Norm, attack: Attack) -> Judged {
-        let target = &examples.target;
-        let n = target.capacity();
-        let [margin, length] = ["margin", "length"].map(|part| memory.f32(&format!("{}.{part}", attack.name), &[n]));
-        let mut tape = Tape::new("judge");
-        tape.set_rows(&target.rows);
-        let [adv, x, labels] = [&attack.adv, &target.x, &target.labels].map(|buffer| tape.leaf(buffer));
-        let logits = model.logits(&mut tape, adv, Mode::Eval);
-        let value = tape.loss(HARD, logits, labels);
-        tape.keep(value, &margin);
-        let distance = match norm {
-            Norm::Linf => tape.reduce(Reduction::Max, [adv, x], |[adv, x]| (adv - x).abs()),
-            Norm::L2 => {
-                let squares = tape.reduce(Reduction::Sum, [adv, x], |[adv, x]| (&adv - &x) * (adv - x));
-                tape.map([squares], |[squares]| squares.sqrt())
-            }
-        };
-        tape.keep(distance, &length);
-        let judge = Arc::new(tape.finish());
+        let judge = Judge::new(memory, model, &examples.target, norm, &attack);
+        let (target, n) = (&examples.target, examples.target.capacity());
         let pieces = pieces(&attack.schedule);
         let pieces = pieces.into_iter().map(|piece| (Passes::of_schedule(&piece, model), piece)).map(|(p, s)| (s, p));
         let movement = (attack.eps.is_some() && !attack.state.is_empty()).then(|| {
@@ -83,13 +65,13 @@ impl Judged {
             }
             (from, Arc::new(tape.finish()))
         });
-        Judged { pieces: pieces.collect(), judge, margin, length, movement, attack }
+        Judged { pieces: pieces.collect(), judge, movement, attack }
     }
 
     /// The programs that it runs.
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
         let movement = self.movement.as_ref().map(|(_, program)| &**program);
-        self.attack.schedule.programs().chain([&*self.judge]).chain(movement)
+        self.attack.schedule.programs().chain([self.judge.program()]).chain(movement)
     }
 
     /// Runs the attack's run number `run` on the examples `index` (at most a batch), whose balls have the radius `eps`;
@@ -111,10 +93,7 @@ impl Judged {
         mut progress: impl FnMut(f64),
     ) -> Result<Vec<Found>> {
         examples.load(device, index)?;
-        if let Some(radius) = &self.attack.eps {
-            device.write_f32(radius, &vec![eps; index.len()])?;
-        }
-        device.write_u32(&self.attack.run, &[run])?;
+        begin(&self.attack, device, index.len(), eps, run)?;
         let mut found: Vec<Option<Found>> = vec![None; index.len()];
         // Which example each row of the batch is.
         let mut rows: Vec<usize> = (0..index.len()).collect();
@@ -155,21 +134,70 @@ impl Judged {
         images: bool,
         passes: &mut Passes,
     ) -> Result<Vec<Found>> {
-        device.execute(&self.judge)?;
+        let mut found = self.judge.verdicts(device, n, eps)?;
         passes.forward += n as u64;
+        if images {
+            let (adv, row) = (device.read_f32(&self.attack.adv)?, self.attack.adv.len() / self.attack.adv.dims[0]);
+            found.iter_mut().zip(adv.chunks_exact(row)).for_each(|(found, image)| found.image = image.to_vec());
+        }
+        Ok(found)
+    }
+}
+
+/// Says to an attack how large the balls of `n` examples are, and which run comes.
+pub(super) fn begin(attack: &Attack, device: &mut dyn Device, n: usize, eps: f32, run: u32) -> Result<()> {
+    if let Some(radius) = &attack.eps {
+        device.write_f32(radius, &vec![eps; n])?;
+    }
+    device.write_u32(&attack.run, &[run])
+}
+
+/// What tells whether an attack's results are adversarial for a network: the attacked one, or another.
+#[derive(Clone, Debug)]
+pub(super) struct Judge {
+    program: Arc<Program>,
+    margin: Buffer,
+    length: Buffer,
+    bounded: bool,
+}
+
+impl Judge {
+    /// Records the logit margin of each result for `model`, and its distance in `norm` from the example.
+    pub(super) fn new(memory: &mut Memory, model: &dyn Model, target: &Target, norm: Norm, attack: &Attack) -> Judge {
+        let n = target.capacity();
+        let [margin, length] = ["margin", "length"].map(|part| memory.f32(&format!("{}.{part}", attack.name), &[n]));
+        let mut tape = Tape::new("judge");
+        tape.set_rows(&target.rows);
+        let [adv, x, labels] = [&attack.adv, &target.x, &target.labels].map(|buffer| tape.leaf(buffer));
+        let logits = model.logits(&mut tape, adv, Mode::Eval);
+        let value = tape.loss(HARD, logits, labels);
+        tape.keep(value, &margin);
+        let distance = match norm {
+            Norm::Linf => tape.reduce(Reduction::Max, [adv, x], |[adv, x]| (adv - x).abs()),
+            Norm::L2 => {
+                let squares = tape.reduce(Reduction::Sum, [adv, x], |[adv, x]| (&adv - &x) * (adv - x));
+                tape.map([squares], |[squares]| squares.sqrt())
+            }
+        };
+        tape.keep(distance, &length);
+        Judge { program: Arc::new(tape.finish()), margin, length, bounded: attack.eps.is_some() }
+    }
+
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// What was found for each of the first `n` rows of the batch, without images.
+    pub(super) fn verdicts(&self, device: &mut dyn Device, n: usize, eps: f32) -> Result<Vec<Found>> {
+        device.execute(&self.program)?;
         let (margins, lengths) = (device.read_f32(&self.margin)?, device.read_f32(&self.length)?);
-        let adv = if images { device.read_f32(&self.attack.adv)? } else { Vec::new() };
-        let row = self.attack.adv.len() / self.attack.adv.dims[0];
-        let bounded = self.attack.eps.is_some();
-        Ok((0..n)
-            .map(|i| {
-                // Not-a-number is not right.
-                let wrong = !(margins[i] < 0.0);
-                let inside = !bounded || lengths[i] <= eps * (1.0 + ROUNDING);
-                let image = adv.get(i * row..(i + 1) * row).map_or_else(Vec::new, <[f32]>::to_vec);
-                Found { broken: wrong && inside, length: lengths[i], image }
-            })
-            .collect())
+        let verdict = |(&margin, &length): (&f32, &f32)| {
+            // Not-a-number is not right.
+            let wrong = margin >= 0.0 || margin.is_nan();
+            let inside = !self.bounded || length <= eps * (1.0 + ROUNDING);
+            Found { broken: wrong && inside, length, image: Vec::new() }
+        };
+        Ok(margins.iter().zip(&lengths).take(n).map(verdict).collect())
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`passes`]: what an attack took of the network
 //! - [`examples`]: a data set's examples, batch by batch, and what the network says of them without an attack
 //! - [`margins`]: AN-PGD in its test form, as it selects checkpoints
+//! - [`transfer`]: images made on one network, tried on others
 //! - [`result`]: the record of an evaluation, as JSON, rows and a table
 //!
 //! Beside these: how an unfinished evaluation is kept, what makes its figures doubtful, and the adversarial images as
@@ -23,6 +24,7 @@ pub mod result;
 mod saved;
 mod state;
 mod suspicion;
+pub mod transfer;
 
 pub use attacks::{AttackName, AttackSettings};
 pub use examples::Examples;

@@ -10,6 +10,8 @@ pub enum Protocol {
     /// The paper's, on the network itself: at each eps of its grid ten random starts of PGD-100, half on the cross-entropy
     /// and half on the cw loss
     Paper,
+    /// RobustBench's: AutoAttack standard at its eps (CIFAR10: 8/255, l2 0.5; digits: 0.3, l2 2)
+    Autoattack,
 }
 
 impl Protocol {
@@ -17,6 +19,7 @@ impl Protocol {
     pub fn text(self) -> &'static str {
         match self {
             Protocol::Paper => "paper",
+            Protocol::Autoattack => "autoattack",
         }
     }
 
@@ -24,6 +27,7 @@ impl Protocol {
     pub fn attacks(self) -> Vec<AttackName> {
         match self {
             Protocol::Paper => vec![AttackName::Pgd],
+            Protocol::Autoattack => vec![AttackName::Autoattack],
         }
     }
 
@@ -35,6 +39,10 @@ impl Protocol {
             (Protocol::Paper, true, Norm::L2) => (1..=5).map(|i| 0.5 * f64::from(i)).collect(),
             (Protocol::Paper, false, Norm::Linf) => vec![0.1, 0.2, 0.3, 0.4],
             (Protocol::Paper, false, Norm::L2) => vec![1.0, 2.0, 3.0, 4.0],
+            (Protocol::Autoattack, true, Norm::Linf) => vec![8.0 / 255.0],
+            (Protocol::Autoattack, true, Norm::L2) => vec![0.5],
+            (Protocol::Autoattack, false, Norm::Linf) => vec![0.3],
+            (Protocol::Autoattack, false, Norm::L2) => vec![2.0],
         }
     }
 }

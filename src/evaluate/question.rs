@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::attacks::{AttackName, AttackSettings, record};
+use super::attacks::{AttackName, AttackSettings, PGD_ITERATIONS, record};
 use super::examples::{Clean, classes};
 use super::judged::Judged;
 use super::passes::Passes;
@@ -21,6 +21,7 @@ use super::{Examples, Margins, accuracy, mean};
 use crate::config::Config;
 use crate::data::{self, Dataset};
 use crate::device::{Device, Schedule};
+use crate::model::Model;
 use crate::model::state_dict::{Loaded, load_model};
 use crate::record::Progress;
 use crate::report::{length, si};
@@ -114,24 +115,12 @@ impl Question {
         let start = Instant::now();
         let Loaded { mut model, state: weights, .. } = load_model(&self.weights)?;
         let (dataset, images) = self.images()?;
-        let found = [dataset.height, dataset.width, dataset.channels];
-        if model.image() != found {
-            return Err(Error::usage(format!(
-                "--dataset: {} takes images {:?} (height, width, channels); those of {images} are {found:?}",
-                self.weights.display(),
-                model.image(),
-            )));
-        }
-        if classes(&*model) != usize::from(data::CLASSES) {
-            let expected = format!("expected {} classes, found {}", data::CLASSES, classes(&*model));
-            return Err(Error::format(&self.weights, format!("linear2.weight: {expected}")));
-        }
-
+        fitting_images(&*model, &self.weights, &dataset, &images)?;
         let mut memory = Memory::default();
         model.declare(&mut memory);
         let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), self.batch_size);
         let margins = self.margins.then(|| Margins::new(&mut memory, &*model, &examples, &self.config));
-        let attacks = record(&mut memory, &*model, &examples, &self.attacks, &self.config, &self.settings);
+        let attacks = record(&mut memory, &*model, &examples, &self.attacks, &self.config, &self.settings)?;
         let norm = self.config.norm;
         let judged: Vec<Judged> =
             attacks.into_iter().map(|attack| Judged::new(&mut memory, &*model, &examples, norm, attack)).collect();
@@ -252,6 +241,7 @@ impl Question {
             Robust {
                 eps,
                 accuracy: accuracy(&stays),
+                eps_iter: self.settings.step.at(eps as f32),
                 attack: self.describe_attacks(),
                 attacks: state.tallies[e].clone(),
             }
@@ -261,10 +251,11 @@ impl Question {
 
     /// The attacks within balls in a line.
     fn describe_attacks(&self) -> String {
-        let AttackSettings { nb_iter, nb_restart, loss, .. } = &self.settings;
-        let norm = self.config.norm;
+        let AttackSettings { nb_restart, loss, .. } = &self.settings;
+        let (norm, nb_iter) = (self.config.norm, self.settings.nb_iter.unwrap_or(PGD_ITERATIONS));
         let one = |name: &AttackName| match name {
             AttackName::Pgd => Some(format!("PGD-{nb_iter} {norm}, {nb_restart} starts")),
+            AttackName::PgdT => Some(format!("PGD-{nb_iter} {norm} on {loss}, towards each other class")),
             AttackName::PgdLoss => Some(format!("PGD-{nb_iter} {norm} on {loss}, {nb_restart} starts")),
             name if name.is_minimum_norm() => None,
             name => Some(format!("{} {norm}", name.text())),
@@ -428,6 +419,26 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn file_hash(path: &Path) -> Result<String> {
+/// Refuses images that the network at `weights` does not take; `source` is where they came from.
+///
+/// # Errors
+/// Their shape is another, or the network does not tell as many classes apart as there are.
+pub(super) fn fitting_images(model: &dyn Model, weights: &Path, dataset: &Dataset, source: &str) -> Result<()> {
+    let found = [dataset.height, dataset.width, dataset.channels];
+    if model.image() != found {
+        return Err(Error::usage(format!(
+            "--dataset: {} takes images {:?} (height, width, channels); those of {source} are {found:?}",
+            weights.display(),
+            model.image(),
+        )));
+    }
+    if classes(model) != usize::from(data::CLASSES) {
+        let expected = format!("expected {} classes, found {}", data::CLASSES, classes(model));
+        return Err(Error::format(weights, format!("linear2.weight: {expected}")));
+    }
+    Ok(())
+}
+
+pub(super) fn file_hash(path: &Path) -> Result<String> {
     Ok(sha256(&std::fs::read(path).map_err(|source| Error::io(path, "read", source))?))
 }

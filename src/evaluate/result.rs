@@ -84,6 +84,8 @@ pub struct Robust {
     pub eps: f64,
     /// Share of images that stay right under all attacks, at this and at every smaller eps.
     pub accuracy: f64,
+    /// PGD's step there.
+    pub eps_iter: f32,
     /// The attacks, in a line.
     pub attack: String,
     /// What each of them did.

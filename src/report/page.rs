@@ -10,8 +10,7 @@ use super::plot::Colour;
 use super::records::{Run, Source, dataset_name};
 use super::{attacks, examples, training};
 use crate::Result;
-use crate::config::{as_written, preset};
-use crate::report::length;
+use crate::config::preset;
 
 /// The page about the runs and evaluations in `folders`. Clean images are looked for in `data`.
 ///
@@ -54,7 +53,7 @@ fn overview(sources: &[Source]) -> String {
 fn describe(run: &Run) -> String {
     let config = &run.config;
     let mut parts = vec![
-        format!("{}, {}, d_max {}", dataset_name(config.dataset), config.norm, length(as_written(config.hinge_maxeps))),
+        format!("{}, {}, {}", attacks::method(config), dataset_name(config.dataset), config.norm),
         config.network().describe(),
         format!("preset {}, seed {}", escape(&config.preset), config.seed),
     ];

@@ -44,8 +44,11 @@ impl Tape {
                     (1 | 2, Some(sums)) => sums[place - 1],
                     (_, sums) => self.backward(&node, sums, place, dy),
                 };
+                // What has no rows is added as a whole: a weight that two passes over a batch use, say.
+                let by_rows = std::mem::replace(&mut self.rows, node.rows.filter(|_| has_rows(&node.op, place)));
                 let sum = gradient[input.0].map_or(part, |before| self.add(before, part));
                 gradient[input.0] = Some(sum);
+                self.rows = by_rows;
             }
             self.rows = rows;
         }
@@ -106,6 +109,9 @@ impl Tape {
             }
             (Op::GlobalMean, 0) => (Op::GlobalMeanBackward, vec![dy]),
             (&Op::Loss(rule), 0) => (Op::LossBackward(rule), vec![x[0], x[1], dy]),
+            (Op::Kl, 0) => (Op::KlBackwardP, vec![x[0], x[1], dy]),
+            (Op::Kl, 1) => (Op::KlBackwardQ, vec![x[0], x[1], dy]),
+            (&Op::TargetedLoss(loss), 0) => (Op::TargetedLossBackward(loss), vec![x[0], x[1], x[2], dy]),
             _ => panic!("grad: {} has no gradient by operand {place}", node.op.name()),
         };
         let dims = self.dims(x[place]).to_vec();
@@ -113,4 +119,9 @@ impl Tape {
         self.push(backward, &inputs, &[dx]);
         dx
     }
+}
+
+/// Whether operand number `place` of an op has the batch's rows; weights, biases and statistics have none.
+fn has_rows(op: &Op, place: usize) -> bool {
+    place == 0 || matches!(op, Op::Add | Op::Kl)
 }

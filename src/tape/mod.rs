@@ -15,15 +15,17 @@ pub mod formula;
 mod fuse;
 mod grad;
 mod memory;
+mod metric;
 pub mod op;
 mod plan;
 mod record;
 
 pub use formula::{Formula, Reduction};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
+pub use metric::Metric;
 pub use op::{
-    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, Loss, LossRule, Metric, NO_CHOICE, Norm, Op,
-    OptimizerRule, PgdRule, Window,
+    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, Loss, LossRule, NO_CHOICE, Norm, Op,
+    OptimizerRule, PgdRule, TargetedLoss, Window,
 };
 pub use plan::{Place, Program, Region};
 pub use record::BatchNorm;

@@ -44,6 +44,38 @@ pub enum Loss {
     Lm,
     /// Carlini and Wagner's: `max(lm + confidence, 0)`.
     Cw,
+    /// Difference of logits ratio (Croce and Hein, 2020): `lm / (z_(1) - z_(3) + 1e-12)`, where `z_(k)` is the k-th largest
+    /// logit. It stays the same where all logits are multiplied by one positive number. For attacks alone.
+    Dlr,
+}
+
+impl Loss {
+    /// How many classes it needs.
+    pub fn least_classes(self) -> usize {
+        if self == Loss::Dlr { 3 } else { 2 }
+    }
+}
+
+/// A loss of one example with logits `z`, label `y` and a target class `t`; it is ascended as the others are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TargetedLoss {
+    /// Minus the loss with the target as the label (advertorch's `targeted`).
+    Minus(LossRule),
+    /// `(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)` (Croce and Hein, 2020).
+    Dlr,
+    /// `z_t - z_y`.
+    Difference,
+}
+
+impl TargetedLoss {
+    /// How many classes it needs.
+    pub fn least_classes(self) -> usize {
+        match self {
+            TargetedLoss::Minus(rule) => rule.loss.least_classes(),
+            TargetedLoss::Dlr => 4,
+            TargetedLoss::Difference => 2,
+        }
+    }
 }
 
 impl fmt::Display for Loss {
@@ -53,6 +85,7 @@ impl fmt::Display for Loss {
             Loss::Slm => "slm",
             Loss::Lm => "lm",
             Loss::Cw => "cw",
+            Loss::Dlr => "dlr",
         })
     }
 }
@@ -176,6 +209,24 @@ pub enum Op {
     Loss(LossRule),
     /// logits, labels, dvalue `[n]` -> dlogits.
     LossBackward(LossRule),
+    /// logits p, logits q, each `[n, classes]` -> the Kullback-Leibler divergence of each row `[n]`: `sum_j P_j (log P_j - log
+    /// Q_j)` with the softmax P of p and Q of q. A class whose P is 0 adds 0.
+    Kl,
+    /// p, q, dvalue `[n]` -> dp: `dvalue P_j (log P_j - log Q_j - kl)`.
+    KlBackwardP,
+    /// p, q, dvalue `[n]` -> dq: `dvalue (Q_j - P_j)`.
+    KlBackwardQ,
+    /// logits `[n, classes]`, labels, targets, each u32 `[n]` -> the loss of each row `[n]`.
+    TargetedLoss(TargetedLoss),
+    /// logits, labels, targets, dvalue `[n]` -> dlogits.
+    TargetedLossBackward(TargetedLoss),
+    /// logits `[n, classes]`, labels, (run u32 `[1]`) -> u32 `[n]`: of the classes other than the label, the one with the
+    /// largest logit but `rank`; with run, but `rank + run`. Of equal logits the first class comes first; after the last
+    /// there is none, so it stands for those.
+    RankClass {
+        /// How many are passed over.
+        rank: u32,
+    },
     /// x `[n, ..]` -> each row less its mean, over its deviation (n - 1 in the variance), which is taken to be at least
     /// `1 / sqrt(elements of a row)`; and that deviation `[n]`. (The released code's `PerImageStandardize`.)
     Standardize,
@@ -254,6 +305,11 @@ pub enum Op {
         /// Whether the point is clamped to [0, 1].
         clamp: bool,
     },
+    /// point z, anchor a, w `[n, ..]`, value f `[n]` -> d: the smallest move of z inside the box [0, 1] after which the
+    /// function that is f at a and has the gradient w is 0, `f + w . (z + d - a) = 0`. Where the box has no such point, d
+    /// leads to the corner that comes nearest to it. Numbers without a gradient stay. (FAB's projection; Croce and Hein,
+    /// 2020.)
+    ProjectHyperplane(Norm),
     /// loss `[n]` -> t*, low*, high*: one halving of the bracket around the loss's zero, and its middle.
     Bisect {
         /// The bracket's upper end at the start.
@@ -356,31 +412,6 @@ impl OptimizerRule {
     }
 }
 
-/// Places in the sums of [`Op::AccumulateMetrics`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Metric {
-    /// Steps summed.
-    Steps = 0,
-    /// Examples summed.
-    Examples,
-    /// Sum of the steps' mean clean losses.
-    CleanLoss,
-    /// Sum of the steps' margin losses.
-    MarginLoss,
-    /// Examples whose label has the largest logit.
-    Correct,
-    /// Sum of the margins, 0 where wrong.
-    Eps,
-    /// Examples that the margin loss left out, their margin having reached d_max.
-    Reached,
-}
-
-impl Metric {
-    /// How many there are.
-    pub const COUNT: usize = 7;
-}
-
 impl Op {
     /// The name of the op, of its function on every device, and of its tests.
     pub fn name(&self) -> &'static str {
@@ -433,6 +464,12 @@ impl Op {
             Op::Conv2dFusedBackwardInput(_) => "conv2d_fused_backward_input",
             Op::Loss(_) => "loss",
             Op::LossBackward(_) => "loss_backward",
+            Op::Kl => "kl",
+            Op::KlBackwardP => "kl_backward_p",
+            Op::KlBackwardQ => "kl_backward_q",
+            Op::TargetedLoss(_) => "targeted_loss",
+            Op::TargetedLossBackward(_) => "targeted_loss_backward",
+            Op::RankClass { .. } => "rank_class",
             Op::MeanWeights => "mean_weights",
             Op::HingeWeights { .. } => "hinge_weights",
             Op::SelectNegative => "select_negative",
@@ -440,6 +477,7 @@ impl Op {
             Op::PgdStart(_) => "pgd_start",
             Op::PgdStep(_) => "pgd_step",
             Op::AlongDirection { .. } => "along_direction",
+            Op::ProjectHyperplane(_) => "project_hyperplane",
             Op::Bisect { .. } => "bisect",
             Op::Adam(_) => "adam",
             Op::Sgd(_) => "sgd",

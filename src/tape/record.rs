@@ -3,7 +3,7 @@
 
 use super::formula::{Formula, Reduction};
 use super::op::Direction;
-use super::{Buffer, DType, LossRule, Norm, Op, OptimizerRule, PgdRule, Tape, Value, Window};
+use super::{Buffer, DType, LossRule, Norm, Op, OptimizerRule, PgdRule, Tape, TargetedLoss, Value, Window};
 use crate::rng::Purpose;
 
 /// `[n, h', w', k]` of a convolution of x `[n, h, w, c]` by w `[k, kh, kw, c]`.
@@ -250,9 +250,38 @@ impl Tape {
 
     /// [`Op::Loss`].
     pub fn loss(&mut self, rule: LossRule, logits: Value, labels: Value) -> Value {
-        let n = self.dims(logits)[0];
-        self.per_row(labels, n, "loss");
+        let n = self.examples(logits, &[labels], rule.loss.least_classes(), "loss");
         self.op(Op::Loss(rule), &[logits, labels], &[n])
+    }
+
+    /// [`Op::Kl`] of logits `q` from logits `p`.
+    pub fn kl(&mut self, p: Value, q: Value) -> Value {
+        assert_eq!(self.dims(p), self.dims(q), "kl: p and q");
+        let n = self.dims(p)[0];
+        self.op(Op::Kl, &[p, q], &[n])
+    }
+
+    /// [`Op::TargetedLoss`].
+    pub fn targeted_loss(&mut self, loss: TargetedLoss, logits: Value, labels: Value, targets: Value) -> Value {
+        let n = self.examples(logits, &[labels, targets], loss.least_classes(), "targeted_loss");
+        self.op(Op::TargetedLoss(loss), &[logits, labels, targets], &[n])
+    }
+
+    /// [`Op::RankClass`].
+    pub fn rank_class(&mut self, rank: u32, logits: Value, labels: Value, run: Option<Value>) -> Value {
+        let n = self.examples(logits, &[labels], 2, "rank_class");
+        let class = self.value(&[n], DType::U32, None);
+        let inputs: Vec<Value> = [logits, labels].into_iter().chain(run).collect();
+        self.push(Op::RankClass { rank }, &inputs, &[class]);
+        class
+    }
+
+    /// How many rows of logits there are; each has a label, and at least so many classes.
+    fn examples(&self, logits: Value, labels: &[Value], classes: usize, what: &str) -> usize {
+        let &[n, found] = self.dims(logits) else { panic!("{what}: logits {:?}", self.dims(logits)) };
+        assert!(found >= classes, "{what}: {classes} classes are needed, there are {found}");
+        labels.iter().for_each(|labels| self.per_row(*labels, n, what));
+        n
     }
 
     /// [`Op::MeanWeights`] of `n` rows.
@@ -317,6 +346,14 @@ impl Tape {
     ) -> Value {
         assert_eq!(self.dims(x), self.dims(adv), "along_direction: x and adv");
         self.same(Op::AlongDirection { norm, direction, clamp }, &[x, adv, ball, t])
+    }
+
+    /// [`Op::ProjectHyperplane`].
+    pub fn project_hyperplane(&mut self, norm: Norm, z: Value, anchor: Value, w: Value, value: Value) -> Value {
+        let alike = self.dims(z) == self.dims(anchor) && self.dims(z) == self.dims(w);
+        assert!(alike, "project_hyperplane: z {:?}, anchor and w", self.dims(z));
+        self.per_row(value, self.dims(z)[0], "project_hyperplane");
+        self.same(Op::ProjectHyperplane(norm), &[z, anchor, w, value])
     }
 
     /// [`Op::Bisect`].

@@ -9,12 +9,14 @@
 
 use std::sync::Arc;
 
+use super::Step;
+use super::step::{Frame, Sums};
 use crate::attack::{AnPgd, DeviceData, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
-use crate::config::{Config, OptimizerKind, SearchMode};
+use crate::config::{Config, SearchMode};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, Loss, LossRule, Memory, Metric, OptimizerRule, PgdRule, Program, Tape};
+use crate::tape::{Buffer, Loss, LossRule, Memory, PgdRule, Program, Tape};
 
 /// MMA training: its buffers, and a step.
 #[derive(Clone, Debug)]
@@ -27,7 +29,7 @@ pub struct Mma {
     pub margins: Buffer,
     /// The optimizer's state: Adam's m and v, or SGD's momentum; each as long as the parameters.
     pub optimizer_state: Vec<Buffer>,
-    /// Sums over the steps since they were last zeroed, by [`Metric`].
+    /// Sums over the steps since they were last zeroed, by [`Metric`](crate::tape::Metric).
     pub metrics: Buffer,
     /// Of the last step: logits of the clean batch `[batch, classes]`.
     pub logits: Buffer,
@@ -66,29 +68,21 @@ impl Mma {
         config: &Config,
         noise: Option<&Buffer>,
     ) -> Mma {
-        // A larger batch than the data is all of it.
-        let n = config.training_batch_size.min(data.labels.dims[0]);
-        let batch = Target::new(memory, model, "batch", n);
+        let frame = Frame::new(memory, model, data, config);
+        let n = frame.batch.capacity();
         let found = Target::new(memory, model, "right", n);
-        let parameters = model.params().len();
-        let classes = model.params().list.last().expect("a model has parameters").shape[0];
-        let selected = memory.u32("right.selected", &[n]);
-        let state = match config.optimizer {
-            OptimizerKind::Adam => &["adam.m", "adam.v"][..],
-            OptimizerKind::Sgd => &["sgd.momentum"],
-        };
         let mut mma = Mma {
-            step: memory.u32("step", &[1]),
+            batch: frame.batch.clone(),
+            step: frame.step.clone(),
             margins: memory.f32("margins", &data.labels.dims),
-            optimizer_state: state.iter().map(|name| memory.f32(name, &[parameters])).collect(),
-            metrics: memory.f32("metrics", &[Metric::COUNT]),
-            logits: memory.f32("logits", &[n, classes]),
-            clean_loss: memory.f32("clean_loss", &[n]),
-            margin_loss: [memory.f32("margin_loss", &[n]), memory.f32("margin_weights", &[n])],
-            right: [selected, found.rows.clone()],
-            eps: memory.f32("eps", &[n]),
+            optimizer_state: frame.optimizer_state.clone(),
+            metrics: frame.metrics.clone(),
+            logits: frame.logits(memory, "logits"),
+            clean_loss: frame.by_example(memory, "clean_loss"),
+            margin_loss: ["margin_loss", "margin_weights"].map(|name| frame.by_example(memory, name)),
+            right: [memory.u32("right.selected", &[n]), found.rows.clone()],
+            eps: frame.by_example(memory, "eps"),
             schedule: Schedule::default(),
-            batch,
         };
         let chosen_noise = noise.map(|_| image_buffer(memory, model, "right.noise", n));
         let attack = PgdSettings {
@@ -115,14 +109,15 @@ impl Mma {
             },
         };
         let an_pgd = AnPgd::new(memory, model, &found, pgd, search);
-        let clean_gradient = (config.clean_loss_coeff > 0.0).then(|| memory.f32("clean_gradient", &[parameters]));
-        let gradient = memory.f32("gradient", &[parameters]);
+        let clean_gradient = (config.clean_loss_coeff > 0.0).then(|| frame.by_parameter(memory, "clean_gradient"));
+        let gradient = frame.by_parameter(memory, "gradient");
 
-        let clean = mma.clean_pass(model, data, config, clean_gradient.as_ref());
+        let clean = mma.clean_pass(&frame, clean_gradient.as_ref());
         let choose = mma.choose_right(&found, &an_pgd, config, noise.zip(chosen_noise.as_ref()));
         let mixed = image_buffer(memory, model, "mixed", n);
-        let margin = mma.margin_pass(model, &found, &an_pgd, config, &mixed, &gradient);
-        let update = mma.update(model, config, clean_gradient.as_ref(), &gradient);
+        let margin = mma.margin_pass(&frame, &found, &an_pgd, &mixed, &gradient);
+        let gradients: Vec<_> = [Some(&gradient), clean_gradient.as_ref()].into_iter().flatten().collect();
+        let update = frame.update(&gradients, &mma.sums());
         let mut schedule = Schedule::default();
         schedule.then(&Arc::new(clean), 1);
         schedule.then(&Arc::new(choose), 1);
@@ -134,15 +129,13 @@ impl Mma {
     }
 
     /// The clean loss, its gradient where it has a share, and which rows are right.
-    fn clean_pass(&self, model: &dyn Model, data: &DeviceData, config: &Config, gradient: Option<&Buffer>) -> Program {
+    fn clean_pass(&self, frame: &Frame, gradient: Option<&Buffer>) -> Program {
+        let config = frame.config;
         let mut tape = Tape::new("clean_pass");
         tape.set_rows(&self.batch.rows);
-        match config.augment {
-            true => data.gather_augmented(&mut tape, &self.batch, config.seed, &self.step),
-            false => data.gather(&mut tape, &self.batch),
-        }
+        frame.gather(&mut tape);
         let (x, labels) = (tape.leaf(&self.batch.x), tape.leaf(&self.batch.labels));
-        let logits = model.logits(&mut tape, x, Mode::Train);
+        let logits = frame.model.logits(&mut tape, x, Mode::Train);
         tape.keep(logits, &self.logits);
         let loss = tape.loss(config.loss_rule(config.clean_loss_fn), logits, labels);
         tape.keep(loss, &self.clean_loss);
@@ -150,11 +143,7 @@ impl Mma {
         tape.select_negative(right, &self.right[0], &self.right[1]);
         if let Some(gradient) = gradient {
             let weights = tape.mean_weights(self.batch.capacity());
-            let wanted = model.params().leaves(&mut tape);
-            let found = tape.grad(loss, weights, &wanted);
-            for (value, part) in found.into_iter().zip(model.params().parts(gradient)) {
-                tape.keep(value, &part);
-            }
+            frame.gradient(&mut tape, loss, weights, gradient);
         }
         tape.finish()
     }
@@ -186,16 +175,8 @@ impl Mma {
     }
 
     /// The loss of the mixed batch, its gradient, and the margins found.
-    fn margin_pass(
-        &self,
-        model: &dyn Model,
-        found: &Target,
-        an_pgd: &AnPgd,
-        config: &Config,
-        mixed: &Buffer,
-        gradient: &Buffer,
-    ) -> Program {
-        let n = self.batch.capacity();
+    fn margin_pass(&self, frame: &Frame, found: &Target, an_pgd: &AnPgd, mixed: &Buffer, gradient: &Buffer) -> Program {
+        let (config, n) = (frame.config, self.batch.capacity());
         let mut tape = Tape::new("margin_pass");
         tape.set_rows(&self.batch.rows);
         let (x, labels, index) =
@@ -220,42 +201,31 @@ impl Mma {
         if config.fidelity.forget_wrong {
             tape.scatter_rows(&self.margins, eps, index);
         }
-        let logits = model.logits(&mut tape, mixed, Mode::Train);
+        let logits = frame.model.logits(&mut tape, mixed, Mode::Train);
         let loss = tape.loss(config.loss_rule(config.margin_loss_fn), logits, labels);
         tape.keep(loss, &self.margin_loss[0]);
         let weights = tape.hinge_weights(eps, config.hinge_maxeps);
         tape.keep(weights, &self.margin_loss[1]);
-        let wanted = model.params().leaves(&mut tape);
-        let found = tape.grad(loss, weights, &wanted);
-        for (value, part) in found.into_iter().zip(model.params().parts(gradient)) {
-            tape.keep(value, &part);
-        }
+        frame.gradient(&mut tape, loss, weights, gradient);
         tape.finish()
     }
 
-    /// New weights, and the step's share of the metrics.
-    fn update(&self, model: &dyn Model, config: &Config, clean: Option<&Buffer>, gradient: &Buffer) -> Program {
-        let mut tape = Tape::new("update");
-        let rule = OptimizerRule {
-            schedule: config.learning_rate_schedule.clone(),
-            clean_coeff: config.clean_loss_coeff,
-            weight_decay: config.weight_decay,
-            momentum: config.momentum,
-        };
-        let gradients: Vec<_> = [Some(gradient), clean].into_iter().flatten().map(|b| tape.leaf(b)).collect();
-        let step = tape.leaf(&self.step);
-        match &self.optimizer_state[..] {
-            [m, v] => tape.adam(rule, &gradients, step, model.params().buffer(), &[m.clone(), v.clone()]),
-            [momentum] => tape.sgd(rule, &gradients, step, model.params().buffer(), momentum),
-            _ => unreachable!("an optimizer has one or two states"),
+    /// What the step's share of the metrics is made of.
+    fn sums(&self) -> Sums<'_> {
+        let [margin_loss, weights] = &self.margin_loss;
+        Sums {
+            logits: &self.logits,
+            clean_loss: &self.clean_loss,
+            margin_loss,
+            weights: Some(weights),
+            eps: Some(&self.eps),
         }
-        tape.set_rows(&self.batch.rows);
-        let (logits, labels) = (tape.leaf(&self.logits), tape.leaf(&self.batch.labels));
-        let hard = tape.loss(config.loss_rule(Loss::Lm), logits, labels);
-        let [clean, margin, weights, eps] =
-            [&self.clean_loss, &self.margin_loss[0], &self.margin_loss[1], &self.eps].map(|b| tape.leaf(b));
-        tape.accumulate_metrics([clean, hard, weights, margin, eps], &self.metrics);
-        tape.increment(&self.step);
-        tape.finish()
+    }
+}
+
+impl From<Mma> for Step {
+    fn from(mma: Mma) -> Step {
+        let Mma { batch, step, margins, optimizer_state, metrics, right: [_, right], schedule, .. } = mma;
+        Step { batch, step, optimizer_state, metrics, margins: Some(margins), right: Some(right), schedule }
     }
 }

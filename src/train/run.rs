@@ -1,14 +1,15 @@
 //! A training run: epochs, validation, metrics, checkpoints, resume.
 //!
 //! A run's state is the step's number and what [`checkpoint`](self) holds: weights, running statistics of batch norm, the
-//! optimizer's state, the margin table, sums of metrics. Everything else is a function of the settings and of the data, so a run that goes on from
+//! optimizer's state, with MMA the margin table, sums of metrics. Everything else is a function of the settings and of the data, so a run that goes on from
 //! a checkpoint ends with the same bits as one that never stopped.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Mma;
+use super::Step;
+use super::lines::StepLine;
 use crate::attack::{DeviceData, StepLength};
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
@@ -17,7 +18,7 @@ use crate::evaluate::{AttackName, AttackSettings, Examples, Judged, Margins, acc
 use crate::model::Model;
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
-use crate::record::{Figures, Kind, MarginCounts, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
+use crate::record::{Kind, MarginCounts, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
 use crate::report::{length, si};
 use crate::tape::{Loss, Memory, Metric};
 use crate::{Error, Result};
@@ -51,16 +52,6 @@ pub struct Summary {
 }
 
 #[derive(Serialize)]
-struct StepLine {
-    clean_loss: f32,
-    margin_loss: f32,
-    clean_accuracy: f32,
-    mean_margin: f32,
-    reached_d_max: f32,
-    learning_rate: f32,
-}
-
-#[derive(Serialize)]
 struct EpochLine {
     epoch: u32,
     validation_accuracy: f64,
@@ -88,7 +79,7 @@ struct Run<'a> {
     folder: &'a RunFolder,
     device: &'a mut dyn Device,
     model: Box<dyn Model>,
-    mma: Mma,
+    training: Step,
     batches: Batches,
     validation: (Examples, Margins),
     test: (Examples, Margins, Vec<Judged>),
@@ -155,7 +146,7 @@ impl<'a> Run<'a> {
         }
         model.declare(&mut memory);
         let data = DeviceData::new(&mut memory, &*model, "train", n);
-        let mma = Mma::new(&mut memory, &*model, &data, config, None);
+        let training = super::record(&mut memory, &*model, &data, config);
         let examples =
             |memory: &mut Memory, name: &str, n: usize| Examples::new(memory, &*model, name, n, EVALUATION_BATCH);
         let validation = examples(&mut memory, "validation", splits.validation.len());
@@ -163,18 +154,19 @@ impl<'a> Run<'a> {
         let validation_margins = Margins::new(&mut memory, &*model, &validation, config);
         let test_margins = Margins::new(&mut memory, &*model, &test, config);
         let settings = AttackSettings {
-            nb_iter: RESULT_ITERATIONS,
+            nb_iter: Some(RESULT_ITERATIONS),
             nb_restart: RESULT_RESTARTS,
             step: StepLength::EpsOver(30.0),
             loss: Loss::Xent,
+            nb_sample: 0,
             seed: config.seed,
         };
-        let pgd = attacks::record(&mut memory, &*model, &test, &[AttackName::Pgd], config, &settings);
+        let pgd = attacks::record(&mut memory, &*model, &test, &[AttackName::Pgd], config, &settings)?;
         let norm = config.norm;
         let pgd: Vec<Judged> =
             pgd.into_iter().map(|attack| Judged::new(&mut memory, &*model, &test, norm, attack)).collect();
 
-        let schedules = [&mma.schedule, validation_margins.schedule(), test_margins.schedule()];
+        let schedules = [&training.schedule, validation_margins.schedule(), test_margins.schedule()];
         let programs = schedules.into_iter().flat_map(Schedule::programs).chain(pgd.iter().flat_map(Judged::programs));
         let clean = validation.programs().into_iter().chain(test.programs());
         let device_bytes = device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
@@ -184,7 +176,7 @@ impl<'a> Run<'a> {
 
         let (step, best, metrics) = if resume {
             // All is read before anything is changed.
-            let (step, best) = restore(config, folder, &*model, &mma, device)?;
+            let (step, best) = restore(config, folder, &*model, &training, device)?;
             let metrics = Metrics::resume(&folder.file(METRICS), u64::from(step))?;
             folder.write_config(&config.to_toml())?;
             (step, best, metrics)
@@ -199,7 +191,7 @@ impl<'a> Run<'a> {
             device,
             batches: Batches::new(config.seed, n, config.training_batch_size),
             model,
-            mma,
+            training,
             validation: (validation, validation_margins),
             test: (test, test_margins, pgd),
             metrics,
@@ -255,12 +247,12 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// One step of Algorithm 2 on the next batch.
+    /// One step on the next batch.
     fn train_step(&mut self) -> Result<()> {
         let index = self.batches.at(self.step);
-        self.device.write_u32(&self.mma.batch.index, index)?;
-        self.device.write_u32(&self.mma.batch.rows, &[index.len() as u32])?;
-        self.device.replay(&self.mma.schedule)?;
+        self.device.write_u32(&self.training.batch.index, index)?;
+        self.device.write_u32(&self.training.batch.rows, &[index.len() as u32])?;
+        self.device.replay(&self.training.schedule)?;
         self.step += 1;
         Ok(())
     }
@@ -272,8 +264,8 @@ impl<'a> Run<'a> {
     /// Asks the device for what was summed since it was asked before, and lets it sum anew, without waiting for it.
     fn take_sums(&mut self) -> Result<()> {
         self.log(true)?;
-        self.sums = Some((self.step, self.device.snapshot(&self.mma.metrics)?));
-        self.device.write_f32(&self.mma.metrics, &[0.0; Metric::COUNT])
+        self.sums = Some((self.step, self.device.snapshot(&self.training.metrics)?));
+        self.device.write_f32(&self.training.metrics, &[0.0; Metric::COUNT])
     }
 
     /// Writes the line of the sums that were asked for, if they have come; if `wait`, when they have. Before anything
@@ -284,25 +276,12 @@ impl<'a> Run<'a> {
             self.sums = Some((step, snapshot));
             return Ok(());
         }
-        let sums = snapshot.f32s()?;
-        let sum = |metric: Metric| sums[metric as usize];
-        let (steps, examples) = (sum(Metric::Steps), sum(Metric::Examples));
-        let rule = &self.config.learning_rate_schedule;
-        let line = StepLine {
-            clean_loss: sum(Metric::CleanLoss) / steps,
-            margin_loss: sum(Metric::MarginLoss) / steps,
-            clean_accuracy: sum(Metric::Correct) / examples,
-            mean_margin: sum(Metric::Eps) / examples,
-            reached_d_max: sum(Metric::Reached) / examples,
-            learning_rate: rule.iter().take_while(|(from, _)| *from < step).last().map_or(0.0, |(_, rate)| *rate),
-        };
+        let line = StepLine::new(self.config, step, &snapshot.f32s()?);
         self.metrics.write(Kind::Step, u64::from(step), &line)?;
-        if !(line.clean_loss.is_finite() && line.margin_loss.is_finite()) {
-            let found = format!("clean loss {}, margin loss {}", line.clean_loss, line.margin_loss);
+        if let Some(found) = line.diverged() {
             return Err(self.diverged(step, &found));
         }
-        let StepLine { margin_loss: loss, clean_accuracy: accuracy, mean_margin, .. } = line;
-        self.figures = Figures { loss, accuracy, mean_margin }.to_string();
+        self.figures = line.to_string();
         Ok(())
     }
 
@@ -356,11 +335,11 @@ impl<'a> Run<'a> {
     /// Writes all that a run needs to go on.
     fn checkpoint(&mut self) -> Result<()> {
         let mut tensors = self.weights("weights.")?;
-        for state in &self.mma.optimizer_state {
+        for state in &self.training.optimizer_state {
             let values = self.device.read_f32(state)?;
             tensors.extend(to_tensors(self.model.params(), &format!("{}.", state.name), &values));
         }
-        for buffer in [&self.mma.margins, &self.mma.metrics] {
+        for buffer in self.training.margins.iter().chain([&self.training.metrics]) {
             tensors.push(Tensor::new(&buffer.name, &buffer.dims, self.device.read_f32(buffer)?));
         }
         let mut metadata = BTreeMap::from([("step".into(), self.step.to_string())]);
@@ -432,15 +411,15 @@ fn restore(
     config: &Config,
     folder: &RunFolder,
     model: &dyn Model,
-    mma: &Mma,
+    training: &Step,
     device: &mut dyn Device,
 ) -> Result<(u32, Option<(f64, u32)>)> {
     let file = TensorFile::read(&folder.file(LAST))?;
     model.load(device, &state_from_tensors(model, "weights.", &file)?)?;
-    for state in &mma.optimizer_state {
+    for state in &training.optimizer_state {
         device.write_f32(state, &from_tensors(model.params(), &format!("{}.", state.name), &file)?)?;
     }
-    for buffer in [&mma.margins, &mma.metrics] {
+    for buffer in training.margins.iter().chain([&training.metrics]) {
         device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?)?;
     }
     let (step, end) = (file.meta("step")?, config.max_num_training_steps);
@@ -448,7 +427,7 @@ fn restore(
         let message = format!("metadata `step`: expected at most the run's {end}, found {step}");
         return Err(Error::format(&file.path, message));
     }
-    device.write_u32(&mma.step, &[step])?;
+    device.write_u32(&training.step, &[step])?;
     if !file.metadata.contains_key("best_step") {
         return Ok((step, None));
     }

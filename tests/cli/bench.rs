@@ -32,7 +32,7 @@ pub fn assert_complete(path: &Path) {
     assert_eq!(groups.keys().copied().collect::<Vec<_>>(), ["attack", "op", "program", "step"]);
     let names =
         |group: &str| groups[group].iter().map(|item| item["name"].as_str().expect("a name")).collect::<Vec<_>>();
-    assert_eq!(names("attack"), ["pgd_step linf", "pgd_step l2"]);
+    assert_eq!(names("attack"), ["pgd_step linf", "pgd_step l2", "project_hyperplane linf", "project_hyperplane l2"]);
     assert_eq!(names("step"), ["mma_step"]);
     for op in ["conv_pool", "conv_pool_backward_input", "linear_backward_weight", "adam", "select_negative"] {
         assert!(names("op").contains(&op), "{op}");

@@ -52,9 +52,13 @@ fn weights_are_attacked_and_their_margins_measured() {
     for part in [
         "w.safetensors: LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters\n30 images (bundled digits, test)\n",
         "\nclean accuracy  ",
-        "\nPGD-2 linf, eps 0.1, 2 starts  ",
-        "\nPGD-2 linf, eps 8/255, 2 starts  ",
-        "\nPGD-2 linf, eps 2, 2 starts  ",
+        "\neps 8/255, PGD-2 linf, 2 starts  ",
+        "\neps 0.1, PGD-2 linf, 2 starts  ",
+        "\n  pgd-xent   ",
+        "\n  pgd-cw     ",
+        "\neps 2, PGD-2 linf, 2 starts  ",
+        "\nAvgRobAcc, the mean over the eps  ",
+        "\nAvgAcc, with the clean accuracy  ",
         "\nmean margin by AN-PGD  ",
         "\nmargins, linf\nwrong ",
         "\n0.425 to 0.472 ",
@@ -71,17 +75,32 @@ fn the_result_as_a_file_has_every_figure() {
     let mut names: Vec<_> = found.as_object().expect("an object").keys().map(String::as_str).collect();
     names.sort();
     let expected = [
+        "average_accuracy",
+        "average_robust_accuracy",
+        "backward_passes",
+        "batch_size",
         "clean_accuracy",
+        "commit",
         "count",
+        "dataset",
+        "device",
+        "forward_passes",
         "images",
         "margins",
+        "max_eps",
+        "maxmargin",
         "mean_margin",
+        "minimum_norm",
         "model",
         "norm",
+        "protocol",
         "robust",
         "seconds",
         "seed",
+        "split",
+        "suspicious",
         "weights",
+        "weights_sha256",
     ];
     assert_eq!(names, expected);
     assert_eq!((&found["count"], &found["seed"]), (&30.into(), &4.into()));
@@ -92,8 +111,8 @@ fn the_result_as_a_file_has_every_figure() {
     let eps: Vec<_> = robust.iter().map(|attack| attack["eps"].as_f64().unwrap()).collect();
     assert_eq!(eps, [0.1, 0.3]);
     for attack in robust {
-        assert_eq!((&attack["nb_iter"], &attack["nb_restart"]), (&2.into(), &2.into()));
-        assert_eq!(attack["eps_iter"].as_f64().unwrap() as f32, 0.05);
+        let names: Vec<_> = attack["attacks"].as_array().unwrap().iter().map(|attack| &attack["name"]).collect();
+        assert_eq!(names, ["pgd-xent", "pgd-cw"]);
         assert!(attack["accuracy"].as_f64().unwrap() < clean);
     }
     let margins: Vec<_> = found["margins"].as_array().unwrap().iter().map(|margin| margin.as_f64().unwrap()).collect();
@@ -118,7 +137,13 @@ fn threads_and_images_at_a_time_do_not_change_the_result() {
     let folder = folder();
     let without_time = |flags: &str| {
         let mut found = result(folder.path(), "w.safetensors", &format!("{SHORT} {flags}"));
-        found.as_object_mut().unwrap().remove("seconds");
+        let figures = found.as_object_mut().unwrap();
+        ["seconds", "device", "batch_size"].iter().for_each(|name| drop(figures.remove(*name)));
+        for robust in figures["robust"].as_array_mut().unwrap() {
+            for attack in robust["attacks"].as_array_mut().unwrap() {
+                attack.as_object_mut().unwrap().remove("seconds");
+            }
+        }
         found
     };
     let expected = without_time("--threads 1");
@@ -151,6 +176,28 @@ fn a_run_is_evaluated_under_its_own_settings() {
     refused_in(folder.path(), "evaluate run", &["run/best.safetensors: cannot read"]);
     fs::remove_file(folder.path().join("run/config.toml")).expect("a file");
     refused_in(folder.path(), "evaluate run", &["run/config.toml: cannot read"]);
+}
+
+#[test]
+fn a_run_s_evaluation_has_a_folder_with_its_record_and_a_row_for_each_image() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 25 --steps 1";
+    done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
+    let said = done_in(folder.path(), "evaluate run --quiet --attack pgd --nb-iter 2 --nb-restart 1 --json copy.json");
+    assert!(said.out.contains("run/evaluation-pgd has the record"), "{}", said.out);
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect("a file");
+    assert_eq!(read("run/evaluation-pgd/evaluation.json"), read("copy.json"));
+    let rows = read("run/evaluation-pgd/images.csv");
+    assert!(rows.starts_with("index,label,clean_prediction,margin,broken_eps,broken_by\n0,"), "{rows}");
+    assert_eq!(rows.lines().count(), 26);
+    assert!(!folder.path().join("run/evaluation-pgd/unfinished.safetensors").exists());
+    let said = done_in(folder.path(), "evaluate run --quiet --protocol paper --test-size 3 --out elsewhere --save adv");
+    assert!(said.out.contains("adv: 3 images, each checked as written"), "{}", said.out);
+    let found: Value = serde_json::from_str(&read("elsewhere/evaluation.json")).expect("JSON");
+    assert_eq!(found["protocol"], "paper");
+    assert_eq!(found["robust"].as_array().expect("a list").len(), 4);
+    refused_in(folder.path(), "evaluate run --protocol paper --nb-iter 3", &["--protocol", "--nb-iter"]);
+    refused_in(folder.path(), "evaluate run --attack ddn", &["--attack ddn", "expected --norm l2", "found linf"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod export;
 #[path = "../support/fake.rs"]
 mod fake;
 mod gpu;
+mod methods;
 mod report;
 mod train;
 
@@ -197,6 +198,14 @@ fn settings_that_contradict_each_other_are_errors() {
         &["--model: expected ", "wide-resnet for those of cifar10; found wide-resnet"],
     );
     refused("train --momentum 0.9", &["--momentum: expected 0 with --optimizer adam", "found 0.9"]);
+    refused(
+        "train --method omma --clean-loss-coeff 0.5",
+        &["--clean-loss-coeff: expected 0 with --method omma", "0.5"],
+    );
+    refused(
+        "train --method mma --clean-loss-coeff 0",
+        &["--clean-loss-coeff: expected a positive number", "omma", "0"],
+    );
     refused("train --search-loss-fn xent", &["--search-loss-fn: expected slm or lm", "found xent"]);
     refused("train --fidelity paper --test-eps 0.5", &["--test-eps", "--test-search-start test-eps", "0.4725"]);
     refused("train --preset quick --config x.toml", &["'--preset <NAME>'", "'--config <FILE.toml>'"]);
@@ -341,6 +350,8 @@ fn presets_are_a_table_of_the_published_values_with_their_sources() {
         "config.py (LinfCIFAR10)",
         "--hinge-maxeps 0.0784 (20/255) and --hinge-maxeps 0.1255 (32/255)",
         "--hinge-maxeps 2.0 and --hinge-maxeps 3.0",
+        "\nmnist-l2-pgd: eps 2.0; published too: 1.0, 3.0, 4.0\n  method = pgd\n  paper: PGD training",
+        "\ncifar10-linf-trades: step 0.007\n  method = trades, eps_iter_scale = 2.2580645, attack_eps = 0.031, ",
     ] {
         assert!(said.out.contains(part), "{part} in {}", said.out);
     }
@@ -349,7 +360,8 @@ fn presets_are_a_table_of_the_published_values_with_their_sources() {
 #[test]
 fn a_preset_as_a_file_gives_the_same_settings() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["quick", "mnist-linf", "mnist-l2", "cifar10-linf", "cifar10-l2", "cifar10-quick"] {
+    for name in ["quick", "mnist-linf", "mnist-l2", "cifar10-linf", "cifar10-l2", "cifar10-quick", "mnist-linf-trades"]
+    {
         let toml = maxmargin(&format!("presets {name}"));
         assert_eq!(toml.code, Some(0));
         std::fs::write(folder.path().join("p.toml"), &toml.out).expect("a file");

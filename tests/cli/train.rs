@@ -64,7 +64,14 @@ fn quiet_prints_the_result_alone() {
 #[test]
 fn runs_without_a_name_are_numbered() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (flags, run) in [("", "quick-0"), ("", "quick-0-2"), ("--seed 3", "quick-3"), ("", "quick-0-3")] {
+    for (flags, run) in [
+        ("", "quick-0"),
+        ("", "quick-0-2"),
+        ("--seed 3", "quick-3"),
+        ("", "quick-0-3"),
+        ("--method pgd", "quick-pgd-0"),
+        ("--clean-loss-coeff 0", "quick-omma-0"),
+    ] {
         let said = train(folder.path(), flags);
         assert!(said.out.contains(&format!("run folder runs/{run}\n")), "{run} in {}", said.out);
         assert!(folder.path().join("runs").join(run).join("best.safetensors").is_file());

@@ -5,7 +5,7 @@ use maxmargin::tape::{DType, Loss, LossRule, Op};
 use super::support::{Array, Case, Random, Sum, exact, near, rounded};
 
 /// Rows of logits and their labels: random ones of several magnitudes, ties, and extremes.
-fn batches() -> Vec<(Array, Array)> {
+pub fn batches() -> Vec<(Array, Array)> {
     let mut random = Random(1);
     let mut batch = |classes: usize| {
         let mut rows: Vec<Vec<f64>> = Vec::new();
@@ -26,7 +26,8 @@ fn batches() -> Vec<(Array, Array)> {
     [2, 3, 10, 17, 100].map(&mut batch).into()
 }
 
-fn rules() -> [LossRule; 6] {
+/// Every loss that so many classes have.
+pub fn rules(classes: usize) -> Vec<LossRule> {
     let rule = |loss, confidence| LossRule { loss, confidence };
     [
         rule(Loss::Xent, 0.0),
@@ -35,7 +36,11 @@ fn rules() -> [LossRule; 6] {
         rule(Loss::Cw, 0.0),
         rule(Loss::Cw, 50.0),
         rule(Loss::Cw, 1e4),
+        rule(Loss::Dlr, 0.0),
     ]
+    .into_iter()
+    .filter(|rule| classes >= rule.loss.least_classes())
+    .collect()
 }
 
 /// What the losses of a row are made of. `size` is what single precision makes `slm` uncertain by, in units of one
@@ -66,21 +71,40 @@ fn softplus(v: f64) -> f64 {
     v.max(0.0) + (-v.abs()).exp().ln_1p()
 }
 
+/// `(z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12)`, and its derivative by each logit. Equal logits are
+/// sorted by their classes.
+pub fn ratio(z: &[f64], raised: usize, lowered: usize, last: usize) -> (Sum, Vec<Sum>) {
+    let mut sorted: Vec<usize> = (0..z.len()).collect();
+    sorted.sort_by(|&a, &b| z[b].partial_cmp(&z[a]).unwrap());
+    let (first, lower) = (sorted[0], [sorted[2], sorted[last - 1]]);
+    let under = z[first] - (z[lower[0]] + z[lower[1]]) / 2.0 + 1e-12;
+    let value = (z[raised] - z[lowered]) / under;
+    let derivative = |j: usize| {
+        let is = |class: usize| f64::from(j == class);
+        let over = is(raised) - is(lowered);
+        let part = value * (is(first) - (is(lower[0]) + is(lower[1])) / 2.0);
+        near((over - part) / under, (over.abs() + part.abs()) / under)
+    };
+    (near(value, value.abs()), (0..z.len()).map(derivative).collect())
+}
+
+/// The loss of a row.
+pub fn value(z: &[f64], y: usize, rule: LossRule) -> Sum {
+    let m = margins(z, y);
+    match rule.loss {
+        Loss::Xent => near(softplus(m.slm), softplus(m.slm) + sigmoid(m.slm) * m.size),
+        Loss::Slm => near(m.slm, m.size),
+        Loss::Lm => rounded(m.lm),
+        Loss::Cw => near((m.lm + f64::from(rule.confidence)).max(0.0), m.lm.abs() + f64::from(rule.confidence)),
+        Loss::Dlr => ratio(z, m.best, y, 3).0,
+    }
+}
+
 #[test]
 pub fn loss() {
     for (logits, labels) in batches() {
-        for rule in rules() {
-            let row = |(z, &y): (&[f64], &f64)| {
-                let m = margins(z, y as usize);
-                match rule.loss {
-                    Loss::Xent => near(softplus(m.slm), softplus(m.slm) + sigmoid(m.slm) * m.size),
-                    Loss::Slm => near(m.slm, m.size),
-                    Loss::Lm => rounded(m.lm),
-                    Loss::Cw => {
-                        near((m.lm + f64::from(rule.confidence)).max(0.0), m.lm.abs() + f64::from(rule.confidence))
-                    }
-                }
-            };
+        for rule in rules(logits.row()) {
+            let row = |(z, &y): (&[f64], &f64)| value(z, y as usize, rule);
             Case::new(Op::Loss(rule))
                 .rows(&logits)
                 .rows(&labels)
@@ -90,29 +114,38 @@ pub fn loss() {
     }
 }
 
+/// `dv` times the loss's derivative by each logit of a row.
+pub fn gradient(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<Sum> {
+    let m = margins(z, y);
+    let soft = |j: usize, share: f64, size: f64| {
+        let p = if j == y { -1.0 } else { (z[j] - m.lse).exp() };
+        let exponent = if j == y { 0.0 } else { (z[j] - m.lse).abs() + (z.len() as f64).ln() };
+        near(dv * share * p, (dv * share * p).abs() * (1.0 + exponent + size))
+    };
+    let hard = |j: usize| exact(dv * (f64::from(j == m.best) - f64::from(j == y)));
+    let one = |j: usize| match rule.loss {
+        Loss::Xent => soft(j, sigmoid(m.slm), m.size),
+        Loss::Slm => soft(j, 1.0, 0.0),
+        Loss::Cw if m.lm < -f64::from(rule.confidence) => exact(0.0),
+        Loss::Lm | Loss::Cw => hard(j),
+        Loss::Dlr => times(dv, ratio(z, m.best, y, 3).1[j]),
+    };
+    (0..z.len()).map(one).collect()
+}
+
+pub fn times(factor: f64, sum: Sum) -> Sum {
+    near(factor * sum.value, (factor * sum.size).abs())
+}
+
 /// lm and cw choose the first of equal logits; cw passes a gradient where it is exactly 0, as PyTorch's clamp does.
 #[test]
 pub fn loss_backward() {
     for (logits, labels) in batches() {
         let dvalue = Random(9).signed(&labels.dims);
-        for rule in rules() {
+        for rule in rules(logits.row()) {
             let row = |i: usize| {
-                let (z, y, dv) =
-                    (&logits.values[i * logits.row()..][..logits.row()], labels.values[i] as usize, dvalue.values[i]);
-                let m = margins(z, y);
-                let soft = |j: usize, share: f64, size: f64| {
-                    let p = if j == y { -1.0 } else { (z[j] - m.lse).exp() };
-                    let exponent = if j == y { 0.0 } else { (z[j] - m.lse).abs() + (z.len() as f64).ln() };
-                    near(dv * share * p, (dv * share * p).abs() * (1.0 + exponent + size))
-                };
-                let hard = |j: usize| exact(dv * (f64::from(j == m.best) - f64::from(j == y)));
-                let one = |j: usize| match rule.loss {
-                    Loss::Xent => soft(j, sigmoid(m.slm), m.size),
-                    Loss::Slm => soft(j, 1.0, 0.0),
-                    Loss::Cw if m.lm < -f64::from(rule.confidence) => exact(0.0),
-                    Loss::Lm | Loss::Cw => hard(j),
-                };
-                (0..z.len()).map(one).collect::<Vec<Sum>>()
+                let z = &logits.values[i * logits.row()..][..logits.row()];
+                gradient(z, labels.values[i] as usize, dvalue.values[i], rule)
             };
             Case::new(Op::LossBackward(rule))
                 .rows(&logits)
@@ -122,6 +155,110 @@ pub fn loss_backward() {
                 .check(|n| vec![(0..n).flat_map(row).collect()]);
         }
     }
+}
+
+/// Logits that a divergence compares: those of [`batches`] with others, themselves, and ones a little off.
+fn pairs() -> Vec<(Array, Array)> {
+    let with = |(p, _): (Array, Array)| {
+        let row = p.row();
+        let others: Vec<f64> = p.values.iter().cycle().skip(5 * row).take(p.values.len()).copied().collect();
+        let noise = Random(11).signed(&p.dims);
+        let off: Vec<f64> = p.values.iter().zip(&noise.values).map(|(p, e)| p + 0.01 * e).collect();
+        let same = p.values.clone();
+        [others, off, same].map(|q| (p.clone(), Array::f32(&p.dims, q)))
+    };
+    // Of 3, 10 and 100 classes.
+    let [_, few, ten, _, many] = <[_; 5]>::try_from(batches()).expect("five");
+    [few, ten, many].into_iter().flat_map(with).collect()
+}
+
+/// A row's log-softmax, and how far below the largest logit each is: what single precision rounds.
+fn log_softmax(z: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum = z.iter().map(|z| (z - most).exp()).sum::<f64>().ln();
+    (z.iter().map(|z| z - most - sum).collect(), z.iter().map(|z| most - z).collect())
+}
+
+/// What a row's divergence is made of: P and its uncertainty, log P - log Q and its uncertainty, Q and its uncertainty.
+fn divergence(p: &[f64], q: &[f64]) -> Vec<[Sum; 3]> {
+    let ((log_p, p_below), (log_q, q_below)) = (log_softmax(p), log_softmax(q));
+    let sums = 2.0 * (p.len() as f64).ln();
+    let one = |j: usize| {
+        let ratio = log_p[j] - log_q[j];
+        // Equal logits give exactly equal numbers.
+        let size = if p == q { 0.0 } else { p_below[j] + q_below[j] + sums };
+        [
+            near(log_p[j].exp(), log_p[j].exp() * (2.0 + p_below[j])),
+            near(ratio, size),
+            near(log_q[j].exp(), log_q[j].exp() * (2.0 + q_below[j])),
+        ]
+    };
+    (0..p.len()).map(one).collect()
+}
+
+fn product(a: Sum, b: Sum) -> Sum {
+    near(a.value * b.value, a.size * b.value.abs() + a.value.abs() * b.size)
+}
+
+/// `sum_j P_j (log P_j - log Q_j)`.
+fn divergence_of(row: &[[Sum; 3]]) -> Sum {
+    let mut sum = Sum::default();
+    for &[p, ratio, _] in row {
+        let term = product(p, ratio);
+        sum += term.value;
+        sum.size += term.size;
+    }
+    sum
+}
+
+/// Checks an op on all pairs; `formula` gives the results of a row from what its divergence is made of and dvalue.
+fn check_kl(op: &Op, formula: impl Fn(&[[Sum; 3]], f64) -> Vec<Sum>) {
+    for (p, q) in pairs() {
+        let n = p.dims[0];
+        let dvalue = Random(9).signed(&[n]);
+        let case = Case::new(op.clone()).rows(&p).rows(&q);
+        let case = match op {
+            Op::Kl => case.gives_rows(&[n], DType::F32),
+            _ => case.rows(&dvalue).gives_rows(&p.dims, DType::F32),
+        };
+        case.check(|n| {
+            let rows = p.values.chunks(p.row()).zip(q.values.chunks(q.row())).zip(&dvalue.values).take(n);
+            vec![rows.flat_map(|((p, q), &dvalue)| formula(&divergence(p, q), dvalue)).collect()]
+        });
+    }
+}
+
+/// Equal logits: exactly 0, whatever they are. A class of probability 0 adds 0.
+#[test]
+pub fn kl() {
+    check_kl(&Op::Kl, |row, _| vec![divergence_of(row)]);
+}
+
+/// Exactly 0 where the logits are equal.
+#[test]
+pub fn kl_backward_p() {
+    check_kl(&Op::KlBackwardP, |row, dvalue| {
+        let kl = divergence_of(row);
+        let one = |&[p, ratio, _]: &[Sum; 3]| {
+            let change = product(p, near(ratio.value - kl.value, ratio.size + kl.size + ratio.value.abs()));
+            let zero = row.iter().all(|[_, ratio, _]| ratio.value == 0.0 && ratio.size == 0.0);
+            if zero { exact(0.0) } else { near(dvalue * change.value, dvalue.abs() * change.size) }
+        };
+        row.iter().map(one).collect()
+    });
+}
+
+/// Exactly 0 where the logits are equal.
+#[test]
+pub fn kl_backward_q() {
+    check_kl(&Op::KlBackwardQ, |row, dvalue| {
+        let equal = row.iter().all(|[_, ratio, _]| ratio.value == 0.0 && ratio.size == 0.0);
+        let one = |&[p, _, q]: &[Sum; 3]| {
+            let size = if equal { 0.0 } else { p.size + q.size };
+            near(dvalue * (q.value - p.value), dvalue.abs() * size)
+        };
+        row.iter().map(one).collect()
+    });
 }
 
 #[test]

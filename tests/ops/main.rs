@@ -15,11 +15,13 @@ mod conv_fused;
 mod conv_pool;
 mod elementwise;
 mod formula;
+mod hyperplane;
 mod image;
 mod linear;
 mod loss;
 mod modes;
 mod optimizer;
+mod targeted_loss;
 
 use maxmargin::tape::Op;
 
@@ -74,6 +76,12 @@ fn test_of(op: &Op) -> fn() {
         Op::Conv2dFusedBackwardInput(_) => conv_fused::conv2d_fused_backward_input,
         Op::Loss(_) => loss::loss,
         Op::LossBackward(_) => loss::loss_backward,
+        Op::Kl => loss::kl,
+        Op::KlBackwardP => loss::kl_backward_p,
+        Op::KlBackwardQ => loss::kl_backward_q,
+        Op::TargetedLoss(_) => targeted_loss::targeted_loss,
+        Op::TargetedLossBackward(_) => targeted_loss::targeted_loss_backward,
+        Op::RankClass { .. } => targeted_loss::rank_class,
         Op::MeanWeights => loss::mean_weights,
         Op::HingeWeights { .. } => loss::hinge_weights,
         Op::SelectNegative => loss::select_negative,
@@ -81,6 +89,7 @@ fn test_of(op: &Op) -> fn() {
         Op::PgdStart(_) => attack::pgd_start,
         Op::PgdStep(_) => attack::pgd_step,
         Op::AlongDirection { .. } => attack::along_direction,
+        Op::ProjectHyperplane(_) => hyperplane::project_hyperplane,
         Op::Bisect { .. } => attack::bisect,
         Op::Adam(_) => optimizer::adam,
         Op::Sgd(_) => optimizer::sgd,

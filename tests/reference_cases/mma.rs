@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use maxmargin::attack::DeviceData;
-use maxmargin::config::{Config, Fidelity, ModelKind, OptimizerKind};
+use maxmargin::config::{Config, Fidelity, Method, ModelKind, OptimizerKind};
 use maxmargin::data::DatasetKind;
 use maxmargin::device::Device;
 use maxmargin::model::{Parameter, Params, image_buffer};
@@ -206,6 +206,7 @@ fn config(case: &Case, capacity: usize) -> Config {
         model: if case.has("model", "wide_resnet") { ModelKind::WideResNet } else { ModelKind::LeNet5 },
         depth: None,
         width: 1.0,
+        method: Method::Mma,
         norm: case.choice("norm"),
         hinge_maxeps: number("hinge_max_eps"),
         clean_loss_fn: Loss::Xent,
@@ -217,6 +218,9 @@ fn config(case: &Case, capacity: usize) -> Config {
         eps_iter_scale: number("step_scale"),
         num_search_steps: case.number("search_steps"),
         attack_mineps: number("min_eps"),
+        attack_eps: 0.0,
+        eps_ramp_steps: 0,
+        trades_beta: 0.0,
         optimizer: case.choice("optimizer"),
         momentum: number("momentum"),
         weight_decay: number("weight_decay"),

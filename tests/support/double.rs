@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use maxmargin::tape::{BATCH_NORM_EPS, Loss, LossRule, Node, Op, Tape, Value, Window};
+use maxmargin::tape::{BATCH_NORM_EPS, Loss, LossRule, Node, Op, Tape, TargetedLoss, Value, Window};
 use rayon::prelude::*;
 
 /// What values hold.
@@ -116,6 +116,11 @@ fn compute(tape: &Tape, node: &Node, known: &Values, rows: usize, passes: &HashM
             (0..out.iter().product()).map(|i| x(0)[i / (pixels * c) * c + i % c] / pixels as f64).collect()
         }
         Op::Loss(rule) => x(0).chunks(dims(0)[1]).zip(x(1)).map(|(z, &y)| loss(z, y as usize, *rule)).collect(),
+        Op::Kl => x(0).chunks(dims(0)[1]).zip(x(1).chunks(dims(0)[1])).map(|(p, q)| kl(p, q)).collect(),
+        Op::TargetedLoss(targeted) => {
+            let rows = x(0).chunks(dims(0)[1]).zip(x(1)).zip(x(2));
+            rows.map(|((z, &y), &t)| targeted_loss(z, y as usize, t as usize, *targeted)).collect()
+        }
         Op::LossBackward(LossRule { loss: Loss::Xent, .. }) => {
             let rows = x(0).chunks(dims(0)[1]).zip(x(1)).zip(x(2));
             let softmax = |((z, &y), dv): ((&[f64], &f64), &f64)| {
@@ -177,7 +182,7 @@ fn max_pool2d(x: &[f64], dims: &[usize]) -> Vec<f64> {
     out
 }
 
-fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
+pub fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
     let others = || (0..z.len()).filter(|&j| j != y).map(|j| z[j]);
     let sum: f64 = others().map(f64::exp).sum();
     let lm = others().fold(f64::NEG_INFINITY, f64::max) - z[y];
@@ -186,7 +191,35 @@ fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
         Loss::Slm => sum.ln() - z[y],
         Loss::Lm => lm,
         Loss::Cw => (lm + f64::from(rule.confidence)).max(0.0),
+        Loss::Dlr => {
+            let z = descending(z);
+            lm / (z[0] - z[2] + 1e-12)
+        }
     }
+}
+
+/// `sum_j P_j (log P_j - log Q_j)` of two rows of logits.
+fn kl(p: &[f64], q: &[f64]) -> f64 {
+    let log_sum = |z: &[f64]| z.iter().map(|z| z.exp()).sum::<f64>().ln();
+    let [p_sum, q_sum] = [p, q].map(log_sum);
+    p.iter().zip(q).map(|(p, q)| (p - p_sum).exp() * ((p - p_sum) - (q - q_sum))).sum()
+}
+
+pub fn targeted_loss(z: &[f64], y: usize, t: usize, targeted: TargetedLoss) -> f64 {
+    match targeted {
+        TargetedLoss::Minus(rule) => -loss(z, t, rule),
+        TargetedLoss::Difference => z[t] - z[y],
+        TargetedLoss::Dlr => {
+            let sorted = descending(z);
+            (z[t] - z[y]) / (sorted[0] - (sorted[2] + sorted[3]) / 2.0 + 1e-12)
+        }
+    }
+}
+
+fn descending(z: &[f64]) -> Vec<f64> {
+    let mut z = z.to_vec();
+    z.sort_by(|a, b| b.total_cmp(a));
+    z
 }
 
 /// Sizes of a convolution. Each image's windows are laid out as rows, `[windows, elements of a filter]`.

@@ -1,6 +1,7 @@
 //! What the suites share: the devices, arrays of numbers, and one op run on its own under watch.
 #![allow(dead_code)] // each suite uses its own part
 
+pub mod attacked;
 pub mod cuda;
 pub mod double;
 pub mod fake;
@@ -22,6 +23,11 @@ pub fn devices() -> Vec<Make> {
     let cpu: Make = || Box::new(Cpu::new());
     let cpu = (!fake::is_again()).then_some(cpu);
     cpu.into_iter().chain(cuda::devices()).collect()
+}
+
+/// The devices on which thousands of iterations take seconds: the CPU, and a GPU where one is required, but no fake.
+pub fn fast_devices() -> Vec<Make> {
+    if fake::required("gpu") { devices() } else { vec![|| Box::new(Cpu::new())] }
 }
 
 /// How often an op is run for equal bits, on each number of threads: twice; on a GPU, whose blocks run in another order

@@ -39,6 +39,21 @@ fn a_run_on_the_gpu_stopped_and_resumed_has_the_bits_of_one_never_stopped() {
 }
 
 #[test]
+fn other_methods_on_the_gpu_stop_and_resume_like_mma() {
+    let Some(driver) = driver() else { return };
+    let folder = temporary();
+    for method in ["std", "pgdls", "trades"] {
+        let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(format!("{method}-{name}")));
+        // A ramp that is not over when the run is stopped.
+        let few = format!("{FEW} --disp-interval 5 --method {method} --eps-ramp-steps 8");
+        done(on(&driver, &mut begin(&whole, &format!("{few} --max-num-training-steps 10")), ""));
+        done(on(&driver, &mut begin(&parts, &format!("{few} --max-num-training-steps 5")), ""));
+        done(on(&driver, &mut go_on(&parts, "--max-num-training-steps 10"), ""));
+        assert_same(&parts, &whole, method);
+    }
+}
+
+#[test]
 fn the_order_of_blocks_and_threads_does_not_change_a_bit() {
     let Some(driver) = driver() else { return };
     let folder = temporary();

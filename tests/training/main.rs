@@ -5,6 +5,7 @@
 mod cifar10;
 mod cuda;
 mod device;
+mod methods;
 mod resume;
 #[path = "../support/mod.rs"]
 mod support;

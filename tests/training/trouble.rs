@@ -92,7 +92,7 @@ fn damages() -> Vec<Damage> {
                 let text = fs::read_to_string(p).unwrap();
                 fs::write(p, text.replace("nb_iter = 2", "nb_iter = \"two\"")).unwrap();
             },
-            &["line 17: ", "two", "expected u32"],
+            &["line 18: ", "two", "expected u32"],
         ),
         damage(
             CONFIG,

@@ -11,6 +11,7 @@ mod conv_fused;
 mod conv_pool;
 mod elementwise;
 mod formula;
+mod hyperplane;
 mod image;
 mod linear;
 mod loss;
@@ -302,6 +303,26 @@ impl Cpu {
                 let dlogits = &mut f32s_mut(y0)[..n * classes];
                 loss::loss_backward(dlogits, f32s(x[0]), u32s(x[1]), f32s(x[2]), *rule);
             }
+            Op::Kl => loss::kl(&mut f32s_mut(y0)[..n], f32s(x[0]), f32s(x[1]), in_dims(0)[1]),
+            Op::KlBackwardP => {
+                loss::kl_backward_p(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+            }
+            Op::KlBackwardQ => {
+                loss::kl_backward_q(live(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+            }
+            Op::TargetedLoss(targeted) => {
+                let out = &mut f32s_mut(y0)[..n];
+                loss::targeted_loss(out, f32s(x[0]), u32s(x[1]), u32s(x[2]), *targeted);
+            }
+            Op::TargetedLossBackward(targeted) => {
+                let dlogits = &mut f32s_mut(y0)[..n * out_dims[1]];
+                let [labels, targets] = [1, 2].map(|i| u32s(x[i]));
+                loss::targeted_loss_backward(dlogits, f32s(x[0]), labels, targets, f32s(x[3]), *targeted);
+            }
+            Op::RankClass { rank } => {
+                let rank = rank + x.get(2).map_or(0, |run| u32s(run)[0]);
+                loss::rank_class(&mut u32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), rank as usize);
+            }
             Op::MeanWeights => f32s_mut(y0)[..n].fill(1.0 / n as f32),
             Op::HingeWeights { hinge } => loss::hinge_weights(&mut f32s_mut(y0)[..n], f32s(x[0]), *hinge),
             Op::SelectNegative => {
@@ -322,6 +343,10 @@ impl Cpu {
             Op::AlongDirection { norm, direction, clamp } => {
                 let along = attack::Along { norm: *norm, direction: *direction, clamp: *clamp };
                 attack::along_direction(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, &along);
+            }
+            Op::ProjectHyperplane(norm) => {
+                let d = live(y0, out_dims, n);
+                hyperplane::project_hyperplane(d, f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), *norm);
             }
             Op::Bisect { max_eps } => {
                 let [low, high] = others else { unreachable!("bisect updates t, low and high") };

@@ -2,10 +2,16 @@
 
 use super::{Arg, Desc};
 use crate::device::cuda::launch::{Launch, THREADS, WARP};
-use crate::tape::{Loss, LossRule};
+use crate::tape::{Loss, LossRule, TargetedLoss};
 
 /// Operations on a logit: the largest, an exponential and its sum; backward one more exponential and two products.
 const FLOPS: [u64; 2] = [16, 32];
+/// Comparisons of a logit with each other one.
+const RANK_FLOPS: u64 = 1;
+
+/// Operations on a pair of logits, forward, backward by p and by q: two softmaxes (32), their difference's sum (14), and what
+/// is made of them.
+const KL_FLOPS: [u64; 3] = [46, 60, 50];
 
 /// As kernels/loss.cu numbers them.
 fn number(loss: Loss) -> i32 {
@@ -14,25 +20,81 @@ fn number(loss: Loss) -> i32 {
         Loss::Slm => 1,
         Loss::Lm => 2,
         Loss::Cw => 3,
+        Loss::Dlr => 4,
     }
 }
 
 /// A kernel of a warp a row of logits.
-fn by_warps(desc: &Desc, kernel: &'static str, rule: LossRule, flops: u64) -> Launch {
+fn by_warps(desc: &Desc, kernel: &'static str, inputs: &[Arg], numbers: &[Arg], flops: u64) -> Launch {
+    let &[n, classes] = desc.input(0) else { unreachable!("logits are rows of classes") };
+    let args = [&[Arg::Output(0)], inputs, numbers, &[Arg::Rows, Arg::size(n), Arg::size(classes)]].concat();
+    Launch::new(kernel, n.div_ceil((THREADS / WARP) as usize), args, desc.cost(flops * (n * classes) as u64))
+}
+
+fn inputs<const N: usize>(places: [usize; N]) -> [Arg; N] {
+    places.map(Arg::Input)
+}
+
+/// Which loss, its confidence, and what it is multiplied by.
+fn rule_and_factor(rule: LossRule, factor: f32) -> [Arg; 3] {
+    [Arg::Int(number(rule.loss)), Arg::Float(rule.confidence), Arg::Float(factor)]
+}
+
+pub(super) fn loss(desc: &Desc, rule: LossRule) -> Launch {
+    by_warps(desc, "loss", &inputs([0, 1]), &rule_and_factor(rule, 1.0), FLOPS[0])
+}
+
+pub(super) fn loss_backward(desc: &Desc, rule: LossRule) -> Launch {
+    by_warps(desc, "loss_backward", &inputs([0, 1, 2]), &rule_and_factor(rule, 1.0), FLOPS[1])
+}
+
+/// Of a loss that has kernels of its own: whether it is divided as dlr is.
+fn divided(targeted: TargetedLoss) -> [Arg; 1] {
+    [Arg::Int(i32::from(targeted == TargetedLoss::Dlr))]
+}
+
+pub(super) fn targeted_loss(desc: &Desc, targeted: TargetedLoss) -> Launch {
+    match targeted {
+        // The targets are its labels.
+        TargetedLoss::Minus(rule) => by_warps(desc, "loss", &inputs([0, 2]), &rule_and_factor(rule, -1.0), FLOPS[0]),
+        _ => by_warps(desc, "targeted_loss", &inputs([0, 1, 2]), &divided(targeted), FLOPS[0]),
+    }
+}
+
+pub(super) fn targeted_loss_backward(desc: &Desc, targeted: TargetedLoss) -> Launch {
+    match targeted {
+        TargetedLoss::Minus(rule) => {
+            by_warps(desc, "loss_backward", &inputs([0, 2, 3]), &rule_and_factor(rule, -1.0), FLOPS[1])
+        }
+        _ => by_warps(desc, "targeted_loss_backward", &inputs([0, 1, 2, 3]), &divided(targeted), FLOPS[1]),
+    }
+}
+
+pub(super) fn rank_class(desc: &Desc, rank: u32) -> Launch {
+    let run = if desc.inputs() == 3 { Arg::Input(2) } else { Arg::Null };
+    let inputs = [Arg::Input(0), Arg::Input(1), run];
+    by_warps(desc, "rank_class", &inputs, &[Arg::Unsigned(rank)], RANK_FLOPS * desc.input(0)[1] as u64)
+}
+
+/// A kernel of a warp for a row of each of two logits.
+fn of_two(desc: &Desc, kernel: &'static str, flops: u64) -> Launch {
     let &[n, classes] = desc.input(0) else { unreachable!("logits are rows of classes") };
     let mut args = vec![Arg::Output(0)];
     args.extend((0..desc.inputs()).map(Arg::Input));
-    args.extend([Arg::Int(number(rule.loss)), Arg::Float(rule.confidence)]);
     args.extend([Arg::Rows, Arg::size(n), Arg::size(classes)]);
     Launch::new(kernel, n.div_ceil((THREADS / WARP) as usize), args, desc.cost(flops * (n * classes) as u64))
 }
 
-pub(super) fn loss(desc: &Desc, rule: LossRule) -> Launch {
-    by_warps(desc, "loss", rule, FLOPS[0])
+pub(super) fn kl(desc: &Desc) -> Launch {
+    of_two(desc, "kl", KL_FLOPS[0])
 }
 
-pub(super) fn loss_backward(desc: &Desc, rule: LossRule) -> Launch {
-    by_warps(desc, "loss_backward", rule, FLOPS[1])
+pub(super) fn kl_backward_p(desc: &Desc) -> Launch {
+    of_two(desc, "kl_backward_p", KL_FLOPS[1])
+}
+
+pub(super) fn kl_backward_q(desc: &Desc) -> Launch {
+    of_two(desc, "kl_backward_q", KL_FLOPS[2])
 }
 
 pub(super) fn mean_weights(desc: &Desc) -> Launch {

@@ -8,6 +8,7 @@ mod conv;
 mod elementwise;
 mod formula;
 mod gemm;
+mod hyperplane;
 mod image;
 mod linear;
 mod loss;
@@ -160,6 +161,12 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
 
         Op::Loss(rule) => loss::loss(&desc, *rule).into(),
         Op::LossBackward(rule) => loss::loss_backward(&desc, *rule).into(),
+        Op::Kl => loss::kl(&desc).into(),
+        Op::KlBackwardP => loss::kl_backward_p(&desc).into(),
+        Op::KlBackwardQ => loss::kl_backward_q(&desc).into(),
+        Op::TargetedLoss(targeted) => loss::targeted_loss(&desc, *targeted).into(),
+        Op::TargetedLossBackward(targeted) => loss::targeted_loss_backward(&desc, *targeted).into(),
+        Op::RankClass { rank } => loss::rank_class(&desc, *rank).into(),
         Op::MeanWeights => loss::mean_weights(&desc).into(),
         Op::HingeWeights { hinge } => loss::hinge_weights(&desc, *hinge).into(),
         Op::AccumulateMetrics => loss::accumulate_metrics(&desc).into(),
@@ -171,6 +178,7 @@ pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
             attack::along_direction(&desc, *norm, *direction, *clamp).into()
         }
         Op::Bisect { max_eps } => attack::bisect(&desc, *max_eps).into(),
+        Op::ProjectHyperplane(norm) => hyperplane::project_hyperplane(&desc, *norm).into(),
 
         Op::Adam(rule) => optimizer::adam(&desc, rule).into(),
         Op::Sgd(rule) => optimizer::sgd(&desc, rule).into(),

@@ -1,6 +1,8 @@
 //! What the launches of ops other than convolutions and products promise: every element has its thread, and is read as
 //! wide as its address allows. Of linear layers: bias and ReLU are applied once. Of batch norm: few launches.
 
+mod attacks;
+
 use super::lower;
 use crate::device::cuda::images::kernel;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
@@ -310,7 +312,11 @@ fn a_loss_takes_a_warp_for_a_row() {
         let forward = launch(Op::Loss(rule), &[f32s(&logits), labels], &[f32s(&each)], None);
         let inputs = [f32s(&logits), labels, f32s(&each)];
         let backward = launch(Op::LossBackward(rule), &inputs, &[f32s(&logits)], None);
-        for launch in [forward, backward] {
+        let (two, value) = ([f32s(&logits); 2], f32s(&each));
+        let divergence = launch(Op::Kl, &two, &[value], None);
+        let [by_p, by_q] =
+            [Op::KlBackwardP, Op::KlBackwardQ].map(|op| launch(op, &[two[0], two[1], value], &[f32s(&logits)], None));
+        for launch in [forward, backward, divergence, by_p, by_q] {
             assert_eq!(launch.grid[0] as usize, n.div_ceil(8));
             assert_eq!(sizes(&launch), [n, 10]);
         }

@@ -1,12 +1,14 @@
 //! `Tape::grad` against central differences of the same computation in double precision, and what it does not do: walk
 //! paths that nobody asked for, or fill anything with zeros.
 
+#[path = "../support/mod.rs"]
 mod support;
+mod two_passes;
 
 use std::collections::HashMap;
 
 use maxmargin::model::{LeNet5, Mode, Model, WideResNet, image_buffer};
-use maxmargin::tape::{BatchNorm, Buffer, Loss, LossRule, Memory, Op, Program, Tape, Value, Window};
+use maxmargin::tape::{BatchNorm, Buffer, Loss, LossRule, Memory, Op, Program, Tape, TargetedLoss, Value, Window};
 use support::double::evaluate;
 use support::{Array, Make, Random, devices};
 
@@ -121,8 +123,8 @@ fn labels(classes: usize) -> Array {
     Array::u32((0..CAPACITY as u32).map(|i| i * 2 % classes as u32))
 }
 
-fn rules() -> [LossRule; 4] {
-    [Loss::Xent, Loss::Slm, Loss::Lm, Loss::Cw].map(|loss| LossRule { loss, confidence: 50.0 })
+fn rules() -> [LossRule; 5] {
+    [Loss::Xent, Loss::Slm, Loss::Lm, Loss::Cw, Loss::Dlr].map(|loss| LossRule { loss, confidence: 50.0 })
 }
 
 // ---- LeNet5
@@ -133,8 +135,7 @@ fn lenet5(tape: &mut Tape, given: &mut Given, rule: LossRule) -> (Value, Value, 
     model_loss(tape, given, Box::new(model), Mode::Eval, rule, 5)
 }
 
-/// The loss of a model, its input and its parameters. Batch norm's numbers are other than the first ones, which are all
-/// the same.
+/// The loss of a model, its input and its parameters.
 fn model_loss(
     tape: &mut Tape,
     given: &mut Given,
@@ -143,6 +144,17 @@ fn model_loss(
     rule: LossRule,
     classes: usize,
 ) -> (Value, Value, Vec<Value>) {
+    fill(given, &mut *model);
+    let x = images(tape, given, &*model, "x", 5);
+    let y = given.leaf(tape, "labels", labels(classes));
+    let logits = model.logits(tape, x, mode);
+    let loss = tape.loss(rule, logits, y);
+    let params = model.params().leaves(tape);
+    (loss, x, params)
+}
+
+/// Gives a model its first values; batch norm's are other than those, which are all the same.
+fn fill(given: &mut Given, model: &mut dyn Model) {
     model.declare(&mut given.memory);
     let mut random = Random(8);
     for (params, values) in model.kept().zip(model.initial(3)) {
@@ -153,18 +165,18 @@ fn model_loss(
             given.leaves.push((buffer, Array::f32(&p.dims, moved)));
         }
     }
+}
+
+/// A batch of a model's images; the one that is not active is no number.
+fn images(tape: &mut Tape, given: &mut Given, model: &dyn Model, name: &str, seed: u64) -> Value {
     let dims = [&[CAPACITY][..], &model.image()].concat();
-    let mut content = Random(5).image(&dims);
+    let mut content = Random(seed).image(&dims);
     let row = content.row();
     content.values[(CAPACITY - 1) * row..].fill(f64::NAN);
-    let buffer = image_buffer(&mut given.memory, &*model, "x", CAPACITY);
+    let buffer = image_buffer(&mut given.memory, model, name, CAPACITY);
     let x = tape.leaf(&buffer);
     given.leaves.push((buffer, content));
-    let y = given.leaf(tape, "labels", labels(classes));
-    let logits = model.logits(tape, x, mode);
-    let loss = tape.loss(rule, logits, y);
-    let params = model.params().leaves(tape);
-    (loss, x, params)
+    x
 }
 
 #[test]
@@ -177,6 +189,19 @@ fn lenet5s_gradients_by_input_and_by_every_parameter_are_those_of_the_formulas()
         check(&format!("parameters, {rule:?}"), 400, &|tape, given| {
             let (loss, _, params) = lenet5(tape, given, rule);
             (loss, params)
+        });
+    }
+}
+
+#[test]
+fn a_targeted_loss_has_the_gradient_of_its_formula() {
+    for targeted in [TargetedLoss::Minus(rules()[0]), TargetedLoss::Dlr, TargetedLoss::Difference] {
+        check(&format!("{targeted:?}"), 400, &|tape, given| {
+            let x = given.leaf(tape, "x", Random(1).signed(&[CAPACITY, 6]));
+            let w = given.leaf(tape, "w", Random(2).signed(&[5, 6]));
+            let (y, t) = (given.leaf(tape, "labels", labels(5)), given.leaf(tape, "targets", labels(4)));
+            let logits = tape.linear(x, w);
+            (tape.targeted_loss(targeted, logits, y, t), vec![x, w])
         });
     }
 }
@@ -398,18 +423,6 @@ fn random_programs_have_the_gradients_of_their_formulas() {
     for seed in 0..60 {
         check(&format!("program {seed}"), 12, &|tape, given| random_program(seed, tape, given));
     }
-}
-
-#[test]
-fn a_value_used_twice_gets_the_sum_of_both_gradients() {
-    let weights = Array::f32(&[CAPACITY], [0.5, -1.0, 2.0, 0.0]);
-    let (found, _) = gradients(devices()[0], true, &weights, &|tape, given| {
-        let a = given.leaf(tape, "a", Random(1).signed(&[CAPACITY]));
-        let scaled = tape.scale(a, 3.0);
-        let sum = tape.add(a, scaled);
-        (tape.add(sum, sum), vec![a])
-    });
-    assert_eq!(found[0][..3], [4.0, -8.0, 16.0]); // 2 (1 + 3) times the weight
 }
 
 /// A chain that fusing would take is left alone where something else reads a value inside it.

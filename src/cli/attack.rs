@@ -1,0 +1,55 @@
+//! `maxmargin attack`: adversarial images as a file, each checked.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::evaluate::{self, AttackFlags, Checks, DataFlags, EvaluateArgs, Measure, RunFlags};
+use super::values::count;
+use super::{Machine, Outcome};
+use crate::Result;
+use crate::evaluate::AttackName;
+
+const EXAMPLES: &str = "\
+Examples:
+  maxmargin attack runs/quick-0 --eps 0.3
+      PGD's images for the test images, in adversarial.safetensors
+  maxmargin attack runs/quick-0 --attack autoattack --eps 0.1,0.2,0.3 --test-size 1000
+      of each image, what broke it at the least eps
+  maxmargin attack runs/quick-0 --norm l2 --attack ddn --save nearest.safetensors
+      the nearest adversarial image, and how near they are
+
+The file has the images `adversarial` [n, h, w, c] in [0, 1], their `index`, `labels` and `eps`, and whether each is
+`misclassified`.";
+
+/// Make adversarial images, and check them
+///
+/// What was written is read again: each image must lie in [0, 1] and in its ball, and be misclassified if it is said to be.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct AttackArgs {
+    /// Weights (.safetensors), or a run folder, whose best.safetensors and settings are taken
+    #[arg(value_name = "CHECKPOINT")]
+    checkpoint: PathBuf,
+    /// The file for the images
+    #[arg(long, value_name = "FILE", default_value = "adversarial.safetensors")]
+    save: PathBuf,
+    #[command(flatten)]
+    machine: Machine,
+    /// Images at a time
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    batch_size: usize,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    attack: AttackFlags,
+}
+
+pub(super) fn run(args: AttackArgs) -> Result<Outcome> {
+    let AttackArgs { checkpoint, save, machine, batch_size, data, mut attack } = args;
+    if attack.attack.is_empty() && attack.protocol.is_none() {
+        attack.attack = vec![Measure::Attack(AttackName::Pgd)];
+    }
+    let run = RunFlags { json: None, out: None, save: Some(save), machine, batch_size };
+    evaluate::run(EvaluateArgs { checkpoint, run, data, attack, checks: Checks::default() })
+}

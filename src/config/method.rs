@@ -1,0 +1,56 @@
+//! How a network is trained.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a network is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Max-margin training (Ding et al., 2020): every image at its own decision boundary, until its margin reaches d_max; and
+    /// a share of the clean loss.
+    #[default]
+    Mma,
+    /// MMA without the clean loss: --clean-loss-coeff 0.
+    Omma,
+    /// The cross-entropy of the images as they are; no attack.
+    Std,
+    /// PGD training (Madry et al., 2018): every image where PGD within --attack-eps raises the loss most.
+    Pgd,
+    /// PGD training whose eps grows linearly from 0 to --attack-eps, over --eps-ramp-steps.
+    Pgdls,
+    /// TRADES (Zhang et al., 2019): the clean loss, and --trades-beta times the divergence of the answers within --attack-eps
+    /// from those to the images as they are.
+    Trades,
+}
+
+impl Method {
+    /// MMA with this share of the clean loss's gradient: without any it is OMMA.
+    pub fn of_share(clean_loss_coeff: f32) -> Method {
+        if clean_loss_coeff == 0.0 { Method::Omma } else { Method::Mma }
+    }
+
+    /// Whether it is MMA, whatever the share of the clean loss.
+    pub fn is_mma(self) -> bool {
+        matches!(self, Method::Mma | Method::Omma)
+    }
+
+    /// Whether it attacks within [`Config::attack_eps`](super::Config::attack_eps).
+    pub fn has_fixed_eps(self) -> bool {
+        matches!(self, Method::Pgd | Method::Pgdls | Method::Trades)
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Method::Mma => "mma",
+            Method::Omma => "omma",
+            Method::Std => "std",
+            Method::Pgd => "pgd",
+            Method::Pgdls => "pgdls",
+            Method::Trades => "trades",
+        })
+    }
+}

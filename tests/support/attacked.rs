@@ -1,0 +1,268 @@
+//! An attack run on a model whose weights are given, and what is known of such models.
+
+use maxmargin::attack::{Attack, Target};
+use maxmargin::device::Device;
+use maxmargin::model::{Mode, Model, Params};
+use maxmargin::tape::{Buffer, Memory, Norm, Tape, Value};
+
+use super::{LinearModel, Make, Random};
+
+/// What an attack is run on. `weights` are the last layer's, a row a class.
+#[derive(Clone)]
+pub struct Given {
+    pub image: [usize; 3],
+    pub weights: Vec<Vec<f64>>,
+    pub bias: Vec<f64>,
+    pub x: Vec<Vec<f32>>,
+    pub labels: Vec<u32>,
+    pub index: Vec<u32>,
+    pub eps: Vec<f32>,
+}
+
+impl Given {
+    /// `n` images of random pixels between `low` and `high`, some of them at the ends of the box, and a linear model of
+    /// `classes`, without a bias at the middle of the box. Labels are the model's own answers; eps is 0.
+    pub fn random(seed: u64, image: [usize; 3], classes: usize, n: usize, [low, high]: [f64; 2]) -> Given {
+        let mut random = Random(seed);
+        let pixels = image.iter().product();
+        let weights: Vec<Vec<f64>> = (0..classes).map(|_| random.signed(&[pixels]).values).collect();
+        let bias = weights.iter().map(|w| f64::from((-0.5 * w.iter().sum::<f64>()) as f32)).collect();
+        let mut pixel = |_| (low + (high - low) * random.unit()).clamp(0.0, 1.0) as f32;
+        let x = (0..n).map(|_| (0..pixels).map(&mut pixel).collect()).collect();
+        let index = (0..n as u32).map(|i| 3 * i + 1).collect();
+        let mut given = Given { image, weights, bias, x, labels: vec![0; n], index, eps: vec![0.0; n] };
+        given.labels = given.x.iter().map(|x| given.answer(x)).collect();
+        given
+    }
+
+    /// The linear model's logits of an image.
+    pub fn logits(&self, x: &[f32]) -> Vec<f64> {
+        let logit = |w: &Vec<f64>| w.iter().zip(x).map(|(w, &x)| w * f64::from(x)).sum::<f64>();
+        self.weights.iter().zip(&self.bias).map(|(w, b)| logit(w) + b).collect()
+    }
+
+    /// The class with the largest logit.
+    pub fn answer(&self, x: &[f32]) -> u32 {
+        let z = self.logits(x);
+        (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap() as u32
+    }
+
+    /// The largest of the other logits less the label's: positive where `x` is adversarial.
+    pub fn margin(&self, example: usize, x: &[f32]) -> f64 {
+        let (z, y) = (self.logits(x), self.labels[example] as usize);
+        let others = (0..z.len()).filter(|&j| j != y).map(|j| z[j]);
+        others.fold(f64::NEG_INFINITY, f64::max) - z[y]
+    }
+
+    /// How far the nearest adversarial image of the box is, of the linear model: to each other class it is where the
+    /// change is parallel to the difference of weights (l2) or as long in each pixel (linf), but for pixels that the box
+    /// stops.
+    pub fn distance(&self, norm: Norm, example: usize) -> f64 {
+        let (x, y) = (&self.x[example], self.labels[example] as usize);
+        let z = self.logits(x);
+        let to_class = |j: usize| {
+            let w: Vec<f64> = self.weights[j].iter().zip(&self.weights[y]).map(|(a, b)| a - b).collect();
+            let needed = z[y] - z[j];
+            let change = |t: f64| {
+                let pixel = |(&x, &w): (&f32, &f64)| {
+                    let wanted = if norm == Norm::L2 { t * w } else { t * w.signum() };
+                    wanted.clamp(-f64::from(x), 1.0 - f64::from(x))
+                };
+                x.iter().zip(&w).map(pixel).collect::<Vec<f64>>()
+            };
+            let gained = |t: f64| change(t).iter().zip(&w).map(|(d, w)| d * w).sum::<f64>();
+            let (mut low, mut high) = (0.0, 1e4);
+            if gained(high) < needed {
+                return f64::INFINITY;
+            }
+            for _ in 0..200 {
+                let middle = (low + high) / 2.0;
+                *(if gained(middle) < needed { &mut low } else { &mut high }) = middle;
+            }
+            length(norm, &change(high))
+        };
+        (0..z.len()).filter(|&j| j != y).map(to_class).fold(f64::INFINITY, f64::min)
+    }
+
+    /// One example of these alone.
+    pub fn only(&self, example: usize) -> Given {
+        Given {
+            x: vec![self.x[example].clone()],
+            labels: vec![self.labels[example]],
+            index: vec![self.index[example]],
+            eps: vec![self.eps[example]],
+            ..self.clone()
+        }
+    }
+
+    fn parameters(&self) -> Vec<f32> {
+        self.weights.concat().iter().chain(&self.bias).map(|&v| v as f32).collect()
+    }
+}
+
+pub fn length(norm: Norm, change: &[f64]) -> f64 {
+    match norm {
+        Norm::Linf => change.iter().fold(0.0, |m, d| d.abs().max(m)),
+        Norm::L2 => change.iter().map(|d| d * d).sum::<f64>().sqrt(),
+    }
+}
+
+/// The length of `adv - x`.
+pub fn distance(norm: Norm, adv: &[f32], x: &[f32]) -> f64 {
+    let change: Vec<f64> = adv.iter().zip(x).map(|(&a, &x)| f64::from(a) - f64::from(x)).collect();
+    length(norm, &change)
+}
+
+/// An attack and the device that it is on.
+pub struct Attacked {
+    pub device: Box<dyn Device>,
+    pub attack: Attack,
+}
+
+impl Attacked {
+    /// Records an attack on the linear model and writes all that it reads.
+    pub fn new(make: Make, given: &Given, record: impl Fn(&mut Memory, &dyn Model, &Target) -> Attack) -> Attacked {
+        let mut model = LinearModel::new(given.image, given.bias.len());
+        Attacked::of(make, given, &mut model, &given.parameters(), record)
+    }
+
+    /// Records an attack on `model`, whose parameters are `values`.
+    pub fn of(
+        make: Make,
+        given: &Given,
+        model: &mut dyn Model,
+        values: &[f32],
+        record: impl Fn(&mut Memory, &dyn Model, &Target) -> Attack,
+    ) -> Attacked {
+        let mut memory = Memory::default();
+        model.declare(&mut memory);
+        let target = Target::new(&mut memory, model, "a.x", given.x.len());
+        let attack = record(&mut memory, model, &target);
+        let mut device = make();
+        device.allocate(&memory, &attack.schedule.programs().collect::<Vec<_>>()).expect("memory");
+        model.params().load(&mut *device, values).unwrap();
+        device.write_f32(&target.x, &given.x.concat()).unwrap();
+        device.write_u32(&target.labels, &given.labels).unwrap();
+        device.write_u32(&target.index, &given.index).unwrap();
+        device.write_u32(&target.rows, &[given.x.len() as u32]).unwrap();
+        device.write_u32(&attack.run, &[0]).unwrap();
+        if let Some(eps) = &attack.eps {
+            device.write_f32(eps, &given.eps).unwrap();
+        }
+        Attacked { device, attack }
+    }
+
+    /// Runs it as the run of this number; the results.
+    pub fn run(&mut self, number: u32) -> Vec<Vec<f32>> {
+        self.device.write_u32(&self.attack.run, &[number]).unwrap();
+        self.device.replay(&self.attack.schedule).unwrap();
+        self.rows(&self.attack.adv)
+    }
+
+    /// What a buffer holds, row by row.
+    pub fn rows(&self, buffer: &Buffer) -> Vec<Vec<f32>> {
+        let row = buffer.len() / buffer.dims[0];
+        self.device.read_f32(buffer).unwrap().chunks(row).map(<[f32]>::to_vec).collect()
+    }
+
+    /// The buffer of the attack's state whose name ends so.
+    pub fn state(&self, part: &str) -> Buffer {
+        let found = self.attack.state.iter().find(|buffer| buffer.name.ends_with(part));
+        found.unwrap_or_else(|| panic!("no {part} in the state of {}", self.attack.name)).clone()
+    }
+}
+
+/// A linear model of standardized images, of two classes whose weights differ in sign alone: the boundary is a cone
+/// around the weights, in the space of images of mean 0.
+#[derive(Clone)]
+pub struct ConeModel {
+    image: [usize; 3],
+    params: Params,
+}
+
+impl ConeModel {
+    pub fn new(image: [usize; 3]) -> ConeModel {
+        let dims = [2, image.iter().product()];
+        let mut params = Params::default();
+        params.weight("weight", &dims, &dims, 0);
+        params.bias("bias");
+        ConeModel { image, params }
+    }
+}
+
+impl Model for ConeModel {
+    fn describe(&self) -> String {
+        "a cone".into()
+    }
+
+    fn image(&self) -> [usize; 3] {
+        self.image
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {
+        let [weight, bias] = self.params.leaves(tape)[..] else { unreachable!("a weight and a bias") };
+        let x = tape.standardize(x);
+        let product = tape.linear(x, weight);
+        tape.add_bias(product, bias)
+    }
+
+    fn declare(&mut self, memory: &mut Memory) {
+        self.params.declare(memory, "params");
+    }
+}
+
+/// One unit that is dead for most images: the first class's logit is 1/2, the second's `max(sum of pixels - bar, 0)`.
+#[derive(Clone)]
+pub struct DeadModel {
+    image: [usize; 3],
+    params: Params,
+}
+
+impl DeadModel {
+    pub fn new(image: [usize; 3]) -> DeadModel {
+        let pixels = image.iter().product();
+        let mut params = Params::default();
+        params.weight("linear1.weight", &[1, pixels], &[1, pixels], 0);
+        params.bias("linear1.bias");
+        params.weight("linear2.weight", &[2, 1], &[2, 1], 0);
+        params.bias("linear2.bias");
+        DeadModel { image, params }
+    }
+
+    /// Its parameters, with the unit alive where the pixels' sum is more than `bar`.
+    pub fn values(&self, bar: f32) -> Vec<f32> {
+        let pixels: usize = self.image.iter().product();
+        [vec![1.0; pixels], vec![-bar, 0.0, 1.0, 0.5, 0.0]].concat()
+    }
+}
+
+impl Model for DeadModel {
+    fn describe(&self) -> String {
+        "one unit".into()
+    }
+
+    fn image(&self) -> [usize; 3] {
+        self.image
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {
+        let [w1, b1, w2, b2] = self.params.leaves(tape)[..] else { unreachable!("two layers") };
+        let hidden = tape.linear(x, w1);
+        let hidden = tape.add_bias(hidden, b1);
+        let hidden = tape.relu(hidden);
+        let logits = tape.linear(hidden, w2);
+        tape.add_bias(logits, b2)
+    }
+
+    fn declare(&mut self, memory: &mut Memory) {
+        self.params.declare(memory, "params");
+    }
+}

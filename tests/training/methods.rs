@@ -1,0 +1,86 @@
+//! The methods beside MMA as a user runs them: what their runs write, and that they do what they are for.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use maxmargin::record::run::{BEST, CONFIG, LAST};
+
+use crate::{PROGRAM, begin, done, metrics, temporary, tensors};
+
+const METHODS: [&str; 6] = ["mma", "omma", "std", "pgd", "pgdls", "trades"];
+
+#[test]
+fn each_method_records_itself_what_it_trained_on_and_what_it_needs_to_go_on() {
+    let folder = temporary();
+    for method in METHODS {
+        let run = folder.path().join(method);
+        let said = done(&mut begin(&run, &format!("--method {method} --eps-ramp-steps 4")));
+        let config = fs::read_to_string(run.join(CONFIG)).unwrap();
+        assert!(config.contains(&format!("\nmethod = \"{method}\"\n")), "{config}");
+        let lines = metrics(&run);
+        let steps: Vec<_> = lines.iter().filter(|line| line["kind"] == "step").collect();
+        let figures = match method {
+            "mma" | "omma" => &["clean_loss", "margin_loss", "mean_margin", "reached_d_max"][..],
+            "std" => &["clean_loss", "clean_accuracy"],
+            "pgd" | "pgdls" => &["adversarial_loss", "adversarial_accuracy", "attack_eps"],
+            _ => &["clean_loss", "kl", "clean_accuracy"],
+        };
+        for name in figures {
+            assert!(steps.iter().all(|line| line[name].is_f64()), "{method}: {name} in {lines:?}");
+        }
+        let kept = tensors(&run, LAST).tensors.iter().any(|tensor| tensor.name == "margins");
+        assert_eq!(kept, method.ends_with("mma"), "{method}: a table of margins");
+        // The best checkpoint is the one with the largest mean margin, whatever was trained on.
+        let epochs = lines.iter().filter(|line| line["kind"] == "epoch");
+        let margins: Vec<f64> = epochs.map(|line| line["validation_mean_margin"].as_f64().unwrap()).collect();
+        let best: f64 = tensors(&run, BEST).meta("validation_mean_margin").unwrap();
+        assert_eq!(best, margins.iter().copied().fold(0.0, f64::max), "{method}: {margins:?}");
+        for part in ["\nclean accuracy  ", "\naccuracy under PGD-40, eps 0.3  ", "\nmean margin, linf  "] {
+            assert!(said.contains(part), "{method}: {part:?} in {said}");
+        }
+    }
+}
+
+#[test]
+fn pgdls_s_lines_show_its_eps_grow() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    done(&mut begin(&run, "--method pgdls --attack-eps 0.2 --eps-ramp-steps 8"));
+    let lines = metrics(&run);
+    let radii = lines.iter().filter(|line| line["kind"] == "step").map(|line| line["attack_eps"].as_f64().unwrap());
+    // Means over two steps each, of batches of 50 and, at an epoch's end, 30.
+    let radii: Vec<f64> = radii.collect();
+    assert!((radii[0] - 0.0125).abs() < 1e-6 && (radii[5] - 0.2).abs() < 1e-6, "{radii:?}");
+    assert!(radii.windows(2).all(|pair| pair[0] <= pair[1] + 1e-6), "{radii:?}");
+}
+
+/// A run of some seconds: a quarter of LeNet5's width, 2,000 digits.
+const SHORT: &str = "--width 0.25 --train-size 2000 --val-size 100 --test-size 200 --nb-iter 4 --eps-iter-scale 3 \
+                     --training-batch-size 32 --max-num-training-steps 400 --disp-interval 100 --checkpoint-interval 400 \
+                     --learning-rate-schedule 0:0.003,300:0.001 --quiet";
+
+/// Accuracy of the best checkpoint, clean and under PGD-40 at eps 0.3 in linf, in percent.
+fn worth(folder: &Path, method: &str) -> [f64; 2] {
+    let run = folder.join(method);
+    let mut command = Command::new(PROGRAM);
+    command.args(["train", "--method", method, "--savepath"]).arg(&run);
+    done(command.args(SHORT.split_whitespace()));
+    let lines = metrics(&run);
+    let last = lines.last().expect("a result");
+    assert_eq!((last["kind"].as_str(), last["weights"].as_str()), (Some("result"), Some(BEST)));
+    ["clean_accuracy", "robust_accuracy"].map(|name| last[name].as_f64().expect("a number"))
+}
+
+/// What this project is about, in half a minute: an attack that changes nobody's mind about a digit breaks a network that was
+/// trained as usual, and one that was trained on attacked digits withstands it.
+#[test]
+fn standard_training_falls_to_an_attack_that_the_other_methods_withstand() {
+    let folder = temporary();
+    let [clean, robust] = worth(folder.path(), "std");
+    assert!(clean > 85.0 && robust < 2.0, "std: {clean} % clean, {robust} % under attack");
+    for method in ["pgd", "mma", "trades"] {
+        let [clean, robust] = worth(folder.path(), method);
+        assert!(clean > 80.0 && robust > 30.0, "{method}: {clean} % clean, {robust} % under attack");
+    }
+}
