@@ -137,7 +137,8 @@ fn curves(runs: &[Numbered]) -> Result<String> {
         let y = Axis::from_zero("reached d_max, %", values(&reached));
         let plot = lines("images that reached d_max by step", &x, &y, &reached)?;
         let said = "Training images whose margin reached d_max: they add nothing to the loss of the attacked batch.";
-        text += &figure(&plot, &format!("{keys}<br>{said}"));
+        let of_mma: Vec<_> = runs.iter().copied().filter(|(.., run)| run.config.method.is_mma()).collect();
+        text += &figure(&plot, &format!("{}<br>{said}", self::keys(&of_mma)));
     }
     Ok(text + "</div>\n")
 }
@@ -203,7 +204,7 @@ fn margins((i, source, run): Numbered) -> Result<String> {
         &over_time,
         &format!(
             "Margins of {images} validation images, by step: the stronger the colour, the more images (by the square \
-             root). Dark line: their mean. Grey: d_max. Red strip below 0: wrong images.{every}"
+             root). Line: their mean. Grey: d_max. Red strip below 0: wrong images.{every}"
         ),
     );
     let (outlines, keys) = outlines(&recorded)?;
