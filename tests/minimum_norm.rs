@@ -78,7 +78,9 @@ fn margins_are_met(given: &Given, share: Option<f64>) {
         let adv = Attacked::new(make, given, &method.record).run(0);
         for (i, (adv, x)) in adv.iter().zip(&given.x).enumerate() {
             let least = given.distance(method.norm, i);
-            is_near(method, i, adv, x, least, share.unwrap_or(method.share));
+            // Tanh is flat at the ends of the box: from there CW starts slowly.
+            let of_cw = if method.name == "cw" { 3.0 } else { 1.0 };
+            is_near(method, i, adv, x, least, share.map_or(method.share, |share| share * of_cw));
             let margin = given.margin(i, adv);
             assert!(margin > -1e-5, "{}, example {i}: not adversarial, by {margin}", method.name);
         }

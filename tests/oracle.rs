@@ -10,11 +10,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use maxmargin::attack::{Noise, Pgd, PgdSettings};
+use maxmargin::attack::{DdnSettings, Noise, Pgd, PgdSettings, ddn};
 use maxmargin::config::Fidelity;
 use maxmargin::data::{self, Dataset, DatasetKind, idx};
 use maxmargin::device::{Device, cpu::Cpu};
-use maxmargin::evaluate::{Examples, accuracy};
+use maxmargin::evaluate::passes::Passes;
+use maxmargin::evaluate::{Examples, Judged, accuracy};
 use maxmargin::model::Mode;
 use maxmargin::model::state_dict::{Loaded, load_model};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Tape};
@@ -25,6 +26,7 @@ const BATCH: usize = 100;
 const EPS: f32 = 0.3;
 const STEP: f32 = 0.01;
 const ITERATIONS: u32 = 40;
+const IMAGES: u32 = 1000;
 
 /// The folder that `variable` names, or `default` in the project.
 fn folder(variable: &str, default: &str) -> PathBuf {
@@ -111,4 +113,51 @@ fn a_normally_trained_network_is_right_and_not_robust() {
 fn an_adversarially_trained_network_is_right_and_robust() {
     let test = "an_adversarially_trained_network_is_right_and_robust";
     is_worth("mnist_lenet5_advtrained.safetensors", test, 98.64, 92.0);
+}
+
+/// The median l2 distance that DDN (1,000 steps, images of bytes) finds for the first images that are right.
+fn median_distance(weights: &Path, dataset: &Dataset, first: u32) -> f64 {
+    let Loaded { mut model, state, .. } = load_model(weights).expect("a LeNet5");
+    let mut memory = Memory::default();
+    model.declare(&mut memory);
+    let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), BATCH);
+    let attack = ddn(&mut memory, &*model, &examples.target, &DdnSettings::default());
+    let judged = Judged::new(&mut memory, &*model, &examples, Norm::L2, attack);
+    let mut cpu = Cpu::new();
+    let device: &mut dyn Device = &mut cpu;
+    let programs = judged.programs().chain(examples.programs());
+    device.allocate(&memory, &programs.collect::<Vec<_>>()).expect("memory");
+    model.load(device, &state).unwrap();
+    examples.upload(device, dataset).unwrap();
+    let right = examples.right(device).unwrap();
+    let index: Vec<u32> = (0..first).filter(|&i| right[i as usize]).collect();
+    let mut lengths = Vec::new();
+    for index in index.chunks(BATCH) {
+        let mut passes = Passes::default();
+        let found = judged.run(device, &examples, index, 0.0, 0, false, &mut passes, |_| ()).unwrap();
+        assert!(found.iter().all(|found| found.broken), "DDN finds an adversarial image for every one");
+        lengths.extend(found.iter().map(|found| f64::from(found.length)));
+    }
+    lengths.sort_by(f64::total_cmp);
+    f64::midpoint(lengths[(lengths.len() - 1) / 2], lengths[lengths.len() / 2])
+}
+
+/// Of the 10,000 test images the medians are known to be 1.388 and 1.872.
+fn is_as_far(name: &str, test: &str, first: u32, known: f64, share: f64) {
+    let Some((weights, images)) = self::known(name, test) else { return };
+    let found = median_distance(&weights, &images, first);
+    println!("{name}: DDN's median over the first {first} images {found:.4}, of all known to be {known}");
+    assert!((found / known - 1.0).abs() <= share, "{found}, of all images known to be {known}");
+}
+
+#[test]
+fn ddn_finds_the_margins_of_a_normally_trained_network() {
+    let test = "ddn_finds_the_margins_of_a_normally_trained_network";
+    is_as_far("mnist_lenet5_clntrained.safetensors", test, IMAGES, 1.388, 0.02);
+}
+
+#[test]
+fn ddn_finds_the_margins_of_an_adversarially_trained_network() {
+    let test = "ddn_finds_the_margins_of_an_adversarially_trained_network";
+    is_as_far("mnist_lenet5_advtrained.safetensors", test, IMAGES, 1.872, 0.02);
 }

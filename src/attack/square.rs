@@ -26,8 +26,6 @@ pub struct SquareSettings {
     pub p_init: f32,
     /// Runs, each from another start: 1.
     pub restarts: u32,
-    /// Most queries of a stage, after which broken examples may be dropped: 100.
-    pub stage: u32,
     /// Counts the random numbers.
     pub seed: u64,
 }
@@ -35,7 +33,7 @@ pub struct SquareSettings {
 impl SquareSettings {
     /// AutoAttack's settings.
     pub fn published(norm: Norm) -> SquareSettings {
-        SquareSettings { norm, queries: 5000, p_init: 0.8, restarts: 1, stage: 100, seed: 0 }
+        SquareSettings { norm, queries: 5000, p_init: 0.8, restarts: 1, seed: 0 }
     }
 
     /// The share of the image that query `i` (from 0) changes: halved as AutoAttack's schedule of 10,000 queries does it,
@@ -110,8 +108,7 @@ pub fn square(memory: &mut Memory, model: &dyn Model, target: &Target, settings:
     }
     schedule.then(&Arc::new(square.start()), 1);
     for same in sides.chunk_by(|a, b| a == b) {
-        let query = Arc::new(square.query(same[0]));
-        same.chunks(settings.stage as usize).for_each(|stage| schedule.then(&query, stage.len() as u32));
+        schedule.then(&Arc::new(square.query(same[0])), same.len() as u32);
     }
     Attack {
         name: "square".into(),

@@ -52,7 +52,8 @@ impl Judged {
         let judge = Judge::new(memory, model, &examples.target, norm, &attack);
         let (target, n) = (&examples.target, examples.target.capacity());
         let pieces = pieces(&attack.schedule);
-        let pieces = pieces.into_iter().map(|piece| (Passes::of_schedule(&piece, model), piece)).map(|(p, s)| (s, p));
+        let pieces =
+            pieces.into_iter().map(|piece| (Passes::of_schedule(&piece, model, n), piece)).map(|(p, s)| (s, p));
         let movement = (attack.eps.is_some() && !attack.state.is_empty()).then(|| {
             let from = memory.u32(&format!("{}.from", attack.name), &[n]);
             let mut tape = Tape::new("move_rows");

@@ -18,27 +18,29 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Of a program: how often the model's last layer is computed, and how often its gradient by its input.
-    pub fn of(program: &Program, model: &dyn Model) -> Passes {
+    /// Of a program for batches of `n` examples: how often the model's last layer is computed, and how often its gradient
+    /// by its input; of a batch of samples, `k` an example, as `k` passes.
+    pub fn of(program: &Program, model: &dyn Model, n: usize) -> Passes {
         let params = model.params();
         // The bias is the last parameter, its weight the one before.
         let weight: Buffer = params.parts(params.buffer()).swap_remove(params.list.len() - 2);
         let mut passes = Passes::default();
         for node in &program.nodes {
             let reads_it = node.inputs.get(1).is_some_and(|w| program.values[w.0].home.as_ref() == Some(&weight));
+            let each = || (program.values[node.outputs[0].0].dims[0] / n) as u64;
             match node.op {
-                Op::Linear | Op::LinearBias { .. } if reads_it => passes.forward += 1,
-                Op::LinearBackwardInput if reads_it => passes.backward += 1,
+                Op::Linear | Op::LinearBias { .. } if reads_it => passes.forward += each(),
+                Op::LinearBackwardInput if reads_it => passes.backward += each(),
                 _ => {}
             }
         }
         passes
     }
 
-    /// Of a schedule.
-    pub fn of_schedule(schedule: &Schedule, model: &dyn Model) -> Passes {
+    /// Of a schedule for batches of `n` examples.
+    pub fn of_schedule(schedule: &Schedule, model: &dyn Model, n: usize) -> Passes {
         let stages = schedule.stages.iter();
-        stages.fold(Passes::default(), |sum, (program, times)| sum + Passes::of(program, model) * u64::from(*times))
+        stages.fold(Passes::default(), |sum, (program, times)| sum + Passes::of(program, model, n) * u64::from(*times))
     }
 }
 

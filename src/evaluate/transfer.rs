@@ -110,7 +110,8 @@ impl Transfer {
                 models.iter().map(|target| Judge::new(memory, &**target, &examples.target, norm, attack)).collect()
             };
             let judges = attacks.iter().map(|attack| judge(&mut memory, attack)).collect();
-            let counted = |attack: Attack| (Passes::of_schedule(&attack.schedule, &**model), attack);
+            let counted =
+                |attack: Attack| (Passes::of_schedule(&attack.schedule, &**model, attack.adv.dims[0]), attack);
             let attacks = attacks.into_iter().map(counted).map(|(passes, attack)| (attack, passes)).collect();
             sources.push(Source { examples, attacks, judges });
         }
