@@ -213,6 +213,49 @@ fn an_image_that_is_wrong_is_its_own_adversarial_example() {
     }
 }
 
+/// advertorch's `DDNL2Attack.perturb` in double precision, on a linear model: the point after `iterations` of them.
+fn ddn_by_its_words(given: &Given, example: usize, iterations: u32) -> Vec<f64> {
+    let (x, y) = (&given.x[example], given.labels[example] as usize);
+    let (mut change, mut norm) = (vec![0.0; x.len()], 1.0);
+    for i in 0..iterations {
+        let point: Vec<f64> = x.iter().zip(&change).map(|(&x, d)| f64::from(x) + d).collect();
+        let logit = |j: usize| given.bias[j] + given.weights[j].iter().zip(&point).map(|(w, p)| w * p).sum::<f64>();
+        let z: Vec<f64> = (0..given.bias.len()).map(logit).collect();
+        let sum: f64 = z.iter().map(|z| z.exp()).sum();
+        let adversarial = (0..z.len()).any(|j| j != y && z[j] > z[y]);
+        // Of the cross-entropy.
+        let gradient = |k: usize| {
+            (0..z.len()).map(|j| (z[j].exp() / sum - f64::from(u8::from(j == y))) * given.weights[j][k]).sum::<f64>()
+        };
+        let gradient: Vec<f64> = (0..x.len()).map(gradient).collect();
+        let turn = std::f64::consts::PI * f64::from(i + 1) / f64::from(iterations);
+        let rate = 0.01 + 0.99 * (1.0 + turn.cos()) / 2.0;
+        let steep = long(&gradient);
+        change.iter_mut().zip(&gradient).for_each(|(d, g)| *d += rate * g / steep);
+        norm *= if adversarial { 0.95 } else { 1.05 };
+        let scale = norm / long(&change);
+        for (d, &x) in change.iter_mut().zip(x) {
+            *d = (f64::from(x) + *d * scale).clamp(0.0, 1.0) - f64::from(x);
+        }
+    }
+    x.iter().zip(&change).map(|(&x, d)| f64::from(x) + d).collect()
+}
+
+#[test]
+fn ddn_goes_where_its_words_say() {
+    let given = Given::random(17, [4, 4, 1], 3, 4, [0.0, 1.0]);
+    for (make, iterations) in devices().into_iter().flat_map(|make| [(make, 1), (make, 2), (make, 15)]) {
+        let settings = DdnSettings { iterations, levels: None, ..DdnSettings::default() };
+        let mut attacked = Attacked::new(make, &given, ddn_of(settings));
+        attacked.run(0);
+        for (i, point) in attacked.rows(&attacked.state("point")).iter().enumerate() {
+            for (got, expected) in point.iter().zip(ddn_by_its_words(&given, i, iterations)) {
+                assert!((f64::from(*got) - expected).abs() < 1e-4, "example {i}: {got}, not {expected}");
+            }
+        }
+    }
+}
+
 #[test]
 fn ddn_gives_images_of_bytes() {
     let given = Given::random(8, [4, 4, 1], 3, 3, [-0.2, 1.2]);
