@@ -39,6 +39,9 @@ pub struct FabSettings {
     pub runs: u32,
     /// Twice the length of a random start without a ball.
     pub start_eps: f32,
+    /// Halvings of the way from the image to the nearest point found, at the end: 10 without a ball (three in the paper,
+    /// none in the released program).
+    pub search_steps: u32,
     /// Counts the random numbers.
     pub seed: u64,
 }
@@ -48,7 +51,8 @@ impl FabSettings {
     pub fn published(norm: Norm, targeted: bool, ball: bool, seed: u64) -> FabSettings {
         let (runs, start_eps) = (if targeted { 9 } else { 1 }, if norm == Norm::Linf { 0.3 } else { 1.0 });
         let (alpha_max, eta, beta) = (0.1, 1.05, 0.9);
-        FabSettings { norm, targeted, ball, iterations: 100, alpha_max, eta, beta, runs, start_eps, seed }
+        let search_steps = if ball { 0 } else { 10 };
+        FabSettings { norm, targeted, ball, iterations: 100, alpha_max, eta, beta, runs, start_eps, search_steps, seed }
     }
 }
 
@@ -69,8 +73,11 @@ struct Fab<'a> {
     /// The nearest adversarial point, and its distance `[n]`.
     adv: Buffer,
     nearest: Buffer,
-    /// The point.
+    /// The point; in the search, the nearest one from before it.
     point: Buffer,
+    /// The shares of the way to it between which the boundary lies `[n]`.
+    low: Buffer,
+    high: Buffer,
     /// The class whose boundary is looked for, u32 `[n]`.
     class: Option<Buffer>,
     ones: Buffer,
@@ -95,19 +102,29 @@ pub fn fab(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &F
         adv: room.images("adv"),
         nearest: room.by_row("nearest"),
         point: room.images("point"),
+        low: room.by_row("low"),
+        high: room.by_row("high"),
         class: settings.targeted.then(|| room.u32("class", &[n])),
         ones: room.by_row("ones"),
     };
     let mut schedule = Schedule::default();
     schedule.then(&Arc::new(fab.start()), 1);
     schedule.then(&Arc::new(fab.iteration()), settings.iterations);
+    if settings.search_steps > 0 {
+        schedule.then(&Arc::new(fab.search_start()), 1);
+        schedule.then(&Arc::new(fab.search()), settings.search_steps);
+    }
     if let Some(eps) = &fab.eps {
         schedule.then(&Arc::new(fab.end(eps)), 1);
     }
     Ok(Attack {
         name: name.into(),
         schedule,
-        state: [&fab.adv, &fab.point, &fab.nearest].into_iter().chain(&fab.class).cloned().collect(),
+        state: [&fab.adv, &fab.point, &fab.nearest, &fab.low, &fab.high]
+            .into_iter()
+            .chain(&fab.class)
+            .cloned()
+            .collect(),
         run: fab.run,
         runs: if settings.targeted { settings.runs.min(classes as u32 - 1) } else { settings.runs },
         eps: fab.eps,
@@ -154,7 +171,7 @@ impl Fab<'_> {
     fn iteration(&self) -> Program {
         let FabSettings { norm, alpha_max, eta, beta, .. } = *self.settings;
         let mut tape = self.tape("fab_iteration");
-        let [x, labels, point] = [&self.target.x, &self.target.labels, &self.point].map(|b| tape.leaf(b));
+        let [x, point] = [&self.target.x, &self.point].map(|b| tape.leaf(b));
         let logits = self.model.logits(&mut tape, point, Mode::Eval);
         let [value, gradient] = self.boundary(&mut tape, logits);
         let moves = [point, x].map(|from| {
@@ -171,12 +188,42 @@ impl Fab<'_> {
         });
         tape.map_into(&self.point, [moved], |_, [moved]| moved);
 
-        let logits = self.model.logits(&mut tape, moved, Mode::Eval);
-        let margin = tape.loss(LossRule { loss: Loss::Lm, confidence: 0.0 }, logits, labels);
-        let broken = broken(&mut tape, margin);
-        let distance = length(&mut tape, norm, [moved, x], |[moved, x]| moved - x);
-        keep_nearest(&mut tape, broken, moved, distance, &self.adv, &self.nearest);
+        let broken = self.try_point(&mut tape, moved);
         tape.map_into(&self.point, [x, broken], |point, [x, broken]| broken.select(&x + (&point - &x) * beta, point));
+        tape.finish()
+    }
+
+    /// Keeps a point where it is adversarial and the nearest so far; 1 where it is adversarial, else 0.
+    fn try_point(&self, tape: &mut Tape, point: Value) -> Value {
+        let [x, labels] = [&self.target.x, &self.target.labels].map(|b| tape.leaf(b));
+        let logits = self.model.logits(tape, point, Mode::Eval);
+        let margin = tape.loss(LossRule { loss: Loss::Lm, confidence: 0.0 }, logits, labels);
+        let broken = broken(tape, margin);
+        let distance = length(tape, self.settings.norm, [point, x], |[point, x]| point - x);
+        keep_nearest(tape, broken, point, distance, &self.adv, &self.nearest);
+        broken
+    }
+
+    fn search_start(&self) -> Program {
+        let mut tape = self.tape("fab_search_start");
+        let adv = tape.leaf(&self.adv);
+        tape.map_into(&self.point, [adv], |_, [adv]| adv);
+        for (value, buffer) in [(0.0, &self.low), (1.0, &self.high)] {
+            let filled = tape.fill(value, &buffer.dims);
+            tape.keep(filled, buffer);
+        }
+        tape.finish()
+    }
+
+    /// One halving.
+    fn search(&self) -> Program {
+        let mut tape = self.tape("fab_search");
+        let [x, point, low, high] = [&self.target.x, &self.point, &self.low, &self.high].map(|b| tape.leaf(b));
+        let middle = tape.map([low, high], |[low, high]| (low + high) * 0.5);
+        let between = tape.map([x, point, middle], |[x, point, middle]| (&x + (point - &x) * middle).clamp(0.0, 1.0));
+        let broken = self.try_point(&mut tape, between);
+        tape.map_into(&self.low, [broken, middle], |low, [broken, middle]| broken.select(low, middle));
+        tape.map_into(&self.high, [broken, middle], |high, [broken, middle]| broken.select(middle, high));
         tape.finish()
     }
 

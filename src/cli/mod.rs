@@ -12,6 +12,7 @@ mod explain;
 mod export;
 mod machine;
 mod presets;
+mod report;
 mod settings;
 mod train;
 mod transfer;
@@ -34,6 +35,7 @@ Examples:
   maxmargin evaluate runs/quick-0        attack what was trained, measure its margins
   maxmargin attack runs/quick-0          its adversarial images as a file
   maxmargin transfer runs/a runs/b       images made on one network, tried on another
+  maxmargin report runs/quick-0          a page about it, with pictures
   maxmargin export runs/quick-0          its weights, as another program names them
   maxmargin presets                      the published settings
   maxmargin train --help                 every setting
@@ -62,6 +64,7 @@ enum Verb {
     Transfer(Box<transfer::TransferArgs>),
     Export(export::ExportArgs),
     Data(data::DataArgs),
+    Report(report::ReportArgs),
     Presets(presets::PresetsArgs),
     Explain(explain::ExplainArgs),
     Devices(devices::DevicesArgs),
@@ -99,6 +102,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Transfer(args) => transfer::run(*args),
         Verb::Export(args) => export::run(&args),
         Verb::Data(args) => data::run(args),
+        Verb::Report(args) => report::run(&args),
         Verb::Presets(args) => presets::run(args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Devices(args) => devices::run(&args),

@@ -36,8 +36,17 @@ Examples:
       go on where a run stopped, here for longer than planned";
 
 /// Flags that go with `--resume`: those that do not change what a run computes, and the number of steps.
-const ALLOWED_ON_RESUME: [&str; 8] =
-    ["--resume", "--max-num-training-steps", "--data", "--device", "--sync", "--threads", "--quiet", "--dry-run"];
+const ALLOWED_ON_RESUME: [&str; 9] = [
+    "--resume",
+    "--max-num-training-steps",
+    "--data",
+    "--device",
+    "--sync",
+    "--threads",
+    "--quiet",
+    "--dry-run",
+    "--tensorboard",
+];
 
 /// Train a network by MMA, or by a method that it is compared with
 ///
@@ -72,6 +81,9 @@ struct RunFlags {
     /// Where MNIST and CIFAR10 are
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
+    /// Write the figures of metrics.jsonl as a TensorBoard event file, too; a run that goes on writes it on
+    #[arg(long)]
+    tensorboard: bool,
     #[command(flatten)]
     machine: Machine,
     /// Print the effective settings and stop
@@ -99,6 +111,8 @@ struct Plan {
     place: Place,
     /// Where images are looked for.
     data: PathBuf,
+    /// Whether TensorBoard's event file is asked for.
+    tensorboard: bool,
     /// What computes, and how much it says.
     machine: Machine,
 }
@@ -125,6 +139,9 @@ fn execute(plan: &Plan) -> Result<Outcome> {
         Place::New(path) => RunFolder::create(path)?,
         Place::Resumed(path) => RunFolder::open(path)?,
     };
+    if plan.tensorboard {
+        folder.record_events()?;
+    }
     let shown = folder.path().display();
     if !plan.machine.quiet {
         let Splits { train, validation, test, source } = &splits;
@@ -192,8 +209,8 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
             (config, flags.savepath.map_or(Place::Numbered, Place::New))
         }
     };
-    let RunFlags { data, machine, .. } = flags;
-    Ok(Plan { config, place, data, machine })
+    let RunFlags { data, tensorboard, machine, .. } = flags;
+    Ok(Plan { config, place, data, tensorboard, machine })
 }
 
 /// The settings that flags override.

@@ -8,12 +8,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::atomic::{cannot, write_atomic};
+use super::events::Events;
 use crate::{Error, Result};
 
 /// The field under which whatever depends on the time stands.
@@ -37,6 +38,8 @@ pub struct Metrics {
     path: PathBuf,
     file: File,
     began: Instant,
+    /// The same lines for TensorBoard, if that was asked for.
+    events: Option<Events>,
 }
 
 #[derive(Serialize)]
@@ -52,6 +55,8 @@ struct Line<'a, T> {
 struct Clock {
     /// Since this process opened the file.
     seconds: f64,
+    /// Since the beginning of 1970.
+    unix: f64,
 }
 
 /// What every line must have.
@@ -62,17 +67,22 @@ struct Head {
 }
 
 impl Metrics {
-    /// A new, empty file.
+    /// A new, empty file. Its lines go to the event file beside it, too, if there is one ([`Events`]).
     ///
     /// # Errors
     /// [`Error::Io`] where it exists or cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create_new(true).open(path);
-        Ok(Metrics { path: path.to_owned(), file: file.map_err(|e| cannot(path, "create", e))?, began: Instant::now() })
+        Self::new(path, file.map_err(|e| cannot(path, "create", e))?, &[])
+    }
+
+    fn new(path: &Path, file: File, lines: &[Value]) -> Result<Self> {
+        let events = Events::beside(path, lines)?;
+        Ok(Metrics { path: path.to_owned(), file, began: Instant::now(), events })
     }
 
     /// The file of a run that goes on from a checkpoint of `step`: drops the lines after it, a result at this
-    /// step (the run writes it again) and a torn last line.
+    /// step (the run writes it again) and a torn last line; from the event file beside it, too, if there is one.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read or written; [`Error::Format`] with the line's number where a line
@@ -81,12 +91,14 @@ impl Metrics {
         let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').collect();
         let mut kept = Vec::with_capacity(bytes.len());
+        let mut values = Vec::new();
         for (i, line) in lines.iter().enumerate() {
-            match serde_json::from_slice::<Head>(line) {
-                Ok(head) => {
+            match parse(line) {
+                Ok((head, value)) => {
                     let again = head.kind == Kind::Result && head.step == step;
                     if line.ends_with(b"\n") && head.step <= step && !again {
                         kept.extend_from_slice(line);
+                        values.push(value);
                     }
                 }
                 Err(_) if i + 1 == lines.len() => {}
@@ -97,7 +109,7 @@ impl Metrics {
             write_atomic(path, |out| out.write_all(&kept))?;
         }
         let file = OpenOptions::new().append(true).open(path).map_err(|e| cannot(path, "open", e))?;
-        Ok(Metrics { path: path.to_owned(), file, began: Instant::now() })
+        Self::new(path, file, &values)
     }
 
     /// Appends a line. `figures` is a struct or map whose names are not `kind`, `step` or `clock`.
@@ -106,29 +118,37 @@ impl Metrics {
     /// [`Error::Io`] where the file cannot be written (a full disk); [`Error::Format`] where `figures` is
     /// neither a struct nor a map.
     pub fn write(&mut self, kind: Kind, step: u64, figures: &impl Serialize) -> Result<()> {
-        let clock = Clock { seconds: (self.began.elapsed().as_secs_f64() * 1e3).round() / 1e3 };
+        let milliseconds = |seconds: f64| (seconds * 1e3).round() / 1e3;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        let clock = Clock { seconds: milliseconds(self.began.elapsed().as_secs_f64()), unix: milliseconds(unix) };
         let mut line = serde_json::to_string(&Line { kind, step, figures, clock })
             .map_err(|e| Error::format(&self.path, format!("line of step {step}: {e}")))?;
         line.push('\n');
         // One write for the whole line: a killed process leaves it there or not.
-        self.file.write_all(line.as_bytes()).map_err(|e| cannot(&self.path, "append to", e))
+        self.file.write_all(line.as_bytes()).map_err(|e| cannot(&self.path, "append to", e))?;
+        match &mut self.events {
+            Some(events) => events.append(&serde_json::from_str(&line).unwrap_or_default()),
+            None => Ok(()),
+        }
     }
 }
 
-/// Every line of `metrics.jsonl`, in order.
+/// Every line of `metrics.jsonl`, in order; without a torn last one, which a process that was killed may leave.
 ///
 /// # Errors
 /// [`Error::Io`] where it cannot be read; [`Error::Format`] with the number of the first line that is not a
 /// whole JSON object with `kind` and `step`.
 pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let lines = bytes.split_inclusive(|&b| b == b'\n').enumerate();
-    lines
-        .map(|(i, line)| {
-            serde_json::from_slice::<Head>(line).map_err(|e| bad_line(path, i, &e))?;
-            serde_json::from_slice(line).map_err(|e| bad_line(path, i, &e))
-        })
-        .collect()
+    let whole = &bytes[..bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1)];
+    let lines = whole.split_inclusive(|&b| b == b'\n').enumerate();
+    lines.map(|(i, line)| Ok(parse(line).map_err(|e| bad_line(path, i, &e))?.1)).collect()
+}
+
+/// A line as what every line must have, and as a whole.
+fn parse(line: &[u8]) -> serde_json::Result<(Head, Value)> {
+    let value: Value = serde_json::from_slice(line)?;
+    Ok((Head::deserialize(&value)?, value))
 }
 
 fn bad_line(path: &Path, index: usize, error: &serde_json::Error) -> Error {

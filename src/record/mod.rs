@@ -4,18 +4,24 @@
 //! - [`tensors`]: safetensors files, with errors that say what is wrong where.
 //! - [`run`]: the run folder, its names and its lock.
 //! - [`metrics`]: `metrics.jsonl`, cut back when a run goes on.
+//! - [`margins`]: margins counted by bins, for a line of them.
+//! - [`events`]: the same figures once more, as TensorBoard reads them.
 //! - [`progress`]: the bar or the lines on stderr.
 //!
 //! Nothing here knows models, attacks or training: tensors have names and shapes, settings are anything that
 //! serde can write, and the meaning of both lies with the caller.
 
 pub mod atomic;
+pub mod events;
+pub mod margins;
 pub mod metrics;
 pub mod progress;
 pub mod run;
 pub mod tensors;
 
 pub use atomic::write_atomic;
+pub use events::Events;
+pub use margins::MarginCounts;
 pub use metrics::{Kind, Metrics, read_metrics};
 pub use progress::{Figures, Progress};
 pub use run::RunFolder;

@@ -4,11 +4,12 @@
 //! ends, however it ends. Reading a run needs no lock: its files are replaced whole. What the settings and the
 //! tensors mean is not known here.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::atomic::{PARTIAL, cannot, write_atomic};
+use super::events::EVENTS;
 use crate::{Error, Result};
 
 /// The settings of the run.
@@ -123,6 +124,15 @@ impl RunFolder {
     /// The path of one of its files: [`CONFIG`], [`METRICS`], [`BEST`], [`LAST`] or another name.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Lets the run write TensorBoard's event file, too, from now on: [`super::Events`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be created.
+    pub fn record_events(&self) -> Result<()> {
+        let path = self.file(EVENTS);
+        OpenOptions::new().append(true).create(true).open(&path).map(drop).map_err(|e| cannot(&path, "create", e))
     }
 
     /// Writes the settings, as TOML.

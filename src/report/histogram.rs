@@ -1,4 +1,6 @@
-//! A histogram of margins for the terminal. Counts and draws; where the margins come from is not known here.
+//! A histogram of margins for the terminal. Draws what was counted; where the margins come from is not known here.
+
+use crate::record::MarginCounts;
 
 /// How many bins lie between 0 and the largest margin.
 const BINS: usize = 10;
@@ -10,23 +12,18 @@ const BINS: usize = 10;
 /// below it. Margins above `max` or below 0 and those that are not a number have lines of their own, if there
 /// are any: nothing is left out, and the counts add up to the number of margins.
 pub fn histogram(margins: &[f32], max: f32, width: usize) -> Vec<String> {
-    let edges: Vec<f32> = (0..=BINS).map(|i| (f64::from(max) * i as f64 / BINS as f64) as f32).collect();
+    let counts = MarginCounts::of(margins, max, BINS);
     let decimals = decimals(max / BINS as f32);
-    let (mut wrong, mut below, mut above, mut nan, mut bins) = (0, 0, 0, 0, [0usize; BINS]);
-    for &margin in margins {
-        match edges.partition_point(|&edge| edge < margin) {
-            _ if margin.is_nan() => nan += 1,
-            _ if margin < 0.0 => below += 1,
-            _ if margin == 0.0 => wrong += 1,
-            bin => *bins.get_mut(bin.wrapping_sub(1)).unwrap_or(&mut above) += 1,
-        }
-    }
-    let mut rows = vec![("wrong".to_string(), wrong)];
-    rows.extend(bins.iter().enumerate().map(|(i, &count)| {
-        let (low, high) = (edges[i], edges[i + 1]);
+    let mut rows = vec![("wrong".to_string(), counts.wrong)];
+    rows.extend(counts.bins.iter().enumerate().map(|(i, &count)| {
+        let (low, high) = (counts.edge(i), counts.edge(i + 1));
         (format!("{low:.decimals$} to {high:.decimals$}"), count)
     }));
-    let others = [(format!("above {max:.decimals$}"), above), ("below 0".into(), below), ("not a number".into(), nan)];
+    let others = [
+        (format!("above {max:.decimals$}"), counts.above),
+        ("below 0".into(), counts.below),
+        ("not a number".into(), counts.nan),
+    ];
     rows.extend(others.into_iter().filter(|(_, count)| *count > 0));
 
     let most = rows.iter().map(|row| row.1).max().unwrap_or(0).max(1);

@@ -21,7 +21,9 @@ impl Tape {
         }
         for node in &self.nodes {
             if node.inputs.iter().any(|v| on_path[v.0]) {
-                node.outputs.iter().for_each(|v| on_path[v.0] = true);
+                // No gradient goes through a class or a choice.
+                let numbers = node.outputs.iter().filter(|v| self.values[v.0].dtype == DType::F32);
+                numbers.for_each(|v| on_path[v.0] = true);
             }
         }
         let mut gradient: Vec<Option<Value>> = vec![None; self.values.len()];

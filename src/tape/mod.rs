@@ -1,6 +1,6 @@
 //! A computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan.
 //!
-//! - [`op`]: the ops: formulas and shapes
+//! - [`op`]: the ops: formulas and shapes; [`loss`](Loss): the losses
 //! - [`record`](Tape): one method an op, which checks shapes and returns the result's handle
 //! - [`grad`](Tape::grad): the gradient, along the paths to what was asked and no others
 //! - [`fuse`](Tape::fuse): ops that one pass over memory can do together
@@ -14,6 +14,7 @@ mod explain;
 pub mod formula;
 mod fuse;
 mod grad;
+mod loss;
 mod memory;
 mod metric;
 pub mod op;
@@ -21,11 +22,12 @@ mod plan;
 mod record;
 
 pub use formula::{Formula, Reduction};
+pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use metric::Metric;
 pub use op::{
-    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, Loss, LossRule, NO_CHOICE, Norm, Op,
-    OptimizerRule, PgdRule, TargetedLoss, Window,
+    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, NO_CHOICE, Norm, Op, OptimizerRule, PgdRule,
+    Window,
 };
 pub use plan::{Place, Program, Region};
 pub use record::BatchNorm;

@@ -18,7 +18,7 @@ use crate::evaluate::{AttackName, AttackSettings, Examples, Judged, Margins, acc
 use crate::model::Model;
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
-use crate::record::{Kind, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
+use crate::record::{Kind, MarginCounts, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
 use crate::report::{length, si};
 use crate::tape::{Loss, Memory, Metric};
 use crate::{Error, Result};
@@ -57,6 +57,8 @@ struct EpochLine {
     validation_accuracy: f64,
     validation_mean_margin: f64,
     best: bool,
+    /// The validation margins.
+    margins: MarginCounts,
 }
 
 #[derive(Serialize)]
@@ -318,7 +320,8 @@ impl<'a> Run<'a> {
             write_tensors(&self.folder.file(BEST), &self.weights("")?, &metadata)?;
         }
         let epoch = self.batches.epoch_of(self.step - 1) + 1;
-        let line = EpochLine { epoch, validation_accuracy: right, validation_mean_margin: mean, best };
+        let margins = MarginCounts::of(&margins, self.config.max_eps(), MarginCounts::RECORDED);
+        let line = EpochLine { epoch, validation_accuracy: right, validation_mean_margin: mean, best, margins };
         self.metrics.write(Kind::Epoch, u64::from(self.step), &line)?;
         let mark = if best { ", the best so far" } else { "" };
         self.progress.note(&format!("epoch {epoch}: validation {right:.2} % right, mean margin {mean:.4}{mark}"));

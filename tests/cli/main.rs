@@ -11,6 +11,7 @@ mod export;
 mod fake;
 mod gpu;
 mod methods;
+mod report;
 mod train;
 
 use std::path::Path;
@@ -80,7 +81,9 @@ fn done_in(folder: &Path, line: &str) -> Said {
 fn help_names_every_command_and_the_exit_codes() {
     let said = maxmargin("--help");
     assert_eq!(said.code, Some(0));
-    for part in ["train", "evaluate", "data", "presets", "devices", "Examples:", "Exit codes: 0 done, 1 a check"] {
+    for part in
+        ["train", "evaluate", "report", "data", "presets", "devices", "Examples:", "Exit codes: 0 done, 1 a check"]
+    {
         assert!(said.out.contains(part), "{part} in {}", said.out);
     }
 }
@@ -101,6 +104,7 @@ fn help_of_each_command_has_its_groups_and_an_example() {
             ][..],
         ),
         ("evaluate", &["Run:", "Data:", "Margins and attack:", "Checks:", "Examples:"]),
+        ("report", &["RUN", "--out <FILE>", "--data <FOLDER>", "Examples:"]),
         ("export", &["--names <WHOSE>", "--out <FILE>", "Example:"]),
         ("data", &["Data:", "--import <PACKAGE_FOLDER>"]),
         ("presets", &["[NAME]", "Example:"]),

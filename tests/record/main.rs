@@ -2,6 +2,7 @@
 //! that a resumed run continues, and files from elsewhere that are wrong in every way we know.
 
 mod atomic;
+mod events;
 mod metrics;
 mod progress;
 mod run;

@@ -98,6 +98,7 @@ fn a_torn_last_line_is_dropped_wherever_it_is_torn() {
     let last = whole[..whole.len() - 1].iter().rposition(|&b| b == b'\n').unwrap() + 1;
     for end in last..whole.len() {
         fs::write(&path, &whole[..end]).unwrap();
+        assert_eq!(read_metrics(&path).unwrap().len(), expected.len() - 1, "read, cut at byte {end}");
         drop(Metrics::resume(&path, 99).unwrap());
         assert_eq!(without_clock(&path), expected[..expected.len() - 1], "cut at byte {end}");
         assert!(fs::read(&path).unwrap().ends_with(b"\n"), "the next line begins on its own");

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use maxmargin::record::events::EVENTS;
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
 use maxmargin::record::{Data, TensorFile};
 
@@ -202,6 +203,25 @@ fn a_run_killed_while_the_untrained_network_is_measured_still_records_what_it_is
     done(&mut go_on(&stopped, ""));
     assert_same(&stopped, &whole, "killed at step 0");
     assert_eq!(metrics(&stopped)[0]["weights"], "initial");
+}
+
+#[test]
+fn a_run_with_events_for_tensorboard_writes_them_on_when_it_goes_on() {
+    let folder = temporary();
+    let (whole, plain, parts) = (folder.path().join("whole"), folder.path().join("plain"), folder.path().join("parts"));
+    let length = |run: &Path| fs::metadata(run.join(EVENTS)).expect("an event file").len();
+    done(begin(&whole, "").arg("--tensorboard"));
+    done(&mut begin(&plain, ""));
+    assert_same(&whole, &plain, "with events and without");
+    assert!(!plain.join(EVENTS).exists());
+
+    assert!(killed(begin(&parts, "--checkpoint-interval 1").arg("--tensorboard"), &parts, Moment::Checkpoint(4)));
+    done(&mut go_on(&parts, ""));
+    assert_eq!(left(&parts).metrics, left(&whole).metrics);
+    assert_eq!(length(&parts), length(&whole), "as many figures");
+    // Asked for later, it has what came before.
+    done(go_on(&plain, "").arg("--tensorboard"));
+    assert_eq!(length(&plain), length(&whole));
 }
 
 #[test]

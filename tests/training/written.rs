@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use maxmargin::record::MarginCounts;
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
 use serde_json::Value;
 
@@ -82,7 +83,7 @@ fn metrics_have_a_line_a_logging_interval_an_epoch_and_a_result_before_and_after
     for line in &lines {
         let figures: &[&str] = match line["kind"].as_str().unwrap() {
             "step" => &["clean_accuracy", "clean_loss", "learning_rate", "margin_loss", "mean_margin", "reached_d_max"],
-            "epoch" => &["best", "epoch", "validation_accuracy", "validation_mean_margin"],
+            "epoch" => &["best", "epoch", "margins", "validation_accuracy", "validation_mean_margin"],
             _ => &[
                 "clean_accuracy",
                 "device_bytes",
@@ -111,6 +112,27 @@ fn metrics_have_a_line_a_logging_interval_an_epoch_and_a_result_before_and_after
     let weights: Vec<_> = lines.iter().filter_map(|line| line["weights"].as_str()).collect();
     assert_eq!(weights, ["initial", BEST]);
     assert!(lines.iter().filter(|l| l["kind"] == "result").all(|l| l["test_images"] == 50));
+}
+
+#[test]
+fn an_epoch_line_tells_how_the_validation_margins_are_distributed() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    done(&mut begin(&run, "--max-num-training-steps 25"));
+    let lines = metrics(&run);
+    for line in lines.iter().filter(|line| line["kind"] == "epoch") {
+        let counts: MarginCounts = serde_json::from_value(line["margins"].clone()).unwrap();
+        assert_eq!((counts.max, counts.bins.len(), counts.total()), (0.4725, MarginCounts::RECORDED, 50));
+        let right = 100.0 * (50 - counts.wrong) as f64 / 50.0;
+        assert_eq!(right, number(line, "validation_accuracy"), "wrong images have no margin");
+        // The mean lies between those of margins at the lower and at the upper ends of their bins.
+        let mean = |of: usize| {
+            let bins = counts.bins.iter().enumerate();
+            bins.map(|(i, &count)| f64::from(counts.edge(i + of)) * count as f64).sum::<f64>() / 50.0
+        };
+        let found = number(line, "validation_mean_margin");
+        assert!(mean(0) <= found + 1e-6 && found <= mean(1) + 1e-6, "{} <= {found} <= {}", mean(0), mean(1));
+    }
 }
 
 #[test]

@@ -1,0 +1,191 @@
+"""AutoAttack by the authors' program (`pyautoattack`, PyTorch, on the CPU), on a LeNet5 checkpoint of ours.
+
+`standard`: clean accuracy, and the accuracy that is left after each attack of the standard version, in its order, on the
+first test images of a folder of IDX files; a JSON line. To be held against `maxmargin evaluate`.
+
+`points`: runs `cargo bench --bench auto_attack`, which lets our APGD and FAB start at the image, then theirs from the same
+images, and compares what each found: how many images are broken, whether these are the same ones, how far the points lie
+apart, and how long the smallest changes are.
+
+    benches/peers/auto_attack.py standard CHECKPOINT --data src/data/digits --images 500 --norm linf --eps 0.3
+    benches/peers/auto_attack.py points CHECKPOINT --images 200 --norm l2 --eps 2.0
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from pyautoattack import AutoAttack
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lenet5 import LeNet5
+from load_state_dict import read_idx
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+NORMS = {"linf": "Linf", "l2": "L2"}
+TARGETS = 9
+
+
+def network(checkpoint):
+    state = load_file(checkpoint)
+    model = LeNet5.shaped_like(state)
+    model.load_state_dict(state, strict=True)
+    return model.eval().requires_grad_(False)
+
+
+def test_images(folder, n):
+    """The first test images and their labels, of MNIST or of the bundled digits."""
+    names = ("t10k", "test")
+    prefix = next((p for p in names if any(folder.glob(f"{p}-images-idx3-ubyte*"))), names[0])
+    x = read_idx(folder, f"{prefix}-images-idx3-ubyte")[:n, None].float() / 255
+    return x, read_idx(folder, f"{prefix}-labels-idx1-ubyte")[:n].long()
+
+
+def length(norm, change):
+    change = change.flatten(1)
+    return change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
+
+
+def program(model, args):
+    return AutoAttack(model, norm=NORMS[args.norm], eps=args.eps, seed=args.seed, version="standard", device="cpu")
+
+
+def standard(args):
+    """Each attack on what the ones before it left, so that each has its own time."""
+    model = network(args.checkpoint)
+    x, y = test_images(args.data, args.images)
+    right = model(x).argmax(1) == y
+    result = {"norm": args.norm, "eps": args.eps, "images": len(x), "seed": args.seed}
+    result["clean"] = right.float().mean().item()
+    result["after"], result["seconds"] = {}, {}
+    authors = program(model, args)
+    broken_by = ["" if r else "clean" for r in right.tolist()]
+    for attack in ATTACKS:
+        start = time.time()
+        left = right.nonzero().flatten()
+        if len(left):
+            authors.attacks_to_run = [attack]
+            adv, _ = authors.run_standard_evaluation(x[left], y[left], batch_size=args.batch)
+            assert (length(args.norm, adv - x[left]) <= args.eps * (1 + 1e-5)).all(), f"{attack} left the ball"
+            still = model(adv).argmax(1) == y[left]
+            for i in left[~still].tolist():
+                broken_by[i] = attack
+            right[left] = still
+        result["after"][attack] = right.float().mean().item()
+        result["seconds"][attack] = round(time.time() - start, 1)
+    if args.each:
+        result["broken_by"] = broken_by
+    print(json.dumps(result))
+
+
+def compared(norm, x, y, model, ours, theirs):
+    """What two programs found for the same images, all of which are right."""
+    broken = [model(adv).argmax(1) != y for adv in (ours, theirs)]
+    apart = (ours - theirs).abs()
+    lengths = [length(norm, adv - x) for adv in (ours, theirs)]
+    both = broken[0] & broken[1]
+    ratio = (lengths[0] / lengths[1].clamp_min(1e-12))[both]
+    return {
+        "broken_ours": broken[0].float().mean().item(),
+        "broken_theirs": broken[1].float().mean().item(),
+        "broken_by_one_alone": (broken[0] != broken[1]).float().mean().item(),
+        "pixels_within_1e-5": (apart <= 1e-5).float().mean().item(),
+        "images_within_1e-4": (apart.flatten(1).amax(1) <= 1e-4).float().mean().item(),
+        "median_length_ours": lengths[0][broken[0]].median().item() if broken[0].any() else None,
+        "median_length_theirs": lengths[1][broken[1]].median().item() if broken[1].any() else None,
+        "median_length_ratio": ratio.median().item() if both.any() else None,
+    }
+
+
+def apgd(attack, x, y):
+    attack.init_hyperparam(x)
+    best, right, _, adversarial = attack.attack_single_run(x, y, x_init=x)
+    return torch.where(right.view(-1, 1, 1, 1) == 0, adversarial, best)
+
+
+def points(args):
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "points.safetensors"
+        command = ["cargo", "bench", "--quiet", "--bench", "auto_attack", "--", "--out", out]
+        command += ["--weights", args.checkpoint.resolve(), "--dataset", args.dataset, "--images", str(args.images)]
+        command += ["--norm", args.norm, "--eps", str(args.eps), "--threads", str(args.threads)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        tensors = load_file(out)
+        with safe_open(out, "pt") as file:
+            metadata = file.metadata()
+    model = network(args.checkpoint)
+    # Channels last, as we have them.
+    image = lambda name: tensors[name].permute(0, 3, 1, 2).contiguous()
+    x, y = image("x"), tensors["labels"].long()
+    right = model(x).argmax(1) == y
+    x, y = x[right], y[right]
+    authors = program(model, args)
+    authors.apgd.n_restarts = authors.apgd_targeted.n_restarts = 1
+    ranked = model(x).sort(dim=1)[1]
+    result = {"norm": args.norm, "eps": args.eps, "images": len(right), "right": len(x)}
+    seconds = {"ours": {k.removesuffix(".seconds"): float(v) for k, v in metadata.items() if k.endswith(".seconds")}}
+    seconds["theirs"] = {}
+
+    def timed(name, found):
+        start = time.time()
+        theirs = found()
+        seconds["theirs"][name] = seconds["theirs"].get(name, 0) + time.time() - start
+        return theirs
+
+    for name, loss in (("apgd-ce", "ce"), ("apgd-dlr", "dlr")):
+        authors.apgd.loss = loss
+        theirs = timed(name, lambda: apgd(authors.apgd, x, y))
+        result[name] = compared(args.norm, x, y, model, image(f"{name}.0")[right], theirs)
+    nearest = [torch.full([len(x)], torch.inf) for _ in range(2)]
+    for run in range(TARGETS):
+        authors.apgd_targeted.y_target = ranked[:, -(run + 2)]
+        theirs = timed("apgd-t", lambda: apgd(authors.apgd_targeted, x, y))
+        result[f"apgd-t.{run}"] = compared(args.norm, x, y, model, image(f"apgd-t.{run}")[right], theirs)
+        authors.fab.target_class = run + 2
+        theirs = timed("fab-t", lambda: authors.fab.attack_single_run(x, y, use_rand_start=False, is_targeted=True))
+        ours = image(f"fab-t.{run}")[right]
+        result[f"fab-t.{run}"] = compared(args.norm, x, y, model, ours, theirs)
+        for who, adv in enumerate((ours, theirs)):
+            found = torch.where(model(adv).argmax(1) != y, length(args.norm, adv - x), torch.inf)
+            nearest[who] = torch.minimum(nearest[who], found)
+    theirs = timed("fab", lambda: authors.fab.attack_single_run(x, y, use_rand_start=False, is_targeted=False))
+    result["fab"] = compared(args.norm, x, y, model, image("fab.0")[right], theirs)
+    ratio = nearest[0] / nearest[1]
+    result["fab-t nearest"] = {
+        "median_ours": nearest[0].median().item(),
+        "median_theirs": nearest[1].median().item(),
+        "images_within_1_percent": ((ratio - 1).abs() <= 0.01).float().mean().item(),
+        "within_eps_ours": (nearest[0] <= args.eps).float().mean().item(),
+        "within_eps_theirs": (nearest[1] <= args.eps).float().mean().item(),
+    }
+    result["seconds"] = seconds
+    print(json.dumps(result, indent=1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("standard", "points"))
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--norm", choices=NORMS, default="linf")
+    parser.add_argument("--eps", type=float, help="default 0.3 in linf, 2.0 in l2")
+    parser.add_argument("--images", type=int, default=500, help="the first so many test images (default 500)")
+    parser.add_argument("--data", type=Path, default=ROOT / "src/data/digits", help="standard: folder of IDX files")
+    parser.add_argument("--each", action="store_true", help="standard: which attack broke each image, too")
+    parser.add_argument("--dataset", default="digits", help="points: digits or mnist")
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    args.eps = args.eps or (0.3 if args.norm == "linf" else 2.0)
+    torch.set_num_threads(args.threads)
+    {"standard": standard, "points": points}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()

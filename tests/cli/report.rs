@@ -1,0 +1,444 @@
+//! `maxmargin report`: what the page says is what the files say; what is missing or broken is told.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use maxmargin::data::{self, DatasetKind};
+use maxmargin::record::{Tensor, read_metrics, write_tensors};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{done_in, refused_in};
+
+/// The files of a run of a moment, three epochs long.
+fn files() -> &'static BTreeMap<String, Vec<u8>> {
+    static RUN: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        done_in(
+            folder.path(),
+            "train --savepath run --quiet --width 0.125 --nb-iter 1 --lr 0.01 --steps 30 --train-size 500 --val-size 40 \
+             --test-size 20 --disp-interval 5 --training-batch-size 50",
+        );
+        let entries = fs::read_dir(folder.path().join("run")).expect("a run").map(|entry| entry.expect("an entry").path());
+        let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+        entries.map(|path| (name(&path), fs::read(&path).expect("a file"))).collect()
+    })
+}
+
+/// A folder with runs of these names, all the same.
+fn runs(names: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in names {
+        fs::create_dir(folder.path().join(name)).expect("a folder");
+        for (file, bytes) in files() {
+            fs::write(folder.path().join(name).join(file), bytes).expect("a file");
+        }
+    }
+    folder
+}
+
+/// The page that `report` with `flags` writes to `at`.
+fn page(folder: &Path, flags: &str, at: &str) -> String {
+    let said = done_in(folder, &format!("report {flags}"));
+    assert!(said.out.starts_with(&format!("wrote {at}: ")) && said.err.is_empty(), "{said:?}");
+    fs::read_to_string(folder.join(at)).expect("a page")
+}
+
+fn has(page: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(page.contains(part), "no {part:?} in the page");
+    }
+}
+
+/// An evaluation of a network on MNIST's digits, linf.
+fn evaluation() -> Value {
+    json!({
+        "maxmargin": "0.1.0", "commit": "5aaeff8", "weights": "run/best.safetensors",
+        "weights_sha256": "0123456789abcdef00", "model": "LeNet5 of the test", "dataset": "digits", "split": "test",
+        "images": "bundled digits, test", "count": 12345, "norm": "linf", "protocol": "paper", "seed": 17,
+        "device": "CPU of the test", "method": "mma", "d_max": 0.45, "clean_accuracy": 91.23,
+        "average_robust_accuracy": 41.17, "average_accuracy": 55.55,
+        "robust": [
+            {"eps": 0.1, "accuracy": 80.08, "attack": "PGD-7 linf", "attacks": [
+                {"name": "pgd-xent", "runs": 5, "attacked": 840, "broken": 190, "forward": 420000, "backward": 410000,
+                 "seconds": 12.5}]},
+            {"eps": 0.35, "accuracy": 2.26, "attack": "PGD-7 linf", "attacks": []}
+        ],
+        "minimum_norm": [{"name": "ddn", "found": 998, "mean": 1.3821, "quartiles": [1.1043, 1.3885, 1.6017],
+                          "forward": 1000, "backward": 900, "seconds": 1.0}],
+        "mean_margin": 0.2847, "margins": [0.0, 0.2, 0.3, 0.47], "max_eps": 0.4725,
+        "forward_passes": 1234567, "backward_passes": 7654321, "seconds": 98.76, "suspicious": []
+    })
+}
+
+/// Writes an evaluation into a run.
+fn evaluate(run: &Path, name: &str, evaluation: &Value) {
+    let folder = run.join(format!("evaluation-{name}"));
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("evaluation.json"), evaluation.to_string()).expect("a file");
+}
+
+#[test]
+fn a_run_s_page_is_complete_in_itself_and_lies_in_its_folder() {
+    let folder = runs(&["run"]);
+    let page = page(folder.path(), "run", "run/report.html");
+    has(
+        &page,
+        &[
+            "<title>maxmargin: run</title>",
+            "digits, linf, d_max 0.45",
+            "30 of 30 steps",
+            "<h2>Training</h2>",
+            "Margins of 40 validation images",
+            "No evaluation was found. <code>maxmargin evaluate RUN</code>",
+            "<h2>Settings</h2>",
+            "default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+        ],
+    );
+    assert_eq!(page.matches("<svg").count(), 6, "four curves, margins by step, histograms");
+    assert_eq!(page.matches("</svg>").count(), 6);
+    for other in ["http", "<script", "<link", "<iframe", "url(", "@import", "src=\"/", "not recorded", "warning\""] {
+        assert!(!page.contains(other), "{other} in the page");
+    }
+}
+
+#[test]
+fn figures_of_the_page_are_those_of_the_metrics() {
+    let folder = runs(&["run"]);
+    let page = page(folder.path(), "run", "run/report.html");
+    let lines = read_metrics(&folder.path().join("run/metrics.jsonl")).expect("metrics");
+    for line in lines.iter().filter(|line| line["kind"] == "result") {
+        let figure =
+            |name: &str, digits: usize| format!("<td>{:.digits$}</td>", line[name].as_f64().expect("a number"));
+        has(&page, &[&figure("clean_accuracy", 2), &figure("robust_accuracy", 2), &figure("mean_margin", 4)]);
+        has(&page, &["<td class=\"words\">PGD-40, eps 0.3, 2 starts (xent, cw)</td>", "<td>20</td>"]);
+    }
+    let best = lines.iter().rfind(|line| line["best"] == true).expect("a best epoch");
+    has(&page, &[&format!("best checkpoint after step {}", best["step"]), "epoch 1</span>", "epoch 3</span>"]);
+}
+
+#[test]
+fn the_same_records_give_the_same_page_and_a_former_one_is_replaced() {
+    let folder = runs(&["run"]);
+    let first = page(folder.path(), "run", "run/report.html");
+    fs::write(folder.path().join("run/report.html"), "another").expect("a file");
+    assert!(page(folder.path(), "run", "run/report.html") == first);
+    assert!(page(folder.path(), "run --out here.html", "here.html") == first, "wherever it is written");
+}
+
+#[test]
+fn several_runs_are_in_every_plot() {
+    let folder = runs(&["first", "second", "third"]);
+    let toml = folder.path().join("third/config.toml");
+    let l2 = fs::read_to_string(&toml).expect("settings").replace("norm = \"linf\"", "norm = \"l2\"");
+    fs::write(&toml, l2.replace("seed = 0", "seed = 5")).expect("settings");
+    let two = page(folder.path(), "first second --out two.html", "two.html");
+    has(&two, &["<title>maxmargin: first, second</title>", "var(--c0)", "<b>first</b>", "<b>second</b>"]);
+    assert_eq!(two.matches("<svg").count(), 4 + 2 * 2, "curves together, margins each");
+    assert!(!two.contains("<h3>digits, linf</h3>"));
+    let three = page(folder.path(), "first second third", "first/report.html");
+    has(&three, &["<h3>digits, linf</h3>", "<h3>digits, l2</h3>", "<b>5</b>"]);
+    assert_eq!(three.matches("<svg").count(), 2 * 4 + 3 * 2, "lengths in another norm are not compared");
+}
+
+#[test]
+fn an_evaluation_s_figures_stand_beside_the_paper_s() {
+    let folder = runs(&["run"]);
+    evaluate(&folder.path().join("run"), "paper", &evaluation());
+    let page = page(folder.path(), "run", "run/report.html");
+    for part in ["91.23", "41.17", "55.55", "80.08", "2.26", "0.2847", "12,345", "17", "1,234,567", "7,654,321", "98.8"]
+    {
+        assert!(page.contains(&format!(">{part}<")) || page.contains(&format!(">{part} ")), "{part}");
+    }
+    has(
+        &page,
+        &[
+            "run, paper",
+            "measured on 12,345 images",
+            "<th>0.35</th>",
+            "LeNet5 of the test",
+            "CPU of the test",
+            "<code>0123456789abcdef</code>",
+            "<code>5aaeff8</code>",
+            "<code>run/best.safetensors</code>",
+            "PGD-7 linf",
+            "<td class=\"words\">pgd-xent</td><td>5</td><td>840</td><td>190</td><td>420,000</td><td>410,000</td><td>12.5</td>",
+            "<td class=\"words\">ddn</td><td>998</td>",
+            "<td>1.3821</td><td>1.1043</td><td>1.3885</td><td>1.6017</td>",
+            "Margins of 4 images by AN-PGD; red, below 0: the 1 wrong ones.",
+            // The paper's: one verified, one not, and which of them was trained as the run was.
+            "<tr class=\"match\"><td class=\"words\">paper, MMA-0.45</td><td><b>98.95</b></td>",
+            "<td><b>85.24</b></td><td class=\"words\">verified</td>",
+            "<td class=\"words\">paper, PGD-0.3</td><td><span class=\"unsure\">98.96</span></td>",
+            "<td class=\"words\">paper value, unverified transcription</td>",
+            "AutoAttack leaves <b>91.40</b> % right of the published MMA-0.45 at eps 0.3",
+            "the bundled digits are a part of it",
+        ],
+    );
+    assert!(!page.contains("MMA-32") && !page.contains("class=\"warning\""));
+}
+
+#[test]
+fn a_run_without_the_clean_loss_is_omma_s() {
+    let folder = runs(&["run"]);
+    let toml = folder.path().join("run/config.toml");
+    let text = fs::read_to_string(&toml).expect("settings");
+    let changed = text.replace("clean_loss_coeff = 0.33333334", "clean_loss_coeff = 0.0");
+    assert_ne!(changed, text);
+    fs::write(&toml, changed).expect("settings");
+    let mut found = evaluation();
+    found["method"] = Value::Null;
+    evaluate(&folder.path().join("run"), "paper", &found);
+    let page = page(folder.path(), "run", "run/report.html");
+    has(&page, &["<tr class=\"match\"><td class=\"words\">paper, OMMA-0.45</td>", "<dd>OMMA</dd>"]);
+}
+
+#[test]
+fn each_data_set_and_norm_has_the_paper_s_rows_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, dataset, norm, row, distance) in [
+        ("a", "cifar10", "linf", "paper, MMA-32</td><td><b>84.36</b></td><td><b>29.39</b></td>", None),
+        (
+            "b",
+            "cifar10",
+            "l2",
+            "paper, MMA-1.0</td><td><b>88.02</b></td><td><span class=\"unsure\">35.55</span>",
+            Some("1.73"),
+        ),
+        ("c", "mnist", "l2", "paper, MMA-4.0</td><td><span class=\"unsure\">98.57</span>", Some("3.61")),
+    ] {
+        let mut found = evaluation();
+        (found["dataset"], found["norm"]) = (dataset.into(), norm.into());
+        let at = folder.path().join(name);
+        fs::create_dir(&at).expect("a folder");
+        fs::write(at.join("evaluation.json"), found.to_string()).expect("a file");
+        let page = page(folder.path(), name, &format!("{name}/report.html"));
+        has(&page, &[row, "an evaluation of other weights"]);
+        assert!(!page.contains("<h2>Training</h2>") && !page.contains("<h2>Settings</h2>"));
+        assert_eq!(page.contains("Carlini and Wagner"), distance.is_some());
+        has(
+            &page,
+            &distance.map(|value| format!("<td><b>{value}</b></td>")).iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+    }
+}
+
+#[test]
+fn an_evaluation_may_lack_all_that_it_need_not_have() {
+    let folder = runs(&["run"]);
+    let least = json!({"weights": "w", "dataset": "digits", "count": 3, "norm": "linf", "clean_accuracy": 66.67});
+    evaluate(&folder.path().join("run"), "x", &least);
+    fs::create_dir(folder.path().join("run/evaluation-y")).expect("a folder");
+    let page = page(folder.path(), "run", "run/report.html");
+    has(&page, &[">66.67<", "run, x", "evaluation-y has no result yet"]);
+}
+
+#[test]
+fn what_is_suspicious_stands_before_everything_else() {
+    let folder = runs(&["run"]);
+    let mut found = evaluation();
+    found["suspicious"] = json!(["apgd-ce: no pass <at all>"]);
+    evaluate(&folder.path().join("run"), "autoattack", &found);
+    let page = page(folder.path(), "run", "run/report.html");
+    let first = page.find("run / evaluation-autoattack: apgd-ce: no pass &lt;at all&gt;").expect("a warning");
+    assert!(first < page.find("<h2>").expect("a chapter"));
+    assert_eq!(page.matches("class=\"warning\"").count(), 2, "above all, and at the evaluation");
+}
+
+/// Adversarial examples of the first `n` bundled test digits: `distance` is added to what is black.
+fn adversarial(folder: &Path, n: usize, distance: f32) {
+    let digits = data::load(DatasetKind::Digits, Path::new("nowhere"), 1).expect("the digits").test.take(n);
+    let pixels: Vec<f32> = digits.images.iter().map(|&v| (f32::from(v) / 255.0 + distance).min(1.0)).collect();
+    let tensors = [
+        Tensor::new("adversarial", &[n, 28, 28, 1], pixels),
+        Tensor::new("index", &[n], (0..n as u32).collect()),
+        Tensor::new("labels", &[n], digits.labels.iter().map(|&label| u32::from(label)).collect()),
+        Tensor::new("eps", &[n], vec![distance; n]),
+    ];
+    let metadata = BTreeMap::from([("attack".to_string(), "the <attack>".to_string())]);
+    write_tensors(&folder.join("adversarial.safetensors"), &tensors, &metadata).expect("a file");
+}
+
+#[test]
+fn adversarial_examples_are_shown_beside_the_clean_ones_with_what_is_known() {
+    let folder = runs(&["run"]);
+    evaluate(&folder.path().join("run"), "paper", &evaluation());
+    let at = folder.path().join("run/evaluation-paper");
+    adversarial(&at, 4, 0.1);
+    // Of four one is wrong as it is, and one was not broken.
+    let rows = "0,7,7,0.2,0.1,pgd-cw\n1,2,2,0.05,0.1,pgd-xent\n2,1,8,0,0,clean\n3,0,0,0.4,,\n";
+    let header = "index,label,clean_prediction,margin,broken_eps,broken_by\n";
+    fs::write(at.join("images.csv"), format!("{header}{rows}")).expect("a file");
+    let shown = page(folder.path(), "run", "run/report.html");
+    has(
+        &shown,
+        &[
+            "Adversarial examples by the &lt;attack&gt;: 2 of 4",
+            "their difference times 5",
+            "image 0 · label <b>7</b> · predicted 7 · eps 0.1 · broken at 0.1 by pgd-cw",
+            "image 1 · label <b>2</b> · predicted 2 · eps 0.1 · broken at 0.1 by pgd-xent",
+        ],
+    );
+    assert_eq!(shown.matches("<img src=\"data:image/png;base64,iVBORw0KGgo").count(), 6, "three of each");
+
+    fs::remove_file(at.join("images.csv")).expect("a file");
+    let shown = page(folder.path(), "run", "run/report.html");
+    has(&shown, &["4 of 4", "image 2 · label <b>1</b> · eps 0.1"]);
+}
+
+#[test]
+fn adversarial_examples_of_other_data_are_shown_alone_and_why() {
+    let folder = runs(&["run"]);
+    let mut found = evaluation();
+    found["dataset"] = "mnist".into();
+    evaluate(&folder.path().join("run"), "paper", &found);
+    adversarial(&folder.path().join("run/evaluation-paper"), 3, 0.1);
+    let page = page(folder.path(), "run --data nowhere", "run/report.html");
+    has(&page, &["3 of 3", "the clean ones are not shown (nowhere: none of "]);
+    assert_eq!(page.matches("<img ").count(), 3);
+}
+
+#[test]
+fn what_comes_from_files_is_text_and_nothing_else() {
+    let name = "run'<img src=x onerror=alert(1)>&\"";
+    let folder = runs(&[]);
+    let run = folder.path().join(name);
+    fs::create_dir(&run).expect("a folder with such a name");
+    files().iter().for_each(|(file, bytes)| fs::write(run.join(file), bytes).expect("a file"));
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    fs::write(run.join("metrics.jsonl"), metrics.replace("PGD-40", "<script>alert(2)</script>")).expect("metrics");
+    let evil = "\"><svg onload=alert(3)>'";
+    let mut found = evaluation();
+    for field in
+        ["maxmargin", "commit", "weights", "weights_sha256", "model", "split", "images", "protocol", "device", "method"]
+    {
+        found[field] = evil.into();
+    }
+    found["robust"][0]["attack"] = evil.into();
+    found["robust"][0]["attacks"][0]["name"] = evil.into();
+    found["minimum_norm"][0]["name"] = evil.into();
+    found["suspicious"] = json!([evil]);
+    evaluate(&run, evil, &found);
+    let at = run.join(format!("evaluation-{evil}"));
+    adversarial(&at, 1, 0.1);
+    let header = "index,label,clean_prediction,margin,broken_eps,broken_by";
+    fs::write(at.join("images.csv"), format!("{header}\n0,7,7,0.2,0.1,{evil}\n")).expect("a file");
+    fs::create_dir(run.join("evaluation-<b>")).expect("a folder");
+
+    let command =
+        std::process::Command::new(crate::PROGRAM).arg("report").arg(&run).output().expect("the program starts");
+    assert!(command.status.success(), "{command:?}");
+    let page = fs::read_to_string(run.join("report.html")).expect("a page");
+    for raw in ["<img src=x", "<script", "<svg onload", "\"><svg", "evaluation-<b>"] {
+        assert!(!page.contains(raw), "{raw} is in the page");
+    }
+    has(
+        &page,
+        &["run&#39;&lt;img src=x onerror=alert(1)&gt;&amp;&quot;", "&quot;&gt;&lt;svg onload=alert(3)&gt;&#39;"],
+    );
+    assert!(page.matches("&quot;&gt;&lt;svg onload=alert(3)&gt;&#39;").count() >= 12);
+}
+
+#[test]
+fn absurd_figures_make_a_page_too() {
+    let folder = runs(&["run"]);
+    let mut found = evaluation();
+    found["robust"][0]["eps"] = json!(1e300);
+    found["robust"][1]["eps"] = json!(-5.0);
+    found["robust"][1]["accuracy"] = json!(-1e308);
+    found["margins"] = json!([1e38, -1e38, 0.0, 1e-40]);
+    found["max_eps"] = json!(0.0);
+    evaluate(&folder.path().join("run"), "x", &found);
+    let absurd = json!({"kind": "epoch", "step": u64::MAX, "epoch": u64::MAX, "validation_accuracy": 1e308,
+                        "validation_mean_margin": null, "best": true, "margins": {"max": 3e38, "wrong": 0, "bins": []}});
+    let path = folder.path().join("run/metrics.jsonl");
+    let text = fs::read_to_string(&path).expect("metrics");
+    fs::write(&path, format!("{text}{absurd}\n")).expect("metrics");
+    page(folder.path(), "run", "run/report.html");
+}
+
+#[test]
+fn a_run_that_did_not_record_its_margins_has_a_page_that_says_so() {
+    let folder = runs(&["run"]);
+    let path = folder.path().join("run/metrics.jsonl");
+    let without = |line: Value| {
+        let mut line = line;
+        line.as_object_mut().expect("an object").remove("margins");
+        format!("{line}\n")
+    };
+    let lines: String = read_metrics(&path).expect("metrics").into_iter().map(without).collect();
+    fs::write(&path, lines).expect("metrics");
+    let page = page(folder.path(), "run", "run/report.html");
+    has(&page, &["The distribution of margins was not recorded: the run is of an older version."]);
+    assert_eq!(page.matches("<svg").count(), 4);
+}
+
+#[test]
+fn a_run_that_was_killed_has_a_page_of_what_it_measured() {
+    let folder = runs(&["run"]);
+    let path = folder.path().join("run/metrics.jsonl");
+    let text = fs::read_to_string(&path).expect("metrics");
+    let torn: String = text.split_inclusive('\n').take(3).chain(["{\"kind\":\"st"]).collect();
+    fs::write(&path, torn).expect("metrics");
+    let page = page(folder.path(), "run", "run/report.html");
+    has(&page, &["10 of 30 steps", "The run has no validation yet."]);
+}
+
+#[test]
+fn a_folder_that_is_no_run_and_files_that_are_broken_are_named_with_what_was_expected() {
+    let folder = runs(&["run"]);
+    let run = folder.path().join("run");
+    let refused = |parts: &[&str]| refused_in(folder.path(), "report run", parts);
+    refused_in(folder.path(), "report", &["<RUN>"]);
+    refused_in(folder.path(), "report nowhere", &["error: nowhere: expected the folder of a run or an evaluation"]);
+    fs::create_dir(folder.path().join("empty")).expect("a folder");
+    refused_in(
+        folder.path(),
+        "report run empty",
+        &["error: empty: expected", "config.toml", "evaluation.json", "neither"],
+    );
+    refused_in(folder.path(), "report run --out nowhere/x.html", &["--out nowhere/x.html: there is no folder nowhere"]);
+
+    let metrics = fs::read(run.join("metrics.jsonl")).expect("metrics");
+    fs::remove_file(run.join("metrics.jsonl")).expect("metrics");
+    refused(&["error: run: the run has no metrics.jsonl"]);
+    fs::write(run.join("metrics.jsonl"), "").expect("metrics");
+    refused(&["run/metrics.jsonl: expected a line of figures", "nothing yet"]);
+    fs::write(run.join("metrics.jsonl"), "{\"kind\":\"step\",\"step\":1}\n{\"kind\"\n").expect("metrics");
+    refused(&["run/metrics.jsonl: line 2: expected a JSON object with kind and step"]);
+    let text = "{\"kind\":\"step\",\"step\":1,\"clean_loss\":\"low\"}\n";
+    fs::write(run.join("metrics.jsonl"), text).expect("metrics");
+    refused(&["run/metrics.jsonl: line 1: ", "string \"low\", expected f64"]);
+    fs::write(run.join("metrics.jsonl"), metrics).expect("metrics");
+
+    let at = run.join("evaluation-paper");
+    evaluate(&run, "paper", &evaluation());
+    fs::write(at.join("evaluation.json"), "{\"weights\": \"w\",\n \"count\": 3").expect("a file");
+    let expected =
+        "run/evaluation-paper/evaluation.json: expected an evaluation as `maxmargin evaluate` writes it; found: ";
+    refused(&[expected, "line 2"]);
+    let mut lacking = evaluation();
+    lacking.as_object_mut().expect("an object").remove("norm");
+    evaluate(&run, "paper", &lacking);
+    refused(&[expected, "missing field `norm`"]);
+    evaluate(&run, "paper", &evaluation());
+    adversarial(&at, 1, 0.1);
+    fs::write(at.join("images.csv"), "index,label\n").expect("a file");
+    refused(&[
+        "run/evaluation-paper/images.csv: line 1: expected index,label,clean_prediction,",
+        "found \"index,label\"",
+    ]);
+    let header = "index,label,clean_prediction,margin,broken_eps,broken_by";
+    fs::write(at.join("images.csv"), format!("{header}\n0,7,7,0.2,0.1,pgd\n1,7,x\n")).expect("a file");
+    refused(&["run/evaluation-paper/images.csv: line 3: expected", "found \"1,7,x\""]);
+    fs::remove_file(at.join("images.csv")).expect("a file");
+    let tensor = Tensor::new("adversarial", &[1, 28, 28], vec![0f32; 28 * 28]);
+    write_tensors(&at.join("adversarial.safetensors"), &[tensor], &BTreeMap::new()).expect("a file");
+    refused(&["adversarial.safetensors: tensor `adversarial`: expected [n, height, width, 1 or 3], found [1, 28, 28]"]);
+    fs::write(run.join("config.toml"), "preset = 1").expect("settings");
+    refused(&["run/config.toml: line 1: "]);
+    assert!(!run.join("report.html").exists());
+}
