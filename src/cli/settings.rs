@@ -290,9 +290,6 @@ impl Settings {
             (None, Some(share)) if config.method.is_mma() => config.method = Method::of_share(share),
             _ => {}
         }
-        // Half of the steps, unless it is given.
-        let half = max_num_training_steps.map(|steps| steps.div_ceil(2));
-        set(&mut config.eps_ramp_steps, eps_ramp_steps.or(half));
         set(&mut config.seed, seed);
         set(&mut config.optimizer, optimizer);
         set(&mut config.momentum, momentum);
@@ -300,6 +297,10 @@ impl Settings {
         set(&mut config.learning_rate_schedule, learning_rate_schedule.map(|schedule| schedule.0));
         set(&mut config.training_batch_size, training_batch_size);
         set(&mut config.max_num_training_steps, max_num_training_steps);
+        // Of whom it is asked for, half of the steps: what a file or a preset has fits its own number of steps.
+        let asks = config.method == Method::Pgdls && (method.is_some() || max_num_training_steps.is_some());
+        let half = asks.then(|| config.max_num_training_steps.div_ceil(2));
+        set(&mut config.eps_ramp_steps, eps_ramp_steps.or(half));
         set(&mut config.disp_interval, disp_interval);
         set(&mut config.checkpoint_interval, checkpoint_interval);
 
@@ -486,6 +487,9 @@ mod tests {
         let ramp = |text: &str| applied(base.clone(), &flags(text)).eps_ramp_steps;
         assert_eq!(ramp("--method pgdls"), 750);
         assert_eq!(ramp("--method pgdls --steps 601"), 301);
-        assert_eq!(ramp("--eps-ramp-steps 20 --steps 601"), 20);
+        assert_eq!(ramp("--method pgdls --eps-ramp-steps 20 --steps 601"), 20);
+        assert_eq!(ramp("--steps 601"), 750, "mma has none");
+        let short = Config { max_num_training_steps: 100, ..base.clone() };
+        assert_eq!(applied(short, &flags("--method pgdls")).eps_ramp_steps, 50);
     }
 }

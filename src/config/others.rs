@@ -60,19 +60,19 @@ fn mnist_trades(config: &mut Config) {
     config.optimizer = OptimizerKind::Sgd;
     config.momentum = 0.9;
     config.training_batch_size = 128;
-    trained_for(config, 100, 469, 0.01, 55);
+    trained_for(config, 100, 469, [0.01, 0.001], 55);
 }
 
 /// train_trades_cifar10.py; 76 epochs as published.
 fn cifar10_trades(config: &mut Config) {
     config.attack_eps = 0.031;
     config.eps_iter_scale = 0.07 / 0.031; // 10 steps of 0.007 in 0.031
-    trained_for(config, 76, 391, 0.1, 75);
+    trained_for(config, 76, 391, [0.1, 0.01], 75);
 }
 
-/// So many epochs of so many steps; a tenth of the learning rate from the beginning of epoch `tenth`, counted from 1.
-fn trained_for(config: &mut Config, epochs: u32, steps: u32, rate: f32, tenth: u32) {
+/// So many epochs of so many steps; the second learning rate from the beginning of epoch `second`, counted from 1.
+fn trained_for(config: &mut Config, epochs: u32, steps: u32, rates: [f32; 2], second: u32) {
     config.max_num_training_steps = epochs * steps;
     config.eps_ramp_steps = config.max_num_training_steps / 2;
-    config.learning_rate_schedule = vec![(0, rate), ((tenth - 1) * steps, rate / 10.0)];
+    config.learning_rate_schedule = vec![(0, rates[0]), ((second - 1) * steps, rates[1])];
 }

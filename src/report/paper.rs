@@ -205,8 +205,11 @@ pub fn table(dataset: DatasetKind, norm: Norm) -> Table {
     Table { title, eps, rows: parse(rows), autoattack, distances: parse(distances) }
 }
 
-/// The paper's name for a model of `method` ("MMA", "OMMA", "PGD") and d_max or eps `length`.
+/// The paper's name for a model of `method` ("MMA", "OMMA", "PGD", "PGDLS") and d_max or eps `length`; "STD" has neither.
 pub fn model_name(dataset: DatasetKind, norm: Norm, method: &str, length: f64) -> String {
+    if method == "STD" {
+        return method.into();
+    }
     if dataset == DatasetKind::Cifar10 && norm == Norm::Linf {
         // 0.0471, as the released scripts have it, is 12/255 too.
         return format!("{method}-{:.0}", length * 255.0);
@@ -310,6 +313,7 @@ mod tests {
             (Cifar10, Norm::L2, "MMA", 1.0, "MMA-1.0"),
             (Digits, Norm::Linf, "MMA", 0.45, "MMA-0.45"),
             (Mnist, Norm::L2, "MMA", 6.0, "MMA-6.0"),
+            (Mnist, Norm::L2, "STD", 4.0, "STD"),
         ] {
             assert_eq!(model_name(dataset, norm, method, length), name);
             let known = table(dataset, norm).rows;

@@ -24,8 +24,8 @@ fn a_method_goes_on_top_of_any_preset_and_where_none_is_named_takes_its_own() {
         assert_eq!(value(&shown, name), expected);
     }
     assert!(!shown.contains("   ("), "exactly the published settings: {shown}");
-    let shown = settings("--dataset mnist --norm l2 --method trades --steps 10");
-    for (name, expected) in [("preset", "mnist-l2"), ("attack_eps", "2.0"), ("eps_ramp_steps", "5")] {
+    let shown = settings("--dataset mnist --norm l2 --method trades");
+    for (name, expected) in [("preset", "mnist-l2"), ("attack_eps", "2.0"), ("eps_iter_scale", "2.5")] {
         assert_eq!(value(&shown, name), expected);
     }
 }
@@ -59,7 +59,7 @@ fn explain_prints_the_step_of_each_method() {
         ("mnist-linf-std", &["1 x clean_pass: ", "1 x update: "][..]),
         (
             "mnist-l2-pgdls",
-            &["1 x gather: ", "40 x pgd_iteration: ", "1 x adversarial_pass: ", "(min((x0 / 50000), 1)"],
+            &["1 x gather: ", "40 x pgd_iteration: ", "1 x adversarial_pass: ", "(2 * min((x0 / 50000), 1))"],
         ),
         (
             "cifar10-linf-trades",

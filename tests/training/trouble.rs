@@ -83,7 +83,7 @@ fn damages() -> Vec<Damage> {
             },
             &["line 4: expected a JSON object"],
         ),
-        damage(CONFIG, |p| truncate(p, 2), &["line 24: "]),
+        damage(CONFIG, |p| truncate(p, 2), &["line 26: "]),
         damage(CONFIG, |p| truncate(p, 1 << 30), &["line 1: missing field `preset`"]),
         damage(CONFIG, |p| fs::write(p, [0xff, 0xfe]).unwrap(), &["cannot read"]),
         damage(
