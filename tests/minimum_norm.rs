@@ -39,7 +39,7 @@ fn cw_of(settings: CwSettings) -> Record {
 fn methods() -> [Method; 4] {
     let quick = DdnSettings { iterations: 200, levels: None, ..DdnSettings::default() };
     let fmn = |norm| fmn_of(FmnSettings { iterations: 200, ..FmnSettings::published(norm) });
-    let cw = CwSettings { iterations: 300, initial_const: 0.01, learning_rate: 0.005, ..CwSettings::default() };
+    let cw = CwSettings { iterations: 1000, initial_const: 0.01, ..CwSettings::default() };
     [
         method("ddn", Norm::L2, 0.01, ddn_of(quick)),
         method("fmn l2", Norm::L2, 0.01, fmn(Norm::L2)),
@@ -73,11 +73,8 @@ fn is_near(method: &Method, example: usize, adv: &[f32], x: &[f32], least: f64, 
 
 /// What attacks find on linear models, beside the least distance; `share` of it may be added, where it is not the
 /// method's own.
-fn margins_are_met(given: &Given, share: Option<f64>, without: &[&str]) {
+fn margins_are_met(given: &Given, share: Option<f64>) {
     each(|make, method| {
-        if without.contains(&method.name) {
-            return;
-        }
         let adv = Attacked::new(make, given, &method.record).run(0);
         for (i, (adv, x)) in adv.iter().zip(&given.x).enumerate() {
             let least = given.distance(method.norm, i);
@@ -90,28 +87,21 @@ fn margins_are_met(given: &Given, share: Option<f64>, without: &[&str]) {
 
 #[test]
 fn the_margins_of_linear_models_are_found() {
-    margins_are_met(&Given::random(1, [4, 4, 1], 2, 6, [0.2, 0.8]), None, &[]);
-    margins_are_met(&Given::random(2, [3, 2, 3], 2, 6, [0.2, 0.8]), None, &[]);
+    margins_are_met(&Given::random(1, [4, 4, 1], 2, 6, [0.2, 0.8]), None);
+    margins_are_met(&Given::random(2, [3, 2, 3], 2, 6, [0.2, 0.8]), None);
 }
 
 /// An attack follows the class that is most likely where it is, which need not be the one whose boundary is nearest.
 #[test]
 fn with_many_classes_one_of_the_nearest_is_found() {
-    margins_are_met(&Given::random(1, [4, 4, 1], 5, 8, [0.2, 0.8]), Some(0.5), &[]);
+    margins_are_met(&Given::random(1, [4, 4, 1], 5, 8, [0.2, 0.8]), Some(0.5));
 }
 
 /// Some pixels are where the nearest adversarial image would lie beyond the box. Clipping after scaling is no projection
 /// onto the sphere in the box: in l2, some end near the nearest image of the box, not at it.
 #[test]
 fn the_margins_of_linear_models_are_found_where_the_box_binds() {
-    margins_are_met(&Given::random(3, [4, 4, 1], 2, 8, [-0.3, 1.3]), Some(0.1), &["cw"]);
-}
-
-/// Tanh is flat at the ends of the box: from there CW starts slowly.
-#[test]
-fn cw_leaves_the_ends_of_the_box() {
-    let given = Given::random(3, [4, 4, 1], 2, 8, [-0.3, 1.3]);
-    margins_are_met(&given, Some(0.5), &["ddn", "fmn l2", "fmn linf"]);
+    margins_are_met(&Given::random(3, [4, 4, 1], 2, 8, [-0.3, 1.3]), Some(0.1));
 }
 
 /// The logits of classes that are not the label's are no less than others' for being negative.
@@ -120,7 +110,7 @@ fn logits_that_are_all_negative_change_nothing() {
     let mut given = Given::random(1, [4, 4, 1], 2, 3, [0.2, 0.8]);
     given.bias.iter_mut().for_each(|b| *b -= 64.0);
     assert!(given.x.iter().all(|x| given.logits(x).iter().all(|z| *z < -32.0)));
-    margins_are_met(&given, None, &[]);
+    margins_are_met(&given, None);
 }
 
 /// Half the angle between the cone's sides.

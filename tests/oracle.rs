@@ -26,7 +26,8 @@ const BATCH: usize = 100;
 const EPS: f32 = 0.3;
 const STEP: f32 = 0.01;
 const ITERATIONS: u32 = 40;
-const IMAGES: u32 = 1000;
+/// DDN attacks every so many images: it takes a thousand passes of each.
+const APART: usize = 40;
 
 /// The folder that `variable` names, or `default` in the project.
 fn folder(variable: &str, default: &str) -> PathBuf {
@@ -115,8 +116,9 @@ fn an_adversarially_trained_network_is_right_and_robust() {
     is_worth("mnist_lenet5_advtrained.safetensors", test, 98.64, 92.0);
 }
 
-/// The median l2 distance that DDN (1,000 steps, images of bytes) finds for the first images that are right.
-fn median_distance(weights: &Path, dataset: &Dataset, first: u32) -> f64 {
+/// The median l2 distance that DDN (1,000 steps, images of bytes) finds for the images that are right, every
+/// [`APART`]th.
+fn median_distance(weights: &Path, dataset: &Dataset) -> f64 {
     let Loaded { mut model, state, .. } = load_model(weights).expect("a LeNet5");
     let mut memory = Memory::default();
     model.declare(&mut memory);
@@ -130,7 +132,7 @@ fn median_distance(weights: &Path, dataset: &Dataset, first: u32) -> f64 {
     model.load(device, &state).unwrap();
     examples.upload(device, dataset).unwrap();
     let right = examples.right(device).unwrap();
-    let index: Vec<u32> = (0..first).filter(|&i| right[i as usize]).collect();
+    let index: Vec<u32> = (0..right.len()).step_by(APART).filter(|&i| right[i]).map(|i| i as u32).collect();
     let mut lengths = Vec::new();
     for index in index.chunks(BATCH) {
         let mut passes = Passes::default();
@@ -142,22 +144,24 @@ fn median_distance(weights: &Path, dataset: &Dataset, first: u32) -> f64 {
     f64::midpoint(lengths[(lengths.len() - 1) / 2], lengths[lengths.len() / 2])
 }
 
-/// Of the 10,000 test images the medians are known to be 1.388 and 1.872.
-fn is_as_far(name: &str, test: &str, first: u32, known: f64, share: f64) {
+/// The medians over all test images are known. That over a fortieth of them may be off by its sampling error, 3 %. (Over
+/// every tenth image it was 0.7 % off; over the first forty it is, to four digits, that of the attack's statement in
+/// PyTorch.)
+fn is_as_far(name: &str, test: &str, known: f64) {
     let Some((weights, images)) = self::known(name, test) else { return };
-    let found = median_distance(&weights, &images, first);
-    println!("{name}: DDN's median over the first {first} images {found:.4}, of all known to be {known}");
-    assert!((found / known - 1.0).abs() <= share, "{found}, of all images known to be {known}");
+    let found = median_distance(&weights, &images);
+    println!("{name}: DDN's median {found:.4}, over all images known to be {known}");
+    assert!((found / known - 1.0).abs() <= 0.06, "{found}, over all images known to be {known}");
 }
 
 #[test]
 fn ddn_finds_the_margins_of_a_normally_trained_network() {
     let test = "ddn_finds_the_margins_of_a_normally_trained_network";
-    is_as_far("mnist_lenet5_clntrained.safetensors", test, IMAGES, 1.388, 0.02);
+    is_as_far("mnist_lenet5_clntrained.safetensors", test, 1.388);
 }
 
 #[test]
 fn ddn_finds_the_margins_of_an_adversarially_trained_network() {
     let test = "ddn_finds_the_margins_of_an_adversarially_trained_network";
-    is_as_far("mnist_lenet5_advtrained.safetensors", test, IMAGES, 1.872, 0.02);
+    is_as_far("mnist_lenet5_advtrained.safetensors", test, 1.872);
 }
