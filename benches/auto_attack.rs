@@ -44,7 +44,8 @@ fn main() {
         attacks.push(apgd(&mut memory, model, &target, &settings).expect("ten classes"));
     }
     for targeted in [true, false] {
-        let settings = FabSettings::published(norm, targeted, false, 0);
+        // Theirs has no search at the end.
+        let settings = FabSettings { search_steps: 0, ..FabSettings::published(norm, targeted, false, 0) };
         attacks.push(fab(&mut memory, model, &target, &settings).expect("ten classes"));
     }
     let mut device: Box<dyn Device> = match value("--device") {

@@ -11,8 +11,8 @@
 //! | [`attack`] | PGD and AN-PGD: programs around a model's tape, one eps an example |
 //! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example; other methods |
 //! | [`evaluate`] | accuracy under attack, margins |
-//! | [`record`] | run folders: settings, metrics, checkpoints |
-//! | [`report`] | text out of results |
+//! | [`record`] | run folders: settings, metrics, checkpoints, events for TensorBoard |
+//! | [`report`] | text and pages out of records |
 //! | [`device`] | runs programs; the only place that knows a machine |
 //! | [`mod@bench`] | how fast a device is |
 //!

@@ -102,7 +102,6 @@ fn what_fab_finds_outside_the_ball_does_not_count() {
             let long = distance(norm, adv, &given.x[i]);
             assert!(long <= f64::from(given.eps[i]), "{norm} {i}: {long} > {}", given.eps[i]);
             assert_eq!(given.margin(i, adv) >= 0.0, i % 2 == 0, "{norm} {i}");
-            assert!(i % 2 == 0 || adv == &given.x[i], "{norm} {i}: the image, where nothing was found");
         }
     }
 }

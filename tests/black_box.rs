@@ -260,7 +260,7 @@ fn spsa_estimates_the_gradient() {
         for (i, estimate) in attacked.rows(&gradient).iter().enumerate() {
             let y = given.labels[i] as usize;
             let truth: Vec<f64> = given.weights[1 - y].iter().zip(&given.weights[y]).map(|(a, b)| a - b).collect();
-            let mut expected = vec![0.0; 24];
+            let mut expected = [0.0; 24];
             for sample in 0..400 {
                 // Pass by pass, an example's samples side by side.
                 let (pass, first) = (sample / 100 + 1, sample % 100 * 24);

@@ -1,17 +1,20 @@
 """AutoAttack by the authors' program (`pyautoattack`, PyTorch, on the CPU), on a LeNet5 checkpoint of ours.
 
 `standard`: clean accuracy, and the accuracy that is left after each attack of the standard version, in its order, on the
-first test images of a folder of IDX files; a JSON line. To be held against `maxmargin evaluate`.
+first test images of a folder of IDX files; a JSON line. `both`: the same beside `maxmargin evaluate --attack autoattack`, and
+which images one of the two alone breaks.
 
 `points`: runs `cargo bench --bench auto_attack`, which lets our APGD and FAB start at the image, then theirs from the same
 images, and compares what each found: how many images are broken, whether these are the same ones, how far the points lie
 apart, and how long the smallest changes are.
 
-    benches/peers/auto_attack.py standard CHECKPOINT --data src/data/digits --images 500 --norm linf --eps 0.3
+    benches/peers/auto_attack.py both CHECKPOINT --images 500 --norm linf --eps 0.3
+    benches/peers/auto_attack.py both CHECKPOINT --dataset mnist --data data/mnist --images 500 --norm l2 --eps 2.0
     benches/peers/auto_attack.py points CHECKPOINT --images 200 --norm l2 --eps 2.0
 """
 
 import argparse
+import csv
 import json
 import subprocess
 import tempfile
@@ -56,16 +59,16 @@ def program(model, args):
     return AutoAttack(model, norm=NORMS[args.norm], eps=args.eps, seed=args.seed, version="standard", device="cpu")
 
 
-def standard(args):
+def authors_standard(args):
     """Each attack on what the ones before it left, so that each has its own time."""
     model = network(args.checkpoint)
     x, y = test_images(args.data, args.images)
     right = model(x).argmax(1) == y
     result = {"norm": args.norm, "eps": args.eps, "images": len(x), "seed": args.seed}
-    result["clean"] = right.float().mean().item()
+    result["clean"] = round(right.float().mean().item(), 6)
     result["after"], result["seconds"] = {}, {}
     authors = program(model, args)
-    broken_by = ["" if r else "clean" for r in right.tolist()]
+    result["broken_by"] = broken_by = ["" if r else "clean" for r in right.tolist()]
     for attack in ATTACKS:
         start = time.time()
         left = right.nonzero().flatten()
@@ -77,11 +80,47 @@ def standard(args):
             for i in left[~still].tolist():
                 broken_by[i] = attack
             right[left] = still
-        result["after"][attack] = right.float().mean().item()
+        result["after"][attack] = round(right.float().mean().item(), 6)
         result["seconds"][attack] = round(time.time() - start, 1)
-    if args.each:
-        result["broken_by"] = broken_by
+    return result
+
+
+def our_standard(args):
+    """The same of `maxmargin evaluate`, in the same form."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["cargo", "run", "--quiet", "--release", "--", "evaluate", args.checkpoint.resolve(), "--quiet"]
+        command += ["--dataset", args.dataset, "--norm", args.norm, "--eps", str(args.eps), "--attack", "autoattack"]
+        command += ["--test-size", str(args.images), "--threads", str(args.threads), "--seed", str(args.seed)]
+        subprocess.run([*command, "--out", folder], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        found = json.loads((Path(folder) / "evaluation.json").read_text())
+        with open(Path(folder) / "images.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+    wrong = lambda row: "clean" if row["clean_prediction"] != row["label"] else row["broken_by"]
+    result = {"clean": found["clean_accuracy"] / 100, "after": {}, "seconds": {}}
+    result["broken_by"] = [wrong(row) for row in rows]
+    left = result["clean"]
+    for attack in found["robust"][0]["attacks"]:
+        left -= attack["broken"] / len(rows)
+        result["after"][attack["name"]] = round(left, 6)
+        result["seconds"][attack["name"]] = round(attack["seconds"], 1)
+    return result
+
+
+def standard(args):
+    result = authors_standard(args)
+    if not args.each:
+        del result["broken_by"]
     print(json.dumps(result))
+
+
+def both(args):
+    ours, theirs = our_standard(args), authors_standard(args)
+    differ = [
+        {"image": i, "ours": a, "theirs": b}
+        for i, (a, b) in enumerate(zip(ours.pop("broken_by"), theirs.pop("broken_by")))
+        if bool(a) != bool(b)
+    ]
+    print(json.dumps({"theirs": theirs, "ours": ours, "broken_by_one_alone": differ}))
 
 
 def compared(norm, x, y, model, ours, theirs):
@@ -170,21 +209,21 @@ def points(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("standard", "points"))
+    parser.add_argument("what", choices=("standard", "both", "points"))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--norm", choices=NORMS, default="linf")
     parser.add_argument("--eps", type=float, help="default 0.3 in linf, 2.0 in l2")
     parser.add_argument("--images", type=int, default=500, help="the first so many test images (default 500)")
-    parser.add_argument("--data", type=Path, default=ROOT / "src/data/digits", help="standard: folder of IDX files")
+    parser.add_argument("--data", type=Path, default=ROOT / "src/data/digits", help="standard, both: folder of IDX files")
     parser.add_argument("--each", action="store_true", help="standard: which attack broke each image, too")
-    parser.add_argument("--dataset", default="digits", help="points: digits or mnist")
+    parser.add_argument("--dataset", default="digits", help="both, points: digits or mnist (default digits)")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.eps = args.eps or (0.3 if args.norm == "linf" else 2.0)
     torch.set_num_threads(args.threads)
-    {"standard": standard, "points": points}[args.what](args)
+    {"standard": standard, "both": both, "points": points}[args.what](args)
 
 
 if __name__ == "__main__":

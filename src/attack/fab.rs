@@ -265,12 +265,11 @@ impl Fab<'_> {
         tape.map([value, steep], |[value, steep]| value.abs() / (steep + TINY))
     }
 
-    /// What lies outside the ball does not count: the image takes its place.
+    /// Brings what was found into the ball, exactly: a step of length 0. Of what lay outside the image on the ball is left,
+    /// which as a rule is not adversarial.
     fn end(&self, eps: &Buffer) -> Program {
         let mut tape = self.tape("fab_end");
-        let [x, eps, nearest] = [&self.target.x, eps, &self.nearest].map(|b| tape.leaf(b));
-        tape.map_into(&self.adv, [x, eps, nearest], |adv, [x, eps, nearest]| eps.less(nearest).select(x, adv));
-        // Exactly inside, too: a step of length 0.
+        let [x, eps] = [&self.target.x, eps].map(|b| tape.leaf(b));
         let none = tape.map([eps], |_| number(0.0));
         let rule = PgdRule { norm: self.settings.norm, l2_order: L2Order::BallBox, l2_grad_floor: TINY };
         tape.pgd_step(rule, &self.adv, x, x, eps, none);

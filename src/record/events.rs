@@ -167,7 +167,6 @@ fn masked(crc: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_checksum_is_that_of_rfc_3720() {

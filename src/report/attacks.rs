@@ -7,7 +7,7 @@ use super::records::{AtEps, Evaluation, MinimumNorm, Source, dataset_name};
 use super::training::key;
 use super::{examples, length};
 use crate::Result;
-use crate::config::as_written;
+use crate::config::{Config, as_written};
 use crate::data::DatasetKind;
 use crate::record::MarginCounts;
 use crate::tape::Norm;
@@ -40,23 +40,20 @@ impl Shown<'_> {
         }
     }
 
-    /// How the weights were trained, as the paper names methods: as the evaluation says, or the run it is of.
-    fn method(&self) -> Option<String> {
-        let run = self.source.run.as_ref();
-        let method = match (&self.evaluation.method, run) {
-            (Some(method), _) => method.to_uppercase(),
-            (None, run) => run?.config.method.to_string().to_uppercase(),
-        };
-        let omma = method == "MMA" && run.is_some_and(|run| run.config.clean_loss_coeff == 0.0);
-        Some(if omma { "OMMA".into() } else { method })
+    /// How the weights were trained: by what, as the paper names methods, and with which d_max or eps. As the evaluation
+    /// says, or the run that it is of.
+    fn trained(&self) -> Option<(String, Option<f64>)> {
+        let run = self.source.run.as_ref().map(|run| &run.config);
+        match (&self.evaluation.method, run) {
+            (Some(method), _) => Some((method.to_uppercase(), self.d_max())),
+            (None, Some(config)) => Some((config.method.to_string().to_uppercase(), trained_with(config))),
+            (None, None) => None,
+        }
     }
 
-    /// The d_max that they were trained with, or the eps.
+    /// The d_max that they were trained with, or that bounds the margins.
     fn d_max(&self) -> Option<f64> {
-        let of_run = || {
-            let config = &self.source.run.as_ref()?.config;
-            Some(as_written(if config.method.has_fixed_eps() { config.attack_eps } else { config.hinge_maxeps }))
-        };
+        let of_run = || self.source.run.as_ref().map(|run| as_written(run.config.hinge_maxeps));
         self.evaluation.d_max.or_else(of_run)
     }
 
@@ -65,7 +62,30 @@ impl Shown<'_> {
         let Evaluation { dataset, norm, .. } = *self.evaluation;
         // A length in another norm is another length.
         let same_norm = self.source.run.as_ref().is_none_or(|run| run.config.norm == norm);
-        same_norm.then(|| Some(paper::model_name(dataset, norm, &self.method()?, self.d_max()?))).flatten()
+        let (method, length) = self.trained().filter(|_| same_norm)?;
+        match method.as_str() {
+            "STD" | "TRADES" => Some(method),
+            _ => Some(paper::model_name(dataset, norm, &method, length?)),
+        }
+    }
+}
+
+/// The length that a method is known by: d_max of MMA, eps of those that attack within one.
+fn trained_with(config: &Config) -> Option<f64> {
+    match config.method {
+        method if method.is_mma() => Some(as_written(config.hinge_maxeps)),
+        method if method.has_fixed_eps() => Some(as_written(config.attack_eps)),
+        _ => None,
+    }
+}
+
+/// How a run is trained, in words.
+pub fn method(config: &Config) -> String {
+    let name = config.method.to_string().to_uppercase();
+    match trained_with(config) {
+        Some(d_max) if config.method.is_mma() => format!("{name}, d_max {}", length(d_max)),
+        Some(eps) => format!("{name}, eps {}", length(eps)),
+        None => name,
     }
 }
 
@@ -257,6 +277,10 @@ fn evaluation(shown: &Shown) -> Result<String> {
     let hash = found.weights_sha256.as_ref().map(|hash| hash.chars().take(16).collect::<String>());
     let images =
         found.images.as_deref().or(found.split.as_deref()).map_or(String::new(), |of| format!(" ({})", escape(of)));
+    let trained = match (&found.method, &shown.source.run) {
+        (None, Some(run)) => method(&run.config),
+        (method, _) => text_of(&method.as_ref().map(|method| method.to_uppercase())),
+    };
     text += &facts(&[
         ("clean accuracy, %", percent(Some(found.clean_accuracy))),
         ("AvgAcc, %", percent(found.average_accuracy)),
@@ -269,7 +293,7 @@ fn evaluation(shown: &Shown) -> Result<String> {
         ("passes backwards, in images", count(found.backward_passes)),
         ("seconds", seconds(found.seconds)),
         ("network", text_of(&found.model)),
-        ("trained by", shown.method().map_or(NONE.into(), |method| escape(&method))),
+        ("trained by", trained),
         ("d_max", shown.d_max().map_or(NONE.into(), length)),
         ("weights", format!("<code>{}</code>", escape(&found.weights))),
         ("their SHA-256 begins", code(&hash)),

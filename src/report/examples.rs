@@ -45,7 +45,8 @@ impl Pictures {
         let chosen = both.choose();
         let differences = chosen.iter().filter_map(|&i| both.difference(i)).flatten();
         let largest = differences.fold(0f32, |largest, difference| largest.max(difference.abs()));
-        let factor = if largest > 0.0 { (0.5 / largest).floor().clamp(1.0, 255.0) } else { 1.0 };
+        // Whole, and such that the largest difference is black or white; a bit more for roundings.
+        let factor = if largest > 0.0 { (0.5 / largest + 1e-3).floor().clamp(1.0, 255.0) } else { 1.0 };
         let attack = found.attack.as_deref().map_or(String::new(), |attack| format!(" by {}", escape(attack)));
         let total = found.index.len();
         let mut text = format!("<h4>Adversarial examples{attack}: {} of {total}</h4>\n", chosen.len());

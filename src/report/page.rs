@@ -10,8 +10,7 @@ use super::plot::Colour;
 use super::records::{Run, Source, dataset_name};
 use super::{attacks, examples, training};
 use crate::Result;
-use crate::config::{as_written, preset};
-use crate::report::length;
+use crate::config::preset;
 
 /// The page about the runs and evaluations in `folders`. Clean images are looked for in `data`.
 ///
@@ -21,7 +20,7 @@ use crate::report::length;
 pub fn html(folders: &[PathBuf], data: &Path) -> Result<String> {
     let sources: Vec<Source> = folders.iter().map(|folder| Source::read(folder)).collect::<Result<_>>()?;
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
-    let mut body = String::from("<h1>maxmargin</h1>\n");
+    let mut body = String::from("<h1>maxmargin report</h1>\n");
     body += &overview(&sources);
     body += &suspicions(&sources);
     body += &training::chapter(&sources)?;
@@ -54,7 +53,7 @@ fn overview(sources: &[Source]) -> String {
 fn describe(run: &Run) -> String {
     let config = &run.config;
     let mut parts = vec![
-        format!("{}, {}, d_max {}", dataset_name(config.dataset), config.norm, length(as_written(config.hinge_maxeps))),
+        format!("{}, {}, {}", attacks::method(config), dataset_name(config.dataset), config.norm),
         config.network().describe(),
         format!("preset {}, seed {}", escape(&config.preset), config.seed),
     ];

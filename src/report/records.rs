@@ -62,11 +62,16 @@ pub struct Step {
     pub step: u64,
     /// Mean loss on clean images.
     pub clean_loss: Option<f64>,
-    /// Mean loss of the attacked batch.
-    #[serde(alias = "adversarial_loss")]
+    /// MMA: mean loss of the batch at its boundary points.
     pub margin_loss: Option<f64>,
+    /// PGD training: mean loss of the attacked images.
+    pub adversarial_loss: Option<f64>,
+    /// TRADES: mean divergence of the answers to attacked images.
+    pub kl: Option<f64>,
     /// Share of right images, 0 to 1.
     pub clean_accuracy: Option<f64>,
+    /// PGD training: share of attacked images that stay right, 0 to 1.
+    pub adversarial_accuracy: Option<f64>,
     /// Mean margin found while training, wrong images counting as 0.
     pub mean_margin: Option<f64>,
     /// Share of images whose margin reached d_max, 0 to 1.

@@ -4,8 +4,9 @@ use super::html::{escape, figure, numbers, table, words};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells, lines};
 use super::records::{Epoch, Run, Source, Step, dataset_name};
 use crate::Result;
-use crate::config::as_written;
+use crate::config::{TestSearchStart, as_written};
 use crate::record::MarginCounts;
+use crate::report::length;
 
 /// The plot of margins over the epochs has no more columns than this.
 const COLUMNS: usize = 40;
@@ -91,15 +92,31 @@ fn curves(runs: &[Numbered]) -> Result<String> {
     let keys = keys(runs);
     let mut text = String::from("<div class=\"plots\">\n");
 
-    let loss = [steps(&|line| line.margin_loss, Mark::Line), steps(&|line| line.clean_loss, Mark::Dashes)].concat();
+    let has = |figure: &dyn Fn(&Step) -> Option<f64>| {
+        runs.iter().any(|(.., run)| run.steps.iter().any(|line| figure(line).is_some()))
+    };
+    let attacked = |line: &Step| line.margin_loss.or(line.adversarial_loss);
+    let loss = [
+        steps(&attacked, Mark::Line),
+        steps(&|line| line.clean_loss, Mark::Dashes),
+        steps(&|line| line.kl, Mark::Specks),
+    ];
+    let loss = loss.concat();
     let plot = lines("loss by step", &x, &Axis::from_zero("loss", values(&loss)), &loss)?;
-    let said = "Loss in training. Line: of the attacked batch. Dashes: of the clean images.";
+    let mut said = String::from("Loss in training. Line: of the attacked batch. Dashes: of the clean images.");
+    if has(&|line| line.kl) {
+        said += " Dotted: TRADES' divergence.";
+    }
     text += &figure(&plot, &format!("{keys}<br>{said}"));
 
-    let percent = |line: &Step| Some(100.0 * line.clean_accuracy?);
+    let percent = |line: &Step| Some(100.0 * line.clean_accuracy.or(line.adversarial_accuracy)?);
     let accuracy = [steps(&percent, Mark::Thin), epochs(&|line| line.validation_accuracy)].concat();
     let plot = lines("accuracy by step", &x, &Axis::percent("right, %"), &accuracy)?;
-    let said = "Right without an attack. Thin line: training images. Dots: validation images, by epoch.";
+    let mut said =
+        String::from("Right without an attack. Thin line: training images. Dots: validation images, by epoch.");
+    if has(&|line| line.adversarial_accuracy) {
+        said += " In PGD training the training images are the attacked ones.";
+    }
     text += &figure(&plot, &format!("{keys}<br>{said}"));
 
     let mut margin =
@@ -115,10 +132,14 @@ fn curves(runs: &[Numbered]) -> Result<String> {
                 epoch. Grey: d_max.";
     text += &figure(&plot, &format!("{keys}<br>{said}"));
 
-    let reached = steps(&|line| Some(100.0 * line.reached_d_max?), Mark::Line);
-    let plot = lines("images that reached d_max by step", &x, &Axis::percent("reached d_max, %"), &reached)?;
-    let said = "Training images whose margin reached d_max: they add nothing to the loss of the attacked batch.";
-    text += &figure(&plot, &format!("{keys}<br>{said}"));
+    if has(&|line| line.reached_d_max) {
+        let reached = steps(&|line| Some(100.0 * line.reached_d_max?), Mark::Line);
+        let y = Axis::from_zero("reached d_max, %", values(&reached));
+        let plot = lines("images that reached d_max by step", &x, &y, &reached)?;
+        let said = "Training images whose margin reached d_max: they add nothing to the loss of the attacked batch.";
+        let of_mma: Vec<_> = runs.iter().copied().filter(|(.., run)| run.config.method.is_mma()).collect();
+        text += &figure(&plot, &format!("{}<br>{said}", self::keys(&of_mma)));
+    }
     Ok(text + "</div>\n")
 }
 
@@ -183,11 +204,21 @@ fn margins((i, source, run): Numbered) -> Result<String> {
         &over_time,
         &format!(
             "Margins of {images} validation images, by step: the stronger the colour, the more images (by the square \
-             root). Dark line: their mean. Grey: d_max. Red strip below 0: wrong images.{every}"
+             root). Line: their mean. Grey: d_max. Red strip below 0: wrong images.{every}"
         ),
     );
     let (outlines, keys) = outlines(&recorded)?;
-    text += &figure(&outlines, &format!("{keys}<br>The same as histograms; wrong images below 0."));
+    let config = &run.config;
+    let gap = match config.fidelity.test_search_start {
+        TestSearchStart::TestEps => String::new(),
+        TestSearchStart::HalfMaxeps => format!(
+            " A gap is the released code's: the search for an image's margin starts at {}, with a sign that was measured at \
+             {}.",
+            length(as_written(config.max_eps()) / 2.0),
+            length(as_written(config.test_eps))
+        ),
+    };
+    text += &figure(&outlines, &format!("{keys}<br>The same as histograms; wrong images below 0.{gap}"));
     Ok(text + "</div>\n")
 }
 

@@ -163,11 +163,11 @@ pub enum Op {
     TargetedLoss(TargetedLoss),
     /// logits, labels, targets, dvalue `[n]` -> dlogits.
     TargetedLossBackward(TargetedLoss),
-    /// logits `[n, classes]`, labels, (run u32 `[1]`) -> u32 `[n]`: of the classes other than the label, the one with the
-    /// largest logit but `rank`; with run, but `rank + run`. Of equal logits the first class comes first; after the last
-    /// there is none, so it stands for those.
+    /// logits `[n, classes]`, labels, (run u32 `[1]`) -> u32 `[n]`: of the classes other than the label, in the order of
+    /// their logits, the one that comes after `rank` others (with run, `rank + run`), or the last. The largest logit comes
+    /// first, of equal ones that of the first class.
     RankClass {
-        /// How many are passed over.
+        /// How many come before it.
         rank: u32,
     },
     /// x `[n, ..]` -> each row less its mean, over its deviation (n - 1 in the variance), which is taken to be at least

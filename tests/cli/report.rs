@@ -89,7 +89,7 @@ fn a_run_s_page_is_complete_in_itself_and_lies_in_its_folder() {
         &page,
         &[
             "<title>maxmargin: run</title>",
-            "digits, linf, d_max 0.45",
+            "<b>run</b> MMA, d_max 0.45, digits, linf; LeNet5, 4 and 8 filters 5x5",
             "30 of 30 steps",
             "<h2>Training</h2>",
             "Margins of 40 validation images",
@@ -100,7 +100,9 @@ fn a_run_s_page_is_complete_in_itself_and_lies_in_its_folder() {
     );
     assert_eq!(page.matches("<svg").count(), 6, "four curves, margins by step, histograms");
     assert_eq!(page.matches("</svg>").count(), 6);
-    for other in ["http", "<script", "<link", "<iframe", "url(", "@import", "src=\"/", "not recorded", "warning\""] {
+    for other in
+        ["http:", "https:", "<script", "<link", "<iframe", "url(", "@import", "src=\"/", "not recorded", "warning\""]
+    {
         assert!(!page.contains(other), "{other} in the page");
     }
 }
@@ -193,7 +195,40 @@ fn a_run_without_the_clean_loss_is_omma_s() {
     found["method"] = Value::Null;
     evaluate(&folder.path().join("run"), "paper", &found);
     let page = page(folder.path(), "run", "run/report.html");
-    has(&page, &["<tr class=\"match\"><td class=\"words\">paper, OMMA-0.45</td>", "<dd>OMMA</dd>"]);
+    has(
+        &page,
+        &[
+            "<tr class=\"match\"><td class=\"words\">paper, OMMA-0.45</td>",
+            "<dd>OMMA, d_max 0.45</dd>",
+            "<b>run</b> OMMA, d_max 0.45, digits, linf; ",
+        ],
+    );
+}
+
+#[test]
+fn other_methods_are_shown_with_the_losses_that_they_have_and_the_paper_s_rows_of_them() {
+    let folder = runs(&["mma"]);
+    let short = "--quiet --width 0.125 --nb-iter 1 --steps 2 --train-size 100 --val-size 20 --test-size 10";
+    for method in ["std", "pgd", "trades"] {
+        done_in(folder.path(), &format!("train --savepath {method} --method {method} {short}"));
+        let mut found = evaluation();
+        (found["method"], found["d_max"]) = (Value::Null, Value::Null);
+        evaluate(&folder.path().join(method), "paper", &found);
+    }
+    let alone = page(folder.path(), "pgd", "pgd/report.html");
+    has(
+        &alone,
+        &["<b>pgd</b> PGD, eps 0.3, digits, linf", "<tr class=\"match\"><td class=\"words\">paper, PGD-0.3</td>"],
+    );
+    has(&alone, &["In PGD training the training images are the attacked ones.", "<dd>PGD, eps 0.3</dd>"]);
+    assert!(!alone.contains("Dotted: TRADES") && !alone.contains("reached d_max: they"));
+    assert_eq!(alone.matches("<svg").count(), 3 + 2 + 2);
+    let all = page(folder.path(), "mma std pgd trades", "mma/report.html");
+    has(
+        &all,
+        &["paper, STD</td>", "<dd>STD</dd>", "Dotted: TRADES' divergence.", "reached d_max: they", "TRADES, eps 0.3"],
+    );
+    assert_eq!(all.matches("<tr class=\"match\"><td class=\"words\">paper, ").count(), 3);
 }
 
 #[test]

@@ -53,15 +53,7 @@ fn instructions() -> Vec<Instruction> {
         (x(0).floor(), |a, _| exact(a.floor())),
         ((x(0) * 2.0).round(), |a, _| exact((2.0 * a).round_ties_even())),
         (x(0).less(0.0).select(x(0), x(1)), |a, b| exact(if a < 0.0 { a } else { b })),
-        (x(0).clamp(-0.5, 0.5), |a, _| {
-            exact(if a < -0.5 {
-                -0.5
-            } else if 0.5 < a {
-                0.5
-            } else {
-                a
-            })
-        }),
+        (x(0).clamp(-0.5, 0.5), |a, _| exact(a.clamp(-0.5, 0.5))),
     ]
 }
 
