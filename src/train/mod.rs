@@ -4,7 +4,7 @@
 //! - [`standard`], [`pgd`], [`trades`]: what it is compared with
 //! - [`step`](Step): what a run asks of a step, and what the methods share
 //! - [`run`]: epochs, validation, metrics, checkpoints, resume
-//! - [`lines`](run): what a step's sums say, by method
+//! - `lines`: what the sums of steps say, by method
 
 mod lines;
 pub mod mma;
