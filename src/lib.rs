@@ -8,9 +8,9 @@
 //! | [`data`] | images and labels as bytes, batches as lists of indices |
 //! | [`tape`] | a computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan |
 //! | [`model`] | LeNet5 and the wide ResNet: layers recorded on a tape, parameters by PyTorch's names |
-//! | [`attack`] | PGD and AN-PGD: programs around a model's tape, one eps an example |
+//! | [`attack`] | AN-PGD, PGD and the field's attacks: programs around a model's tape, one eps an example |
 //! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example; other methods |
-//! | [`evaluate`] | accuracy under attack, margins |
+//! | [`evaluate`] | what survives which attack, how near the boundary is; what it took, what makes it doubtful |
 //! | [`record`] | run folders: settings, metrics, checkpoints, events for TensorBoard |
 //! | [`report`] | text and pages out of records |
 //! | [`device`] | runs programs; the only place that knows a machine |
@@ -63,6 +63,16 @@
 //! trades  PGD on KL(p(x) || p(x_adv)); clean   train/trades.rs
 //!         loss + beta KL; its gradient         tape/op.rs         Op::Kl
 //! all     gathering, optimizer, sums           train/step.rs
+//! ```
+//!
+//! # Attacks
+//!
+//! ```text
+//! a step, a best point, a step size            tape/formula.rs    arithmetic on rows, as data
+//! pgd, apgd, fab, square, spsa, ddn, fmn, cw   attack/            one file each
+//! attacks by name, their published settings    evaluate/attacks.rs
+//! is it adversarial? the judge's own pass      evaluate/judged.rs
+//! what survives is attacked again              evaluate/question.rs  Work::bounded
 //! ```
 //!
 //! # From an op to a GPU
