@@ -14,7 +14,7 @@ use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::launch::Arg;
 use maxmargin::device::{Device, cuda};
 use maxmargin::model::{LeNet5, Model};
-use maxmargin::tape::{Memory, Metric, Norm};
+use maxmargin::tape::{Memory, Metric, Norm, Reduction, Tape};
 use maxmargin::train::Mma;
 use support::Random;
 use support::cuda::{fake_driver, open, ready};
@@ -308,7 +308,13 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
     let sgd = Trained::of(Config { optimizer: OptimizerKind::Sgd, ..linf.config.clone() });
     let wide_resnet = wide_resnet_step(Config { depth: Some(10), width: 1.0, training_batch_size: 2, ..cifar10() });
     let steps = [&linf.mma, &l2.mma, &sgd.mma, &wide_resnet];
-    let programs = steps.into_iter().flat_map(|mma| mma.schedule.programs());
+    let mut tape = Tape::new("formula");
+    let numbers = Memory::default().f32("numbers", &[2, 3]);
+    let value = tape.leaf(&numbers);
+    let sum = tape.reduce(Reduction::Sum, [value], |[value]| value);
+    tape.map_into(&numbers, [sum], |old, [sum]| old / sum);
+    let formula = tape.finish();
+    let programs = steps.into_iter().flat_map(|mma| mma.schedule.programs()).chain([&formula]);
     let mut structs = BTreeSet::new();
     for launch in programs.flat_map(|p| p.nodes.iter().flat_map(|node| cuda::launches(p, node))) {
         for (arg, size) in launch.args.iter().zip(&compiled[launch.kernel]) {

@@ -47,6 +47,7 @@ fn question(attacks: &[AttackName], eps: &[f64], nb_iter: u32) -> Question {
     Question {
         weights: trained().join("run/best.safetensors"),
         config: config(),
+        trained: None,
         split: Split::Test,
         size: Some(IMAGES),
         data: PathBuf::from("data"),
@@ -274,6 +275,10 @@ fn saved_images_hold_what_the_record_says_of_them() {
     assert_eq!(file.metadata["weights_sha256"], evaluation.weights_sha256);
     let (adversarial, eps) = (file.get::<f32>("adversarial", &[IMAGES, 28, 28, 1]), file.get::<f32>("eps", &[IMAGES]));
     let misclassified = file.get::<u8>("misclassified", &[IMAGES]).expect("a tensor");
+    let predictions = file.get::<u32>("predictions", &[IMAGES]).expect("a tensor");
+    for (row, (prediction, misclassified)) in evaluation.rows.iter().zip(predictions.iter().zip(misclassified)) {
+        assert_eq!(*prediction != u32::from(row.label), *misclassified == 1, "{row:?}");
+    }
     let (clean, dataset) = (first_broken(&evaluation), images());
     for (i, (image, &eps)) in adversarial.expect("a tensor").chunks(784).zip(eps.expect("a tensor")).enumerate() {
         assert_eq!(f64::from(eps), clean[i].map_or(f64::from(0.1f32), |eps| f64::from(eps as f32)), "image {i}");

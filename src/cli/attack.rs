@@ -19,8 +19,8 @@ Examples:
   maxmargin attack runs/quick-0 --norm l2 --attack ddn --save nearest.safetensors
       the nearest adversarial image, and how near they are
 
-The file has the images `adversarial` [n, h, w, c] in [0, 1], their `index`, `labels` and `eps`, and whether each is
-`misclassified`.";
+The file has the images `adversarial` [n, h, w, c] in [0, 1], their `index`, `labels` and `eps`, the network's
+`predictions`, and whether each is `misclassified`.";
 
 /// Make adversarial images, and check them
 ///
@@ -50,6 +50,6 @@ pub(super) fn run(args: AttackArgs) -> Result<Outcome> {
     if attack.attack.is_empty() && attack.protocol.is_none() {
         attack.attack = vec![Measure::Attack(AttackName::Pgd)];
     }
-    let run = RunFlags { json: None, out: None, save: Some(save), machine, batch_size };
+    let run = RunFlags { json: None, out: None, save: Some(Some(save)), machine, batch_size };
     evaluate::run(EvaluateArgs { checkpoint, run, data, attack, checks: Checks::default() })
 }

@@ -22,6 +22,7 @@ use crate::{Error, Result};
 /// What an evaluation's folder holds.
 const EVALUATION: &str = "evaluation.json";
 const IMAGES: &str = "images.csv";
+const ADVERSARIAL: &str = "adversarial.safetensors";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,9 +66,10 @@ pub(super) struct RunFlags {
     /// left there [default: evaluation-NAME in the run's folder; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Write the images found (in balls, or else the nearest) to this file (.safetensors), and check what was written
-    #[arg(long, value_name = "FILE")]
-    pub save: Option<PathBuf>,
+    /// Write the images found (in balls, or else the nearest) to this file, and check what was written [default file:
+    /// adversarial.safetensors in the evaluation's folder, where a report shows them]
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub save: Option<Option<PathBuf>>,
     #[command(flatten)]
     pub machine: Machine,
     /// Images at a time
@@ -203,12 +205,15 @@ struct Plan {
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
     let Places { folder, save, .. } = &plan.places;
-    for (flag, path) in [("--json", &plan.json), ("--save", save)] {
-        path.iter().try_for_each(|path| folder_exists(flag, path))?;
+    if let Some(path) = &plan.json {
+        folder_exists("--json", path)?;
     }
     let mut device = plan.machine.open()?;
     if let Some(folder) = folder {
         create_dir_all(folder).map_err(|source| Error::io(folder, "create", source))?;
+    }
+    if let Some(path) = save {
+        folder_exists("--save", path)?;
     }
     let result = plan.question.answer(device.as_mut(), &plan.places)?;
     print(&result.table())?;
@@ -249,6 +254,7 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
         let dataset = data.dataset.unwrap_or(DatasetKind::Digits);
         (checkpoint, published(dataset, attack.norm.unwrap_or(Norm::Linf))?, None)
     };
+    let trained = of_run.as_ref().map(|_| (config.method, config.trained_with()));
     let config = measured(config, &data, &attack)?;
 
     let measures = match attack.protocol {
@@ -302,6 +308,7 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
         weights,
         settings: settings(&attack, &config)?,
         config,
+        trained,
         split: data.split,
         size: data.test_size,
         data: data.data,
@@ -313,7 +320,14 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
         quiet: run.machine.quiet,
     };
     let folder = run.out.or_else(|| of_run.map(|of_run| of_run.join(format!("evaluation-{name}"))));
-    let places = Places { folder, save: run.save, ..Places::default() };
+    let save = match (run.save, &folder) {
+        (Some(None), Some(folder)) => Some(folder.join(ADVERSARIAL)),
+        (Some(None), None) => {
+            return Err(Error::usage("--save: expected a file: weights alone have no folder without --out"));
+        }
+        (save, _) => save.flatten(),
+    };
+    let places = Places { folder, save, ..Places::default() };
     Ok(Plan { question, places, json: run.json, machine: run.machine, checks })
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Config, as_written};
+
 /// How a network is trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -39,6 +41,17 @@ impl Method {
     /// Whether it attacks within [`Config::attack_eps`](super::Config::attack_eps).
     pub fn has_fixed_eps(self) -> bool {
         matches!(self, Method::Pgd | Method::Pgdls | Method::Trades)
+    }
+}
+
+impl Config {
+    /// The length that the method is known by, as it was written: d_max of MMA, eps of those that attack within one.
+    pub fn trained_with(&self) -> Option<f64> {
+        match self.method {
+            method if method.is_mma() => Some(as_written(self.hinge_maxeps)),
+            method if method.has_fixed_eps() => Some(as_written(self.attack_eps)),
+            _ => None,
+        }
     }
 }
 

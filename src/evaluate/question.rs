@@ -18,7 +18,7 @@ use super::saved::{Adversarials, Saved};
 use super::state::{Keeper, State, Tally, Unit};
 use super::suspicion::{Gradients, suspicious};
 use super::{Examples, Margins, accuracy, mean};
-use crate::config::Config;
+use crate::config::{Config, Method};
 use crate::data::{self, Dataset};
 use crate::device::{Device, Schedule};
 use crate::model::Model;
@@ -46,6 +46,8 @@ pub struct Question {
     pub weights: PathBuf,
     /// Data set, norm, and AN-PGD's settings for the margins.
     pub config: Config,
+    /// How the weights were trained, where they are a run's: by what, and with which d_max or eps.
+    pub trained: Option<(Method, Option<f64>)>,
     /// Which images.
     pub split: Split,
     /// Only so many of them.
@@ -177,6 +179,8 @@ impl Question {
             count: dataset.len(),
             norm,
             protocol: self.protocol.clone(),
+            method: self.trained.map(|(method, _)| method),
+            d_max: self.trained.and_then(|(_, length)| length),
             seed: self.settings.seed,
             batch_size: self.batch_size,
             device: device.describe(),

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::mean;
 use super::passes::Passes;
 use super::state::Tally;
+use crate::config::Method;
 use crate::data::DatasetKind;
 use crate::report::{histogram, length, si};
 use crate::tape::Norm;
@@ -34,6 +35,10 @@ pub struct Evaluation {
     pub norm: Norm,
     /// The published protocol, if it is one.
     pub protocol: Option<String>,
+    /// How the weights were trained, if that is known.
+    pub method: Option<Method>,
+    /// With which d_max, or eps.
+    pub d_max: Option<f64>,
     /// The seed of the random starts.
     pub seed: u64,
     /// Images at a time.

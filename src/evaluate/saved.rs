@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Examples;
+use super::examples::Clean;
 use super::question::Question;
 use super::state::State;
 use crate::data::Dataset;
@@ -61,13 +62,23 @@ impl Saved<'_> {
         let n = claims.len();
         let shape = [n, dataset.height, dataset.width, dataset.channels];
         let labels: Vec<u32> = dataset.labels.iter().map(|&label| u32::from(label)).collect();
-        let tensors = [
+        let mut tensors = vec![
             Tensor::new("adversarial", &shape, state.images.clone()),
             Tensor::new("index", &[n], (0..n as u32).collect::<Vec<u32>>()),
             Tensor::new("labels", &[n], labels.clone()),
             Tensor::new("eps", &[n], claims.iter().map(|claim| claim.0).collect::<Vec<f32>>()),
             Tensor::new("misclassified", &[n], claims.iter().map(|claim| u8::from(claim.1)).collect::<Vec<u8>>()),
         ];
+        let row = state.images.len() / n.max(1);
+        let all = examples.all();
+        let mut look = |images: &[f32]| -> Result<Vec<Clean>> {
+            let batches = examples.batches(&all).map(|batch| (batch[0] as usize, batch[0] as usize + batch.len()));
+            let looked = batches
+                .map(|(from, to)| examples.look_at(&mut *device, &images[from * row..to * row], &labels[from..to]));
+            Ok(looked.collect::<Result<Vec<_>>>()?.concat())
+        };
+        let predictions: Vec<u32> = look(&state.images)?.iter().map(|looked| looked.prediction).collect();
+        tensors.push(Tensor::new("predictions", &[n], predictions));
         let attacks: Vec<_> = question.attacks.iter().map(|name| name.text()).collect();
         let metadata = BTreeMap::from([
             ("norm".into(), self.norm.to_string()),
@@ -78,7 +89,6 @@ impl Saved<'_> {
 
         let file = TensorFile::read(self.file)?;
         let images = file.get::<f32>("adversarial", &shape)?;
-        let row = images.len() / n.max(1);
         let wrong = |i: usize, message: String| Error::format(self.file, format!("adversarial, image {i}: {message}"));
         for (i, (image, clean)) in images.chunks(row.max(1)).zip(dataset.images.chunks(row.max(1))).enumerate() {
             if let Some(value) = image.iter().find(|value| !(0.0..=1.0).contains(*value)) {
@@ -94,14 +104,10 @@ impl Saved<'_> {
                 return Err(wrong(i, format!("expected to be within {eps} of the clean image, found {distance}")));
             }
         }
-        for batch in examples.batches(&examples.all()) {
-            let (from, to) = (batch[0] as usize, batch[0] as usize + batch.len());
-            let looked = examples.look_at(device, &images[from * row..to * row], &labels[from..to])?;
-            let broken = looked.iter().zip(&claims[from..to]).position(|(clean, claim)| clean.right && claim.1);
-            if let Some(i) = broken {
-                return Err(wrong(from + i, "expected to be misclassified, found its label".into()));
-            }
+        let broken = |(clean, claim): (Clean, &(f32, bool))| clean.right && claim.1;
+        match look(images)?.into_iter().zip(&claims).position(broken) {
+            Some(i) => Err(wrong(i, "expected to be misclassified, found its label".into())),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

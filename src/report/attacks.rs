@@ -46,7 +46,7 @@ impl Shown<'_> {
         let run = self.source.run.as_ref().map(|run| &run.config);
         match (&self.evaluation.method, run) {
             (Some(method), _) => Some((method.to_uppercase(), self.d_max())),
-            (None, Some(config)) => Some((config.method.to_string().to_uppercase(), trained_with(config))),
+            (None, Some(config)) => Some((config.method.to_string().to_uppercase(), config.trained_with())),
             (None, None) => None,
         }
     }
@@ -70,19 +70,10 @@ impl Shown<'_> {
     }
 }
 
-/// The length that a method is known by: d_max of MMA, eps of those that attack within one.
-fn trained_with(config: &Config) -> Option<f64> {
-    match config.method {
-        method if method.is_mma() => Some(as_written(config.hinge_maxeps)),
-        method if method.has_fixed_eps() => Some(as_written(config.attack_eps)),
-        _ => None,
-    }
-}
-
 /// How a run is trained, in words.
 pub fn method(config: &Config) -> String {
     let name = config.method.to_string().to_uppercase();
-    match trained_with(config) {
+    match config.trained_with() {
         Some(d_max) if config.method.is_mma() => format!("{name}, d_max {}", length(d_max)),
         Some(eps) => format!("{name}, eps {}", length(eps)),
         None => name,

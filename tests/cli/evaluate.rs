@@ -82,6 +82,7 @@ fn the_result_as_a_file_has_every_figure() {
         "clean_accuracy",
         "commit",
         "count",
+        "d_max",
         "dataset",
         "device",
         "forward_passes",
@@ -90,6 +91,7 @@ fn the_result_as_a_file_has_every_figure() {
         "max_eps",
         "maxmargin",
         "mean_margin",
+        "method",
         "minimum_norm",
         "model",
         "norm",
@@ -191,10 +193,12 @@ fn a_run_s_evaluation_has_a_folder_with_its_record_and_a_row_for_each_image() {
     assert!(rows.starts_with("index,label,clean_prediction,margin,broken_eps,broken_by\n0,"), "{rows}");
     assert_eq!(rows.lines().count(), 26);
     assert!(!folder.path().join("run/evaluation-pgd/unfinished.safetensors").exists());
-    let said = done_in(folder.path(), "evaluate run --quiet --protocol paper --test-size 3 --out elsewhere --save adv");
-    assert!(said.out.contains("adv: 3 images, each checked as written"), "{}", said.out);
+    let said = done_in(folder.path(), "evaluate run --quiet --protocol paper --test-size 3 --out elsewhere --save");
+    assert!(said.out.contains("elsewhere/adversarial.safetensors: 3 images, each checked as written"), "{}", said.out);
     let found: Value = serde_json::from_str(&read("elsewhere/evaluation.json")).expect("JSON");
-    assert_eq!(found["protocol"], "paper");
+    assert_eq!((&found["protocol"], &found["method"]), (&"paper".into(), &"mma".into()));
+    assert_eq!(found["d_max"], 0.45);
+    refused_in(folder.path(), "evaluate run/best.safetensors --save", &["--save: expected a file"]);
     assert_eq!(found["robust"].as_array().expect("a list").len(), 4);
     refused_in(folder.path(), "evaluate run --protocol paper --nb-iter 3", &["--protocol", "--nb-iter"]);
     refused_in(folder.path(), "evaluate run --attack ddn", &["--attack ddn", "expected --norm l2", "found linf"]);

@@ -210,7 +210,7 @@ fn settings_that_contradict_each_other_are_errors() {
     refused("train --fidelity paper --test-eps 0.5", &["--test-eps", "--test-search-start test-eps", "0.4725"]);
     refused("train --preset quick --config x.toml", &["'--preset <NAME>'", "'--config <FILE.toml>'"]);
     refused("evaluate w --eps 0.2 --require-robust 60@0.3", &["--require-robust 60@0.3", "found eps 0.2"]);
-    refused("evaluate w --attack margins --require-robust 60@0.3", &["--require-robust 60@0.3", "margins"]);
+    refused("evaluate w --attack margins --require-robust 60@0.3", &["--require-robust 60@0.3", "no attack in a ball"]);
 }
 
 #[test]
