@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::evaluate::{self, AttackFlags, Checks, DataFlags, EvaluateArgs, Measure, RunFlags};
+use super::evaluate::{self, Checks, EvaluateArgs, RunFlags};
+use super::measure::{AttackFlags, DataFlags, Measure};
 use super::values::count;
 use super::{Machine, Outcome};
 use crate::Result;

@@ -11,6 +11,7 @@ mod evaluate;
 mod explain;
 mod export;
 mod machine;
+mod measure;
 mod presets;
 mod report;
 mod settings;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::evaluate::{AttackFlags, DataFlags, Measure, measured, published, radii, settings};
+use super::measure::{AttackFlags, DataFlags, Measure, measured, published, radii, settings};
 use super::values::count;
 use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
