@@ -1,4 +1,5 @@
-//! Compiles `kernels/*.cu` with nvcc, one fatbin a file, and writes the table of kernels that is built into the binary.
+//! Compiles `kernels/*.cu` with nvcc, one fatbin a file, and writes the table of kernels that is built into the binary;
+//! and names the commit that is built.
 //!
 //! Without nvcc the build succeeds and says so: the binary then has no device code, and says that when it is asked for
 //! a GPU. No GPU is needed. A file is compiled again only if it, a header, a flag or the compiler changed.
@@ -41,12 +42,26 @@ struct Usage {
     spilled: u32,
 }
 
+/// The commit that is built goes into the records of evaluations; there is none where git or its folder is not there.
+fn name_the_commit() {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    };
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists());
+    if let (Some(commit), Some(log)) = (git(&["rev-parse", "--short=12", "HEAD"]), log) {
+        println!("cargo::rerun-if-changed={log}");
+        println!("cargo::rustc-env=MAXMARGIN_COMMIT={commit}");
+    }
+}
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
+    name_the_commit();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let (sources, headers) = sources();
     let nvcc = find_nvcc();
