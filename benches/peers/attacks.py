@@ -1,7 +1,7 @@
 """Attacks of other libraries on a LeNet5 and MNIST's test images, timed on the CPU: what ours are held against.
 
-`pgd`: PGD in linf from the image itself, by adv_lib and by torchattacks. `ddn`: DDN by adv_lib, whose sphere, unlike the
-first release's, does not grow beyond the box. The network has our weights (`maxmargin export`, or a run's
+`pgd`: PGD in linf from the image itself, by adv_lib and by torchattacks. Minimum norm in l2: `ddn`, by adv_lib, whose sphere,
+unlike the first release's, does not grow beyond the box; `fmn` and `cw`, by adv_lib. The network has our weights (`maxmargin export`, or a run's
 `best.safetensors`), so the accuracies and distances can be compared with those of `maxmargin evaluate`, too.
 
 Needs adv-lib and torchattacks beside what benches/peers/setup installs:
@@ -54,9 +54,17 @@ def attacks(args):
     def adv_lib_ddn(model, x, y):
         return adv_lib.attacks.ddn(model, x, y, steps=args.iterations)
 
+    def adv_lib_fmn(model, x, y):
+        return adv_lib.attacks.fmn(model, x, y, norm=2, steps=args.iterations)
+
+    def adv_lib_cw(model, x, y):
+        return adv_lib.attacks.carlini_wagner_l2(model, x, y, max_iterations=args.iterations)
+
     return {
         "pgd": {"adv_lib": adv_lib_pgd, "torchattacks": torchattacks_pgd},
         "ddn": {"adv_lib": adv_lib_ddn},
+        "fmn": {"adv_lib": adv_lib_fmn},
+        "cw": {"adv_lib": adv_lib_cw},
     }
 
 
@@ -64,7 +72,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="a LeNet5's weights, safetensors")
     parser.add_argument("--data", type=Path, default=Path("data/mnist"), help="folder of MNIST's IDX files")
-    parser.add_argument("--attack", action="append", choices=("pgd", "ddn"), help="default: all")
+    parser.add_argument("--attack", action="append", choices=("pgd", "ddn", "fmn", "cw"), help="default: all")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--eps", type=float, default=0.3)
     parser.add_argument("--eps-iter", type=float, default=0.01)
@@ -98,8 +106,10 @@ def main():
             with torch.no_grad():
                 stays = right & (model(adv).argmax(1) == y)
             result = {"accuracy": 100 * stays.double().mean().item()}
-            if name == "ddn":
-                result = {"median_l2": (adv - x).flatten(1).norm(dim=1)[right].median().item()}
+            if name != "pgd":
+                lengths = (adv - x).flatten(1).norm(dim=1)[right & ~stays]
+                quartiles = lengths.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+                result = {"found": len(lengths), "mean_l2": lengths.mean().item(), "quartiles_l2": quartiles}
             times = {"median_s": statistics.median(seconds[library]), "min_s": min(seconds[library])}
             print(json.dumps({"name": name, "library": library, **result, **times, **about}), flush=True)
 

@@ -1,14 +1,14 @@
 """AutoAttack by the authors' program (`pyautoattack`, PyTorch, on the CPU), on a LeNet5 checkpoint of ours.
 
 `standard`: clean accuracy, and the accuracy that is left after each attack of the standard version, in its order, on the
-first test images of a folder of IDX files; a JSON line. `both`: the same beside `maxmargin evaluate --attack autoattack`, and
-which images one of the two alone breaks.
+first test images of a folder of IDX files; a JSON line. `both`: the same beside `maxmargin evaluate --attack autoattack`, for
+each of several seeds; which images one of the two alone breaks, and what either leaves in the mean over the seeds.
 
 `points`: runs `cargo bench --bench auto_attack`, which lets our APGD and FAB start at the image, then theirs from the same
 images, and compares what each found: how many images are broken, whether these are the same ones, how far the points lie
 apart, and how long the smallest changes are.
 
-    benches/peers/auto_attack.py both CHECKPOINT --images 500 --norm linf --eps 0.3
+    benches/peers/auto_attack.py both CHECKPOINT --images 500 --norm linf --eps 0.3 --seeds 0 1 2 3
     benches/peers/auto_attack.py both CHECKPOINT --dataset mnist --data data/mnist --images 500 --norm l2 --eps 2.0
     benches/peers/auto_attack.py points CHECKPOINT --images 200 --norm l2 --eps 2.0
 """
@@ -16,10 +16,13 @@ apart, and how long the smallest changes are.
 import argparse
 import csv
 import json
+import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from pyautoattack import AutoAttack
@@ -55,19 +58,19 @@ def length(norm, change):
     return change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
 
 
-def program(model, args):
-    return AutoAttack(model, norm=NORMS[args.norm], eps=args.eps, seed=args.seed, version="standard", device="cpu")
+def program(model, args, seed):
+    return AutoAttack(model, norm=NORMS[args.norm], eps=args.eps, seed=seed, version="standard", device="cpu")
 
 
-def authors_standard(args):
+def authors_standard(args, seed):
     """Each attack on what the ones before it left, so that each has its own time."""
     model = network(args.checkpoint)
     x, y = test_images(args.data, args.images)
     right = model(x).argmax(1) == y
-    result = {"norm": args.norm, "eps": args.eps, "images": len(x), "seed": args.seed}
+    result = {"norm": args.norm, "eps": args.eps, "images": len(x), "seed": seed}
     result["clean"] = round(right.float().mean().item(), 6)
     result["after"], result["seconds"] = {}, {}
-    authors = program(model, args)
+    authors = program(model, args, seed)
     result["broken_by"] = broken_by = ["" if r else "clean" for r in right.tolist()]
     for attack in ATTACKS:
         start = time.time()
@@ -85,13 +88,13 @@ def authors_standard(args):
     return result
 
 
-def our_standard(args):
+def our_standard(args, seed, maxmargin):
     """The same of `maxmargin evaluate`, in the same form."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["cargo", "run", "--quiet", "--release", "--", "evaluate", args.checkpoint.resolve(), "--quiet"]
+        command = [maxmargin, "evaluate", args.checkpoint.resolve(), "--quiet", "--out", folder]
         command += ["--dataset", args.dataset, "--norm", args.norm, "--eps", str(args.eps), "--attack", "autoattack"]
-        command += ["--test-size", str(args.images), "--threads", str(args.threads), "--seed", str(args.seed)]
-        subprocess.run([*command, "--out", folder], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        command += ["--test-size", str(args.images), "--threads", str(args.threads), "--seed", str(seed)]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         found = json.loads((Path(folder) / "evaluation.json").read_text())
         with open(Path(folder) / "images.csv", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -107,20 +110,30 @@ def our_standard(args):
 
 
 def standard(args):
-    result = authors_standard(args)
-    if not args.each:
-        del result["broken_by"]
-    print(json.dumps(result))
+    for seed in args.seeds:
+        result = authors_standard(args, seed)
+        if not args.each:
+            del result["broken_by"]
+        print(json.dumps(result), flush=True)
 
 
 def both(args):
-    ours, theirs = our_standard(args), authors_standard(args)
-    differ = [
-        {"image": i, "ours": a, "theirs": b}
-        for i, (a, b) in enumerate(zip(ours.pop("broken_by"), theirs.pop("broken_by")))
-        if bool(a) != bool(b)
-    ]
-    print(json.dumps({"theirs": theirs, "ours": ours, "broken_by_one_alone": differ}))
+    subprocess.run(["cargo", "build", "--quiet", "--release"], cwd=ROOT, check=True)
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        # A copy, so that every seed is of the same build.
+        maxmargin = shutil.copy(ROOT / "target/release/maxmargin", folder)
+        for seed in args.seeds:
+            ours, theirs = our_standard(args, seed, maxmargin), authors_standard(args, seed)
+            differ = [
+                {"image": i, "ours": a, "theirs": b}
+                for i, (a, b) in enumerate(zip(ours.pop("broken_by"), theirs.pop("broken_by")))
+                if bool(a) != bool(b)
+            ]
+            runs.append({"theirs": theirs, "ours": ours, "broken_by_one_alone": differ})
+            print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
+    mean = {who: {a: round(fmean(run[who]["after"][a] for run in runs), 6) for a in ATTACKS} for who in ("ours", "theirs")}
+    print(json.dumps({"runs": runs, "mean_after": mean}))
 
 
 def compared(norm, x, y, model, ours, theirs):
@@ -164,7 +177,7 @@ def points(args):
     x, y = image("x"), tensors["labels"].long()
     right = model(x).argmax(1) == y
     x, y = x[right], y[right]
-    authors = program(model, args)
+    authors = program(model, args, args.seeds[0])
     authors.apgd.n_restarts = authors.apgd_targeted.n_restarts = 1
     ranked = model(x).sort(dim=1)[1]
     result = {"norm": args.norm, "eps": args.eps, "images": len(right), "right": len(x)}
@@ -218,7 +231,7 @@ def main():
     parser.add_argument("--each", action="store_true", help="standard: which attack broke each image, too")
     parser.add_argument("--dataset", default="digits", help="both, points: digits or mnist (default digits)")
     parser.add_argument("--batch", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each (default 0); points: the first")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.eps = args.eps or (0.3 if args.norm == "linf" else 2.0)

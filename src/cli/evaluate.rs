@@ -1,6 +1,5 @@
 //! `maxmargin evaluate`: from flags to the attacks to run on a checkpoint, and the checks on what they find.
 
-use std::fs::create_dir_all;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum as _};
@@ -11,16 +10,11 @@ use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
 use crate::data::DatasetKind;
 use crate::evaluate::AttackName;
+use crate::evaluate::folder::{self, ADVERSARIAL, Folder};
 use crate::evaluate::question::{Places, Question};
 use crate::record::run::{BEST, CONFIG};
-use crate::record::write_atomic;
 use crate::tape::Norm;
 use crate::{Error, Result};
-
-/// What an evaluation's folder holds.
-const EVALUATION: &str = "evaluation.json";
-const IMAGES: &str = "images.csv";
-const ADVERSARIAL: &str = "adversarial.safetensors";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,7 +55,8 @@ pub(super) struct RunFlags {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// The folder for evaluation.json and images.csv, a row an image. An evaluation that was killed goes on from what it
-    /// left there [default: evaluation-NAME in the run's folder; none for weights alone]
+    /// left there; that of other weights or with other flags is not overwritten [default: evaluation-NAME in the run's
+    /// folder, or evaluation-NAME-2 and so on; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
     /// Write the images found (in balls, or else the nearest) to this file, and check what was written [default file:
@@ -103,13 +98,23 @@ impl Checks {
     }
 }
 
+/// Where the images found are written.
+#[derive(Debug)]
+enum Save {
+    /// In the evaluation's folder.
+    InFolder,
+    To(PathBuf),
+}
+
 /// What `evaluate` was asked to do, checked.
 #[derive(Debug)]
 struct Plan {
     /// What is to be measured.
     question: Question,
-    /// Where it is kept; its folder is not there yet.
-    places: Places,
+    /// Where it is kept.
+    folder: Option<Folder>,
+    /// Where the images found are written.
+    save: Option<Save>,
     /// Where the result is written beside that.
     json: Option<PathBuf>,
     /// What computes, and how much it says.
@@ -120,32 +125,29 @@ struct Plan {
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
-    let Places { folder, save, .. } = &plan.places;
     if let Some(path) = &plan.json {
         folder_exists("--json", path)?;
     }
-    let mut device = plan.machine.open()?;
-    if let Some(folder) = folder {
-        create_dir_all(folder).map_err(|source| Error::io(folder, "create", source))?;
-    }
-    if let Some(path) = save {
+    if let Some(Save::To(path)) = &plan.save {
         folder_exists("--save", path)?;
     }
-    let result = plan.question.answer(device.as_mut(), &plan.places)?;
+    let mut device = plan.machine.open()?;
+    let folder = plan.folder.map(|folder| folder.prepare(&plan.question.hash()?)).transpose()?;
+    let save = plan.save.and_then(|save| match save {
+        Save::InFolder => folder.as_ref().map(|folder| folder.join(ADVERSARIAL)),
+        Save::To(path) => Some(path),
+    });
+    let places = Places { folder, save, ..Places::default() };
+    let result = plan.question.answer(device.as_mut(), &places)?;
     print(&result.table())?;
-    let text = serde_json::to_string_pretty(&result).map_err(|e| Error::failed(e.to_string()))?;
-    let in_folder = |name: &str| folder.as_ref().map(|folder| folder.join(name));
-    if let Some(path) = in_folder(IMAGES) {
-        write_atomic(&path, |out| out.write_all(result.csv().as_bytes()))?;
+    if let Some(path) = &plan.json {
+        folder::write_record(path, &result)?;
     }
-    for path in in_folder(EVALUATION).iter().chain(&plan.json) {
-        write_atomic(path, |out| writeln!(out, "{text}"))?;
-    }
-    if let Some(folder) = folder {
-        plan.question.forget_unfinished(folder)?;
+    if let Some(folder) = &places.folder {
+        folder::write(folder, &result)?;
         print(&format!("{} has the record, and a row for each image\n", folder.display()))?;
     }
-    if let Some(save) = save {
+    if let Some(save) = &places.save {
         print(&format!("{}: {} images, each checked as written\n", save.display(), result.count))?;
     }
     let robust: Vec<_> = result.robust.iter().map(|r| (r.eps, r.accuracy)).collect();
@@ -235,16 +237,12 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
         batch_size: run.batch_size,
         quiet: run.machine.quiet,
     };
-    let folder = run.out.or_else(|| of_run.map(|of_run| of_run.join(format!("evaluation-{name}"))));
-    let save = match (run.save, &folder) {
-        (Some(None), Some(folder)) => Some(folder.join(ADVERSARIAL)),
-        (Some(None), None) => {
-            return Err(Error::usage("--save: expected a file: weights alone have no folder without --out"));
-        }
-        (save, _) => save.flatten(),
-    };
-    let places = Places { folder, save, ..Places::default() };
-    Ok(Plan { question, places, json: run.json, machine: run.machine, checks })
+    let folder = run.out.map(Folder::At).or_else(|| of_run.map(|run| Folder::Of { run, name }));
+    let save = run.save.map(|file| file.map_or(Save::InFolder, Save::To));
+    if matches!(save, Some(Save::InFolder)) && folder.is_none() {
+        return Err(Error::usage("--save: expected a file: weights alone have no folder without --out"));
+    }
+    Ok(Plan { question, folder, save, json: run.json, machine: run.machine, checks })
 }
 
 #[cfg(test)]
@@ -316,10 +314,10 @@ mod tests {
         let plan = plan_of(&format!("{} --protocol paper", folder.path().display())).unwrap();
         assert_eq!(plan.question.eps.len(), 8);
         assert_eq!(plan.question.protocol.as_deref(), Some("paper"));
-        assert_eq!(plan.places.folder, Some(folder.path().join("evaluation-paper")));
+        assert_eq!(plan.folder, Some(Folder::Of { run: folder.path().into(), name: "paper".into() }));
         let plan = plan_of(&format!("{} --attack margins,pgd", folder.path().display())).unwrap();
-        assert_eq!(plan.places.folder, Some(folder.path().join("evaluation-margins+pgd")));
-        assert_eq!(plan_of("w.safetensors").unwrap().places.folder, None);
+        assert_eq!(plan.folder, Some(Folder::Of { run: folder.path().into(), name: "margins+pgd".into() }));
+        assert_eq!(plan_of("w.safetensors").unwrap().folder, None);
     }
 
     #[test]

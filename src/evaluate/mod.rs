@@ -9,12 +9,14 @@
 //! - [`margins`]: AN-PGD in its test form, as it selects checkpoints
 //! - [`transfer`]: images made on one network, tried on others
 //! - [`result`]: the record of an evaluation, as JSON, rows and a table
+//! - [`folder`]: where that is kept, beside those of other questions
 //!
 //! Beside these: how an unfinished evaluation is kept, what makes its figures doubtful, and the adversarial images as
 //! a checked file.
 
 pub mod attacks;
 pub mod examples;
+pub mod folder;
 pub mod judged;
 pub mod margins;
 pub mod passes;

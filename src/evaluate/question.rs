@@ -90,10 +90,13 @@ impl Default for Places {
 impl Question {
     /// What distinguishes this question from others, as a hash: of the weights' bytes and of every setting that the
     /// answer depends on.
-    fn hash(&self, weights: &str, count: usize, saves: bool) -> String {
-        let Question { config, split, attacks, settings, eps, margins, batch_size, .. } = self;
-        let asked = (weights, config, split, count, attacks, settings, eps, margins, batch_size, saves);
-        sha256(format!("{} {asked:?}", env!("CARGO_PKG_VERSION")).as_bytes())
+    ///
+    /// # Errors
+    /// The weights cannot be read.
+    pub fn hash(&self) -> Result<String> {
+        let Question { config, split, size, attacks, settings, eps, margins, .. } = self;
+        let asked = (file_hash(&self.weights)?, config, split, size, attacks, settings, eps, margins);
+        Ok(sha256(format!("{} {asked:?}", env!("CARGO_PKG_VERSION")).as_bytes()))
     }
 
     /// The images that are asked for.
@@ -137,12 +140,11 @@ impl Question {
             judged.into_iter().partition(|judged| judged.attack.eps.is_some());
         let clean = examples.clean(device)?;
         let right: Vec<bool> = clean.iter().map(|clean| clean.right).collect();
-        let hash = file_hash(&self.weights)?;
-        let question = self.hash(&hash, dataset.len(), places.save.is_some());
+        let begun = self.begin(&bounded, &nearest, &dataset, places.save.is_some())?;
         let keeper = Keeper::new(places.folder.as_deref(), places.keep_every);
-        let state = keeper.load(&question)?;
+        let state = keeper.load()?.filter(|state| state.goes_on_from(&begun));
         let resumed = state.is_some();
-        let state = state.unwrap_or_else(|| self.begin(question, &bounded, &nearest, &dataset, places.save.is_some()));
+        let state = state.unwrap_or(begun);
 
         let runs = |attacks: &[Judged]| attacks.iter().map(|judged| u64::from(judged.attack.runs)).sum::<u64>();
         let total = self.eps.len() as u64 * runs(&bounded) + runs(&nearest) + u64::from(self.margins);
@@ -171,7 +173,8 @@ impl Question {
             maxmargin: env!("CARGO_PKG_VERSION"),
             commit: option_env!("MAXMARGIN_COMMIT"),
             weights: self.weights.display().to_string(),
-            weights_sha256: hash,
+            weights_sha256: file_hash(&self.weights)?,
+            question: state.question.clone(),
             model: model.describe(),
             dataset: self.config.dataset,
             split: format!("{:?}", self.split).to_lowercase(),
@@ -212,18 +215,12 @@ impl Question {
         Ok(evaluation)
     }
 
-    /// Removes what is kept of an unfinished evaluation in its folder: the records of the whole one are written.
-    ///
-    /// # Errors
-    /// It cannot be removed.
-    pub fn forget_unfinished(&self, folder: &Path) -> Result<()> {
-        Keeper::new(Some(folder), Duration::ZERO).done()
-    }
-
-    fn begin(&self, question: String, bounded: &[Judged], nearest: &[Judged], dataset: &Dataset, saves: bool) -> State {
+    /// Where nothing is done yet.
+    fn begin(&self, bounded: &[Judged], nearest: &[Judged], dataset: &Dataset, saves: bool) -> Result<State> {
         let tally = |judged: &Judged| Tally { name: judged.attack.name.clone(), ..Tally::default() };
-        State {
-            question,
+        Ok(State {
+            question: self.hash()?,
+            batch_size: self.batch_size,
             next: [0; 4],
             broken: vec![None; dataset.len()],
             tallies: self.eps.iter().map(|_| bounded.iter().map(tally).collect()).collect(),
@@ -235,7 +232,7 @@ impl Question {
                 Vec::new()
             },
             seconds: 0.0,
-        }
+        })
     }
 
     fn robust(&self, state: &State, right: &[bool]) -> Vec<Robust> {

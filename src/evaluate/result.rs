@@ -21,6 +21,8 @@ pub struct Evaluation {
     pub weights: String,
     /// Its SHA-256.
     pub weights_sha256: String,
+    /// What was asked, as a hash: the weights and every setting that the answer depends on.
+    pub question: String,
     /// The network, in a line.
     pub model: String,
     /// Which data set.

@@ -23,8 +23,10 @@ pub(super) type Unit = [usize; 4];
 /// What is known so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct State {
-    /// What was asked, as a hash: another question's state is of no use.
+    /// What was asked, as a hash.
     pub question: String,
+    /// Images at a time: what a batch is.
+    pub batch_size: usize,
     /// The next batch.
     pub next: Unit,
     /// By example: the eps, the attack and the run that broke it.
@@ -40,6 +42,14 @@ pub(super) struct State {
     pub images: Vec<f32>,
     /// Seconds that it took so far.
     pub seconds: f64,
+}
+
+impl State {
+    /// Whether this is a state of the same evaluation as the one that is only `begun`.
+    pub(super) fn goes_on_from(&self, begun: &State) -> bool {
+        let sizes = |state: &State| (state.broken.len(), state.images.len(), state.batch_size);
+        self.question == begun.question && sizes(self) == sizes(begun)
+    }
 }
 
 /// What an attack did.
@@ -75,19 +85,21 @@ impl Keeper {
         Keeper { file: folder.map(|folder| folder.join(FILE)), every, last: Instant::now() }
     }
 
-    /// What an evaluation of the same question left, if it did.
+    /// That of a folder, to see what is there.
+    pub(super) fn of(folder: &Path) -> Keeper {
+        Keeper::new(Some(folder), Duration::ZERO)
+    }
+
+    /// What an unfinished evaluation left, if there is one.
     ///
     /// # Errors
     /// The file is there and cannot be read.
-    pub(super) fn load(&self, question: &str) -> Result<Option<State>> {
+    pub(super) fn load(&self) -> Result<Option<State>> {
         let Some(file) = self.file.as_ref().filter(|file| file.exists()) else { return Ok(None) };
         let tensors = TensorFile::read(file)?;
         let text: String = tensors.meta(STATE)?;
         let mut state: State = serde_json::from_str(&text)
             .map_err(|error| Error::format(file, format!("{error}; remove the file to begin anew")))?;
-        if state.question != question {
-            return Ok(None);
-        }
         let images = tensors.tensors.iter().find(|tensor| tensor.name == IMAGES);
         state.images = images.map_or(Ok(&[][..]), |t| tensors.get::<f32>(IMAGES, &t.shape))?.to_vec();
         Ok(Some(state))

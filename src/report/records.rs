@@ -10,19 +10,12 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::data::DatasetKind;
+use crate::evaluate::folder::{ADVERSARIAL, EVALUATION, EVALUATIONS, IMAGES};
 use crate::record::run::{CONFIG, METRICS};
 use crate::record::{Kind, MarginCounts, TensorFile, read_metrics};
 use crate::tape::Norm;
 use crate::{Error, Result};
 
-/// The result of an evaluation, in its folder.
-pub const EVALUATION: &str = "evaluation.json";
-/// What became of each image.
-pub const IMAGES: &str = "images.csv";
-/// The adversarial examples, where they were kept.
-pub const ADVERSARIAL: &str = "adversarial.safetensors";
-/// How the name of an evaluation's folder in a run's begins.
-const EVALUATIONS: &str = "evaluation-";
 /// The first line of [`IMAGES`].
 const IMAGES_HEADER: &str = "index,label,clean_prediction,margin,broken_eps,broken_by";
 

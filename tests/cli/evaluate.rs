@@ -96,6 +96,7 @@ fn the_result_as_a_file_has_every_figure() {
         "model",
         "norm",
         "protocol",
+        "question",
         "robust",
         "seconds",
         "seed",
@@ -202,6 +203,38 @@ fn a_run_s_evaluation_has_a_folder_with_its_record_and_a_row_for_each_image() {
     assert_eq!(found["robust"].as_array().expect("a list").len(), 4);
     refused_in(folder.path(), "evaluate run --protocol paper --nb-iter 3", &["--protocol", "--nb-iter"]);
     refused_in(folder.path(), "evaluate run --attack ddn", &["--attack ddn", "expected --norm l2", "found linf"]);
+}
+
+#[test]
+fn an_evaluation_never_overwrites_that_of_another_question() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 5 --steps 1";
+    done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
+    let pgd = "evaluate run --quiet --attack pgd --nb-iter 2 --nb-restart 1";
+    let record = |name: &str| fs::read_to_string(folder.path().join(name).join("evaluation.json")).expect("a record");
+    let says = |line: &str, place: &str| {
+        let said = done_in(folder.path(), line);
+        assert!(said.out.contains(&format!("{place} has the record")), "{}", said.out);
+    };
+    says(pgd, "run/evaluation-pgd");
+    let first = record("run/evaluation-pgd");
+    says(&format!("{pgd} --eps 0.1"), "run/evaluation-pgd-2");
+    says(&format!("{pgd} --seed 1"), "run/evaluation-pgd-3");
+    assert_eq!(record("run/evaluation-pgd"), first);
+    // The same question has the same answer, and its images may come later.
+    says(&format!("{pgd} --eps 0.1 --save"), "run/evaluation-pgd-2");
+    assert!(folder.path().join("run/evaluation-pgd-2/adversarial.safetensors").is_file());
+
+    says(&format!("{pgd} --out there"), "there");
+    let there = record("there");
+    says(&format!("{pgd} --out there"), "there");
+    let parts = ["--out there: expected a new folder", "found another evaluation, which would be lost"];
+    refused_in(folder.path(), &format!("{pgd} --out there --eps 0.1"), &parts);
+    let timeless = |record: &str| record.lines().filter(|line| !line.contains("seconds")).collect::<String>();
+    assert_eq!(timeless(&record("there")), timeless(&there));
+    fs::create_dir(folder.path().join("notes")).expect("a folder");
+    fs::write(folder.path().join("notes/evaluation.json"), "my notes").expect("a file");
+    refused_in(folder.path(), &format!("{pgd} --out notes"), &parts[1..]);
 }
 
 #[test]
