@@ -4,15 +4,16 @@ use maxmargin::tape::{DType, Op};
 
 use super::support::{Array, Case, Random, Sum, exact};
 
-/// Rows, inputs, outputs: around the 256 columns of a task, LeNet5's layers, and sums of few terms, which are not cut
-/// into shares, in more than one tile.
-const SIZES: [[usize; 3]; 18] = [
+/// Rows, inputs, outputs: around the 256 columns of a task, as many inputs and outputs as in LeNet5's layers, and sums of
+/// few terms, which are not cut into shares, in more than one tile.
+const SIZES: [[usize; 3]; 19] = [
     [1, 1, 1],
     [3, 7, 5],
     [8, 9, 7],
     [17, 16, 15],
     [9, 8, 17],
-    [5, 3136, 1024],
+    [5, 3136, 33],
+    [5, 33, 1024],
     [4, 1024, 10],
     [3, 255, 257],
     [2, 256, 256],
@@ -26,6 +27,9 @@ const SIZES: [[usize; 3]; 18] = [
     [70, 68, 16],
     [70, 67, 5],
 ];
+
+/// LeNet5's first linear layer.
+const LENET5: [usize; 3] = [5, 3136, 1024];
 
 /// Calls `f` with the elements of y, w and x of every product that `n` rows sum.
 fn products(n: usize, [_, inner, out]: [usize; 3], mut f: impl FnMut(usize, usize, usize)) {
@@ -47,39 +51,38 @@ pub fn linear() {
 }
 
 /// With coarse numbers all sums are exact, zeros and what is no number included; with any numbers they are near.
-fn with_bias(relu: bool) {
-    for size @ [n, inner, out] in SIZES {
-        let (mut x, w, mut bias) =
-            (Random(1).coarse(&[n, inner]), Random(2).coarse(&[out, inner]), Random(3).coarse(&[out]));
-        if n * out > 1 {
-            x.values[(n - 1) * inner] = f64::NAN;
-            bias.values[out / 2] = f64::NAN;
-        }
-        let real = (Random(4).signed(&[n, inner]), Random(5).signed(&[out, inner]), Random(6).signed(&[out]));
-        for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
-            let case = Case::new(Op::LinearBias { relu }).rows(&x).whole(&w).whole(&bias);
-            case.gives_rows(&[n, out], DType::F32).check(|n| {
-                let mut y = vec![Sum::default(); n * out];
-                products(n, size, |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
-                y.iter_mut().enumerate().for_each(|(i, sum)| *sum += bias.values[i % out]);
-                let finished = y.into_iter().map(|Sum { value, size }| {
-                    let value = if relu && value <= 0.0 { 0.0 } else { value };
-                    if coarse { exact(value) } else { Sum { value, size } }
-                });
-                vec![finished.collect()]
+fn with_bias(relu: bool, size: [usize; 3]) {
+    let [n, inner, out] = size;
+    let (mut x, w, mut bias) =
+        (Random(1).coarse(&[n, inner]), Random(2).coarse(&[out, inner]), Random(3).coarse(&[out]));
+    if n * out > 1 {
+        x.values[(n - 1) * inner] = f64::NAN;
+        bias.values[out / 2] = f64::NAN;
+    }
+    let real = (Random(4).signed(&[n, inner]), Random(5).signed(&[out, inner]), Random(6).signed(&[out]));
+    for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
+        let case = Case::new(Op::LinearBias { relu }).rows(&x).whole(&w).whole(&bias);
+        case.gives_rows(&[n, out], DType::F32).check(|n| {
+            let mut y = vec![Sum::default(); n * out];
+            products(n, size, |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
+            y.iter_mut().enumerate().for_each(|(i, sum)| *sum += bias.values[i % out]);
+            let finished = y.into_iter().map(|Sum { value, size }| {
+                let value = if relu && value <= 0.0 { 0.0 } else { value };
+                if coarse { exact(value) } else { Sum { value, size } }
             });
-        }
+            vec![finished.collect()]
+        });
     }
 }
 
 #[test]
 pub fn linear_bias() {
-    with_bias(false);
+    SIZES.iter().for_each(|&size| with_bias(false, size));
 }
 
 #[test]
 pub fn linear_bias_relu() {
-    with_bias(true);
+    SIZES.iter().for_each(|&size| with_bias(true, size));
 }
 
 /// x may be images: its rows are taken as they lie.
@@ -93,16 +96,19 @@ fn linear_takes_images_as_rows() {
     });
 }
 
+fn backward_input(size: [usize; 3]) {
+    let [n, inner, out] = size;
+    let (dy, w) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]));
+    Case::new(Op::LinearBackwardInput).rows(&dy).whole(&w).gives_rows(&[n, inner], DType::F32).check(|n| {
+        let mut dx = vec![Sum::default(); n * inner];
+        products(n, size, |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
+        vec![dx]
+    });
+}
+
 #[test]
 pub fn linear_backward_input() {
-    for size @ [n, inner, out] in SIZES {
-        let (dy, w) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]));
-        Case::new(Op::LinearBackwardInput).rows(&dy).whole(&w).gives_rows(&[n, inner], DType::F32).check(|n| {
-            let mut dx = vec![Sum::default(); n * inner];
-            products(n, size, |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
-            vec![dx]
-        });
-    }
+    SIZES.into_iter().for_each(backward_input);
 }
 
 /// What ReLU may have made: zeros of both signs, a least number, an infinity, what is no number, and negative numbers,
@@ -128,14 +134,24 @@ fn linear_backward_input_is_0_where_relu_s_result_is_not_positive() {
     }
 }
 
+fn backward_weight(size: [usize; 3]) {
+    let [n, inner, out] = size;
+    let (dy, x) = (Random(1).signed(&[n, out]), Random(2).signed(&[n, inner]));
+    Case::new(Op::LinearBackwardWeight).rows(&dy).rows(&x).gives_whole(&[out, inner], DType::F32).check(|n| {
+        let mut dw = vec![Sum::default(); out * inner];
+        products(n, size, |y_at, w_at, x_at| dw[w_at] += dy.values[y_at] * x.values[x_at]);
+        vec![dw]
+    });
+}
+
 #[test]
 pub fn linear_backward_weight() {
-    for size @ [n, inner, out] in SIZES {
-        let (dy, x) = (Random(1).signed(&[n, out]), Random(2).signed(&[n, inner]));
-        Case::new(Op::LinearBackwardWeight).rows(&dy).rows(&x).gives_whole(&[out, inner], DType::F32).check(|n| {
-            let mut dw = vec![Sum::default(); out * inner];
-            products(n, size, |y_at, w_at, x_at| dw[w_at] += dy.values[y_at] * x.values[x_at]);
-            vec![dw]
-        });
-    }
+    SIZES.into_iter().for_each(backward_weight);
+}
+
+#[test]
+fn linear_in_large_layers() {
+    with_bias(true, LENET5);
+    backward_input(LENET5);
+    backward_weight(LENET5);
 }
