@@ -1,8 +1,9 @@
 """Attacks of other libraries on a LeNet5 and MNIST's test images, timed on the CPU: what ours are held against.
 
 `pgd`: PGD in linf from the image itself, by adv_lib and by torchattacks. Minimum norm in l2: `ddn`, by adv_lib, whose sphere,
-unlike the first release's, does not grow beyond the box; `fmn` and `cw`, by adv_lib. The network has our weights (`maxmargin export`, or a run's
-`best.safetensors`), so the accuracies and distances can be compared with those of `maxmargin evaluate`, too.
+unlike the first release's, does not grow beyond the box; `fmn` and `cw`, by adv_lib. The network has our weights
+(`maxmargin export`, or a run's `best.safetensors`), so the accuracies and distances can be compared with those of
+`maxmargin evaluate`, too.
 
 Needs adv-lib and torchattacks beside what benches/peers/setup installs:
 
