@@ -94,9 +94,14 @@ impl Question {
     /// # Errors
     /// The weights cannot be read.
     pub fn hash(&self) -> Result<String> {
+        Ok(self.hash_of(&file_hash(&self.weights)?))
+    }
+
+    /// The same, where the weights' own hash is known.
+    fn hash_of(&self, weights: &str) -> String {
         let Question { config, split, size, attacks, settings, eps, margins, .. } = self;
-        let asked = (file_hash(&self.weights)?, config, split, size, attacks, settings, eps, margins);
-        Ok(sha256(format!("{} {asked:?}", env!("CARGO_PKG_VERSION")).as_bytes()))
+        let asked = (weights, config, split, size, attacks, settings, eps, margins);
+        sha256(format!("{} {asked:?}", env!("CARGO_PKG_VERSION")).as_bytes())
     }
 
     /// The images that are asked for.
@@ -140,7 +145,8 @@ impl Question {
             judged.into_iter().partition(|judged| judged.attack.eps.is_some());
         let clean = examples.clean(device)?;
         let right: Vec<bool> = clean.iter().map(|clean| clean.right).collect();
-        let begun = self.begin(&bounded, &nearest, &dataset, places.save.is_some())?;
+        let hash = file_hash(&self.weights)?;
+        let begun = self.begin(self.hash_of(&hash), &bounded, &nearest, &dataset, places.save.is_some());
         let keeper = Keeper::new(places.folder.as_deref(), places.keep_every);
         let state = keeper.load()?.filter(|state| state.goes_on_from(&begun));
         let resumed = state.is_some();
@@ -173,7 +179,7 @@ impl Question {
             maxmargin: env!("CARGO_PKG_VERSION"),
             commit: option_env!("MAXMARGIN_COMMIT"),
             weights: self.weights.display().to_string(),
-            weights_sha256: file_hash(&self.weights)?,
+            weights_sha256: hash,
             question: state.question.clone(),
             model: model.describe(),
             dataset: self.config.dataset,
@@ -216,10 +222,10 @@ impl Question {
     }
 
     /// Where nothing is done yet.
-    fn begin(&self, bounded: &[Judged], nearest: &[Judged], dataset: &Dataset, saves: bool) -> Result<State> {
+    fn begin(&self, question: String, bounded: &[Judged], nearest: &[Judged], dataset: &Dataset, saves: bool) -> State {
         let tally = |judged: &Judged| Tally { name: judged.attack.name.clone(), ..Tally::default() };
-        Ok(State {
-            question: self.hash()?,
+        State {
+            question,
             batch_size: self.batch_size,
             next: [0; 4],
             broken: vec![None; dataset.len()],
@@ -232,7 +238,7 @@ impl Question {
                 Vec::new()
             },
             seconds: 0.0,
-        })
+        }
     }
 
     fn robust(&self, state: &State, right: &[bool]) -> Vec<Robust> {
