@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Replays a wide ResNet's reference case with the PyTorch step that is timed, and says how far they are apart.
+"""Replays a wide ResNet's reference case with the PyTorch step that is timed, and prints their differences.
 
-The tests replay the same case on our devices, so both sides of the comparison are seen to compute the same step. Exit
-code 1 where the step is farther off than single precision allows (the bounds of `tests/reference_cases/mma.rs`).
+Our tests replay the same case on our devices, so both sides of the comparison are shown to compute the same step. The
+exit code is 1 if the step differs by more than single precision allows (the bounds of `tests/reference_cases/mma.rs`).
 """
 
 import json
@@ -27,17 +27,17 @@ def mix(x):
 
 
 def signed(seed, shape):
-    """Counted numbers in [-1, 1): the case's noise."""
+    """Counter-based random numbers in [-1, 1): the case's noise."""
     i = torch.arange(torch.Size(shape).numel(), dtype=torch.int64)
     k = mix((i + seed * 0x9E3779B9) & 0xFFFFFFFF) >> 8
     return (k * 2.0**-23 - 1).float().reshape(shape)
 
 
 class Replayed(Step):
-    """The step with the case's noise, of the right examples, in place of random numbers."""
+    """The step with the case's noise at the correct examples in place of random numbers."""
 
     def start(self, x, eps):
-        return (x + images(eps) * self.noise[self.right]).clamp(0, 1) - x
+        return (x + images(eps) * self.noise[self.correct]).clamp(0, 1) - x
 
 
 def main():
@@ -73,14 +73,14 @@ def main():
 
         halving = work.max_eps * 0.5**SEARCH_STEPS
         eps_off = ((step.margins - part["eps"]).abs() / halving)[part["right"] == 1].sort().values
-        wrong = int((step.right != part["right"].bool()).sum())
-        clean = abs(float(step.clean_loss.detach()) / float(case[f"step{k}.clean_loss"]) - 1)
-        margin = abs(float(step.margin_loss.detach()) / (1 - CLEAN_COEFF) / float(case[f"step{k}.mma_loss"]) - 1)
+        differ = int((step.correct != part["right"].bool()).sum())
+        clean = abs(float(step.clean_loss) / float(case[f"step{k}.clean_loss"]) - 1)
+        margin = abs(float(step.margin_loss) / (1 - CLEAN_COEFF) / float(case[f"step{k}.mma_loss"]) - 1)
         most = float(eps_off[int(len(eps_off) * 0.75)]) if len(eps_off) else 0.0
-        print(f"step {k}: right differs {wrong}; clean loss {clean:.1e}, margin loss {margin:.1e} (relative); "
-              f"eps of three quarters within {most:.2g} search steps")
+        print(f"step {k}: {differ} examples differ in correctness; clean loss {clean:.1e}, margin loss {margin:.1e} "
+              f"(relative); eps of three quarters within {most:.2g} search steps")
         allowed = (0, 1e-6, 0.1, 2.0) if k == 0 else (1, 0.1, 0.1, float("inf"))
-        worst = max([worst, *(found > bound for found, bound in zip((wrong, clean, margin, most), allowed))])
+        worst = max([worst, *(found > bound for found, bound in zip((differ, clean, margin, most), allowed))])
     return int(worst)
 
 
