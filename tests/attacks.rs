@@ -41,7 +41,7 @@ impl Bench {
         model.declare(&mut memory);
         let target = Target::new(&mut memory, &model, "a.x", given.x.len());
         let number = memory.u32("number", &[1]);
-        Bench { device: make(), memory, model, target, number }
+        Bench { device: make.open(), memory, model, target, number }
     }
 
     /// Takes memory and writes everything that an attack reads.

@@ -103,7 +103,7 @@ fn run(make: Make, kind: Kind, fuse: bool) -> (Vec<Vec<f32>>, Vec<&'static str>)
     let mut tape = if fuse { Tape::new("fused") } else { Tape::new("plain").without_fusion() };
     let pass = record(&mut tape, kind);
     let program = tape.finish();
-    let mut device = make();
+    let mut device = make.open();
     device.allocate(&pass.memory, &[&program]).expect("memory");
     pass.model.load(&mut *device, &state(&*pass.model)).unwrap();
     // With these images no ReLU's input is so near 0 that a rounding decides what it lets pass.

@@ -166,7 +166,7 @@ fn step(make: Make, config: &Config, given: &Given, number: u32) -> After {
     let data = DeviceData::new(&mut memory, &model, "data", EXAMPLES);
     let step: Step = record(&mut memory, &model, &data, config);
     assert!(step.margins.is_none() && step.right.is_none(), "{} keeps no margins", config.method);
-    let mut device = make();
+    let mut device = make.open();
     device.allocate(&memory, &step.schedule.programs().collect::<Vec<_>>()).expect("memory");
     device.write_u8(&data.images, &given.bytes).unwrap();
     device.write_u32(&data.labels, &given.labels).unwrap();

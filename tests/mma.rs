@@ -103,7 +103,7 @@ fn record(config: &Config) -> (maxmargin::tape::Memory, LinearModel, DeviceData,
 /// One step on the examples `batch`, from margins that are all [`BEFORE`].
 fn step(make: Make, config: &Config, given: &Given, batch: &[u32]) -> After {
     let (memory, model, data, mma) = record(config);
-    let mut device: Box<dyn Device> = make();
+    let mut device: Box<dyn Device> = make.open();
     device.allocate(&memory, &mma.schedule.programs().collect::<Vec<_>>()).expect("memory");
     device.write_u8(&data.images, &given.bytes).unwrap();
     device.write_u32(&data.labels, &given.labels).unwrap();
@@ -362,7 +362,7 @@ fn normalized_step(make: Make, config: &Config, labels: &[u32]) -> (u32, Vec<f32
     model.declare(&mut memory);
     let data = DeviceData::new(&mut memory, model, "data", EXAMPLES);
     let mma = Mma::new(&mut memory, model, &data, config, None);
-    let mut device = make();
+    let mut device = make.open();
     device.allocate(&memory, &mma.schedule.programs().collect::<Vec<_>>()).expect("memory");
     let mut state = model.initial(1);
     state[0].iter_mut().skip(2).for_each(|w| *w *= 20.0);

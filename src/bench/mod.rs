@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::Result;
+use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
 use crate::device::cuda::launch::{Cost, Total};
 use crate::device::{Device, Schedule, cuda};
 use crate::tape::{Memory, Program};
@@ -144,13 +145,19 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
     for (program, times) in step.training.schedule.stages.iter().filter(|(program, _)| wanted(&program.name)) {
         said(&program.name);
         let time = clock.time(&[program])?;
-        let item = Item::new("program", &program.name, Total::of(program), time, &peaks);
+        let item = Item::new("program", &program.name, Total::of(program, TYPICAL_MULTIPROCESSORS), time, &peaks);
         items.push(Item { times_a_step: *times, ..item });
     }
     if wanted(&step.name) {
         said(&step.name);
         let time = clock.measure(&step.training.schedule, 1)?;
-        let item = Item::new("step", &step.name, Total::of_schedule(&step.training.schedule), time, &peaks);
+        let item = Item::new(
+            "step",
+            &step.name,
+            Total::of_schedule(&step.training.schedule, TYPICAL_MULTIPROCESSORS),
+            time,
+            &peaks,
+        );
         items.push(Item { times_a_step: 1, ..item });
     }
     step.check(clock.device)?;
@@ -162,7 +169,7 @@ pub fn run(device: &mut dyn Device, settings: &Settings, mut said: impl FnMut(&s
 /// The copy, and the fastest of matrix products of growing size.
 fn peaks(clock: &mut Clock, attack: &AttackSteps, products: &Products) -> Result<Peaks> {
     let copy = attack.copy();
-    let copy_bytes_per_s = Total::of(copy).cost.bytes as f64 / clock.time(&[copy])?.median;
+    let copy_bytes_per_s = Total::of(copy, TYPICAL_MULTIPROCESSORS).cost.bytes as f64 / clock.time(&[copy])?.median;
     let mut best = (0.0, 0);
     for (size, program) in &products.by_size {
         let seconds = clock.time(&[program])?.median;
@@ -242,8 +249,12 @@ impl Item {
 
     /// Of a program that is a single op.
     fn of_op(group: &'static str, name: &str, program: &Program, time: Time, peaks: &Peaks) -> Item {
-        let launches = cuda::launches(program, &program.nodes[0]);
+        let launches = cuda::launches(program, &program.nodes[0], TYPICAL_MULTIPROCESSORS);
         let kernels = launches.iter().map(|launch| launch.kernel).collect();
-        Item { shape: workload::shape(program), kernels, ..Item::new(group, name, Total::of(program), time, peaks) }
+        Item {
+            shape: workload::shape(program),
+            kernels,
+            ..Item::new(group, name, Total::of(program, TYPICAL_MULTIPROCESSORS), time, peaks)
+        }
     }
 }

@@ -2,11 +2,12 @@
 
 use clap::{Args, ValueEnum};
 
+use super::values::count;
 use super::{Outcome, presets, print};
 use crate::attack::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch, Total};
-use crate::device::cuda::{self, KERNELS, TARGETS};
+use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS};
 use crate::report::si;
 use crate::tape::{Memory, Program};
 use crate::{Error, Result, train};
@@ -35,6 +36,9 @@ pub(super) struct ExplainArgs {
     /// Whose step: the preset's name says by which method
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, value_parser = presets::names())]
     preset: String,
+    /// Multiprocessors of the GPU that kernels would be launched on: an H100 has 132
+    #[arg(long, value_name = "N", default_value_t = TYPICAL_MULTIPROCESSORS, value_parser = count)]
+    multiprocessors: usize,
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
@@ -52,12 +56,12 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
         text += &match args.topic {
             Topic::Tape => program.to_string(),
             Topic::Memory => program.explain_memory(),
-            Topic::Kernels => launches(program),
+            Topic::Kernels => launches(program, args.multiprocessors),
         };
         text += "\n";
     }
     if args.topic == Topic::Kernels {
-        text += &format!("a step: {}\n", in_words(Total::of_schedule(&step.schedule)));
+        text += &format!("a step: {}\n", in_words(Total::of_schedule(&step.schedule, args.multiprocessors)));
     }
     if args.topic == Topic::Memory {
         text += &format!("buffers: {} bytes, without the data set\n", memory.bytes());
@@ -71,8 +75,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
 }
 
 /// A line a launch, and their sum.
-fn launches(program: &Program) -> String {
-    let mut text = format!("{}: {}\n", program.name, in_words(Total::of(program)));
+fn launches(program: &Program, multiprocessors: usize) -> String {
+    let mut text = format!("{}: {}\n", program.name, in_words(Total::of(program, multiprocessors)));
     let archs: Vec<&str> = TARGETS.iter().copied().filter(|target| target.starts_with("sm_")).collect();
     text += &format!(
         "  {:34} {:26} {:>14} {:>7} {:>7} {:>9} {:>9} {:>9}  registers {}\n",
@@ -87,7 +91,9 @@ fn launches(program: &Program) -> String {
         archs.join(", ")
     );
     for node in &program.nodes {
-        for Launch { kernel, grid: [x, y, z], block, shared, cost, .. } in cuda::launches(program, node) {
+        for Launch { kernel, grid: [x, y, z], block, shared, cost, .. } in
+            cuda::launches(program, node, multiprocessors)
+        {
             let usage = KERNELS.iter().find(|known| known.name == kernel).map_or(&[][..], |known| known.usage);
             let declared = usage.iter().map(|usage| usage.shared).max().unwrap_or(0);
             let registers: Vec<_> = usage.iter().map(|usage| usage.registers.to_string()).collect();

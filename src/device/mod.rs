@@ -42,6 +42,11 @@ pub trait Device {
     /// What it is, in words.
     fn describe(&self) -> String;
 
+    /// Multiprocessors of a GPU; `None` of a device that has none.
+    fn multiprocessors(&self) -> Option<usize> {
+        None
+    }
+
     /// Takes all memory that will be used: the buffers of `memory`, zeroed, and what the largest of `programs` needs
     /// while it runs. Called once, when every program is known. Returns the bytes taken.
     ///

@@ -1,6 +1,8 @@
 //! The CUDA device: what it asks of the driver, that it and the CPU agree on training, and that a step leaves nothing to
 //! the host. The ops themselves are in `tests/ops`, on every device.
 
+mod first_step;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +15,7 @@ use maxmargin::config::{Config, OptimizerKind, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::launch::Arg;
 use maxmargin::device::{Device, cuda};
-use maxmargin::model::{LeNet5, Model};
+use maxmargin::model::Model;
 use maxmargin::tape::{Memory, Metric, Norm, Reduction, Tape};
 use maxmargin::train::Mma;
 use support::Random;
@@ -23,9 +25,9 @@ use support::fake::{self, Build};
 const EXAMPLES: usize = 40;
 const BATCH: usize = 16;
 
-/// A small LeNet5, its step, and the images it is trained on.
+/// A network, its step, and the images it is trained on.
 struct Trained {
-    model: LeNet5,
+    model: Box<dyn Model>,
     data: DeviceData,
     mma: Mma,
     memory: Memory,
@@ -33,6 +35,7 @@ struct Trained {
 }
 
 impl Trained {
+    /// A small LeNet5.
     fn new(nb_iter: u32) -> Trained {
         let published = preset("mnist-linf").expect("a preset").config;
         let rates = vec![(0, 1e-3)];
@@ -53,10 +56,10 @@ impl Trained {
 
     fn of(config: Config) -> Trained {
         let mut memory = Memory::default();
-        let mut model = LeNet5::new(config.width);
+        let mut model = config.network();
         model.declare(&mut memory);
-        let data = DeviceData::new(&mut memory, &model, "train", EXAMPLES);
-        let mma = Mma::new(&mut memory, &model, &data, &config, None);
+        let data = DeviceData::new(&mut memory, &*model, "train", EXAMPLES);
+        let mma = Mma::new(&mut memory, &*model, &data, &config, None);
         Trained { model, data, mma, memory, config }
     }
 
@@ -64,15 +67,15 @@ impl Trained {
     fn prepare(&self, device: &mut dyn Device) {
         device.allocate(&self.memory, &self.mma.schedule.programs().collect::<Vec<_>>()).unwrap();
         let mut random = Random(5);
-        let pixels: Vec<u8> = (0..EXAMPLES * 784).map(|_| random.below(256) as u8).collect();
+        let pixels: Vec<u8> = (0..self.data.images.len()).map(|_| random.below(256) as u8).collect();
         device.write_u8(&self.data.images, &pixels).unwrap();
         device.write_u32(&self.data.labels, &(0..EXAMPLES as u32).map(|i| i % 10).collect::<Vec<_>>()).unwrap();
-        // A bias towards label 0, so that some examples are right and some wrong.
-        let mut weights = self.model.params().initial(self.config.seed);
-        let bias = weights.len() - 10;
-        weights[bias..].iter_mut().for_each(|b| *b = 0.0);
-        weights[bias] = 3.5;
-        self.model.params().load(device, &weights).unwrap();
+        // A bias towards label 0, so that some examples are correct and some misclassified.
+        let mut state = self.model.initial(self.config.seed);
+        let bias = state[0].len() - 10;
+        state[0][bias..].fill(0.0);
+        state[0][bias] = 3.5;
+        self.model.load(device, &state).unwrap();
     }
 
     /// A step on `n` examples.
@@ -245,7 +248,7 @@ fn every_launch_of_a_step_names_a_kernel_and_gives_it_what_it_declares() {
     let mut launches = 0;
     for (program, times) in &trained.mma.schedule.stages {
         for node in &program.nodes {
-            for launch in cuda::launches(program, node) {
+            for launch in cuda::launches(program, node, cuda::TYPICAL_MULTIPROCESSORS) {
                 let kernel = cuda::KERNELS.iter().find(|kernel| kernel.name == launch.kernel);
                 let kernel = kernel.unwrap_or_else(|| panic!("no kernel is called {}", launch.kernel));
                 assert_eq!(launch.args.len(), kernel.params.len(), "{}", launch.kernel);
@@ -274,7 +277,8 @@ fn wide_resnet_step(config: Config) -> Mma {
 fn an_iteration_of_pgd_on_the_wide_resnet_is_at_most_60_launches() {
     let step = wide_resnet_step(cifar10());
     let iteration = step.schedule.programs().find(|program| program.name == "pgd_iteration").expect("a step attacks");
-    let launches = iteration.nodes.iter().flat_map(|node| cuda::launches(iteration, node));
+    let launches =
+        iteration.nodes.iter().flat_map(|node| cuda::launches(iteration, node, cuda::TYPICAL_MULTIPROCESSORS));
     let kernels: Vec<_> = launches.map(|launch| (launch.kernel, launch.grid)).collect();
     let convolutions = kernels.iter().filter(|(name, _)| name.starts_with("conv2d")).count();
     assert_eq!(convolutions, 50, "{kernels:#?}");
@@ -316,7 +320,9 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
     let formula = tape.finish();
     let programs = steps.into_iter().flat_map(|mma| mma.schedule.programs()).chain([&formula]);
     let mut structs = BTreeSet::new();
-    for launch in programs.flat_map(|p| p.nodes.iter().flat_map(|node| cuda::launches(p, node))) {
+    for launch in
+        programs.flat_map(|p| p.nodes.iter().flat_map(|node| cuda::launches(p, node, cuda::TYPICAL_MULTIPROCESSORS)))
+    {
         for (arg, size) in launch.args.iter().zip(&compiled[launch.kernel]) {
             assert_eq!(arg.bytes(), *size, "{arg:?} as {} takes it", launch.kernel);
             if let Arg::Struct(name, _) | Arg::Members(name, _) = arg {
@@ -327,6 +333,28 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
     let declared: BTreeSet<&str> = cuda::KERNELS.iter().flat_map(|kernel| kernel.params).copied().collect();
     let plain = BTreeSet::from(["pointer", "int", "unsigned", "float"]);
     assert_eq!(structs, &declared - &plain, "every struct was looked at");
+}
+
+/// What a fingerprint is held to the bit for is everything but these files.
+#[test]
+fn files_whose_kernels_call_functions_that_are_rounded_differently_elsewhere_are_known() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    if !root.is_dir() {
+        return; // a machine that has the executables alone
+    }
+    // Roots are rounded correctly everywhere.
+    let functions = ["exp", "exp2", "expm1", "log", "log2", "log1p", "tanh", "cos", "sin", "pow", "rsqrt", "erf"];
+    let calls = |text: &str| {
+        functions.iter().flat_map(|name| [format!("{name}("), format!("{name}f(")]).any(|call| {
+            text.match_indices(&call)
+                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
+        })
+    };
+    let files = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    let files = files.filter(|path| calls(&fs::read_to_string(path).unwrap()));
+    let found: BTreeSet<String> = files.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    assert_eq!(found, support::FILES_WITH_LIBRARY_FUNCTIONS.map(String::from).into());
 }
 
 #[test]

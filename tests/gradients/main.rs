@@ -53,7 +53,7 @@ fn gradients(make: Make, fuse: bool, weights: &Array, record: Record) -> (Vec<Ve
         })
         .collect();
     let program = tape.finish();
-    let mut device = make();
+    let mut device = make.open();
     device.allocate(&given.memory, &[&program]).expect("memory");
     device.write_u32(&rows, &[CAPACITY as u32 - 1]).unwrap();
     for (buffer, content) in &given.leaves {

@@ -1,7 +1,18 @@
 //! Every op once more on the fake driver, in each of its modes and under the sanitizers, in a process of its own. What
 //! each mode finds, `tests/defects` shows.
 
-use super::support::fake::{Build, again, required, rung, under_sanitizers};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use maxmargin::device::cuda::KERNELS;
+
+use super::support::fake::{Altered, Build, again, build_altered, library, required, rung, under_sanitizers};
+
+fn text(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
 
 /// The other tests of this suite, with the driver's `options`; those of large layers have the code of small ones.
 fn pass(build: Build, options: &str) {
@@ -13,9 +24,9 @@ fn pass(build: Build, options: &str) {
         return;
     };
     let output = command.env("FAKE_CUDA", options).env("MAXMARGIN_REPEAT", "1").output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{build:?}, {options:?}:\n{out}\n{err}");
-    assert!(out.contains("test result: ok.") && !out.contains(" 0 passed"), "{build:?}, {options:?}: nothing ran");
+    let said = text(&output);
+    assert!(output.status.success(), "{build:?}, {options:?}:\n{said}");
+    assert!(said.contains("test result: ok.") && !said.contains(" 0 passed"), "{build:?}, {options:?}: nothing ran");
 }
 
 #[test]
@@ -23,9 +34,72 @@ fn every_op_passes_with_threads_and_blocks_reversed_and_a_guard_page_behind_ever
     pass(Build::Plain, "threads=reversed;blocks=reversed;cp_async=wait;guard=end;workers=1");
 }
 
+/// Tests take memory from the one device of the process: to open it for each case would take a GPU minutes.
 #[test]
-fn every_op_passes_with_threads_and_blocks_in_random_order_and_a_guard_page_before_every_operand() {
-    pass(Build::Plain, "threads=random:3;blocks=random:5;guard=begin");
+fn every_op_passes_with_threads_and_blocks_in_random_order_and_a_guard_page_before_every_operand_on_one_open_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    pass(Build::Plain, &format!("threads=random:3;blocks=random:5;guard=begin;log={}", log.display()));
+    let Ok(log) = fs::read_to_string(log) else { return };
+    let mut calls: BTreeMap<&str, usize> = BTreeMap::new();
+    log.lines().for_each(|line| *calls.entry(line.split(' ').next().unwrap_or_default()).or_default() += 1);
+    let files = KERNELS.iter().map(|kernel| kernel.file()).collect::<std::collections::BTreeSet<_>>().len();
+    let counted = |name: &str| calls.get(name).copied().unwrap_or(0);
+    assert_eq!(counted("cuDevicePrimaryCtxRetain"), 1, "{calls:?}");
+    assert_eq!(counted("cuModuleLoadData"), files, "one load a module: {calls:?}");
+    assert_eq!(counted("cuModuleGetFunction"), KERNELS.len(), "one look-up a kernel: {calls:?}");
+    // A device stays open, and each thread of the harness has one.
+    let devices = 1 + std::thread::available_parallelism().unwrap().get();
+    assert!(counted("cuMemHostAlloc") <= devices, "pinned memory is used again: {calls:?}");
+    assert!(counted("cuLaunchKernel") > 1000, "the suite ran: {calls:?}");
+}
+
+/// Tests of this suite whose names have `filter` in them, on the driver of a folder as on a GPU.
+fn as_on_a_gpu(driver: &Path, filter: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([filter, "--skip", "modes::", "--nocapture"]).env("LD_LIBRARY_PATH", driver);
+    command.env("MAXMARGIN_REQUIRE", "gpu").env("MAXMARGIN_REPEAT", "1");
+    command
+}
+
+#[test]
+fn a_kernel_with_one_rounding_changed_is_named_by_its_fingerprint_and_no_other_is() {
+    if required("gpu") {
+        return; // that process is on the real driver
+    }
+    let contracted =
+        Altered { file: "attack.cu", from: "x + t * (scale * (adv - x))", to: "fmaf(t, scale * (adv - x), x)" };
+    let Some([plain, altered]) = rung("fake", library().and_then(|plain| Ok([plain, build_altered(&contracted)?])))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let recorded = folder.path().join("fingerprints");
+    let output = as_on_a_gpu(&plain, "attack::").env("MAXMARGIN_FINGERPRINTS_RECORD", &recorded).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+
+    let compared = |driver: &Path| {
+        let output = as_on_a_gpu(driver, "attack::").env("MAXMARGIN_FINGERPRINTS", &recorded).output().unwrap();
+        let said = text(&output);
+        assert!(output.status.success(), "a rounding is within the law of tolerance: {said}");
+        let lines = said.lines().filter_map(|line| Some(line.split_once("fingerprint ")?.1.to_owned()));
+        lines.map(|line| line.split_once(' ').map(|(word, case)| (word.to_owned(), case.to_owned())).unwrap()).collect()
+    };
+    let same: Vec<(String, String)> = compared(&plain);
+    assert!(same.len() > 100 && same.iter().all(|(word, _)| word == "equal"), "{same:?}");
+
+    let other: Vec<(String, String)> = compared(&altered);
+    let different: Vec<&String> = other.iter().filter(|(word, _)| word == "DIFFERENT").map(|(_, case)| case).collect();
+    let kernels = ["along_direction_eps ", "along_direction_eps_x4 ", "along_direction_unit "];
+    for kernel in kernels {
+        assert!(different.iter().any(|case| case.starts_with(kernel)), "{kernel}: {different:?}");
+    }
+    for case in &different {
+        assert!(kernels.iter().any(|kernel| case.starts_with(kernel)), "{case}");
+        assert!(case.contains(" rows: largest difference: output 0 ") && case.contains(", element "), "{case}");
+    }
+    assert!(other.iter().all(|(word, _)| word == "equal" || word == "DIFFERENT"), "{other:?}");
+    assert_eq!(other.len(), same.len());
 }
 
 #[test]

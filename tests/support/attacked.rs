@@ -138,7 +138,7 @@ impl Attacked {
         model.declare(&mut memory);
         let target = Target::new(&mut memory, model, "a.x", given.x.len());
         let attack = record(&mut memory, model, &target);
-        let mut device = make();
+        let mut device = make.open();
         device.allocate(&memory, &attack.schedule.programs().collect::<Vec<_>>()).expect("memory");
         model.params().load(&mut *device, values).unwrap();
         device.write_f32(&target.x, &given.x.concat()).unwrap();

@@ -5,29 +5,36 @@ use std::sync::LazyLock;
 
 use maxmargin::device::cuda::{Cuda, NVCC};
 
-use super::Make;
 use super::fake::{self, Fake, required, rung};
+use super::{Make, fingerprints};
 
 static READY: LazyLock<bool> = LazyLock::new(|| {
     let compiled = NVCC.ok_or("no nvcc compiled the kernels (scripts/setup-nvcc installs one)".to_string());
     rung("compile", compiled);
-    if required("gpu") {
-        // One device stays open: the driver tears a GPU down when the last is closed, which takes long.
-        std::mem::forget(Cuda::open(0, false).expect("a GPU is required"));
-        return true;
+    if !required("gpu") {
+        rung("gpu", Err::<(), _>("MAXMARGIN_REQUIRE=gpu runs the suites on a GPU".to_string()));
+        if rung("fake", fake::load()).is_none() {
+            return false;
+        }
     }
-    rung("gpu", Err::<(), _>("MAXMARGIN_REQUIRE=gpu runs the suites on a GPU".to_string()));
-    rung("fake", fake::load()).is_some()
+    // The GPU stays open: to load the kernels takes longer than most tests.
+    std::mem::forget(Cuda::open(0, false).expect("the first GPU opens"));
+    true
 });
 
-/// The CUDA device in both of its forms: every operand apart, and each launch waited for; one arena. In a process that
-/// is there to watch kernels ([`fake::again`]) the first alone.
+/// Whether operands stand apart alone, and each launch is waited for: where a tool watches over allocations. It is so in
+/// a process that is there to watch kernels ([`fake::again`]); `MAXMARGIN_APART=1` asks for it on a GPU.
+fn apart_alone() -> bool {
+    fake::is_again() && !fingerprints::in_use() || std::env::var("MAXMARGIN_APART").is_ok_and(|text| text == "1")
+}
+
+/// The forms of the CUDA device that a suite runs on: both on the fake driver; on a GPU and for fingerprints one.
 pub fn devices() -> Vec<Make> {
-    let forms: [Make; 2] = [|| Box::new(open(true)), || Box::new(open(false))];
-    match (*READY, fake::is_again()) {
-        (false, _) => Vec::new(),
-        (true, true) => forms[..1].to_vec(),
-        (true, false) => forms.to_vec(),
+    match () {
+        () if !*READY => Vec::new(),
+        () if apart_alone() => vec![Make::CudaApart],
+        () if required("gpu") || fingerprints::in_use() => vec![Make::CudaArena],
+        () => vec![Make::CudaApart, Make::CudaArena],
     }
 }
 
@@ -42,5 +49,9 @@ pub fn fake_driver() -> Option<&'static Fake> {
 }
 
 pub fn open(sync: bool) -> Cuda {
-    Cuda::open(0, sync).expect("a GPU that opened before")
+    let cuda = Cuda::open(0, sync).expect("a GPU that opened before");
+    match fingerprints::multiprocessors() {
+        Some(multiprocessors) => cuda.split_for(multiprocessors),
+        None => cuda,
+    }
 }

@@ -124,6 +124,25 @@ pub fn again(which: &[&str], kernels: &str, build: Build) -> Result<Command, Str
 
 /// Builds `libcuda.so.1` with the kernels of a folder of the project; the folder that holds it.
 pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
+    build_set(kernels, build, None)
+}
+
+/// A kernel file with one expression changed.
+pub struct Altered<'a> {
+    /// The file's name.
+    pub file: &'a str,
+    /// What stands in it once.
+    pub from: &'a str,
+    /// What stands there instead.
+    pub to: &'a str,
+}
+
+/// Builds `libcuda.so.1` with the project's kernels, one of them altered; the folder that holds it.
+pub fn build_altered(altered: &Altered) -> Result<PathBuf, String> {
+    build_set("kernels", Build::Plain, Some(altered))
+}
+
+fn build_set(kernels: &str, build: Build, altered: Option<&Altered>) -> Result<PathBuf, String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err("the fake driver is written for Linux on x86-64".to_string());
     }
@@ -133,7 +152,7 @@ pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
     let set = format!("{set}-{}", build.name());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_driver");
     let objects = folder.join("objects");
-    let result = folder.join(&set);
+    let result = folder.join(if altered.is_some() { format!("{set}-altered") } else { set.clone() });
     for made in [&objects, &result] {
         fs::create_dir_all(made).map_err(|e| format!("{}: {e}", made.display()))?;
     }
@@ -158,9 +177,25 @@ pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
         return Err(format!("no kernels in {}", kernels.display()));
     }
     for (path, text) in sources {
-        let text = registration(&path, &text)?;
         let flags = [build.kernel_flags(), &["-DMAXMARGIN_HOST"]].concat();
-        units.push(Unit::new(&objects, &set, &path, text, &flags, base.clone(), &headers));
+        match altered.filter(|altered| path.ends_with(altered.file)) {
+            None => {
+                let text = registration(&path, &text)?;
+                units.push(Unit::new(&objects, &set, &path, text, &flags, base.clone(), &headers));
+            }
+            Some(Altered { from, to, .. }) => {
+                if text.matches(from).count() != 1 {
+                    return Err(format!("{}: expected {from:?} once", path.display()));
+                }
+                let text = text.replace(from, to);
+                let copy = result.join(path.file_name().unwrap_or_default());
+                fs::write(&copy, &text).map_err(|e| format!("{}: {e}", copy.display()))?;
+                let unit = registration(&copy, &text)?;
+                let mut unit = Unit::new(&objects, "altered", &copy, unit, &flags, base.clone(), &headers);
+                unit.source = path; // whose folder has the headers
+                units.push(unit);
+            }
+        }
     }
 
     let compiled = in_parallel(&units, |unit| unit.compile(&driver))?;

@@ -5,36 +5,56 @@ pub mod attacked;
 pub mod cuda;
 pub mod double;
 pub mod fake;
+pub mod fingerprints;
 
+use std::cell::OnceCell;
 use std::fmt::Debug;
 use std::ops::AddAssign;
 use std::sync::LazyLock;
 
+use fingerprints::{Fingerprint, Verdict};
+use maxmargin::device::cuda::{KERNELS, Kernel, TYPICAL_MULTIPROCESSORS, launches};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::model::{Mode, Model, Params};
-use maxmargin::tape::{DType, Memory, Node, Op, Place, Region, Tape, Value};
+use maxmargin::tape::{Buffer, DType, Memory, Node, Op, Place, Program, Region, Tape, Value};
 use rayon::ThreadPool;
 
-/// Makes a device; made where it is used, so that it may run in a thread pool of any size.
-pub type Make = fn() -> Box<dyn Device>;
+/// A device that the suites run on; opened where it is used, so that it may run in a thread pool of any size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// The CPU.
+    Cpu,
+    /// The CUDA device with an allocation for every operand, each launch waited for.
+    CudaApart,
+    /// The CUDA device as programs use it, with one arena.
+    CudaArena,
+}
 
-/// Every device that every suite runs on.
+impl Make {
+    pub fn open(self) -> Box<dyn Device> {
+        match self {
+            Make::Cpu => Box::new(Cpu::new()),
+            Make::CudaApart => Box::new(cuda::open(true)),
+            Make::CudaArena => Box::new(cuda::open(false)),
+        }
+    }
+}
+
+/// Every device that every suite runs on. Where the CUDA device alone is looked at, the CPU runs nothing.
 pub fn devices() -> Vec<Make> {
-    let cpu: Make = || Box::new(Cpu::new());
-    let cpu = (!fake::is_again()).then_some(cpu);
-    cpu.into_iter().chain(cuda::devices()).collect()
+    let cpu = !fake::is_again() && !fake::required("gpu") && !fingerprints::in_use();
+    cpu.then_some(Make::Cpu).into_iter().chain(cuda::devices()).collect()
 }
 
 /// The devices on which thousands of iterations take seconds: the CPU, and a GPU where one is required, but no fake.
 pub fn fast_devices() -> Vec<Make> {
-    if fake::required("gpu") { devices() } else { vec![|| Box::new(Cpu::new())] }
+    if fake::required("gpu") { devices() } else { vec![Make::Cpu] }
 }
 
-/// How often an op is run for equal bits, on each number of threads: twice; on a GPU, whose blocks run in another order
-/// each time, twenty times. `MAXMARGIN_REPEAT` says otherwise.
+/// Runs of an op for equal bits, on each number of threads: 2, or what `MAXMARGIN_REPEAT` says. On a GPU, whose blocks run
+/// in another order each time, twenty show more.
 static REPEAT: LazyLock<usize> = LazyLock::new(|| match std::env::var("MAXMARGIN_REPEAT") {
     Ok(text) => text.parse().expect("MAXMARGIN_REPEAT is a number"),
-    Err(_) if fake::required("gpu") => 20,
     Err(_) => 2,
 });
 
@@ -254,118 +274,207 @@ impl Case {
 
     /// Runs the op on every device for all rows (no count given) and for counts of none, one, some and all; what it
     /// writes must be what `formula(rows)` says of each output, within [`TOLERANCE`].
+    ///
+    /// Results that have the recorded fingerprint ([`fingerprints`]) are known to be right, and `formula` is not asked.
     pub fn check(&self, formula: impl Fn(usize) -> Vec<Vec<Sum>>) {
         let mut counts = vec![None];
         if let Some(all) = self.capacity() {
             counts.extend([0, 1, all / 2, all].map(Some));
             counts.dedup();
         }
+        let formulas: Vec<OnceCell<Vec<Vec<Sum>>>> = counts.iter().map(|_| OnceCell::new()).collect();
         for make in devices() {
-            for &count in &counts {
-                let n = count.or(self.capacity()).unwrap_or(0);
-                let expected = formula(n);
+            let results = self.run(make, &counts);
+            for ((&count, outputs), formula_of) in counts.iter().zip(&results).zip(&formulas) {
+                let n = self.active(count);
+                let case = format!("{} {self:?}, {n} rows", self.kernels().join(", "));
+                let verdict = match make {
+                    Make::Cpu => Verdict::NotRecorded,
+                    _ => {
+                        fingerprints::compare(self.key(count), self.fingerprint(n, outputs), self.uses_library(), &case)
+                    }
+                };
+                if verdict == Verdict::Equal {
+                    continue;
+                }
+                let expected = formula_of.get_or_init(|| formula(n));
                 assert_eq!(expected.len(), self.outputs.len());
-                let mut worst = 0f64;
-                for (place, (got, expected)) in self.run(make, count).iter().zip(&expected).enumerate() {
+                let mut worst = Worst { off: -1.0, text: "no element".into() };
+                for (place, (bytes, expected)) in outputs.iter().zip(expected).enumerate() {
                     let output = &self.outputs[place];
                     assert_eq!(output.len(n), expected.len(), "the formula speaks of every active element");
-                    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+                    let elements = numbers(output.dtype, bytes);
+                    for (i, (got, &expected)) in elements.into_iter().zip(expected).enumerate() {
                         let off = expected.off(got);
-                        assert!(
-                            off <= TOLERANCE,
-                            "{self:?}, {n} rows, output {place} {:?}, element {i}: {got}, not {expected:?} (off by {off:.1e})",
-                            output.dims,
-                        );
-                        worst = worst.max(off);
+                        if off > worst.off || off.is_nan() {
+                            let dims = &output.dims;
+                            let text = format!(
+                                "output {place} {dims:?}, element {i}: {got}, not {expected:?} (off by {off:.1e})"
+                            );
+                            worst = Worst { off, text };
+                        }
                     }
                 }
-                println!("{:<26} {worst:.1e} {self:?}, {n} rows", self.op.name());
+                if verdict == Verdict::Different {
+                    fingerprints::list(&case, &worst.text);
+                }
+                assert!(worst.off <= TOLERANCE, "{self:?}, {n} rows, {}", worst.text);
+                println!("{:<26} {:.1e} {self:?}, {n} rows", self.op.name(), worst.off.max(0.0));
             }
         }
     }
 
-    /// The active elements of each output. Whatever else is in memory must keep its bits, and bits must not depend on
-    /// the run or on the number of threads.
-    fn run(&self, make: Make, count: Option<usize>) -> Vec<Vec<f64>> {
-        let n = count.or(self.capacity()).unwrap_or(0);
+    /// Active rows where `count` is given, or all.
+    fn active(&self, count: Option<usize>) -> usize {
+        count.or(self.capacity()).unwrap_or(0)
+    }
+
+    /// The program that is this one op; with a count of active rows if `counted`. Its memory, with guards around every
+    /// operand, the operands' buffers, and the count's.
+    fn program(&self, counted: bool) -> (Program, Memory, Vec<Buffer>, Buffer) {
         let mut memory = Memory::default();
         let mut tape = Tape::new(self.op.name());
         let mut operands = Vec::new();
         for operand in self.inputs.iter().chain(&self.outputs) {
             memory.f32("guard", &[32]);
             let name = format!("operand {}", operands.len());
-            operands.push((operand, memory.buffer(&name, &operand.dims, operand.dtype)));
+            operands.push(memory.buffer(&name, &operand.dims, operand.dtype));
         }
         memory.f32("guard", &[32]);
         let rows = memory.u32("rows", &[1]);
 
         // A program is data: this one is a single op on buffers.
-        let mut values: Vec<_> = operands.iter().map(|(_, buffer)| tape.leaf(buffer)).collect();
+        let mut values: Vec<_> = operands.iter().map(|buffer| tape.leaf(buffer)).collect();
         let rows_value = tape.leaf(&rows);
         let outputs = values.split_off(self.inputs.len());
         let mut program = tape.finish();
-        program.places = (operands.iter().map(|(_, buffer)| buffer).chain([&rows]))
+        program.places = (operands.iter().chain([&rows]))
             .map(|b| Some(Place { region: Region::Persistent, offset: b.offset, bytes: b.bytes() }))
             .collect();
-        program.nodes.push(Node {
-            op: self.op.clone(),
-            inputs: values,
-            outputs,
-            rows: count.is_some().then_some(rows_value),
-        });
+        let rows_value = counted.then_some(rows_value);
+        program.nodes.push(Node { op: self.op.clone(), inputs: values, outputs, rows: rows_value });
+        (program, memory, operands, rows)
+    }
 
-        let mut image: Vec<u8> = POISON.to_ne_bytes().into_iter().cycle().take(memory.bytes()).collect();
-        for (operand, buffer) in &operands {
-            if let Some(start) = &operand.start {
-                let len = operand.len(n) * operand.dtype.size();
-                image[buffer.offset..][..len].copy_from_slice(&start.bytes()[..len]);
+    /// The kernels that compute it on an H100.
+    fn kernels(&self) -> Vec<&'static str> {
+        let (program, ..) = self.program(true);
+        let launches = launches(&program, &program.nodes[0], TYPICAL_MULTIPROCESSORS);
+        launches.iter().map(|launch| launch.kernel).collect()
+    }
+
+    /// Whether a kernel's file calls functions that C's library and CUDA's round differently.
+    fn uses_library(&self) -> bool {
+        let file = |name| KERNELS.iter().find(|kernel| kernel.name == name).map(Kernel::file);
+        self.kernels().into_iter().filter_map(file).any(|file| FILES_WITH_LIBRARY_FUNCTIONS.contains(&file))
+    }
+
+    /// Number that tells this case, with its inputs and its count of rows, from all others.
+    fn key(&self, count: Option<usize>) -> u64 {
+        let mut hasher = Fingerprint::new();
+        hasher.add(format!("{self:?} {count:?}").as_bytes());
+        for operand in self.inputs.iter().chain(&self.outputs) {
+            hasher.add(format!("{:?} {:?}", operand.dims, operand.dtype).as_bytes());
+            hasher.add(&operand.start.as_ref().map(Array::bytes).unwrap_or_default());
+        }
+        hasher.finish()
+    }
+
+    /// Number made of the bits of the active elements of each output; NaNs are all alike.
+    fn fingerprint(&self, n: usize, outputs: &[Vec<u8>]) -> u64 {
+        let mut hasher = Fingerprint::new();
+        for (output, bytes) in self.outputs.iter().zip(outputs) {
+            assert_eq!(bytes.len(), output.len(n) * output.dtype.size());
+            match output.dtype {
+                DType::F32 => hasher.add_f32s(bytes),
+                _ => hasher.add(bytes),
             }
         }
-        image[rows.offset..][..4].copy_from_slice(&(n as u32).to_ne_bytes());
-        // A GPU's results do not hang on the host's threads, and to open it takes long.
-        let pools = if fake::required("gpu") { &ONE_AND_TWO_THREADS[..1] } else { &ONE_AND_TWO_THREADS[..] };
-        let on_threads = |pool: &ThreadPool| {
+        hasher.finish()
+    }
+
+    /// The bytes of the active elements of each output, for each of the `counts`. Whatever else is in memory must keep its
+    /// bits, and bits must not depend on the run or on the number of threads.
+    fn run(&self, make: Make, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
+        let (all, memory, operands, rows) = self.program(false);
+        let (some, ..) = self.program(true);
+        let image = |n: usize| {
+            let mut image: Vec<u8> = POISON.to_ne_bytes().into_iter().cycle().take(memory.bytes()).collect();
+            for (operand, buffer) in self.inputs.iter().chain(&self.outputs).zip(&operands) {
+                if let Some(start) = &operand.start {
+                    let len = operand.len(n) * operand.dtype.size();
+                    image[buffer.offset..][..len].copy_from_slice(&start.bytes()[..len]);
+                }
+            }
+            image[rows.offset..][..4].copy_from_slice(&(n as u32).to_ne_bytes());
+            image
+        };
+        let images: Vec<Vec<u8>> = counts.iter().map(|&count| image(self.active(count))).collect();
+        // Where each buffer has a place of its own, it is copied on its own; elsewhere all are one.
+        let whole = Buffer { dims: vec![memory.bytes()], dtype: DType::U8, ..memory.buffers[0].clone() };
+        let copied = if make == Make::CudaApart { memory.buffers.clone() } else { vec![whole] };
+        let on_threads = |pool: &ThreadPool| -> Vec<Vec<Vec<u8>>> {
             pool.install(|| {
-                let mut device = make();
-                device.allocate(&memory, &[&program]).expect("memory");
-                let run = |_| {
-                    // Buffer by buffer: a device may keep each in a place of its own.
+                let mut device = make.open();
+                device.allocate(&memory, &[&all, &some]).expect("memory");
+                let mut run = |image: &Vec<u8>, program: &Program| {
                     let mut after = image.clone();
-                    for buffer in &memory.buffers {
+                    for buffer in &copied {
                         device.write_bytes(buffer, &image[buffer.offset..][..buffer.bytes()]).unwrap();
                     }
-                    device.execute(&program).unwrap();
-                    for buffer in &memory.buffers {
+                    device.execute(program).unwrap();
+                    for buffer in &copied {
                         device.read_bytes(buffer, &mut after[buffer.offset..][..buffer.bytes()]).unwrap();
                     }
                     after
                 };
-                (0..*REPEAT).map(run).collect::<Vec<_>>()
+                let each = images.iter().zip(counts);
+                each.map(|(image, count)| {
+                    let program = if count.is_some() { &some } else { &all };
+                    (0..*REPEAT).map(|_| run(image, program)).collect()
+                })
+                .collect()
             })
         };
-        let results: Vec<Vec<Vec<u8>>> = pools.iter().map(on_threads).collect();
-        let after = &results[0][0];
-        assert!(results[0].iter().all(|again| again == after), "{self:?}, {n} rows: other bits at another run");
-        assert!(
-            results[1..].iter().flatten().all(|other| other == after),
-            "{self:?}, {n} rows: other bits on two threads"
-        );
-
-        let mut written = vec![false; image.len()];
-        for (operand, buffer) in &operands[self.inputs.len()..] {
-            written[buffer.offset..][..operand.len(n) * operand.dtype.size()].fill(true);
+        // A GPU's results do not hang on the host's threads.
+        let pools = if make == Make::Cpu { &ONE_AND_TWO_THREADS[..] } else { &ONE_AND_TWO_THREADS[1..] };
+        let results: Vec<Vec<Vec<Vec<u8>>>> = pools.iter().map(on_threads).collect();
+        let outputs =
+            (self.inputs.len()..operands.len()).map(|at| (&self.outputs[at - self.inputs.len()], &operands[at]));
+        let mut found = Vec::new();
+        for (at, (image, &count)) in images.iter().zip(counts).enumerate() {
+            let n = self.active(count);
+            let after = &results[0][at][0];
+            assert!(results[0][at].iter().all(|again| again == after), "{self:?}, {n} rows: other bits at another run");
+            assert!(
+                results[1..].iter().flat_map(|result| &result[at]).all(|other| other == after),
+                "{self:?}, {n} rows: other bits on two threads"
+            );
+            let mut written = vec![false; image.len()];
+            for (operand, buffer) in outputs.clone() {
+                written[buffer.offset..][..operand.len(n) * operand.dtype.size()].fill(true);
+            }
+            let stray = (0..image.len()).find(|&i| !written[i] && image[i] != after[i]);
+            if let Some(byte) = stray {
+                let home = memory.buffers.iter().rev().find(|b| b.offset <= byte).unwrap();
+                panic!("{self:?}, {n} rows: wrote byte {} of {}", byte - home.offset, home.name);
+            }
+            let active =
+                |(o, buffer): (&Operand, &Buffer)| after[buffer.offset..][..o.len(n) * o.dtype.size()].to_vec();
+            found.push(outputs.clone().map(active).collect());
         }
-        let stray = (0..image.len()).find(|&i| !written[i] && image[i] != after[i]);
-        if let Some(byte) = stray {
-            let home = memory.buffers.iter().rev().find(|b| b.offset <= byte).unwrap();
-            panic!("{self:?}, {n} rows: wrote byte {} of {}", byte - home.offset, home.name);
-        }
-        operands[self.inputs.len()..]
-            .iter()
-            .map(|(o, buffer)| numbers(o.dtype, &after[buffer.offset..][..o.len(n) * o.dtype.size()]))
-            .collect()
+        found
     }
 }
+
+/// The element of a case that is farthest off.
+struct Worst {
+    off: f64,
+    text: String,
+}
+
+/// Kernel files with `expf`, `logf`, `tanhf`, `cosf` or `pow`: a test in `tests/cuda.rs` holds the list against the sources.
+pub const FILES_WITH_LIBRARY_FUNCTIONS: [&str; 3] = ["formula.cu", "loss.cu", "optimizer.cu"];
 
 impl Debug for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,11 +1,11 @@
-//! The NVIDIA driver, as far as it is used: a context, one stream, memory, modules, graphs. Every `unsafe` of the
-//! project stands here. What is made here frees itself.
+//! The NVIDIA driver, as far as it is used: a context, streams, memory, modules, graphs. Every `unsafe` of the project
+//! stands here. What is made here frees itself.
 //!
-//! One stream carries all work, in order. Errors of work on it come back with some later call: [`Context::wait`] is
-//! where they surface at the latest.
+//! A device's stream carries all of its work, in order. Errors of work on it come back with some later call:
+//! [`Stream::wait`] is where they surface at the latest.
 
 use std::ffi::{CString, c_void};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
@@ -139,18 +139,23 @@ pub fn find() -> Result<Found> {
     if gpus.is_empty() { Err(no_gpu()) } else { Ok(Found { driver, gpus }) }
 }
 
-/// A GPU in use: its primary context, and the one stream of all work.
+/// A GPU in use: its primary context.
 pub(super) struct Context {
     pub gpu: Gpu,
     device: CUdevice,
     context: sys::CUcontext,
-    stream: CUstream,
 }
+
+// SAFETY: the driver's calls may come from any thread; every call that needs a current context is preceded by `bind` on
+// its own thread.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
 
 impl Context {
     /// Takes GPU `ordinal` into use. `needed` is the CUDA version that the kernels were compiled with, as
     /// `cuDriverGetVersion` counts.
-    pub fn open(ordinal: usize, needed: i32) -> Result<Rc<Context>> {
+    pub fn open(ordinal: usize, needed: i32) -> Result<Context> {
         let Found { driver, gpus } = find()?;
         let Some(gpu) = gpus.get(ordinal).cloned() else {
             return Err(Error::usage(format!(
@@ -180,10 +185,7 @@ impl Context {
         let (device, _) = Gpu::of(ordinal).map_err(failed("to open the GPU"))?;
         // SAFETY: `device` is one the driver gave; the context is released in `drop`, after everything made in it.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("to open the GPU"))?;
-        let mut this = Context { gpu, device, context, stream: std::ptr::null_mut() };
-        this.bind()?;
-        this.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("a stream"))?;
-        Ok(Rc::new(this))
+        Ok(Context { gpu, device, context })
     }
 
     /// Makes this thread's driver calls go to this GPU.
@@ -192,12 +194,50 @@ impl Context {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("to choose the GPU"))
     }
 
+    /// Bytes that are free, and bytes in all.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.bind()?;
+        result::mem_get_info().map_err(failed("to tell how much memory is free"))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: everything made in the context holds it, so this comes last. A failed GPU refuses; nothing is left
+        // to do about it.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// A queue of work on a GPU, done in the order in which it is given.
+pub(super) struct Stream {
+    stream: CUstream,
+    pub context: Arc<Context>,
+}
+
+// SAFETY: as for `Context`.
+unsafe impl Send for Stream {}
+// SAFETY: as for `Context`.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    pub fn new(context: &Arc<Context>) -> Result<Arc<Stream>> {
+        context.bind()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("a stream"))?;
+        Ok(Arc::new(Stream { stream, context: context.clone() }))
+    }
+
+    /// Makes this thread's driver calls go to this stream's GPU.
+    pub fn bind(&self) -> Result<()> {
+        self.context.bind()
+    }
+
     /// Waits for all work given.
     pub fn wait(&self) -> Result<()> {
         self.synchronize().map_err(earlier)
     }
 
-    /// As [`Context::wait`], where the one launch that may have failed is known. The error is the driver's own text.
+    /// As [`Stream::wait`], where the one launch that may have failed is known. The error is the driver's own text.
     pub fn wait_for_launch(&self) -> std::result::Result<(), String> {
         self.synchronize().map_err(text)
     }
@@ -205,12 +245,6 @@ impl Context {
     fn synchronize(&self) -> std::result::Result<(), DriverError> {
         // SAFETY: the stream lives as long as `self`.
         unsafe { result::stream::synchronize(self.stream) }
-    }
-
-    /// Bytes that are free, and bytes in all.
-    pub fn memory(&self) -> Result<(usize, usize)> {
-        self.bind()?;
-        result::mem_get_info().map_err(failed("to tell how much memory is free"))
     }
 
     /// Writes zeros, in order with other work.
@@ -265,7 +299,7 @@ impl Context {
     }
 
     /// Records what `work` launches instead of running it.
-    pub fn capture(self: &Rc<Self>, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+    pub fn capture(self: &Arc<Self>, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
         unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(earlier)?;
@@ -280,23 +314,21 @@ impl Context {
             let _ = result::graph::destroy(graph);
             exec.map_err(failed("to prepare a graph"))?
         };
-        let graph = Graph { exec, context: self.clone() };
+        let graph = Graph { exec, stream: self.clone() };
         // SAFETY: graph and stream live.
         unsafe { result::graph::upload(exec, self.stream) }.map_err(earlier)?;
         Ok(graph)
     }
 }
 
-impl Drop for Context {
+impl Drop for Stream {
     fn drop(&mut self) {
-        // SAFETY: everything made in the context holds it, so this comes last. A failed GPU refuses; nothing is left
-        // to do about it.
-        unsafe {
-            if self.bind().is_ok() && !self.stream.is_null() {
+        if self.bind().is_ok() {
+            // SAFETY: it was made once and is destroyed once; what uses it holds it.
+            unsafe {
                 let _ = result::stream::synchronize(self.stream);
                 let _ = result::stream::destroy(self.stream);
             }
-            let _ = result::primary_ctx::release(self.device);
         }
     }
 }
@@ -305,12 +337,12 @@ impl Drop for Context {
 pub(super) struct Allocation {
     pub address: Address,
     pub bytes: usize,
-    context: Rc<Context>,
+    context: Arc<Context>,
 }
 
 impl Allocation {
     /// `None`: there is not so much memory.
-    pub fn new(context: &Rc<Context>, bytes: usize) -> Result<Option<Allocation>> {
+    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Option<Allocation>> {
         context.bind()?;
         // SAFETY: what it holds is unset until it is written, and kernels may read any bits.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
@@ -334,19 +366,23 @@ impl Drop for Allocation {
 pub(super) struct Pinned {
     start: *mut u8,
     bytes: usize,
-    context: Rc<Context>,
+    stream: Arc<Stream>,
 }
 
+// SAFETY: the memory is its own, and is freed from any thread.
+unsafe impl Send for Pinned {}
+
 impl Pinned {
-    pub fn new(context: &Rc<Context>, bytes: usize) -> Result<Pinned> {
-        context.bind()?;
+    /// Memory for copies on `stream`.
+    pub fn new(stream: &Arc<Stream>, bytes: usize) -> Result<Pinned> {
+        stream.bind()?;
         // SAFETY: it is zeroed before anything reads it.
         let start = unsafe {
             let start = result::malloc_host(bytes.max(1), 0).map_err(failed("pinned host memory"))?.cast::<u8>();
             start.write_bytes(0, bytes);
             start
         };
-        Ok(Pinned { start, bytes, context: context.clone() })
+        Ok(Pinned { start, bytes, stream: stream.clone() })
     }
 
     pub fn slice(&self) -> &[u8] {
@@ -362,8 +398,8 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.context.bind().is_ok() {
-            let _ = self.context.wait(); // copies from it or to it are done
+        if self.stream.bind().is_ok() {
+            let _ = self.stream.wait(); // copies from it or to it are done
             // SAFETY: it was taken once and is freed once.
             let _ = unsafe { result::free_host(self.start.cast()) };
         }
@@ -373,16 +409,16 @@ impl Drop for Pinned {
 /// A point in the stream of work.
 pub(super) struct Event {
     event: CUevent,
-    context: Rc<Context>,
+    context: Arc<Context>,
 }
 
 impl Event {
     /// After all work given so far.
-    pub fn record(context: &Rc<Context>) -> Result<Event> {
+    pub fn record(stream: &Stream) -> Result<Event> {
         let event = result::event::create(CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("an event"))?;
-        let this = Event { event, context: context.clone() };
+        let this = Event { event, context: stream.context.clone() };
         // SAFETY: event and stream live.
-        unsafe { result::event::record(event, context.stream) }.map_err(earlier)?;
+        unsafe { result::event::record(event, stream.stream) }.map_err(earlier)?;
         Ok(this)
     }
 
@@ -423,15 +459,25 @@ impl Drop for Event {
 /// The kernels of one image.
 pub(super) struct Module {
     module: CUmodule,
-    context: Rc<Context>,
+    context: Arc<Context>,
 }
 
 /// A kernel that can be launched, as long as its module lives.
 pub(super) struct Function(CUfunction);
 
+// SAFETY: as for `Context`; a module and its functions are not changed once they are loaded, but for a function's
+// attribute, which the driver guards itself.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
 impl Module {
     /// Gives an image to the driver. The error is the driver's own text.
-    pub fn load(context: &Rc<Context>, image: &'static [u8]) -> std::result::Result<Module, String> {
+    pub fn load(context: &Arc<Context>, image: &'static [u8]) -> std::result::Result<Module, String> {
         // SAFETY: the image is a fatbin, or text that ends with 0 and that the driver refuses.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(text)?;
         Ok(Module { module, context: context.clone() })
@@ -472,20 +518,20 @@ impl Drop for Module {
 /// Launches that are given to the GPU at once.
 pub(super) struct Graph {
     exec: CUgraphExec,
-    context: Rc<Context>,
+    stream: Arc<Stream>,
 }
 
 impl Graph {
     pub fn launch(&self) -> Result<()> {
         // SAFETY: graph and stream live, and so does the memory that its kernels use.
-        unsafe { result::graph::launch(self.exec, self.context.stream) }.map_err(earlier)
+        unsafe { result::graph::launch(self.exec, self.stream.stream) }.map_err(earlier)
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.context.bind().is_ok() {
-            let _ = self.context.wait();
+        if self.stream.bind().is_ok() {
+            let _ = self.stream.wait();
             // SAFETY: it was made once and is destroyed once, after its last run.
             let _ = unsafe { result::graph::exec_destroy(self.exec) };
         }

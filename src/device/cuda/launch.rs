@@ -105,16 +105,18 @@ pub struct Total {
 }
 
 impl Total {
-    /// Of a program.
-    pub fn of(program: &Program) -> Total {
-        let launches = program.nodes.iter().flat_map(|node| super::launches(program, node));
+    /// The sum over a program's launches on a GPU of so many multiprocessors.
+    pub fn of(program: &Program, multiprocessors: usize) -> Total {
+        let launches = program.nodes.iter().flat_map(|node| super::launches(program, node, multiprocessors));
         launches.fold(Total::default(), |total, launch| total.and(Total { launches: 1, cost: launch.cost }, 1))
     }
 
-    /// Of a schedule: each program as often as it runs.
-    pub fn of_schedule(schedule: &Schedule) -> Total {
+    /// The sum over a schedule, each program as often as it runs.
+    pub fn of_schedule(schedule: &Schedule, multiprocessors: usize) -> Total {
         let stages = schedule.stages.iter();
-        stages.fold(Total::default(), |total, (program, times)| total.and(Total::of(program), u64::from(*times)))
+        stages.fold(Total::default(), |total, (program, times)| {
+            total.and(Total::of(program, multiprocessors), u64::from(*times))
+        })
     }
 
     fn and(self, other: Total, times: u64) -> Total {

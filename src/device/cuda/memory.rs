@@ -5,9 +5,9 @@
 //! allocations sees each access that leaves its operand.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use super::driver::{Address, Allocation, Context};
+use super::driver::{Address, Allocation, Context, Stream};
 use crate::tape::{Buffer, Memory as Layout, Program, Region};
 use crate::{Error, Result};
 
@@ -27,13 +27,8 @@ pub(super) struct Addresses {
 
 impl Memory {
     /// Takes memory for all buffers, zeroed, and for the largest program's values.
-    pub fn new(
-        context: &Rc<Context>,
-        layout: &Layout,
-        workspace: usize,
-        scratch: usize,
-        apart: bool,
-    ) -> Result<Memory> {
+    pub fn new(stream: &Stream, layout: &Layout, workspace: usize, scratch: usize, apart: bool) -> Result<Memory> {
+        let context = &stream.context;
         let take = |bytes: usize| {
             Allocation::new(context, bytes)?.ok_or_else(|| {
                 let [buffers, program] = [layout.bytes(), workspace + scratch].map(megabytes);
@@ -45,13 +40,13 @@ impl Memory {
             let mut buffers = BTreeMap::new();
             for buffer in &layout.buffers {
                 let allocation = take(buffer.bytes())?;
-                context.zero(&allocation)?;
+                stream.zero(&allocation)?;
                 buffers.insert(buffer.offset, allocation);
             }
             return Ok(Memory::Apart { buffers, values: Vec::new() });
         }
         let (persistent, workspace, scratch) = (take(layout.bytes())?, take(workspace)?, take(scratch)?);
-        context.zero(&persistent)?;
+        stream.zero(&persistent)?;
         Ok(Memory::Regions { persistent, workspace, scratch })
     }
 
@@ -73,7 +68,7 @@ impl Memory {
 
     /// Where a program's values are while it runs; `scratch` is what its nodes need. All work must be done before
     /// another program is entered, if values have allocations of their own.
-    pub fn enter(&mut self, context: &Rc<Context>, program: &Program, scratch: usize) -> Result<Addresses> {
+    pub fn enter(&mut self, context: &Arc<Context>, program: &Program, scratch: usize) -> Result<Addresses> {
         if let Memory::Regions { workspace, scratch: room, .. } = self {
             let fits = program.workspace <= workspace.bytes && scratch <= room.bytes;
             assert!(fits, "memory was allocated without program {}", program.name);

@@ -13,12 +13,12 @@ mod images;
 pub mod launch;
 mod lower;
 mod memory;
+mod shared;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 pub use driver::{Found, Gpu, driver_is_here, find};
 pub use images::{KERNELS, Kernel, NVCC, TARGETS, Usage};
@@ -27,36 +27,25 @@ use launch::{Arg, Launch, Lowered};
 use super::{Device, Schedule, Snapshot};
 use crate::tape::{Buffer, Memory as Layout, Node, Program, Value};
 use crate::{Error, Result};
-use driver::{Address, Context, Event, Function, Graph, Module, Pinned};
+use driver::{Address, Event, Graph, Pinned, Stream};
 use memory::{Addresses, Memory};
+use shared::{LaneInUse, STAGING, SharedGpu, Staging};
 
 /// Shared memory that a launch may add without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
 
-/// Pinned bytes through which small writes go: a training step's are some hundred.
-const STAGING: usize = 1 << 20;
+/// Multiprocessors of the GPU that launches are described for where none is at hand: an H100's.
+pub const TYPICAL_MULTIPROCESSORS: usize = 132;
 
-/// The CUDA version of the kernels where the binary was built without nvcc: any driver will do to refuse them.
-const ANY_VERSION: i32 = 0;
-
-/// A GPU.
+/// A GPU's memory and the work on it. What takes long to open is shared by all devices of the process.
 pub struct Cuda {
-    // In the order in which they are dropped: graphs use the memory and the modules.
+    // In the order in which they are dropped: graphs use the memory, and all use the lane.
     graphs: Vec<(Schedule, Graph)>,
     memory: Option<Memory>,
-    staging: Staging,
     snapshots: Spare,
-    functions: HashMap<&'static str, Loaded>,
-    _modules: Vec<Module>,
-    context: Rc<Context>,
+    lane: LaneInUse,
+    multiprocessors: usize,
     sync: bool,
-}
-
-/// A kernel on the GPU, and how much shared memory its launches may add.
-struct Loaded {
-    function: Function,
-    params: &'static [&'static str],
-    shared: RefCell<u32>,
 }
 
 /// Where a launch finds its operands.
@@ -103,22 +92,10 @@ impl Operands {
 /// Pinned memory of a snapshot that was collected, for the next one.
 type Spare = Rc<RefCell<Option<Pinned>>>;
 
-/// Small writes on their way to the GPU: the host goes on at once.
-struct Staging {
-    pinned: Pinned,
-    used: usize,
-}
-
-/// What the launches of a node are, without a GPU.
+/// Launches of a node on a GPU of so many multiprocessors, which need not be there.
 #[must_use]
-pub fn launches(program: &Program, node: &Node) -> Vec<Launch> {
-    lower::lower(program, node).launches
-}
-
-/// The CUDA version, as the driver counts, that kernels compiled by this nvcc need: the first of the same major
-/// version. (Only a GPU that they were not compiled for, for which the driver compiles them itself, may need a newer driver.)
-fn needed_driver(nvcc: &str) -> i32 {
-    1000 * nvcc.split('.').next().and_then(|major| major.parse::<i32>().ok()).unwrap_or(0)
+pub fn launches(program: &Program, node: &Node, multiprocessors: usize) -> Vec<Launch> {
+    lower::lower(program, node, multiprocessors).launches
 }
 
 impl Cuda {
@@ -128,29 +105,18 @@ impl Cuda {
     /// # Errors
     /// No driver, no such GPU, too old a driver or GPU, or a binary that was built without nvcc.
     pub fn open(ordinal: usize, sync: bool) -> Result<Cuda> {
-        let context = Context::open(ordinal, NVCC.map_or(ANY_VERSION, needed_driver))?;
-        let mut modules = Vec::new();
-        for image in images::IMAGES {
-            modules.push(Module::load(&context, image.bytes).map_err(|refusal| match NVCC {
-                Some(nvcc) => Error::device(format!(
-                    "CUDA: GPU {ordinal} ({}) does not take the kernels of {}, compiled by nvcc {nvcc}: {refusal}; a \
-                     newer driver may, and --device cpu works without it",
-                    context.gpu.name, image.file
-                )),
-                None => Error::device(
-                    "CUDA: this binary was built without nvcc and has no kernels for a GPU; scripts/setup-nvcc \
-                     installs it, then build again",
-                ),
-            })?);
-        }
-        let mut functions = HashMap::new();
-        for kernel in KERNELS {
-            let function = modules[kernel.image].function(kernel.name)?;
-            functions.insert(kernel.name, Loaded { function, params: kernel.params, shared: RefCell::new(0) });
-        }
-        let staging = Staging { pinned: Pinned::new(&context, STAGING)?, used: 0 };
-        let snapshots = Spare::default();
-        Ok(Cuda { graphs: Vec::new(), memory: None, staging, snapshots, functions, _modules: modules, context, sync })
+        let gpu = SharedGpu::get(ordinal)?;
+        let multiprocessors = usize::try_from(gpu.context.gpu.multiprocessors).unwrap_or(1).max(1);
+        let lane = LaneInUse::take(gpu)?;
+        Ok(Cuda { graphs: Vec::new(), memory: None, snapshots: Spare::default(), lane, multiprocessors, sync })
+    }
+
+    /// The device with its sums split as on a GPU of so many multiprocessors, so that its results have the bits of that
+    /// GPU's. Before memory is allocated.
+    #[must_use]
+    pub fn split_for(self, multiprocessors: usize) -> Cuda {
+        assert!(self.memory.is_none(), "scratch memory depends on where sums are split");
+        Cuda { multiprocessors, ..self }
     }
 
     /// The first GPU that can be used: see [`Cuda::open`].
@@ -166,7 +132,7 @@ impl Cuda {
     /// The GPU.
     #[must_use]
     pub fn gpu(&self) -> &Gpu {
-        &self.context.gpu
+        &self.lane.gpu.context.gpu
     }
 
     /// Launches a kernel on buffers, all rows of them: for tests of kernels that no op launches. `Arg::Output(i)` is the
@@ -179,9 +145,13 @@ impl Cuda {
     /// No kernel has this name, or its arguments are others; memory was not allocated; the launch asks for scratch.
     pub fn launch_on(&mut self, launch: &Launch, outputs: &[&Buffer], inputs: &[&Buffer]) -> Result<()> {
         assert!(!launch.args.iter().any(|arg| matches!(arg, Arg::Scratch(_))), "{} has no scratch", launch.kernel);
-        self.context.bind()?;
+        self.stream().bind()?;
         let places = |buffers: &[&Buffer]| buffers.iter().map(|buffer| self.memory().buffer(buffer)).collect();
         self.launch(launch, &Operands { inputs: places(inputs), outputs: places(outputs), rows: 0, scratch: 0 })
+    }
+
+    fn stream(&self) -> &Arc<Stream> {
+        &self.lane.lane().stream
     }
 
     fn memory(&self) -> &Memory {
@@ -190,16 +160,17 @@ impl Cuda {
 
     /// Launches a program's kernels.
     fn run(&mut self, program: &Program) -> Result<()> {
-        let lowered: Vec<Lowered> = program.nodes.iter().map(|node| lower::lower(program, node)).collect();
+        let lower = |node| lower::lower(program, node, self.multiprocessors);
+        let lowered: Vec<Lowered> = program.nodes.iter().map(lower).collect();
         let scratch = lowered.iter().map(|l| l.scratch).max().unwrap_or(0);
         let memory = self.memory.as_mut().expect("memory was allocated");
-        let addresses = memory.enter(&self.context, program, scratch)?;
+        let addresses = memory.enter(&self.lane.lane().stream.context, program, scratch)?;
         for (node, lowered) in program.nodes.iter().zip(&lowered) {
             let operands = Operands::of(node, &addresses);
             for launch in &lowered.launches {
                 self.launch(launch, &operands)?;
                 if self.sync {
-                    self.context.wait_for_launch().map_err(|text| {
+                    self.stream().wait_for_launch().map_err(|text| {
                         let Launch { kernel, grid, block, .. } = launch;
                         Error::device(format!(
                             "CUDA: kernel {kernel} failed in program {}, on {grid:?} blocks of {block} threads: {text}",
@@ -213,7 +184,7 @@ impl Cuda {
     }
 
     fn launch(&self, launch: &Launch, operands: &Operands) -> Result<()> {
-        let loaded = &self.functions[images::kernel(launch.kernel).name];
+        let loaded = &self.lane.gpu.functions[images::kernel(launch.kernel).name];
         let kinds: Vec<&str> = launch.args.iter().map(Arg::kind).collect();
         assert_eq!(kinds, loaded.params, "arguments of {}", launch.kernel);
         // Each argument begins on a word of its own.
@@ -224,11 +195,14 @@ impl Cuda {
             operands.append(&mut words, arg);
         }
         let mut params: Vec<*mut c_void> = starts.iter().map(|&at| (&raw mut words[at]).cast()).collect();
-        if launch.shared > SHARED_WITHOUT_ASKING && launch.shared > *loaded.shared.borrow() {
-            loaded.function.allow_shared(launch.shared)?;
-            *loaded.shared.borrow_mut() = launch.shared;
+        if launch.shared > SHARED_WITHOUT_ASKING {
+            let mut allowed = loaded.allowed_shared.lock().unwrap_or_else(PoisonError::into_inner);
+            if launch.shared > *allowed {
+                loaded.function.allow_shared(launch.shared)?;
+                *allowed = launch.shared;
+            }
         }
-        self.context.launch(&loaded.function, launch.grid, launch.block, launch.shared, &mut params).map_err(|text| {
+        self.stream().launch(&loaded.function, launch.grid, launch.block, launch.shared, &mut params).map_err(|text| {
             Error::device(format!(
                 "CUDA: kernel {} could not be launched on {:?} blocks of {} threads with {} bytes of shared memory: \
                  {text}",
@@ -246,8 +220,8 @@ impl Cuda {
         if let Some(at) = self.graphs.iter().position(|(other, _)| same(other)) {
             return Ok(&self.graphs[at].1);
         }
-        let context = self.context.clone();
-        let graph = context.capture(|| {
+        let stream = self.stream().clone();
+        let graph = stream.capture(|| {
             for (program, times) in &schedule.stages {
                 for _ in 0..*times {
                     self.run(program)?;
@@ -262,55 +236,61 @@ impl Cuda {
 
 impl Device for Cuda {
     fn describe(&self) -> String {
-        let Gpu { ordinal, name, .. } = &self.context.gpu;
+        let Gpu { ordinal, name, .. } = self.gpu();
         format!("GPU {ordinal}, {name}")
+    }
+
+    fn multiprocessors(&self) -> Option<usize> {
+        Some(self.multiprocessors)
     }
 
     fn allocate(&mut self, layout: &Layout, programs: &[&Program]) -> Result<usize> {
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         let nodes = programs.iter().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
-        let scratch = nodes.map(|(program, node)| lower::lower(program, node).scratch).max().unwrap_or(0);
-        self.memory = Some(Memory::new(&self.context, layout, workspace, scratch, self.sync)?);
+        let scratch =
+            nodes.map(|(program, node)| lower::lower(program, node, self.multiprocessors).scratch).max().unwrap_or(0);
+        self.memory = Some(Memory::new(self.stream(), layout, workspace, scratch, self.sync)?);
         Ok(layout.bytes() + workspace + scratch)
     }
 
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
-        self.context.bind()?;
+        self.stream().bind()?;
         let to = self.memory().buffer(buffer);
         if bytes.len() > STAGING / 16 {
-            return self.context.copy_in_now(to, bytes);
+            return self.stream().copy_in_now(to, bytes);
         }
-        let Staging { pinned, used } = &mut self.staging;
+        let stream = self.stream().clone();
+        let Staging { pinned, used } = &mut self.lane.lane_mut().staging;
         if *used + bytes.len() > STAGING {
-            self.context.wait()?;
+            stream.wait()?;
             *used = 0;
         }
         let range = *used..*used + bytes.len();
         pinned.slice_mut()[range.clone()].copy_from_slice(bytes);
         *used = range.end;
-        self.context.copy_in(to, pinned, range)
+        stream.copy_in(to, pinned, range)
     }
 
     fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
-        self.context.bind()?;
-        self.context.copy_out_now(bytes, self.memory().buffer(buffer))
+        self.stream().bind()?;
+        self.stream().copy_out_now(bytes, self.memory().buffer(buffer))
     }
 
     fn snapshot(&mut self, buffer: &Buffer) -> Result<Box<dyn Snapshot>> {
-        self.context.bind()?;
+        self.stream().bind()?;
         let spare = self.snapshots.take().filter(|pinned| pinned.slice().len() == buffer.bytes());
-        let mut pinned = spare.map_or_else(|| Pinned::new(&self.context, buffer.bytes()), Ok)?;
-        self.context.copy_out(&mut pinned, self.memory().buffer(buffer))?;
-        Ok(Box::new(Copy { arrived: Event::record(&self.context)?, pinned, home: self.snapshots.clone() }))
+        let mut pinned = spare.map_or_else(|| Pinned::new(self.stream(), buffer.bytes()), Ok)?;
+        self.stream().copy_out(&mut pinned, self.memory().buffer(buffer))?;
+        Ok(Box::new(Copy { arrived: Event::record(self.stream())?, pinned, home: self.snapshots.clone() }))
     }
 
     fn execute(&mut self, program: &Program) -> Result<()> {
-        self.context.bind()?;
+        self.stream().bind()?;
         self.run(program)
     }
 
     fn replay(&mut self, schedule: &Schedule) -> Result<()> {
-        self.context.bind()?;
+        self.stream().bind()?;
         if self.sync {
             for (program, times) in &schedule.stages {
                 for _ in 0..*times {
@@ -323,13 +303,13 @@ impl Device for Cuda {
     }
 
     fn time(&mut self, schedule: &Schedule) -> Result<f64> {
-        self.context.bind()?;
+        self.stream().bind()?;
         if !self.sync {
             self.graph(schedule)?; // recorded before the clock starts
         }
-        let start = Event::record(&self.context)?;
+        let start = Event::record(self.stream())?;
         self.replay(schedule)?;
-        let end = Event::record(&self.context)?;
+        let end = Event::record(self.stream())?;
         end.wait()?;
         Ok(f64::from(end.since(&start)?) / 1e3)
     }
@@ -353,15 +333,5 @@ impl Snapshot for Copy {
         let bytes = pinned.slice().to_vec();
         home.replace(Some(pinned));
         Ok(bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_need_a_driver_of_their_compiler_s_major_version() {
-        assert_eq!(["13.0", "13.2", "12.4"].map(needed_driver), [13000, 13000, 12000]);
     }
 }

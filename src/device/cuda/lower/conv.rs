@@ -277,7 +277,7 @@ pub(super) fn conv2d_backward_weight(desc: &Desc, window: Window) -> Lowered {
 pub(super) fn conv_pool(desc: &Desc, window: Window) -> Lowered {
     let conv = Conv::new(desc.input(0), desc.input(1), window, true);
     let product = conv.forward();
-    let plan = Plan::new(product, conv.vectors(desc, &Fused::default()), false);
+    let plan = Plan::new(product, conv.vectors(desc, &Fused::default()), false, desc.multiprocessors);
     let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
     let cost = desc.cost(product.flops());
     plan.launch(["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"], 1, args, cost).into()

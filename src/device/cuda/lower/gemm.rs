@@ -1,12 +1,10 @@
 //! kernels/gemm.cuh and gemm.cu: how a product of matrices is cut into tiles and shares.
 //!
-//! A function of sizes and alignment alone, so that a result does not depend on how many rows happen to be active.
+//! A function of sizes, alignment and the GPU's number of multiprocessors, so that a result does not depend on how many
+//! rows happen to be active.
 
 use super::{Arg, Desc, Lowered};
 use crate::device::cuda::launch::{Cost, Launch, THREADS};
-
-/// Multiprocessors that work is spread over: an H100's. On another GPU the choice is as right, and less good.
-const MULTIPROCESSORS: usize = 132;
 
 /// `DEPTH` in kernels/gemm.cuh: what a share of a sum is a multiple of.
 const DEPTH: usize = 16;
@@ -99,13 +97,13 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The tiles and shares that take the least time as [`Plan::clocks`] estimates it. `vectors`: all that is read and
-    /// written comes in fours. `shares`: whether sums may be cut.
-    pub fn new(product: Product, vectors: bool, shares: bool) -> Plan {
+    /// written comes in fours. `shares`: whether sums may be cut. `multiprocessors`: the GPU's.
+    pub fn new(product: Product, vectors: bool, shares: bool, multiprocessors: usize) -> Plan {
         let tiles: &[Tile] = if vectors { &[Tile::Narrow, Tile::Square] } else { &[Tile::Scalar] };
         let steps = product.length.div_ceil(DEPTH).max(1);
         let most = if shares { steps.min(MOST_SHARES) } else { 1 };
         let plans = tiles.iter().flat_map(|&tile| (1..=most).map(move |shares| Plan::with(product, tile, shares)));
-        plans.min_by_key(|plan| plan.clocks(product)).expect("one tile and one share are a plan")
+        plans.min_by_key(|plan| plan.clocks(product, multiprocessors)).expect("one tile and one share are a plan")
     }
 
     /// At most `shares` shares: none is empty.
@@ -117,14 +115,14 @@ impl Plan {
     }
 
     /// An estimate of the time it takes.
-    fn clocks(&self, product: Product) -> usize {
+    fn clocks(&self, product: Product, multiprocessors: usize) -> usize {
         /// To begin and end a block, and to launch another kernel.
         const BLOCK: usize = 1500;
         const LAUNCH: usize = 2300;
         /// Bytes that the L2 cache moves a clock.
         const BYTES: usize = 2800;
         let (alone, each) = self.tile.clocks();
-        let blocks = (product.count * self.tiles * self.shares).div_ceil(MULTIPROCESSORS);
+        let blocks = (product.count * self.tiles * self.shares).div_ceil(multiprocessors);
         let work = alone.max(each * blocks) * (self.chunk / DEPTH) + BLOCK;
         let sum = LAUNCH + (self.shares + 1) * product.results() * 4 / BYTES;
         work + if self.shares > 1 { sum } else { 0 }
@@ -206,7 +204,7 @@ impl Work {
     /// shares of a sum are finished by the kernel that adds them.
     pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
         let Work { family, product, vectors, results, flops } = *self;
-        let plan = Plan::new(product, vectors, true);
+        let plan = Plan::new(product, vectors, true, desc.multiprocessors);
         let finish = match results {
             Results::Rows(finish) if plan.shares == 1 => finish,
             _ => Finish::default(),
@@ -260,6 +258,9 @@ const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's
 mod tests {
     use super::*;
 
+    /// Multiprocessors of an H100.
+    const H100: usize = 132;
+
     /// Around tiles and shares, and LeNet5's at a batch of 50.
     fn products() -> impl Iterator<Item = Product> {
         let sizes = [1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1009, 39200];
@@ -270,7 +271,7 @@ mod tests {
     fn tiles_cover_all_results_and_shares_all_terms_once() {
         for product in products() {
             for (vectors, shares) in [(false, false), (false, true), (true, false), (true, true)] {
-                let plan = Plan::new(product, vectors, shares);
+                let plan = Plan::new(product, vectors, shares, H100);
                 let (rows, columns) = plan.tile.sizes();
                 let (down, across) = (product.rows.div_ceil(rows), product.columns.div_ceil(columns));
                 assert_eq!(plan.tiles, down * across, "{product:?}: {plan:?}");
@@ -284,19 +285,26 @@ mod tests {
     }
 
     #[test]
+    fn fewer_multiprocessors_split_a_sum_less() {
+        let shares = |multiprocessors| Plan::new(Product::new(50, 1024, 3136), true, true, multiprocessors).shares;
+        assert!(shares(20) < shares(H100), "{} and {}", shares(20), shares(H100));
+    }
+
+    #[test]
     fn scratch_holds_the_results_of_every_share() {
         let cut = Product::new(32, 32, 39200);
-        let plan = Plan::new(cut, true, true);
+        let plan = Plan::new(cut, true, true, H100);
         assert!(plan.shares > 1);
         assert_eq!(plan.scratch(32 * 32), plan.shares * 32 * 32 * 4);
-        assert_eq!(Plan::new(cut, true, false).scratch(32 * 32), 0);
+        assert_eq!(Plan::new(cut, true, false, H100).scratch(32 * 32), 0);
     }
 
     /// At a batch of 50. Two blocks or more a multiprocessor, where there is enough to share.
     #[test]
     fn lenet5_fills_the_gpu() {
         let plan = |rows, columns, length, shares| {
-            let Plan { tile, tiles, shares, chunk } = Plan::new(Product::new(rows, columns, length), true, shares);
+            let Plan { tile, tiles, shares, chunk } =
+                Plan::new(Product::new(rows, columns, length), true, shares, H100);
             (tile, tiles, shares, chunk)
         };
         let plans = [
@@ -326,7 +334,7 @@ mod tests {
         let plan = |rows, columns, length, count| {
             let vectors = columns % 4 == 0 && length % 4 == 0;
             let Plan { tile, tiles, shares, .. } =
-                Plan::new(Product { count, ..Product::new(rows, columns, length) }, vectors, true);
+                Plan::new(Product { count, ..Product::new(rows, columns, length) }, vectors, true, H100);
             (tile, tiles, shares)
         };
         let (n32, n16, n8) = (128 * 32 * 32, 128 * 16 * 16, 128 * 8 * 8);

@@ -25,6 +25,8 @@ use crate::tape::{DType, Node, Op, Place, Program, Value};
 pub(super) struct Desc<'a> {
     /// The op.
     pub op: &'a Op,
+    /// Multiprocessors that work is spread over.
+    pub multiprocessors: usize,
     program: &'a Program,
     node: &'a Node,
 }
@@ -106,9 +108,9 @@ pub(super) fn rows_of(dims: &[usize]) -> (usize, usize) {
     (dims[0], dims[1..].iter().product())
 }
 
-/// The launches of a node.
-pub(super) fn lower(program: &Program, node: &Node) -> Lowered {
-    let desc = Desc { op: &node.op, program, node };
+/// The launches of a node on a GPU of so many multiprocessors.
+pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> Lowered {
+    let desc = Desc { op: &node.op, multiprocessors, program, node };
     match &node.op {
         Op::GatherRows => rows::gather_rows(&desc).into(),
         Op::ScatterRows => rows::scatter_rows(&desc).into(),

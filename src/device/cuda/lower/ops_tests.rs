@@ -4,6 +4,7 @@
 mod attacks;
 
 use super::lower;
+use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
 use crate::device::cuda::images::kernel;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
 use crate::rng::Purpose;
@@ -37,7 +38,7 @@ fn lowered(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], 
         .map(|b| Some(Place { region: Region::Persistent, offset: b.offset, bytes: b.bytes() }))
         .collect();
     let outputs = values.split_off(inputs.len());
-    let lowered = lower(&program, &Node { op, inputs: values, outputs, rows: None });
+    let lowered = lower(&program, &Node { op, inputs: values, outputs, rows: None }, TYPICAL_MULTIPROCESSORS);
     for launch in &lowered.launches {
         let kinds: Vec<_> = launch.args.iter().map(Arg::kind).collect();
         assert_eq!(kinds, kernel(launch.kernel).params, "arguments of {}", launch.kernel);
