@@ -1,0 +1,238 @@
+//! `scripts/gpu-check`: it ends in time, its record is whole at every moment, and nothing that hangs or crashes costs the
+//! rest. The programs that it runs are stand-ins here, a line of shell each; `scripts/gpu-bundle --dry-run` rehearses it
+//! with the real ones.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Seconds by which a visit may exceed its budget.
+const GRACE: u64 = 10;
+
+/// A stand-in notes that it ran.
+const NOTE: &str = "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>RUNS\n";
+/// A test suite that passes.
+const PASSES: &str = "echo 'test result: ok. 3 passed; 0 failed; 0 ignored'";
+/// A program whose child goes on for long.
+const HANGS: &str = "sleep 300 & echo $! >>CHILDREN; wait";
+const CRASHES: &str = "echo 'test a ... ok'; kill -SEGV $$";
+/// The program: it names a GPU, and leaves figures of a bench.
+const PROGRAM: &str = r#"case "$1" in
+devices) echo 'cuda:0   Stand-in GPU, compute capability 9.0' ;;
+bench) while [ "$1" != --json ]; do shift; done
+       echo '{"complete": true, "items": [{}], "kernels": [], "step": {"median_s": 0.25, "launches": 7}}' >"$2" ;;
+*) exit 2 ;;
+esac"#;
+/// Steps beside recorded ones.
+const STEPS: &str = r#"for name in a b; do echo "first_step {\"name\": \"$name\", \"apart\": {\"same_weights\": true}}"; done
+echo 'test result: ok. 1 passed; 0 failed'"#;
+/// The op suite with equal bits.
+const EQUAL: &str = "echo 'fingerprint equal scale of [2]'; echo 'test result: ok. 3 passed; 0 failed'";
+const STEP: &str = r#"echo '{"name": "mma_step", "median_s": 0.25}'"#;
+/// A Python with PyTorch.
+const PYTHON: &str = r#"case "$1" in
+-c) echo 'torch 2.11.0 True' ;;
+*ceilings.py) echo '{"copy_bytes_per_s": {"200 MB": 3e12}}' >"$2" ;;
+*) echo '{"name": "mma_step", "median_s": 0.125}' ;;
+esac"#;
+
+/// A bundle of stand-ins. Every program that is not named passes.
+struct Bundle(tempfile::TempDir);
+
+impl Bundle {
+    /// `None` where there is no Python: then the reason was printed.
+    fn new(programs: &[(&str, &str)]) -> Option<Bundle> {
+        if Command::new("python3").arg("--version").output().is_err() {
+            eprintln!("gpu_check skipped: there is no python3");
+            return None;
+        }
+        let bundle = Bundle(tempfile::tempdir().unwrap());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/gpu-check");
+        for folder in ["scripts", "bin"] {
+            fs::create_dir(bundle.path(folder)).unwrap();
+        }
+        fs::copy(script, bundle.path("scripts/gpu-check")).unwrap();
+        fs::write(bundle.path("COMMIT"), "0123abcd\n").unwrap();
+        fs::write(bundle.path("fingerprints.tsv"), "multiprocessors\t132\n").unwrap();
+        let usual = [("maxmargin", PROGRAM), ("cuda", STEPS), ("ops", EQUAL), ("mma_step", STEP), ("python", PYTHON)];
+        let suites = ["ptx", "reference", "gradients", "mma", "attacks"].map(|name| (name, PASSES));
+        for (name, body) in usual.iter().chain(&suites).chain(programs) {
+            bundle.replace(name, body);
+        }
+        Some(bundle)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn replace(&self, name: &str, body: &str) {
+        let text = format!("{NOTE}{body}\n").replace("RUNS", "../RUNS").replace("CHILDREN", "../CHILDREN");
+        let path = self.path("bin").join(name);
+        // Programs start in the bundle's folder.
+        fs::write(&path, text.replace("../", "./")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn visit(&self, budget: u64, more: &[&str]) -> Child {
+        let mut command = Command::new("python3");
+        command.arg(self.path("scripts/gpu-check")).args(["--budget", &budget.to_string()]);
+        command.arg("--python").arg(self.path("bin/python")).arg("--out").arg(self.path("results")).args(more);
+        // Tools of this machine are not among the stand-ins.
+        command.env("PATH", "/usr/bin:/bin").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Exit code and output of a visit that ends within its budget.
+    fn visited(&self, budget: u64, more: &[&str]) -> (Option<i32>, String) {
+        let start = Instant::now();
+        let output = self.visit(budget, more).wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(start.elapsed() < Duration::from_secs(budget + GRACE), "{:?}: {text}", start.elapsed());
+        (output.status.code(), text.into_owned())
+    }
+
+    fn record(&self) -> Value {
+        serde_json::from_str(&fs::read_to_string(self.path("results/gpu-check.json")).unwrap()).unwrap()
+    }
+
+    /// The state of every item, by name.
+    fn states(&self) -> Vec<(String, String)> {
+        let record = self.record();
+        let items = record["items"].as_object().unwrap().iter();
+        items.map(|(name, item)| (name.clone(), item["state"].as_str().unwrap().to_owned())).collect()
+    }
+
+    fn state(&self, item: &str) -> String {
+        self.states().into_iter().find(|(name, _)| name == item).unwrap_or_else(|| panic!("{item} ran")).1
+    }
+
+    /// Lines of programs that ran since the last time.
+    fn runs(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("RUNS")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("RUNS"));
+        text.lines().map(String::from).collect()
+    }
+}
+
+#[test]
+fn the_most_valuable_items_come_first_and_the_table_holds_ours_beside_pytorch() {
+    let Some(bundle) = Bundle::new(&[]) else { return };
+    let (code, text) = bundle.visited(60, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let order = [
+        "devices",
+        "ptx",
+        "first step",
+        "step cifar10-linf",
+        "bench cifar10-linf",
+        "pytorch cifar10-linf eager_tf32",
+        "pytorch cifar10-linf graph_fp16",
+        "ceilings",
+        "fingerprints",
+        "suite reference",
+        "training",
+        "autoattack",
+        "compute-sanitizer memcheck",
+        "pytorch cifar10-linf compiled_graph_fp16",
+        "repeats",
+        "ncu",
+    ];
+    let begun = |item| text.lines().position(|line| line.starts_with(&format!("{item:41}")));
+    let places: Vec<Option<usize>> = order.iter().map(begun).collect();
+    assert!(places.is_sorted() && places[0].is_some(), "{places:?}: {text}");
+    // What is not there is skipped, and said.
+    for (item, reason) in [("training", "no images"), ("autoattack", "no checkpoint"), ("ncu", "not installed")] {
+        assert_eq!(bundle.state(item), "skipped");
+        assert!(text.contains(reason), "{text}");
+    }
+    assert!(text.contains("ours (fp32) 250.00 ms; PyTorch's fastest, eager_tf32, 125.00 ms: ratio 2.00"), "{text}");
+    assert!(text.lines().rev().take(60).any(|line| line.starts_with("Stand-in GPU, driver ")), "{text}");
+}
+
+#[test]
+fn a_program_that_hangs_is_killed_with_its_children_and_the_record_is_whole_at_every_moment() {
+    let Some(bundle) = Bundle::new(&[("cuda", HANGS), ("mma_step", HANGS)]) else { return };
+    let start = Instant::now();
+    let mut visit = bundle.visit(8, &[]);
+    let mut seen = 0;
+    while visit.try_wait().unwrap().is_none() {
+        if let Ok(text) = fs::read_to_string(bundle.path("results/gpu-check.json")) {
+            let record: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            seen = seen.max(record["items"].as_object().unwrap().len());
+        }
+        assert!(start.elapsed() < Duration::from_secs(8 + GRACE));
+        sleep(Duration::from_millis(5));
+    }
+    assert!(seen >= 4, "the record grew as the visit went on: {seen}");
+    assert_eq!(bundle.state("first step"), "cut");
+    assert_eq!(bundle.state("step cifar10-linf"), "cut");
+    assert_eq!(bundle.state("ptx"), "ok");
+    let children = fs::read_to_string(bundle.path("CHILDREN")).unwrap();
+    assert!(children.lines().count() >= 2, "{children}");
+    for child in children.lines() {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "child {child} runs on: {stat}");
+    }
+}
+
+#[test]
+fn a_program_that_crashes_leaves_the_others_and_its_output_is_kept() {
+    let Some(bundle) = Bundle::new(&[("ops", CRASHES), ("gradients", "echo 'test b ... FAILED'; exit 101")]) else {
+        return;
+    };
+    let (code, text) = bundle.visited(60, &[]);
+    assert_eq!(code, Some(1), "{text}");
+    let failed: Vec<String> =
+        bundle.states().into_iter().filter(|(_, state)| state == "failed").map(|(name, _)| name).collect();
+    assert_eq!(failed, ["fingerprints", "repeats", "suite gradients"], "{text}");
+    assert!(text.contains("FAILED: fingerprints, suite gradients, repeats; "), "{text}");
+    assert_eq!(bundle.state("suite attacks"), "ok");
+    let log = fs::read_to_string(bundle.path("results/gpu-check.log")).unwrap();
+    assert!(log.contains("test b ... FAILED"), "{log}");
+    assert_eq!(bundle.record()["items"]["fingerprints"]["passed"], 1, "what had passed before the crash");
+}
+
+#[test]
+fn continue_does_what_is_missing_was_cut_or_failed_and_nothing_else() {
+    let Some(bundle) = Bundle::new(&[("ptx", "exit 101"), ("cuda", HANGS)]) else { return };
+    bundle.visited(8, &["--only", "devices", "--only", "ptx", "--only", "first-step", "--only", "step"]);
+    let states = ["devices", "ptx", "first step"].map(|item| bundle.state(item));
+    assert_eq!(states, ["ok", "failed", "cut"]);
+    bundle.runs();
+    bundle.replace("ptx", PASSES);
+    bundle.replace("cuda", STEPS);
+    let parts = ["devices", "ptx", "first-step", "step", "bench"].map(|part| ["--only", part]).concat();
+    let (code, text) = bundle.visited(60, &[&["--continue"], &parts[..]].concat());
+    assert_eq!(code, Some(0), "{text}");
+    let mut programs: Vec<String> =
+        bundle.runs().iter().map(|run| run.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    programs.retain(|run| run != "maxmargin devices"); // it asks which GPU this is
+    let expected = ["ptx --test-threads", "cuda published", "maxmargin bench", "maxmargin bench"];
+    assert_eq!(programs, expected, "{text}");
+    assert!(bundle.states().iter().all(|(_, state)| state == "ok"), "{:?}", bundle.states());
+    assert_eq!(bundle.record()["visits"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_record_is_not_overwritten_nor_mixed_with_another_bundle_s() {
+    let Some(bundle) = Bundle::new(&[]) else { return };
+    let (code, text) = bundle.visited(20, &["--continue"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("--continue: expected ") && text.contains("gpu-check.json"), "{text}");
+    bundle.visited(20, &["--only", "devices"]);
+    let (code, text) = bundle.visited(20, &["--only", "devices"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("gpu-check.json is there: go on with --continue, or name another folder"), "{text}");
+    fs::write(bundle.path("COMMIT"), "ffff0000\n").unwrap();
+    let (code, text) = bundle.visited(20, &["--continue"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("is of commit '0123abcd', this visit of 'ffff0000'"), "{text}");
+    let (code, text) = bundle.visited(20, &["--budget", "0"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("expected seconds above 0; found 0"), "{text}");
+}
