@@ -223,18 +223,18 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
     };
     observer.reports(&report)?;
 
-    let mut prepared = false;
-    for (work, UntimedItem { name, .. }) in &wanted {
+    let mut last = "";
+    for (work, UntimedItem { group, name, .. }) in &wanted {
         if budget_s.is_some_and(|budget| began.elapsed().as_secs_f64() >= budget) {
             break;
         }
         observer.begins(name);
-        if !prepared && !matches!(work, Work::Attack(_)) {
-            // Every buffer gets what it holds in a step.
+        if last != *group && !matches!(work, Work::Attack(_)) {
+            // Every buffer gets what it holds in a step, whatever ran how often before.
             clock.device.replay(schedule)?;
             step.check(clock.device)?;
-            prepared = true;
         }
+        last = group;
         let item = match *work {
             Work::Step => {
                 let time = clock.measure(schedule, 1, None)?;
@@ -261,9 +261,6 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
         report.not_timed.remove(0);
         report.settle(launches, all_ops);
         observer.reports(&report)?;
-    }
-    if prepared {
-        step.check(clock.device)?;
     }
     report.complete = report.not_timed.is_empty();
     observer.reports(&report)?;
