@@ -1,5 +1,5 @@
-//! Every op of a training step, timed: the table of `maxmargin bench`, with its flags.
-//! `cargo bench --bench ops -- [--device cpu|cuda] [--only TEXT] [--json FILE]`.
+//! Times every op of a training step: `maxmargin bench`, with its flags.
+//! `cargo bench --bench ops -- [--device cpu|cuda] [--only TEXT] [--json FILE] [--ceilings FILE] [--budget SECONDS]`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,63 +1,112 @@
-//! A report for a person.
+//! The report as text.
 
 use std::fmt;
 
-use super::{Item, Report};
+use super::{BenchItem, BenchReport, KernelTime, Reference, References, StepSummary};
 use crate::report::si;
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { device, model, rounds, megabytes, copies, peaks, items } = self;
-        let turns = format!(
-            "ops of a step, each alone, on {copies} copies of its values in turn; more than the copy is a cache's rate"
-        );
-        let size = peaks.product_size;
+        let BenchReport { device, model, rounds, compared_with, items, kernels, .. } = self;
         writeln!(f, "{device}; {model}; medians of {rounds}")?;
-        writeln!(
-            f,
-            "peaks, measured here: copy of {megabytes} MB {}B/s, read and written; matrix product \
-             {size} x {size} x {size} {}FLOP/s",
-            si(peaks.copy_bytes_per_s),
-            si(peaks.product_flops_per_s)
-        )?;
-        writeln!(f, "each is compared with the peak that it comes nearer to; launches and kernels are a GPU's")?;
+        let References { copy, product, graph_node_s } = compared_with;
+        writeln!(f, "rates that items are compared with:")?;
+        for (Reference { per_s, source }, name, unit) in [(copy, "copy", "B/s"), (product, "product", "FLOP/s")] {
+            writeln!(f, "  {name:7}  {:>14}  {source}", format!("{}{unit}", si(*per_s)))?;
+        }
+        writeln!(f, "each item is compared with the rate that it comes nearer to; launches and kernels are a GPU's")?;
         let width = items.iter().map(|item| item.name.len()).max().unwrap_or(0);
+        let turns = format!(
+            "ops of a step, each alone, on operands that are in no cache: {} MB are touched between two uses of one",
+            self.rotated_megabytes
+        );
         for (title, group) in [
-            ("attacks' own steps on a large batch", "attack"),
-            (&turns, "op"),
+            ("a training step, every prediction correct", "step"),
             ("programs of a step, as they run in it", "program"),
-            ("a training step, every example right", "step"),
+            (&turns, "op"),
+            ("attacks' own steps on a large batch", "attack"),
         ] {
-            let own: Vec<&Item> = items.iter().filter(|item| item.group == group).collect();
+            let own: Vec<&BenchItem> = items.iter().filter(|item| item.group == group).collect();
             if own.is_empty() {
                 continue;
             }
             writeln!(f, "\n{title}")?;
-            let columns = ["launches", "a step", "time", "time a step", "B/s", "FLOP/s"];
+            let columns = ["launches", "a step", "time", "time a step", "of the step", "B/s", "FLOP/s"];
             write!(f, "{:width$}", "")?;
             columns.iter().try_for_each(|column| write!(f, "  {column:>11}"))?;
-            writeln!(f, "  {:>16}", "of peak")?;
-            own.iter().try_for_each(|item| writeln!(f, "{}", line(item, width)))?;
+            writeln!(f, "  {:>16}", "of")?;
+            own.iter().try_for_each(|item| writeln!(f, "{}", item_line(item, width)))?;
+        }
+        if !kernels.is_empty() {
+            writeln!(f, "\nkernels of a step, the longest first")?;
+            let columns = ["launches", "time a step", "of the step", "B/s", "FLOP/s"];
+            columns.iter().try_for_each(|column| write!(f, "{column:>11}  "))?;
+            writeln!(f, "{:>16}", "of")?;
+            kernels.iter().try_for_each(|kernel| writeln!(f, "{}", kernel_line(kernel)))?;
+        }
+        summary(f, &self.step, *graph_node_s)?;
+        if !self.not_timed.is_empty() {
+            let budget = self.budget_s.map_or(String::new(), |budget| format!(": the budget of {budget} s was spent"));
+            writeln!(f, "\n{} items were not timed{budget}", self.not_timed.len())?;
         }
         Ok(())
     }
 }
 
-fn line(item: &Item, width: usize) -> String {
-    let Item { name, shape, kernels, launches, times_a_step, median_s, bytes, flops, of_copy, of_product, .. } = item;
-    let a_step = if *times_a_step == 0 { "-".to_owned() } else { seconds(median_s * f64::from(*times_a_step)) };
+/// The step beside the sum of its ops, as far as they were timed.
+fn summary(f: &mut fmt::Formatter<'_>, step: &StepSummary, graph_node_s: Option<f64>) -> fmt::Result {
+    let StepSummary { median_s, sum_of_ops_s, idle_share, launches, launches_s } = step;
+    let Some((step, idle)) = median_s.zip(*idle_share) else { return Ok(()) };
+    writeln!(
+        f,
+        "\na step {}; its ops, each alone, {} in sum; idle {}; {launches} launches",
+        seconds(step),
+        seconds(*sum_of_ops_s),
+        share(idle)
+    )?;
+    if let Some((all, each)) = launches_s.zip(graph_node_s) {
+        writeln!(f, "{launches} launches take {} if each takes {} and does nothing", seconds(all), seconds(each))?;
+    }
+    Ok(())
+}
+
+fn item_line(item: &BenchItem, width: usize) -> String {
+    let BenchItem { name, shape, kernels, launches, times_a_step, median_s, bytes, flops, .. } = item;
+    let a_step = if *times_a_step == 0 { "-".to_owned() } else { seconds(item.seconds_a_step()) };
     let columns = [
         launches.to_string(),
         times_a_step.to_string(),
         seconds(*median_s),
         a_step,
+        item.share_of_step.map_or("-".to_owned(), share),
         si(*bytes as f64 / median_s),
         si(*flops as f64 / median_s),
     ];
     let columns: String = columns.iter().map(|column| format!("  {column:>11}")).collect();
-    let peak = if of_copy > of_product { (of_copy, "copy   ") } else { (of_product, "product") };
-    let peak = format!("{:.1} % {}", 100.0 * peak.0, peak.1);
-    format!("{name:width$}{columns}  {peak:>16}  {shape}  {}", kernels.join(", ")).trim_end().to_owned()
+    let nearer = nearer(item.of_copy, item.of_product);
+    format!("{name:width$}{columns}  {nearer}  {shape}  {}", kernels.join(", ")).trim_end().to_owned()
+}
+
+fn kernel_line(kernel: &KernelTime) -> String {
+    let columns = [
+        kernel.launches.to_string(),
+        seconds(kernel.time_s),
+        kernel.share_of_step.map_or("-".to_owned(), share),
+        si(kernel.bytes_per_s),
+        si(kernel.flops_per_s),
+    ];
+    let columns: String = columns.iter().map(|column| format!("{column:>11}  ")).collect();
+    format!("{columns}{}  {}", nearer(kernel.of_copy, kernel.of_product), kernel.kernels.join(", "))
+}
+
+/// The larger of the shares of the two reference rates.
+fn nearer(of_copy: f64, of_product: f64) -> String {
+    let (part, name) = if of_copy > of_product { (of_copy, "copy   ") } else { (of_product, "product") };
+    format!("{:>16}", format!("{} {name}", share(part)))
+}
+
+fn share(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 fn seconds(seconds: f64) -> String {

@@ -1,13 +1,13 @@
-//! What is timed: programs, and buffers filled so that each does its usual work.
+//! Programs that are timed, and buffers filled so that each program does its usual work.
 
 use std::sync::Arc;
 
-use super::Settings;
+use super::BenchSettings;
 use crate::attack::DeviceData;
 use crate::config::{Method, preset};
 use crate::device::Device;
 use crate::model::Model;
-use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Place, Program, Region, Tape, Value, ValueInfo};
+use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Program, Tape, Value, ValueInfo};
 use crate::{Error, Result, train};
 
 /// Pixels of an image of the attack's step.
@@ -17,11 +17,7 @@ const EPS: f32 = 0.3;
 const STEP: f32 = 0.01;
 /// The least matrix product that is tried.
 const LEAST_PRODUCT: usize = 256;
-/// Bytes that the copies of a step's values take together at most: more than a GPU's cache.
-const ROTATED_BYTES: usize = 128 << 20;
-/// Copies at most, however small the values are.
-const MOST_COPIES: usize = 16;
-/// What is added to the bias of label 0, which every image has: all are right, so all are attacked.
+/// Added to the bias of label 0, which every example has: all predictions are correct, so all examples are attacked.
 const BIAS: f32 = 5.0;
 
 /// A number in [0, 1) by its place, without a pattern.
@@ -29,8 +25,7 @@ fn number(i: usize) -> f32 {
     ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32
 }
 
-/// What attacks do to a large batch, in both norms: PGD's fused step, FAB's projection; and the copy that these are
-/// compared with.
+/// Steps of attacks on a large batch, in both norms: PGD's fused step, FAB's projection; and a copy of the same size.
 pub(super) struct AttackSteps {
     adv: Buffer,
     x: Buffer,
@@ -130,8 +125,8 @@ impl Products {
     }
 }
 
-/// A training step with every example right.
-pub(super) struct Step {
+/// A training step with every example predicted correctly.
+pub(super) struct BenchStep {
     model: Box<dyn Model>,
     data: DeviceData,
     batch: usize,
@@ -139,15 +134,15 @@ pub(super) struct Step {
     pub training: train::Step,
 }
 
-impl Step {
-    pub fn new(memory: &mut Memory, settings: &Settings) -> Result<Step> {
+impl BenchStep {
+    pub fn new(memory: &mut Memory, settings: &BenchSettings) -> Result<BenchStep> {
         let name = &settings.preset;
         let found = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?;
         let mut config = found.config;
         config.width = settings.width.unwrap_or(config.width);
         config.training_batch_size = settings.batch_size.unwrap_or(config.training_batch_size);
         config.validate()?;
-        // Then the optimizer does its work, and every step is the same.
+        // The optimizer does its usual work, and every step is the same.
         config.learning_rate_schedule = vec![(0, 0.0)];
         let batch = config.training_batch_size;
         let mut model = config.network();
@@ -155,7 +150,7 @@ impl Step {
         let data = DeviceData::new(memory, &*model, "train", batch);
         let training = train::record(memory, &*model, &data, &config);
         let name = format!("{}_step", if config.method.is_mma() { Method::Mma } else { config.method });
-        Ok(Step { model, data, batch, name, training })
+        Ok(BenchStep { model, data, batch, name, training })
     }
 
     pub fn describe(&self) -> String {
@@ -174,79 +169,18 @@ impl Step {
         device.write_u32(&self.training.batch.rows, &[self.batch as u32])
     }
 
-    /// Refuses figures of a step that did not do its work.
+    /// Refuses the figures of a step that did not attack every example.
     pub fn check(&self, device: &dyn Device) -> Result<()> {
         let Some(right) = &self.training.right else { return Ok(()) };
         match device.read_u32(right)?[0] {
             right if right as usize == self.batch => Ok(()),
             right => Err(Error::failed(format!(
-                "bench: expected all {} examples to be right and attacked; found {right}: the device computes \
-                 something else, and its figures mean nothing",
+                "bench: expected all {} examples to be predicted correctly and attacked; found {right}: the device \
+                 computes something else, and its figures mean nothing",
                 self.batch
             ))),
         }
     }
-}
-
-/// An op of the step alone, on several copies of its program's values.
-pub(super) struct OpCopies {
-    pub name: &'static str,
-    /// What computes its operands, by copy.
-    pub before: Vec<Program>,
-    /// The op, by copy.
-    pub alone: Vec<Arc<Program>>,
-    pub times_a_step: u32,
-}
-
-/// Every op of a step, each shape once.
-pub(super) struct Copies {
-    pub count: usize,
-    pub ops: Vec<OpCopies>,
-}
-
-impl Copies {
-    pub fn new(memory: &mut Memory, step: &Step) -> Copies {
-        let largest = step.training.schedule.programs().map(|program| program.workspace).max().unwrap_or(0);
-        let count = (ROTATED_BYTES / largest.max(1)).clamp(1, MOST_COPIES);
-        let homes: Vec<Buffer> =
-            (0..count).map(|copy| memory.buffer(&format!("workspace {copy}"), &[largest], DType::U8)).collect();
-        let mut ops: Vec<(String, OpCopies)> = Vec::new();
-        for (program, times) in &step.training.schedule.stages {
-            for (at, node) in program.nodes.iter().enumerate() {
-                let part =
-                    |from: usize, to: usize| Program { nodes: program.nodes[from..to].to_vec(), ..(**program).clone() };
-                let alone = part(at, at + 1);
-                let what = format!("{:?} {}", node.op, shape(&alone));
-                if let Some((_, known)) = ops.iter_mut().find(|(other, _)| *other == what) {
-                    known.times_a_step += times;
-                    continue;
-                }
-                let before = part(0, at);
-                let copies = OpCopies {
-                    name: node.op.name(),
-                    before: homes.iter().map(|home| with_values_in(&before, home)).collect(),
-                    alone: homes.iter().map(|home| Arc::new(with_values_in(&alone, home))).collect(),
-                    times_a_step: *times,
-                };
-                ops.push((what, copies));
-            }
-        }
-        Copies { count, ops: ops.into_iter().map(|(_, op)| op).collect() }
-    }
-
-    pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        self.ops.iter().flat_map(|op| op.before.iter().chain(op.alone.iter().map(|program| &**program)))
-    }
-}
-
-/// The program with its workspace in a buffer: what it computes stays when another program runs.
-fn with_values_in(program: &Program, home: &Buffer) -> Program {
-    let moved = |place: &Place| match place.region {
-        Region::Persistent => *place,
-        Region::Workspace => Place { region: Region::Persistent, offset: home.offset + place.offset, ..*place },
-    };
-    let places = program.places.iter().map(|place| place.as_ref().map(moved)).collect();
-    Program { places, workspace: 0, ..program.clone() }
 }
 
 /// Shapes of the first op's operands: `u8:50x28x28x1 u32:50 -> u8:50x28x28x1`. Single precision is not named.

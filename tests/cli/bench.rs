@@ -1,50 +1,110 @@
-//! `maxmargin bench` and `maxmargin explain kernels`: what they list, and that their sums agree.
+//! `maxmargin bench` and `maxmargin explain kernels`: their lists, and that sums agree.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{done_in, refused};
+use crate::fake::{library, rung};
+use crate::{PROGRAM, Said, done_in, refused, refused_in, said};
 
-/// Small, and once: what the figures are does not matter here.
-pub const SMALL: &str = "--preset quick --width 0.125 --batch-size 4 --megabytes 1 --product 128 --rounds 1";
+/// Small, and once: figures do not matter here.
+pub const SMALL: &str = "--preset quick --width 0.125 --batch-size 4 --megabytes 1 --rotated-megabytes 1 --product 128 \
+                         --rounds 1";
 
 /// The figures that `bench` writes.
 fn figures(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("figures")).expect("JSON")
 }
 
+fn list<'a>(figures: &'a Value, name: &str) -> &'a [Value] {
+    figures[name].as_array().unwrap_or_else(|| panic!("a list of {name}"))
+}
+
+fn number(item: &Value, name: &str) -> f64 {
+    item[name].as_f64().unwrap_or_else(|| panic!("a number as {name} of {item}"))
+}
+
+fn count(item: &Value, name: &str) -> u64 {
+    item[name].as_u64().unwrap_or_else(|| panic!("a count as {name} of {item}"))
+}
+
+fn names<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<&'a str> {
+    items.into_iter().map(|item| item["name"].as_str().expect("a name")).collect()
+}
+
+fn assert_near(found: f64, expected: f64, what: &str) {
+    assert!((found - expected).abs() <= 1e-9 * expected.abs().max(1.0), "{what}: expected {expected}; found {found}");
+}
+
 /// Asserts that the figures of a bench are complete and agree with each other.
 pub fn assert_complete(path: &Path) {
     let figures = figures(path);
-    for peak in ["copy_bytes_per_s", "product_flops_per_s"] {
-        assert!(figures["peaks"][peak].as_f64().is_some_and(|rate| rate > 0.0), "{peak}");
+    assert_eq!(figures["complete"], true);
+    assert!(list(&figures, "not_timed").is_empty());
+    for rate in ["copy_bytes_per_s", "product_flops_per_s"] {
+        assert!(number(&figures["own"], rate) > 0.0, "{rate}");
     }
-    let items = figures["items"].as_array().expect("items");
+    let items = list(&figures, "items");
     let mut groups: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    let mut order = Vec::new();
     for item in items {
-        groups.entry(item["group"].as_str().expect("a group")).or_default().push(item);
-        assert!(item["median_s"].as_f64().expect("seconds") >= item["least_s"].as_f64().expect("seconds"), "{item}");
-        assert!(item["least_s"].as_f64().expect("seconds") > 0.0, "{item}");
+        let group = item["group"].as_str().expect("a group");
+        order.push(group);
+        groups.entry(group).or_default().push(item);
+        assert!(number(item, "median_s") >= number(item, "least_s"), "{item}");
+        assert!(number(item, "least_s") > 0.0, "{item}");
+        assert!(count(item, "copies") > 0, "{item}");
     }
-    assert_eq!(groups.keys().copied().collect::<Vec<_>>(), ["attack", "op", "program", "step"]);
-    let names =
-        |group: &str| groups[group].iter().map(|item| item["name"].as_str().expect("a name")).collect::<Vec<_>>();
-    assert_eq!(names("attack"), ["pgd_step linf", "pgd_step l2", "project_hyperplane linf", "project_hyperplane l2"]);
-    assert_eq!(names("step"), ["mma_step"]);
+    order.dedup();
+    assert_eq!(order, ["step", "program", "op", "attack"], "by what they are worth where a bench is cut");
+    let of = |group: &str| groups[group].iter().copied();
+    assert_eq!(
+        names(of("attack")),
+        ["pgd_step linf", "pgd_step l2", "project_hyperplane linf", "project_hyperplane l2"]
+    );
+    assert_eq!(names(of("step")), ["mma_step"]);
     for op in ["conv_pool", "conv_pool_backward_input", "linear_backward_weight", "adam", "select_negative"] {
-        assert!(names("op").contains(&op), "{op}");
+        assert!(names(of("op")).contains(&op), "{op}");
     }
+    // The programs with most of the work run several times a step: five iterations of PGD, nine probes of the search.
+    let often: Vec<bool> = of("op").map(|op| count(op, "times_a_step") >= 5).collect();
+    assert!(often.is_sorted_by(|a, b| a >= b), "ops of the programs with most of the work come first: {often:?}");
     // Every launch of a step is one of an op and one of a program: no part of the step is forgotten or counted twice.
     let step = groups["step"][0];
     for figure in ["launches", "bytes", "flops"] {
-        let number = |item: &Value, name: &str| item[name].as_u64().expect("a count");
         for group in ["op", "program"] {
-            let sum: u64 = groups[group].iter().map(|item| number(item, figure) * number(item, "times_a_step")).sum();
-            assert_eq!(sum, number(step, figure), "{figure} of {group}s");
+            let sum: u64 = of(group).map(|item| count(item, figure) * count(item, "times_a_step")).sum();
+            assert_eq!(sum, count(step, figure), "{figure} of {group}s");
         }
+    }
+    assert_shares_agree(&figures, of("op").collect(), number(step, "median_s"));
+}
+
+/// Asserts that shares and sums are those of the ops' times in a step of `median` seconds.
+fn assert_shares_agree(figures: &Value, ops: Vec<&Value>, median: f64) {
+    let a_step = |op: &Value| number(op, "median_s") * number(op, "times_a_step");
+    for op in &ops {
+        assert_near(number(op, "share_of_step"), a_step(op) / median, "the op's share");
+    }
+    let sum: f64 = ops.iter().map(|op| a_step(op)).sum();
+    let step = &figures["step"];
+    assert_near(number(step, "median_s"), median, "the step");
+    assert_near(number(step, "sum_of_ops_s"), sum, "the sum of ops");
+    assert_near(number(step, "idle_share"), (median - sum) / median, "idle");
+    let kernels = list(figures, "kernels");
+    let times: Vec<f64> = kernels.iter().map(|kernel| number(kernel, "time_s")).collect();
+    assert_near(times.iter().sum(), sum, "the sum of kernels");
+    assert!(times.is_sorted_by(|a, b| a >= b), "the longest first: {times:?}");
+    let shares = kernels.iter().map(|kernel| number(kernel, "share_of_step")).sum();
+    assert_near(shares, sum / median, "the sum of the kernels' shares");
+    let launches: u64 = kernels.iter().map(|kernel| count(kernel, "launches")).sum();
+    assert_eq!(launches, count(step, "launches"), "launches of kernels");
+    for kernel in kernels {
+        assert!(!list(kernel, "kernels").is_empty(), "{kernel}");
     }
 }
 
@@ -55,12 +115,14 @@ fn bench_times_every_op_of_a_step_and_its_sums_agree() {
     assert_complete(&folder.path().join("figures.json"));
     for part in [
         "; LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters, batch 4; medians of 1\n",
-        "\npeaks, measured here: copy of 1 MB ",
-        "B/s, read and written; matrix product 128 x 128 x 128 ",
+        "B/s  our own copy of 1 MB, measured here\n",
+        "FLOP/s  our own product 128 x 128 x 128 in fp32 (not the device's peak), measured here\n",
         "\npgd_step l2 ",
         "\nconv_pool ",
         "\npgd_iteration ",
         "\nmma_step ",
+        "\nkernels of a step, the longest first\n",
+        " in sum; idle ",
     ] {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);
     }
@@ -69,17 +131,185 @@ fn bench_times_every_op_of_a_step_and_its_sums_agree() {
 
 #[test]
 fn bench_can_be_asked_for_some_ops_alone() {
-    let said = done_in(Path::new("."), &format!("bench --device cpu {SMALL} --only linear_bias"));
-    let items = said.out.lines().filter(|line| line.contains(" % "));
-    let names: Vec<_> = items.map(|line| line.split(' ').next().unwrap_or_default()).collect();
-    assert_eq!(names, ["linear_bias_relu", "linear_bias"], "{}", said.out);
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = done_in(folder.path(), &format!("bench --device cpu {SMALL} --only linear_bias --json figures.json"));
     assert_eq!(said.err, "timing copy and matrix products\ntiming linear_bias_relu\ntiming linear_bias\n");
+    let figures = figures(&folder.path().join("figures.json"));
+    assert_eq!(figures["complete"], true, "all that was asked for");
+    assert_eq!(names(list(&figures, "items")), ["linear_bias_relu", "linear_bias"]);
+    assert_eq!(figures["items"][0]["share_of_step"], Value::Null, "the step was not timed");
+    assert_eq!(figures["step"]["idle_share"], Value::Null, "nor most of its ops");
+    for line in ["\nlinear_bias_relu ", "\nlinear_bias "] {
+        assert!(said.out.contains(line), "{}", said.out);
+    }
+    assert!(!said.out.contains("idle"), "{}", said.out);
+}
+
+/// A GPU's ceilings as `benches/peers/ceilings.py` writes them.
+fn ceilings(device: &str) -> Value {
+    json!({
+        "device": device,
+        "torch": "2.9.0",
+        "copy_bytes_per_s": {"8 MB": 4e12, "200 MB": 2.5e12, "4 GB": 2.8e12},
+        "matmul_flops_per_s": {
+            "fp16": {"1696": 4e14, "8192": 7e14},
+            "tf32": {"1696": 2e14, "8192": 4e14},
+            "fp32": {"1696": 4e13, "8192": 5e13},
+        },
+        "launch_s": {"stream": 4e-6, "graph_node": 1.5e-6},
+    })
+}
+
+fn write(folder: &Path, ceilings: &Value) {
+    fs::write(folder.join("ceilings.json"), ceilings.to_string()).expect("a file");
+}
+
+#[test]
+fn ceilings_of_pytorch_are_what_items_are_compared_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), &ceilings("CPU, 2 threads"));
+    let line = format!("bench --device cpu --threads 2 {SMALL} --quiet --ceilings ceilings.json --json figures.json");
+    let said = done_in(folder.path(), &line);
+    for part in [
+        " 2.50 TB/s  PyTorch's copy of 200 MB, measured with PyTorch on CPU, 2 threads\n",
+        " 50.0 TFLOP/s  cuBLAS fp32 8192 x 8192 x 8192, measured with PyTorch on CPU, 2 threads\n",
+        " if each takes 1.50 us and does nothing\n",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let figures = figures(&folder.path().join("figures.json"));
+    for item in list(&figures, "items") {
+        let rate = |what: &str| number(item, what) / number(item, "median_s");
+        assert_near(number(item, "of_copy"), rate("bytes") / 2.5e12, "the share of the copy");
+        assert_near(number(item, "of_product"), rate("flops") / 5e13, "the share of the product");
+    }
+    let step = &figures["step"];
+    assert_near(number(step, "launches_s"), 1.5e-6 * number(step, "launches"), "empty launches");
+}
+
+#[test]
+fn a_figure_that_the_ceilings_have_not_is_our_own_and_said_to_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut some = ceilings("CPU, 2 threads");
+    some["copy_bytes_per_s"] = Value::Null;
+    some["matmul_flops_per_s"]["fp32"] = json!({"1696": 4e13});
+    write(folder.path(), &some);
+    let line = format!("bench --device cpu --threads 2 {SMALL} --quiet --only adam --ceilings ceilings.json");
+    let said = done_in(folder.path(), &line).out;
+    for part in [
+        "our own copy of 1 MB, measured here: ceilings.json has no copy_bytes_per_s, 200 MB\n",
+        " in fp32 (not the device's peak), measured here: ceilings.json has no matmul_flops_per_s, fp32, 8192\n",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+}
+
+#[test]
+fn ceilings_of_another_form_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = format!("bench --device cpu {SMALL} --ceilings ceilings.json --json figures.json");
+    refused_in(folder.path(), &line, &["ceilings.json: cannot read"]);
+    let expected = "ceilings.json: expected the JSON that benches/peers/ceilings.py writes; found ";
+    for (content, found) in [
+        ("device: H100", "expected value at line 1"),
+        ("[1, 2]", "no \"device\""),
+        (r#"{"device": 100}"#, "100 as \"device\""),
+    ] {
+        fs::write(folder.path().join("ceilings.json"), content).expect("a file");
+        refused_in(folder.path(), &line, &[expected, found]);
+    }
+    let mut wrong = ceilings("NVIDIA H100");
+    wrong["copy_bytes_per_s"]["200 MB"] = json!("fast");
+    write(folder.path(), &wrong);
+    refused_in(
+        folder.path(),
+        &line,
+        &["ceilings.json: copy_bytes_per_s, 200 MB: expected a positive number; found \"fast\""],
+    );
+    assert!(!folder.path().join("figures.json").exists(), "nothing was timed");
+}
+
+/// Runs the program on the fake driver. `None` where there can be none.
+fn on_fake_gpu(folder: &Path, line: &str) -> Option<Said> {
+    let library = rung("fake", library())?;
+    let mut command = Command::new(PROGRAM);
+    command.args(line.split_whitespace()).current_dir(folder).env("LD_LIBRARY_PATH", library);
+    Some(said(command.output().expect("the program starts")))
+}
+
+#[test]
+fn ceilings_are_those_of_the_gpu_that_is_timed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = format!("bench --device cuda {SMALL} --quiet --only adam --ceilings ceilings.json");
+    write(folder.path(), &ceilings("NVIDIA A100-SXM4-80GB"));
+    let Some(said) = on_fake_gpu(folder.path(), &line) else { return };
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let message = "error: ceilings.json: device: expected ceilings of fake NVIDIA H100, which is timed here; found \
+                   ceilings of NVIDIA A100-SXM4-80GB\n";
+    assert_eq!(said.err, message);
+    write(folder.path(), &ceilings("fake NVIDIA H100"));
+    let said = on_fake_gpu(folder.path(), &line).expect("it was there");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.out.contains("cuBLAS fp32 8192 x 8192 x 8192, measured with PyTorch on fake NVIDIA H100\n"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn past_its_budget_a_bench_begins_nothing_and_lists_what_it_left() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = format!("bench --device cpu {SMALL} --budget 0 --json figures.json");
+    let said = done_in(folder.path(), &line);
+    assert_eq!(said.err, "timing copy and matrix products\n");
+    let figures = figures(&folder.path().join("figures.json"));
+    assert_eq!(figures["complete"], false);
+    assert!(list(&figures, "items").is_empty() && list(&figures, "kernels").is_empty());
+    let left = list(&figures, "not_timed");
+    assert_eq!(names(&left[..3]), ["mma_step", "clean_pass", "choose_right"]);
+    assert!(names(left).contains(&"conv_pool_backward_input"), "{left:?}");
+    let sentence = format!("\n{} items were not timed: the budget of 0 s was spent\n", left.len());
+    assert!(said.out.ends_with(&sentence), "{}", said.out);
+}
+
+#[test]
+fn a_bench_that_is_killed_leaves_the_items_it_had() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = format!("bench --device cpu {SMALL} --json figures.json");
+    let mut command = Command::new(PROGRAM);
+    command.args(line.split_whitespace()).current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let second = lines.map(|line| line.expect("a line")).any(|line| line == "timing clean_pass");
+    child.kill().expect("the program was running");
+    child.wait().expect("the program ends");
+    assert!(second, "the second item was begun");
+    let figures = figures(&folder.path().join("figures.json"));
+    let (items, left) = (names(list(&figures, "items")), names(list(&figures, "not_timed")));
+    assert_eq!(items[0], "mma_step");
+    // It may have gone on for a moment.
+    assert_eq!(figures["complete"], left.is_empty());
+}
+
+#[test]
+fn bench_s_help_says_what_shares_are_of() {
+    let help = done_in(Path::new("."), "bench --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "those of PyTorch with --ceilings, else our own, which are no peaks of the device",
+        "negative where operands from memory cost the ops more",
+        "Begin no further item after so many seconds",
+        "operand, in millions: more than the device's caches [default: 256]",
+    ] {
+        assert!(help.contains(part), "no {part:?} in {help}");
+    }
 }
 
 #[test]
 fn what_cannot_be_timed_is_refused() {
     refused("bench --product 100", &["--product: expected a power of two; found 100"]);
     refused("bench --megabytes 0", &["'0'", "--megabytes", "at least 1"]);
+    refused("bench --rotated-megabytes 5000", &["--rotated-megabytes: expected at most 4096; found 5000"]);
+    refused("bench --budget -1", &["--budget: expected seconds, 0 or more; found -1"]);
     refused("bench --width 0", &["--width: expected a number from 1/32 to 32; found 0"]);
     refused("bench --json nowhere/x.json", &["--json nowhere/x.json: there is no folder nowhere"]);
 }
