@@ -45,7 +45,7 @@ struct Usage {
 }
 
 /// Kernels that may have a stack frame, with its bytes. Those of formulas call `cosf`, which multiplies an argument
-/// beyond 105615 by seven words of 2 / pi and keeps the products in local memory; no other argument touches it.
+/// beyond 105615 by the words of 2 / pi and keeps the products in local memory; no other argument touches it.
 const STACK_FRAMES: &[(&str, u32)] = &[("map", 32), ("map_u32", 32), ("reduce_extreme", 32), ("reduce_sum", 32)];
 
 /// The commit that is built goes into the records of evaluations; there is none where git or its folder is not there.
