@@ -39,8 +39,14 @@ struct Usage {
     arch: String,
     registers: u32,
     shared: u32,
+    /// Bytes of a thread's stack frame, which stands in local memory.
+    stack: u32,
     spilled: u32,
 }
+
+/// Kernels that may have a stack frame, with its bytes. Those of formulas call `cosf`, which multiplies an argument
+/// beyond 105615 by the words of 2 / pi and keeps the products in local memory; no other argument touches it.
+const STACK_FRAMES: &[(&str, u32)] = &[("map", 32), ("map_u32", 32), ("reduce_extreme", 32), ("reduce_sum", 32)];
 
 /// The commit that is built goes into the records of evaluations; there is none where git or its folder is not there.
 fn name_the_commit() {
@@ -162,23 +168,40 @@ fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path)
         }
     };
     let usages = usages(&said);
-    match usages.iter().find(|usage| usage.spilled > 0) {
-        Some(Usage { kernel, arch, spilled, .. }) => {
+    match usages.iter().find_map(local_memory) {
+        Some(refusal) => {
             let _ = fs::remove_file(&log);
-            Err(format!(
-                "{}: {kernel} spills {spilled} bytes of registers on {arch}: give it a smaller tile or more threads",
-                source.display()
-            ))
+            Err(format!("{}: {refusal}", source.display()))
         }
         None => Ok(usages),
     }
+}
+
+/// The message that refuses a kernel whose threads use local memory: registers that spill, or a stack frame larger than
+/// [`STACK_FRAMES`] allows.
+fn local_memory(Usage { kernel, arch, stack, spilled, .. }: &Usage) -> Option<String> {
+    let allowed = STACK_FRAMES.iter().find(|(name, _)| name == kernel).map_or(0, |(_, bytes)| *bytes);
+    if *spilled > 0 {
+        return Some(format!(
+            "{kernel} spills {spilled} bytes of registers on {arch}: give it a smaller tile or more threads"
+        ));
+    }
+    (*stack > allowed).then(|| {
+        format!(
+            "{kernel} has a stack frame of {stack} bytes on {arch}, of which {allowed} are allowed: an array in local \
+             memory is indexed by a number that is known only at run time. Unroll the loop around it, put the array \
+             into shared memory, or make it a `const __grid_constant__` parameter; where none is possible, add the \
+             kernel to STACK_FRAMES in build.rs with the reason"
+        )
+    })
 }
 
 fn fatbin(source: &Path, out: &Path) -> PathBuf {
     out.join(source.file_stem().expect("a file has a name")).with_extension("fatbin")
 }
 
-/// Reads ptxas's report: `Compiling entry function 'NAME' for 'ARCH'`, then spills, then registers and shared memory.
+/// Reads ptxas's report: `Compiling entry function 'NAME' for 'ARCH'`, then the stack frame and spills, then registers
+/// and shared memory.
 fn usages(said: &str) -> Vec<Usage> {
     let number = |line: &str, after: &str| -> u32 {
         let before = line.split(after).next().unwrap_or_default().trim_end();
@@ -190,9 +213,10 @@ fn usages(said: &str) -> Vec<Usage> {
             let mut quoted = rest.split('\'');
             let kernel = quoted.next().unwrap_or_default().to_owned();
             let arch = quoted.nth(1).unwrap_or_default().to_owned();
-            found.push(Usage { kernel, arch, registers: 0, shared: 0, spilled: 0 });
+            found.push(Usage { kernel, arch, registers: 0, shared: 0, stack: 0, spilled: 0 });
         } else if let Some(last) = found.last_mut() {
             if line.contains("bytes spill stores") {
+                last.stack = number(line, " bytes stack frame");
                 last.spilled = number(line, " bytes spill stores") + number(line, " bytes spill loads");
             } else if line.contains(" registers") {
                 last.registers = number(line, " registers");
@@ -202,6 +226,9 @@ fn usages(said: &str) -> Vec<Usage> {
     }
     found
 }
+
+/// Words of an argument's declaration that are not its type.
+const QUALIFIERS: &[&str] = &["const", "__grid_constant__"];
 
 /// The kernels that a source declares: `extern "C" __global__ ... NAME(ARGUMENTS) {`.
 fn kernels(source: &Path) -> Vec<Kernel> {
@@ -223,7 +250,7 @@ fn kernels(source: &Path) -> Vec<Kernel> {
             let (name, rest) = rest.split_once('(').expect("a kernel has arguments");
             let (arguments, _) = rest.split_once(')').expect("arguments are closed");
             let params = arguments.split(',').map(|argument| {
-                let words: Vec<&str> = argument.split_whitespace().filter(|w| *w != "const").collect();
+                let words: Vec<&str> = argument.split_whitespace().filter(|w| !QUALIFIERS.contains(w)).collect();
                 if argument.contains('*') { "pointer".to_owned() } else { words[0].to_owned() }
             });
             Kernel { name: name.trim().to_owned(), params: params.collect() }
@@ -256,8 +283,8 @@ fn table(sources: &[PathBuf], usages: &[Vec<Usage>], version: Option<&str>, out:
         for kernel in kernels(source) {
             let own = usages.iter().filter(|usage| usage.kernel == kernel.name);
             let usage: Vec<String> = own
-                .map(|Usage { arch, registers, shared, .. }| {
-                    format!("Usage {{ arch: {arch:?}, registers: {registers}, shared: {shared} }}")
+                .map(|Usage { arch, registers, shared, stack, .. }| {
+                    format!("Usage {{ arch: {arch:?}, registers: {registers}, shared: {shared}, stack: {stack} }}")
                 })
                 .collect();
             let Kernel { name, params } = kernel;

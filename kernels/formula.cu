@@ -99,9 +99,15 @@ __device__ __forceinline__ float evaluate(const FormulaCode& code, const Formula
     return top;
 }
 
+// The kernels take inputs and code as `const __grid_constant__`: a reference to such a parameter is an address in
+// constant memory. Without the word each thread copies the inputs' pointers to its stack frame in local memory, because
+// their index is known only at run time: a frame of 96 bytes. 32 bytes remain, which `cosf` uses for arguments beyond
+// 105615 alone: it multiplies such an argument by the words of 2 / pi and keeps the products there.
+
 // A thread an element. `out` may be what the formula reads as its old content.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    map(float* out, FormulaInputs inputs, FormulaCode code, const unsigned* rows, int capacity, int width) {
+    map(float* out, const __grid_constant__ FormulaInputs inputs, const __grid_constant__ FormulaCode code,
+        const unsigned* rows, int capacity, int width) {
     SHARED(float, stack, [FORMULA_DEPTH][THREADS]);
     const long long i = global_thread();
     if (i >= static_cast<long long>(active_rows(rows, capacity)) * width) return;
@@ -111,7 +117,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Integers lose their fraction and are not negative.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    map_u32(unsigned* out, FormulaInputs inputs, FormulaCode code, const unsigned* rows, int capacity, int width) {
+    map_u32(unsigned* out, const __grid_constant__ FormulaInputs inputs, const __grid_constant__ FormulaCode code,
+            const unsigned* rows, int capacity, int width) {
     SHARED(float, stack, [FORMULA_DEPTH][THREADS]);
     const long long i = global_thread();
     if (i >= static_cast<long long>(active_rows(rows, capacity)) * width) return;
@@ -122,8 +129,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // A block a row. Each thread takes every 256th element; then the threads' results are put together as a tree.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    reduce_sum(float* __restrict__ out, FormulaInputs inputs, FormulaCode code, const unsigned* rows, int capacity,
-               int width) {
+    reduce_sum(float* __restrict__ out, const __grid_constant__ FormulaInputs inputs,
+               const __grid_constant__ FormulaCode code, const unsigned* rows, int capacity, int width) {
     SHARED(float, stack, [FORMULA_DEPTH][THREADS]);
     const int row = static_cast<int>(blockIdx.x);
     if (row >= active_rows(rows, capacity)) return;
@@ -137,8 +144,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // `sign` is 1 for the largest, -1 for the smallest: the largest of the negatives.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    reduce_extreme(float* __restrict__ out, FormulaInputs inputs, FormulaCode code, float sign, const unsigned* rows,
-                   int capacity, int width) {
+    reduce_extreme(float* __restrict__ out, const __grid_constant__ FormulaInputs inputs,
+                   const __grid_constant__ FormulaCode code, float sign, const unsigned* rows, int capacity,
+                   int width) {
     SHARED(float, stack, [FORMULA_DEPTH][THREADS]);
     SHARED(float, warps, [THREADS / WARP]);
     const int row = static_cast<int>(blockIdx.x);

@@ -29,15 +29,21 @@ constexpr int GROUPS = 2;
 constexpr int PADDING = 4;
 
 // Sizes of a block's tile. VECTOR elements are read and written at a time: 4, where everything is a multiple of it.
-// src/device/cuda/lower/gemm.rs chooses among the three below.
-template <int ROWS_, int COLUMNS_, int VECTOR_>
+// INTERLEAVED says how threads are laid out in the tile (`row_of` below). src/device/cuda/lower/gemm.rs chooses among
+// the first three.
+template <int ROWS_, int COLUMNS_, int VECTOR_, bool INTERLEAVED_>
 struct Tile {
     static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, VECTOR = VECTOR_;
+    static constexpr bool INTERLEAVED = INTERLEAVED_;
     static constexpr int THREADS = ROWS / (GROUPS * QUAD) * (COLUMNS / QUAD);
 };
-using Scalar = Tile<64, 32, 1>;
-using Narrow = Tile<64, 32, 4>;
-using Square = Tile<64, 64, 4>;
+using Scalar = Tile<64, 32, 1, false>;
+using Narrow = Tile<64, 32, 4, true>;
+using Square = Tile<64, 64, 4, true>;
+// For kernels where interleaving takes so many more registers that fewer blocks share a multiprocessor. `Scalar` is not
+// interleaved for the same reason.
+using NarrowRowMajor = Tile<64, 32, 4, false>;
+using SquareRowMajor = Tile<64, 64, 4, false>;
 
 // Where VECTOR elements of an operand lie; if not `live` they are 0, and `from` is no address.
 struct Place {
@@ -210,14 +216,58 @@ struct Product {
 template <class A, class B>
 Product(A, B, int) -> Product<A, B>;
 
-// A thread's place in a tile: the first of its rows in each group, and its first column.
+// A thread's place in a tile: the first of its rows in each group, and its first column. A warp covers 2 x 16 quads of
+// a Square tile, 4 x 8 of a Narrow one. INTERLEAVED, the lowest bit of the row is the lowest of the thread's number:
+//
+//     bits of the thread   6  5  4  3  2  1  0
+//     Square               r2 r1 c3 c2 c1 c0 r0
+//     Narrow                  r2 r1 c2 c1 c0 r0
+//
+// In row-major order r0 stands between the columns and r1. The order decides how many wavefronts a warp's reads of
+// shared memory take. Each lane reads 16 bytes, a warp 512; a wavefront returns 128. So a read takes four wavefronts,
+// one for each 8 lanes. It takes two, one for each 16 lanes, if every lane i has the address of lane i ^ 1, or every
+// lane i that of lane i ^ 2 (NVIDIA's developer forum, "Unexpected shared memory bank conflict", which says so of
+// compute capability 7.0 to 7.5). For each k a warp reads A twice and B once:
+//
+//     order          A: same address as    B: same address as    wavefronts of A, A, B
+//     row-major      lane i ^ 1            none of these two     2 + 2 + 4 = 8
+//     INTERLEAVED    lane i ^ 2            lane i ^ 1            2 + 2 + 2 = 6, the fewest under this rule
+//
+// No bank is asked twice: 16 lanes read 8 neighbouring quads of B, which are 128 bytes, and 2 neighbouring quads of A.
+// The 32 multiply-adds for each k take a quarter of an H100's multiprocessor 32 clocks. In these the four quarters ask
+// for 4 x 8 = 32 wavefronts, as many as there are clocks, or for 4 x 6 = 24. These numbers follow from the rule; they
+// are not measured, and that the rule holds for compute capability 8.0 and 9.0 is an assumption.
+//
+// A warp's results are the same rows and columns in either order: a store of the warp writes two segments of 256 bytes
+// in Square, four of 128 bytes in Narrow. Each 8 lanes write two segments of 64 bytes, in whole sectors of 32 bytes; in
+// row-major order they write one of 128. Results are written once, after all terms.
+template <class T>
+__host__ __device__ constexpr unsigned row_of(unsigned thread) {
+    constexpr unsigned ACROSS = T::COLUMNS / QUAD;
+    return (T::INTERLEAVED ? thread / (2 * ACROSS) * 2 + thread % 2 : thread / ACROSS) * QUAD;
+}
+template <class T>
+__host__ __device__ constexpr unsigned column_of(unsigned thread) {
+    constexpr unsigned ACROSS = T::COLUMNS / QUAD;
+    return (T::INTERLEAVED ? thread / 2 : thread) % ACROSS * QUAD;
+}
+template <class T>
+constexpr bool lanes_share_addresses() {
+    for (unsigned thread = 0; thread < T::THREADS; ++thread) {
+        if (row_of<T>(thread) != row_of<T>(thread ^ 2)) return false;
+        if (column_of<T>(thread) != column_of<T>(thread ^ 1)) return false;
+    }
+    return true;
+}
+static_assert(lanes_share_addresses<Narrow>() && lanes_share_addresses<Square>());
+
 template <class T>
 __device__ __forceinline__ int row_of_thread() {
-    return threadIdx.x / (T::COLUMNS / QUAD) * QUAD;
+    return row_of<T>(threadIdx.x);
 }
 template <class T>
 __device__ __forceinline__ int column_of_thread() {
-    return threadIdx.x % (T::COLUMNS / QUAD) * QUAD;
+    return column_of<T>(threadIdx.x);
 }
 
 // Both halves of the shared memory of a block's tiles of A and B.

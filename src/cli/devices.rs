@@ -11,7 +11,7 @@ use crate::device::cuda::{self, Cuda, Gpu, KERNELS, Kernel, NVCC, TARGETS};
 /// Every GPU is tried; where one cannot be used, the reason and the next step are told.
 #[derive(Args, Debug)]
 pub(super) struct DevicesArgs {
-    /// List every kernel too, with its registers a thread and bytes of shared memory a block
+    /// List every kernel too, with its registers and bytes of stack a thread, and bytes of shared memory a block
     #[arg(long)]
     kernels: bool,
 }
@@ -60,7 +60,7 @@ fn images() -> String {
     format!("kernels  {}, {built}\n         files {}\n", KERNELS.len(), files.join(", "))
 }
 
-/// A line a kernel, two columns an architecture.
+/// A line a kernel, three columns an architecture.
 fn kernels() -> String {
     let name_width = KERNELS.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
     let file_width = KERNELS.iter().map(|kernel| kernel.file().len()).max().unwrap_or(0);
@@ -68,13 +68,13 @@ fn kernels() -> String {
     let mut text = format!("{:name_width$}  {:file_width$}", "kernel", "file");
     let archs = TARGETS.iter().filter(|target| KERNELS.iter().any(|k| k.usage.iter().any(|u| u.arch == **target)));
     for arch in archs.clone() {
-        text += &format!("  {:>16}  {:>13}", format!("{arch} registers"), "shared bytes");
+        text += &format!("  {:>16}  {:>11}  {:>13}", format!("{arch} registers"), "stack bytes", "shared bytes");
     }
     for kernel in KERNELS {
         text += &format!("\n{:name_width$}  {:file_width$}", kernel.name, kernel.file());
         for arch in archs.clone() {
             if let Some(usage) = kernel.usage.iter().find(|usage| usage.arch == *arch) {
-                text += &format!("  {:>16}  {:>13}", usage.registers, usage.shared);
+                text += &format!("  {:>16}  {:>11}  {:>13}", usage.registers, usage.stack, usage.shared);
             }
         }
     }

@@ -79,12 +79,13 @@ fn launches(program: &Program, multiprocessors: usize) -> String {
     let mut text = format!("{}: {}\n", program.name, in_words(Total::of(program, multiprocessors)));
     let archs: Vec<&str> = TARGETS.iter().copied().filter(|target| target.starts_with("sm_")).collect();
     text += &format!(
-        "  {:34} {:26} {:>14} {:>7} {:>7} {:>9} {:>9} {:>9}  registers {}\n",
+        "  {:34} {:26} {:>14} {:>7} {:>7} {:>5} {:>9} {:>9} {:>9}  registers {}\n",
         "kernel",
         "op",
         "blocks",
         "threads",
         "shared",
+        "stack",
         "bytes",
         "FLOP",
         "FLOP/byte",
@@ -96,10 +97,11 @@ fn launches(program: &Program, multiprocessors: usize) -> String {
         {
             let usage = KERNELS.iter().find(|known| known.name == kernel).map_or(&[][..], |known| known.usage);
             let declared = usage.iter().map(|usage| usage.shared).max().unwrap_or(0);
+            let stack = usage.iter().map(|usage| usage.stack).max().unwrap_or(0);
             let registers: Vec<_> = usage.iter().map(|usage| usage.registers.to_string()).collect();
             let intensity = cost.flops as f64 / cost.bytes.max(1) as f64;
             text += &format!(
-                "  {kernel:34} {:26} {:>14} {block:>7} {:>7} {:>9} {:>9} {intensity:>9.1}  {}\n",
+                "  {kernel:34} {:26} {:>14} {block:>7} {:>7} {stack:>5} {:>9} {:>9} {intensity:>9.1}  {}\n",
                 node.op.name(),
                 format!("{x} x {y} x {z}"),
                 shared + declared,

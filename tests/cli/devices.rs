@@ -40,9 +40,10 @@ fn devices_can_list_every_kernel_with_its_file() {
     let words: Vec<&str> = fill.split_whitespace().collect();
     assert_eq!(words[1], "elementwise.cu");
     if said.contains("compiled by nvcc") {
-        assert_eq!(words.len(), 6, "registers and shared memory on two architectures: {fill}");
+        assert_eq!(words.len(), 8, "registers, stack and shared memory on two architectures: {fill}");
         assert!(words[2..].iter().all(|number| number.parse::<u32>().is_ok()), "{fill}");
-        assert!(words[2] != "0" && words[4] != "0", "every kernel needs registers: {fill}");
+        assert!(words[2] != "0" && words[5] != "0", "every kernel needs registers: {fill}");
+        assert_eq!((words[3], words[6]), ("0", "0"), "stack: {fill}");
     }
 }
 

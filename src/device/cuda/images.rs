@@ -36,6 +36,8 @@ pub struct Usage {
     pub registers: u32,
     /// Bytes of shared memory a block, without what a launch adds.
     pub shared: u32,
+    /// Bytes of local memory a thread: its stack frame. More than `STACK_FRAMES` in build.rs allows is a build error.
+    pub stack: u32,
 }
 
 /// Fatbins are read as 8-byte words.
@@ -77,5 +79,21 @@ mod tests {
             let archs: Vec<_> = usage.iter().map(|usage| usage.arch).collect();
             assert_eq!(archs, ["sm_80", "sm_90a"], "{name}");
         }
+    }
+
+    #[test]
+    fn only_kernels_that_call_cosf_have_a_stack_frame() {
+        for (kernel, usage) in KERNELS.iter().flat_map(|kernel| kernel.usage.iter().map(move |usage| (kernel, usage))) {
+            let allowed = if kernel.file() == "formula.cu" { 32 } else { 0 };
+            assert!(usage.registers > 0, "{} on {}", kernel.name, usage.arch);
+            assert!(usage.stack <= allowed, "{} on {}: {} bytes", kernel.name, usage.arch, usage.stack);
+        }
+    }
+
+    /// Parameters in constant memory are named by their type alone, as all others.
+    #[test]
+    fn a_parameter_s_qualifiers_are_not_its_type() {
+        let params = ["pointer", "FormulaInputs", "FormulaCode", "pointer", "int", "int"];
+        assert_eq!(kernel("map").params, params);
     }
 }

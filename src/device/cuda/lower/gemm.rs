@@ -72,8 +72,8 @@ impl Tile {
     }
 
     /// Clocks for [`DEPTH`] terms: of a block that is alone on its multiprocessor, and of each of many. Estimates: many
-    /// blocks wait for shared memory (6 clocks a warp and term), for their stores to it and for loads; one waits for
-    /// itself.
+    /// blocks wait for shared memory (6 clocks a warp and term, as kernels/gemm.cuh counts beside `row_of`), for their
+    /// stores to it and for loads; one waits for itself.
     fn clocks(self) -> (usize, usize) {
         match self {
             Tile::Scalar => (900, 600),
