@@ -10,7 +10,7 @@ use crate::support::fake::{self, rung};
 use crate::{assert_same, begin, done, go_on, metrics, run, temporary, tensors};
 
 /// Fewer steps than on the CPU: the fake driver plays every thread of the GPU.
-const FEW: &str = "--max-num-training-steps 6 --train-size 100 --val-size 20 --test-size 20 \
+const FEW: &str = "--max-num-training-steps 6 --train-size 100 --val-size 10 --test-size 10 \
                    --training-batch-size 20 --checkpoint-interval 2 --disp-interval 2";
 
 /// The folder of the fake driver, or nothing where it cannot be built; then the reason was printed.
