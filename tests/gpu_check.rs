@@ -21,6 +21,15 @@ const PASSES: &str = "echo 'test result: ok. 3 passed; 0 failed; 0 ignored'";
 /// A program whose child goes on for long.
 const HANGS: &str = "sleep 300 & echo $! >>CHILDREN; wait";
 const CRASHES: &str = "echo 'test a ... ok'; kill -SEGV $$";
+/// A test suite that fails.
+const FAILS: &str =
+    r"printf 'test b ... FAILED\n\nfailures:\n    b\n\ntest result: FAILED. 2 passed; 1 failed; 0 ignored\n'; exit 101";
+/// The op suite where a test fails, as all after a kernel that crashed: alone the second passes.
+const FAILS_TOGETHER: &str = r#"case "$*" in
+*'--exact b'*) echo 'CUDA: kernel scale failed'; exit 101 ;;
+*--exact*) exit 0 ;;
+*) printf '\nfailures:\n    b\n    c\n\ntest result: FAILED. 2 passed; 2 failed; 0 ignored\n'; exit 101 ;;
+esac"#;
 /// The program: it names a GPU, and leaves figures of a bench.
 const PROGRAM: &str = r#"case "$1" in
 devices) echo 'cuda:0   Stand-in GPU, compute capability 9.0' ;;
@@ -180,7 +189,7 @@ fn a_program_that_hangs_is_killed_with_its_children_and_the_record_is_whole_at_e
 
 #[test]
 fn a_program_that_crashes_leaves_the_others_and_its_output_is_kept() {
-    let Some(bundle) = Bundle::new(&[("ops", CRASHES), ("gradients", "echo 'test b ... FAILED'; exit 101")]) else {
+    let Some(bundle) = Bundle::new(&[("ops", CRASHES), ("gradients", FAILS)]) else {
         return;
     };
     let (code, text) = bundle.visited(60, &[]);
@@ -190,9 +199,19 @@ fn a_program_that_crashes_leaves_the_others_and_its_output_is_kept() {
     assert_eq!(failed, ["fingerprints", "repeats", "suite gradients"], "{text}");
     assert!(text.contains("FAILED: fingerprints, suite gradients, repeats; "), "{text}");
     assert_eq!(bundle.state("suite attacks"), "ok");
+    assert_eq!(bundle.record()["items"]["suite gradients"]["failed"], serde_json::json!(["b"]));
     let log = fs::read_to_string(bundle.path("results/gpu-check.log")).unwrap();
     assert!(log.contains("test b ... FAILED"), "{log}");
     assert_eq!(bundle.record()["items"]["fingerprints"]["passed"], 1, "what had passed before the crash");
+}
+
+#[test]
+fn tests_that_fail_run_again_alone_so_that_the_kernel_that_took_the_others_along_is_named() {
+    let Some(bundle) = Bundle::new(&[("ops", FAILS_TOGETHER)]) else { return };
+    let (code, text) = bundle.visited(60, &["--only", "fingerprints"]);
+    assert_eq!(code, Some(1), "{text}");
+    let alone = &bundle.record()["items"]["fingerprints"]["failed_alone"];
+    assert_eq!(*alone, serde_json::json!({ "b": "CUDA: kernel scale failed", "c": "ok" }));
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn every_case_of_the_folder_is_reproduced() {
         if makes.len() == 3 {
             makes.remove(1 + i % 2);
         }
-        makes.into_iter().flat_map(|make| failures_on(case, make.open())).collect::<Vec<_>>()
+        makes.into_iter().flat_map(|make| failures_on(case, make.open_for_replays())).collect::<Vec<_>>()
     };
     let failures: Vec<String> = cases.iter().enumerate().flat_map(on_every_device).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));

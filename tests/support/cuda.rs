@@ -22,17 +22,18 @@ static READY: LazyLock<bool> = LazyLock::new(|| {
     true
 });
 
-/// Whether operands stand apart alone, and each launch is waited for: where a tool watches over allocations. It is so in
-/// a process that is there to watch kernels ([`fake::again`]); `MAXMARGIN_APART=1` asks for it on a GPU.
-fn apart_alone() -> bool {
-    fake::is_again() && !fingerprints::in_use() || std::env::var("MAXMARGIN_APART").is_ok_and(|text| text == "1")
+/// Whether `MAXMARGIN_APART=1` asks for operands that stand apart and launches that are waited for: what a tool that
+/// watches over allocations needs, and what names a kernel that fails.
+fn apart_is_asked_for() -> bool {
+    std::env::var("MAXMARGIN_APART").is_ok_and(|text| text == "1")
 }
 
-/// The forms of the CUDA device that a suite runs on: both on the fake driver; on a GPU and for fingerprints one.
+/// The forms of the CUDA device that a suite runs on: both on the fake driver; on a GPU and for fingerprints one; in a
+/// process that is there to watch kernels ([`fake::again`]) the one with operands apart.
 pub fn devices() -> Vec<Make> {
     match () {
         () if !*READY => Vec::new(),
-        () if apart_alone() => vec![Make::CudaApart],
+        () if fake::is_again() || apart_is_asked_for() => vec![Make::CudaApart],
         () if required("gpu") || fingerprints::in_use() => vec![Make::CudaArena],
         () => vec![Make::CudaApart, Make::CudaArena],
     }
@@ -48,8 +49,9 @@ pub fn fake_driver() -> Option<&'static Fake> {
     if ready() && !required("gpu") { fake::load().ok() } else { None }
 }
 
+/// The first GPU; with `sync` every launch is waited for.
 pub fn open(sync: bool) -> Cuda {
-    let cuda = Cuda::open(0, sync).expect("a GPU that opened before");
+    let cuda = Cuda::open(0, sync || apart_is_asked_for()).expect("a GPU that opened before");
     match fingerprints::multiprocessors() {
         Some(multiprocessors) => cuda.split_for(multiprocessors),
         None => cuda,

@@ -38,6 +38,18 @@ impl Make {
             Make::CudaArena => Box::new(cuda::open(false)),
         }
     }
+
+    /// Opens the device for long replays. The fake driver, unless it is [`fake::required`], then splits sums as a GPU of
+    /// few multiprocessors does, which takes small networks less than half the time.
+    pub fn open_for_replays(self) -> Box<dyn Device> {
+        const FEW: usize = 8;
+        match self {
+            Make::Cpu => self.open(),
+            _ if fake::required("gpu") || fake::required("fake") => self.open(),
+            Make::CudaApart => Box::new(cuda::open(true).split_for(FEW)),
+            Make::CudaArena => Box::new(cuda::open(false).split_for(FEW)),
+        }
+    }
 }
 
 /// Every device that every suite runs on. Where the CUDA device alone is looked at, the CPU runs nothing.
