@@ -81,6 +81,7 @@
 //! an op on shapes                              tape/op.rs
 //! its kernel, tiles, arguments, cost           device/cuda/lower/   pure: no GPU is asked
 //! addresses; arguments checked                 device/cuda/mod.rs   Cuda::run
+//! a GPU, opened once a process                 device/cuda/shared.rs
 //! the driver                                   device/cuda/driver.rs: all `unsafe` of the project
 //! a whole step as one graph                    device/cuda/mod.rs   Cuda::replay
 //! the kernels                                  kernels/, whose README.md is a way in

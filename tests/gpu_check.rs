@@ -152,7 +152,7 @@ fn the_most_valuable_items_come_first_and_the_table_holds_ours_beside_pytorch() 
     let begun = |item| text.lines().position(|line| line.starts_with(&format!("{item:41}")));
     let places: Vec<Option<usize>> = order.iter().map(begun).collect();
     assert!(places.is_sorted() && places[0].is_some(), "{places:?}: {text}");
-    // What is not there is skipped, and said.
+    // Parts whose tools or files are missing are skipped, with the reason.
     for (item, reason) in [("training", "no images"), ("autoattack", "no checkpoint"), ("ncu", "not installed")] {
         assert_eq!(bundle.state(item), "skipped");
         assert!(text.contains(reason), "{text}");

@@ -133,7 +133,7 @@ pub struct BenchReport {
     pub megabytes: usize,
     /// Bytes that are touched between two uses of an op's operand, in millions.
     pub rotated_megabytes: usize,
-    /// Whether the bench is done and every item was timed.
+    /// True once the bench is done, if every item was timed.
     pub complete: bool,
     /// Seconds after which no further item was begun.
     pub budget_s: Option<f64>,

@@ -211,6 +211,7 @@ mod tests {
     use super::super::{BenchSettings, MOST_RUNS, ROTATED_MEGABYTES};
     use super::*;
     use crate::device::cpu::Cpu;
+    use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
 
     /// Rounds of a bench by default, and the run before them.
     const MEASUREMENTS: usize = 6;
@@ -234,12 +235,12 @@ mod tests {
     fn ops(settings: &BenchSettings, bytes: usize) -> (Memory, BenchStep, StepOps, Rotation) {
         let mut memory = Memory::default();
         let step = BenchStep::new(&mut memory, settings).expect("a published preset");
-        let ops = StepOps::new(&mut memory, &step.training.schedule, 132);
+        let ops = StepOps::new(&mut memory, &step.training.schedule, TYPICAL_MULTIPROCESSORS);
         let rotation = Rotation::new(&mut memory, bytes, &ops);
         (memory, step, ops, rotation)
     }
 
-    /// The same on a CPU, after a step.
+    /// A step's ops and their rotation on a CPU, after a step.
     fn on_cpu(settings: &BenchSettings, bytes: usize) -> (Cpu, StepOps, Rotation) {
         let (memory, step, ops, rotation) = ops(settings, bytes);
         let mut device = Cpu::new();

@@ -59,9 +59,9 @@ struct Apart {
     clean_loss: f64,
     /// Relative.
     margin_loss: f64,
-    /// Of all margins the largest difference, in steps of the search.
+    /// Largest difference of a margin, in steps of the search.
     margins_in_search_steps: f64,
-    /// Length of the difference of the sampled changes of weights, over their length.
+    /// Length of the difference of the sampled changes of weights, relative to their length.
     weight_changes: f64,
 }
 

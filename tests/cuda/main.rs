@@ -335,7 +335,7 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
     assert_eq!(structs, &declared - &plain, "every struct was looked at");
 }
 
-/// What a fingerprint is held to the bit for is everything but these files.
+/// Fingerprints of kernels in these files need not be equal to the bit.
 #[test]
 fn files_whose_kernels_call_functions_that_are_rounded_differently_elsewhere_are_known() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");

@@ -22,8 +22,8 @@ static READY: LazyLock<bool> = LazyLock::new(|| {
     true
 });
 
-/// Whether `MAXMARGIN_APART=1` asks for operands that stand apart and launches that are waited for: what a tool that
-/// watches over allocations needs, and what names a kernel that fails.
+/// True if `MAXMARGIN_APART=1` asks for operands that stand apart and launches that are waited for: a tool that watches
+/// over allocations needs it, and the error of a kernel that fails then names it.
 fn apart_is_asked_for() -> bool {
     std::env::var("MAXMARGIN_APART").is_ok_and(|text| text == "1")
 }

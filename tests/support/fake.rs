@@ -131,9 +131,9 @@ pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
 pub struct Altered<'a> {
     /// The file's name.
     pub file: &'a str,
-    /// What stands in it once.
+    /// Text of the file, found in it once.
     pub from: &'a str,
-    /// What stands there instead.
+    /// Text in its place.
     pub to: &'a str,
 }
 

@@ -1,0 +1,318 @@
+//! One op run on its own, under watch, on every device.
+
+use std::cell::OnceCell;
+use std::fmt::Debug;
+use std::sync::LazyLock;
+
+use maxmargin::device::cuda::{KERNELS, Kernel, TYPICAL_MULTIPROCESSORS, launches};
+use maxmargin::tape::{Buffer, DType, Memory, Node, Op, Place, Program, Region, Tape};
+use rayon::ThreadPool;
+
+use super::fingerprints::{self, Fingerprint, Verdict};
+use super::{Array, Make, Sum, TOLERANCE, devices};
+
+/// Runs of an op for equal bits, on each number of threads: 2, or what `MAXMARGIN_REPEAT` says. On a GPU, whose blocks run
+/// in another order each time, twenty show more.
+static REPEAT: LazyLock<usize> = LazyLock::new(|| match std::env::var("MAXMARGIN_REPEAT") {
+    Ok(text) => text.parse().expect("MAXMARGIN_REPEAT is a number"),
+    Err(_) => 2,
+});
+
+fn threads(n: usize) -> ThreadPool {
+    rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap()
+}
+
+static ONE_AND_TWO_THREADS: LazyLock<[ThreadPool; 2]> = LazyLock::new(|| [threads(1), threads(2)]);
+
+fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    let words = bytes.chunks_exact(4).map(|b| u32::from_ne_bytes(b.try_into().unwrap()));
+    match dtype {
+        DType::F32 => words.map(|w| f64::from(f32::from_bits(w))).collect(),
+        DType::U32 => words.map(f64::from).collect(),
+        DType::U8 => bytes.iter().copied().map(f64::from).collect(),
+    }
+}
+
+/// What memory holds before an op runs: a NaN that no computation makes, and no index of anything.
+const POISON: u32 = 0x7FC0_DEAD;
+
+struct Operand {
+    start: Option<Array>,
+    dims: Vec<usize>,
+    dtype: DType,
+    by_rows: bool,
+}
+
+impl Operand {
+    fn len(&self, rows: usize) -> usize {
+        if self.by_rows { rows * self.dims[1..].iter().product::<usize>() } else { self.dims.iter().product() }
+    }
+}
+
+/// One op on given operands. Memory is poisoned wherever nothing is given: outputs, rows beyond the active ones, and
+/// guards between all operands.
+pub struct Case {
+    op: Op,
+    inputs: Vec<Operand>,
+    outputs: Vec<Operand>,
+}
+
+impl Case {
+    pub fn new(op: Op) -> Case {
+        Case { op, inputs: Vec::new(), outputs: Vec::new() }
+    }
+
+    fn input(mut self, a: &Array, by_rows: bool) -> Case {
+        self.inputs.push(Operand { start: Some(a.clone()), dims: a.dims.clone(), dtype: a.dtype, by_rows });
+        self
+    }
+
+    /// An operand that is read by rows.
+    pub fn rows(self, a: &Array) -> Case {
+        self.input(a, true)
+    }
+
+    /// An operand that is read as a whole, such as weights.
+    pub fn whole(self, a: &Array) -> Case {
+        self.input(a, false)
+    }
+
+    fn output(mut self, start: Option<&Array>, dims: &[usize], dtype: DType, by_rows: bool) -> Case {
+        self.outputs.push(Operand { start: start.cloned(), dims: dims.to_vec(), dtype, by_rows });
+        self
+    }
+
+    /// A result by rows.
+    pub fn gives_rows(self, dims: &[usize], dtype: DType) -> Case {
+        self.output(None, dims, dtype, true)
+    }
+
+    /// A result that all rows make together, such as a weight's gradient.
+    pub fn gives_whole(self, dims: &[usize], dtype: DType) -> Case {
+        self.output(None, dims, dtype, false)
+    }
+
+    /// A buffer that is updated by rows.
+    pub fn updates_rows(self, a: &Array) -> Case {
+        self.output(Some(a), &a.dims, a.dtype, true)
+    }
+
+    /// A buffer that is updated as a whole.
+    pub fn updates_whole(self, a: &Array) -> Case {
+        self.output(Some(a), &a.dims, a.dtype, false)
+    }
+
+    fn capacity(&self) -> Option<usize> {
+        self.inputs.iter().chain(&self.outputs).find(|o| o.by_rows).map(|o| o.dims[0])
+    }
+
+    /// Runs the op on every device for all rows (no count given) and for counts of none, one, some and all; what it
+    /// writes must be what `formula(rows)` says of each output, within [`TOLERANCE`].
+    ///
+    /// Results that have the recorded fingerprint ([`fingerprints`]) are known to be right, and `formula` is not asked.
+    pub fn check(&self, formula: impl Fn(usize) -> Vec<Vec<Sum>>) {
+        let mut counts = vec![None];
+        if let Some(all) = self.capacity() {
+            counts.extend([0, 1, all / 2, all].map(Some));
+            counts.dedup();
+        }
+        let formulas: Vec<OnceCell<Vec<Vec<Sum>>>> = counts.iter().map(|_| OnceCell::new()).collect();
+        for make in devices() {
+            let results = self.run(make, &counts);
+            for ((&count, outputs), formula_of) in counts.iter().zip(&results).zip(&formulas) {
+                let n = self.active(count);
+                let case = format!("{} {self:?}, {n} rows", self.kernels().join(", "));
+                let verdict = match make {
+                    Make::Cpu => Verdict::NotRecorded,
+                    _ => {
+                        fingerprints::compare(self.key(count), self.fingerprint(n, outputs), self.uses_library(), &case)
+                    }
+                };
+                if verdict == Verdict::Equal {
+                    continue;
+                }
+                let expected = formula_of.get_or_init(|| formula(n));
+                assert_eq!(expected.len(), self.outputs.len());
+                let mut worst = Worst { off: -1.0, text: "no element".into() };
+                for (place, (bytes, expected)) in outputs.iter().zip(expected).enumerate() {
+                    let output = &self.outputs[place];
+                    assert_eq!(output.len(n), expected.len(), "the formula speaks of every active element");
+                    let elements = numbers(output.dtype, bytes);
+                    for (i, (got, &expected)) in elements.into_iter().zip(expected).enumerate() {
+                        let off = expected.off(got);
+                        if off > worst.off || off.is_nan() {
+                            let dims = &output.dims;
+                            let text = format!(
+                                "output {place} {dims:?}, element {i}: {got}, not {expected:?} (off by {off:.1e})"
+                            );
+                            worst = Worst { off, text };
+                        }
+                    }
+                }
+                if verdict == Verdict::Different {
+                    fingerprints::list(&case, &worst.text);
+                }
+                assert!(worst.off <= TOLERANCE, "{self:?}, {n} rows, {}", worst.text);
+                println!("{:<26} {:.1e} {self:?}, {n} rows", self.op.name(), worst.off.max(0.0));
+            }
+        }
+    }
+
+    /// Active rows where `count` is given, or all.
+    fn active(&self, count: Option<usize>) -> usize {
+        count.or(self.capacity()).unwrap_or(0)
+    }
+
+    /// The program that is this one op; with a count of active rows if `counted`. Its memory, with guards around every
+    /// operand, the operands' buffers, and the count's.
+    fn program(&self, counted: bool) -> (Program, Memory, Vec<Buffer>, Buffer) {
+        let mut memory = Memory::default();
+        let mut tape = Tape::new(self.op.name());
+        let mut operands = Vec::new();
+        for operand in self.inputs.iter().chain(&self.outputs) {
+            memory.f32("guard", &[32]);
+            let name = format!("operand {}", operands.len());
+            operands.push(memory.buffer(&name, &operand.dims, operand.dtype));
+        }
+        memory.f32("guard", &[32]);
+        let rows = memory.u32("rows", &[1]);
+
+        // A program is data: this one is a single op on buffers.
+        let mut values: Vec<_> = operands.iter().map(|buffer| tape.leaf(buffer)).collect();
+        let rows_value = tape.leaf(&rows);
+        let outputs = values.split_off(self.inputs.len());
+        let mut program = tape.finish();
+        program.places = (operands.iter().chain([&rows]))
+            .map(|b| Some(Place { region: Region::Persistent, offset: b.offset, bytes: b.bytes() }))
+            .collect();
+        let rows_value = counted.then_some(rows_value);
+        program.nodes.push(Node { op: self.op.clone(), inputs: values, outputs, rows: rows_value });
+        (program, memory, operands, rows)
+    }
+
+    /// The kernels that compute it on an H100.
+    fn kernels(&self) -> Vec<&'static str> {
+        let (program, ..) = self.program(true);
+        let launches = launches(&program, &program.nodes[0], TYPICAL_MULTIPROCESSORS);
+        launches.iter().map(|launch| launch.kernel).collect()
+    }
+
+    /// Whether a kernel's file calls functions that C's library and CUDA's round differently.
+    fn uses_library(&self) -> bool {
+        let file = |name| KERNELS.iter().find(|kernel| kernel.name == name).map(Kernel::file);
+        self.kernels().into_iter().filter_map(file).any(|file| FILES_WITH_LIBRARY_FUNCTIONS.contains(&file))
+    }
+
+    /// Number that tells this case, with its inputs and its count of rows, from all others.
+    fn key(&self, count: Option<usize>) -> u64 {
+        let mut hasher = Fingerprint::new();
+        hasher.add(format!("{self:?} {count:?}").as_bytes());
+        for operand in self.inputs.iter().chain(&self.outputs) {
+            hasher.add(format!("{:?} {:?}", operand.dims, operand.dtype).as_bytes());
+            hasher.add(&operand.start.as_ref().map(Array::bytes).unwrap_or_default());
+        }
+        hasher.finish()
+    }
+
+    /// Number made of the bits of the active elements of each output; NaNs are all alike.
+    fn fingerprint(&self, n: usize, outputs: &[Vec<u8>]) -> u64 {
+        let mut hasher = Fingerprint::new();
+        for (output, bytes) in self.outputs.iter().zip(outputs) {
+            assert_eq!(bytes.len(), output.len(n) * output.dtype.size());
+            match output.dtype {
+                DType::F32 => hasher.add_f32s(bytes),
+                _ => hasher.add(bytes),
+            }
+        }
+        hasher.finish()
+    }
+
+    /// The bytes of the active elements of each output, for each of the `counts`. Whatever else is in memory must keep its
+    /// bits, and bits must not depend on the run or on the number of threads.
+    fn run(&self, make: Make, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
+        let (all, memory, operands, rows) = self.program(false);
+        let (some, ..) = self.program(true);
+        let image = |n: usize| {
+            let mut image: Vec<u8> = POISON.to_ne_bytes().into_iter().cycle().take(memory.bytes()).collect();
+            for (operand, buffer) in self.inputs.iter().chain(&self.outputs).zip(&operands) {
+                if let Some(start) = &operand.start {
+                    let len = operand.len(n) * operand.dtype.size();
+                    image[buffer.offset..][..len].copy_from_slice(&start.bytes()[..len]);
+                }
+            }
+            image[rows.offset..][..4].copy_from_slice(&(n as u32).to_ne_bytes());
+            image
+        };
+        let images: Vec<Vec<u8>> = counts.iter().map(|&count| image(self.active(count))).collect();
+        // Where each buffer has a place of its own, it is copied on its own; elsewhere all are one.
+        let whole = Buffer { dims: vec![memory.bytes()], dtype: DType::U8, ..memory.buffers[0].clone() };
+        let copied = if make == Make::CudaApart { memory.buffers.clone() } else { vec![whole] };
+        let on_threads = |pool: &ThreadPool| -> Vec<Vec<Vec<u8>>> {
+            pool.install(|| {
+                let mut device = make.open();
+                device.allocate(&memory, &[&all, &some]).expect("memory");
+                let mut run = |image: &Vec<u8>, program: &Program| {
+                    let mut after = image.clone();
+                    for buffer in &copied {
+                        device.write_bytes(buffer, &image[buffer.offset..][..buffer.bytes()]).unwrap();
+                    }
+                    device.execute(program).unwrap();
+                    for buffer in &copied {
+                        device.read_bytes(buffer, &mut after[buffer.offset..][..buffer.bytes()]).unwrap();
+                    }
+                    after
+                };
+                let each = images.iter().zip(counts);
+                each.map(|(image, count)| {
+                    let program = if count.is_some() { &some } else { &all };
+                    (0..*REPEAT).map(|_| run(image, program)).collect()
+                })
+                .collect()
+            })
+        };
+        // A GPU's results do not hang on the host's threads.
+        let pools = if make == Make::Cpu { &ONE_AND_TWO_THREADS[..] } else { &ONE_AND_TWO_THREADS[1..] };
+        let results: Vec<Vec<Vec<Vec<u8>>>> = pools.iter().map(on_threads).collect();
+        let outputs =
+            (self.inputs.len()..operands.len()).map(|at| (&self.outputs[at - self.inputs.len()], &operands[at]));
+        let mut found = Vec::new();
+        for (at, (image, &count)) in images.iter().zip(counts).enumerate() {
+            let n = self.active(count);
+            let after = &results[0][at][0];
+            assert!(results[0][at].iter().all(|again| again == after), "{self:?}, {n} rows: other bits at another run");
+            assert!(
+                results[1..].iter().flat_map(|result| &result[at]).all(|other| other == after),
+                "{self:?}, {n} rows: other bits on two threads"
+            );
+            let mut written = vec![false; image.len()];
+            for (operand, buffer) in outputs.clone() {
+                written[buffer.offset..][..operand.len(n) * operand.dtype.size()].fill(true);
+            }
+            let stray = (0..image.len()).find(|&i| !written[i] && image[i] != after[i]);
+            if let Some(byte) = stray {
+                let home = memory.buffers.iter().rev().find(|b| b.offset <= byte).unwrap();
+                panic!("{self:?}, {n} rows: wrote byte {} of {}", byte - home.offset, home.name);
+            }
+            let active =
+                |(o, buffer): (&Operand, &Buffer)| after[buffer.offset..][..o.len(n) * o.dtype.size()].to_vec();
+            found.push(outputs.clone().map(active).collect());
+        }
+        found
+    }
+}
+
+/// The element of a case that is farthest off.
+struct Worst {
+    off: f64,
+    text: String,
+}
+
+/// Kernel files with `expf`, `logf`, `tanhf`, `cosf` or `pow`: a test in `tests/cuda.rs` holds the list against the sources.
+pub const FILES_WITH_LIBRARY_FUNCTIONS: [&str; 3] = ["formula.cu", "loss.cu", "optimizer.cu"];
+
+impl Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dims: Vec<_> = self.inputs.iter().map(|o| &o.dims).collect();
+        write!(f, "{:?} of {dims:?}", self.op)
+    }
+}
