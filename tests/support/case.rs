@@ -33,7 +33,7 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     }
 }
 
-/// What memory holds before an op runs: a NaN that no computation makes, and no index of anything.
+/// Content of memory before an op runs: a NaN that no computation makes, and an index beyond every table.
 const POISON: u32 = 0x7FC0_DEAD;
 
 struct Operand {
@@ -190,14 +190,14 @@ impl Case {
         (program, memory, operands, rows)
     }
 
-    /// The kernels that compute it on an H100.
+    /// Kernels that compute the op on an H100.
     fn kernels(&self) -> Vec<&'static str> {
         let (program, ..) = self.program(true);
         let launches = launches(&program, &program.nodes[0], TYPICAL_MULTIPROCESSORS);
         launches.iter().map(|launch| launch.kernel).collect()
     }
 
-    /// Whether a kernel's file calls functions that C's library and CUDA's round differently.
+    /// True if the file of one of its kernels calls functions that C's library and CUDA's round differently.
     fn uses_library(&self) -> bool {
         let file = |name| KERNELS.iter().find(|kernel| kernel.name == name).map(Kernel::file);
         self.kernels().into_iter().filter_map(file).any(|file| FILES_WITH_LIBRARY_FUNCTIONS.contains(&file))
@@ -244,7 +244,7 @@ impl Case {
             image
         };
         let images: Vec<Vec<u8>> = counts.iter().map(|&count| image(self.active(count))).collect();
-        // Where each buffer has a place of its own, it is copied on its own; elsewhere all are one.
+        // One copy moves the whole arena; operands that have allocations of their own are copied one by one.
         let whole = Buffer { dims: vec![memory.bytes()], dtype: DType::U8, ..memory.buffers[0].clone() };
         let copied = if make == Make::CudaApart { memory.buffers.clone() } else { vec![whole] };
         let on_threads = |pool: &ThreadPool| -> Vec<Vec<Vec<u8>>> {
@@ -270,7 +270,7 @@ impl Case {
                 .collect()
             })
         };
-        // A GPU's results do not hang on the host's threads.
+        // A GPU's results do not depend on the host's threads.
         let pools = if make == Make::Cpu { &ONE_AND_TWO_THREADS[..] } else { &ONE_AND_TWO_THREADS[1..] };
         let results: Vec<Vec<Vec<Vec<u8>>>> = pools.iter().map(on_threads).collect();
         let outputs =
@@ -307,7 +307,8 @@ struct Worst {
     text: String,
 }
 
-/// Kernel files with `expf`, `logf`, `tanhf`, `cosf` or `pow`: a test in `tests/cuda.rs` holds the list against the sources.
+/// Kernel files with `expf`, `logf`, `tanhf`, `cosf` or `pow`: a test in `tests/cuda`
+/// holds the list against the sources.
 pub const FILES_WITH_LIBRARY_FUNCTIONS: [&str; 3] = ["formula.cu", "loss.cu", "optimizer.cu"];
 
 impl Debug for Case {

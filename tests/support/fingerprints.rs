@@ -1,11 +1,11 @@
-//! Fingerprints: the bits that every kernel gave on the fake driver, recorded to be held against a GPU's.
+//! Fingerprints: hashes of the bits that every kernel gave on the fake driver, recorded to be held against a GPU's.
 //!
 //! The kernels add, multiply, divide and take roots in an order that is fixed in the source, and all of these are rounded
 //! correctly on both machines. So a GPU gives the fake driver's bits, and a kernel whose bits are others is named, without
 //! a formula in double precision that would take the GPU's time. `expf` and the like round differently on a GPU: the
 //! results of kernels with those are held against the formula.
 //!
-//! `tests/ops/modes.rs` shows that it finds a kernel with one rounding changed.
+//! `tests/ops/modes.rs` shows that a kernel with one rounding changed is named.
 //!
 //! - `MAXMARGIN_FINGERPRINTS_RECORD=FILE`: every case adds its line to FILE.
 //! - `MAXMARGIN_FINGERPRINTS=FILE`: every case is compared with FILE. Each prints one line that begins with `fingerprint`
@@ -52,11 +52,11 @@ impl Fingerprint {
 pub enum Verdict {
     /// Nothing is compared, or nothing is recorded for this case.
     NotRecorded,
-    /// The same bits.
+    /// The case has the recorded bits.
     Equal,
-    /// Other bits, of a kernel with functions that are rounded differently: its law decides.
+    /// The bits differ, and a kernel calls functions that are rounded differently: the law of tolerance decides.
     Law,
-    /// Other bits.
+    /// The bits differ, though all that the kernels compute is rounded correctly.
     Different,
 }
 
@@ -92,7 +92,7 @@ static RECORDING: LazyLock<Option<Mutex<File>>> = LazyLock::new(|| {
     Some(Mutex::new(file))
 });
 
-/// Whether this process records or compares.
+/// True if this process records fingerprints or compares them.
 pub fn in_use() -> bool {
     RECORDED.is_some() || RECORDING.is_some()
 }
@@ -111,7 +111,7 @@ pub fn record(key: &str, value: &str) {
     }
 }
 
-/// What was recorded under a key; `None` where nothing is compared.
+/// Text recorded under a key; `None` if there is none, or if nothing is compared.
 pub fn recorded(key: &str) -> Option<&'static str> {
     RECORDED.as_ref()?.lines.get(key).map(String::as_str)
 }

@@ -5,7 +5,7 @@
 //! the GPU. A [`Schedule`] is recorded once as a CUDA graph and from then on given to the GPU at once; the host waits
 //! for nothing but what it reads.
 //!
-//! `unsafe` and cudarc stand in `driver` alone.
+//! `shared` opens a GPU once a process: context, kernels, streams. `unsafe` and cudarc stand in `driver` alone.
 
 #[allow(unsafe_code)]
 mod driver;
