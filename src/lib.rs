@@ -12,7 +12,8 @@
 //! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example; other methods |
 //! | [`evaluate`] | what survives which attack, how near the boundary is; what it took, what makes it doubtful |
 //! | [`record`] | run folders: settings, metrics, checkpoints, events for TensorBoard |
-//! | [`report`] | text and pages out of records |
+//! | [`report`] | an HTML page about run folders and evaluations |
+//! | [`text`] | short numbers and histograms for the terminal |
 //! | [`device`] | runs programs; the only place that knows a machine |
 //! | [`mod@bench`] | how fast a device is |
 //!
@@ -103,6 +104,7 @@ pub mod record;
 pub mod report;
 pub mod rng;
 pub mod tape;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{BenchItem, BenchReport, KernelTime, Reference, References, StepSummary};
-use crate::report::si;
+use crate::text::si;
 
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

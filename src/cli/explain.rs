@@ -8,8 +8,8 @@ use crate::attack::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch, Total};
 use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS};
-use crate::report::si;
 use crate::tape::{Memory, Program};
+use crate::text::si;
 use crate::{Error, Result, train};
 
 /// What is explained.

@@ -11,8 +11,8 @@ use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG, LAST};
-use crate::report::{histogram, length};
 use crate::tape::Norm;
+use crate::text::{histogram, length};
 use crate::train::run::{Standing, Summary};
 use crate::{Error, Result, train};
 

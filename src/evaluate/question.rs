@@ -24,8 +24,8 @@ use crate::device::{Device, Schedule};
 use crate::model::Model;
 use crate::model::state_dict::{Loaded, load_model};
 use crate::record::Progress;
-use crate::report::{length, si};
 use crate::tape::Memory;
+use crate::text::{length, si};
 use crate::{Error, Result};
 
 /// Which images of a data set.

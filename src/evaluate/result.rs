@@ -7,8 +7,8 @@ use super::passes::Passes;
 use super::state::Tally;
 use crate::config::Method;
 use crate::data::DatasetKind;
-use crate::report::{histogram, length, si};
 use crate::tape::Norm;
+use crate::text::{histogram, length, si};
 
 /// An evaluation. Accuracies are in percent.
 #[derive(Clone, Debug, Serialize)]

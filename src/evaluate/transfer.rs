@@ -18,8 +18,8 @@ use crate::device::Device;
 use crate::model::Model;
 use crate::model::state_dict::{Loaded, load_model};
 use crate::record::Progress;
-use crate::report::length;
 use crate::tape::{Memory, Norm};
+use crate::text::length;
 
 /// What is to be tried.
 #[derive(Clone, Debug)]

@@ -1,16 +1,17 @@
 //! The chapter of a page about evaluations: robust accuracy by eps beside the paper's, and each evaluation's figures.
 
+use super::examples;
 use super::html::{escape, facts, figure, numbers, table, words};
 use super::paper::{self, Figure, Standing};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells};
 use super::records::{AtEps, Evaluation, MinimumNorm, Source, dataset_name};
 use super::training::key;
-use super::{examples, length};
 use crate::Result;
 use crate::config::{Config, as_written};
 use crate::data::DatasetKind;
 use crate::record::MarginCounts;
 use crate::tape::Norm;
+use crate::text::length;
 
 /// Bins of a histogram of an evaluation's margins.
 const BINS: usize = 42;

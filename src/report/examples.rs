@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::attacks::Shown;
 use super::html::escape;
 use super::images::{bytes, data_uri};
-use super::length;
 use super::records::{Adversarial, Evaluation, ImageRow};
 use crate::Result;
 use crate::data::{self, Dataset, DatasetKind, Splits};
+use crate::text::length;
 
 /// So many examples are shown of an evaluation, one of each class if there are.
 const SHOWN: usize = 10;

@@ -6,7 +6,7 @@ use super::records::{Epoch, Run, Source, Step, dataset_name};
 use crate::Result;
 use crate::config::{TestSearchStart, as_written};
 use crate::record::MarginCounts;
-use crate::report::length;
+use crate::text::length;
 
 /// The plot of margins over the epochs has no more columns than this.
 const COLUMNS: usize = 40;

@@ -19,8 +19,8 @@ use crate::model::Model;
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{Kind, MarginCounts, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
-use crate::report::{length, si};
 use crate::tape::{Loss, Memory, Metric};
+use crate::text::{length, si};
 use crate::{Error, Result};
 
 /// Images that evaluation looks at together.
