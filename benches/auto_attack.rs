@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::ValueEnum as _;
-use maxmargin::attack::{ApgdLoss, ApgdSettings, Attack, FabSettings, Start, Target, apgd, fab};
+use maxmargin::attack::{ApgdLoss, ApgdSettings, Attack, FabSettings, Start, apgd, fab};
+use maxmargin::batch::Batch;
 use maxmargin::data::{self, DatasetKind};
 use maxmargin::device::Device;
 use maxmargin::device::cpu::Cpu;
@@ -37,7 +38,7 @@ fn main() {
     model.declare(&mut memory);
     let model = &*model;
     let batch = number("--batch", 100).min(test.len());
-    let target = Target::new(&mut memory, model, "a.x", batch);
+    let target = Batch::new(&mut memory, model, "a.x", batch);
     let mut attacks = Vec::new();
     for loss in [ApgdLoss::Xent, ApgdLoss::Dlr, ApgdLoss::TargetedDlr] {
         let settings = ApgdSettings { start: Start::Image, ..ApgdSettings::published(loss, norm, 0) };
@@ -79,7 +80,7 @@ fn main() {
 fn found(
     device: &mut dyn Device,
     attack: &Attack,
-    target: &Target,
+    target: &Batch,
     run: u32,
     eps: f32,
     pixels: &[f32],

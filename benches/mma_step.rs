@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use maxmargin::attack::DeviceData;
+use maxmargin::batch::DeviceData;
 use maxmargin::config::{Config, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::Cuda;

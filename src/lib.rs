@@ -8,6 +8,7 @@
 //! | [`data`] | images and labels as bytes, batches as lists of indices |
 //! | [`tape`] | a computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan |
 //! | [`model`] | LeNet5 and the wide ResNet: layers recorded on a tape, parameters by PyTorch's names |
+//! | [`batch`] | examples on the device: the data set as bytes, the batch that is worked on |
 //! | [`attack`] | AN-PGD, PGD and the field's attacks: programs around a model's tape, one eps an example |
 //! | [`train`] | Algorithm 2: clean pass, attack, margin pass, optimizer; one margin an example; other methods |
 //! | [`evaluate`] | what survives which attack, how near the boundary is; what it took, what makes it doubtful |
@@ -92,6 +93,7 @@
 #![warn(missing_docs)]
 
 pub mod attack;
+pub mod batch;
 pub mod bench;
 pub mod cli;
 pub mod config;

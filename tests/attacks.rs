@@ -3,7 +3,8 @@
 
 mod support;
 
-use maxmargin::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
+use maxmargin::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
+use maxmargin::batch::Batch;
 use maxmargin::config::{Direction, L2Order, SearchResult};
 use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model};
@@ -30,7 +31,7 @@ struct Bench {
     device: Box<dyn Device>,
     memory: Memory,
     model: LinearModel,
-    target: Target,
+    target: Batch,
     number: Buffer,
 }
 
@@ -39,7 +40,7 @@ impl Bench {
         let mut memory = Memory::default();
         let mut model = LinearModel::new(given.image, given.bias.len());
         model.declare(&mut memory);
-        let target = Target::new(&mut memory, &model, "a.x", given.x.len());
+        let target = Batch::new(&mut memory, &model, "a.x", given.x.len());
         let number = memory.u32("number", &[1]);
         Bench { device: make.open(), memory, model, target, number }
     }
@@ -57,8 +58,8 @@ impl Bench {
         self.device.write_f32(&pgd.step, &given.step).unwrap();
     }
 
-    fn counted(&self, seed: u64) -> Noise {
-        Noise::Counted { seed, purpose: Purpose::EvaluateStart, step: self.number.clone() }
+    fn counted(&self, seed: u64) -> StartNoise {
+        StartNoise::CounterBased { seed, purpose: Purpose::EvaluateStart, step: self.number.clone() }
     }
 
     fn rows(&self, buffer: &Buffer) -> Vec<Vec<f32>> {
@@ -67,7 +68,7 @@ impl Bench {
     }
 }
 
-fn settings(norm: Norm, l2_order: L2Order, loss: Loss, iterations: u32, noise: Noise) -> PgdSettings {
+fn settings(norm: Norm, l2_order: L2Order, loss: Loss, iterations: u32, noise: StartNoise) -> PgdSettings {
     let rule = PgdRule { norm, l2_order, l2_grad_floor: 1e-6 };
     PgdSettings { loss: LossRule { loss, confidence: 0.0 }, rule, iterations, noise }
 }
@@ -140,7 +141,7 @@ fn ball_and_box_are_kept(norm: Norm, l2_order: L2Order, image: [usize; 3], radii
     let given = adversarially_chosen(image, radii);
     for (make, with_noise) in devices().into_iter().flat_map(|make| [(make, true), (make, false)]) {
         let points = trajectory(make, &given, 3, |bench| {
-            let noise = if with_noise { bench.counted(5) } else { Noise::None };
+            let noise = if with_noise { bench.counted(5) } else { StartNoise::None };
             settings(norm, l2_order, Loss::Slm, 5, noise)
         });
         for (iteration, adv) in points.iter().enumerate() {
@@ -202,7 +203,7 @@ fn a_zero_gradient_moves_nothing() {
     for (make, norm) in devices().into_iter().flat_map(|make| [(make, Norm::Linf), (make, Norm::L2)]) {
         let mut given = adversarially_chosen([4, 4, 1], &[0.3, 0.0, 2.0]);
         given.weights = vec![vec![0.0; 16]; 3];
-        let points = trajectory(make, &given, 0, |_| settings(norm, L2Order::BallBox, Loss::Slm, 3, Noise::None));
+        let points = trajectory(make, &given, 0, |_| settings(norm, L2Order::BallBox, Loss::Slm, 3, StartNoise::None));
         points.iter().for_each(|adv| assert_eq!(adv, &given.x));
     }
 }
@@ -308,7 +309,7 @@ struct Found {
 
 fn an_pgd(make: Make, given: &Given, search: Search, iterations: u32) -> Found {
     let mut bench = Bench::new(make, given);
-    let settings = settings(search.norm, L2Order::BoxBall, Loss::Slm, iterations, Noise::None);
+    let settings = settings(search.norm, L2Order::BoxBall, Loss::Slm, iterations, StartNoise::None);
     let pgd = Pgd::new(&mut bench.memory, &bench.model, &bench.target, &settings);
     let found = AnPgd::new(&mut bench.memory, &bench.model, &bench.target, pgd.clone(), search);
     let n = given.x.len();

@@ -5,9 +5,8 @@ mod support;
 
 use std::sync::Arc;
 
-use maxmargin::attack::{
-    ApgdLoss, ApgdSettings, Attack, AutoAttack, FabSettings, Start, Target, apgd, auto_attack, fab,
-};
+use maxmargin::attack::{ApgdLoss, ApgdSettings, Attack, AutoAttack, FabSettings, Start, apgd, auto_attack, fab};
+use maxmargin::batch::Batch;
 use maxmargin::device::Schedule;
 use maxmargin::model::{LeNet5, Mode, Model, image_buffer};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, Tape, TargetedLoss};
@@ -453,7 +452,7 @@ fn names(version: AutoAttack, classes: usize) -> Result<Vec<(String, u32)>, Stri
     let mut memory = Memory::default();
     let mut model = LinearModel::new([4, 4, 1], classes);
     model.declare(&mut memory);
-    let target = Target::new(&mut memory, &model, "a.x", 3);
+    let target = Batch::new(&mut memory, &model, "a.x", 3);
     let attacks = auto_attack(&mut memory, &model, &target, version, Norm::Linf, 0).map_err(|e| e.to_string())?;
     Ok(attacks.into_iter().map(|attack| (attack.name, attack.runs)).collect())
 }

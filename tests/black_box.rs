@@ -3,14 +3,15 @@
 
 mod support;
 
-use maxmargin::attack::{Attack, SpsaSettings, SquareSettings, Target, spsa, square};
+use maxmargin::attack::{Attack, SpsaSettings, SquareSettings, spsa, square};
+use maxmargin::batch::Batch;
 use maxmargin::model::Model;
 use maxmargin::rng::{Purpose, philox, signed_unit};
 use maxmargin::tape::{Memory, Norm};
 use support::attacked::{Attacked, Given, distance};
 use support::{Make, Random, devices, fast_devices};
 
-type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Target) -> Attack>;
+type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Attack>;
 
 fn square_of(norm: Norm, queries: u32) -> Record {
     let settings = SquareSettings { queries, restarts: 2, seed: 3, ..SquareSettings::published(norm) };

@@ -5,7 +5,7 @@ mod support;
 
 use std::f64::consts::TAU;
 
-use maxmargin::attack::DeviceData;
+use maxmargin::batch::DeviceData;
 use maxmargin::config::{Config, L2Order, Method, OptimizerKind, preset};
 use maxmargin::model::{Model, WideResNet};
 use maxmargin::rng::{Purpose, philox, unit};

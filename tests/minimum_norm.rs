@@ -3,13 +3,14 @@
 
 mod support;
 
-use maxmargin::attack::{Attack, CwSettings, DdnSettings, FmnSettings, Target, cw, ddn, fmn};
+use maxmargin::attack::{Attack, CwSettings, DdnSettings, FmnSettings, cw, ddn, fmn};
+use maxmargin::batch::Batch;
 use maxmargin::model::Model;
 use maxmargin::tape::{Memory, Norm};
 use support::attacked::{Attacked, ConeModel, DeadModel, Given, distance};
 use support::{Make, devices, fast_devices};
 
-type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Target) -> Attack>;
+type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Attack>;
 
 /// An attack, the norm it makes small, and the share by which its distance may exceed the least.
 struct Method {

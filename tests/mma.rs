@@ -3,7 +3,7 @@
 
 mod support;
 
-use maxmargin::attack::DeviceData;
+use maxmargin::batch::DeviceData;
 use maxmargin::config::{Config, OptimizerKind, SearchMode, preset};
 use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model, Params};

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use maxmargin::attack::{DdnSettings, Noise, Pgd, PgdSettings, ddn};
+use maxmargin::attack::{DdnSettings, Pgd, PgdSettings, StartNoise, ddn};
 use maxmargin::config::Fidelity;
 use maxmargin::data::{self, Dataset, DatasetKind, idx};
 use maxmargin::device::{Device, cpu::Cpu};
@@ -62,7 +62,7 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
         loss: rule(Loss::Xent),
         rule: PgdRule { norm: Norm::Linf, l2_order, l2_grad_floor },
         iterations: ITERATIONS,
-        noise: Noise::None,
+        noise: StartNoise::None,
     };
     let pgd = Pgd::new(&mut memory, &*model, &examples.target, &settings);
     let margin = memory.f32("margin", &[BATCH]);

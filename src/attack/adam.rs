@@ -1,7 +1,7 @@
 //! Adam (Kingma and Ba, 2015) on images, each element by itself: what an attack's point moves by. (Training's optimizer
 //! is an op of its own, [`Op::Adam`](crate::tape::Op::Adam).)
 
-use super::rows::{Room, number};
+use super::rows::{Workspace, number};
 use crate::tape::{Buffer, Tape, Value};
 
 /// PyTorch's defaults.
@@ -19,8 +19,8 @@ pub(super) struct Adam {
 }
 
 impl Adam {
-    /// Room for the means; `rate` is the learning rate.
-    pub fn new(room: &mut Room, rate: f32) -> Adam {
+    /// Workspace for the means; `rate` is the learning rate.
+    pub fn new(room: &mut Workspace, rate: f32) -> Adam {
         let means = ["adam.first", "adam.second"].map(|part| room.images(part));
         let shares = ["adam.first_share", "adam.second_share"].map(|part| room.f32(part, &[1]));
         Adam { means, shares, rate }

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{Attack, Pgd, PgdSettings, Target};
+use super::{Attack, Pgd, PgdSettings};
+use crate::batch::Batch;
 use crate::config::{Direction, SearchResult};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
@@ -49,15 +50,15 @@ pub struct AnPgd {
     pub margin: Buffer,
     /// PGD and the search.
     pub schedule: Schedule,
-    target: Target,
+    target: Batch,
     search: Search,
 }
 
 impl AnPgd {
     /// Records the search after `pgd` on `target`.
-    pub fn new(memory: &mut Memory, model: &dyn Model, target: &Target, pgd: Pgd, search: Search) -> AnPgd {
+    pub fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, pgd: Pgd, search: Search) -> AnPgd {
         let n = target.capacity();
-        let name = |part: &str| format!("{}.{part}", target.x.name.trim_end_matches(".x"));
+        let name = |part: &str| format!("{}.{part}", target.name);
         let [t, low, high] = ["t", "low", "high"].map(|part| memory.f32(&name(part), &[n]));
         let margin = match search.result {
             SearchResult::Midpoint => t.clone(),
@@ -119,7 +120,7 @@ impl AnPgd {
     pub fn attack(
         memory: &mut Memory,
         model: &dyn Model,
-        target: &Target,
+        target: &Batch,
         settings: &PgdSettings,
         search: Search,
         [eps, step]: [f32; 2],

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use super::rows::{Room, length, number};
-use super::{Attack, Start, Target, check_classes};
+use super::rows::{Workspace, length, number};
+use super::{Attack, Start, check_classes};
 use crate::Result;
+use crate::batch::Batch;
 use crate::config::L2Order;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
@@ -91,7 +92,7 @@ fn checkpoints(iterations: u32) -> Vec<u32> {
 
 struct Apgd<'a> {
     model: &'a dyn Model,
-    target: &'a Target,
+    target: &'a Batch,
     settings: &'a ApgdSettings,
     run: Buffer,
     eps: Buffer,
@@ -121,12 +122,12 @@ struct Apgd<'a> {
 ///
 /// # Errors
 /// The network has too few classes for the loss.
-pub fn apgd(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &ApgdSettings) -> Result<Attack> {
+pub fn apgd(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &ApgdSettings) -> Result<Attack> {
     let name = settings.loss.name();
     let classes = check_classes(model, name, settings.loss.least_classes())?;
     let targeted = settings.loss == ApgdLoss::TargetedDlr;
     let n = target.capacity();
-    let mut room = Room { memory, model, target, attack: name };
+    let mut room = Workspace { memory, model, target, attack: name };
     let apgd = Apgd {
         model,
         target,

@@ -1,7 +1,8 @@
 //! AutoAttack (Croce and Hein, ICML 2020): attacks that are run one after the other, each on what the ones before it left.
 
-use super::{ApgdLoss, ApgdSettings, Attack, FabSettings, SquareSettings, Target, apgd, fab, square};
+use super::{ApgdLoss, ApgdSettings, Attack, FabSettings, SquareSettings, apgd, fab, square};
 use crate::Result;
+use crate::batch::Batch;
 use crate::model::Model;
 use crate::tape::{Memory, Norm};
 
@@ -52,7 +53,7 @@ impl AutoAttack {
 pub fn auto_attack(
     memory: &mut Memory,
     model: &dyn Model,
-    target: &Target,
+    target: &Batch,
     version: AutoAttack,
     norm: Norm,
     seed: u64,

@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 
+use super::Attack;
 use super::adam::Adam;
-use super::rows::{Room, number};
-use super::{Attack, Target};
+use super::rows::{Workspace, number};
+use crate::batch::Batch;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Formula, Loss, LossRule, Memory, Program, Reduction, Tape};
@@ -59,7 +60,7 @@ const REPEAT_FROM: u32 = 10;
 
 struct Cw<'a> {
     model: &'a dyn Model,
-    target: &'a Target,
+    target: &'a Batch,
     settings: &'a CwSettings,
     run: Buffer,
     /// Where Adam is.
@@ -81,8 +82,8 @@ struct Cw<'a> {
 }
 
 /// Records CW-L2 on `target`.
-pub fn cw(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &CwSettings) -> Attack {
-    let mut room = Room { memory, model, target, attack: "cw" };
+pub fn cw(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &CwSettings) -> Attack {
+    let mut room = Workspace { memory, model, target, attack: "cw" };
     let cw = Cw {
         model,
         target,

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::rows::{Room, broken, cosine_rate, direction, keep_nearest, length, number, worst_length};
-use super::{Attack, Target};
+use super::Attack;
+use super::rows::{Workspace, broken, cosine_rate, direction, keep_nearest, length, number, worst_length};
+use crate::batch::Batch;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Loss, LossRule, Memory, Norm, Program, Tape};
@@ -38,7 +39,7 @@ const RATE: [f32; 2] = [1.0, 0.01];
 
 struct Ddn<'a> {
     model: &'a dyn Model,
-    target: &'a Target,
+    target: &'a Batch,
     settings: &'a DdnSettings,
     run: Buffer,
     /// The point, and the nearest adversarial one with its distance `[n]`.
@@ -54,8 +55,8 @@ struct Ddn<'a> {
 }
 
 /// Records DDN on `target`.
-pub fn ddn(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &DdnSettings) -> Attack {
-    let mut room = Room { memory, model, target, attack: "ddn" };
+pub fn ddn(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &DdnSettings) -> Attack {
+    let mut room = Workspace { memory, model, target, attack: "ddn" };
     let ddn = Ddn {
         model,
         target,

@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use super::rows::{Room, broken, keep_nearest, length, number};
+use super::rows::{Workspace, broken, keep_nearest, length, number};
 use super::start::unit_noise;
-use super::{Attack, Target, check_classes};
+use super::{Attack, check_classes};
 use crate::Result;
+use crate::batch::Batch;
 use crate::config::L2Order;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
@@ -65,7 +66,7 @@ const TINY: f32 = 1e-12;
 
 struct Fab<'a> {
     model: &'a dyn Model,
-    target: &'a Target,
+    target: &'a Batch,
     settings: &'a FabSettings,
     classes: usize,
     run: Buffer,
@@ -87,11 +88,11 @@ struct Fab<'a> {
 ///
 /// # Errors
 /// The network has one class.
-pub fn fab(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &FabSettings) -> Result<Attack> {
+pub fn fab(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &FabSettings) -> Result<Attack> {
     let name = if settings.targeted { "fab-t" } else { "fab" };
     let classes = check_classes(model, name, TargetedLoss::Difference.least_classes())?;
     let n = target.capacity();
-    let mut room = Room { memory, model, target, attack: name };
+    let mut room = Workspace { memory, model, target, attack: name };
     let fab = Fab {
         model,
         target,

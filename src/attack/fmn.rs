@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
-use super::rows::{Room, broken, cosine_rate, direction, keep_nearest, length, number, worst_length};
-use super::{Attack, Target};
+use super::Attack;
+use super::rows::{Workspace, broken, cosine_rate, direction, keep_nearest, length, number, worst_length};
+use crate::batch::Batch;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Loss, LossRule, Memory, Norm, Program, Reduction, Tape};
@@ -37,7 +38,7 @@ impl FmnSettings {
 
 struct Fmn<'a> {
     model: &'a dyn Model,
-    target: &'a Target,
+    target: &'a Batch,
     settings: &'a FmnSettings,
     run: Buffer,
     /// The point, and the nearest adversarial one with its distance `[n]`.
@@ -55,8 +56,8 @@ struct Fmn<'a> {
 }
 
 /// Records FMN on `target`.
-pub fn fmn(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &FmnSettings) -> Attack {
-    let mut room = Room { memory, model, target, attack: "fmn" };
+pub fn fmn(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &FmnSettings) -> Attack {
+    let mut room = Workspace { memory, model, target, attack: "fmn" };
     let fmn = Fmn {
         model,
         target,

@@ -14,7 +14,6 @@ pub mod apgd;
 pub mod auto;
 pub mod cw;
 pub mod ddn;
-mod device_data;
 pub mod fab;
 pub mod fmn;
 pub mod pgd;
@@ -29,10 +28,9 @@ pub use apgd::{ApgdLoss, ApgdSettings, apgd};
 pub use auto::{AutoAttack, auto_attack};
 pub use cw::{CwSettings, cw};
 pub use ddn::{DdnSettings, ddn};
-pub use device_data::DeviceData;
 pub use fab::{FabSettings, fab};
 pub use fmn::{FmnSettings, fmn};
-pub use pgd::{Ascent, Noise, Pgd, PgdSettings, RestartedPgd, StepLength};
+pub use pgd::{Ascent, Pgd, PgdSettings, RestartedPgd, StartNoise, StepLength};
 pub use spsa::{SpsaSettings, spsa};
 pub use square::{SquareSettings, square};
 pub use start::Start;
@@ -42,7 +40,7 @@ use crate::model::{Mode, Model, image_buffer};
 use crate::tape::{Buffer, Memory, Tape};
 use crate::{Error, Result};
 
-/// An attack on the examples of a [`Target`], as whoever runs it sees it.
+/// An attack on the examples of a [`Batch`](crate::batch::Batch), as whoever runs it sees it.
 #[derive(Clone, Debug)]
 pub struct Attack {
     /// As records name it: `pgd-xent`, `apgd-t`, `ddn`.
@@ -61,36 +59,6 @@ pub struct Attack {
     pub state: Vec<Buffer>,
     /// One run.
     pub schedule: Schedule,
-}
-
-/// The examples that an attack is run on: buffers for up to `n` of them.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// Images `[n, h, w, c]` in [0, 1].
-    pub x: Buffer,
-    /// Labels, u32 `[n]`.
-    pub labels: Buffer,
-    /// Each example's place in its data set, u32 `[n]`: what its random numbers are counted by.
-    pub index: Buffer,
-    /// How many there are, u32 `[1]`.
-    pub rows: Buffer,
-}
-
-impl Target {
-    /// Buffers for `n` of a model's images.
-    pub fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize) -> Target {
-        Target {
-            x: image_buffer(memory, model, &format!("{name}.x"), n),
-            labels: memory.u32(&format!("{name}.labels"), &[n]),
-            index: memory.u32(&format!("{name}.index"), &[n]),
-            rows: memory.u32(&format!("{name}.rows"), &[1]),
-        }
-    }
-
-    /// How many examples there is room for.
-    pub fn capacity(&self) -> usize {
-        self.labels.dims[0]
-    }
 }
 
 /// How many classes a network tells apart; `least` are needed for the attack called `name`.

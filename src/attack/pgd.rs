@@ -4,8 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Attack;
 use super::start::normal_noise;
-use super::{Attack, Target};
+use crate::batch::Batch;
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
@@ -13,11 +14,11 @@ use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, Target
 
 /// What the random start is made of.
 #[derive(Clone, Debug)]
-pub enum Noise {
+pub enum StartNoise {
     /// No random start: PGD begins at the image.
     None,
-    /// Counted random numbers.
-    Counted {
+    /// Counter-based random numbers.
+    CounterBased {
         /// The run's seed.
         seed: u64,
         /// What they are for.
@@ -49,7 +50,7 @@ pub struct PgdSettings {
     /// Iterations.
     pub iterations: u32,
     /// The random start.
-    pub noise: Noise,
+    pub noise: StartNoise,
 }
 
 /// How PGD ascends what is no [`LossRule`].
@@ -60,7 +61,7 @@ pub struct Ascent {
     /// Iterations.
     pub iterations: u32,
     /// The random start.
-    pub noise: Noise,
+    pub noise: StartNoise,
 }
 
 impl PgdSettings {
@@ -103,7 +104,7 @@ pub struct Pgd {
 
 impl Pgd {
     /// Records the attack on `target`.
-    pub fn new(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &PgdSettings) -> Pgd {
+    pub fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &PgdSettings) -> Pgd {
         let loss = settings.loss;
         Pgd::ascending(memory, model, target, &settings.ascent(), &|tape, logits| {
             let labels = tape.leaf(&target.labels);
@@ -115,7 +116,7 @@ impl Pgd {
     fn towards(
         memory: &mut Memory,
         model: &dyn Model,
-        target: &Target,
+        target: &Batch,
         settings: &PgdSettings,
         classes: &Buffer,
     ) -> Pgd {
@@ -130,12 +131,12 @@ impl Pgd {
     pub fn ascending(
         memory: &mut Memory,
         model: &dyn Model,
-        target: &Target,
+        target: &Batch,
         ascent: &Ascent,
         loss: &dyn Fn(&mut Tape, Value) -> Value,
     ) -> Pgd {
         let n = target.capacity();
-        let name = |part: &str| format!("{}.{part}", target.x.name.trim_end_matches(".x"));
+        let name = |part: &str| format!("{}.{part}", target.name);
         let (eps, step) = (memory.f32(&name("eps"), &[n]), memory.f32(&name("step"), &[n]));
         let adv = image_buffer(memory, model, &name("adv"), n);
         let ones = memory.f32(&name("ones"), &[n]);
@@ -169,13 +170,13 @@ pub struct RestartedPgd {
 
 impl RestartedPgd {
     /// Records the attack on `target`; `run`, u32 `[1]`, counts its runs.
-    pub fn record(&self, memory: &mut Memory, model: &dyn Model, target: &Target, run: &Buffer) -> Attack {
+    pub fn record(&self, memory: &mut Memory, model: &dyn Model, target: &Batch, run: &Buffer) -> Attack {
         let start = memory.u32("pgd.start", &[1]);
         let settings = PgdSettings {
             loss: self.loss,
             rule: self.rule,
             iterations: self.iterations,
-            noise: Noise::Counted { seed: self.seed, purpose: Purpose::EvaluateStart, step: start.clone() },
+            noise: StartNoise::CounterBased { seed: self.seed, purpose: Purpose::EvaluateStart, step: start.clone() },
         };
         let classes = self.targeted.then(|| memory.u32("pgd.classes", &[target.capacity()]));
         let pgd = match &classes {
@@ -213,23 +214,23 @@ impl RestartedPgd {
 }
 
 /// The first point, and what every iteration weighs the losses with.
-fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &Ascent) -> Program {
+fn start(target: &Batch, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &Ascent) -> Program {
     let mut tape = Tape::new("pgd_start");
     tape.set_rows(&target.rows);
     let (x, eps) = (tape.leaf(&target.x), tape.leaf(eps));
     let norm = ascent.rule.norm;
     let first = match &ascent.noise {
-        Noise::None => tape.copy(x),
-        Noise::Given(noise) => {
+        StartNoise::None => tape.copy(x),
+        StartNoise::Given(noise) => {
             let noise = tape.leaf(noise);
             tape.pgd_start(norm, x, eps, noise)
         }
-        Noise::Counted { seed, purpose, step } => {
+        StartNoise::CounterBased { seed, purpose, step } => {
             let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
             let noise = tape.uniform(x, step, index, *seed, *purpose, norm == Norm::Linf);
             tape.pgd_start(norm, x, eps, noise)
         }
-        Noise::Normal { deviation, seed, step } => {
+        StartNoise::Normal { deviation, seed, step } => {
             let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
             let purposes = [Purpose::TrainStart, Purpose::TrainAngle];
             let noise = normal_noise(&mut tape, x, step, index, *seed, purposes);
@@ -244,7 +245,7 @@ fn start(target: &Target, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &As
 
 fn iteration(
     model: &dyn Model,
-    target: &Target,
+    target: &Batch,
     [eps, step, adv, ones]: [&Buffer; 4],
     rule: PgdRule,
     loss: &dyn Fn(&mut Tape, Value) -> Value,

@@ -1,22 +1,22 @@
 //! What attacks have in common: their buffers by name, lengths along rows, the nearest example found so far.
 
-use super::Target;
+use crate::batch::Batch;
 use crate::model::{Model, image_buffer};
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Formula, Memory, Norm, Reduction, Tape, Value};
 
 /// Makes the buffers of an attack on `target`, each named after both.
-pub(super) struct Room<'a> {
+pub(super) struct Workspace<'a> {
     pub memory: &'a mut Memory,
     pub model: &'a dyn Model,
-    pub target: &'a Target,
+    pub target: &'a Batch,
     pub attack: &'static str,
 }
 
-impl Room<'_> {
+impl Workspace<'_> {
     /// The buffer's name.
     pub fn name(&self, part: &str) -> String {
-        format!("{}.{}.{part}", self.target.x.name.trim_end_matches(".x"), self.attack)
+        format!("{}.{}.{part}", self.target.name, self.attack)
     }
 
     /// A number of each pixel `[n, h, w, c]`.
@@ -99,7 +99,7 @@ pub(super) fn keep_nearest(
 
 /// A direction of length 1: that of the gradient `dx`; or, where that is 0 (a network whose units are all dead there),
 /// a random one, about as long, counted by `step` and each example's index.
-pub(super) fn direction(tape: &mut Tape, target: &Target, dx: Value, step: &Buffer, seed: u64) -> Value {
+pub(super) fn direction(tape: &mut Tape, target: &Batch, dx: Value, step: &Buffer, seed: u64) -> Value {
     let [step, index] = [step, &target.index].map(|b| tape.leaf(b));
     let noise = tape.uniform(dx, step, index, seed, Purpose::AttackDirection, true);
     let elements: usize = tape.dims(dx)[1..].iter().product();

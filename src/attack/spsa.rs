@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use super::Attack;
 use super::adam::Adam;
-use super::rows::{Room, number};
-use super::{Attack, Target};
+use super::rows::{Workspace, number};
+use crate::batch::Batch;
 use crate::config::L2Order;
 use crate::device::Schedule;
 use crate::model::{Mode, Model, batch_dims};
@@ -47,7 +48,7 @@ impl SpsaSettings {
 
 struct Spsa<'a> {
     model: &'a dyn Model,
-    target: &'a Target,
+    target: &'a Batch,
     settings: &'a SpsaSettings,
     run: Buffer,
     eps: Buffer,
@@ -68,9 +69,9 @@ struct Spsa<'a> {
 }
 
 /// Records SPSA on `target`.
-pub fn spsa(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &SpsaSettings) -> Attack {
+pub fn spsa(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &SpsaSettings) -> Attack {
     let samples = target.capacity() * settings.at_once as usize;
-    let mut room = Room { memory, model, target, attack: "spsa" };
+    let mut room = Workspace { memory, model, target, attack: "spsa" };
     let many = batch_dims(model, samples);
     let spsa = Spsa {
         model,

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use super::rows::Room;
-use super::windows::{Heights, SIGNS, TINY, Tiles, Window, modulo, point_at, sign};
-use super::{Attack, Target};
+use super::Attack;
+use super::rows::Workspace;
+use super::windows::{Heights, SIGNS, SearchWindow, TINY, Tiles, modulo, point_at, sign};
+use crate::batch::Batch;
 use crate::config::L2Order;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
@@ -59,7 +60,7 @@ impl SquareSettings {
 
 struct Square<'a> {
     model: &'a dyn Model,
-    target: &'a Target,
+    target: &'a Batch,
     settings: &'a SquareSettings,
     run: Buffer,
     eps: Buffer,
@@ -78,11 +79,11 @@ struct Square<'a> {
 }
 
 /// Records Square on `target`.
-pub fn square(memory: &mut Memory, model: &dyn Model, target: &Target, settings: &SquareSettings) -> Attack {
+pub fn square(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &SquareSettings) -> Attack {
     let ([h, w, c], n) = (model.image(), target.capacity());
     let sides: Vec<usize> = (0..settings.queries).map(|i| settings.side(i, [h, w])).collect();
     let tiles = Tiles::new([h, w, c]);
-    let mut room = Room { memory, model, target, attack: "square" };
+    let mut room = Workspace { memory, model, target, attack: "square" };
     let (at_first, heights) = match settings.norm {
         Norm::Linf => (w * c, Heights::new(&mut room, [])),
         Norm::L2 => (tiles.numbers(), Heights::new(&mut room, sides.iter().copied().chain([tiles.side]))),
@@ -168,7 +169,7 @@ impl Square<'_> {
         tape.increment(&self.query);
         tape.set_rows(&self.target.rows);
         let numbers = self.draw(&mut tape, &self.numbers, &self.query, Purpose::SquareQuery);
-        let window = Window { image: self.model.image(), side };
+        let window = SearchWindow { image: self.model.image(), side };
         let candidate = match self.settings.norm {
             Norm::Linf => self.change_linf(&mut tape, numbers, window),
             Norm::L2 => self.change_l2(&mut tape, numbers, window),
@@ -182,7 +183,7 @@ impl Square<'_> {
     }
 
     /// Each channel of the window moves by 2 eps, up or down, back into ball and box: to one of their ends.
-    fn change_linf(&self, tape: &mut Tape, numbers: Value, window: Window) -> Value {
+    fn change_linf(&self, tape: &mut Tape, numbers: Value, window: SearchWindow) -> Value {
         let [x, adv, eps] = [&self.target.x, &self.adv, &self.eps].map(|b| tape.leaf(b));
         let inside = window.inside(tape, x, numbers);
         let direction = tape.map([inside, numbers], |[inside, numbers]| {
@@ -197,7 +198,7 @@ impl Square<'_> {
 
     /// The window gets a random relief added to the direction of what is there, and the length of what two windows held
     /// and of what the ball has left; the other window is emptied.
-    fn change_l2(&self, tape: &mut Tape, numbers: Value, window: Window) -> Value {
+    fn change_l2(&self, tape: &mut Tape, numbers: Value, window: SearchWindow) -> Value {
         let [x, adv, eps] = [&self.target.x, &self.adv, &self.eps].map(|b| tape.leaf(b));
         let [h, w, c] = window.image;
         let pixels = (h * w) as f32;

@@ -2,8 +2,8 @@
 
 use std::f32::consts::TAU;
 
-use super::Target;
 use super::rows::length;
+use crate::batch::Batch;
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Norm, Tape, Value};
 
@@ -24,7 +24,7 @@ pub enum Start {
 
 impl Start {
     /// Records the point, which rounding may have left outside the ball.
-    pub(super) fn point(&self, tape: &mut Tape, norm: Norm, target: &Target, run: &Buffer, eps: &Buffer) -> Value {
+    pub(super) fn point(&self, tape: &mut Tape, norm: Norm, target: &Batch, run: &Buffer, eps: &Buffer) -> Value {
         let x = tape.leaf(&target.x);
         match self {
             Start::Image => x,
@@ -38,7 +38,7 @@ impl Start {
 }
 
 /// Random numbers as many as the images have, of length 1: uniform ones in linf, normal ones in l2.
-pub(super) fn unit_noise(tape: &mut Tape, norm: Norm, target: &Target, run: &Buffer, seed: u64) -> Value {
+pub(super) fn unit_noise(tape: &mut Tape, norm: Norm, target: &Batch, run: &Buffer, seed: u64) -> Value {
     let [x, run, index] = [&target.x, run, &target.index].map(|b| tape.leaf(b));
     let noise = match norm {
         Norm::Linf => tape.uniform(x, run, index, seed, Purpose::EvaluateStart, true),

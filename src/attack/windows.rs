@@ -1,6 +1,6 @@
 //! Square's windows: where they are in an image, and the relief that its l2 form puts into them.
 
-use super::rows::{Room, length, number};
+use super::rows::{Workspace, length, number};
 use crate::tape::{Buffer, Formula, Norm, Program, Tape, Value};
 
 /// 1 or -1, for a number in [0, 1).
@@ -36,13 +36,13 @@ pub(super) const SIGNS: usize = 5;
 
 /// A square window in images `[h, w, c]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(super) struct SearchWindow {
     pub image: [usize; 3],
     /// No more than the image's.
     pub side: usize,
 }
 
-impl Window {
+impl SearchWindow {
     /// The first row or column (`axis` 0 or 1) of each example's window. As in AutoAttack, the last place that the image
     /// has room for is not taken, unless it is the only one.
     fn corner(&self, tape: &mut Tape, numbers: Value, window: usize, axis: usize) -> Value {
@@ -166,8 +166,8 @@ pub(super) struct Heights {
 }
 
 impl Heights {
-    /// Room for the tables of windows of these sides.
-    pub fn new(room: &mut Room, sides: impl IntoIterator<Item = usize>) -> Heights {
+    /// Workspace for the tables of windows of these sides.
+    pub fn new(room: &mut Workspace, sides: impl IntoIterator<Item = usize>) -> Heights {
         let mut tables: Vec<(usize, Buffer)> = Vec::new();
         for side in sides {
             if tables.iter().all(|(known, _)| *known != side) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::BenchSettings;
-use crate::attack::DeviceData;
+use crate::batch::DeviceData;
 use crate::config::{Method, preset};
 use crate::device::Device;
 use crate::model::Model;

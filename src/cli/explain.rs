@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::values::count;
 use super::{Outcome, presets, print};
-use crate::attack::DeviceData;
+use crate::batch::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch, Total};
 use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS};

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::Examples;
 use super::examples::classes;
 use crate::attack::{
-    AnPgd, ApgdLoss, ApgdSettings, Attack, AutoAttack, CwSettings, DdnSettings, FabSettings, FmnSettings, Noise,
-    PgdSettings, RestartedPgd, Search, SearchStart, SpsaSettings, SquareSettings, StepLength, apgd, auto_attack, cw,
+    AnPgd, ApgdLoss, ApgdSettings, Attack, AutoAttack, CwSettings, DdnSettings, FabSettings, FmnSettings, PgdSettings,
+    RestartedPgd, Search, SearchStart, SpsaSettings, SquareSettings, StartNoise, StepLength, apgd, auto_attack, cw,
     ddn, fab, fmn, spsa, square,
 };
 use crate::config::Config;
@@ -205,7 +205,7 @@ pub fn record(
                     loss: config.loss_rule(config.attack_loss_fn),
                     rule: config.pgd_rule(),
                     iterations: config.nb_iter,
-                    noise: Noise::Counted { seed, purpose: Purpose::MarginStart, step: run.clone() },
+                    noise: StartNoise::CounterBased { seed, purpose: Purpose::MarginStart, step: run.clone() },
                 };
                 let lengths = [config.test_eps, config.test_eps_iter];
                 attacks.push(AnPgd::attack(memory, model, target, &pgd, search, lengths, &run));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::Result;
-use crate::attack::{DeviceData, Target};
+use crate::batch::{Batch, DeviceData};
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::model::{Mode, Model};
@@ -16,7 +16,7 @@ pub(super) const HARD: LossRule = LossRule { loss: Loss::Lm, confidence: 0.0 };
 #[derive(Clone, Debug)]
 pub struct Examples {
     /// The batch.
-    pub target: Target,
+    pub target: Batch,
     data: DeviceData,
     gather: Arc<Program>,
     clean: Arc<Program>,
@@ -38,7 +38,7 @@ impl Examples {
     /// Room for `n` examples, looked at `batch` at a time.
     pub fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize, batch: usize) -> Examples {
         let data = DeviceData::new(memory, model, name, n);
-        let target = Target::new(memory, model, name, batch.min(n).max(1));
+        let target = Batch::new(memory, model, name, batch.min(n).max(1));
         let margin = memory.f32(&format!("{name}.margin"), &target.labels.dims);
         let logits = memory.f32(&format!("{name}.logits"), &[target.capacity(), classes(model)]);
         let mut tape = Tape::new("gather");

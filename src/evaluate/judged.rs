@@ -10,7 +10,8 @@ use super::Examples;
 use super::examples::HARD;
 use super::passes::Passes;
 use crate::Result;
-use crate::attack::{Attack, Target};
+use crate::attack::Attack;
+use crate::batch::Batch;
 use crate::device::{Device, Schedule};
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Memory, Norm, Program, Reduction, Tape};
@@ -164,7 +165,7 @@ pub(super) struct Judge {
 
 impl Judge {
     /// Records the logit margin of each result for `model`, and its distance in `norm` from the example.
-    pub(super) fn new(memory: &mut Memory, model: &dyn Model, target: &Target, norm: Norm, attack: &Attack) -> Judge {
+    pub(super) fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, norm: Norm, attack: &Attack) -> Judge {
         let n = target.capacity();
         let [margin, length] = ["margin", "length"].map(|part| memory.f32(&format!("{}.{part}", attack.name), &[n]));
         let mut tape = Tape::new("judge");

@@ -3,7 +3,7 @@
 
 use super::Examples;
 use crate::Result;
-use crate::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart};
+use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::config::{Config, TestSearchStart};
 use crate::device::{Device, Schedule};
 use crate::model::{Mode, Model};
@@ -27,7 +27,7 @@ impl Margins {
             loss: config.loss_rule(config.attack_loss_fn),
             rule: config.pgd_rule(),
             iterations: config.nb_iter,
-            noise: Noise::Counted { seed: config.seed, purpose: Purpose::MarginStart, step },
+            noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::MarginStart, step },
         };
         let pgd = Pgd::new(memory, model, &examples.target, &settings);
         let search = Search {

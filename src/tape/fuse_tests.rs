@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::attack::{Noise, Pgd, PgdSettings, Target};
+use crate::attack::{Pgd, PgdSettings, StartNoise};
+use crate::batch::Batch;
 use crate::config::Fidelity;
 use crate::model::{Mode, Model, WideResNet};
 use crate::tape::{
@@ -237,13 +238,13 @@ fn network(memory: &mut Memory) -> WideResNet {
 fn an_iteration_of_pgd_on_the_wide_resnet_is_an_op_for_each_convolution_and_few_more() {
     let mut memory = Memory::default();
     let model = network(&mut memory);
-    let target = Target::new(&mut memory, &model, "attack", 2);
+    let target = Batch::new(&mut memory, &model, "attack", 2);
     let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
     let settings = PgdSettings {
         loss: LossRule { loss: Loss::Slm, confidence: 0.0 },
         rule: PgdRule { norm: Norm::Linf, l2_order, l2_grad_floor },
         iterations: 10,
-        noise: Noise::None,
+        noise: StartNoise::None,
     };
     let pgd = Pgd::new(&mut memory, &model, &target, &settings);
     let iteration = pgd.schedule.programs().find(|p| p.name == "pgd_iteration").expect("PGD has iterations");

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::Step;
 use super::step::{Frame, Sums};
-use crate::attack::{AnPgd, DeviceData, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
+use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
+use crate::batch::{Batch, DeviceData};
 use crate::config::{Config, SearchMode};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
@@ -22,7 +23,7 @@ use crate::tape::{Buffer, Loss, LossRule, Memory, PgdRule, Program, Tape};
 #[derive(Clone, Debug)]
 pub struct Mma {
     /// The batch: whoever trains writes `index` and `rows` before each step.
-    pub batch: Target,
+    pub batch: Batch,
     /// The number of the step, u32 `[1]`, from 0; the step counts it up.
     pub step: Buffer,
     /// Every training example's margin `[n]`, 0 where it is unknown or was wrong.
@@ -70,7 +71,7 @@ impl Mma {
     ) -> Mma {
         let frame = Frame::new(memory, model, data, config);
         let n = frame.batch.capacity();
-        let found = Target::new(memory, model, "right", n);
+        let found = Batch::new(memory, model, "right", n);
         let mut mma = Mma {
             batch: frame.batch.clone(),
             step: frame.step.clone(),
@@ -90,8 +91,10 @@ impl Mma {
             rule: config.pgd_rule(),
             iterations: config.nb_iter,
             noise: match &chosen_noise {
-                Some(buffer) => Noise::Given(buffer.clone()),
-                None => Noise::Counted { seed: config.seed, purpose: Purpose::TrainStart, step: mma.step.clone() },
+                Some(buffer) => StartNoise::Given(buffer.clone()),
+                None => {
+                    StartNoise::CounterBased { seed: config.seed, purpose: Purpose::TrainStart, step: mma.step.clone() }
+                }
             },
         };
         let pgd = Pgd::new(memory, model, &found, &attack);
@@ -151,7 +154,7 @@ impl Mma {
     /// Brings the right examples to the front, each with the ball it is attacked in.
     fn choose_right(
         &self,
-        found: &Target,
+        found: &Batch,
         an_pgd: &AnPgd,
         config: &Config,
         noise: Option<(&Buffer, &Buffer)>,
@@ -175,7 +178,7 @@ impl Mma {
     }
 
     /// The loss of the mixed batch, its gradient, and the margins found.
-    fn margin_pass(&self, frame: &Frame, found: &Target, an_pgd: &AnPgd, mixed: &Buffer, gradient: &Buffer) -> Program {
+    fn margin_pass(&self, frame: &Frame, found: &Batch, an_pgd: &AnPgd, mixed: &Buffer, gradient: &Buffer) -> Program {
         let (config, n) = (frame.config, self.batch.capacity());
         let mut tape = Tape::new("margin_pass");
         tape.set_rows(&self.batch.rows);

@@ -17,7 +17,7 @@ pub mod trades;
 pub use mma::Mma;
 pub use step::Step;
 
-use crate::attack::DeviceData;
+use crate::batch::DeviceData;
 use crate::config::{Config, Method};
 use crate::model::Model;
 use crate::tape::Memory;

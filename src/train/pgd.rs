@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use super::Step;
 use super::step::{Frame, Sums};
-use crate::attack::{DeviceData, Noise, Pgd, PgdSettings};
+use crate::attack::{Pgd, PgdSettings, StartNoise};
+use crate::batch::DeviceData;
 use crate::config::{Config, Method};
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
@@ -29,7 +30,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
         loss: config.loss_rule(config.margin_loss_fn),
         rule: config.pgd_rule(),
         iterations: config.nb_iter,
-        noise: Noise::Counted { seed: config.seed, purpose: Purpose::TrainStart, step: frame.step.clone() },
+        noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::TrainStart, step: frame.step.clone() },
     };
     let pgd = Pgd::new(memory, model, &frame.batch, &settings);
 

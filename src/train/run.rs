@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::Step;
 use super::lines::StepLine;
-use crate::attack::{DeviceData, StepLength};
+use crate::attack::StepLength;
+use crate::batch::DeviceData;
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
 use crate::device::{Device, Schedule, Snapshot};

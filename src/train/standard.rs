@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Step;
 use super::step::{Frame, Sums};
-use crate::attack::DeviceData;
+use crate::batch::DeviceData;
 use crate::config::Config;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};

@@ -1,6 +1,6 @@
 //! What the steps of all methods share: the batch and its gathering, the gradient, the optimizer, the sums of metrics.
 
-use crate::attack::{DeviceData, Target};
+use crate::batch::{Batch, DeviceData};
 use crate::config::{Config, OptimizerKind};
 use crate::device::Schedule;
 use crate::model::Model;
@@ -10,7 +10,7 @@ use crate::tape::{Buffer, Loss, Memory, Metric, OptimizerRule, Program, Tape, Va
 #[derive(Clone, Debug)]
 pub struct Step {
     /// The batch: whoever trains writes `index` and `rows` before each step.
-    pub batch: Target,
+    pub batch: Batch,
     /// The number of the step, u32 `[1]`, from 0; the step counts it up.
     pub step: Buffer,
     /// The optimizer's state: Adam's m and v, or SGD's momentum; each as long as the parameters.
@@ -30,7 +30,7 @@ pub(super) struct Frame<'a> {
     pub model: &'a dyn Model,
     pub data: &'a DeviceData,
     pub config: &'a Config,
-    pub batch: Target,
+    pub batch: Batch,
     pub step: Buffer,
     pub optimizer_state: Vec<Buffer>,
     pub metrics: Buffer,
@@ -64,7 +64,7 @@ impl<'a> Frame<'a> {
             model,
             data,
             config,
-            batch: Target::new(memory, model, "batch", n),
+            batch: Batch::new(memory, model, "batch", n),
             step: memory.u32("step", &[1]),
             optimizer_state: state.iter().map(|name| memory.f32(name, &[parameters])).collect(),
             metrics: memory.f32("metrics", &[Metric::COUNT]),

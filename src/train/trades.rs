@@ -15,7 +15,8 @@ use std::sync::Arc;
 use super::Step;
 use super::pgd::balls;
 use super::step::{Frame, Sums};
-use crate::attack::{Ascent, DeviceData, Noise, Pgd};
+use crate::attack::{Ascent, Pgd, StartNoise};
+use crate::batch::DeviceData;
 use crate::config::Config;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
@@ -33,7 +34,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let ascent = Ascent {
         rule: config.pgd_rule(),
         iterations: config.nb_iter,
-        noise: Noise::Normal { deviation: START, seed: config.seed, step: frame.step.clone() },
+        noise: StartNoise::Normal { deviation: START, seed: config.seed, step: frame.step.clone() },
     };
     let pgd = Pgd::ascending(memory, model, &frame.batch, &ascent, &|tape, logits| {
         let natural = tape.leaf(&natural);

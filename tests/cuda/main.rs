@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use maxmargin::attack::DeviceData;
+use maxmargin::batch::DeviceData;
 use maxmargin::config::{Config, OptimizerKind, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::launch::Arg;

@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use maxmargin::attack::{AnPgd, Noise, Pgd, PgdSettings, Search, SearchStart, Target};
+use maxmargin::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
+use maxmargin::batch::Batch;
 use maxmargin::config::Fidelity;
 use maxmargin::device::{Device, Schedule};
 use maxmargin::model::{Mode, Model, State, image_buffer};
@@ -35,7 +36,7 @@ struct Attacked {
     memory: Memory,
     model: Box<dyn Model>,
     state: State,
-    target: Target,
+    target: Batch,
     noise: Option<Buffer>,
     pgd: Pgd,
     norm: Norm,
@@ -48,7 +49,7 @@ impl Attacked {
         let (images, n) = case.images("images", &*model);
         let mut memory = Memory::default();
         model.declare(&mut memory);
-        let target = Target::new(&mut memory, &*model, "attack", n);
+        let target = Batch::new(&mut memory, &*model, "attack", n);
         let noise = (case.text("noise") != "none").then(|| image_buffer(&mut memory, &*model, "noise", n));
         let norm = case.choice("norm");
         let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
@@ -56,7 +57,7 @@ impl Attacked {
             loss: rule(case.choice(loss)),
             rule: PgdRule { norm, l2_order, l2_grad_floor },
             iterations: case.number("steps"),
-            noise: noise.clone().map_or(Noise::None, Noise::Given),
+            noise: noise.clone().map_or(StartNoise::None, StartNoise::Given),
         };
         let pgd = Pgd::new(&mut memory, &*model, &target, &settings);
         Attacked { memory, model, state, target, noise, pgd, norm, x: unit(&images) }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use maxmargin::attack::DeviceData;
+use maxmargin::batch::DeviceData;
 use maxmargin::config::{Config, Fidelity, Method, ModelKind, OptimizerKind};
 use maxmargin::data::DatasetKind;
 use maxmargin::device::Device;

@@ -1,6 +1,7 @@
 //! An attack run on a model whose weights are given, and what is known of such models.
 
-use maxmargin::attack::{Attack, Target};
+use maxmargin::attack::Attack;
+use maxmargin::batch::Batch;
 use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model, Params};
 use maxmargin::tape::{Buffer, Memory, Norm, Tape, Value};
@@ -121,7 +122,7 @@ pub struct Attacked {
 
 impl Attacked {
     /// Records an attack on the linear model and writes all that it reads.
-    pub fn new(make: Make, given: &Given, record: impl Fn(&mut Memory, &dyn Model, &Target) -> Attack) -> Attacked {
+    pub fn new(make: Make, given: &Given, record: impl Fn(&mut Memory, &dyn Model, &Batch) -> Attack) -> Attacked {
         let mut model = LinearModel::new(given.image, given.bias.len());
         Attacked::of(make, given, &mut model, &given.parameters(), record)
     }
@@ -132,11 +133,11 @@ impl Attacked {
         given: &Given,
         model: &mut dyn Model,
         values: &[f32],
-        record: impl Fn(&mut Memory, &dyn Model, &Target) -> Attack,
+        record: impl Fn(&mut Memory, &dyn Model, &Batch) -> Attack,
     ) -> Attacked {
         let mut memory = Memory::default();
         model.declare(&mut memory);
-        let target = Target::new(&mut memory, model, "a.x", given.x.len());
+        let target = Batch::new(&mut memory, model, "a.x", given.x.len());
         let attack = record(&mut memory, model, &target);
         let mut device = make.open();
         device.allocate(&memory, &attack.schedule.programs().collect::<Vec<_>>()).expect("memory");

@@ -1,7 +1,7 @@
 //! A data set on the device: bytes stay bytes until a batch is gathered.
 
+use super::Batch;
 use crate::Result;
-use crate::attack::Target;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::model::{Model, batch_dims};
@@ -20,7 +20,7 @@ pub struct DeviceData {
 }
 
 impl DeviceData {
-    /// Room for `n` of a model's images.
+    /// Workspace for `n` of a model's images.
     pub fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize) -> DeviceData {
         let dims = batch_dims(model, n);
         DeviceData {
@@ -39,7 +39,7 @@ impl DeviceData {
     }
 
     /// Records the gathering of a batch by index: images in [0, 1] and labels, written to `target`.
-    pub fn gather(&self, tape: &mut Tape, target: &Target) {
+    pub fn gather(&self, tape: &mut Tape, target: &Batch) {
         let [images, index] = [&self.images, &target.index].map(|b| tape.leaf(b));
         let bytes = tape.gather_rows(images, index);
         self.write(tape, target, bytes);
@@ -47,14 +47,14 @@ impl DeviceData {
 
     /// [`DeviceData::gather`] with the images moved and mirrored, as the numbers counted by the seed, `step` (u32 `[1]`)
     /// and each example's index say.
-    pub fn gather_augmented(&self, tape: &mut Tape, target: &Target, seed: u64, step: &Buffer) {
+    pub fn gather_augmented(&self, tape: &mut Tape, target: &Batch, seed: u64, step: &Buffer) {
         let [images, index, step] = [&self.images, &target.index, step].map(|b| tape.leaf(b));
         let choice = tape.draw_augmentation(seed, REACH, step, index);
         let bytes = tape.gather_augmented(REACH, images, index, choice);
         self.write(tape, target, bytes);
     }
 
-    fn write(&self, tape: &mut Tape, target: &Target, bytes: Value) {
+    fn write(&self, tape: &mut Tape, target: &Batch, bytes: Value) {
         let [labels, index] = [&self.labels, &target.index].map(|b| tape.leaf(b));
         let x = tape.bytes_to_unit(bytes);
         tape.keep(x, &target.x);
