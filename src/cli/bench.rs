@@ -74,12 +74,12 @@ pub(super) struct BenchArgs {
 }
 
 /// Says on the standard error what is timed, and keeps the file of figures up to date.
-struct Progress<'a> {
+struct BenchProgress<'a> {
     quiet: bool,
     json: Option<&'a Path>,
 }
 
-impl BenchObserver for Progress<'_> {
+impl BenchObserver for BenchProgress<'_> {
     fn begins(&mut self, name: &str) {
         if !self.quiet {
             // Nobody is left to be told if this fails.
@@ -125,7 +125,7 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
         budget_s: budget,
     };
     let mut device = machine.open()?;
-    let mut progress = Progress { quiet: machine.quiet, json: json.as_deref() };
+    let mut progress = BenchProgress { quiet: machine.quiet, json: json.as_deref() };
     let report = bench::run(device.as_mut(), &settings, &mut progress)?;
     print(&report.to_string())?;
     Ok(Outcome::Done)

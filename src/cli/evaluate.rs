@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum as _};
 
 use super::measure::{AttackFlags, DataFlags, Measure, measured, published, radii, settings};
-use super::values::{AtEps, count, percent, percent_at_eps};
+use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
 use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
 use crate::data::DatasetKind;
@@ -79,7 +79,7 @@ pub(super) struct Checks {
     clean: Option<f64>,
     /// Exit code 1 when fewer images stay right at this eps; may be repeated
     #[arg(long = "require-robust", value_name = "PERCENT@EPS", value_parser = percent_at_eps)]
-    robust: Vec<AtEps>,
+    robust: Vec<RequiredAccuracy>,
 }
 
 impl Checks {
@@ -89,7 +89,7 @@ impl Checks {
             .clean
             .filter(|&wanted| clean < wanted)
             .map(|wanted| format!("check failed: --require-clean {wanted}: {clean:.2} % are right"));
-        let robust_failures = self.robust.iter().filter_map(|AtEps { percent, eps }| {
+        let robust_failures = self.robust.iter().filter_map(|RequiredAccuracy { percent, eps }| {
             let &(_, found) = robust.iter().find(|result| result.0 == *eps)?;
             (found < *percent)
                 .then(|| format!("check failed: --require-robust {percent}@{eps}: {found:.2} % are right under attack"))

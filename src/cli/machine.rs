@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// What `--device` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(super) enum DeviceChoice {
     /// The first GPU that works, else the CPU.
     Auto,
     /// The CPU.
@@ -22,15 +22,15 @@ pub(super) enum Choice {
 }
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`, in any case.
-pub(super) fn choice(text: &str) -> std::result::Result<Choice, String> {
+pub(super) fn choice(text: &str) -> std::result::Result<DeviceChoice, String> {
     let text = text.to_ascii_lowercase();
     let number = |text: &str| text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
     match &text[..] {
-        "auto" => Ok(Choice::Auto),
-        "cpu" => Ok(Choice::Cpu),
-        "cuda" => Ok(Choice::Cuda(0)),
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "cuda" => Ok(DeviceChoice::Cuda(0)),
         other => {
-            number(other).map(Choice::Cuda).ok_or_else(|| "expected auto, cpu, cuda or cuda:N, such as cuda:1".into())
+            number(other).map(DeviceChoice::Cuda).ok_or_else(|| "expected auto, cpu, cuda or cuda:N, such as cuda:1".into())
         }
     }
 }
@@ -42,7 +42,7 @@ pub(super) struct Machine {
     /// What computes: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU that works, else the CPU. `maxmargin
     /// devices` lists them
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
-    pub device: Choice,
+    pub device: DeviceChoice,
     /// To find a failing kernel on a GPU: wait after every launch, so that the error names it, and give every buffer an
     /// allocation of its own, so that compute-sanitizer sees each access out of bounds. Slow
     #[arg(long)]
@@ -63,10 +63,10 @@ impl Machine {
     pub fn open(&self) -> Result<Box<dyn Device>> {
         start_threads(self.threads)?;
         match self.device {
-            Choice::Cuda(ordinal) => Ok(Box::new(Cuda::open(ordinal, self.sync)?)),
-            Choice::Cpu => self.cpu("--device cpu"),
-            Choice::Auto if !cuda::driver_is_here() => self.cpu("--device auto, which finds no NVIDIA driver"),
-            Choice::Auto => match Cuda::open_first(self.sync) {
+            DeviceChoice::Cuda(ordinal) => Ok(Box::new(Cuda::open(ordinal, self.sync)?)),
+            DeviceChoice::Cpu => self.cpu("--device cpu"),
+            DeviceChoice::Auto if !cuda::driver_is_here() => self.cpu("--device auto, which finds no NVIDIA driver"),
+            DeviceChoice::Auto => match Cuda::open_first(self.sync) {
                 Ok(gpu) => Ok(Box::new(gpu)),
                 Err(reason) if self.sync => Err(reason),
                 Err(reason) => {
@@ -101,11 +101,11 @@ mod tests {
     #[test]
     fn a_device_is_auto_the_cpu_or_a_gpu_by_its_number() {
         for (text, expected) in [
-            ("auto", Choice::Auto),
-            ("CPU", Choice::Cpu),
-            ("cuda", Choice::Cuda(0)),
-            ("cuda:0", Choice::Cuda(0)),
-            ("CUDA:12", Choice::Cuda(12)),
+            ("auto", DeviceChoice::Auto),
+            ("CPU", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("CUDA:12", DeviceChoice::Cuda(12)),
         ] {
             assert_eq!(choice(text), Ok(expected), "{text}");
         }

@@ -5,7 +5,7 @@
 
 use clap::{Args, Command, ValueEnum};
 
-use super::values::{Schedule, schedule, single, whole};
+use super::values::{LearningRates, schedule, single, whole};
 use crate::config::{
     Config, Direction, Fidelity, L2Order, Method, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart,
     presets,
@@ -17,7 +17,7 @@ use crate::tape::{Loss, Norm};
 #[derive(Args, Debug)]
 pub struct Settings {
     #[command(flatten)]
-    data: DataFlags,
+    data: SettingDataFlags,
     #[command(flatten)]
     model: ModelFlags,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub struct Settings {
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Data")]
-struct DataFlags {
+struct SettingDataFlags {
     /// Which images
     #[arg(long, value_name = "NAME")]
     dataset: Option<DatasetKind>,
@@ -135,7 +135,7 @@ struct TrainingFlags {
     weight_decay: Option<f32>,
     /// One rate, or rates from steps on, such as 0:0.3,20000:0.09
     #[arg(long, value_name = "RATE", aliases = ["lr", "initial-learning-rate"], value_parser = schedule)]
-    learning_rate_schedule: Option<Schedule>,
+    learning_rate_schedule: Option<LearningRates>,
     /// Examples a step
     #[arg(long, value_name = "N", alias = "batch-size", value_parser = whole::<usize>)]
     training_batch_size: Option<usize>,
@@ -215,7 +215,7 @@ impl Settings {
 
     /// Overrides `config` by what was given.
     pub fn apply(self, config: &mut Config) {
-        let DataFlags { dataset, train_size, val_size, test_size, augment } = self.data;
+        let SettingDataFlags { dataset, train_size, val_size, test_size, augment } = self.data;
         set(&mut config.dataset, dataset);
         set(&mut config.train_size, train_size.map(Some));
         set(&mut config.val_size, val_size);
@@ -379,15 +379,15 @@ mod tests {
     use clap::{FromArgMatches, Parser};
 
     #[derive(Parser)]
-    struct Program {
+    struct SettingsParser {
         #[command(flatten)]
         settings: Settings,
     }
 
     fn applied(mut config: Config, flags: &[String]) -> Config {
-        let command = super::super::released_spellings(<Program as clap::CommandFactory>::command());
+        let command = super::super::released_spellings(<SettingsParser as clap::CommandFactory>::command());
         let matches = command.try_get_matches_from([&["program".to_owned()], flags].concat()).unwrap();
-        Program::from_arg_matches(&matches).unwrap().settings.apply(&mut config);
+        SettingsParser::from_arg_matches(&matches).unwrap().settings.apply(&mut config);
         config
     }
 

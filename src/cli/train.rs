@@ -57,14 +57,14 @@ const ALLOWED_ON_RESUME: [&str; 9] = [
 #[command(after_help = EXAMPLES)]
 pub(super) struct TrainArgs {
     #[command(flatten)]
-    run: RunFlags,
+    run: TrainRunFlags,
     #[command(flatten)]
     settings: Settings,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
-struct RunFlags {
+struct TrainRunFlags {
     /// Start from these published settings [default: quick, or with --dataset mnist or cifar10 the preset of --norm and
     /// --method]
     #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with = "config")]
@@ -93,7 +93,7 @@ struct RunFlags {
 
 /// Which folder a run has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum RunPlace {
     /// A new one, named after preset and seed.
     Numbered,
     /// This one, which holds no run yet.
@@ -104,11 +104,11 @@ enum Place {
 
 /// What `train` was asked to do, checked.
 #[derive(Debug)]
-struct Plan {
+struct TrainPlan {
     /// The settings.
     config: Config,
     /// The run folder.
-    place: Place,
+    place: RunPlace,
     /// Where images are looked for.
     data: PathBuf,
     /// Whether TensorBoard's event file is asked for.
@@ -130,14 +130,14 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     execute(&plan)
 }
 
-fn execute(plan: &Plan) -> Result<Outcome> {
-    let Plan { config, place, .. } = plan;
+fn execute(plan: &TrainPlan) -> Result<Outcome> {
+    let TrainPlan { config, place, .. } = plan;
     let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
     let mut device = plan.machine.open()?;
     let folder = match place {
-        Place::Numbered => RunFolder::create_below(Path::new("runs"), &name(config), config.seed)?,
-        Place::New(path) => RunFolder::create(path)?,
-        Place::Resumed(path) => RunFolder::open(path)?,
+        RunPlace::Numbered => RunFolder::create_below(Path::new("runs"), &name(config), config.seed)?,
+        RunPlace::New(path) => RunFolder::create(path)?,
+        RunPlace::Resumed(path) => RunFolder::open(path)?,
     };
     if plan.tensorboard {
         folder.record_events()?;
@@ -152,7 +152,7 @@ fn execute(plan: &Plan) -> Result<Outcome> {
         ))?;
     }
     // A run stopped before its first checkpoint begins anew.
-    let resume = matches!(place, Place::Resumed(_)) && folder.file(LAST).is_file();
+    let resume = matches!(place, RunPlace::Resumed(_)) && folder.file(LAST).is_file();
     let summary = train::run::run(config, &splits, &folder, device.as_mut(), resume, plan.machine.quiet)?;
     print(&table(config, &summary))?;
     print(&format!(
@@ -190,7 +190,7 @@ fn table(config: &Config, summary: &Summary) -> String {
     text
 }
 
-fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
+fn plan(args: TrainArgs, given: &[String]) -> Result<TrainPlan> {
     let TrainArgs { run: flags, settings } = args;
     let (config, place) = match flags.resume {
         Some(run) => {
@@ -200,17 +200,17 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<Plan> {
                     run.join(CONFIG).display()
                 )));
             }
-            (resumed(&run, settings.steps())?, Place::Resumed(run))
+            (resumed(&run, settings.steps())?, RunPlace::Resumed(run))
         }
         None => {
             let mut config = base(flags.preset.as_deref(), flags.config.as_deref(), settings.asked())?;
             settings.apply(&mut config);
             config.validate()?;
-            (config, flags.savepath.map_or(Place::Numbered, Place::New))
+            (config, flags.savepath.map_or(RunPlace::Numbered, RunPlace::New))
         }
     };
-    let RunFlags { data, tensorboard, machine, .. } = flags;
-    Ok(Plan { config, place, data, tensorboard, machine })
+    let TrainRunFlags { data, tensorboard, machine, .. } = flags;
+    Ok(TrainPlan { config, place, data, tensorboard, machine })
 }
 
 /// The settings that flags override.

@@ -33,12 +33,12 @@ pub fn count(text: &str) -> Result<usize, String> {
 
 /// A learning rate for each step: (from step, rate).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Schedule(pub Vec<(u32, f32)>);
+pub struct LearningRates(pub Vec<(u32, f32)>);
 
 /// One rate, or `step:rate` pairs such as `0:0.3,20000:0.09`.
-pub fn schedule(text: &str) -> Result<Schedule, String> {
+pub fn schedule(text: &str) -> Result<LearningRates, String> {
     if let Ok(rate) = single(text) {
-        return Ok(Schedule(vec![(0, rate)]));
+        return Ok(LearningRates(vec![(0, rate)]));
     }
     let pair = |entry: &str| {
         let (step, rate) = entry.split_once(':')?;
@@ -46,7 +46,7 @@ pub fn schedule(text: &str) -> Result<Schedule, String> {
     };
     let pairs: Option<_> = text.split(',').map(pair).collect();
     pairs
-        .map(Schedule)
+        .map(LearningRates)
         .ok_or_else(|| "expected one rate such as 0.0001, or step:rate pairs such as 0:0.3,20000:0.09".into())
 }
 
@@ -58,7 +58,7 @@ pub fn percent(text: &str) -> Result<f64, String> {
 
 /// The least accuracy wanted at one eps.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AtEps {
+pub struct RequiredAccuracy {
     /// In percent.
     pub percent: f64,
     /// The attack's eps.
@@ -66,9 +66,9 @@ pub struct AtEps {
 }
 
 /// `PERCENT@EPS`, such as `60@0.3`.
-pub fn percent_at_eps(text: &str) -> Result<AtEps, String> {
+pub fn percent_at_eps(text: &str) -> Result<RequiredAccuracy, String> {
     let parts = text.split_once('@').and_then(|(share, eps)| percent(share).ok().zip(number(eps).ok()));
-    parts.map(|(percent, eps)| AtEps { percent, eps }).ok_or_else(|| "expected PERCENT@EPS such as 60@0.3".into())
+    parts.map(|(percent, eps)| RequiredAccuracy { percent, eps }).ok_or_else(|| "expected PERCENT@EPS such as 60@0.3".into())
 }
 
 #[cfg(test)]
@@ -99,8 +99,8 @@ mod tests {
 
     #[test]
     fn a_schedule_is_one_rate_or_pairs() {
-        assert_eq!(schedule("1e-4"), Ok(Schedule(vec![(0, 1e-4)])));
-        assert_eq!(schedule("0:0.3,20000:0.09"), Ok(Schedule(vec![(0, 0.3), (20000, 0.09)])));
+        assert_eq!(schedule("1e-4"), Ok(LearningRates(vec![(0, 1e-4)])));
+        assert_eq!(schedule("0:0.3,20000:0.09"), Ok(LearningRates(vec![(0, 0.3), (20000, 0.09)])));
         for text in ["", "0:", "0:0.3,", "0:0.3;5:0.1", "-1:0.3", "0.5:0.3", "a:b"] {
             assert!(schedule(text).unwrap_err().contains("0:0.3,20000:0.09"), "{text}");
         }
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn a_wanted_accuracy_names_its_eps() {
-        assert_eq!(percent_at_eps("60@0.3"), Ok(AtEps { percent: 60.0, eps: 0.3 }));
-        assert_eq!(percent_at_eps("60%@8/255"), Ok(AtEps { percent: 60.0, eps: 8.0 / 255.0 }));
+        assert_eq!(percent_at_eps("60@0.3"), Ok(RequiredAccuracy { percent: 60.0, eps: 0.3 }));
+        assert_eq!(percent_at_eps("60%@8/255"), Ok(RequiredAccuracy { percent: 60.0, eps: 8.0 / 255.0 }));
         for text in ["60", "60@", "@0.3", "101@0.3", "-1@0.3"] {
             assert!(percent_at_eps(text).unwrap_err().contains("60@0.3"), "{text}");
         }

@@ -3,7 +3,7 @@
 use super::{Config, Method, OptimizerKind};
 
 /// A preset of another method.
-pub(super) struct Other {
+pub(super) struct MethodPreset {
     /// Its base's name and the method.
     pub name: &'static str,
     pub base: &'static str,
@@ -20,11 +20,11 @@ const TRADES: &str =
     "Zhang et al., 2019, and their code: attack, beta, optimizer, epochs counted as steps; the network is ours";
 
 /// Every preset of another method.
-pub(super) const OTHERS: [Other; 14] = [
+pub(super) const OTHERS: [MethodPreset; 14] = [
     of("mnist-linf-std", "mnist-linf", Method::Std, "standard training", STD),
     of("mnist-linf-pgd", "mnist-linf", Method::Pgd, "eps 0.3; published too: 0.1, 0.2, 0.4, 0.45", PGD),
     of("mnist-linf-pgdls", "mnist-linf", Method::Pgdls, "eps 0.3; published too: 0.1, 0.2, 0.4, 0.45", PGDLS),
-    Other { change: mnist_trades, ..of("mnist-linf-trades", "mnist-linf", Method::Trades, "step 0.01", TRADES) },
+    MethodPreset { change: mnist_trades, ..of("mnist-linf-trades", "mnist-linf", Method::Trades, "step 0.01", TRADES) },
     of("mnist-l2-std", "mnist-l2", Method::Std, "standard training, its margins in l2", STD),
     of("mnist-l2-pgd", "mnist-l2", Method::Pgd, "eps 2.0; published too: 1.0, 3.0, 4.0", PGD),
     of("mnist-l2-pgdls", "mnist-l2", Method::Pgdls, "eps 2.0; published too: 1.0, 3.0, 4.0", PGDLS),
@@ -37,7 +37,7 @@ pub(super) const OTHERS: [Other; 14] = [
         "eps 8/255; published too: 4, 12, 16, .., 32 of 255",
         PGDLS,
     ),
-    Other { change: cifar10_trades, ..of("cifar10-linf-trades", "cifar10-linf", Method::Trades, "step 0.007", TRADES) },
+    MethodPreset { change: cifar10_trades, ..of("cifar10-linf-trades", "cifar10-linf", Method::Trades, "step 0.007", TRADES) },
     of("cifar10-l2-std", "cifar10-l2", Method::Std, "standard training, its margins in l2", STD),
     of("cifar10-l2-pgd", "cifar10-l2", Method::Pgd, "eps 1.0; published too: 0.5, 1.5, 2.0, 2.5", PGD),
     of("cifar10-l2-pgdls", "cifar10-l2", Method::Pgdls, "eps 1.0; published too: 0.5, 1.5, 2.0, 2.5", PGDLS),
@@ -50,8 +50,8 @@ const fn of(
     method: Method,
     summary: &'static str,
     source: &'static str,
-) -> Other {
-    Other { name, base, method, summary, source, change: |_| () }
+) -> MethodPreset {
+    MethodPreset { name, base, method, summary, source, change: |_| () }
 }
 
 /// train_trades_mnist.py. Its schedule has one change: the later ones stand in branches that are never reached.
