@@ -29,9 +29,9 @@ pub(super) fn choice(text: &str) -> std::result::Result<DeviceChoice, String> {
         "auto" => Ok(DeviceChoice::Auto),
         "cpu" => Ok(DeviceChoice::Cpu),
         "cuda" => Ok(DeviceChoice::Cuda(0)),
-        other => {
-            number(other).map(DeviceChoice::Cuda).ok_or_else(|| "expected auto, cpu, cuda or cuda:N, such as cuda:1".into())
-        }
+        other => number(other)
+            .map(DeviceChoice::Cuda)
+            .ok_or_else(|| "expected auto, cpu, cuda or cuda:N, such as cuda:1".into()),
     }
 }
 

@@ -68,7 +68,9 @@ pub struct RequiredAccuracy {
 /// `PERCENT@EPS`, such as `60@0.3`.
 pub fn percent_at_eps(text: &str) -> Result<RequiredAccuracy, String> {
     let parts = text.split_once('@').and_then(|(share, eps)| percent(share).ok().zip(number(eps).ok()));
-    parts.map(|(percent, eps)| RequiredAccuracy { percent, eps }).ok_or_else(|| "expected PERCENT@EPS such as 60@0.3".into())
+    parts
+        .map(|(percent, eps)| RequiredAccuracy { percent, eps })
+        .ok_or_else(|| "expected PERCENT@EPS such as 60@0.3".into())
 }
 
 #[cfg(test)]

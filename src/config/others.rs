@@ -37,7 +37,10 @@ pub(super) const OTHERS: [MethodPreset; 14] = [
         "eps 8/255; published too: 4, 12, 16, .., 32 of 255",
         PGDLS,
     ),
-    MethodPreset { change: cifar10_trades, ..of("cifar10-linf-trades", "cifar10-linf", Method::Trades, "step 0.007", TRADES) },
+    MethodPreset {
+        change: cifar10_trades,
+        ..of("cifar10-linf-trades", "cifar10-linf", Method::Trades, "step 0.007", TRADES)
+    },
     of("cifar10-l2-std", "cifar10-l2", Method::Std, "standard training, its margins in l2", STD),
     of("cifar10-l2-pgd", "cifar10-l2", Method::Pgd, "eps 1.0; published too: 0.5, 1.5, 2.0, 2.5", PGD),
     of("cifar10-l2-pgdls", "cifar10-l2", Method::Pgdls, "eps 1.0; published too: 0.5, 1.5, 2.0, 2.5", PGDLS),
