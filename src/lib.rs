@@ -73,8 +73,8 @@
 //! a step, a best point, a step size            tape/formula.rs    arithmetic on rows, as data
 //! pgd, apgd, fab, square, spsa, ddn, fmn, cw   attack/            one file each
 //! attacks by name, their published settings    evaluate/attacks.rs
-//! is it adversarial? the judge's own pass      evaluate/judged.rs
-//! what survives is attacked again              evaluate/question.rs  Work::bounded
+//! is it adversarial? a clean forward pass      evaluate/verified.rs
+//! what survives is attacked again              evaluate/request.rs  EvaluationRun::bounded
 //! ```
 //!
 //! # From an op to a GPU

@@ -11,10 +11,10 @@ use maxmargin::config::{Config, preset};
 use maxmargin::data::{self, Dataset};
 use maxmargin::device::{Device, Schedule, Snapshot, cpu::Cpu};
 use maxmargin::evaluate::passes::Passes;
-use maxmargin::evaluate::question::{Places, Question, Split};
-use maxmargin::evaluate::result::Evaluation;
-use maxmargin::evaluate::transfer::Transfer;
-use maxmargin::evaluate::{AttackName, AttackSettings, Examples, Judged, attacks};
+use maxmargin::evaluate::report::EvaluationReport;
+use maxmargin::evaluate::request::{EvaluationRequest, OutputPaths, Split};
+use maxmargin::evaluate::transfer::TransferRequest;
+use maxmargin::evaluate::{AttackName, AttackSettings, Examples, VerifiedAttack, attacks};
 use maxmargin::model::state_dict::load_model;
 use maxmargin::record::{Tensor, TensorFile, write_tensors};
 use maxmargin::tape::{Buffer, Loss, Memory, Program};
@@ -43,8 +43,8 @@ fn config() -> Config {
     preset("quick").expect("a preset").config
 }
 
-fn question(attacks: &[AttackName], eps: &[f64], nb_iter: u32) -> Question {
-    Question {
+fn question(attacks: &[AttackName], eps: &[f64], nb_iter: u32) -> EvaluationRequest {
+    EvaluationRequest {
         weights: trained().join("run/best.safetensors"),
         config: config(),
         trained: None,
@@ -69,7 +69,7 @@ fn question(attacks: &[AttackName], eps: &[f64], nb_iter: u32) -> Question {
 }
 
 /// The record without how long it took.
-fn timeless(evaluation: &Evaluation) -> Value {
+fn timeless(evaluation: &EvaluationReport) -> Value {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(map) => {
@@ -92,7 +92,7 @@ fn images() -> Dataset {
 
 /// By example: whether `attacks` break it at `eps`, each run of each on its own and on everything that is right without
 /// an attack, in batches of `batch`.
-fn attacked_everything(eps: f32, batch: usize, question: &Question) -> Vec<bool> {
+fn attacked_everything(eps: f32, batch: usize, question: &EvaluationRequest) -> Vec<bool> {
     let loaded = load_model(&question.weights).expect("weights");
     let (mut model, dataset) = (loaded.model, images());
     let mut memory = Memory::default();
@@ -102,10 +102,11 @@ fn attacked_everything(eps: f32, batch: usize, question: &Question) -> Vec<bool>
         attacks::record(&mut memory, &*model, &examples, &question.attacks, &question.config, &question.settings)
             .expect("ten classes");
     let norm = question.config.norm;
-    let judged: Vec<_> = attacks.into_iter().map(|a| Judged::new(&mut memory, &*model, &examples, norm, a)).collect();
+    let judged: Vec<_> =
+        attacks.into_iter().map(|a| VerifiedAttack::new(&mut memory, &*model, &examples, norm, a)).collect();
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;
-    let programs: Vec<_> = judged.iter().flat_map(Judged::programs).chain(examples.programs()).collect();
+    let programs: Vec<_> = judged.iter().flat_map(VerifiedAttack::programs).chain(examples.programs()).collect();
     device.allocate(&memory, &programs).expect("memory");
     model.load(device, &loaded.state).expect("the CPU");
     examples.upload(device, &dataset).expect("the CPU");
@@ -129,7 +130,7 @@ fn attacked_everything(eps: f32, batch: usize, question: &Question) -> Vec<bool>
 }
 
 /// The first eps of each example at which it is broken.
-fn first_broken(evaluation: &Evaluation) -> Vec<Option<f64>> {
+fn first_broken(evaluation: &EvaluationReport) -> Vec<Option<f64>> {
     evaluation.rows.iter().map(|row| row.broken_eps).collect()
 }
 
@@ -137,7 +138,7 @@ fn first_broken(evaluation: &Evaluation) -> Vec<Option<f64>> {
 fn attacking_what_survives_gives_what_attacking_everything_gives() {
     let eps = [0.02, 0.05, 0.1];
     let question = question(&[AttackName::Pgd], &eps, 5);
-    let evaluation = question.answer(&mut Cpu::new(), &Places::default()).expect("an evaluation");
+    let evaluation = question.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     let everything: Vec<Vec<bool>> =
         eps.iter().map(|&eps| attacked_everything(eps as f32, IMAGES, &question)).collect();
     for (i, found) in first_broken(&evaluation).into_iter().enumerate().filter(|(_, found)| *found != Some(0.0)) {
@@ -165,7 +166,7 @@ fn an_example_s_fate_does_not_hang_on_its_batch_nor_on_who_left_it() {
 #[test]
 fn passes_are_those_of_the_examples_that_were_in_the_batch() {
     let question = question(&[AttackName::PgdLoss], &[0.05], 5);
-    let evaluation = question.answer(&mut Cpu::new(), &Places::default()).expect("an evaluation");
+    let evaluation = question.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     let tally = &evaluation.robust[0].attacks[0];
     assert_eq!((&*tally.name, tally.runs), ("pgd-slm", 4));
     let right = (evaluation.clean_accuracy * IMAGES as f64 / 100.0).round() as usize;
@@ -181,7 +182,7 @@ fn passes_are_those_of_the_examples_that_were_in_the_batch() {
 #[test]
 fn without_a_ball_nothing_moves_and_nothing_is_broken() {
     let question = question(&[AttackName::Pgd], &[0.0], 3);
-    let evaluation = question.answer(&mut Cpu::new(), &Places::default()).expect("an evaluation");
+    let evaluation = question.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     assert_eq!(evaluation.robust[0].accuracy, evaluation.clean_accuracy);
     assert!(evaluation.robust[0].attacks.iter().all(|tally| tally.moved == 0 && tally.broken == 0));
     assert_eq!(evaluation.suspicious, Vec::<String>::new());
@@ -224,13 +225,13 @@ fn an_evaluation_that_was_stopped_anywhere_goes_on_to_the_same_result() {
     question.config.test_eps = 0.1;
     let whole = {
         let folder = tempfile::tempdir().expect("a folder");
-        let places = Places { save: Some(folder.path().join("adv.safetensors")), ..Places::default() };
-        let evaluation = question.answer(&mut Cpu::new(), &places).expect("an evaluation");
+        let places = OutputPaths { save: Some(folder.path().join("adv.safetensors")), ..OutputPaths::default() };
+        let evaluation = question.run(&mut Cpu::new(), &places).expect("an evaluation");
         (timeless(&evaluation), evaluation.csv(), std::fs::read(places.save.unwrap()).expect("a file"))
     };
     for first in [1, 2, 5, 11] {
         let folder = tempfile::tempdir().expect("a folder");
-        let places = Places {
+        let places = OutputPaths {
             folder: Some(folder.path().into()),
             keep_every: Duration::ZERO,
             save: Some(folder.path().join("adv.safetensors")),
@@ -238,7 +239,7 @@ fn an_evaluation_that_was_stopped_anywhere_goes_on_to_the_same_result() {
         // Stopped again and again, each time a few batches later.
         let mut stops = 0;
         let evaluation = loop {
-            match question.answer(&mut Failing { cpu: Cpu::new(), left: first }, &places) {
+            match question.run(&mut Failing { cpu: Cpu::new(), left: first }, &places) {
                 Ok(evaluation) => break evaluation,
                 Err(error) => assert_eq!(error.to_string(), "stopped"),
             }
@@ -254,13 +255,13 @@ fn an_evaluation_that_was_stopped_anywhere_goes_on_to_the_same_result() {
 #[test]
 fn another_question_does_not_go_on_with_what_one_left() {
     let folder = tempfile::tempdir().expect("a folder");
-    let places = Places { folder: Some(folder.path().into()), keep_every: Duration::ZERO, save: None };
+    let places = OutputPaths { folder: Some(folder.path().into()), keep_every: Duration::ZERO, save: None };
     let one = question(&[AttackName::Pgd], &[0.05], 3);
-    one.answer(&mut Failing { cpu: Cpu::new(), left: 3 }, &places).expect_err("stopped");
+    one.run(&mut Failing { cpu: Cpu::new(), left: 3 }, &places).expect_err("stopped");
     assert!(folder.path().join("unfinished.safetensors").is_file());
     let other = question(&[AttackName::Pgd], &[0.06], 3);
-    let expected = other.answer(&mut Cpu::new(), &Places::default()).expect("an evaluation");
-    let found = other.answer(&mut Cpu::new(), &places).expect("an evaluation");
+    let expected = other.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
+    let found = other.run(&mut Cpu::new(), &places).expect("an evaluation");
     assert_eq!(timeless(&found), timeless(&expected));
 }
 
@@ -269,8 +270,8 @@ fn saved_images_hold_what_the_record_says_of_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("adv.safetensors");
     let question = question(&[AttackName::Pgd], &[0.02, 0.1], 5);
-    let places = Places { save: Some(file.clone()), ..Places::default() };
-    let evaluation = question.answer(&mut Cpu::new(), &places).expect("an evaluation");
+    let places = OutputPaths { save: Some(file.clone()), ..OutputPaths::default() };
+    let evaluation = question.run(&mut Cpu::new(), &places).expect("an evaluation");
     let file = TensorFile::read(&file).expect("a file");
     assert_eq!(file.metadata["weights_sha256"], evaluation.weights_sha256);
     let (adversarial, eps) = (file.get::<f32>("adversarial", &[IMAGES, 28, 28, 1]), file.get::<f32>("eps", &[IMAGES]));
@@ -298,8 +299,8 @@ fn a_network_without_gradients_is_told() {
     }
     let weights = folder.path().join("w.safetensors");
     write_tensors(&weights, &tensors, &BTreeMap::new()).expect("a file");
-    let question = Question { weights, ..question(&[AttackName::Pgd], &[0.1], 3) };
-    let evaluation = question.answer(&mut Cpu::new(), &Places::default()).expect("an evaluation");
+    let question = EvaluationRequest { weights, ..question(&[AttackName::Pgd], &[0.1], 3) };
+    let evaluation = question.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     assert!(evaluation.clean_accuracy > 0.0 && evaluation.robust[0].accuracy == evaluation.clean_accuracy);
     let [odd] = &evaluation.suspicious[..] else { panic!("{:?}", evaluation.suspicious) };
     assert!(odd.starts_with("the cross-entropy's gradient is zero on "), "{odd}");
@@ -311,7 +312,7 @@ fn an_pgd_as_a_minimum_norm_attack_finds_distances_at_which_pgd_succeeds() {
     question.config.test_eps = 0.1;
     question.config.test_eps_iter = 0.02;
     question.config.nb_iter = 20;
-    let evaluation = question.answer(&mut Cpu::new(), &Places::default()).expect("an evaluation");
+    let evaluation = question.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     let [found] = &evaluation.minimum_norm[..] else { panic!("one attack") };
     assert!(found.found > IMAGES / 4, "{} found", found.found);
     assert!(found.quartiles[0] < found.quartiles[1] && found.quartiles[1] < found.quartiles[2]);
@@ -342,7 +343,7 @@ fn images_made_on_a_network_are_tried_on_every_network() {
     let (_folder, weights) = two_networks();
     let eps = 0.06;
     let asked = question(&[AttackName::Pgd], &[eps], 5);
-    let transfer = Transfer {
+    let transfer = TransferRequest {
         weights: weights.clone(),
         config: asked.config.clone(),
         size: asked.size,
@@ -353,9 +354,11 @@ fn images_made_on_a_network_are_tried_on_every_network() {
         batch_size: 16,
         quiet: true,
     };
-    let found = transfer.answer(&mut Cpu::new()).expect("a matrix");
+    let found = transfer.run(&mut Cpu::new()).expect("a matrix");
     for (at, weights) in weights.into_iter().enumerate() {
-        let own = Question { weights, ..asked.clone() }.answer(&mut Cpu::new(), &Places::default()).expect("figures");
+        let own = EvaluationRequest { weights, ..asked.clone() }
+            .run(&mut Cpu::new(), &OutputPaths::default())
+            .expect("figures");
         assert_eq!(found.clean[at], own.clean_accuracy);
         assert_eq!(found.accuracy[at][at], own.robust[0].accuracy, "on itself a network fares as in an evaluation");
         assert_eq!(found.weights_sha256[at], own.weights_sha256);

@@ -15,7 +15,7 @@ use maxmargin::config::Fidelity;
 use maxmargin::data::{self, Dataset, DatasetKind, idx};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::passes::Passes;
-use maxmargin::evaluate::{Examples, Judged, accuracy};
+use maxmargin::evaluate::{Examples, VerifiedAttack, accuracy};
 use maxmargin::model::Mode;
 use maxmargin::model::state_dict::{Loaded, load_model};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Tape};
@@ -124,7 +124,7 @@ fn median_distance(weights: &Path, dataset: &Dataset) -> f64 {
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), BATCH);
     let attack = ddn(&mut memory, &*model, &examples.target, &DdnSettings::default());
-    let judged = Judged::new(&mut memory, &*model, &examples, Norm::L2, attack);
+    let judged = VerifiedAttack::new(&mut memory, &*model, &examples, Norm::L2, attack);
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;
     let programs = judged.programs().chain(examples.programs());

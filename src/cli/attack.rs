@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::evaluate::{self, Checks, EvaluateArgs, RunFlags};
-use super::measure::{AttackFlags, DataFlags, Measure};
+use super::evaluate::{self, EvaluateArgs, EvaluateRunFlags, RequiredAccuracies};
+use super::measure::{AttackFlags, ImageFlags, Measure};
 use super::values::count;
 use super::{Machine, Outcome};
 use crate::Result;
@@ -41,7 +41,7 @@ pub(super) struct AttackArgs {
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
     #[command(flatten)]
-    data: DataFlags,
+    data: ImageFlags,
     #[command(flatten)]
     attack: AttackFlags,
 }
@@ -51,6 +51,6 @@ pub(super) fn run(args: AttackArgs) -> Result<Outcome> {
     if attack.attack.is_empty() && attack.protocol.is_none() {
         attack.attack = vec![Measure::Attack(AttackName::Pgd)];
     }
-    let run = RunFlags { json: None, out: None, save: Some(Some(save)), machine, batch_size };
-    evaluate::run(EvaluateArgs { checkpoint, run, data, attack, checks: Checks::default() })
+    let run = EvaluateRunFlags { json: None, out: None, save: Some(Some(save)), machine, batch_size };
+    evaluate::run(EvaluateArgs { checkpoint, run, data, attack, checks: RequiredAccuracies::default() })
 }

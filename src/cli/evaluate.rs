@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum as _};
 
-use super::measure::{AttackFlags, DataFlags, Measure, measured, published, radii, settings};
+use super::measure::{AttackFlags, ImageFlags, Measure, measured, published, radii, settings};
 use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
 use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
 use crate::data::DatasetKind;
 use crate::evaluate::AttackName;
 use crate::evaluate::folder::{self, ADVERSARIAL, Folder};
-use crate::evaluate::question::{Places, Question};
+use crate::evaluate::request::{EvaluationRequest, OutputPaths};
 use crate::record::run::{BEST, CONFIG};
 use crate::tape::Norm;
 use crate::{Error, Result};
@@ -39,18 +39,18 @@ pub(super) struct EvaluateArgs {
     #[arg(value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
     #[command(flatten)]
-    pub run: RunFlags,
+    pub run: EvaluateRunFlags,
     #[command(flatten)]
-    pub data: DataFlags,
+    pub data: ImageFlags,
     #[command(flatten)]
     pub attack: AttackFlags,
     #[command(flatten)]
-    pub checks: Checks,
+    pub checks: RequiredAccuracies,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
-pub(super) struct RunFlags {
+pub(super) struct EvaluateRunFlags {
     /// Write the result to this file, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -73,7 +73,7 @@ pub(super) struct RunFlags {
 /// The accuracies that must be reached, in percent.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Checks")]
-pub(super) struct Checks {
+pub(super) struct RequiredAccuracies {
     /// Exit code 1 when fewer images are right without an attack
     #[arg(long = "require-clean", value_name = "PERCENT", value_parser = percent)]
     clean: Option<f64>,
@@ -82,7 +82,7 @@ pub(super) struct Checks {
     robust: Vec<RequiredAccuracy>,
 }
 
-impl Checks {
+impl RequiredAccuracies {
     /// A line for each accuracy that was not reached. `clean` and the second of `robust`, (eps, accuracy), in percent.
     fn failures(&self, clean: f64, robust: &[(f64, f64)]) -> Vec<String> {
         let clean_failure = self
@@ -100,27 +100,27 @@ impl Checks {
 
 /// Where the images found are written.
 #[derive(Debug)]
-enum Save {
+enum SaveTo {
     /// In the evaluation's folder.
     InFolder,
-    To(PathBuf),
+    File(PathBuf),
 }
 
 /// What `evaluate` was asked to do, checked.
 #[derive(Debug)]
-struct Plan {
+struct EvaluatePlan {
     /// What is to be measured.
-    question: Question,
+    question: EvaluationRequest,
     /// Where it is kept.
     folder: Option<Folder>,
     /// Where the images found are written.
-    save: Option<Save>,
+    save: Option<SaveTo>,
     /// Where the result is written beside that.
     json: Option<PathBuf>,
     /// What computes, and how much it says.
     machine: Machine,
     /// What must be reached.
-    checks: Checks,
+    checks: RequiredAccuracies,
 }
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
@@ -128,17 +128,17 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     if let Some(path) = &plan.json {
         folder_exists("--json", path)?;
     }
-    if let Some(Save::To(path)) = &plan.save {
+    if let Some(SaveTo::File(path)) = &plan.save {
         folder_exists("--save", path)?;
     }
     let mut device = plan.machine.open()?;
     let folder = plan.folder.map(|folder| folder.prepare(&plan.question.hash()?)).transpose()?;
     let save = plan.save.and_then(|save| match save {
-        Save::InFolder => folder.as_ref().map(|folder| folder.join(ADVERSARIAL)),
-        Save::To(path) => Some(path),
+        SaveTo::InFolder => folder.as_ref().map(|folder| folder.join(ADVERSARIAL)),
+        SaveTo::File(path) => Some(path),
     });
-    let places = Places { folder, save, ..Places::default() };
-    let result = plan.question.answer(device.as_mut(), &places)?;
+    let places = OutputPaths { folder, save, ..OutputPaths::default() };
+    let result = plan.question.run(device.as_mut(), &places)?;
     print(&result.table())?;
     if let Some(path) = &plan.json {
         folder::write_record(path, &result)?;
@@ -158,13 +158,13 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
 ///
 /// # Errors
 /// The standard output cannot be written.
-fn conclude(checks: &Checks, clean: f64, robust: &[(f64, f64)]) -> Result<Outcome> {
+fn conclude(checks: &RequiredAccuracies, clean: f64, robust: &[(f64, f64)]) -> Result<Outcome> {
     let failures = checks.failures(clean, robust);
     failures.iter().try_for_each(|failure| print(&format!("{failure}\n")))?;
     Ok(if failures.is_empty() { Outcome::Done } else { Outcome::CheckFailed })
 }
 
-fn plan(args: EvaluateArgs) -> Result<Plan> {
+fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
     let EvaluateArgs { checkpoint, run, data, attack, checks } = args;
     let (weights, config, of_run) = if checkpoint.is_dir() {
         (checkpoint.join(BEST), Config::load(&checkpoint.join(CONFIG))?, Some(checkpoint))
@@ -222,7 +222,7 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
             .collect::<Vec<_>>()
             .join("+"),
     };
-    let question = Question {
+    let question = EvaluationRequest {
         weights,
         settings: settings(&attack, &config)?,
         config,
@@ -238,11 +238,11 @@ fn plan(args: EvaluateArgs) -> Result<Plan> {
         quiet: run.machine.quiet,
     };
     let folder = run.out.map(Folder::At).or_else(|| of_run.map(|run| Folder::Of { run, name }));
-    let save = run.save.map(|file| file.map_or(Save::InFolder, Save::To));
-    if matches!(save, Some(Save::InFolder)) && folder.is_none() {
+    let save = run.save.map(|file| file.map_or(SaveTo::InFolder, SaveTo::File));
+    if matches!(save, Some(SaveTo::InFolder)) && folder.is_none() {
         return Err(Error::usage("--save: expected a file: weights alone have no folder without --out"));
     }
-    Ok(Plan { question, folder, save, json: run.json, machine: run.machine, checks })
+    Ok(EvaluatePlan { question, folder, save, json: run.json, machine: run.machine, checks })
 }
 
 #[cfg(test)]
@@ -251,23 +251,23 @@ mod tests {
     use crate::attack::StepLength;
     use crate::config::{DEFAULT_PRESET, preset};
     use crate::evaluate::AttackSettings;
-    use crate::evaluate::question::Split;
+    use crate::evaluate::request::Split;
     use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
     #[derive(Parser)]
-    struct Program {
+    struct EvaluateProgram {
         #[command(flatten)]
         args: EvaluateArgs,
     }
 
-    fn planned(line: &str) -> Result<Question> {
+    fn planned(line: &str) -> Result<EvaluationRequest> {
         Ok(plan_of(line)?.question)
     }
 
-    fn plan_of(line: &str) -> Result<Plan> {
-        let command = super::super::released_spellings(Program::command());
+    fn plan_of(line: &str) -> Result<EvaluatePlan> {
+        let command = super::super::released_spellings(EvaluateProgram::command());
         let matches = command.try_get_matches_from(format!("program {line}").split(' ')).unwrap();
-        plan(Program::from_arg_matches(&matches).unwrap().args)
+        plan(EvaluateProgram::from_arg_matches(&matches).unwrap().args)
     }
 
     #[test]

@@ -10,14 +10,14 @@ use super::values::{count, number, single, whole};
 use crate::attack::StepLength;
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::data::DatasetKind;
-use crate::evaluate::question::Split;
+use crate::evaluate::request::Split;
 use crate::evaluate::{AttackName, AttackSettings, Protocol};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Data")]
-pub(super) struct DataFlags {
+pub(super) struct ImageFlags {
     /// Which images [default: the run's; digits for weights alone]
     #[arg(long, value_name = "NAME")]
     pub dataset: Option<DatasetKind>,
@@ -112,7 +112,7 @@ pub(super) fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
 
 /// `config` with what the flags say of images, norm and margins. Lengths mean nothing in another norm, nor does the
 /// size of the validation set for other images: there the published ones hold.
-pub(super) fn measured(config: Config, data: &DataFlags, attack: &AttackFlags) -> Result<Config> {
+pub(super) fn measured(config: Config, data: &ImageFlags, attack: &AttackFlags) -> Result<Config> {
     let dataset = data.dataset.unwrap_or(config.dataset);
     let norm = attack.norm.unwrap_or(config.norm);
     let published = published(dataset, norm)?;

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::measure::{AttackFlags, DataFlags, Measure, measured, published, radii, settings};
+use super::measure::{AttackFlags, ImageFlags, Measure, measured, published, radii, settings};
 use super::values::count;
 use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
 use crate::data::DatasetKind;
 use crate::evaluate::AttackName;
-use crate::evaluate::question::Split;
-use crate::evaluate::transfer::Transfer;
+use crate::evaluate::request::Split;
+use crate::evaluate::transfer::TransferRequest;
 use crate::record::run::{BEST, CONFIG};
 use crate::record::write_atomic;
 use crate::tape::Norm;
@@ -42,7 +42,7 @@ pub(super) struct TransferArgs {
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
     #[command(flatten)]
-    data: DataFlags,
+    data: ImageFlags,
     #[command(flatten)]
     attack: AttackFlags,
 }
@@ -63,7 +63,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
         folder_exists("--json", path)?;
     }
     let mut device = machine.open()?;
-    let transfer = Transfer {
+    let transfer = TransferRequest {
         weights: checkpoints.iter().map(weights).collect(),
         settings: settings(&attack, &config)?,
         config,
@@ -74,7 +74,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
         batch_size,
         quiet: machine.quiet,
     };
-    let result = transfer.answer(device.as_mut())?;
+    let result = transfer.run(device.as_mut())?;
     print(&result.table())?;
     if let Some(path) = &json {
         let text = serde_json::to_string_pretty(&result).map_err(|e| Error::format(path, e.to_string()))?;
@@ -83,7 +83,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn settings_of(first: &Path, data: &DataFlags, attack: &AttackFlags) -> Result<Config> {
+fn settings_of(first: &Path, data: &ImageFlags, attack: &AttackFlags) -> Result<Config> {
     let config = if first.is_dir() {
         Config::load(&first.join(CONFIG))?
     } else {

@@ -27,7 +27,7 @@ pub struct Examples {
 
 /// What the network says of an example without an attack.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Clean {
+pub struct CleanPrediction {
     /// The class with the largest logit; the first of equal ones.
     pub prediction: u32,
     /// Whether the label's logit is the largest, and no other as large.
@@ -82,7 +82,7 @@ impl Examples {
     ///
     /// # Errors
     /// The device failed.
-    pub fn look(&self, device: &mut dyn Device, index: &[u32]) -> Result<Vec<Clean>> {
+    pub fn look(&self, device: &mut dyn Device, index: &[u32]) -> Result<Vec<CleanPrediction>> {
         self.load(device, index)?;
         self.look_at_target(device, index.len())
     }
@@ -91,19 +91,26 @@ impl Examples {
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn look_at(&self, device: &mut dyn Device, images: &[f32], labels: &[u32]) -> Result<Vec<Clean>> {
+    pub(super) fn look_at(
+        &self,
+        device: &mut dyn Device,
+        images: &[f32],
+        labels: &[u32],
+    ) -> Result<Vec<CleanPrediction>> {
         device.write_f32(&self.target.x, images)?;
         device.write_u32(&self.target.labels, labels)?;
         device.write_u32(&self.target.rows, &[labels.len() as u32])?;
         self.look_at_target(device, labels.len())
     }
 
-    fn look_at_target(&self, device: &mut dyn Device, n: usize) -> Result<Vec<Clean>> {
+    fn look_at_target(&self, device: &mut dyn Device, n: usize) -> Result<Vec<CleanPrediction>> {
         device.execute(&self.clean)?;
         let (logits, margins) = (device.read_f32(&self.logits)?, device.read_f32(&self.margin)?);
         let rows = logits.chunks_exact(self.logits.dims[1]).zip(&margins).take(n);
         let first_largest = |row: &[f32]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
-        Ok(rows.map(|(row, margin)| Clean { prediction: first_largest(row) as u32, right: *margin < 0.0 }).collect())
+        Ok(rows
+            .map(|(row, margin)| CleanPrediction { prediction: first_largest(row) as u32, right: *margin < 0.0 })
+            .collect())
     }
 
     /// The logits of the batch that was looked at last: rows of as many as there are classes.
@@ -118,7 +125,7 @@ impl Examples {
     ///
     /// # Errors
     /// The device failed.
-    pub fn clean(&self, device: &mut dyn Device) -> Result<Vec<Clean>> {
+    pub fn clean(&self, device: &mut dyn Device) -> Result<Vec<CleanPrediction>> {
         let mut clean = Vec::with_capacity(self.len());
         for index in self.batches(&self.all()) {
             clean.extend(self.look(device, index)?);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::result::Evaluation;
-use super::state::Keeper;
+use super::checkpoint::CheckpointWriter;
+use super::report::EvaluationReport;
 use crate::record::write_atomic;
 use crate::{Error, Result};
 
@@ -78,24 +78,24 @@ fn is_taken(folder: &Path, question: &str) -> Result<bool> {
         let asked = serde_json::from_slice::<Asked>(&bytes).ok().and_then(|asked| asked.question);
         return Ok(asked.is_none_or(|asked| asked != question));
     }
-    Ok(Keeper::of(folder).load()?.is_some_and(|state| state.question != question))
+    Ok(CheckpointWriter::of(folder).load()?.is_some_and(|state| state.question != question))
 }
 
 /// Writes the record and the rows of a whole evaluation, and removes what was kept of it unfinished.
 ///
 /// # Errors
 /// A file cannot be written or removed.
-pub fn write(folder: &Path, evaluation: &Evaluation) -> Result<()> {
+pub fn write(folder: &Path, evaluation: &EvaluationReport) -> Result<()> {
     write_atomic(&folder.join(IMAGES), |out| out.write_all(evaluation.csv().as_bytes()))?;
     write_record(&folder.join(EVALUATION), evaluation)?;
-    Keeper::of(folder).done()
+    CheckpointWriter::of(folder).done()
 }
 
 /// Writes the record alone.
 ///
 /// # Errors
 /// It cannot be written.
-pub fn write_record(file: &Path, evaluation: &Evaluation) -> Result<()> {
+pub fn write_record(file: &Path, evaluation: &EvaluationReport) -> Result<()> {
     let text = serde_json::to_string_pretty(evaluation).map_err(|error| Error::failed(error.to_string()))?;
     write_atomic(file, |out| writeln!(out, "{text}"))
 }

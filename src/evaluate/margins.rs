@@ -12,15 +12,15 @@ use crate::tape::Memory;
 
 /// The measurement of margins.
 #[derive(Clone, Debug)]
-pub struct Margins {
+pub struct MarginMeasurement {
     an_pgd: AnPgd,
     eps: f32,
     eps_iter: f32,
 }
 
-impl Margins {
+impl MarginMeasurement {
     /// Records it for the examples, with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity.
-    pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, config: &Config) -> Margins {
+    pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, config: &Config) -> MarginMeasurement {
         // The same random starts at every measurement: a difference between two is the network's.
         let step = memory.u32("margins.start", &[1]);
         let settings = PgdSettings {
@@ -44,7 +44,7 @@ impl Margins {
             mode: Mode::Eval,
         };
         let an_pgd = AnPgd::new(memory, model, &examples.target, pgd, search);
-        Margins { an_pgd, eps: config.test_eps, eps_iter: config.test_eps_iter }
+        MarginMeasurement { an_pgd, eps: config.test_eps, eps_iter: config.test_eps_iter }
     }
 
     /// The attack as a schedule.

@@ -14,25 +14,25 @@
 //! Beside these: how an unfinished evaluation is kept, what makes its figures doubtful, and the adversarial images as
 //! a checked file.
 
+mod adversarial;
 pub mod attacks;
+mod checkpoint;
+mod checks;
 pub mod examples;
 pub mod folder;
-pub mod judged;
 pub mod margins;
 pub mod passes;
 pub mod protocol;
-pub mod question;
-pub mod result;
-mod saved;
-mod state;
-mod suspicion;
+pub mod report;
+pub mod request;
 pub mod transfer;
+pub mod verified;
 
 pub use attacks::{AttackName, AttackSettings};
 pub use examples::Examples;
-pub use judged::{Judged, survivors};
-pub use margins::Margins;
+pub use margins::MarginMeasurement;
 pub use protocol::Protocol;
+pub use verified::{VerifiedAttack, robust_examples};
 
 /// The share of examples that are right, in percent; 0 of none.
 pub fn accuracy(values: &[bool]) -> f64 {

@@ -7,9 +7,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::attacks::{AttackName, AttackSettings, record};
-use super::judged::{Judge, begin};
 use super::passes::Passes;
-use super::question::{file_hash, fitting_images};
+use super::request::{file_hash, fitting_images};
+use super::verified::{Verifier, begin};
 use super::{Examples, accuracy};
 use crate::Result;
 use crate::attack::Attack;
@@ -23,7 +23,7 @@ use crate::text::length;
 
 /// What is to be tried.
 #[derive(Clone, Debug)]
-pub struct Transfer {
+pub struct TransferRequest {
     /// Weights of the networks: each is a source and a target.
     pub weights: Vec<PathBuf>,
     /// Data set, norm, fidelity.
@@ -46,7 +46,7 @@ pub struct Transfer {
 
 /// What was found. Accuracies are in percent.
 #[derive(Clone, Debug, Serialize)]
-pub struct Transferred {
+pub struct TransferReport {
     /// The files of weights.
     pub weights: Vec<String>,
     /// Their SHA-256.
@@ -75,19 +75,19 @@ pub struct Transferred {
 }
 
 /// A network that images are made on.
-struct Source {
+struct SourceNetwork {
     examples: Examples,
     attacks: Vec<(Attack, Passes)>,
     /// By attack, then by target.
-    judges: Vec<Vec<Judge>>,
+    judges: Vec<Vec<Verifier>>,
 }
 
-impl Transfer {
+impl TransferRequest {
     /// Tries it on a device that has no memory yet.
     ///
     /// # Errors
     /// Weights or data cannot be read, or do not fit each other; or the device failed.
-    pub fn answer(&self, device: &mut dyn Device) -> Result<Transferred> {
+    pub fn run(&self, device: &mut dyn Device) -> Result<TransferReport> {
         let start = Instant::now();
         let loaded = self.weights.iter().map(|path| load_model(path)).collect::<Result<Vec<Loaded>>>()?;
         let splits = crate::data::load(self.config.dataset, &self.data, self.config.val_size)?;
@@ -106,18 +106,18 @@ impl Transfer {
         for model in &models {
             let examples = Examples::new(&mut memory, &**model, "images", n, self.batch_size);
             let attacks = record(&mut memory, &**model, &examples, &self.attacks, &self.config, &self.settings)?;
-            let judge = |memory: &mut Memory, attack: &Attack| -> Vec<Judge> {
-                models.iter().map(|target| Judge::new(memory, &**target, &examples.target, norm, attack)).collect()
+            let judge = |memory: &mut Memory, attack: &Attack| -> Vec<Verifier> {
+                models.iter().map(|target| Verifier::new(memory, &**target, &examples.target, norm, attack)).collect()
             };
             let judges = attacks.iter().map(|attack| judge(&mut memory, attack)).collect();
             let counted =
                 |attack: Attack| (Passes::of_schedule(&attack.schedule, &**model, attack.adv.dims[0]), attack);
             let attacks = attacks.into_iter().map(counted).map(|(passes, attack)| (attack, passes)).collect();
-            sources.push(Source { examples, attacks, judges });
+            sources.push(SourceNetwork { examples, attacks, judges });
         }
         let programs = sources.iter().flat_map(|source| {
             let attacks = source.attacks.iter().flat_map(|(attack, _)| attack.schedule.programs());
-            attacks.chain(source.judges.iter().flatten().map(Judge::program)).chain(source.examples.programs())
+            attacks.chain(source.judges.iter().flatten().map(Verifier::program)).chain(source.examples.programs())
         });
         device.allocate(&memory, &programs.collect::<Vec<_>>())?;
         for ((model, state), source) in models.iter().zip(&states).zip(&sources) {
@@ -156,7 +156,7 @@ impl Transfer {
         }
         progress.finish();
         let all = |t: usize| -> Vec<bool> { (0..n).map(|i| stays.iter().all(|targets| targets[t][i])).collect() };
-        Ok(Transferred {
+        Ok(TransferReport {
             weights: self.weights.iter().map(|path| path.display().to_string()).collect(),
             weights_sha256: self.weights.iter().map(|path| file_hash(path)).collect::<Result<_>>()?,
             count: n,
@@ -173,7 +173,7 @@ impl Transfer {
     }
 }
 
-impl Transferred {
+impl TransferReport {
     /// The matrix for a person: a row a source, a column a target.
     pub fn table(&self) -> String {
         let number = |i: usize| format!("({})", i + 1);

@@ -2,9 +2,9 @@
 
 use super::examples;
 use super::html::{escape, facts, figure, numbers, table, words};
-use super::paper::{self, Figure, Standing};
+use super::paper::{self, PaperFigure, Transcription};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells};
-use super::records::{AtEps, Evaluation, MinimumNorm, Source, dataset_name};
+use super::records::{RecordedEvaluation, RecordedMinimumNorm, RecordedRobustAccuracy, ReportSource, dataset_name};
 use super::training::key;
 use crate::Result;
 use crate::config::{Config, as_written};
@@ -26,9 +26,9 @@ pub struct Shown<'a> {
     /// Its number among the source's evaluations.
     nth: usize,
     /// The source.
-    pub source: &'a Source,
+    pub source: &'a ReportSource,
     /// The evaluation.
-    pub evaluation: &'a Evaluation,
+    pub evaluation: &'a RecordedEvaluation,
 }
 
 impl Shown<'_> {
@@ -60,7 +60,7 @@ impl Shown<'_> {
 
     /// The paper's name for the same model.
     fn paper_name(&self) -> Option<String> {
-        let Evaluation { dataset, norm, .. } = *self.evaluation;
+        let RecordedEvaluation { dataset, norm, .. } = *self.evaluation;
         // A length in another norm is another length.
         let same_norm = self.source.run.as_ref().is_none_or(|run| run.config.norm == norm);
         let (method, length) = self.trained().filter(|_| same_norm)?;
@@ -82,7 +82,7 @@ pub fn method(config: &Config) -> String {
 }
 
 /// Every evaluation of the sources.
-pub fn all(sources: &[Source]) -> Vec<Shown<'_>> {
+pub fn all(sources: &[ReportSource]) -> Vec<Shown<'_>> {
     let mut all = Vec::new();
     for (i, source) in sources.iter().enumerate() {
         let of = |(nth, evaluation)| Shown { colour: Colour::Series(i), nth, source, evaluation };
@@ -95,7 +95,7 @@ pub fn all(sources: &[Source]) -> Vec<Shown<'_>> {
 ///
 /// # Errors
 /// A plot cannot be drawn, or a file beside an evaluation is not as it must be.
-pub fn chapter(sources: &[Source], pictures: &mut examples::Pictures) -> Result<String> {
+pub fn chapter(sources: &[ReportSource], pictures: &mut examples::Pictures) -> Result<String> {
     let all = all(sources);
     let mut text = String::from("<h2>Accuracy under attack</h2>\n");
     if all.is_empty() {
@@ -158,12 +158,12 @@ fn beside_the_paper(dataset: DatasetKind, norm: Norm, group: &[Shown]) -> Result
 }
 
 /// Accuracy by eps; eps 0 is without an attack.
-fn curve(dataset: DatasetKind, norm: Norm, group: &[Shown], published: &paper::Table) -> Result<String> {
+fn curve(dataset: DatasetKind, norm: Norm, group: &[Shown], published: &paper::PaperTable) -> Result<String> {
     let parts = dataset == DatasetKind::Cifar10 && norm == Norm::Linf;
     let (scale, title) = if parts { (255.0, "eps, in 1/255") } else { (1.0, "eps") };
     let (mut series, mut same_model) = (Vec::new(), Vec::new());
     for row in &published.rows {
-        let value = |figure: &Option<Figure>| figure.map_or(f64::NAN, |figure| figure.value);
+        let value = |figure: &Option<PaperFigure>| figure.map_or(f64::NAN, |figure| figure.value);
         let robust = published.eps.iter().zip(&row.figures[3..]).map(|(eps, figure)| (eps * scale, value(figure)));
         let points = [(0.0, value(&row.figures[0]))].into_iter().chain(robust).collect::<Vec<_>>();
         series.push(Series { colour: Colour::Muted, mark: Mark::Thin, points: points.clone() });
@@ -191,7 +191,7 @@ fn curve(dataset: DatasetKind, norm: Norm, group: &[Shown], published: &paper::T
 }
 
 /// The table of robust accuracy: what was measured, then the paper's.
-fn figures(group: &[Shown], published: &paper::Table) -> String {
+fn figures(group: &[Shown], published: &paper::PaperTable) -> String {
     let mut grid = published.eps.clone();
     for eps in group.iter().flat_map(|shown| shown.evaluation.robust.iter().map(|at| at.eps)) {
         if !grid.iter().any(|known| same(*known, eps)) {
@@ -204,7 +204,7 @@ fn figures(group: &[Shown], published: &paper::Table) -> String {
     head.push(words("standing"));
     let mut rows = Vec::new();
     for shown in group {
-        let Evaluation { clean_accuracy, average_accuracy, average_robust_accuracy, robust, count, .. } =
+        let RecordedEvaluation { clean_accuracy, average_accuracy, average_robust_accuracy, robust, count, .. } =
             shown.evaluation;
         let mut row = vec![key(shown.colour, &shown.name()), percent(Some(*clean_accuracy))];
         row.extend([percent(*average_accuracy), percent(*average_robust_accuracy)]);
@@ -215,8 +215,8 @@ fn figures(group: &[Shown], published: &paper::Table) -> String {
     let names: Vec<_> = group.iter().filter_map(Shown::paper_name).collect();
     for row in &published.rows {
         let standing = match row.standing() {
-            Some(Standing::Verified) => "verified",
-            Some(Standing::Unverified) => "paper value, unverified transcription",
+            Some(Transcription::Verified) => "verified",
+            Some(Transcription::Unverified) => "paper value, unverified transcription",
             None => "bold: verified; others: paper values, unverified transcription",
         };
         let robust = grid.iter().map(|&eps| {
@@ -232,10 +232,12 @@ fn figures(group: &[Shown], published: &paper::Table) -> String {
     table(&head, &rows)
 }
 
-fn published_figure(figure: Option<Figure>) -> String {
+fn published_figure(figure: Option<PaperFigure>) -> String {
     match figure {
-        Some(Figure { text, standing: Standing::Verified, .. }) => format!("<b>{text}</b>"),
-        Some(Figure { text, standing: Standing::Unverified, .. }) => format!("<span class=\"unsure\">{text}</span>"),
+        Some(PaperFigure { text, standing: Transcription::Verified, .. }) => format!("<b>{text}</b>"),
+        Some(PaperFigure { text, standing: Transcription::Unverified, .. }) => {
+            format!("<span class=\"unsure\">{text}</span>")
+        }
         None => NONE.into(),
     }
 }
@@ -308,7 +310,7 @@ pub fn warning(reasons: &[String], what: &str) -> String {
     format!("<div class=\"warning\" role=\"alert\"><b>{what}</b><ul>{items}</ul></div>\n")
 }
 
-fn at_each_eps(robust: &[AtEps]) -> String {
+fn at_each_eps(robust: &[RecordedRobustAccuracy]) -> String {
     if robust.is_empty() {
         return String::new();
     }
@@ -342,12 +344,12 @@ fn at_each_eps(robust: &[AtEps]) -> String {
     text
 }
 
-fn minimum_norm(found: &Evaluation) -> String {
+fn minimum_norm(found: &RecordedEvaluation) -> String {
     if found.minimum_norm.is_empty() {
         return String::new();
     }
     let distance = |value: Option<f64>| value.map_or(NONE.into(), |value| format!("{value:.4}"));
-    let own = |attack: &MinimumNorm| {
+    let own = |attack: &RecordedMinimumNorm| {
         let quartiles = attack.quartiles.unwrap_or_default();
         let mut row = vec![escape(&attack.name), count(attack.found), count(attack.attacked)];
         row.push(percent(Some(found.clean_accuracy)));

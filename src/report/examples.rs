@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::attacks::Shown;
 use super::html::escape;
 use super::images::{bytes, data_uri};
-use super::records::{Adversarial, Evaluation, ImageRow};
+use super::records::{Adversarial, RecordedEvaluation, RecordedImageRow};
 use crate::Result;
 use crate::data::{self, Dataset, DatasetKind, Splits};
 use crate::text::length;
@@ -69,7 +69,7 @@ impl Pictures {
 
     /// The images that were attacked, or why they cannot be shown.
     fn clean(&mut self, shown: &Shown, found: &Adversarial) -> std::result::Result<&Dataset, String> {
-        let Evaluation { dataset, .. } = *shown.evaluation;
+        let RecordedEvaluation { dataset, .. } = *shown.evaluation;
         let split = shown.evaluation.split.as_deref().unwrap_or("test");
         // The test images are the same whatever is held out of training.
         let held_out = match (&shown.source.run, split) {
@@ -114,7 +114,7 @@ struct Both<'a> {
     /// The images that were attacked.
     clean: Option<&'a Dataset>,
     /// What became of each image, by its number.
-    rows: BTreeMap<u32, ImageRow>,
+    rows: BTreeMap<u32, RecordedImageRow>,
 }
 
 impl Both<'_> {
@@ -155,7 +155,7 @@ impl Both<'_> {
     }
 
     /// One example with what is known of it.
-    fn example(&self, i: usize, of: &Evaluation, factor: f32) -> Result<String> {
+    fn example(&self, i: usize, of: &RecordedEvaluation, factor: f32) -> Result<String> {
         let Both { found, rows, .. } = self;
         let picture = |title: &str, pixels: &[u8]| -> Result<String> {
             Ok(format!("<div><img src=\"{}\" alt=\"{title}\">{title}</div>", data_uri(found.shape, pixels)?))

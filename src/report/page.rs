@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::html::{escape, page, table, words};
 use super::plot::Colour;
-use super::records::{Run, Source, dataset_name};
+use super::records::{RecordedRun, ReportSource, dataset_name};
 use super::{attacks, examples, training};
 use crate::Result;
 use crate::config::preset;
@@ -18,7 +18,7 @@ use crate::config::preset;
 /// [`crate::Error::Usage`] where a folder is neither a run's nor an evaluation's; [`crate::Error::Io`] and
 /// [`crate::Error::Format`] where a file of one cannot be read or is not as it must be.
 pub fn html(folders: &[PathBuf], data: &Path) -> Result<String> {
-    let sources: Vec<Source> = folders.iter().map(|folder| Source::read(folder)).collect::<Result<_>>()?;
+    let sources: Vec<ReportSource> = folders.iter().map(|folder| ReportSource::read(folder)).collect::<Result<_>>()?;
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     let mut body = String::from("<h1>maxmargin report</h1>\n");
     body += &overview(&sources);
@@ -35,7 +35,7 @@ pub fn html(folders: &[PathBuf], data: &Path) -> Result<String> {
 }
 
 /// A line a source, in its colour.
-fn overview(sources: &[Source]) -> String {
+fn overview(sources: &[ReportSource]) -> String {
     let mut text = String::from("<ul class=\"runs\">\n");
     for (i, source) in sources.iter().enumerate() {
         let mut said = source.run.as_ref().map_or("an evaluation of other weights".into(), describe);
@@ -50,7 +50,7 @@ fn overview(sources: &[Source]) -> String {
 }
 
 /// A run in a line.
-fn describe(run: &Run) -> String {
+fn describe(run: &RecordedRun) -> String {
     let config = &run.config;
     let mut parts = vec![
         format!("{}, {}, {}", attacks::method(config), dataset_name(config.dataset), config.norm),
@@ -66,7 +66,7 @@ fn describe(run: &Run) -> String {
 }
 
 /// All that evaluations say against their figures, before anything else.
-fn suspicions(sources: &[Source]) -> String {
+fn suspicions(sources: &[ReportSource]) -> String {
     let of = |shown: attacks::Shown| {
         let whose = format!("{} / {}", shown.source.name, shown.evaluation.name);
         shown.evaluation.suspicious.iter().map(move |reason| format!("{whose}: {reason}")).collect::<Vec<_>>()
@@ -76,8 +76,9 @@ fn suspicions(sources: &[Source]) -> String {
 }
 
 /// Every setting of the runs, side by side; those of a preset that were overridden, and those that differ, stand out.
-fn settings(sources: &[Source]) -> String {
-    let runs: Vec<(&Source, &Run)> = sources.iter().filter_map(|source| Some((source, source.run.as_ref()?))).collect();
+fn settings(sources: &[ReportSource]) -> String {
+    let runs: Vec<(&ReportSource, &RecordedRun)> =
+        sources.iter().filter_map(|source| Some((source, source.run.as_ref()?))).collect();
     let Some((_, first)) = runs.first() else { return String::new() };
     let all: Vec<Vec<(String, String)>> = runs.iter().map(|(_, run)| run.config.fields()).collect();
     let presets: Vec<_> = runs.iter().map(|(_, run)| preset(&run.config.preset).map(|p| p.config.fields())).collect();

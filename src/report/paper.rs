@@ -24,7 +24,7 @@ use crate::text::length;
 
 /// How sure a figure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Transcription {
     /// Seen in the paper's review thread or in AutoAttack's table, or the mean of such figures.
     Verified,
     /// Transcribed from the paper without a second look.
@@ -33,27 +33,27 @@ pub enum Standing {
 
 /// A figure as it was transcribed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figure {
+pub struct PaperFigure {
     /// Its digits, `~` before them where it is rounded.
     pub text: &'static str,
     /// The number.
     pub value: f64,
     /// How sure it is.
-    pub standing: Standing,
+    pub standing: Transcription,
 }
 
 /// A model's figures; `None` where one is not known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct PaperRow {
     /// The paper's name for the model.
     pub name: &'static str,
     /// In the order of the table's columns.
-    pub figures: Vec<Option<Figure>>,
+    pub figures: Vec<Option<PaperFigure>>,
 }
 
-impl Row {
+impl PaperRow {
     /// Whether all of its figures are verified, none, or some (`None`).
-    pub fn standing(&self) -> Option<Standing> {
+    pub fn standing(&self) -> Option<Transcription> {
         let mut known = self.figures.iter().flatten().map(|figure| figure.standing);
         let first = known.next()?;
         known.all(|other| other == first).then_some(first)
@@ -62,18 +62,18 @@ impl Row {
 
 /// A table of the paper.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Table {
+pub struct PaperTable {
     /// What it is of: "CIFAR10, linf".
     pub title: &'static str,
     /// The attacks' eps; the columns after clean, AvgAcc and AvgRobAcc.
     pub eps: Vec<f64>,
     /// A model each.
-    pub rows: Vec<Row>,
+    pub rows: Vec<PaperRow>,
     /// AutoAttack on the published weights: model, eps, accuracy in percent.
-    pub autoattack: Option<(&'static str, f64, Figure)>,
+    pub autoattack: Option<(&'static str, f64, PaperFigure)>,
     /// The least l2 distances that Carlini and Wagner's attack found on the first 1,000 test images: clean accuracy in
     /// percent, then mean, lower quartile, median and upper quartile of the distance.
-    pub distances: Vec<Row>,
+    pub distances: Vec<PaperRow>,
 }
 
 /// Accuracy in linf on CIFAR10, eps 4, 8, 12, 16, 20, 24, 28 and 32 of 255.
@@ -188,7 +188,7 @@ MMA-6.0   97.7! 2.76! 1.84! 2.72! 3.61!
 ";
 
 /// The paper's table of a data set and a norm. The bundled digits are MNIST's.
-pub fn table(dataset: DatasetKind, norm: Norm) -> Table {
+pub fn table(dataset: DatasetKind, norm: Norm) -> PaperTable {
     let grid = |n: u32, step: f64| (1..=n).map(|i| f64::from(i) * step).collect::<Vec<_>>();
     let (title, eps, rows, autoattack, distances) = match (dataset, norm) {
         (DatasetKind::Cifar10, Norm::Linf) => {
@@ -202,7 +202,7 @@ pub fn table(dataset: DatasetKind, norm: Norm) -> Table {
     };
     let (model, at, accuracy) = autoattack;
     let autoattack = figure(accuracy).map(|accuracy| (model, at, accuracy));
-    Table { title, eps, rows: parse(rows), autoattack, distances: parse(distances) }
+    PaperTable { title, eps, rows: parse(rows), autoattack, distances: parse(distances) }
 }
 
 /// The paper's name for a model of `method` ("MMA", "OMMA", "PGD", "PGDLS") and d_max or eps `length`; "STD" has neither.
@@ -218,19 +218,19 @@ pub fn model_name(dataset: DatasetKind, norm: Norm, method: &str, length: f64) -
     if text.contains('.') { format!("{method}-{text}") } else { format!("{method}-{text}.0") }
 }
 
-fn parse(text: &'static str) -> Vec<Row> {
+fn parse(text: &'static str) -> Vec<PaperRow> {
     let row = |line: &'static str| {
         let mut words = line.split_whitespace();
-        Some(Row { name: words.next()?, figures: words.map(figure).collect() })
+        Some(PaperRow { name: words.next()?, figures: words.map(figure).collect() })
     };
     text.lines().filter_map(row).collect()
 }
 
 /// A figure with its sign; none for `-`.
-fn figure(word: &'static str) -> Option<Figure> {
+fn figure(word: &'static str) -> Option<PaperFigure> {
     let text = word.trim_end_matches(['!', '*']);
-    let standing = if text == word { Standing::Unverified } else { Standing::Verified };
-    text.trim_start_matches('~').parse().ok().map(|value| Figure { text, value, standing })
+    let standing = if text == word { Transcription::Unverified } else { Transcription::Verified };
+    text.trim_start_matches('~').parse().ok().map(|value| PaperFigure { text, value, standing })
 }
 
 #[cfg(test)]
@@ -253,7 +253,7 @@ mod tests {
             }
             for row in &table.distances {
                 assert_eq!(row.figures.iter().flatten().count(), 5, "{}: {}", table.title, row.name);
-                assert_eq!(row.standing(), Some(Standing::Verified));
+                assert_eq!(row.standing(), Some(Transcription::Verified));
             }
         }
         assert_eq!(ALL.map(|(dataset, norm)| table(dataset, norm).rows.len()), [19, 13, 17, 12]);
@@ -266,13 +266,15 @@ mod tests {
             let table = table(dataset, norm);
             for row in &table.rows {
                 let Some(all) = row.figures.iter().copied().collect::<Option<Vec<_>>>() else { continue };
-                let mean = |figures: &[Figure]| figures.iter().map(|f| f.value).sum::<f64>() / figures.len() as f64;
+                let mean =
+                    |figures: &[PaperFigure]| figures.iter().map(|f| f.value).sum::<f64>() / figures.len() as f64;
                 let robust = mean(&all[3..]);
                 let every = (all[0].value + robust * table.eps.len() as f64) / (1 + table.eps.len()) as f64;
                 // Half a unit of the last digit, and that of the figures averaged.
-                let digits = |figure: &Figure| figure.text.split_once('.').map_or(0, |(_, digits)| digits.len());
-                let near =
-                    |found: &Figure, mean: f64| (found.value - mean).abs() < 1.1 * 10f64.powi(-(digits(found) as i32));
+                let digits = |figure: &PaperFigure| figure.text.split_once('.').map_or(0, |(_, digits)| digits.len());
+                let near = |found: &PaperFigure, mean: f64| {
+                    (found.value - mean).abs() < 1.1 * 10f64.powi(-(digits(found) as i32))
+                };
                 assert!(near(&all[2], robust), "{} {}: AvgRobAcc {robust}", table.title, row.name);
                 assert!(near(&all[1], every), "{} {}: AvgAcc {every}", table.title, row.name);
             }
@@ -294,12 +296,12 @@ mod tests {
     fn what_is_verified_is_told_from_what_is_not() {
         let table = table(DatasetKind::Cifar10, Norm::Linf);
         let row = |name: &str| table.rows.iter().find(|row| row.name == name).unwrap();
-        assert_eq!(row("MMA-32").standing(), Some(Standing::Verified));
-        assert_eq!(row("TRADES").standing(), Some(Standing::Verified));
-        assert_eq!(row("PGD-8").standing(), Some(Standing::Unverified));
+        assert_eq!(row("MMA-32").standing(), Some(Transcription::Verified));
+        assert_eq!(row("TRADES").standing(), Some(Transcription::Verified));
+        assert_eq!(row("PGD-8").standing(), Some(Transcription::Unverified));
         assert_eq!(row("PGD-Madry").standing(), None, "some are");
         let eight = row("PGD-Madry").figures[4].unwrap();
-        assert_eq!((eight.text, eight.value, eight.standing), ("44.68", 44.68, Standing::Verified));
+        assert_eq!((eight.text, eight.value, eight.standing), ("44.68", 44.68, Transcription::Verified));
         assert_eq!(table.autoattack.unwrap().2.value, 41.44);
     }
 

@@ -21,36 +21,36 @@ const IMAGES_HEADER: &str = "index,label,clean_prediction,margin,broken_eps,brok
 
 /// A folder that a report tells of: a run, an evaluation of other weights, or both.
 #[derive(Debug)]
-pub struct Source {
+pub struct ReportSource {
     /// The folder's name.
     pub name: String,
     /// The folder.
     pub path: PathBuf,
     /// The run; none where the folder is an evaluation's.
-    pub run: Option<Run>,
+    pub run: Option<RecordedRun>,
     /// By their folders' names.
-    pub evaluations: Vec<Evaluation>,
+    pub evaluations: Vec<RecordedEvaluation>,
     /// Folders of evaluations that have no result, or none yet.
     pub unfinished: Vec<String>,
 }
 
 /// What a run recorded.
 #[derive(Debug)]
-pub struct Run {
+pub struct RecordedRun {
     /// Its settings.
     pub config: Config,
     /// A line a logging interval.
-    pub steps: Vec<Step>,
+    pub steps: Vec<StepRecord>,
     /// A line a validation.
-    pub epochs: Vec<Epoch>,
+    pub epochs: Vec<EpochRecord>,
     /// What the network was worth before training and after it.
-    pub results: Vec<RunResult>,
+    pub results: Vec<ResultRecord>,
 }
 
 /// The training steps since the line before. What a method does not have, and what was no number, is absent.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Step {
+pub struct StepRecord {
     /// The last of them.
     pub step: u64,
     /// Mean loss on clean images.
@@ -74,7 +74,7 @@ pub struct Step {
 /// A validation.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Epoch {
+pub struct EpochRecord {
     /// After which step.
     pub step: u64,
     /// The epoch that it ended, from 1.
@@ -92,7 +92,7 @@ pub struct Epoch {
 /// What a run's network was worth on the test images.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct RunResult {
+pub struct ResultRecord {
     /// After which step the weights were written.
     pub weights_step: u64,
     /// The weights: `initial`, or a file.
@@ -111,7 +111,7 @@ pub struct RunResult {
 
 /// What `evaluate` found. Accuracies are in percent.
 #[derive(Debug, Deserialize)]
-pub struct Evaluation {
+pub struct RecordedEvaluation {
     /// The folder's name.
     #[serde(skip)]
     pub name: String,
@@ -156,10 +156,10 @@ pub struct Evaluation {
     pub average_accuracy: Option<f64>,
     /// By ascending eps.
     #[serde(default)]
-    pub robust: Vec<AtEps>,
+    pub robust: Vec<RecordedRobustAccuracy>,
     /// Attacks that look for the nearest adversarial example.
     #[serde(default)]
-    pub minimum_norm: Vec<MinimumNorm>,
+    pub minimum_norm: Vec<RecordedMinimumNorm>,
     /// Mean margin by AN-PGD.
     pub mean_margin: Option<f64>,
     /// One an image, 0 where it is wrong.
@@ -179,7 +179,7 @@ pub struct Evaluation {
 
 /// Accuracy at one eps.
 #[derive(Debug, Deserialize)]
-pub struct AtEps {
+pub struct RecordedRobustAccuracy {
     /// Radius of the ball.
     pub eps: f64,
     /// Images that no attack broke.
@@ -212,7 +212,7 @@ pub struct AttackRun {
 
 /// What an attack that looks for the nearest adversarial example found.
 #[derive(Debug, Deserialize)]
-pub struct MinimumNorm {
+pub struct RecordedMinimumNorm {
     /// Its name.
     pub name: String,
     /// Images that it broke.
@@ -233,7 +233,7 @@ pub struct MinimumNorm {
 
 /// A line of [`IMAGES`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct ImageRow {
+pub struct RecordedImageRow {
     /// The image's number in its part of the data set.
     pub index: u32,
     /// What the network says without an attack.
@@ -265,7 +265,7 @@ pub struct Adversarial {
     pub attack: Option<String>,
 }
 
-impl Source {
+impl ReportSource {
     /// The run, or the evaluation, in the folder `path`.
     ///
     /// # Errors
@@ -283,8 +283,9 @@ impl Source {
                  found neither"
             )));
         }
-        let run = has_run.then(|| Run::read(path)).transpose()?;
-        let mut evaluations: Vec<_> = has_result.then(|| Evaluation::read(path)).transpose()?.into_iter().collect();
+        let run = has_run.then(|| RecordedRun::read(path)).transpose()?;
+        let mut evaluations: Vec<_> =
+            has_result.then(|| RecordedEvaluation::read(path)).transpose()?.into_iter().collect();
         let mut unfinished = Vec::new();
         let mut folders = Vec::new();
         for entry in path.read_dir().map_err(|e| Error::io(path, "read", e))? {
@@ -296,16 +297,16 @@ impl Source {
         folders.sort();
         for folder in folders {
             if folder.join(EVALUATION).is_file() {
-                evaluations.push(Evaluation::read(&folder)?);
+                evaluations.push(RecordedEvaluation::read(&folder)?);
             } else {
                 unfinished.push(name(&folder));
             }
         }
-        Ok(Source { name: name(path), path: path.to_owned(), run, evaluations, unfinished })
+        Ok(ReportSource { name: name(path), path: path.to_owned(), run, evaluations, unfinished })
     }
 }
 
-impl Run {
+impl RecordedRun {
     fn read(folder: &Path) -> Result<Self> {
         let config = Config::load(&folder.join(CONFIG))?;
         let path = folder.join(METRICS);
@@ -315,7 +316,7 @@ impl Run {
                 folder.display()
             )));
         }
-        let mut run = Run { config, steps: Vec::new(), epochs: Vec::new(), results: Vec::new() };
+        let mut run = RecordedRun { config, steps: Vec::new(), epochs: Vec::new(), results: Vec::new() };
         for (i, line) in read_metrics(&path)?.into_iter().enumerate() {
             let kind = line["kind"].clone();
             run.add(kind, line).map_err(|e| Error::format(&path, format!("line {}: {e}", i + 1)))?;
@@ -336,21 +337,21 @@ impl Run {
     }
 }
 
-impl Evaluation {
+impl RecordedEvaluation {
     fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(EVALUATION);
         let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
-        let found: Evaluation = serde_json::from_slice(&text).map_err(|e| {
+        let found: RecordedEvaluation = serde_json::from_slice(&text).map_err(|e| {
             Error::format(&path, format!("expected an evaluation as `maxmargin evaluate` writes it; found: {e}"))
         })?;
-        Ok(Evaluation { name: name(folder), path: folder.to_owned(), ..found })
+        Ok(RecordedEvaluation { name: name(folder), path: folder.to_owned(), ..found })
     }
 
     /// What became of each image; none where that was not written.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read; [`Error::Format`] with the line that is not as it must be.
-    pub fn image_rows(&self) -> Result<Vec<ImageRow>> {
+    pub fn image_rows(&self) -> Result<Vec<RecordedImageRow>> {
         let path = self.path.join(IMAGES);
         if !path.is_file() {
             return Ok(Vec::new());
@@ -409,7 +410,7 @@ impl Adversarial {
 }
 
 /// A line of [`IMAGES`]; none where it is not one.
-fn image_row(line: &str) -> Option<ImageRow> {
+fn image_row(line: &str) -> Option<RecordedImageRow> {
     /// What stands there, if anything does; none where it is something else.
     fn optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
         if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
@@ -421,7 +422,7 @@ fn image_row(line: &str) -> Option<ImageRow> {
     let clean_prediction = optional(fields.next()?)?;
     let _margin: Option<f64> = optional(fields.next()?)?;
     let broken_eps = optional(fields.next()?)?;
-    Some(ImageRow { index, clean_prediction, broken_eps, broken_by: fields.next()?.trim_matches('"').into() })
+    Some(RecordedImageRow { index, clean_prediction, broken_eps, broken_by: fields.next()?.trim_matches('"').into() })
 }
 
 /// A data set's name, for a person.
@@ -446,7 +447,7 @@ mod tests {
     #[test]
     fn a_line_of_an_image_may_lack_what_is_not_known() {
         let row = |index, clean_prediction, broken_eps, broken_by: &str| {
-            Some(ImageRow { index, clean_prediction, broken_eps, broken_by: broken_by.into() })
+            Some(RecordedImageRow { index, clean_prediction, broken_eps, broken_by: broken_by.into() })
         };
         assert_eq!(image_row("4,7,7,0.25,0.3,pgd-cw"), row(4, Some(7), Some(0.3), "pgd-cw"));
         assert_eq!(image_row("5,1,,,,"), row(5, None, None, ""));

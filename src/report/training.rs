@@ -2,7 +2,7 @@
 
 use super::html::{escape, figure, numbers, table, words};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells, lines};
-use super::records::{Epoch, Run, Source, Step, dataset_name};
+use super::records::{EpochRecord, RecordedRun, ReportSource, StepRecord, dataset_name};
 use crate::Result;
 use crate::config::{TestSearchStart, as_written};
 use crate::record::MarginCounts;
@@ -16,20 +16,20 @@ const OUTLINES: usize = 4;
 const STRIP: f64 = 0.07;
 
 /// A run with its number among the sources, which is its colour's.
-type Numbered<'a> = (usize, &'a Source, &'a Run);
+type Numbered<'a> = (usize, &'a ReportSource, &'a RecordedRun);
 
 /// The chapter; empty where no source is a run.
 ///
 /// # Errors
 /// A plot cannot be drawn.
-pub fn chapter(sources: &[Source]) -> Result<String> {
+pub fn chapter(sources: &[ReportSource]) -> Result<String> {
     let runs: Vec<Numbered> =
         sources.iter().enumerate().filter_map(|(i, source)| Some((i, source, source.run.as_ref()?))).collect();
     if runs.is_empty() {
         return Ok(String::new());
     }
     let mut text = String::from("<h2>Training</h2>\n");
-    let kind = |run: &Run| (run.config.dataset, run.config.norm);
+    let kind = |run: &RecordedRun| (run.config.dataset, run.config.norm);
     let mut kinds: Vec<_> = Vec::new();
     runs.iter().map(|(.., run)| kind(run)).for_each(|kind| {
         if !kinds.contains(&kind) {
@@ -63,7 +63,7 @@ fn keys(runs: &[Numbered]) -> String {
 
 /// Loss, accuracy and mean margin of runs on the same images in the same norm.
 fn curves(runs: &[Numbered]) -> Result<String> {
-    let steps = |figure: &dyn Fn(&Step) -> Option<f64>, mark: Mark| {
+    let steps = |figure: &dyn Fn(&StepRecord) -> Option<f64>, mark: Mark| {
         runs.iter()
             .map(|(i, _, run)| Series {
                 colour: Colour::Series(*i),
@@ -72,7 +72,7 @@ fn curves(runs: &[Numbered]) -> Result<String> {
             })
             .collect::<Vec<_>>()
     };
-    let epochs = |figure: &dyn Fn(&Epoch) -> Option<f64>| {
+    let epochs = |figure: &dyn Fn(&EpochRecord) -> Option<f64>| {
         runs.iter()
             .map(|(i, _, run)| Series {
                 colour: Colour::Series(*i),
@@ -81,7 +81,7 @@ fn curves(runs: &[Numbered]) -> Result<String> {
             })
             .collect::<Vec<_>>()
     };
-    let last = |run: &Run| {
+    let last = |run: &RecordedRun| {
         let lines = run.steps.iter().map(|line| line.step).chain(run.epochs.iter().map(|line| line.step));
         lines.max().unwrap_or(0) as f64
     };
@@ -92,10 +92,10 @@ fn curves(runs: &[Numbered]) -> Result<String> {
     let keys = keys(runs);
     let mut text = String::from("<div class=\"plots\">\n");
 
-    let has = |figure: &dyn Fn(&Step) -> Option<f64>| {
+    let has = |figure: &dyn Fn(&StepRecord) -> Option<f64>| {
         runs.iter().any(|(.., run)| run.steps.iter().any(|line| figure(line).is_some()))
     };
-    let attacked = |line: &Step| line.margin_loss.or(line.adversarial_loss);
+    let attacked = |line: &StepRecord| line.margin_loss.or(line.adversarial_loss);
     let loss = [
         steps(&attacked, Mark::Line),
         steps(&|line| line.clean_loss, Mark::Dashes),
@@ -109,7 +109,7 @@ fn curves(runs: &[Numbered]) -> Result<String> {
     }
     text += &figure(&plot, &format!("{keys}<br>{said}"));
 
-    let percent = |line: &Step| Some(100.0 * line.clean_accuracy.or(line.adversarial_accuracy)?);
+    let percent = |line: &StepRecord| Some(100.0 * line.clean_accuracy.or(line.adversarial_accuracy)?);
     let accuracy = [steps(&percent, Mark::Thin), epochs(&|line| line.validation_accuracy)].concat();
     let plot = lines("accuracy by step", &x, &Axis::percent("right, %"), &accuracy)?;
     let mut said =
@@ -187,7 +187,7 @@ fn results(runs: &[Numbered]) -> String {
 fn margins((i, source, run): Numbered) -> Result<String> {
     let name = escape(&source.name);
     let heading = format!("<h3>{}</h3>\n", key(Colour::Series(i), &name));
-    let recorded: Vec<(&Epoch, &MarginCounts)> =
+    let recorded: Vec<(&EpochRecord, &MarginCounts)> =
         run.epochs.iter().filter_map(|line| Some((line, line.margins.as_ref()?))).collect();
     let Some(&(_, last)) = recorded.last() else {
         let why = match run.epochs.is_empty() {
@@ -223,7 +223,7 @@ fn margins((i, source, run): Numbered) -> Result<String> {
 }
 
 /// Shares of images by step and margin, and how many validations are shown.
-fn over_time(i: usize, run: &Run, recorded: &[(&Epoch, &MarginCounts)]) -> Result<(String, usize)> {
+fn over_time(i: usize, run: &RecordedRun, recorded: &[(&EpochRecord, &MarginCounts)]) -> Result<(String, usize)> {
     let many = recorded.len().div_ceil(COLUMNS).max(1);
     // The last validation is always shown.
     let shown: Vec<_> = recorded.iter().rev().step_by(many).rev().collect();
@@ -247,7 +247,7 @@ fn over_time(i: usize, run: &Run, recorded: &[(&Epoch, &MarginCounts)]) -> Resul
     }
     let d_max = as_written(run.config.hinge_maxeps);
     let mean =
-        |(line, _): &(&Epoch, &MarginCounts)| (line.step as f64, line.validation_mean_margin.unwrap_or(f64::NAN));
+        |(line, _): &(&EpochRecord, &MarginCounts)| (line.step as f64, line.validation_mean_margin.unwrap_or(f64::NAN));
     let series = [
         Series { colour: Colour::Muted, mark: Mark::Thin, points: vec![(0.0, d_max), (from, d_max)] },
         Series { colour: Colour::Ink, mark: Mark::Line, points: recorded.iter().map(mean).collect() },
@@ -258,7 +258,7 @@ fn over_time(i: usize, run: &Run, recorded: &[(&Epoch, &MarginCounts)]) -> Resul
 }
 
 /// Histograms of some validations as outlines, and their keys.
-fn outlines(recorded: &[(&Epoch, &MarginCounts)]) -> Result<(String, String)> {
+fn outlines(recorded: &[(&EpochRecord, &MarginCounts)]) -> Result<(String, String)> {
     let few = OUTLINES.min(recorded.len());
     let at = |i: usize| if few == 1 { recorded.len() - 1 } else { i * (recorded.len() - 1) / (few - 1) };
     let mut series = Vec::new();

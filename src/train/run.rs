@@ -15,7 +15,9 @@ use crate::batch::DeviceData;
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
 use crate::device::{Device, Schedule, Snapshot};
-use crate::evaluate::{AttackName, AttackSettings, Examples, Judged, Margins, accuracy, attacks, mean, survivors};
+use crate::evaluate::{
+    AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
+};
 use crate::model::Model;
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
@@ -82,8 +84,8 @@ struct Run<'a> {
     model: Box<dyn Model>,
     training: Step,
     batches: Batches,
-    validation: (Examples, Margins),
-    test: (Examples, Margins, Vec<Judged>),
+    validation: (Examples, MarginMeasurement),
+    test: (Examples, MarginMeasurement, Vec<VerifiedAttack>),
     metrics: Metrics,
     /// Sums of metrics on their way from the device, and after which step.
     sums: Option<(u32, Box<dyn Snapshot>)>,
@@ -152,8 +154,8 @@ impl<'a> Run<'a> {
             |memory: &mut Memory, name: &str, n: usize| Examples::new(memory, &*model, name, n, EVALUATION_BATCH);
         let validation = examples(&mut memory, "validation", splits.validation.len());
         let test = examples(&mut memory, "test", splits.test.len());
-        let validation_margins = Margins::new(&mut memory, &*model, &validation, config);
-        let test_margins = Margins::new(&mut memory, &*model, &test, config);
+        let validation_margins = MarginMeasurement::new(&mut memory, &*model, &validation, config);
+        let test_margins = MarginMeasurement::new(&mut memory, &*model, &test, config);
         let settings = AttackSettings {
             nb_iter: Some(RESULT_ITERATIONS),
             nb_restart: RESULT_RESTARTS,
@@ -164,11 +166,12 @@ impl<'a> Run<'a> {
         };
         let pgd = attacks::record(&mut memory, &*model, &test, &[AttackName::Pgd], config, &settings)?;
         let norm = config.norm;
-        let pgd: Vec<Judged> =
-            pgd.into_iter().map(|attack| Judged::new(&mut memory, &*model, &test, norm, attack)).collect();
+        let pgd: Vec<VerifiedAttack> =
+            pgd.into_iter().map(|attack| VerifiedAttack::new(&mut memory, &*model, &test, norm, attack)).collect();
 
         let schedules = [&training.schedule, validation_margins.schedule(), test_margins.schedule()];
-        let programs = schedules.into_iter().flat_map(Schedule::programs).chain(pgd.iter().flat_map(Judged::programs));
+        let programs =
+            schedules.into_iter().flat_map(Schedule::programs).chain(pgd.iter().flat_map(VerifiedAttack::programs));
         let clean = validation.programs().into_iter().chain(test.programs());
         let device_bytes = device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
         data.upload(device, &splits.train)?;
@@ -360,7 +363,7 @@ impl<'a> Run<'a> {
         let eps = self.config.test_eps;
         Ok(Standing {
             clean: accuracy(&examples.right(self.device)?),
-            robust: accuracy(&survivors(pgd, self.device, examples, eps)?),
+            robust: accuracy(&robust_examples(pgd, self.device, examples, eps)?),
             margins: margins.measure(self.device, examples, |_| ())?,
         })
     }

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::Examples;
+use super::checkpoint::{AttackStatistics, EvaluationState};
 use super::examples::classes;
-use super::state::{State, Tally};
 use crate::Result;
 use crate::device::Device;
 use crate::model::{Mode, Model};
@@ -17,14 +17,14 @@ const SQUARE_BETTER: f64 = 0.002;
 
 /// The gradients' magnitudes of a batch.
 #[derive(Clone, Debug)]
-pub(super) struct Gradients {
+pub(super) struct GradientCheck {
     program: Arc<Program>,
     largest: Buffer,
 }
 
-impl Gradients {
+impl GradientCheck {
     /// Records the largest magnitude in the gradient of each example's cross-entropy by its image.
-    pub(super) fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples) -> Gradients {
+    pub(super) fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples) -> GradientCheck {
         let target = &examples.target;
         let n = target.capacity();
         let largest = memory.f32("largest_gradient", &[n]);
@@ -37,7 +37,7 @@ impl Gradients {
         let dx = tape.grad(loss, ones, &[x])[0];
         let most = tape.reduce(Reduction::Max, [dx], |[dx]| dx.abs());
         tape.keep(most, &largest);
-        Gradients { program: Arc::new(tape.finish()), largest }
+        GradientCheck { program: Arc::new(tape.finish()), largest }
     }
 
     pub(super) fn programs(&self) -> [&Program; 1] {
@@ -50,9 +50,9 @@ pub(super) fn suspicious(
     model: &dyn Model,
     device: &mut dyn Device,
     examples: &Examples,
-    gradients: &Gradients,
+    gradients: &GradientCheck,
     right: &[bool],
-    state: &State,
+    state: &EvaluationState,
     eps: &[f64],
 ) -> Result<Vec<String>> {
     let mut odd = Vec::new();
@@ -100,8 +100,8 @@ pub(super) fn suspicious(
 }
 
 /// An attack that had something to do and did nothing.
-fn idle(eps: f64, tally: &Tally) -> Option<String> {
-    let Tally { name, attacked, moved, passes, .. } = tally;
+fn idle(eps: f64, tally: &AttackStatistics) -> Option<String> {
+    let AttackStatistics { name, attacked, moved, passes, .. } = tally;
     // Each result is judged by a forward pass that is none of the attack's.
     let own = passes.forward.saturating_sub(*attacked as u64) + passes.backward;
     match () {
@@ -117,8 +117,14 @@ mod tests {
     use super::super::passes::Passes;
     use super::*;
 
-    fn tally(attacked: usize, moved: u64, forward: u64) -> Tally {
-        Tally { name: "pgd-xent".into(), attacked, moved, passes: Passes { forward, backward: 0 }, ..Tally::default() }
+    fn tally(attacked: usize, moved: u64, forward: u64) -> AttackStatistics {
+        AttackStatistics {
+            name: "pgd-xent".into(),
+            attacked,
+            moved,
+            passes: Passes { forward, backward: 0 },
+            ..AttackStatistics::default()
+        }
     }
 
     #[test]

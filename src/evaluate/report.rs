@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use super::checkpoint::AttackStatistics;
 use super::mean;
 use super::passes::Passes;
-use super::state::Tally;
 use crate::config::Method;
 use crate::data::DatasetKind;
 use crate::tape::Norm;
@@ -12,7 +12,7 @@ use crate::text::{histogram, length, si};
 
 /// An evaluation. Accuracies are in percent.
 #[derive(Clone, Debug, Serialize)]
-pub struct Evaluation {
+pub struct EvaluationReport {
     /// The program's version.
     pub maxmargin: &'static str,
     /// The commit it was built from, where that was known.
@@ -54,9 +54,9 @@ pub struct Evaluation {
     /// AvgAcc: the mean over the eps and the clean accuracy, if there are several eps.
     pub average_accuracy: Option<f64>,
     /// Accuracy under attack, at each eps.
-    pub robust: Vec<Robust>,
+    pub robust: Vec<RobustAccuracy>,
     /// What minimum-norm attacks found.
-    pub minimum_norm: Vec<MinimumNorm>,
+    pub minimum_norm: Vec<MinimumNormResult>,
     /// The mean of the margins.
     pub mean_margin: Option<f64>,
     /// AN-PGD's margins, one an image, in order: 0 where it is wrong without an attack.
@@ -72,7 +72,7 @@ pub struct Evaluation {
     pub suspicious: Vec<String>,
     /// One an image.
     #[serde(skip)]
-    pub rows: Vec<Image>,
+    pub rows: Vec<ImageRow>,
 }
 
 /// `forward_passes` and `backward_passes` in the record of a whole evaluation.
@@ -86,7 +86,7 @@ fn as_passes<S: serde::Serializer>(passes: &Passes, serializer: S) -> Result<S::
 
 /// Accuracy at one eps.
 #[derive(Clone, Debug, Serialize)]
-pub struct Robust {
+pub struct RobustAccuracy {
     /// Radius of the ball.
     pub eps: f64,
     /// Share of images that stay right under all attacks, at this and at every smaller eps.
@@ -96,12 +96,12 @@ pub struct Robust {
     /// The attacks, in a line.
     pub attack: String,
     /// What each of them did.
-    pub attacks: Vec<Tally>,
+    pub attacks: Vec<AttackStatistics>,
 }
 
 /// What a minimum-norm attack found.
 #[derive(Clone, Debug, Serialize)]
-pub struct MinimumNorm {
+pub struct MinimumNormResult {
     /// The attack.
     pub name: String,
     /// Images for which an adversarial one was found.
@@ -119,11 +119,11 @@ pub struct MinimumNorm {
     pub seconds: f64,
 }
 
-impl MinimumNorm {
-    pub(super) fn new(tally: &Tally, distances: &[Option<f32>]) -> MinimumNorm {
+impl MinimumNormResult {
+    pub(super) fn new(tally: &AttackStatistics, distances: &[Option<f32>]) -> MinimumNormResult {
         let mut found: Vec<f32> = distances.iter().flatten().copied().collect();
         found.sort_by(f32::total_cmp);
-        MinimumNorm {
+        MinimumNormResult {
             name: tally.name.clone(),
             found: found.len(),
             attacked: tally.attacked,
@@ -145,7 +145,7 @@ fn quantile(sorted: &[f32], share: f64) -> f64 {
 
 /// What is known of one image.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Image {
+pub struct ImageRow {
     /// Its place.
     pub index: usize,
     /// What it is.
@@ -160,14 +160,14 @@ pub struct Image {
     pub broken_by: Option<String>,
 }
 
-impl Evaluation {
+impl EvaluationReport {
     /// Adds the paper's averages, where there are several eps.
     #[must_use]
-    pub(super) fn with_averages(self) -> Evaluation {
+    pub(super) fn with_averages(self) -> EvaluationReport {
         let sum: f64 = self.robust.iter().map(|robust| robust.accuracy).sum();
         let n = self.robust.len() as f64;
         let several = self.robust.len() > 1;
-        Evaluation {
+        EvaluationReport {
             average_robust_accuracy: several.then(|| sum / n),
             average_accuracy: several.then(|| (sum + self.clean_accuracy) / (n + 1.0)),
             ..self
@@ -178,7 +178,7 @@ impl Evaluation {
     pub fn csv(&self) -> String {
         let shown = |value: Option<String>| value.unwrap_or_default();
         let mut text = "index,label,clean_prediction,margin,broken_eps,broken_by\n".to_owned();
-        for Image { index, label, clean_prediction, margin, broken_eps, broken_by } in &self.rows {
+        for ImageRow { index, label, clean_prediction, margin, broken_eps, broken_by } in &self.rows {
             let (margin, eps) = (shown(margin.map(|m| m.to_string())), shown(broken_eps.map(|e| e.to_string())));
             text += &format!("{index},{label},{clean_prediction},{margin},{eps},{}\n", shown(broken_by.clone()));
         }
@@ -187,13 +187,13 @@ impl Evaluation {
 
     /// The figures for a person.
     pub fn table(&self) -> String {
-        let Evaluation { weights, model, images, count, clean_accuracy, norm, .. } = self;
+        let EvaluationReport { weights, model, images, count, clean_accuracy, norm, .. } = self;
         let mut text = format!("{weights}: {model}\n{count} images ({images})\n\n");
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
-        for Robust { eps, accuracy, attack, attacks, .. } in &self.robust {
+        for RobustAccuracy { eps, accuracy, attack, attacks, .. } in &self.robust {
             let name = format!("eps {}, {attack}", length(*eps));
             text += &format!("{name:44}{accuracy:>9.2} %\n");
-            for Tally { name, runs, attacked, broken, passes, seconds, .. } in
+            for AttackStatistics { name, runs, attacked, broken, passes, seconds, .. } in
                 attacks.iter().filter(|_| attacks.len() > 1)
             {
                 let forward = si(passes.forward as f64);
@@ -206,7 +206,9 @@ impl Evaluation {
             text += &format!("{:44}{robust:>9.2} %\n", "AvgRobAcc, the mean over the eps");
             text += &format!("{:44}{all:>9.2} %\n", "AvgAcc, with the clean accuracy");
         }
-        for MinimumNorm { name, found, attacked, mean, quartiles: [quarter, median, three], .. } in &self.minimum_norm {
+        for MinimumNormResult { name, found, attacked, mean, quartiles: [quarter, median, three], .. } in
+            &self.minimum_norm
+        {
             let name = format!("{name}, {norm}: {found} of {attacked} found");
             text += &format!("{name:44} mean {mean:.4}, quartiles {quarter:.4} {median:.4} {three:.4}\n");
         }

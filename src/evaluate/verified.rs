@@ -27,18 +27,18 @@ const ROUNDING: f32 = 1e-6;
 
 /// An attack, and what judges it.
 #[derive(Clone, Debug)]
-pub struct Judged {
+pub struct VerifiedAttack {
     /// The attack.
     pub attack: Attack,
     pieces: Vec<(Schedule, Passes)>,
-    judge: Judge,
+    judge: Verifier,
     /// Moves rows to the front: where each comes from, u32 `[n]`. Only where rows may leave.
     movement: Option<(Buffer, Arc<Program>)>,
 }
 
 /// What was found for an example.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct VerifiedExample {
     /// Whether the image is misclassified (its label's logit is not the largest), and in the ball if there is one.
     pub broken: bool,
     /// Its distance from the example.
@@ -47,10 +47,16 @@ pub struct Found {
     pub image: Vec<f32>,
 }
 
-impl Judged {
+impl VerifiedAttack {
     /// Records the judge of an attack on the examples' target; lengths are measured in `norm`.
-    pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, norm: Norm, attack: Attack) -> Judged {
-        let judge = Judge::new(memory, model, &examples.target, norm, &attack);
+    pub fn new(
+        memory: &mut Memory,
+        model: &dyn Model,
+        examples: &Examples,
+        norm: Norm,
+        attack: Attack,
+    ) -> VerifiedAttack {
+        let judge = Verifier::new(memory, model, &examples.target, norm, &attack);
         let (target, n) = (&examples.target, examples.target.capacity());
         let pieces = pieces(&attack.schedule);
         let pieces =
@@ -67,7 +73,7 @@ impl Judged {
             }
             (from, Arc::new(tape.finish()))
         });
-        Judged { pieces: pieces.collect(), judge, movement, attack }
+        VerifiedAttack { pieces: pieces.collect(), judge, movement, attack }
     }
 
     /// The programs that it runs.
@@ -93,10 +99,10 @@ impl Judged {
         images: bool,
         passes: &mut Passes,
         mut progress: impl FnMut(f64),
-    ) -> Result<Vec<Found>> {
+    ) -> Result<Vec<VerifiedExample>> {
         examples.load(device, index)?;
         begin(&self.attack, device, index.len(), eps, run)?;
-        let mut found: Vec<Option<Found>> = vec![None; index.len()];
+        let mut found: Vec<Option<VerifiedExample>> = vec![None; index.len()];
         // Which example each row of the batch is.
         let mut rows: Vec<usize> = (0..index.len()).collect();
         for (at, (piece, of_piece)) in self.pieces.iter().enumerate() {
@@ -135,7 +141,7 @@ impl Judged {
         eps: f32,
         images: bool,
         passes: &mut Passes,
-    ) -> Result<Vec<Found>> {
+    ) -> Result<Vec<VerifiedExample>> {
         let mut found = self.judge.verdicts(device, n, eps)?;
         passes.forward += n as u64;
         if images {
@@ -156,16 +162,16 @@ pub(super) fn begin(attack: &Attack, device: &mut dyn Device, n: usize, eps: f32
 
 /// What tells whether an attack's results are adversarial for a network: the attacked one, or another.
 #[derive(Clone, Debug)]
-pub(super) struct Judge {
+pub(super) struct Verifier {
     program: Arc<Program>,
     margin: Buffer,
     length: Buffer,
     bounded: bool,
 }
 
-impl Judge {
+impl Verifier {
     /// Records the logit margin of each result for `model`, and its distance in `norm` from the example.
-    pub(super) fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, norm: Norm, attack: &Attack) -> Judge {
+    pub(super) fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, norm: Norm, attack: &Attack) -> Verifier {
         let n = target.capacity();
         let [margin, length] = ["margin", "length"].map(|part| memory.f32(&format!("{}.{part}", attack.name), &[n]));
         let mut tape = Tape::new("judge");
@@ -182,7 +188,7 @@ impl Judge {
             }
         };
         tape.keep(distance, &length);
-        Judge { program: Arc::new(tape.finish()), margin, length, bounded: attack.eps.is_some() }
+        Verifier { program: Arc::new(tape.finish()), margin, length, bounded: attack.eps.is_some() }
     }
 
     pub(super) fn program(&self) -> &Program {
@@ -190,14 +196,14 @@ impl Judge {
     }
 
     /// What was found for each of the first `n` rows of the batch, without images.
-    pub(super) fn verdicts(&self, device: &mut dyn Device, n: usize, eps: f32) -> Result<Vec<Found>> {
+    pub(super) fn verdicts(&self, device: &mut dyn Device, n: usize, eps: f32) -> Result<Vec<VerifiedExample>> {
         device.execute(&self.program)?;
         let (margins, lengths) = (device.read_f32(&self.margin)?, device.read_f32(&self.length)?);
         let verdict = |(&margin, &length): (&f32, &f32)| {
             // Not-a-number is not right.
             let wrong = margin >= 0.0 || margin.is_nan();
             let inside = !self.bounded || length <= eps * (1.0 + ROUNDING);
-            Found { broken: wrong && inside, length, image: Vec::new() }
+            VerifiedExample { broken: wrong && inside, length, image: Vec::new() }
         };
         Ok(margins.iter().zip(&lengths).take(n).map(verdict).collect())
     }
@@ -207,7 +213,12 @@ impl Judge {
 ///
 /// # Errors
 /// The device failed.
-pub fn survivors(attacks: &[Judged], device: &mut dyn Device, examples: &Examples, eps: f32) -> Result<Vec<bool>> {
+pub fn robust_examples(
+    attacks: &[VerifiedAttack],
+    device: &mut dyn Device,
+    examples: &Examples,
+    eps: f32,
+) -> Result<Vec<bool>> {
     let mut right = examples.right(device)?;
     for judged in attacks {
         for run in 0..judged.attack.runs {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Examples;
-use super::examples::Clean;
-use super::question::Question;
-use super::state::State;
+use super::checkpoint::EvaluationState;
+use super::examples::CleanPrediction;
+use super::request::EvaluationRequest;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::record::{Tensor, TensorFile, write_tensors};
@@ -20,13 +20,13 @@ const ROUNDING: f64 = 1e-6;
 /// What is to be written.
 pub(super) struct Adversarials<'a> {
     pub dataset: &'a Dataset,
-    pub question: &'a Question,
-    pub state: &'a State,
+    pub question: &'a EvaluationRequest,
+    pub state: &'a EvaluationState,
     pub right: &'a [bool],
 }
 
 /// The file.
-pub(super) struct Saved<'a> {
+pub(super) struct AdversarialFile<'a> {
     pub file: &'a Path,
     pub norm: Norm,
     pub weights_sha256: &'a str,
@@ -35,7 +35,7 @@ pub(super) struct Saved<'a> {
 impl Adversarials<'_> {
     /// By example: the radius within which its image lies, and whether it is said to be misclassified.
     fn claims(&self) -> Vec<(f32, bool)> {
-        let State { broken, nearest, .. } = self.state;
+        let EvaluationState { broken, nearest, .. } = self.state;
         let eps = &self.question.eps;
         let claim = |i: usize| {
             let found = nearest.iter().filter_map(|found| found[i]).reduce(f32::min);
@@ -50,7 +50,7 @@ impl Adversarials<'_> {
     }
 }
 
-impl Saved<'_> {
+impl AdversarialFile<'_> {
     /// Writes the images, reads them again and checks each: inside [0, 1], inside its ball, and misclassified if it is
     /// said to be.
     ///
@@ -71,7 +71,7 @@ impl Saved<'_> {
         ];
         let row = state.images.len() / n.max(1);
         let all = examples.all();
-        let mut look = |images: &[f32]| -> Result<Vec<Clean>> {
+        let mut look = |images: &[f32]| -> Result<Vec<CleanPrediction>> {
             let batches = examples.batches(&all).map(|batch| (batch[0] as usize, batch[0] as usize + batch.len()));
             let looked = batches
                 .map(|(from, to)| examples.look_at(&mut *device, &images[from * row..to * row], &labels[from..to]));
@@ -104,7 +104,7 @@ impl Saved<'_> {
                 return Err(wrong(i, format!("expected to be within {eps} of the clean image, found {distance}")));
             }
         }
-        let broken = |(clean, claim): (Clean, &(f32, bool))| clean.right && claim.1;
+        let broken = |(clean, claim): (CleanPrediction, &(f32, bool))| clean.right && claim.1;
         match look(images)?.into_iter().zip(&claims).position(broken) {
             Some(i) => Err(wrong(i, "expected to be misclassified, found its label".into())),
             None => Ok(()),

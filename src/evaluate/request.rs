@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
+use super::adversarial::{AdversarialFile, Adversarials};
 use super::attacks::{AttackName, AttackSettings, PGD_ITERATIONS, record};
-use super::examples::{Clean, classes};
-use super::judged::Judged;
+use super::checkpoint::{AttackStatistics, CheckpointWriter, Cursor, EvaluationState};
+use super::checks::{GradientCheck, suspicious};
+use super::examples::{CleanPrediction, classes};
 use super::passes::Passes;
-use super::result::{Evaluation, Image, MinimumNorm, Robust};
-use super::saved::{Adversarials, Saved};
-use super::state::{Keeper, State, Tally, Unit};
-use super::suspicion::{Gradients, suspicious};
-use super::{Examples, Margins, accuracy, mean};
+use super::report::{EvaluationReport, ImageRow, MinimumNormResult, RobustAccuracy};
+use super::verified::VerifiedAttack;
+use super::{Examples, MarginMeasurement, accuracy, mean};
 use crate::config::{Config, Method};
 use crate::data::{self, Dataset};
 use crate::device::{Device, Schedule};
@@ -41,7 +41,7 @@ pub enum Split {
 
 /// What is to be measured of a checkpoint.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct EvaluationRequest {
     /// The weights.
     pub weights: PathBuf,
     /// Data set, norm, and AN-PGD's settings for the margins.
@@ -72,7 +72,7 @@ pub struct Question {
 
 /// Where an evaluation is kept.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct OutputPaths {
     /// The evaluation's folder, which exists: a killed evaluation goes on from what it left there.
     pub folder: Option<PathBuf>,
     /// The least time between two writes of what is done so far.
@@ -81,13 +81,13 @@ pub struct Places {
     pub save: Option<PathBuf>,
 }
 
-impl Default for Places {
-    fn default() -> Places {
-        Places { folder: None, keep_every: Duration::from_secs(5), save: None }
+impl Default for OutputPaths {
+    fn default() -> OutputPaths {
+        OutputPaths { folder: None, keep_every: Duration::from_secs(5), save: None }
     }
 }
 
-impl Question {
+impl EvaluationRequest {
     /// What distinguishes this question from others, as a hash: of the weights' bytes and of every setting that the
     /// answer depends on.
     ///
@@ -99,7 +99,7 @@ impl Question {
 
     /// The same, where the weights' own hash is known.
     fn hash_of(&self, weights: &str) -> String {
-        let Question { config, split, size, attacks, settings, eps, margins, .. } = self;
+        let EvaluationRequest { config, split, size, attacks, settings, eps, margins, .. } = self;
         let asked = (weights, config, split, size, attacks, settings, eps, margins);
         sha256(format!("{} {asked:?}", env!("CARGO_PKG_VERSION")).as_bytes())
     }
@@ -121,7 +121,7 @@ impl Question {
     ///
     /// # Errors
     /// The weights or the data cannot be read, or do not fit each other; a place cannot be written; or the device failed.
-    pub fn answer(&self, device: &mut dyn Device, places: &Places) -> Result<Evaluation> {
+    pub fn run(&self, device: &mut dyn Device, places: &OutputPaths) -> Result<EvaluationReport> {
         let start = Instant::now();
         let Loaded { mut model, state: weights, .. } = load_model(&self.weights)?;
         let (dataset, images) = self.images()?;
@@ -129,37 +129,40 @@ impl Question {
         let mut memory = Memory::default();
         model.declare(&mut memory);
         let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), self.batch_size);
-        let margins = self.margins.then(|| Margins::new(&mut memory, &*model, &examples, &self.config));
+        let margins = self.margins.then(|| MarginMeasurement::new(&mut memory, &*model, &examples, &self.config));
         let attacks = record(&mut memory, &*model, &examples, &self.attacks, &self.config, &self.settings)?;
         let norm = self.config.norm;
-        let judged: Vec<Judged> =
-            attacks.into_iter().map(|attack| Judged::new(&mut memory, &*model, &examples, norm, attack)).collect();
-        let gradients = Gradients::new(&mut memory, &*model, &examples);
-        let programs = margins.iter().map(Margins::schedule).flat_map(Schedule::programs).chain(examples.programs());
-        let programs = programs.chain(judged.iter().flat_map(Judged::programs)).chain(gradients.programs());
+        let judged: Vec<VerifiedAttack> = attacks
+            .into_iter()
+            .map(|attack| VerifiedAttack::new(&mut memory, &*model, &examples, norm, attack))
+            .collect();
+        let gradients = GradientCheck::new(&mut memory, &*model, &examples);
+        let programs =
+            margins.iter().map(MarginMeasurement::schedule).flat_map(Schedule::programs).chain(examples.programs());
+        let programs = programs.chain(judged.iter().flat_map(VerifiedAttack::programs)).chain(gradients.programs());
         let bytes = device.allocate(&memory, &programs.collect::<Vec<_>>())?;
         model.load(device, &weights)?;
         examples.upload(device, &dataset)?;
 
-        let (bounded, nearest): (Vec<Judged>, Vec<Judged>) =
+        let (bounded, nearest): (Vec<VerifiedAttack>, Vec<VerifiedAttack>) =
             judged.into_iter().partition(|judged| judged.attack.eps.is_some());
         let clean = examples.clean(device)?;
         let right: Vec<bool> = clean.iter().map(|clean| clean.right).collect();
         let hash = file_hash(&self.weights)?;
         let begun = self.begin(self.hash_of(&hash), &bounded, &nearest, &dataset, places.save.is_some());
-        let keeper = Keeper::new(places.folder.as_deref(), places.keep_every);
+        let keeper = CheckpointWriter::new(places.folder.as_deref(), places.keep_every);
         let state = keeper.load()?.filter(|state| state.goes_on_from(&begun));
         let resumed = state.is_some();
         let state = state.unwrap_or(begun);
 
-        let runs = |attacks: &[Judged]| attacks.iter().map(|judged| u64::from(judged.attack.runs)).sum::<u64>();
+        let runs = |attacks: &[VerifiedAttack]| attacks.iter().map(|judged| u64::from(judged.attack.runs)).sum::<u64>();
         let total = self.eps.len() as u64 * runs(&bounded) + runs(&nearest) + u64::from(self.margins);
         let mut progress = Progress::new("runs", total, 0, self.quiet);
         progress.note(&format!("{} on {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
         if resumed {
             progress.note("going on with what an earlier evaluation of the same question left");
         }
-        let mut work = Work {
+        let mut work = EvaluationRun {
             question: self,
             device,
             examples: &examples,
@@ -175,7 +178,7 @@ impl Question {
         let margins = margins.map(|margins| work.margins(&margins)).transpose()?;
         let (state, seconds) = work.finish();
         let odd = suspicious(&*model, device, &examples, &gradients, &right, &state, &self.eps)?;
-        let evaluation = Evaluation {
+        let evaluation = EvaluationReport {
             maxmargin: env!("CARGO_PKG_VERSION"),
             commit: option_env!("MAXMARGIN_COMMIT"),
             weights: self.weights.display().to_string(),
@@ -215,16 +218,26 @@ impl Question {
         let evaluation = evaluation.with_averages();
         if let Some(file) = &places.save {
             let adversarials = Adversarials { dataset: &dataset, question: self, state: &state, right: &right };
-            let saved = Saved { file, norm, weights_sha256: &evaluation.weights_sha256 };
+            let saved = AdversarialFile { file, norm, weights_sha256: &evaluation.weights_sha256 };
             saved.write_and_check(&adversarials, device, &examples)?;
         }
         Ok(evaluation)
     }
 
     /// Where nothing is done yet.
-    fn begin(&self, question: String, bounded: &[Judged], nearest: &[Judged], dataset: &Dataset, saves: bool) -> State {
-        let tally = |judged: &Judged| Tally { name: judged.attack.name.clone(), ..Tally::default() };
-        State {
+    fn begin(
+        &self,
+        question: String,
+        bounded: &[VerifiedAttack],
+        nearest: &[VerifiedAttack],
+        dataset: &Dataset,
+        saves: bool,
+    ) -> EvaluationState {
+        let tally = |judged: &VerifiedAttack| AttackStatistics {
+            name: judged.attack.name.clone(),
+            ..AttackStatistics::default()
+        };
+        EvaluationState {
             question,
             batch_size: self.batch_size,
             next: [0; 4],
@@ -241,11 +254,11 @@ impl Question {
         }
     }
 
-    fn robust(&self, state: &State, right: &[bool]) -> Vec<Robust> {
+    fn robust(&self, state: &EvaluationState, right: &[bool]) -> Vec<RobustAccuracy> {
         let at = |(e, &eps): (usize, &f64)| {
             let stays = |(right, broken): (&bool, &Option<[usize; 3]>)| *right && broken.is_none_or(|by| by[0] > e);
             let stays: Vec<bool> = right.iter().zip(&state.broken).map(stays).collect();
-            Robust {
+            RobustAccuracy {
                 eps,
                 accuracy: accuracy(&stays),
                 eps_iter: self.settings.step.at(eps as f32),
@@ -270,19 +283,19 @@ impl Question {
         self.attacks.iter().filter_map(one).collect::<Vec<_>>().join(" + ")
     }
 
-    fn minimum_norms(&self, state: &State) -> Vec<MinimumNorm> {
-        let one = |(found, tally): (&Vec<Option<f32>>, &Tally)| MinimumNorm::new(tally, found);
+    fn minimum_norms(&self, state: &EvaluationState) -> Vec<MinimumNormResult> {
+        let one = |(found, tally): (&Vec<Option<f32>>, &AttackStatistics)| MinimumNormResult::new(tally, found);
         state.nearest.iter().zip(&state.nearest_tallies).map(one).collect()
     }
 
     fn rows(
         &self,
         dataset: &Dataset,
-        clean: &[Clean],
-        state: &State,
+        clean: &[CleanPrediction],
+        state: &EvaluationState,
         margins: Option<&[f32]>,
-        bounded: &[Judged],
-    ) -> Vec<Image> {
+        bounded: &[VerifiedAttack],
+    ) -> Vec<ImageRow> {
         let row = |i: usize| {
             let (broken_eps, broken_by) = match state.broken[i] {
                 _ if !clean[i].right => (Some(0.0), Some("clean".into())),
@@ -290,7 +303,7 @@ impl Question {
                 None => (None, None),
             };
             let nearest = state.nearest.iter().filter_map(|found| found[i]).reduce(f32::min);
-            Image {
+            ImageRow {
                 index: i,
                 label: dataset.labels[i],
                 clean_prediction: clean[i].prediction,
@@ -304,22 +317,22 @@ impl Question {
 }
 
 /// An evaluation in the doing.
-struct Work<'a> {
-    question: &'a Question,
+struct EvaluationRun<'a> {
+    question: &'a EvaluationRequest,
     device: &'a mut dyn Device,
     examples: &'a Examples,
     right: &'a [bool],
-    state: State,
-    keeper: Keeper,
+    state: EvaluationState,
+    keeper: CheckpointWriter,
     progress: Progress,
     start: Instant,
     /// Runs done, for the progress.
     done: u64,
 }
 
-impl Work<'_> {
+impl EvaluationRun<'_> {
     /// Attacks in balls, from the smallest to the largest.
-    fn bounded(&mut self, attacks: &[Judged]) -> Result<()> {
+    fn bounded(&mut self, attacks: &[VerifiedAttack]) -> Result<()> {
         for (e, &eps) in self.question.eps.iter().enumerate() {
             for (a, judged) in attacks.iter().enumerate() {
                 for run in 0..judged.attack.runs as usize {
@@ -335,7 +348,7 @@ impl Work<'_> {
     }
 
     /// Minimum-norm attacks on all that are right.
-    fn nearest(&mut self, attacks: &[Judged]) -> Result<()> {
+    fn nearest(&mut self, attacks: &[VerifiedAttack]) -> Result<()> {
         let given: Vec<u32> = (0..self.right.len()).filter(|&i| self.right[i]).map(|i| i as u32).collect();
         for (a, judged) in attacks.iter().enumerate() {
             for run in 0..judged.attack.runs as usize {
@@ -346,7 +359,7 @@ impl Work<'_> {
     }
 
     /// One run, from the batch on that is next.
-    fn run(&mut self, from: Unit, judged: &Judged, eps: f32, given: &[u32]) -> Result<()> {
+    fn run(&mut self, from: Cursor, judged: &VerifiedAttack, eps: f32, given: &[u32]) -> Result<()> {
         let [e, a, run, _] = from;
         self.done += 1;
         let after = [e, a, run + 1, 0];
@@ -407,14 +420,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn margins(&mut self, margins: &Margins) -> Result<Vec<f32>> {
+    fn margins(&mut self, margins: &MarginMeasurement) -> Result<Vec<f32>> {
         let (progress, done, n) = (&mut self.progress, self.done, self.right.len());
         margins.measure(self.device, self.examples, |measured| {
             progress.update(done + u64::from(measured == n), &format!("margins: {measured} of {n} images"));
         })
     }
 
-    fn finish(self) -> (State, f64) {
+    fn finish(self) -> (EvaluationState, f64) {
         let seconds = self.state.seconds + self.start.elapsed().as_secs_f64();
         self.progress.finish();
         (self.state, seconds)
