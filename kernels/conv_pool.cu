@@ -3,6 +3,7 @@
 // Unpooled outputs never reach memory: the four of a pooling window are neighbours in one thread's part of a tile. Of
 // LeNet5's first convolution at a batch of 50 that saves writing and reading 5 MB (3 us); 1.6 MB remain, with 0.06
 // GFLOP, 1.3 us at 47 TFLOP/s. The second's arithmetic is conv.cu's.
+#include "bias.cuh"
 #include "conv.cuh"
 
 template <class T>
@@ -158,4 +159,13 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
                                      const unsigned char* __restrict__ choice, const float* __restrict__ x,
                                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv_pool_backward_weight_tile<Square>(dw, dy, choice, x, rows, capacity, s);
+}
+
+// The gradient of the bias: as add_bias_backward_bias, where something was chosen.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conv_pool_backward_bias(float* __restrict__ parts, const float* __restrict__ dy,
+                            const unsigned char* __restrict__ choice, const unsigned* __restrict__ rows, int capacity,
+                            int pixels, int k, int chunk) {
+    const int items = active_rows(rows, capacity) * pixels;
+    sum_items(parts, dy, items, k, chunk, [choice](size_t at) { return choice[at] != NO_CHOICE; });
 }

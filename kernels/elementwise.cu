@@ -6,6 +6,7 @@
 // All of these are bound by memory: bytes are those of the operands, FLOPs at most one an element. For the activations
 // of LeNet5's first convolution at batch 50 (50 x 28 x 28 x 32 numbers, 5.0 MB) a kernel of one operand moves 10.0 MB:
 // its floor at 3.0 TB/s is 3.3 us; of two operands 15.1 MB, 5.0 us.
+#include "bias.cuh"
 #include "finish.cuh"
 #include "prelude.cuh"
 #include "vector.cuh"
@@ -146,4 +147,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     relu_backward_x4(float4* __restrict__ dx, const float4* __restrict__ dy, const float4* __restrict__ y,
                      const unsigned* rows, int capacity, int row) {
     map([](float dy, float y) { return relu_gradient(dy, y); }, rows, capacity, row, dx, dy, y);
+}
+
+// The gradient of a bias: `pixels` items a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_bias_backward_bias(float* __restrict__ parts, const float* __restrict__ dy, const unsigned* __restrict__ rows,
+                           int capacity, int pixels, int k, int chunk) {
+    const int items = active_rows(rows, capacity) * pixels;
+    sum_items(parts, dy, items, k, chunk, [](size_t) { return true; });
 }

@@ -2,7 +2,7 @@
 //! max-pool, and two linear layers.
 
 use super::{Mode, Model, Params};
-use crate::tape::{Memory, Tape, Value, Window};
+use crate::tape::{ConvWindow, Memory, Tape, Value};
 
 /// LeNet5 of any width, on images `[28, 28, 1]` or of another size divisible by 4.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ impl Model for LeNet5 {
         let [conv1, conv1_bias, conv2, conv2_bias, linear1, linear1_bias, linear2, linear2_bias] = leaves[..] else {
             unreachable!("LeNet5 has eight parameters")
         };
-        let window = Window { padding: self.kernel / 2, stride: 1 };
+        let window = ConvWindow { padding: self.kernel / 2, stride: 1 };
         let mut x = x;
         for (weight, bias) in [(conv1, conv1_bias), (conv2, conv2_bias)] {
             let conv = tape.conv2d(x, weight, window);

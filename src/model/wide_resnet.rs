@@ -6,7 +6,7 @@
 
 use super::state_dict::Names;
 use super::{Initial, Mode, Model, Params};
-use crate::tape::{BatchNorm, Memory, Tape, Value, Window};
+use crate::tape::{BatchNorm, ConvWindow, Memory, Tape, Value};
 
 /// Filters of the first convolution, and of each group at a widening factor of 1.
 const FILTERS: [usize; 4] = [16, 16, 32, 64];
@@ -110,7 +110,7 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
-    fn conv(&self, tape: &mut Tape, x: Value, name: &str, window: Window) -> Value {
+    fn conv(&self, tape: &mut Tape, x: Value, name: &str, window: ConvWindow) -> Value {
         let weight = self.network.params.leaf(tape, &format!("{name}.weight"));
         tape.conv2d(x, weight, window)
     }
@@ -130,12 +130,12 @@ impl Layers<'_> {
 
     fn block(&self, tape: &mut Tape, x: Value, block: &Block) -> Value {
         let Block { name, from, to, stride } = block;
-        let three = |stride| Window { padding: 1, stride };
+        let three = |stride| ConvWindow { padding: 1, stride };
         let active = self.norm_relu(tape, x, &format!("{name}.bn1"));
         let shortcut = if from == to {
             x
         } else {
-            self.conv(tape, active, &format!("{name}.conv_shortcut"), Window { padding: 0, stride: *stride })
+            self.conv(tape, active, &format!("{name}.conv_shortcut"), ConvWindow { padding: 0, stride: *stride })
         };
         let inner = self.conv(tape, active, &format!("{name}.conv1"), three(*stride));
         let inner = self.norm_relu(tape, inner, &format!("{name}.bn2"));
@@ -164,7 +164,7 @@ impl Model for WideResNet {
     fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value {
         let layers = Layers { network: self, mode };
         let standard = tape.standardize(x);
-        let mut x = layers.conv(tape, standard, "1.conv1", Window { padding: 1, stride: 1 });
+        let mut x = layers.conv(tape, standard, "1.conv1", ConvWindow { padding: 1, stride: 1 });
         for block in self.blocks() {
             x = layers.block(tape, x, &block);
         }

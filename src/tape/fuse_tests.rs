@@ -7,11 +7,11 @@ use crate::batch::Batch;
 use crate::config::Fidelity;
 use crate::model::{Mode, Model, WideResNet};
 use crate::tape::{
-    BatchNorm, Buffer, ConvFusion, ConvGradientFusion, Loss, LossRule, Memory, Norm, Op, PgdRule, Program, Tape, Value,
-    Window,
+    BatchNorm, Buffer, ConvFusion, ConvGradientFusion, ConvWindow, Loss, LossRule, Memory, Norm, Op, PgdRule, Program,
+    Tape, Value,
 };
 
-const SAME: Window = Window { padding: 1, stride: 1 };
+const SAME: ConvWindow = ConvWindow { padding: 1, stride: 1 };
 
 /// A tape with leaves of its own.
 struct Recorded {
@@ -34,7 +34,7 @@ impl Recorded {
     }
 
     /// A convolution of x with filters of their own: `k` of them, `size x size`.
-    fn conv(&mut self, x: Value, k: usize, size: usize, window: Window) -> Value {
+    fn conv(&mut self, x: Value, k: usize, size: usize, window: ConvWindow) -> Value {
         let c = self.tape.dims(x)[3];
         let w = self.leaf(&[k, size, size, c]);
         self.tape.conv2d(x, w, window)
@@ -78,11 +78,11 @@ impl Recorded {
     }
 }
 
-fn fused(window: Window, shortcut: Option<usize>, addend: bool, sum: bool, norm: bool) -> Op {
+fn fused(window: ConvWindow, shortcut: Option<usize>, addend: bool, sum: bool, norm: bool) -> Op {
     Op::Conv2dFused(ConvFusion { window, shortcut, addend, sum, norm })
 }
 
-fn fused_gradient(window: Window, shortcut: Option<usize>, norm: bool, addend: bool) -> Op {
+fn fused_gradient(window: ConvWindow, shortcut: Option<usize>, norm: bool, addend: bool) -> Op {
     Op::Conv2dFusedBackwardInput(ConvGradientFusion { window, shortcut, norm, addend })
 }
 
@@ -151,8 +151,8 @@ fn batch_norm_without_relu_or_whose_own_result_is_needed_is_not_taken() {
 #[test]
 fn a_shortcut_is_taken_whether_it_is_recorded_before_its_convolution_or_after_it() {
     for (stride, first) in [(1, true), (1, false), (2, true), (2, false)] {
-        let window = Window { padding: 0, stride };
-        let main = Window { padding: 1, stride };
+        let window = ConvWindow { padding: 0, stride };
+        let main = ConvWindow { padding: 1, stride };
         let mut r = Recorded::new();
         let x = r.leaf(&[2, 7, 6, 3]);
         let early = first.then(|| r.conv(x, 5, 1, window));
@@ -169,12 +169,12 @@ fn a_shortcut_is_taken_whether_it_is_recorded_before_its_convolution_or_after_it
 fn a_shortcut_whose_own_result_is_needed_is_added_as_it_is() {
     let mut r = Recorded::new();
     let x = r.leaf(&[2, 4, 4, 3]);
-    let shortcut = r.conv(x, 5, 1, Window { padding: 0, stride: 1 });
+    let shortcut = r.conv(x, 5, 1, ConvWindow { padding: 0, stride: 1 });
     r.keep(shortcut);
     let conv = r.conv(x, 5, 3, SAME);
     let sum = r.tape.add(shortcut, conv);
     r.keep(sum);
-    let single = Op::Conv2d(Window { padding: 0, stride: 1 });
+    let single = Op::Conv2d(ConvWindow { padding: 0, stride: 1 });
     assert_eq!(r.ops(), [single, fused(SAME, None, true, true, false)]);
 }
 
@@ -200,10 +200,10 @@ fn a_blocks_gradients_take_batch_norm_and_the_shortcut() {
         let active = r.norm_relu(x, Mode::Eval);
         let channels = if stride.is_some() { 5 } else { 3 };
         let shortcut = match stride {
-            Some(stride) => r.conv(active, channels, 1, Window { padding: 0, stride }),
+            Some(stride) => r.conv(active, channels, 1, ConvWindow { padding: 0, stride }),
             None => x,
         };
-        let main = Window { padding: 1, stride: stride.unwrap_or(1) };
+        let main = ConvWindow { padding: 1, stride: stride.unwrap_or(1) };
         let inner = r.conv(active, channels, 3, main);
         let inner = r.norm_relu(inner, Mode::Eval);
         let inner = r.conv(inner, channels, 3, SAME);

@@ -26,8 +26,8 @@ pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use metric::Metric;
 pub use op::{
-    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, NO_CHOICE, Norm, Op, OptimizerRule, PgdRule,
-    Window,
+    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, NO_CHOICE, Norm, Op,
+    OptimizerRule, PgdRule,
 };
 pub use plan::{Place, Program, Region};
 pub use record::BatchNorm;

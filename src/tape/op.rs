@@ -105,12 +105,12 @@ pub enum Op {
     /// input's.
     Reduce(Reduction, Formula),
 
-    /// x `[n, h, w, c]`, w `[k, kh, kw, c]` -> `[n, h', w', k]`, `h' = (h + 2 padding - kh) / stride + 1`.
-    Conv2d(Window),
+    /// x `[n, h, w, c]`, w `[k, kh, kw, c]` -> `[n, h', w', k]`, where [`ConvWindow::outputs`] gives h' and w'.
+    Conv2d(ConvWindow),
     /// dy, w -> dx: the gradient of [`Op::Conv2d`] by its input.
-    Conv2dBackwardInput(Window),
+    Conv2dBackwardInput(ConvWindow),
     /// dy, x -> dw, summed over the rows.
-    Conv2dBackwardWeight(Window),
+    Conv2dBackwardWeight(ConvWindow),
     /// x `[.., k]`, bias `[k]` -> `[.., k]`.
     AddBias,
     /// dy `[.., k]` -> dbias `[k]`: the sum over everything but the last dimension.
@@ -127,11 +127,11 @@ pub enum Op {
     /// Convolution, bias, ReLU and 2x2 max-pool in one: x, w, bias -> pooled, and the choice: 0 to 3, or
     /// [`NO_CHOICE`] where ReLU is 0. The three quarters of the convolution that no gradient reaches are known
     /// from the choice, and its backward ops skip them.
-    ConvPool(Window),
+    ConvPool(ConvWindow),
     /// dy (pooled), choice, w -> dx.
-    ConvPoolBackwardInput(Window),
+    ConvPoolBackwardInput(ConvWindow),
     /// dy (pooled), choice, x -> dw.
-    ConvPoolBackwardWeight(Window),
+    ConvPoolBackwardWeight(ConvWindow),
     /// dy (pooled), choice -> dbias.
     ConvPoolBackwardBias,
     /// `x w^T`: x `[n, ..]` with `in` elements a row, w `[out, in]` -> `[n, out]`.
@@ -279,18 +279,25 @@ pub const NO_CHOICE: u8 = 4;
 
 /// Geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Window {
+pub struct ConvWindow {
     /// Zeros around the image.
     pub padding: usize,
     /// Step of the window.
     pub stride: usize,
 }
 
+impl ConvWindow {
+    /// Outputs along a side of `size` pixels: `(size + 2 padding - kernel) / stride + 1`.
+    pub fn outputs(self, size: usize, kernel: usize) -> usize {
+        (size + 2 * self.padding - kernel) / self.stride + 1
+    }
+}
+
 /// What follows a convolution and is computed with it, in this order. One of the last two is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvFusion {
     /// Of the convolution.
-    pub window: Window,
+    pub window: ConvWindow,
     /// The stride of a 1x1 convolution (no padding) whose results are added: a block's shortcut.
     pub shortcut: Option<usize>,
     /// Whether another value is added.
@@ -305,7 +312,7 @@ pub struct ConvFusion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvGradientFusion {
     /// Of the convolution.
-    pub window: Window,
+    pub window: ConvWindow,
     /// The stride of a 1x1 convolution (no padding) of the same input, whose gradient is added.
     pub shortcut: Option<usize>,
     /// Whether [`Op::BatchNormBackwardInput`], with ReLU, is applied to the sum.

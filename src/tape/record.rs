@@ -3,15 +3,14 @@
 
 use super::formula::{Formula, Reduction};
 use super::op::Direction;
-use super::{Buffer, DType, LossRule, Norm, Op, OptimizerRule, PgdRule, Tape, TargetedLoss, Value, Window};
+use super::{Buffer, ConvWindow, DType, LossRule, Norm, Op, OptimizerRule, PgdRule, Tape, TargetedLoss, Value};
 use crate::rng::Purpose;
 
 /// `[n, h', w', k]` of a convolution of x `[n, h, w, c]` by w `[k, kh, kw, c]`.
-pub(crate) fn conv_dims(x: &[usize], w: &[usize], window: Window) -> [usize; 4] {
+fn conv_dims(x: &[usize], w: &[usize], window: ConvWindow) -> [usize; 4] {
     let (&[n, h, wide, c], &[k, kh, kw, wc]) = (x, w) else { panic!("conv2d: x {x:?}, w {w:?}") };
     assert_eq!(c, wc, "conv2d: channels of x {x:?} and w {w:?}");
-    let out = |size: usize, kernel: usize| (size + 2 * window.padding - kernel) / window.stride + 1;
-    [n, out(h, kh), out(wide, kw), k]
+    [n, window.outputs(h, kh), window.outputs(wide, kw), k]
 }
 
 fn halved(x: &[usize]) -> [usize; 4] {
@@ -176,7 +175,7 @@ impl Tape {
     }
 
     /// [`Op::Conv2d`].
-    pub fn conv2d(&mut self, x: Value, w: Value, window: Window) -> Value {
+    pub fn conv2d(&mut self, x: Value, w: Value, window: ConvWindow) -> Value {
         let dims = conv_dims(self.dims(x), self.dims(w), window);
         self.op(Op::Conv2d(window), &[x, w], &dims)
     }

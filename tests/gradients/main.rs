@@ -8,7 +8,7 @@ mod two_passes;
 use std::collections::HashMap;
 
 use maxmargin::model::{LeNet5, Mode, Model, WideResNet, image_buffer};
-use maxmargin::tape::{BatchNorm, Buffer, Loss, LossRule, Memory, Op, Program, Tape, TargetedLoss, Value, Window};
+use maxmargin::tape::{BatchNorm, Buffer, ConvWindow, Loss, LossRule, Memory, Op, Program, Tape, TargetedLoss, Value};
 use support::double::evaluate;
 use support::{Array, Make, Random, devices};
 
@@ -303,16 +303,16 @@ fn block(
     let shortcut = |tape: &mut Tape, given: &mut Given, wanted: &mut Vec<Value>| match stride {
         Some(stride) => {
             let w = filters(tape, given, wanted, [to, 1, 1, from]);
-            tape.conv2d(active, w, Window { padding: 0, stride })
+            tape.conv2d(active, w, ConvWindow { padding: 0, stride })
         }
         None => standard,
     };
     let early = shortcut_first.then(|| shortcut(tape, given, &mut wanted));
     let w = filters(tape, given, &mut wanted, [to, 3, 3, from]);
-    let inner = tape.conv2d(active, w, Window { padding: 1, stride: stride.unwrap_or(1) });
+    let inner = tape.conv2d(active, w, ConvWindow { padding: 1, stride: stride.unwrap_or(1) });
     let inner = norm_relu(tape, given, inner, mode, &mut wanted);
     let w = filters(tape, given, &mut wanted, [to, 3, 3, to]);
-    let inner = tape.conv2d(inner, w, Window { padding: 1, stride: 1 });
+    let inner = tape.conv2d(inner, w, ConvWindow { padding: 1, stride: 1 });
     let other = early.unwrap_or_else(|| shortcut(tape, given, &mut wanted));
     let sum = tape.add(other, inner);
     let active = norm_relu(tape, given, sum, mode, &mut wanted);
@@ -384,7 +384,7 @@ fn random_program(seed: u64, tape: &mut Tape, given: &mut Given) -> (Value, Vec<
         x = match random.below(6) {
             0 | 1 if dims[1] > 2 && dims[2] > 2 => {
                 let (filters, kernel) = (1 + random.below(4), [1, 3][random.below(2)]);
-                let window = Window { padding: random.below(2), stride: 1 + random.below(2) };
+                let window = ConvWindow { padding: random.below(2), stride: 1 + random.below(2) };
                 let w = parameter(tape, given, &mut random, &[filters, kernel, kernel, dims[3]]);
                 let conv = tape.conv2d(x, w, window);
                 let bias = parameter(tape, given, &mut random, &[filters]);
@@ -432,7 +432,7 @@ fn a_chain_with_a_second_reader_is_not_fused() {
         let x = given.leaf(tape, "x", Random(1).signed(&[CAPACITY, 4, 4, 2]));
         let w = given.leaf(tape, "w", Random(2).signed(&[2, 3, 3, 2]));
         let bias = given.leaf(tape, "bias", Random(3).signed(&[2]));
-        let conv = tape.conv2d(x, w, Window { padding: 1, stride: 1 });
+        let conv = tape.conv2d(x, w, ConvWindow { padding: 1, stride: 1 });
         let biased = tape.add_bias(conv, bias);
         let positive = tape.relu(biased);
         let (pooled, skipped) = (tape.max_pool2d(positive), tape.max_pool2d(biased));

@@ -1,7 +1,7 @@
 //! What is used twice, as parameters are by two passes over a batch: its gradient is the sum of both.
 
 use maxmargin::model::{LeNet5, Mode, Model};
-use maxmargin::tape::{BatchNorm, Tape, Value, Window};
+use maxmargin::tape::{BatchNorm, ConvWindow, Tape, Value};
 
 use super::support::{Array, Random};
 use super::{CAPACITY, Given, check, devices, fill, gradients, images, labels, rules};
@@ -42,7 +42,7 @@ fn a_normalized_layers_gradients_by_both_images_and_every_parameter() {
         let norm = BatchNorm { weight, bias, running_mean, running_variance };
         let y = given.leaf(tape, "labels", labels(7));
         let [natural, adversarial] = both.map(|x| {
-            let convolved = tape.conv2d(x, filters, Window { padding: 1, stride: 1 });
+            let convolved = tape.conv2d(x, filters, ConvWindow { padding: 1, stride: 1 });
             let normalized = tape.batch_norm_training(convolved, &norm);
             let active = tape.relu(normalized);
             let features = tape.global_mean(active);

@@ -1,6 +1,6 @@
 //! Convolution and its gradients, as sums over the pairs of pixels that the definition names.
 
-use maxmargin::tape::{DType, Op, Window};
+use maxmargin::tape::{ConvWindow, DType, Op};
 
 use super::support::{Array, Case, Random, Sum};
 
@@ -14,12 +14,12 @@ pub struct Shape {
     pub k: usize,
     pub kh: usize,
     pub kw: usize,
-    pub window: Window,
+    pub window: ConvWindow,
 }
 
 /// Images `n x h x w x c`, filters `k x kh x kw`, padding and stride.
 pub const fn shape([n, h, w, c]: [usize; 4], [k, kh, kw]: [usize; 3], padding: usize, stride: usize) -> Shape {
-    Shape { n, h, w, c, k, kh, kw, window: Window { padding, stride } }
+    Shape { n, h, w, c, k, kh, kw, window: ConvWindow { padding, stride } }
 }
 
 pub const SHAPES: [Shape; 20] = [
@@ -62,14 +62,14 @@ impl Shape {
     }
 
     pub fn y(&self) -> [usize; 4] {
-        let Window { padding, stride } = self.window;
+        let ConvWindow { padding, stride } = self.window;
         let out = |size: usize, kernel: usize| (size + 2 * padding - kernel) / stride + 1;
         [self.n, out(self.h, self.kh), out(self.w, self.kw), self.k]
     }
 
     /// Calls `f` with the elements of y, w and x of every product that the convolution of `n` images sums.
     pub fn products(&self, n: usize, mut f: impl FnMut(usize, usize, usize)) {
-        let Window { padding, stride } = self.window;
+        let ConvWindow { padding, stride } = self.window;
         let [_, out_h, out_w, _] = self.y();
         let inside =
             |out: usize, tap: usize, size: usize| (out * stride + tap).checked_sub(padding).filter(|&i| i < size);

@@ -1,7 +1,7 @@
 //! Convolutions with what follows them: a shortcut, a sum, batch norm in evaluation mode with ReLU; and the gradients by
 //! their inputs.
 
-use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, DType, Op, Window};
+use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
 use super::conv::{LARGE, SHAPES, Shape, shape};
 use super::support::{Array, Case, Random, Sum, exact, near};
@@ -82,7 +82,7 @@ impl Norm {
 }
 
 /// What follows a convolution: all that the op can be, but a convolution alone.
-fn fusions(window: Window) -> Vec<ConvFusion> {
+fn fusions(window: ConvWindow) -> Vec<ConvFusion> {
     let mut all = Vec::new();
     for shortcut in [None, Some(1), Some(2)] {
         for addend in [false, true] {
@@ -149,7 +149,7 @@ fn conv2d_fused_in_large_layers() {
 }
 
 /// What follows a convolution's gradient by its input: all that the op can be, but that gradient alone.
-fn gradient_fusions(window: Window) -> Vec<ConvGradientFusion> {
+fn gradient_fusions(window: ConvWindow) -> Vec<ConvGradientFusion> {
     let mut all = Vec::new();
     for shortcut in [None, Some(1), Some(2)] {
         for (norm, addend) in [(false, false), (false, true), (true, false), (true, true)] {

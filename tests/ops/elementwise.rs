@@ -41,44 +41,6 @@ fn zip(op: Op, f: impl Fn(f64, f64) -> Sum) {
     }
 }
 
-/// Rows of every element type.
-fn tables(rows: usize) -> [Array; 5] {
-    let mut random = Random(5);
-    [
-        random.signed(&[rows]),
-        random.signed(&[rows, 3, 5]),
-        random.signed(&[rows, 28, 28, 1]),
-        Array::u32((0..rows as u32).map(|i| i * 7 + 1)),
-        Array::u8(&[rows, 4, 4, 3], (0..rows * 48).map(|_| random.word() as u8)),
-    ]
-}
-
-#[test]
-pub fn gather_rows() {
-    for src in tables(7) {
-        let index = Array::u32([6, 0, 3, 3, 1]);
-        let dims = [&[5], &src.dims[1..]].concat();
-        Case::new(Op::GatherRows).whole(&src).rows(&index).gives_rows(&dims, src.dtype).check(|n| {
-            let row = |&at: &f64| src.values[at as usize * src.row()..][..src.row()].to_vec();
-            vec![index.values[..n].iter().flat_map(row).map(exact).collect()]
-        });
-    }
-}
-
-#[test]
-pub fn scatter_rows() {
-    for (dst, src) in tables(7).iter().zip(tables(5)) {
-        let index = Array::u32([6, 0, 3, 5, 1]);
-        Case::new(Op::ScatterRows).rows(&src).rows(&index).updates_whole(dst).check(|n| {
-            let mut values = dst.values.clone();
-            for (src, &at) in src.values.chunks(src.row()).zip(&index.values[..n]) {
-                values[at as usize * src.len()..][..src.len()].copy_from_slice(src);
-            }
-            vec![values.into_iter().map(exact).collect()]
-        });
-    }
-}
-
 #[test]
 pub fn bytes_to_unit() {
     for dims in [&[256][..], &[1, 1], &[3, 17, 1031], &[2, 28, 28, 1]] {

@@ -1,6 +1,6 @@
 //! Losses by example, and what training makes of them.
 
-use maxmargin::tape::{DType, Loss, LossRule, Op};
+use maxmargin::tape::{DType, Loss, LossRule, Metric, Op, TargetedLoss};
 
 use super::support::{Array, Case, Random, Sum, exact, near, rounded};
 
@@ -280,24 +280,138 @@ pub fn hinge_weights() {
     }
 }
 
-/// Neither 0 nor -0 nor not-a-number is negative; places beyond the count are nobody's.
+/// A row of weight 0 has reached d_max; its margin loss may be anything, even no number.
 #[test]
-pub fn select_negative() {
-    let corners = vec![-1.0, 0.0, -0.0, f64::NAN, -1e-45, f64::INFINITY, f64::NEG_INFINITY];
-    let many = Random(7).signed(&[1031]).values;
-    for values in [corners, vec![1.0; 5], vec![-2.0; 9], vec![-1.0; 513], many] {
-        let values = Array::f32(&[values.len()], values);
-        // The places found are at the front; what lies behind them is not looked at by anyone, so any number will do.
-        Case::new(Op::SelectNegative)
-            .rows(&values)
-            .gives_rows(&values.dims, DType::U32)
-            .gives_whole(&[1], DType::U32)
-            .check(|n| {
-                let found: Vec<usize> = (0..n).filter(|&i| values.values[i] < 0.0).collect();
-                let count = exact(found.len() as f64);
-                let free = near(0.0, f64::INFINITY);
-                let places = found.iter().map(|&i| exact(i as f64)).chain(std::iter::repeat(free)).take(n);
-                vec![places.collect(), vec![count]]
-            });
+pub fn accumulate_metrics() {
+    for n in [5, 600] {
+        accumulate(n);
+    }
+}
+
+fn accumulate(n: usize) {
+    let rows = |five: [f64; 5]| Array::f32(&[n], five.into_iter().cycle().take(n));
+    let clean = rows([0.5, 2.0, 0.25, 1e-3, 7.0]);
+    let lm = rows([-3.0, 1.0, 0.0, -0.1, -0.0]);
+    let weights = rows([0.2, 0.0, 0.2, 0.2, 0.0]);
+    let margin = rows([1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
+    let eps = rows([0.1, 0.47, 0.0, 0.3, 0.46]);
+    let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
+    let case = Case::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
+    case.updates_whole(&sums).check(|n| {
+        let mut all: Vec<Sum> = sums.values.iter().map(|&v| near(v, v)).collect();
+        if n == 0 {
+            // The mean over nothing is no number; a batch is never empty.
+            all[Metric::CleanLoss as usize] = exact(f64::NAN);
+        }
+        all[Metric::Steps as usize] += 1.0;
+        for i in 0..n {
+            all[Metric::Examples as usize] += 1.0;
+            all[Metric::CleanLoss as usize] += clean.values[i] / n as f64;
+            if weights.values[i] > 0.0 {
+                all[Metric::MarginLoss as usize] += weights.values[i] * margin.values[i];
+            } else {
+                all[Metric::Reached as usize] += 1.0;
+            }
+            all[Metric::Correct as usize] += f64::from(lm.values[i] < 0.0);
+            all[Metric::Eps as usize] += eps.values[i];
+        }
+        vec![all]
+    });
+}
+
+/// Every targeted loss that so many classes have.
+fn losses(classes: usize) -> Vec<TargetedLoss> {
+    let minus = rules(classes).into_iter().map(TargetedLoss::Minus);
+    let all = minus.chain([TargetedLoss::Dlr, TargetedLoss::Difference]);
+    all.filter(|targeted| classes >= targeted.least_classes()).collect()
+}
+
+/// Logits, labels and targets; some targets are the label.
+fn targeted() -> Vec<[Array; 3]> {
+    let with_targets = |(logits, labels): (Array, Array)| {
+        let mut random = Random(5);
+        let targets = Array::u32(labels.values.iter().map(|_| random.below(logits.row()) as u32));
+        [logits, labels, targets]
+    };
+    batches().into_iter().map(with_targets).collect()
+}
+
+#[test]
+pub fn targeted_loss() {
+    for [logits, labels, targets] in targeted() {
+        for targeted in losses(logits.row()) {
+            let row = |i: usize| {
+                let z = &logits.values[i * logits.row()..][..logits.row()];
+                let (y, t) = (labels.values[i] as usize, targets.values[i] as usize);
+                match targeted {
+                    TargetedLoss::Minus(rule) => times(-1.0, value(z, t, rule)),
+                    TargetedLoss::Dlr => ratio(z, t, y, 4).0,
+                    TargetedLoss::Difference => rounded(z[t] - z[y]),
+                }
+            };
+            Case::new(Op::TargetedLoss(targeted))
+                .rows(&logits)
+                .rows(&labels)
+                .rows(&targets)
+                .gives_rows(&labels.dims, DType::F32)
+                .check(|n| vec![(0..n).map(row).collect()]);
+        }
+    }
+}
+
+#[test]
+pub fn targeted_loss_backward() {
+    for [logits, labels, targets] in targeted() {
+        let dvalue = Random(9).signed(&labels.dims);
+        for targeted in losses(logits.row()) {
+            let row = |i: usize| {
+                let z = &logits.values[i * logits.row()..][..logits.row()];
+                let (y, t, dv) = (labels.values[i] as usize, targets.values[i] as usize, dvalue.values[i]);
+                let plain = |j: usize| exact(dv * (f64::from(j == t) - f64::from(j == y)));
+                match targeted {
+                    TargetedLoss::Minus(rule) => gradient(z, t, -dv, rule),
+                    TargetedLoss::Dlr => ratio(z, t, y, 4).1.into_iter().map(|d| times(dv, d)).collect::<Vec<Sum>>(),
+                    TargetedLoss::Difference => (0..z.len()).map(plain).collect(),
+                }
+            };
+            Case::new(Op::TargetedLossBackward(targeted))
+                .rows(&logits)
+                .rows(&labels)
+                .rows(&targets)
+                .rows(&dvalue)
+                .gives_rows(&logits.dims, DType::F32)
+                .check(|n| vec![(0..n).flat_map(row).collect()]);
+        }
+    }
+}
+
+/// Equal logits come in the order of their classes, 0 and -0 among them; after the last class there is none.
+#[test]
+pub fn rank_class() {
+    let zeros = (Array::f32(&[2, 4], [0.0, -0.0, 0.0, -0.0, -0.0, 0.0, 1.0, -0.0]), Array::u32([0, 2]));
+    for (logits, labels) in batches().into_iter().chain([zeros]) {
+        for (rank, run) in [(0, None), (1, None), (0, Some(0)), (0, Some(3)), (1, Some(8)), (200, None)] {
+            let row = |i: usize| {
+                let z = &logits.values[i * logits.row()..][..logits.row()];
+                let mut others: Vec<usize> = (0..z.len()).filter(|&j| j != labels.values[i] as usize).collect();
+                others.sort_by(|&a, &b| z[b].partial_cmp(&z[a]).unwrap());
+                exact(others[(rank + run.unwrap_or(0)).min(others.len() - 1)] as f64)
+            };
+            let case = Case::new(Op::RankClass { rank: rank as u32 }).rows(&logits).rows(&labels);
+            let case = if let Some(run) = run { case.whole(&Array::u32([run as u32])) } else { case };
+            case.gives_rows(&labels.dims, DType::U32).check(|n| vec![(0..n).map(row).collect()]);
+        }
+    }
+}
+
+/// What is no number has a place among the classes, too: whichever it is, a target is a class.
+#[test]
+fn targets_are_classes_whatever_the_logits_are() {
+    let logits = Array::f32(&[3, 4], [[f64::NAN; 4], [0.0, f64::NAN, 1.0, 2.0], [f64::INFINITY; 4]].concat());
+    let labels = Array::u32([3, 0, 1]);
+    for rank in 0..4 {
+        let case = Case::new(Op::RankClass { rank }).rows(&logits).rows(&labels);
+        // Any of 0 to 3: 1.5 and no more than 1.5 from it.
+        case.gives_rows(&[3], DType::U32).check(|n| vec![vec![near(1.5, 1.5e6); n]]);
     }
 }

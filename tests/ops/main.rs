@@ -21,15 +21,16 @@ mod linear;
 mod loss;
 mod modes;
 mod optimizer;
-mod targeted_loss;
+mod pool;
+mod rows;
 
 use maxmargin::tape::Op;
 
 /// The test of each op. A new op does not compile until it has one.
 fn test_of(op: &Op) -> fn() {
     match op {
-        Op::GatherRows => elementwise::gather_rows,
-        Op::ScatterRows => elementwise::scatter_rows,
+        Op::GatherRows => rows::gather_rows,
+        Op::ScatterRows => rows::scatter_rows,
         Op::BytesToUnit => elementwise::bytes_to_unit,
         Op::Copy => elementwise::copy,
         Op::Fill { .. } => elementwise::fill,
@@ -47,8 +48,8 @@ fn test_of(op: &Op) -> fn() {
         Op::AddBiasBackwardBias => elementwise::add_bias_backward_bias,
         Op::Relu => elementwise::relu,
         Op::ReluBackward => elementwise::relu_backward,
-        Op::MaxPool2d => conv_pool::max_pool2d,
-        Op::MaxPool2dBackward => conv_pool::max_pool2d_backward,
+        Op::MaxPool2d => pool::max_pool2d,
+        Op::MaxPool2dBackward => pool::max_pool2d_backward,
         Op::ConvPool(_) => conv_pool::conv_pool,
         Op::ConvPoolBackwardInput(_) => conv_pool::conv_pool_backward_input,
         Op::ConvPoolBackwardWeight(_) => conv_pool::conv_pool_backward_weight,
@@ -79,12 +80,12 @@ fn test_of(op: &Op) -> fn() {
         Op::Kl => loss::kl,
         Op::KlBackwardP => loss::kl_backward_p,
         Op::KlBackwardQ => loss::kl_backward_q,
-        Op::TargetedLoss(_) => targeted_loss::targeted_loss,
-        Op::TargetedLossBackward(_) => targeted_loss::targeted_loss_backward,
-        Op::RankClass { .. } => targeted_loss::rank_class,
+        Op::TargetedLoss(_) => loss::targeted_loss,
+        Op::TargetedLossBackward(_) => loss::targeted_loss_backward,
+        Op::RankClass { .. } => loss::rank_class,
         Op::MeanWeights => loss::mean_weights,
         Op::HingeWeights { .. } => loss::hinge_weights,
-        Op::SelectNegative => loss::select_negative,
+        Op::SelectNegative => rows::select_negative,
         Op::Uniform { .. } => attack::uniform,
         Op::PgdStart(_) => attack::pgd_start,
         Op::PgdStep(_) => attack::pgd_step,
@@ -94,7 +95,7 @@ fn test_of(op: &Op) -> fn() {
         Op::Adam(_) => optimizer::adam,
         Op::Sgd(_) => optimizer::sgd,
         Op::Increment => optimizer::increment,
-        Op::AccumulateMetrics => optimizer::accumulate_metrics,
+        Op::AccumulateMetrics => loss::accumulate_metrics,
     }
 }
 

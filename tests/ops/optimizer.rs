@@ -1,6 +1,6 @@
-//! Gradients become weights, by the formulas of Kingma and Ba (2015) and of PyTorch's SGD; and what a step leaves behind.
+//! Optimizers, by the formulas of Kingma and Ba (2015) and of PyTorch's SGD.
 
-use maxmargin::tape::{Metric, Op, OptimizerRule};
+use maxmargin::tape::{Op, OptimizerRule};
 
 use super::support::{Array, Case, Random, Sum, exact, near};
 
@@ -123,43 +123,4 @@ pub fn increment() {
             .updates_whole(&Array::u32([count]))
             .check(|_| vec![vec![exact(f64::from(count) + 1.0)]]);
     }
-}
-
-/// A row of weight 0 has reached d_max; its margin loss may be anything, even no number.
-#[test]
-pub fn accumulate_metrics() {
-    for n in [5, 600] {
-        accumulate(n);
-    }
-}
-
-fn accumulate(n: usize) {
-    let rows = |five: [f64; 5]| Array::f32(&[n], five.into_iter().cycle().take(n));
-    let clean = rows([0.5, 2.0, 0.25, 1e-3, 7.0]);
-    let lm = rows([-3.0, 1.0, 0.0, -0.1, -0.0]);
-    let weights = rows([0.2, 0.0, 0.2, 0.2, 0.0]);
-    let margin = rows([1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
-    let eps = rows([0.1, 0.47, 0.0, 0.3, 0.46]);
-    let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
-    let case = Case::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
-    case.updates_whole(&sums).check(|n| {
-        let mut all: Vec<Sum> = sums.values.iter().map(|&v| near(v, v)).collect();
-        if n == 0 {
-            // The mean over nothing is no number; a batch is never empty.
-            all[Metric::CleanLoss as usize] = exact(f64::NAN);
-        }
-        all[Metric::Steps as usize] += 1.0;
-        for i in 0..n {
-            all[Metric::Examples as usize] += 1.0;
-            all[Metric::CleanLoss as usize] += clean.values[i] / n as f64;
-            if weights.values[i] > 0.0 {
-                all[Metric::MarginLoss as usize] += weights.values[i] * margin.values[i];
-            } else {
-                all[Metric::Reached as usize] += 1.0;
-            }
-            all[Metric::Correct as usize] += f64::from(lm.values[i] < 0.0);
-            all[Metric::Eps as usize] += eps.values[i];
-        }
-        vec![all]
-    });
 }

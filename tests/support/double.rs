@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use maxmargin::tape::{BATCH_NORM_EPS, Loss, LossRule, Node, Op, Tape, TargetedLoss, Value, Window};
+use maxmargin::tape::{BATCH_NORM_EPS, ConvWindow, Loss, LossRule, Node, Op, Tape, TargetedLoss, Value};
 use rayon::prelude::*;
 
 /// What values hold.
@@ -227,11 +227,11 @@ struct Convolution {
     image: [usize; 3],
     filters: [usize; 4],
     out: [usize; 2],
-    window: Window,
+    window: ConvWindow,
 }
 
 impl Convolution {
-    fn new(x: &[usize], w: &[usize], window: Window) -> Convolution {
+    fn new(x: &[usize], w: &[usize], window: ConvWindow) -> Convolution {
         let (&[_, h, wide, c], &[k, kh, kw, _]) = (x, w) else { unreachable!() };
         let out = |size: usize, kernel: usize| (size + 2 * window.padding - kernel) / window.stride + 1;
         Convolution { image: [h, wide, c], filters: [k, kh, kw, c], out: [out(h, kh), out(wide, kw)], window }
@@ -245,7 +245,7 @@ impl Convolution {
 
     /// Calls `f` with the place of each pixel of each window in the windows' rows and in the image.
     fn pixels(&self, mut f: impl FnMut(usize, usize)) {
-        let ([h, w, c], [_, kh, kw, _], Window { padding, stride }) = (self.image, self.filters, self.window);
+        let ([h, w, c], [_, kh, kw, _], ConvWindow { padding, stride }) = (self.image, self.filters, self.window);
         let inside =
             |out: usize, tap: usize, size: usize| (out * stride + tap).checked_sub(padding).filter(|&at| at < size);
         for (oy, ox) in (0..self.out[0]).flat_map(|oy| (0..self.out[1]).map(move |ox| (oy, ox))) {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::elementwise::add_to;
 use super::microkernel::{self, Block, Channels, Pixel, PixelRow, Run, SumPixels, SumTerms, runs};
-use crate::tape::Window;
+use crate::tape::ConvWindow;
 
 /// Images whose weight gradients are summed one after another; the sums of such groups are then added in order.
 pub(super) const GROUP: usize = 4;
@@ -29,11 +29,11 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub(super) fn new(x: &[usize], w: &[usize], window: Window) -> Shape {
-        let Window { padding, stride } = window;
+    pub(super) fn new(x: &[usize], w: &[usize], window: ConvWindow) -> Shape {
         let (&[_, h, wide, c], &[k, kh, kw, _]) = (x, w) else { unreachable!("shapes were checked when recorded") };
-        let out = |size: usize, kernel: usize| (size + 2 * padding - kernel) / stride + 1;
-        Shape { h, w: wide, c, k, kh, kw, out_h: out(h, kh), out_w: out(wide, kw), padding, stride }
+        let [out_h, out_w] = [window.outputs(h, kh), window.outputs(wide, kw)];
+        let ConvWindow { padding, stride } = window;
+        Shape { h, w: wide, c, k, kh, kw, out_h, out_w, padding, stride }
     }
 
     /// Elements of one input image.

@@ -7,20 +7,6 @@ use super::vectorized;
 /// Elements that one task takes: large enough to be worth a task, and never dependent on the thread count.
 const BLOCK: usize = 1 << 16;
 
-/// `out[i] = src[index[i]]` for `n` rows of `row` bytes.
-pub(super) fn gather_rows(out: &mut [u8], src: &[u8], index: &[u32], n: usize, row: usize) {
-    for (out, &at) in out.chunks_exact_mut(row).zip(index).take(n) {
-        out.copy_from_slice(&src[at as usize * row..][..row]);
-    }
-}
-
-/// `dst[index[i]] = src[i]` for `n` rows of `row` bytes.
-pub(super) fn scatter_rows(dst: &mut [u8], src: &[u8], index: &[u32], n: usize, row: usize) {
-    for (src, &at) in src.chunks_exact(row).zip(index).take(n) {
-        dst[at as usize * row..][..row].copy_from_slice(src);
-    }
-}
-
 /// `out = byte / 255`.
 pub(super) fn bytes_to_unit(out: &mut [f32], bytes: &[u8]) {
     out.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK)).for_each(|(out, bytes)| {

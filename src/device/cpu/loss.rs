@@ -242,16 +242,6 @@ pub(super) fn hinge_weights(out: &mut [f32], eps: &[f32], hinge: f32) {
     out.iter_mut().zip(eps).for_each(|(o, &eps)| *o = if eps < hinge { mean } else { 0.0 });
 }
 
-/// Writes the places of negative values to the front of `selected`; returns how many.
-pub(super) fn select_negative(selected: &mut [u32], values: &[f32]) -> u32 {
-    let mut count = 0;
-    for (i, _) in values.iter().enumerate().filter(|(_, v)| **v < 0.0) {
-        selected[count] = i as u32;
-        count += 1;
-    }
-    count as u32
-}
-
 /// A sum in double precision, rounded once: a batch of hundreds adds no error of its own.
 fn sum(terms: impl Iterator<Item = f32>) -> f32 {
     terms.map(f64::from).sum::<f64>() as f32

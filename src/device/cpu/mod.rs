@@ -17,11 +17,13 @@ mod linear;
 mod loss;
 mod microkernel;
 mod optimizer;
+mod pool;
+mod rows;
 
 use arena::Arena;
 
 use super::{Device, Snapshot};
-use crate::tape::{Buffer, DType, Memory, Node, Op, Place, Program, Value, Window};
+use crate::tape::{Buffer, ConvWindow, DType, Memory, Node, Op, Place, Program, Value};
 use crate::{Error, Result};
 
 /// Threads and caches of this machine.
@@ -151,9 +153,9 @@ impl Cpu {
         match &node.op {
             Op::GatherRows => {
                 let n = active.unwrap_or(out_dims[0]);
-                elementwise::gather_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]);
+                rows::gather_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]);
             }
-            Op::ScatterRows => elementwise::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
+            Op::ScatterRows => rows::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
             Op::DrawAugmentation { seed, reach } => {
                 let n = active.unwrap_or(out_dims[0]);
                 image::draw_augmentation(&mut u32s_mut(y0)[..3 * n], u32s(x[1]), *seed, u32s(x[0])[0], *reach);
@@ -206,8 +208,8 @@ impl Cpu {
             }
             Op::Relu => elementwise::relu(live(y0, out_dims, n), f32s(x[0])),
             Op::ReluBackward => elementwise::relu_backward(live(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
-            Op::MaxPool2d => conv_pool::max_pool2d(f32s_mut(y0), others[0], f32s(x[0]), n, in_dims(0)),
-            Op::MaxPool2dBackward => conv_pool::max_pool2d_backward(f32s_mut(y0), f32s(x[0]), x[1], n, out_dims),
+            Op::MaxPool2d => pool::max_pool2d(f32s_mut(y0), others[0], f32s(x[0]), n, in_dims(0)),
+            Op::MaxPool2dBackward => pool::max_pool2d_backward(f32s_mut(y0), f32s(x[0]), x[1], n, out_dims),
             Op::ConvPool(window) => {
                 let shape = conv::Shape::new(in_dims(0), in_dims(1), *window);
                 conv_pool::conv_pool(f32s_mut(y0), others[0], f32s(x[0]), f32s(x[1]), f32s(x[2]), n, &shape);
@@ -283,7 +285,7 @@ impl Cpu {
             }
             Op::Conv2dFused(fusion) => {
                 let shape = conv::Shape::new(in_dims(0), in_dims(1), fusion.window);
-                let shortcut = |stride| conv::Shape::new(in_dims(2), in_dims(3), Window { padding: 0, stride });
+                let shortcut = |stride| conv::Shape::new(in_dims(2), in_dims(3), ConvWindow { padding: 0, stride });
                 let shortcut = fusion.shortcut.map(shortcut);
                 let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
                 let outputs = [y0].into_iter().chain(others).map(|y| f32s_mut(y)).collect();
@@ -291,7 +293,7 @@ impl Cpu {
             }
             Op::Conv2dFusedBackwardInput(fusion) => {
                 let shape = conv::Shape::new(out_dims, in_dims(1), fusion.window);
-                let shortcut = |stride| conv::Shape::new(out_dims, in_dims(3), Window { padding: 0, stride });
+                let shortcut = |stride| conv::Shape::new(out_dims, in_dims(3), ConvWindow { padding: 0, stride });
                 let shortcut = fusion.shortcut.map(shortcut);
                 let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
                 conv_fused::conv2d_fused_backward_input(f32s_mut(y0), &inputs, n, fusion, &shape, shortcut.as_ref());
@@ -326,7 +328,7 @@ impl Cpu {
             Op::MeanWeights => f32s_mut(y0)[..n].fill(1.0 / n as f32),
             Op::HingeWeights { hinge } => loss::hinge_weights(&mut f32s_mut(y0)[..n], f32s(x[0]), *hinge),
             Op::SelectNegative => {
-                let count = loss::select_negative(u32s_mut(y0), &f32s(x[0])[..n]);
+                let count = rows::select_negative(u32s_mut(y0), &f32s(x[0])[..n]);
                 u32s_mut(others[0])[0] = count;
             }
 

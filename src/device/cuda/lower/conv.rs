@@ -1,11 +1,11 @@
-//! kernels/conv.cu and conv_pool.cu.
+//! kernels/conv.cu.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::gemm::{Family, Finish, Plan, Product, Results, Work, fours};
+use super::gemm::{Family, Finish, Product, Results, Work, fours};
 use super::{Arg, Desc, Lowered};
-use crate::device::cuda::launch::{Launch, Struct, THREADS};
-use crate::tape::{ConvFusion, ConvGradientFusion, Window};
+use crate::device::cuda::launch::Struct;
+use crate::tape::ConvWindow;
 
 /// Divides numbers below 2^31 by one: a multiplication and a shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -69,11 +69,11 @@ impl Struct for ShortcutShape {
 
 /// What a convolution, or its gradient by its input, is computed with.
 #[derive(Clone, Copy, Debug, Default)]
-struct Fused {
+pub(super) struct Fused {
     /// The stride of a 1x1 convolution whose results, or gradients, are added. Inputs 2 and 3 are its x, or dy, and its
     /// filters.
-    shortcut: Option<usize>,
-    finish: Finish,
+    pub shortcut: Option<usize>,
+    pub finish: Finish,
 }
 
 impl Fused {
@@ -96,41 +96,28 @@ impl Fused {
     }
 }
 
-/// The places of the operands of an op that has some of them, in their order.
-struct Operands(usize);
-
-impl Operands {
-    /// The next `N`, if they are there.
-    fn next<const N: usize>(&mut self, there: bool) -> [Option<usize>; N] {
-        [(); N].map(|()| {
-            self.0 += usize::from(there);
-            there.then_some(self.0 - 1)
-        })
-    }
-}
-
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
-struct Conv {
-    n: usize,
-    h: usize,
-    w: usize,
-    c: usize,
-    k: usize,
-    kh: usize,
-    kw: usize,
-    out_h: usize,
-    out_w: usize,
-    window: Window,
-    pooled: bool,
+pub(super) struct Conv {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub k: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub out_h: usize,
+    pub out_w: usize,
+    pub window: ConvWindow,
+    pub pooled: bool,
 }
 
 impl Conv {
     /// From the dimensions of x and w; `pooled` if a 2x2 max-pool follows.
-    fn new(x: &[usize], w: &[usize], window: Window, pooled: bool) -> Conv {
+    pub fn new(x: &[usize], w: &[usize], window: ConvWindow, pooled: bool) -> Conv {
         let (&[n, h, wide, c], &[k, kh, kw, _]) = (x, w) else { unreachable!("shapes were checked when recorded") };
-        let out = |size: usize, kernel: usize| (size + 2 * window.padding - kernel) / window.stride + 1;
-        let conv = Conv { n, h, w: wide, c, k, kh, kw, out_h: out(h, kh), out_w: out(wide, kw), window, pooled };
+        let [out_h, out_w] = [window.outputs(h, kh), window.outputs(wide, kw)];
+        let conv = Conv { n, h, w: wide, c, k, kh, kw, out_h, out_w, window, pooled };
         assert!(conv.outputs().max(n * h * wide) < 1 << 31, "a batch has less than 2^31 pixels");
         conv
     }
@@ -146,15 +133,8 @@ impl Conv {
     }
 
     /// Bytes of all filters.
-    fn weights(&self) -> usize {
+    pub fn weights(&self) -> usize {
         4 * self.k * self.filter()
-    }
-
-    /// Whether a pooled gradient's chosen outputs are better visited one by one: a tile would have few columns.
-    fn few(&self) -> bool {
-        const CHANNELS: usize = 4;
-        const SHARED: usize = 48 * 1024;
-        self.c <= CHANNELS && self.window.stride == 1 && self.weights() <= SHARED
     }
 
     fn shape(&self, chunk: usize) -> Arg {
@@ -183,29 +163,29 @@ impl Conv {
     }
 
     /// The arguments after the outputs: inputs, what is `fused`, row count, capacity, sizes.
-    fn args(&self, inputs: usize, fused: impl IntoIterator<Item = Arg>, chunk: usize) -> Vec<Arg> {
+    pub fn args(&self, inputs: usize, fused: impl IntoIterator<Item = Arg>, chunk: usize) -> Vec<Arg> {
         let operands = (0..inputs).map(Arg::Input).chain(fused);
         operands.chain([Arg::Rows, Arg::size(self.n), self.shape(chunk)]).collect()
     }
 
     /// Whether everything may be read and written four elements at a time.
-    fn vectors(&self, desc: &Desc, fused: &Fused) -> bool {
+    pub fn vectors(&self, desc: &Desc, fused: &Fused) -> bool {
         fours(desc, &[self.c, self.k, fused.channels(desc)])
     }
 
-    fn forward(&self) -> Product {
+    pub fn forward(&self) -> Product {
         Product::new(self.outputs(), self.k, self.filter())
     }
 
     /// By the input: a product for each class of pixels that meet the same taps, and the largest of their sizes.
-    fn backward(&self) -> Product {
-        let Conv { n, h, w, c, k, kh, kw, window: Window { stride, .. }, .. } = *self;
+    pub fn backward(&self) -> Product {
+        let Conv { n, h, w, c, k, kh, kw, window: ConvWindow { stride, .. }, .. } = *self;
         let [h, w, kh, kw] = [h, w, kh, kw].map(|size| size.div_ceil(stride));
         Product { count: stride * stride, ..Product::new(n * h * w, c, kh * kw * k) }
     }
 
     /// Operations of a gradient. Three of four products are zero whatever the numbers are, if a max-pool follows.
-    fn backward_flops(&self) -> u64 {
+    pub fn backward_flops(&self) -> u64 {
         self.forward().flops() / if self.pooled { 4 } else { 1 }
     }
 
@@ -217,7 +197,7 @@ impl Conv {
         work.lower(desc, |chunk, finish| self.args(2, [fused.shortcut(desc), finish], chunk))
     }
 
-    fn backward_weight(&self, desc: &Desc, family: Family) -> Lowered {
+    pub fn backward_weight(&self, desc: &Desc, family: Family) -> Lowered {
         let product = Product::new(self.k, self.filter(), self.outputs());
         let (vectors, flops) = (self.vectors(desc, &Fused::default()), self.backward_flops());
         let work = Work { family, product, vectors, results: Results::Whole, flops };
@@ -225,92 +205,31 @@ impl Conv {
     }
 }
 
-pub(super) fn conv2d(desc: &Desc, window: Window) -> Lowered {
+pub(super) fn conv2d(desc: &Desc, window: ConvWindow) -> Lowered {
     forward(desc, window, Fused::default())
 }
 
-pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
-    let ConvFusion { window, shortcut, addend, sum, norm } = *fusion;
-    let mut operands = Operands(2);
-    let [_, _] = operands.next(shortcut.is_some());
-    let [before] = operands.next(addend);
-    let [weight, bias, mean, variance] = operands.next(norm);
-    let sum = (sum && norm).then_some(0);
-    let finish = Finish { before, sum, weight, variance, bias, mean, relu: norm, ..Finish::default() };
-    forward(desc, window, Fused { shortcut, finish })
-}
-
-fn forward(desc: &Desc, window: Window, fused: Fused) -> Lowered {
+pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: Fused) -> Lowered {
     let conv = Conv::new(desc.input(0), desc.input(1), window, false);
     let product = conv.forward();
     let flops = Product { length: product.length + fused.channels(desc), ..product }.flops();
     conv.lower(desc, product, flops, ["conv2d_scalar", "conv2d_narrow", "conv2d_square"], fused)
 }
 
-pub(super) fn conv2d_backward_input(desc: &Desc, window: Window) -> Lowered {
+pub(super) fn conv2d_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
     backward_input(desc, window, Fused::default())
 }
 
-pub(super) fn conv2d_fused_backward_input(desc: &Desc, fusion: &ConvGradientFusion) -> Lowered {
-    let ConvGradientFusion { window, shortcut, norm, addend } = *fusion;
-    let mut operands = Operands(2);
-    let [_, _] = operands.next(shortcut.is_some());
-    let [weight, variance, y] = operands.next(norm);
-    let [after] = operands.next(addend);
-    backward_input(desc, window, Fused { shortcut, finish: Finish { weight, variance, y, after, ..Finish::default() } })
-}
-
-fn backward_input(desc: &Desc, window: Window, fused: Fused) -> Lowered {
+pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: Fused) -> Lowered {
     let conv = Conv::new(desc.output(0), desc.input(1), window, false);
     let family = ["conv2d_backward_input_scalar", "conv2d_backward_input_narrow", "conv2d_backward_input_square"];
     let shortcut = fused.shortcut.map_or(0, |_| 2 * desc.input(2).iter().product::<usize>() * conv.c);
     conv.lower(desc, conv.backward(), conv.backward_flops() + shortcut as u64, family, fused)
 }
 
-pub(super) fn conv2d_backward_weight(desc: &Desc, window: Window) -> Lowered {
+pub(super) fn conv2d_backward_weight(desc: &Desc, window: ConvWindow) -> Lowered {
     let conv = Conv::new(desc.input(1), desc.output(0), window, false);
     let family = ["conv2d_backward_weight_scalar", "conv2d_backward_weight_narrow", "conv2d_backward_weight_square"];
-    conv.backward_weight(desc, family)
-}
-
-/// In one launch: the four sums that are compared must be whole.
-pub(super) fn conv_pool(desc: &Desc, window: Window) -> Lowered {
-    let conv = Conv::new(desc.input(0), desc.input(1), window, true);
-    let product = conv.forward();
-    let plan = Plan::new(product, conv.vectors(desc, &Fused::default()), false, desc.multiprocessors);
-    let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
-    let cost = desc.cost(product.flops());
-    plan.launch(["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"], 1, args, cost).into()
-}
-
-pub(super) fn conv_pool_backward_input(desc: &Desc, window: Window) -> Lowered {
-    let conv = Conv::new(desc.output(0), desc.input(2), window, true);
-    if conv.few() {
-        return conv_pool_backward_input_few(desc, &conv).into();
-    }
-    let family =
-        ["conv_pool_backward_input_scalar", "conv_pool_backward_input_narrow", "conv_pool_backward_input_square"];
-    let (product, flops, vectors) = (conv.backward(), conv.backward_flops(), conv.vectors(desc, &Fused::default()));
-    let work = Work { family, product, vectors, results: Results::Rows(Finish::default()), flops };
-    work.lower(desc, |chunk, _| conv.args(3, [], chunk))
-}
-
-/// A warp for each channel of 2 x 2 pixels, several in turn.
-fn conv_pool_backward_input_few(desc: &Desc, conv: &Conv) -> Launch {
-    const WARPS: usize = THREADS as usize / 32;
-    const TURNS: usize = 4;
-    let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).chain([Arg::size(TURNS)]).collect();
-    let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
-    assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
-    let cost = desc.cost(conv.backward_flops());
-    let launch = Launch::new("conv_pool_backward_input_few", blocks.div_ceil(WARPS * TURNS), args, cost);
-    Launch { shared: u32::try_from(conv.weights()).expect("few bytes"), ..launch }
-}
-
-pub(super) fn conv_pool_backward_weight(desc: &Desc, window: Window) -> Lowered {
-    let conv = Conv::new(desc.input(2), desc.output(0), window, true);
-    let family =
-        ["conv_pool_backward_weight_scalar", "conv_pool_backward_weight_narrow", "conv_pool_backward_weight_square"];
     conv.backward_weight(desc, family)
 }
 

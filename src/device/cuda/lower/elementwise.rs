@@ -1,6 +1,7 @@
 //! kernels/elementwise.cu.
 
-use super::{Arg, Desc, rows_of};
+use super::bias::sum_items;
+use super::{Arg, Desc, Lowered, rows_of};
 use crate::device::cuda::launch::Launch;
 
 /// Elements that a thread reads and writes at once: four where the elements of a row and all addresses allow it.
@@ -58,6 +59,10 @@ pub(super) fn add_bias(desc: &Desc) -> Launch {
     ];
     let kernel = if width > 1 { "add_bias_x4" } else { "add_bias" };
     Launch::each(kernel, n * (row / width), args, desc.cost((n * row) as u64))
+}
+
+pub(super) fn add_bias_backward_bias(desc: &Desc) -> Lowered {
+    sum_items(desc, "add_bias_backward_bias")
 }
 
 pub(super) fn relu(desc: &Desc) -> Launch {

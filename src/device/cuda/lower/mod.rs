@@ -4,7 +4,10 @@
 
 mod attack;
 mod batch_norm;
+mod bias;
 mod conv;
+mod conv_fused;
+mod conv_pool;
 mod elementwise;
 mod formula;
 mod gemm;
@@ -132,15 +135,15 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Conv2d(window) => conv::conv2d(&desc, *window),
         Op::Conv2dBackwardInput(window) => conv::conv2d_backward_input(&desc, *window),
         Op::Conv2dBackwardWeight(window) => conv::conv2d_backward_weight(&desc, *window),
-        Op::Conv2dFused(fusion) => conv::conv2d_fused(&desc, fusion),
-        Op::Conv2dFusedBackwardInput(fusion) => conv::conv2d_fused_backward_input(&desc, fusion),
-        Op::AddBiasBackwardBias => pool::add_bias_backward_bias(&desc),
+        Op::Conv2dFused(fusion) => conv_fused::conv2d_fused(&desc, fusion),
+        Op::Conv2dFusedBackwardInput(fusion) => conv_fused::conv2d_fused_backward_input(&desc, fusion),
+        Op::AddBiasBackwardBias => elementwise::add_bias_backward_bias(&desc),
         Op::MaxPool2d => pool::max_pool2d(&desc),
         Op::MaxPool2dBackward => pool::max_pool2d_backward(&desc),
-        Op::ConvPool(window) => conv::conv_pool(&desc, *window),
-        Op::ConvPoolBackwardInput(window) => conv::conv_pool_backward_input(&desc, *window),
-        Op::ConvPoolBackwardWeight(window) => conv::conv_pool_backward_weight(&desc, *window),
-        Op::ConvPoolBackwardBias => pool::conv_pool_backward_bias(&desc),
+        Op::ConvPool(window) => conv_pool::conv_pool(&desc, *window),
+        Op::ConvPoolBackwardInput(window) => conv_pool::conv_pool_backward_input(&desc, *window),
+        Op::ConvPoolBackwardWeight(window) => conv_pool::conv_pool_backward_weight(&desc, *window),
+        Op::ConvPoolBackwardBias => conv_pool::conv_pool_backward_bias(&desc),
         Op::Linear => linear::linear(&desc),
         Op::LinearBias { relu } => linear::linear_bias(&desc, *relu),
         Op::LinearBackwardInput => linear::linear_backward_input(&desc),

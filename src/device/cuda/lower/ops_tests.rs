@@ -10,8 +10,8 @@ use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
 use crate::rng::Purpose;
 use crate::tape::op::{Direction, L2Order};
 use crate::tape::{
-    Buffer, ConvFusion, ConvGradientFusion, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op, OptimizerRule,
-    PgdRule, Place, Program, Region, Tape, Window,
+    Buffer, ConvFusion, ConvGradientFusion, ConvWindow, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op,
+    OptimizerRule, PgdRule, Place, Program, Region, Tape,
 };
 
 /// Elements of a row around a block's threads and around four times as many.
@@ -190,7 +190,7 @@ fn members<'a>(launch: &'a Launch, name: &str) -> Option<&'a [Arg]> {
 
 #[test]
 fn what_is_fused_with_a_convolution_is_done_once_where_its_sums_are_whole() {
-    let window = Window { padding: 1, stride: 2 };
+    let window = ConvWindow { padding: 1, stride: 2 };
     let forward = ConvFusion { window, shortcut: Some(2), addend: false, sum: true, norm: true };
     let backward = ConvGradientFusion { window, shortcut: Some(2), norm: true, addend: true };
     let input = Arg::Input;
