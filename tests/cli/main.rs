@@ -9,6 +9,7 @@ mod evaluate;
 mod export;
 #[path = "../support/fake.rs"]
 mod fake;
+mod former_version;
 mod gpu;
 mod methods;
 mod report;
