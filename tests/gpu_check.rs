@@ -244,7 +244,7 @@ fn a_record_is_not_overwritten_nor_mixed_with_another_bundle_s() {
     bundle.visited(20, &["--only", "devices"]);
     let (code, text) = bundle.visited(20, &["--only", "devices"]);
     assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains("gpu-check.json is there: go on with --continue, or name another folder"), "{text}");
+    assert!(text.contains("gpu-check.json exists: use --continue, or name another folder"), "{text}");
     fs::write(bundle.path("COMMIT"), "ffff0000\n").unwrap();
     let (code, text) = bundle.visited(20, &["--continue"]);
     assert_eq!(code, Some(2), "{text}");
