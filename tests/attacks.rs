@@ -10,7 +10,7 @@ use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model};
 use maxmargin::rng::Purpose;
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Program, Tape};
-use support::{LinearModel, Make, Random, devices};
+use support::{LinearModel, Random, TestDevice, devices};
 
 // ---- An attack with its device
 
@@ -36,7 +36,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(make: Make, given: &Given) -> Bench {
+    fn new(make: TestDevice, given: &Given) -> Bench {
         let mut memory = Memory::default();
         let mut model = LinearModel::new(given.image, given.bias.len());
         model.declare(&mut memory);
@@ -74,7 +74,12 @@ fn settings(norm: Norm, l2_order: L2Order, loss: Loss, iterations: u32, noise: S
 }
 
 /// PGD's point after the start and after each of `iterations`.
-fn trajectory(make: Make, given: &Given, number: u32, settings: impl Fn(&Bench) -> PgdSettings) -> Vec<Vec<Vec<f32>>> {
+fn trajectory(
+    make: TestDevice,
+    given: &Given,
+    number: u32,
+    settings: impl Fn(&Bench) -> PgdSettings,
+) -> Vec<Vec<Vec<f32>>> {
     let mut bench = Bench::new(make, given);
     let settings = settings(&bench);
     let pgd = Pgd::new(&mut bench.memory, &bench.model, &bench.target, &settings);
@@ -211,7 +216,7 @@ fn a_zero_gradient_moves_nothing() {
 // ---- Random starts
 
 /// The points that attacks start from.
-fn starts(make: Make, norm: Norm, seed: u64, number: u32, index: &[u32]) -> Vec<Vec<f32>> {
+fn starts(make: TestDevice, norm: Norm, seed: u64, number: u32, index: &[u32]) -> Vec<Vec<f32>> {
     let n = index.len();
     let given = Given {
         image: [4, 4, 1],
@@ -307,7 +312,7 @@ struct Found {
     losses: Vec<f32>,
 }
 
-fn an_pgd(make: Make, given: &Given, search: Search, iterations: u32) -> Found {
+fn an_pgd(make: TestDevice, given: &Given, search: Search, iterations: u32) -> Found {
     let mut bench = Bench::new(make, given);
     let settings = settings(search.norm, L2Order::BoxBall, Loss::Slm, iterations, StartNoise::None);
     let pgd = Pgd::new(&mut bench.memory, &bench.model, &bench.target, &settings);

@@ -11,7 +11,7 @@ use maxmargin::device::Schedule;
 use maxmargin::model::{LeNet5, Mode, Model, image_buffer};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, Tape, TargetedLoss};
 use support::attacked::{Attacked, Given, distance};
-use support::{LinearModel, Make, Random, devices};
+use support::{LinearModel, Random, TestDevice, devices};
 
 const NORMS: [Norm; 2] = [Norm::Linf, Norm::L2];
 const LOSSES: [ApgdLoss; 3] = [ApgdLoss::Xent, ApgdLoss::Dlr, ApgdLoss::TargetedDlr];
@@ -20,11 +20,11 @@ fn settings(loss: ApgdLoss, norm: Norm, iterations: u32) -> ApgdSettings {
     ApgdSettings { iterations, ..ApgdSettings::published(loss, norm, 7) }
 }
 
-fn with_apgd(make: Make, given: &Given, settings: &ApgdSettings) -> Attacked {
+fn with_apgd(make: TestDevice, given: &Given, settings: &ApgdSettings) -> Attacked {
     Attacked::new(make, given, |memory, model, target| apgd(memory, model, target, settings).unwrap())
 }
 
-fn with_fab(make: Make, given: &Given, settings: &FabSettings) -> Attacked {
+fn with_fab(make: TestDevice, given: &Given, settings: &FabSettings) -> Attacked {
     Attacked::new(make, given, |memory, model, target| fab(memory, model, target, settings).unwrap())
 }
 
@@ -241,7 +241,7 @@ fn lenet5() -> (LeNet5, Vec<f32>) {
 
 impl Oracle {
     /// Of the small LeNet5; `classes` are targets.
-    fn new(make: Make, given: &Given, loss: ApgdLoss, classes: &[u32]) -> Oracle {
+    fn new(make: TestDevice, given: &Given, loss: ApgdLoss, classes: &[u32]) -> Oracle {
         let (mut model, values) = lenet5();
         let mut attacked = Attacked::of(make, given, &mut model, &values, |memory, model, target| {
             let n = target.capacity();

@@ -9,7 +9,7 @@ use maxmargin::model::Model;
 use maxmargin::rng::{Purpose, philox, signed_unit};
 use maxmargin::tape::{Memory, Norm};
 use support::attacked::{Attacked, Given, distance};
-use support::{Make, Random, devices, fast_devices};
+use support::{Random, TestDevice, devices, fast_devices};
 
 type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Attack>;
 
@@ -138,7 +138,7 @@ fn both_devices_find_the_same() {
 
 /// Runs Square query by query. The margin loss (the label's logit less the largest other) never rises, is that of the best
 /// point, and once an example is broken it is left alone.
-fn never_raises_its_loss(make: Make, norm: Norm, eps: f32) {
+fn never_raises_its_loss(make: TestDevice, norm: Norm, eps: f32) {
     let mut given = Given::random(12, [8, 8, 1], 3, 6, [0.2, 0.8]);
     given.eps = vec![eps; 6];
     let mut attacked = Attacked::new(make, &given, square_of(norm, 60));

@@ -6,7 +6,7 @@ mod support;
 use maxmargin::config::Fidelity;
 use maxmargin::model::{Mode, Model, State, WideResNet, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
-use support::{Make, Random, devices};
+use support::{Random, TestDevice, devices};
 
 /// Rows of a batch, and how many of them are active.
 const CAPACITY: usize = 4;
@@ -99,7 +99,7 @@ fn state(model: &dyn Model) -> State {
 }
 
 /// All results of a pass, and the names of its program's ops.
-fn run(make: Make, kind: Kind, fuse: bool) -> (Vec<Vec<f32>>, Vec<&'static str>) {
+fn run(make: TestDevice, kind: Kind, fuse: bool) -> (Vec<Vec<f32>>, Vec<&'static str>) {
     let mut tape = if fuse { Tape::new("fused") } else { Tape::new("plain").without_fusion() };
     let pass = record(&mut tape, kind);
     let program = tape.finish();

@@ -11,7 +11,7 @@ use maxmargin::model::{Model, WideResNet};
 use maxmargin::rng::{Purpose, philox, unit};
 use maxmargin::tape::{Memory, Metric, Norm, Op};
 use maxmargin::train::{Step, record, trades};
-use support::{LinearModel, Make, Random, devices};
+use support::{LinearModel, Random, TestDevice, devices};
 
 /// Examples in the data set.
 const EXAMPLES: usize = 12;
@@ -159,7 +159,7 @@ struct After {
 }
 
 /// Step number `number` on [`BATCH`].
-fn step(make: Make, config: &Config, given: &Given, number: u32) -> After {
+fn step(make: TestDevice, config: &Config, given: &Given, number: u32) -> After {
     let mut memory = Memory::default();
     let mut model = LinearModel::new([4, 4, 1], CLASSES);
     model.declare(&mut memory);

@@ -8,7 +8,7 @@ use maxmargin::batch::Batch;
 use maxmargin::model::Model;
 use maxmargin::tape::{Memory, Norm};
 use support::attacked::{Attacked, ConeModel, DeadModel, Given, distance};
-use support::{Make, devices, fast_devices};
+use support::{TestDevice, devices, fast_devices};
 
 type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Attack>;
 
@@ -57,7 +57,7 @@ fn is_an_image(adv: &[f32]) -> bool {
 }
 
 /// Every attack on every device that is fast enough for it.
-fn each(check: impl Fn(Make, &Method)) {
+fn each(check: impl Fn(TestDevice, &Method)) {
     for make in fast_devices() {
         methods().iter().for_each(|method| check(make, method));
     }

@@ -9,7 +9,7 @@ use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model, Params};
 use maxmargin::tape::{BATCH_NORM_MOMENTUM, BatchNorm, Memory, Metric, Tape, Value};
 use maxmargin::train::Mma;
-use support::{LinearModel, Make, Random, devices};
+use support::{LinearModel, Random, TestDevice, devices};
 
 /// Examples in the data set.
 const EXAMPLES: usize = 12;
@@ -101,7 +101,7 @@ fn record(config: &Config) -> (maxmargin::tape::Memory, LinearModel, DeviceData,
 }
 
 /// One step on the examples `batch`, from margins that are all [`BEFORE`].
-fn step(make: Make, config: &Config, given: &Given, batch: &[u32]) -> After {
+fn step(make: TestDevice, config: &Config, given: &Given, batch: &[u32]) -> After {
     let (memory, model, data, mma) = record(config);
     let mut device: Box<dyn Device> = make.open();
     device.allocate(&memory, &mma.schedule.programs().collect::<Vec<_>>()).expect("memory");
@@ -356,7 +356,7 @@ fn bright() -> Vec<u8> {
 }
 
 /// One step of a normalized model on [`BATCH`]: how many are right, the clean logits, the running statistics after it.
-fn normalized_step(make: Make, config: &Config, labels: &[u32]) -> (u32, Vec<f32>, Vec<f32>) {
+fn normalized_step(make: TestDevice, config: &Config, labels: &[u32]) -> (u32, Vec<f32>, Vec<f32>) {
     let mut memory = Memory::default();
     let model: &mut dyn Model = &mut NormalizedModel::new();
     model.declare(&mut memory);

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use maxmargin::device::{Device, cpu::Cpu};
-use reference_cases::{Case, Check, replay};
+use reference_cases::{Comparison, ReferenceCase, replay};
 use support::devices;
 
 fn folder() -> PathBuf {
@@ -20,23 +20,23 @@ fn folder() -> PathBuf {
 }
 
 /// The cases of a folder, by name. The error says why there are none.
-fn cases(folder: &Path) -> Result<Vec<Case>, String> {
+fn cases(folder: &Path) -> Result<Vec<ReferenceCase>, String> {
     let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be listed").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
     paths.sort();
-    let found: Vec<Case> = paths.iter().map(|path| Case::read(path)).collect();
+    let found: Vec<ReferenceCase> = paths.iter().map(|path| ReferenceCase::read(path)).collect();
     let asking = found.iter().filter(|case| !case.has("family", "weights")).count();
     if asking == 0 { Err(format!("{}: no reference case", folder.display())) } else { Ok(found) }
 }
 
 /// What is wrong with a case on the CPU: enough for a test of the suite itself.
-fn failures(case: &Case) -> Vec<String> {
+fn failures(case: &ReferenceCase) -> Vec<String> {
     failures_on(case, Box::new(Cpu::new()))
 }
 
 /// What is wrong with a case on a fresh device: it takes memory once.
-fn failures_on(case: &Case, mut device: Box<dyn Device>) -> Vec<String> {
+fn failures_on(case: &ReferenceCase, mut device: Box<dyn Device>) -> Vec<String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| replay(case, &mut *device)));
     let label = format!("{} on {}", case.name, device.describe());
     match outcome {
@@ -44,7 +44,7 @@ fn failures_on(case: &Case, mut device: Box<dyn Device>) -> Vec<String> {
         Ok(Some(checks)) => {
             let worst = checks.iter().max_by(|a, b| a.share().total_cmp(&b.share()));
             println!("{label}: {}", worst.expect("a case asks for something"));
-            let wrong = checks.iter().filter(|c| !c.passes()).map(|c: &Check| format!("{label}: {c}"));
+            let wrong = checks.iter().filter(|c| !c.passes()).map(|c: &Comparison| format!("{label}: {c}"));
             let unread = case.unread();
             let forgotten = (!unread.is_empty()).then(|| format!("{label}: never compared: {unread:?}"));
             wrong.chain(forgotten).collect()
@@ -60,7 +60,7 @@ fn failures_on(case: &Case, mut device: Box<dyn Device>) -> Vec<String> {
 #[test]
 fn every_case_of_the_folder_is_reproduced() {
     let cases = cases(&folder()).unwrap();
-    let on_every_device = |(i, case): (usize, &Case)| {
+    let on_every_device = |(i, case): (usize, &ReferenceCase)| {
         let mut makes = devices();
         // The fake driver takes long: each case meets one form of the CUDA device, in turn.
         if makes.len() == 3 {
@@ -74,8 +74,8 @@ fn every_case_of_the_folder_is_reproduced() {
 
 // ---- The suite itself: each of these would otherwise be a replay that cannot fail.
 
-fn own_case(name: &str) -> Case {
-    Case::read(&folder().join(format!("{name}.safetensors")))
+fn own_case(name: &str) -> ReferenceCase {
+    ReferenceCase::read(&folder().join(format!("{name}.safetensors")))
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn every_setting_of_a_case_is_followed() {
 }
 
 /// Keeps the first `n` rows of the tensors whose names pass.
-fn shorten(case: &mut Case, n: usize, pass: impl Fn(&str) -> bool) {
+fn shorten(case: &mut ReferenceCase, n: usize, pass: impl Fn(&str) -> bool) {
     for (_, tensor) in case.tensors.iter_mut().filter(|(name, _)| pass(name)) {
         let row = tensor.values.len() / tensor.shape[0];
         tensor.values.truncate(n * row);
@@ -257,7 +257,8 @@ fn sgd_follows_momentum_weight_decay_and_the_rates_of_its_steps() {
         tensors.insert(format!("after.{name}"), after);
     }
     (case.metadata, case.tensors) = (metadata, tensors);
-    let wrong = |case: &Case| failures(case).into_iter().filter(|f| f.contains("logits") || f.contains("after."));
+    let wrong =
+        |case: &ReferenceCase| failures(case).into_iter().filter(|f| f.contains("logits") || f.contains("after."));
     assert_eq!(wrong(&case).collect::<Vec<_>>(), [""; 0]);
     for (key, value) in [("momentum", "0.5"), ("weight_decay", "0"), ("lr_at", "{\"0\": 0.5}"), ("lr", "0.5")] {
         let mut case = case.clone();

@@ -20,7 +20,7 @@ use maxmargin::tape::{Memory, Metric, Norm, Reduction, Tape};
 use maxmargin::train::Mma;
 use support::Random;
 use support::cuda::{fake_driver, open, ready};
-use support::fake::{self, Build};
+use support::fake::{self, KernelBuild};
 
 const EXAMPLES: usize = 40;
 const BATCH: usize = 16;
@@ -234,7 +234,7 @@ fn threads_and_blocks_of_a_training_step_race_nowhere() {
         return;
     }
     let which = ["--exact", "smallest_steps", "--include-ignored"];
-    let Some(mut command) = fake::rung("fake", fake::again(&which, "kernels", Build::Thread)) else { return };
+    let Some(mut command) = fake::rung("fake", fake::rerun(&which, "kernels", KernelBuild::Thread)) else { return };
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && !err.contains("ThreadSanitizer"), "{out}\n{err}");
@@ -286,7 +286,7 @@ fn an_iteration_of_pgd_on_the_wide_resnet_is_at_most_60_launches() {
 }
 
 /// Name and bytes of each argument of every kernel, as g++ compiled it.
-fn compiled_kernels(fake: &fake::Fake) -> BTreeMap<String, Vec<usize>> {
+fn compiled_kernels(fake: &fake::FakeDriver) -> BTreeMap<String, Vec<usize>> {
     let words = |line: &String| line.split(' ').map(String::from).collect::<Vec<_>>();
     let sizes = |words: &[String]| words[3..].iter().map(|size| size.parse().unwrap()).collect();
     fake.kernels().iter().map(words).map(|words| (words[0].clone(), sizes(&words))).collect()

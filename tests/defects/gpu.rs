@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
 
-use crate::fake::{self, Build, Fake};
+use crate::fake::{self, FakeDriver, KernelBuild};
 
 /// A `CUresult` that is not success, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,15 +23,17 @@ pub type Handle = u64;
 pub const KERNELS: &str = "tests/fake_driver/defects";
 
 /// The fake driver with them; `None` if it cannot be built here.
-fn loaded() -> Option<&'static Fake> {
-    static LOADED: OnceLock<std::result::Result<Fake, String>> = OnceLock::new();
-    let load = || Fake::open(&if fake::is_again() { fake::library()? } else { fake::build(KERNELS, Build::Plain)? });
+fn loaded() -> Option<&'static FakeDriver> {
+    static LOADED: OnceLock<std::result::Result<FakeDriver, String>> = OnceLock::new();
+    let load = || {
+        FakeDriver::open(&if fake::is_rerun() { fake::library()? } else { fake::build(KERNELS, KernelBuild::Plain)? })
+    };
     fake::rung("fake", LOADED.get_or_init(load).as_ref().map_err(Clone::clone))
 }
 
 /// A context on the device, for one test at a time: options and the log belong to the process.
 pub struct Gpu {
-    pub fake: &'static Fake,
+    pub fake: &'static FakeDriver,
     pub stream: Handle,
     module: Handle,
     _alone: MutexGuard<'static, ()>,
@@ -48,7 +50,7 @@ macro_rules! call {
 }
 pub(crate) use call;
 
-pub fn result(fake: &Fake, code: c_int) -> Result<()> {
+pub fn result(fake: &FakeDriver, code: c_int) -> Result<()> {
     if code == 0 {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_uint};
 
-use crate::fake::Build;
+use crate::fake::KernelBuild;
 use crate::gpu::{Gpu, Handle, call, failed, result};
 use crate::planted::apart;
 
@@ -211,7 +211,7 @@ fn an_unknown_option_is_not_passed_over() {
 fn options_and_the_log_come_from_the_environment_too() {
     let log = std::env::temp_dir().join(format!("fake-cuda-log-{}", std::process::id()));
     let run = |options: String| {
-        let mut command = apart(Build::Plain, &["missing_barrier_mended".to_string()])?;
+        let mut command = apart(KernelBuild::Plain, &["missing_barrier_mended".to_string()])?;
         Some(command.env("FAKE_CUDA", options).output().unwrap())
     };
     let Some(right) = run(format!("log={}", log.display())) else { return };

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::fake::{Build, again, rung};
+use crate::fake::{KernelBuild, rerun, rung};
 use crate::gpu::{Failed, Gpu, KERNELS};
 
 /// Two blocks of 64 and a part of a third. A buffer of so many numbers ends where a vector of four ends.
@@ -111,9 +111,9 @@ fn is_a_failed_launch(kernel: &str, options: &str, error: &str, why: &[&str]) {
 }
 
 /// These kernels in a process of their own, under a sanitizer.
-pub fn apart(build: Build, kernels: &[String]) -> Option<Command> {
+pub fn apart(build: KernelBuild, kernels: &[String]) -> Option<Command> {
     let mut command =
-        rung("fake", again(&["--exact", "planted::kernels_of_another_test", "--include-ignored"], KERNELS, build))?;
+        rung("fake", rerun(&["--exact", "planted::kernels_of_another_test", "--include-ignored"], KERNELS, build))?;
     command.env("DEFECTS", kernels.join(","));
     Some(command)
 }
@@ -131,7 +131,7 @@ fn kernels_of_another_test() {
 }
 
 /// A sanitizer finds the mistake, and names the kernel and its file.
-fn is_found_by(build: Build, kernel: &str, what: &str) {
+fn is_found_by(build: KernelBuild, kernel: &str, what: &str) {
     let Some(mut command) = apart(build, &[kernel.to_string()]) else { return };
     let output = command.output().unwrap();
     let report = String::from_utf8_lossy(&output.stderr);
@@ -144,21 +144,21 @@ fn is_found_by(build: Build, kernel: &str, what: &str) {
 #[test]
 fn a_missing_barrier_is_found_by_poisoned_shared_memory_in_every_order_and_by_thread_sanitizer() {
     gives_wrong_numbers("missing_barrier", &["", "threads=reversed", "threads=random:1"], &[]);
-    is_found_by(Build::Thread, "missing_barrier", "data race");
+    is_found_by(KernelBuild::Thread, "missing_barrier", "data race");
 }
 
 #[test]
 fn a_read_past_the_end_is_found_by_the_guard_page_and_by_address_sanitizer() {
     let why = ["block (2,0,0) thread (23,0,0)", "read 0 bytes past the end of allocation", "(608 bytes)"];
     is_a_failed_launch("read_past_end", "guard=end", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
-    is_found_by(Build::Address, "read_past_end", "heap-buffer-overflow");
+    is_found_by(KernelBuild::Address, "read_past_end", "heap-buffer-overflow");
 }
 
 #[test]
 fn a_read_before_the_start_is_found_by_the_guard_page_and_by_address_sanitizer() {
     let why = ["block (0,0,0) thread (0,0,0)", "read 4 bytes before allocation"];
     is_a_failed_launch("read_before_start", "guard=begin", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
-    is_found_by(Build::Address, "read_before_start", "heap-buffer-overflow");
+    is_found_by(KernelBuild::Address, "read_before_start", "heap-buffer-overflow");
 }
 
 #[test]
@@ -166,19 +166,19 @@ fn a_write_past_the_end_is_found_in_every_mode() {
     let why = ["block (2,0,0) thread (24,0,0)", "write 0 bytes past the end of allocation"];
     is_a_failed_launch("write_past_end", "guard=end", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
     is_a_failed_launch("write_past_end", "", "CUDA_ERROR_ILLEGAL_ADDRESS", &["wrote 0 bytes past the end"]);
-    is_found_by(Build::Address, "write_past_end", "heap-buffer-overflow");
+    is_found_by(KernelBuild::Address, "write_past_end", "heap-buffer-overflow");
 }
 
 #[test]
 fn a_race_between_blocks_is_found_by_thread_sanitizer() {
     gives_wrong_numbers("race_between_blocks", &[], &["", "threads=reversed;blocks=random:3"]);
-    is_found_by(Build::Thread, "race_between_blocks", "data race");
+    is_found_by(KernelBuild::Thread, "race_between_blocks", "data race");
 }
 
 #[test]
 fn a_race_in_a_block_is_found_by_thread_sanitizer() {
     gives_wrong_numbers("race_in_block", &[], &["", "threads=reversed;blocks=random:3"]);
-    is_found_by(Build::Thread, "race_in_block", "data race");
+    is_found_by(KernelBuild::Thread, "race_in_block", "data race");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn shared_memory_that_was_never_written_is_not_a_number() {
 fn a_write_beside_an_array_in_shared_memory_is_found_by_its_canaries_and_by_address_sanitizer() {
     let why = ["block (0,0,0)", "wrote 0 bytes past the end of tile (256 bytes) in shared memory"];
     is_a_failed_launch("shared_overflow", "", "CUDA_ERROR_ILLEGAL_ADDRESS", &why);
-    is_found_by(Build::Address, "shared_overflow", "index 64 out of bounds");
+    is_found_by(KernelBuild::Address, "shared_overflow", "index 64 out of bounds");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_warp_of_which_some_wait_elsewhere_is_a_failed_launch() {
 
 #[test]
 fn a_misaligned_vector_is_found_by_the_sanitizer_of_undefined_behaviour() {
-    is_found_by(Build::Address, "misaligned", "misaligned address");
+    is_found_by(KernelBuild::Address, "misaligned", "misaligned address");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn what_is_mended_passes_in_every_mode() {
 
 #[test]
 fn what_is_mended_gives_no_alarm_under_a_sanitizer() {
-    for build in [Build::Address, Build::Thread] {
+    for build in [KernelBuild::Address, KernelBuild::Thread] {
         let Some(mut command) = apart(build, &ALL.map(|kernel| format!("{kernel}_mended"))) else { return };
         let output = command.output().unwrap();
         let report = String::from_utf8_lossy(&output.stderr);

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use maxmargin::model::{LeNet5, Mode, Model, WideResNet, image_buffer};
 use maxmargin::tape::{BatchNorm, Buffer, ConvWindow, Loss, LossRule, Memory, Op, Program, Tape, TargetedLoss, Value};
 use support::double::evaluate;
-use support::{Array, Make, Random, devices};
+use support::{Array, Random, TestDevice, devices};
 
 // ---- A program, what its leaves hold, and its gradient both ways
 
@@ -37,7 +37,7 @@ type Record<'a> = &'a dyn Fn(&mut Tape, &mut Given) -> (Value, Vec<Value>);
 const CAPACITY: usize = 4;
 
 /// The gradients that a device computes of `sum(loss * weights)`, and the program.
-fn gradients(make: Make, fuse: bool, weights: &Array, record: Record) -> (Vec<Vec<f64>>, Program) {
+fn gradients(make: TestDevice, fuse: bool, weights: &Array, record: Record) -> (Vec<Vec<f64>>, Program) {
     let mut tape = if fuse { Tape::new("gradient") } else { Tape::new("gradient").without_fusion() };
     let mut given = Given::default();
     let rows = given.memory.u32("rows", &[1]);

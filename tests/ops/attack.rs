@@ -5,7 +5,7 @@ use maxmargin::config::{Direction, L2Order};
 use maxmargin::rng::{Purpose, philox};
 use maxmargin::tape::{DType, Norm, Op, PgdRule};
 
-use super::support::{Array, Case, Random, Sum, exact, near, rounded};
+use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
 /// Images of 1, 7, 16, 17, 784, 1,031 (a prime), 3,072 and 4,096 numbers.
 const SHAPES: [&[usize]; 8] =
@@ -41,7 +41,7 @@ pub fn uniform() {
         let (step, index) = (Array::u32([41]), Array::u32((0..dims[0] as u32).map(|i| 1_000_003 * i)));
         let (seed, purpose) = (0x1234_5678_9ABC, Purpose::TrainStart);
         let op = Op::Uniform { seed, purpose, signed };
-        Case::new(op).whole(&step).rows(&index).gives_rows(dims, DType::F32).check(|n| {
+        OpCase::new(op).whole(&step).rows(&index).gives_rows(dims, DType::F32).check(|n| {
             let row: usize = dims[1..].iter().product();
             let number = |i: usize, e: usize| {
                 let word = philox(seed, purpose, 41, index.values[i] as u32, e as u32 / 4)[e % 4];
@@ -73,7 +73,7 @@ pub fn pgd_start() {
     for (dims, norm) in SHAPES.into_iter().flat_map(|dims| [(dims, Norm::Linf), (dims, Norm::L2)]) {
         let (x, eps) = (image(1, dims), radii(dims[0]));
         let noise = if norm == Norm::Linf { Random(2).signed(dims) } else { Random(2).image(dims) };
-        let case = Case::new(Op::PgdStart(norm)).rows(&x).rows(&eps).rows(&noise);
+        let case = OpCase::new(Op::PgdStart(norm)).rows(&x).rows(&eps).rows(&noise);
         case.gives_rows(dims, DType::F32).check(|n| {
             let point = |i: usize| {
                 let (x, u, eps) = (row(&x, i), row(&noise, i), eps.values[i]);
@@ -139,7 +139,7 @@ pub fn pgd_step() {
     ];
     for (dims, rule) in SHAPES.into_iter().flat_map(|dims| rules.map(|rule| (dims, rule))) {
         let [adv, x, dx, eps, step] = pgd_state(dims);
-        let case = Case::new(Op::PgdStep(rule)).rows(&x).rows(&dx).rows(&eps).rows(&step);
+        let case = OpCase::new(Op::PgdStep(rule)).rows(&x).rows(&dx).rows(&eps).rows(&step);
         case.updates_rows(&adv).check(|n| {
             let point = |i: usize| {
                 let (adv, x, dx, eps, step) = (row(&adv, i), row(&x, i), row(&dx, i), eps.values[i], step.values[i]);
@@ -166,7 +166,7 @@ pub fn along_direction() {
                 [Direction::Eps, Direction::Unit].into_iter().flat_map(|d| [(d, false), (d, true)])
             {
                 let op = Op::AlongDirection { norm, direction, clamp };
-                let case = Case::new(op).rows(&x).rows(&adv).rows(&ball).rows(&t);
+                let case = OpCase::new(op).rows(&x).rows(&adv).rows(&ball).rows(&t);
                 case.gives_rows(dims, DType::F32).check(|n| {
                     let point = |i: usize| {
                         let (x, adv, t) = (row(&x, i), row(&adv, i), t.values[i]);
@@ -196,7 +196,7 @@ pub fn bisect() {
     let low = Array::f32(&[7], [0.0, 0.1, 0.1, 0.0, 0.0, 0.3, 0.1]);
     let high = Array::f32(&[7], [0.4725, 0.4725, 0.3, 0.4, 0.2, 0.4725, 0.9]);
     let max_eps = 0.4725f32;
-    let case = Case::new(Op::Bisect { max_eps }).rows(&loss);
+    let case = OpCase::new(Op::Bisect { max_eps }).rows(&loss);
     case.updates_rows(&t).updates_rows(&low).updates_rows(&high).check(|n| {
         let mut results = vec![Vec::new(); 3];
         for i in 0..n {

@@ -3,7 +3,7 @@
 
 use maxmargin::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, DType, Op};
 
-use super::support::{Array, Case, Random, Sum, TOLERANCE, exact, near};
+use super::support::{Array, OpCase, Random, Sum, TOLERANCE, exact, near};
 
 /// One element; channels 1, prime, around 16, 64 and 256; rows of channels around 1,024; the wide ResNet's layers.
 const SHAPES: [&[usize]; 14] = [
@@ -128,7 +128,7 @@ fn everything(check: impl Fn(Given)) {
 
 fn evaluation(relu: bool) {
     everything(|g| {
-        let case = Case::new(Op::BatchNorm { relu }).rows(&g.x);
+        let case = OpCase::new(Op::BatchNorm { relu }).rows(&g.x);
         let case = case.whole(&g.weight).whole(&g.bias).whole(&g.mean).whole(&g.variance);
         case.gives_rows(&g.dims, DType::F32)
             .check(|n| vec![(0..n * g.x.row()).map(|i| rectified(relu, g.normalized(i))).collect()]);
@@ -152,7 +152,7 @@ fn batch_norm_of_what_is_no_number_is_no_number() {
     let [ones, zeros] = [1.0, 0.0].map(|v| Array::f32(&[3], [v; 3]));
     let scale = 1.0 / (1.0 + f64::from(BATCH_NORM_EPS)).sqrt();
     for relu in [false, true] {
-        let case = Case::new(Op::BatchNorm { relu }).rows(&x).whole(&ones).whole(&zeros).whole(&zeros).whole(&ones);
+        let case = OpCase::new(Op::BatchNorm { relu }).rows(&x).whole(&ones).whole(&zeros).whole(&zeros).whole(&ones);
         case.gives_rows(&[2, 3], DType::F32).check(|n| {
             let one = |x: &f64| if x.is_nan() { exact(*x) } else { rectified(relu, near(x * scale, x.abs())) };
             vec![x.values[..3 * n].iter().map(one).collect()]
@@ -163,7 +163,7 @@ fn batch_norm_of_what_is_no_number_is_no_number() {
 #[test]
 pub fn batch_norm_backward_input() {
     everything(|g| {
-        let case = Case::new(Op::BatchNormBackwardInput { relu: false }).rows(&g.dy).whole(&g.weight);
+        let case = OpCase::new(Op::BatchNormBackwardInput { relu: false }).rows(&g.dy).whole(&g.weight);
         case.whole(&g.variance).gives_rows(&g.dims, DType::F32).check(|n| {
             let one = |i: usize| g.dy.values[i] * g.scale(i % g.channels());
             vec![(0..n * g.x.row()).map(one).map(|dx| near(dx, dx.abs())).collect()]
@@ -178,7 +178,7 @@ pub fn batch_norm_relu_backward_input() {
         let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN].map(|v| f64::from(v as f32));
         let mut y = Random(3).signed(&g.dims);
         y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, corner)| *v = corner);
-        let case = Case::new(Op::BatchNormBackwardInput { relu: true }).rows(&g.dy).whole(&g.weight);
+        let case = OpCase::new(Op::BatchNormBackwardInput { relu: true }).rows(&g.dy).whole(&g.weight);
         case.whole(&g.variance).rows(&y).gives_rows(&g.dims, DType::F32).check(|n| {
             let one = |i: usize| {
                 let dx = g.dy.values[i] * g.scale(i % g.channels());
@@ -203,7 +203,7 @@ fn statistics(values: &[f64]) -> [Sum; 2] {
 fn training(g: &Given, relu: bool) {
     let c = g.channels();
     let running = [Random(5).signed(&[c]), Random(6).image(&[c])];
-    let case = Case::new(Op::BatchNormTraining { relu }).rows(&g.x).whole(&g.weight).whole(&g.bias);
+    let case = OpCase::new(Op::BatchNormTraining { relu }).rows(&g.x).whole(&g.weight).whole(&g.bias);
     let case = case.gives_rows(&g.dims, DType::F32).gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32);
     case.updates_whole(&running[0]).updates_whole(&running[1]).check(|n| {
         let active = &g.x.values[..n * g.x.row()];
@@ -267,7 +267,7 @@ fn batch_norm_training_sums_many_terms_of_one_sign() {
     let dims = [20, 32, 32, 3];
     let x = Random(1).image(&dims);
     let [ones, zeros] = [1.0, 0.0].map(|v| Array::f32(&[3], [v; 3]));
-    let case = Case::new(Op::BatchNormTraining { relu: false }).rows(&x).whole(&ones).whole(&zeros);
+    let case = OpCase::new(Op::BatchNormTraining { relu: false }).rows(&x).whole(&ones).whole(&zeros);
     let case = case.gives_rows(&dims, DType::F32).gives_whole(&[3], DType::F32).gives_whole(&[3], DType::F32);
     case.updates_whole(&zeros).updates_whole(&ones).check(|n| {
         if n == 0 {
@@ -302,7 +302,7 @@ fn training_backward_input(relu: bool) {
             let rows = g.x.values.len() as f64 / c as f64;
             Array::f32(&[c], Random(seed).signed(&[c]).values.iter().map(|v| v * rows))
         });
-        let case = Case::new(Op::BatchNormTrainingBackwardInput { relu }).rows(&g.dy).rows(&g.x);
+        let case = OpCase::new(Op::BatchNormTrainingBackwardInput { relu }).rows(&g.dy).rows(&g.x);
         let case = case.whole(&g.weight).whole(&g.bias).whole(&g.mean).whole(&g.variance).whole(&dweight);
         case.whole(&dbias).gives_rows(&g.dims, DType::F32).check(|n| {
             let count = (n * g.x.row() / c) as f64;
@@ -332,7 +332,7 @@ pub fn batch_norm_relu_training_backward_input() {
 
 fn backward_weight(g: &Given, relu: bool) {
     let c = g.channels();
-    let case = Case::new(Op::BatchNormBackwardWeight { relu }).rows(&g.dy).rows(&g.x);
+    let case = OpCase::new(Op::BatchNormBackwardWeight { relu }).rows(&g.dy).rows(&g.x);
     let case = case.whole(&g.weight).whole(&g.bias).whole(&g.mean).whole(&g.variance);
     case.gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32).check(|n| {
         let mut sums = vec![vec![Sum::default(); c]; 2];

@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{ConvWindow, DType, Op};
 
-use super::support::{Array, Case, Random, Sum};
+use super::support::{Array, OpCase, Random, Sum};
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +116,7 @@ impl Shape {
 pub fn conv2d() {
     for s in SHAPES {
         let (x, w) = (Random(1).signed(&s.x()), Random(2).signed(&s.filters()));
-        Case::new(Op::Conv2d(s.window))
+        OpCase::new(Op::Conv2d(s.window))
             .rows(&x)
             .whole(&w)
             .gives_rows(&s.y(), DType::F32)
@@ -128,7 +128,7 @@ pub fn conv2d() {
 pub fn conv2d_backward_input() {
     for s in SHAPES {
         let (dy, w) = (Random(1).signed(&s.y()), Random(2).signed(&s.filters()));
-        Case::new(Op::Conv2dBackwardInput(s.window))
+        OpCase::new(Op::Conv2dBackwardInput(s.window))
             .rows(&dy)
             .whole(&w)
             .gives_rows(&s.x(), DType::F32)
@@ -140,7 +140,7 @@ pub fn conv2d_backward_input() {
 pub fn conv2d_backward_weight() {
     for s in SHAPES {
         let (dy, x) = (Random(1).signed(&s.y()), Random(2).signed(&s.x()));
-        Case::new(Op::Conv2dBackwardWeight(s.window))
+        OpCase::new(Op::Conv2dBackwardWeight(s.window))
             .rows(&dy)
             .rows(&x)
             .gives_whole(&s.filters(), DType::F32)
@@ -153,6 +153,6 @@ pub fn conv2d_backward_weight() {
 fn conv2d_backward_weight_sums_many_terms_of_one_sign() {
     let s = shape([50, 14, 14, 32], [4, 5, 5], 2, 1);
     let (x, dy) = (Random(1).image(&s.x()), Random(2).image(&s.y()));
-    let case = Case::new(Op::Conv2dBackwardWeight(s.window)).rows(&dy).rows(&x);
+    let case = OpCase::new(Op::Conv2dBackwardWeight(s.window)).rows(&dy).rows(&x);
     case.gives_whole(&s.filters(), DType::F32).check(|n| vec![s.backward_weight(n, &dy, &x)]);
 }

@@ -4,7 +4,7 @@
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
 use super::conv::{LARGE, SHAPES, Shape, shape};
-use super::support::{Array, Case, Random, Sum, exact, near};
+use super::support::{Array, OpCase, Random, Sum, exact, near};
 
 /// The wide ResNet 28-4: its first layer, then each kind of its others, on small images: the reference cases have large
 /// ones.
@@ -103,7 +103,7 @@ fn check_fused(s: &Shape, fusions: &[ConvFusion]) {
     let other = Random(5).signed(&s.y());
     for &fusion in fusions {
         let mut sum = convolution.clone();
-        let mut case = Case::new(Op::Conv2dFused(fusion)).rows(&x).whole(&w);
+        let mut case = OpCase::new(Op::Conv2dFused(fusion)).rows(&x).whole(&w);
         if let Some(stride) = fusion.shortcut {
             let short = shortcut(s, stride);
             assert_eq!(short.y(), s.y());
@@ -172,7 +172,7 @@ fn check_fused_backward_input(s: &Shape, fusions: &[ConvGradientFusion]) {
     y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, corner)| *v = corner);
     for &fusion in fusions {
         let mut dx = convolution.clone();
-        let mut case = Case::new(Op::Conv2dFusedBackwardInput(fusion)).rows(&dy).whole(&w);
+        let mut case = OpCase::new(Op::Conv2dFusedBackwardInput(fusion)).rows(&dy).whole(&w);
         if let Some(stride) = fusion.shortcut {
             let short = gradient_shortcut(s, stride);
             let (dy, w) = (Random(3).signed(&short.y()), Random(4).signed(&short.filters()));

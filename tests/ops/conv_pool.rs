@@ -5,7 +5,7 @@ use maxmargin::tape::{DType, NO_CHOICE, Op};
 
 use super::conv::{LARGE, Shape, shape};
 use super::pool::{first_maximum, halved, window};
-use super::support::{Array, Case, Random, Sum, exact};
+use super::support::{Array, OpCase, Random, Sum, exact};
 
 /// Kernels of 1 to 10 rows, so that filters take every number of vectors; rows around a vector's 8 and 16 elements.
 fn shapes() -> Vec<Shape> {
@@ -34,7 +34,7 @@ pub fn conv_pool() {
         let real = (Random(4).signed(&s.x()), Random(5).signed(&s.filters()), Random(6).signed(&[s.k]));
         for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
             let out = halved(s.y());
-            let case = Case::new(Op::ConvPool(s.window)).rows(&x).whole(&w).whole(&bias);
+            let case = OpCase::new(Op::ConvPool(s.window)).rows(&x).whole(&w).whole(&bias);
             case.gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).check(|n| {
                 let mut conv = s.forward(n, &x, &w);
                 conv.iter_mut().enumerate().for_each(|(i, sum)| *sum += bias.values[i % s.k]);
@@ -78,7 +78,7 @@ fn unpooled(s: &Shape, n: usize, dy: &Array, choice: &Array) -> Array {
 pub fn conv_pool_backward_input() {
     for s in shapes() {
         let ((dy, choice), w) = (gradient(&s), Random(3).signed(&s.filters()));
-        let case = Case::new(Op::ConvPoolBackwardInput(s.window)).rows(&dy).rows(&choice).whole(&w);
+        let case = OpCase::new(Op::ConvPoolBackwardInput(s.window)).rows(&dy).rows(&choice).whole(&w);
         case.gives_rows(&s.x(), DType::F32).check(|n| vec![s.backward_input(n, &unpooled(&s, n, &dy, &choice), &w)]);
     }
 }
@@ -87,7 +87,7 @@ pub fn conv_pool_backward_input() {
 pub fn conv_pool_backward_weight() {
     for s in shapes() {
         let ((dy, choice), x) = (gradient(&s), Random(3).signed(&s.x()));
-        let case = Case::new(Op::ConvPoolBackwardWeight(s.window)).rows(&dy).rows(&choice).rows(&x);
+        let case = OpCase::new(Op::ConvPoolBackwardWeight(s.window)).rows(&dy).rows(&choice).rows(&x);
         case.gives_whole(&s.filters(), DType::F32)
             .check(|n| vec![s.backward_weight(n, &unpooled(&s, n, &dy, &choice), &x)]);
     }
@@ -97,7 +97,7 @@ pub fn conv_pool_backward_weight() {
 pub fn conv_pool_backward_bias() {
     for s in shapes() {
         let (dy, choice) = gradient(&s);
-        Case::new(Op::ConvPoolBackwardBias).rows(&dy).rows(&choice).gives_whole(&[s.k], DType::F32).check(|n| {
+        OpCase::new(Op::ConvPoolBackwardBias).rows(&dy).rows(&choice).gives_whole(&[s.k], DType::F32).check(|n| {
             let mut sums = vec![Sum::default(); s.k];
             let full = unpooled(&s, n, &dy, &choice);
             full.values.iter().enumerate().for_each(|(i, &dy)| sums[i % s.k] += dy);

@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
-use super::support::{Array, Case, Random, Sum, exact, rounded};
+use super::support::{Array, OpCase, Random, Sum, exact, rounded};
 
 /// One element, an odd number, sizes around 8 and 16, and around a task's 16,384 elements.
 const SHAPES: [&[usize]; 9] =
@@ -20,7 +20,7 @@ fn numbers(seed: u64, dims: &[usize]) -> Array {
 fn map(op: Op, f: impl Fn(f64) -> Sum) {
     for (seed, dims) in SHAPES.iter().enumerate() {
         let a = numbers(seed as u64, dims);
-        Case::new(op.clone())
+        OpCase::new(op.clone())
             .rows(&a)
             .gives_rows(dims, DType::F32)
             .check(|n| vec![a.values[..n * a.row()].iter().map(|&a| f(a)).collect()]);
@@ -32,7 +32,7 @@ fn zip(op: Op, f: impl Fn(f64, f64) -> Sum) {
     for (seed, dims) in SHAPES.iter().enumerate() {
         let (a, b) = (numbers(seed as u64, dims), Random(77 + seed as u64).signed(dims));
         for (a, b) in [(&a, &b), (&b, &a)] {
-            Case::new(op.clone())
+            OpCase::new(op.clone())
                 .rows(a)
                 .rows(b)
                 .gives_rows(dims, DType::F32)
@@ -45,7 +45,7 @@ fn zip(op: Op, f: impl Fn(f64, f64) -> Sum) {
 pub fn bytes_to_unit() {
     for dims in [&[256][..], &[1, 1], &[3, 17, 1031], &[2, 28, 28, 1]] {
         let bytes = Array::u8(dims, (0..dims.iter().product::<usize>()).map(|i| (i % 256) as u8));
-        Case::new(Op::BytesToUnit)
+        OpCase::new(Op::BytesToUnit)
             .rows(&bytes)
             .gives_rows(dims, DType::F32)
             .check(|n| vec![bytes.values[..n * bytes.row()].iter().map(|b| rounded(b / 255.0)).collect()]);
@@ -61,7 +61,7 @@ pub fn copy() {
 pub fn fill() {
     for value in [0.0, -1.5, 1e-38] {
         for dims in SHAPES {
-            Case::new(Op::Fill { value }).gives_rows(dims, DType::F32).check(|n| {
+            OpCase::new(Op::Fill { value }).gives_rows(dims, DType::F32).check(|n| {
                 let row: usize = dims[1..].iter().product();
                 vec![vec![exact(f64::from(value)); n * row]]
             });
@@ -119,7 +119,7 @@ pub fn add_bias() {
     for dims in BIASED {
         let k = *dims.last().unwrap();
         let (x, bias) = (numbers(1, dims), Random(2).signed(&[k]));
-        Case::new(Op::AddBias).rows(&x).whole(&bias).gives_rows(dims, DType::F32).check(|n| {
+        OpCase::new(Op::AddBias).rows(&x).whole(&bias).gives_rows(dims, DType::F32).check(|n| {
             let sum = |(i, &x): (usize, &f64)| rounded(x + bias.values[i % k]);
             vec![x.values[..n * x.row()].iter().enumerate().map(sum).collect()]
         });
@@ -131,7 +131,7 @@ pub fn add_bias_backward_bias() {
     for dims in BIASED {
         let k = *dims.last().unwrap();
         let dy = Random(3).signed(dims);
-        Case::new(Op::AddBiasBackwardBias).rows(&dy).gives_whole(&[k], DType::F32).check(|n| {
+        OpCase::new(Op::AddBiasBackwardBias).rows(&dy).gives_whole(&[k], DType::F32).check(|n| {
             let mut sums = vec![Sum::default(); k];
             dy.values[..n * dy.row()].iter().enumerate().for_each(|(i, &dy)| sums[i % k] += dy);
             vec![sums]

@@ -3,7 +3,7 @@
 use maxmargin::tape::formula::{FORMULA_DEPTH, FORMULA_INPUTS, FORMULA_LENGTH};
 use maxmargin::tape::{DType, Formula, Op, Reduction};
 
-use super::support::{Array, Case, Random, Sum, exact, near, rounded};
+use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
 /// Rows of one element, around a warp, a block of threads and a block of lanes, and an image.
 const SHAPES: [&[usize]; 8] = [&[1, 1], &[5], &[3, 31], &[2, 33], &[4, 255], &[3, 257], &[2, 4, 4, 3], &[2, 1027]];
@@ -71,7 +71,7 @@ pub fn map() {
     for (seed, dims) in SHAPES.iter().enumerate() {
         let (a, b) = (numbers(seed as u64, dims), Random(99 + seed as u64).coarse(dims));
         for (formula, expected) in instructions().into_iter().step_by(if dims.len() > 2 { 1 } else { 9 }) {
-            Case::new(Op::Map(formula)).rows(&a).rows(&b).gives_rows(dims, DType::F32).check(|n| {
+            OpCase::new(Op::Map(formula)).rows(&a).rows(&b).gives_rows(dims, DType::F32).check(|n| {
                 vec![a.values.iter().zip(&b.values).take(n * a.row()).map(|(&a, &b)| expected(a, b)).collect()]
             });
         }
@@ -82,7 +82,7 @@ pub fn map() {
 fn a_formula_reads_by_element_by_row_and_one_for_all() {
     for dims in SHAPES {
         let (full, by_row, one) = (Random(1).signed(dims), Random(2).signed(&dims[..1]), Random(3).signed(&[1]));
-        Case::new(Op::Map(x(0) + x(1) * x(2)))
+        OpCase::new(Op::Map(x(0) + x(1) * x(2)))
             .rows(&by_row)
             .whole(&one)
             .rows(&full)
@@ -101,7 +101,7 @@ fn a_formula_reads_by_element_by_row_and_one_for_all() {
 fn a_formula_updates_what_it_reads_as_old() {
     for dims in SHAPES {
         let (old, a) = (Random(4).signed(dims), Random(5).signed(dims));
-        Case::new(Op::Map(x(0).less(Formula::old()).select(x(0), Formula::old()))).rows(&a).updates_rows(&old).check(
+        OpCase::new(Op::Map(x(0).less(Formula::old()).select(x(0), Formula::old()))).rows(&a).updates_rows(&old).check(
             |n| vec![old.values.iter().zip(&a.values).take(n * a.row()).map(|(&o, &a)| exact(o.min(a))).collect()],
         );
     }
@@ -115,10 +115,12 @@ fn a_formula_reads_tables_by_place() {
         let mut place = Random(7).coarse(dims);
         place.values.iter_mut().for_each(|v| *v *= 8.0);
         place.values[0] = f64::NAN;
-        Case::new(Op::Map(x(0).index_into(&x(1)))).rows(&place).whole(&table).gives_rows(dims, DType::F32).check(|n| {
-            let at = |&v: &f64| exact(table.values[(v.max(0.0) as usize).min(6)]);
-            vec![place.values[..n * place.row()].iter().map(at).collect()]
-        });
+        OpCase::new(Op::Map(x(0).index_into(&x(1)))).rows(&place).whole(&table).gives_rows(dims, DType::F32).check(
+            |n| {
+                let at = |&v: &f64| exact(table.values[(v.max(0.0) as usize).min(6)]);
+                vec![place.values[..n * place.row()].iter().map(at).collect()]
+            },
+        );
     }
 }
 
@@ -127,10 +129,12 @@ fn each_row_reads_its_own_table() {
     for dims in SHAPES {
         let (table, place) =
             (Random(12).signed(&[dims[0], 5]), Array::f32(dims, (0..dims.iter().product()).map(|i| (i % 7) as f64)));
-        Case::new(Op::Map(x(0).index_into(&x(1)))).rows(&place).rows(&table).gives_rows(dims, DType::F32).check(|n| {
-            let at = |i: usize| exact(table.values[i / place.row() * 5 + (place.values[i] as usize).min(4)]);
-            vec![(0..n * place.row()).map(at).collect()]
-        });
+        OpCase::new(Op::Map(x(0).index_into(&x(1)))).rows(&place).rows(&table).gives_rows(dims, DType::F32).check(
+            |n| {
+                let at = |i: usize| exact(table.values[i / place.row() * 5 + (place.values[i] as usize).min(4)]);
+                vec![(0..n * place.row()).map(at).collect()]
+            },
+        );
     }
 }
 
@@ -139,7 +143,7 @@ fn integers_are_read_as_numbers_and_written_without_their_fraction() {
     let (counts, one) = (Array::u32([0, 7, 1 << 20]), Array::u32([3]));
     let dims = [3, 2];
     let full = Array::f32(&dims, [0.0, 1.0, 2.5, -3.0, f64::NAN, 7.9]);
-    Case::new(Op::Map(x(0) + x(1) * x(2)))
+    OpCase::new(Op::Map(x(0) + x(1) * x(2)))
         .rows(&counts)
         .whole(&one)
         .rows(&full)
@@ -147,7 +151,7 @@ fn integers_are_read_as_numbers_and_written_without_their_fraction() {
         .check(|n| vec![(0..2 * n).map(|i| rounded(counts.values[i / 2] + 3.0 * full.values[i])).collect()]);
     let step = Array::f32(&[3], [-9.0, 0.75, f64::NAN]);
     let written = [0.0, 7.0, 0.0];
-    Case::new(Op::Map(Formula::old() + x(0)))
+    OpCase::new(Op::Map(Formula::old() + x(0)))
         .rows(&step)
         .updates_rows(&counts)
         .check(|n| vec![written[..n].iter().copied().map(exact).collect()]);
@@ -157,7 +161,7 @@ fn integers_are_read_as_numbers_and_written_without_their_fraction() {
 fn an_element_knows_its_place_in_its_row() {
     for dims in SHAPES {
         let a = Random(8).coarse(dims);
-        Case::new(Op::Map(x(0) + Formula::element()))
+        OpCase::new(Op::Map(x(0) + Formula::element()))
             .rows(&a)
             .gives_rows(dims, DType::F32)
             .check(|n| vec![(0..n * a.row()).map(|i| rounded(a.values[i] + (i % a.row()) as f64)).collect()]);
@@ -174,7 +178,7 @@ fn the_longest_the_deepest_and_the_widest_formula_are_computed() {
     let signs = [1.0, 1.0, if (FORMULA_LENGTH - wide.code().len()).is_multiple_of(2) { 1.0 } else { -1.0 }];
     assert_eq!(long.code().len(), FORMULA_LENGTH);
     for (formula, sign) in [wide, deep, long].into_iter().zip(signs) {
-        let case = arrays.iter().fold(Case::new(Op::Map(formula)), |case, a| case.rows(a));
+        let case = arrays.iter().fold(OpCase::new(Op::Map(formula)), |case, a| case.rows(a));
         case.gives_rows(dims, DType::F32).check(|n| {
             let sum = |i: usize| exact(sign * arrays.iter().map(|a| a.values[i]).sum::<f64>());
             vec![(0..n * 40).map(sum).collect()]
@@ -188,7 +192,7 @@ pub fn reduce() {
         let (a, by_row) = (Random(9).signed(dims), Random(10).signed(&dims[..1]));
         let rows = |n: usize| (0..n).map(|r| (&a.values[r * a.row()..][..a.row()], by_row.values[r]));
         let product = |v: f64, w: f64| f64::from((v * w) as f32);
-        Case::new(Op::Reduce(Reduction::Sum, x(0) * x(1)))
+        OpCase::new(Op::Reduce(Reduction::Sum, x(0) * x(1)))
             .rows(&by_row)
             .rows(&a)
             .gives_rows(&dims[..1], DType::F32)
@@ -201,7 +205,7 @@ pub fn reduce() {
                 vec![rows(n).map(sum).collect()]
             });
         for (reduction, least) in [(Reduction::Max, false), (Reduction::Min, true)] {
-            Case::new(Op::Reduce(reduction, x(1) + x(0) * 0.0))
+            OpCase::new(Op::Reduce(reduction, x(1) + x(0) * 0.0))
                 .rows(&by_row)
                 .rows(&a)
                 .gives_rows(&dims[..1], DType::F32)
@@ -223,7 +227,7 @@ fn an_extreme_passes_over_what_is_not_a_number() {
         (Reduction::Min, [-1.0, f64::INFINITY]),
         (Reduction::Sum, [f64::NAN; 2]),
     ] {
-        Case::new(Op::Reduce(reduction, x(0)))
+        OpCase::new(Op::Reduce(reduction, x(0)))
             .rows(&a)
             .gives_rows(&[2], DType::F32)
             .check(|n| vec![expected[..n].iter().copied().map(exact).collect()]);

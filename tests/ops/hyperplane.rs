@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{DType, Norm, Op};
 
-use super::support::{Array, Case, Random, Sum, exact, near};
+use super::support::{Array, OpCase, Random, Sum, exact, near};
 
 /// Points of 1, 7, 16, 17, 784, 1,031 (a prime) and 3,072 numbers.
 const SHAPES: [&[usize]; 7] = [&[9, 1], &[9, 7], &[9, 2, 2, 4], &[9, 17], &[9, 28, 28, 1], &[9, 1031], &[9, 32, 32, 3]];
@@ -69,7 +69,7 @@ pub fn project_hyperplane() {
     for (dims, norm) in SHAPES.into_iter().flat_map(|dims| [(dims, Norm::Linf), (dims, Norm::L2)]) {
         for far in [false, true] {
             let [z, anchor, w, value] = problems(dims, far);
-            let case = Case::new(Op::ProjectHyperplane(norm)).rows(&z).rows(&anchor).rows(&w).rows(&value);
+            let case = OpCase::new(Op::ProjectHyperplane(norm)).rows(&z).rows(&anchor).rows(&w).rows(&value);
             case.gives_rows(dims, DType::F32).check(|n| {
                 let row = |i: usize| {
                     let at = i * z.row()..(i + 1) * z.row();

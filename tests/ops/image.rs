@@ -3,7 +3,7 @@
 use maxmargin::rng::{Purpose, philox};
 use maxmargin::tape::{DType, Op};
 
-use super::support::{Array, Case, Random, exact, near};
+use super::support::{Array, OpCase, Random, exact, near};
 
 /// One element, one pixel, primes, the images of both data sets, and around 1,024 elements.
 const IMAGES: [[usize; 4]; 8] = [
@@ -57,7 +57,7 @@ fn standardized(image: &[f64]) -> (Vec<f64>, f64, f64) {
 pub fn standardize() {
     for dims in IMAGES {
         let x = images(&dims);
-        let case = Case::new(Op::Standardize).rows(&x);
+        let case = OpCase::new(Op::Standardize).rows(&x);
         case.gives_rows(&dims, DType::F32).gives_rows(&dims[..1], DType::F32).check(|n| {
             let mut results = vec![Vec::new(), Vec::new()];
             for image in x.values.chunks(x.row()).take(n) {
@@ -81,7 +81,7 @@ pub fn standardize_backward() {
         let y = Array::f32(&dims, parts.iter().flat_map(|(y, ..)| y.clone()));
         let floor = |deviation: f64| if deviation <= 1.0 / (row as f64).sqrt() { least(row) } else { deviation };
         let deviation = Array::f32(&dims[..1], parts.iter().map(|&(_, deviation, _)| floor(deviation)));
-        let case = Case::new(Op::StandardizeBackward).rows(&dy).rows(&y).rows(&deviation);
+        let case = OpCase::new(Op::StandardizeBackward).rows(&dy).rows(&y).rows(&deviation);
         case.gives_rows(&dims, DType::F32).check(|n| {
             let mut dx = Vec::new();
             for i in 0..n {
@@ -112,7 +112,7 @@ pub fn global_mean() {
     for dims @ [n, h, w, c] in FEATURES {
         let x = Random(1).signed(&dims);
         let pixels = (h * w) as f64;
-        Case::new(Op::GlobalMean).rows(&x).gives_rows(&[n, c], DType::F32).check(|n| {
+        OpCase::new(Op::GlobalMean).rows(&x).gives_rows(&[n, c], DType::F32).check(|n| {
             let mut means = vec![near(0.0, 0.0); n * c];
             for (i, &x) in x.values[..n * h * w * c].iter().enumerate() {
                 means[i / (h * w * c) * c + i % c] += x / pixels;
@@ -126,7 +126,7 @@ pub fn global_mean() {
 pub fn global_mean_backward() {
     for dims @ [n, h, w, c] in FEATURES {
         let dy = Random(1).signed(&[n, c]);
-        Case::new(Op::GlobalMeanBackward).rows(&dy).gives_rows(&dims, DType::F32).check(|n| {
+        OpCase::new(Op::GlobalMeanBackward).rows(&dy).gives_rows(&dims, DType::F32).check(|n| {
             let one = |i: usize| dy.values[i / (h * w * c) * c + i % c] / (h * w) as f64;
             vec![(0..n * h * w * c).map(one).map(|v| near(v, v.abs())).collect()]
         });
@@ -154,7 +154,7 @@ pub fn draw_augmentation() {
         let kinds = seen.iter().filter(|s| **s).count() as u64;
         let possible = range.iter().product::<u64>();
         assert!(kinds == possible || reach == 4 && kinds > 100, "{kinds} of {possible} augmentations occur");
-        let case = Case::new(op).whole(&counter).rows(&index).gives_rows(&[300, 3], DType::U32);
+        let case = OpCase::new(op).whole(&counter).rows(&index).gives_rows(&[300, 3], DType::U32);
         case.check(|n| vec![choices[..3 * n].iter().copied().map(exact).collect()]);
     }
 }
@@ -182,7 +182,7 @@ pub fn gather_augmented() {
         let index = Array::u32((0..n as u32).map(|i| [4, 0, 3, 3, 1, 2][i as usize % 6]));
         let values = choices.iter().flatten().map(|&choice| choice as f64).collect();
         let choice = Array { dims: vec![n, 3], dtype: DType::U32, values };
-        let case = Case::new(Op::GatherAugmented { reach: reach as u32 }).whole(&src).rows(&index).rows(&choice);
+        let case = OpCase::new(Op::GatherAugmented { reach: reach as u32 }).whole(&src).rows(&index).rows(&choice);
         case.gives_rows(&[n, h, w, c], DType::U8).check(|n| {
             let mut out = Vec::new();
             for (&[top, left, mirrored], &from) in choices.iter().zip(&index.values).take(n) {

@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
-use super::support::{Array, Case, Random, Sum, exact};
+use super::support::{Array, OpCase, Random, Sum, exact};
 
 /// Rows, inputs, outputs: around the 256 columns of a task, as many inputs and outputs as in LeNet5's layers, and sums of
 /// few terms, which are not cut into shares, in more than one tile.
@@ -42,7 +42,7 @@ fn products(n: usize, [_, inner, out]: [usize; 3], mut f: impl FnMut(usize, usiz
 pub fn linear() {
     for size @ [n, inner, out] in SIZES {
         let (x, w) = (Random(1).signed(&[n, inner]), Random(2).signed(&[out, inner]));
-        Case::new(Op::Linear).rows(&x).whole(&w).gives_rows(&[n, out], DType::F32).check(|n| {
+        OpCase::new(Op::Linear).rows(&x).whole(&w).gives_rows(&[n, out], DType::F32).check(|n| {
             let mut y = vec![Sum::default(); n * out];
             products(n, size, |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
             vec![y]
@@ -61,7 +61,7 @@ fn with_bias(relu: bool, size: [usize; 3]) {
     }
     let real = (Random(4).signed(&[n, inner]), Random(5).signed(&[out, inner]), Random(6).signed(&[out]));
     for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
-        let case = Case::new(Op::LinearBias { relu }).rows(&x).whole(&w).whole(&bias);
+        let case = OpCase::new(Op::LinearBias { relu }).rows(&x).whole(&w).whole(&bias);
         case.gives_rows(&[n, out], DType::F32).check(|n| {
             let mut y = vec![Sum::default(); n * out];
             products(n, size, |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
@@ -89,7 +89,7 @@ pub fn linear_bias_relu() {
 #[test]
 fn linear_takes_images_as_rows() {
     let (x, w) = (Random(1).signed(&[3, 2, 2, 5]), Random(2).signed(&[7, 20]));
-    Case::new(Op::Linear).rows(&x).whole(&w).gives_rows(&[3, 7], DType::F32).check(|n| {
+    OpCase::new(Op::Linear).rows(&x).whole(&w).gives_rows(&[3, 7], DType::F32).check(|n| {
         let mut y = vec![Sum::default(); n * 7];
         products(n, [3, 20, 7], |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
         vec![y]
@@ -99,7 +99,7 @@ fn linear_takes_images_as_rows() {
 fn backward_input(size: [usize; 3]) {
     let [n, inner, out] = size;
     let (dy, w) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]));
-    Case::new(Op::LinearBackwardInput).rows(&dy).whole(&w).gives_rows(&[n, inner], DType::F32).check(|n| {
+    OpCase::new(Op::LinearBackwardInput).rows(&dy).whole(&w).gives_rows(&[n, inner], DType::F32).check(|n| {
         let mut dx = vec![Sum::default(); n * inner];
         products(n, size, |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
         vec![dx]
@@ -124,7 +124,7 @@ fn rectified(dims: &[usize]) -> Array {
 fn linear_backward_input_is_0_where_relu_s_result_is_not_positive() {
     for size @ [n, inner, out] in SIZES {
         let (dy, w, y) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]), rectified(&[n, inner]));
-        let case = Case::new(Op::LinearBackwardInput).rows(&dy).whole(&w).rows(&y);
+        let case = OpCase::new(Op::LinearBackwardInput).rows(&dy).whole(&w).rows(&y);
         case.gives_rows(&[n, inner], DType::F32).check(|n| {
             let mut dx = vec![Sum::default(); n * inner];
             products(n, size, |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
@@ -137,7 +137,7 @@ fn linear_backward_input_is_0_where_relu_s_result_is_not_positive() {
 fn backward_weight(size: [usize; 3]) {
     let [n, inner, out] = size;
     let (dy, x) = (Random(1).signed(&[n, out]), Random(2).signed(&[n, inner]));
-    Case::new(Op::LinearBackwardWeight).rows(&dy).rows(&x).gives_whole(&[out, inner], DType::F32).check(|n| {
+    OpCase::new(Op::LinearBackwardWeight).rows(&dy).rows(&x).gives_whole(&[out, inner], DType::F32).check(|n| {
         let mut dw = vec![Sum::default(); out * inner];
         products(n, size, |y_at, w_at, x_at| dw[w_at] += dy.values[y_at] * x.values[x_at]);
         vec![dw]

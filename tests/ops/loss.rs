@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{DType, Loss, LossRule, Metric, Op, TargetedLoss};
 
-use super::support::{Array, Case, Random, Sum, exact, near, rounded};
+use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
 /// Rows of logits and their labels: random ones of several magnitudes, ties, and extremes.
 pub fn batches() -> Vec<(Array, Array)> {
@@ -105,7 +105,7 @@ pub fn loss() {
     for (logits, labels) in batches() {
         for rule in rules(logits.row()) {
             let row = |(z, &y): (&[f64], &f64)| value(z, y as usize, rule);
-            Case::new(Op::Loss(rule))
+            OpCase::new(Op::Loss(rule))
                 .rows(&logits)
                 .rows(&labels)
                 .gives_rows(&labels.dims, DType::F32)
@@ -147,7 +147,7 @@ pub fn loss_backward() {
                 let z = &logits.values[i * logits.row()..][..logits.row()];
                 gradient(z, labels.values[i] as usize, dvalue.values[i], rule)
             };
-            Case::new(Op::LossBackward(rule))
+            OpCase::new(Op::LossBackward(rule))
                 .rows(&logits)
                 .rows(&labels)
                 .rows(&dvalue)
@@ -216,7 +216,7 @@ fn check_kl(op: &Op, formula: impl Fn(&[[Sum; 3]], f64) -> Vec<Sum>) {
     for (p, q) in pairs() {
         let n = p.dims[0];
         let dvalue = Random(9).signed(&[n]);
-        let case = Case::new(op.clone()).rows(&p).rows(&q);
+        let case = OpCase::new(op.clone()).rows(&p).rows(&q);
         let case = match op {
             Op::Kl => case.gives_rows(&[n], DType::F32),
             _ => case.rows(&dvalue).gives_rows(&p.dims, DType::F32),
@@ -264,7 +264,7 @@ pub fn kl_backward_q() {
 #[test]
 pub fn mean_weights() {
     for n in [1, 7, 50] {
-        Case::new(Op::MeanWeights).gives_rows(&[n], DType::F32).check(|n| vec![vec![rounded(1.0 / n as f64); n]]);
+        OpCase::new(Op::MeanWeights).gives_rows(&[n], DType::F32).check(|n| vec![vec![rounded(1.0 / n as f64); n]]);
     }
 }
 
@@ -273,7 +273,7 @@ pub fn mean_weights() {
 pub fn hinge_weights() {
     let eps = Array::f32(&[6], [0.0, 0.3, 0.45, f64::from(0.45f32.next_down()), 0.4725, 0.1]);
     for hinge in [0.45, 0.3, 0.0] {
-        Case::new(Op::HingeWeights { hinge }).rows(&eps).gives_rows(&[6], DType::F32).check(|n| {
+        OpCase::new(Op::HingeWeights { hinge }).rows(&eps).gives_rows(&[6], DType::F32).check(|n| {
             let weight = |eps: &f64| if *eps < f64::from(hinge) { rounded(1.0 / n as f64) } else { exact(0.0) };
             vec![eps.values[..n].iter().map(weight).collect()]
         });
@@ -296,7 +296,7 @@ fn accumulate(n: usize) {
     let margin = rows([1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
     let eps = rows([0.1, 0.47, 0.0, 0.3, 0.46]);
     let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
-    let case = Case::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
+    let case = OpCase::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
     case.updates_whole(&sums).check(|n| {
         let mut all: Vec<Sum> = sums.values.iter().map(|&v| near(v, v)).collect();
         if n == 0 {
@@ -349,7 +349,7 @@ pub fn targeted_loss() {
                     TargetedLoss::Difference => rounded(z[t] - z[y]),
                 }
             };
-            Case::new(Op::TargetedLoss(targeted))
+            OpCase::new(Op::TargetedLoss(targeted))
                 .rows(&logits)
                 .rows(&labels)
                 .rows(&targets)
@@ -374,7 +374,7 @@ pub fn targeted_loss_backward() {
                     TargetedLoss::Difference => (0..z.len()).map(plain).collect(),
                 }
             };
-            Case::new(Op::TargetedLossBackward(targeted))
+            OpCase::new(Op::TargetedLossBackward(targeted))
                 .rows(&logits)
                 .rows(&labels)
                 .rows(&targets)
@@ -397,7 +397,7 @@ pub fn rank_class() {
                 others.sort_by(|&a, &b| z[b].partial_cmp(&z[a]).unwrap());
                 exact(others[(rank + run.unwrap_or(0)).min(others.len() - 1)] as f64)
             };
-            let case = Case::new(Op::RankClass { rank: rank as u32 }).rows(&logits).rows(&labels);
+            let case = OpCase::new(Op::RankClass { rank: rank as u32 }).rows(&logits).rows(&labels);
             let case = if let Some(run) = run { case.whole(&Array::u32([run as u32])) } else { case };
             case.gives_rows(&labels.dims, DType::U32).check(|n| vec![(0..n).map(row).collect()]);
         }
@@ -410,7 +410,7 @@ fn targets_are_classes_whatever_the_logits_are() {
     let logits = Array::f32(&[3, 4], [[f64::NAN; 4], [0.0, f64::NAN, 1.0, 2.0], [f64::INFINITY; 4]].concat());
     let labels = Array::u32([3, 0, 1]);
     for rank in 0..4 {
-        let case = Case::new(Op::RankClass { rank }).rows(&logits).rows(&labels);
+        let case = OpCase::new(Op::RankClass { rank }).rows(&logits).rows(&labels);
         // Any of 0 to 3: 1.5 and no more than 1.5 from it.
         case.gives_rows(&[3], DType::U32).check(|n| vec![vec![near(1.5, 1.5e6); n]]);
     }

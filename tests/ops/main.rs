@@ -1,7 +1,7 @@
 //! Every op on every device against its formula: in double precision, in plain loops, from the op's own description
 //! (`tape::Op`) and the paper, not from a device's code.
 //!
-//! [`support::Case`] says what is watched besides the numbers: outputs start as NaN, rows beyond the active ones and
+//! [`support::OpCase`] says what is watched besides the numbers: outputs start as NaN, rows beyond the active ones and
 //! everything around keep their bits, two runs and one or two threads agree bit for bit. [`support::TOLERANCE`] is the
 //! one law of tolerance; a `Sum` of size 0 allows none.
 

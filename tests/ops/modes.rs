@@ -8,18 +8,20 @@ use std::process::{Command, Output};
 
 use maxmargin::device::cuda::KERNELS;
 
-use super::support::fake::{Altered, Build, again, build_altered, library, required, rung, under_sanitizers};
+use super::support::fake::{
+    AlteredKernel, KernelBuild, build_altered, library, required, rerun, rung, under_sanitizers,
+};
 
 fn text(output: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// The other tests of this suite, with the driver's `options`; those of large layers have the code of small ones.
-fn pass(build: Build, options: &str) {
+fn pass(build: KernelBuild, options: &str) {
     if required("gpu") {
         return; // that process is on the real driver
     }
-    let Some(mut command) = rung("fake", again(&["--skip", "modes::", "--skip", "in_large_layers"], "kernels", build))
+    let Some(mut command) = rung("fake", rerun(&["--skip", "modes::", "--skip", "in_large_layers"], "kernels", build))
     else {
         return;
     };
@@ -31,7 +33,7 @@ fn pass(build: Build, options: &str) {
 
 #[test]
 fn every_op_passes_with_threads_and_blocks_reversed_and_a_guard_page_behind_every_operand() {
-    pass(Build::Plain, "threads=reversed;blocks=reversed;cp_async=wait;guard=end;workers=1");
+    pass(KernelBuild::Plain, "threads=reversed;blocks=reversed;cp_async=wait;guard=end;workers=1");
 }
 
 /// Tests take memory from the one device of the process: to open it for each case would take a GPU minutes.
@@ -39,7 +41,7 @@ fn every_op_passes_with_threads_and_blocks_reversed_and_a_guard_page_behind_ever
 fn every_op_passes_with_threads_and_blocks_in_random_order_and_a_guard_page_before_every_operand_on_one_open_gpu() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    pass(Build::Plain, &format!("threads=random:3;blocks=random:5;guard=begin;log={}", log.display()));
+    pass(KernelBuild::Plain, &format!("threads=random:3;blocks=random:5;guard=begin;log={}", log.display()));
     let Ok(log) = fs::read_to_string(log) else { return };
     let mut calls: BTreeMap<&str, usize> = BTreeMap::new();
     log.lines().for_each(|line| *calls.entry(line.split(' ').next().unwrap_or_default()).or_default() += 1);
@@ -68,7 +70,7 @@ fn a_kernel_with_one_rounding_changed_is_named_by_its_fingerprint_and_no_other_i
         return; // that process is on the real driver
     }
     let contracted =
-        Altered { file: "attack.cu", from: "x + t * (scale * (adv - x))", to: "fmaf(t, scale * (adv - x), x)" };
+        AlteredKernel { file: "attack.cu", from: "x + t * (scale * (adv - x))", to: "fmaf(t, scale * (adv - x), x)" };
     let Some([plain, altered]) = rung("fake", library().and_then(|plain| Ok([plain, build_altered(&contracted)?])))
     else {
         return;
@@ -105,6 +107,6 @@ fn a_kernel_with_one_rounding_changed_is_named_by_its_fingerprint_and_no_other_i
 #[test]
 fn every_op_passes_under_address_sanitizer() {
     if under_sanitizers() {
-        pass(Build::Address, "");
+        pass(KernelBuild::Address, "");
     }
 }

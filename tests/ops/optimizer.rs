@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{Op, OptimizerRule};
 
-use super::support::{Array, Case, Random, Sum, exact, near};
+use super::support::{Array, OpCase, Random, Sum, exact, near};
 
 /// One parameter, few, and around a task's 16,384.
 const LENGTHS: [usize; 5] = [1, 7, 16_383, 16_384, 16_385];
@@ -58,7 +58,7 @@ fn check(
         let states: Vec<Array> = states.iter().map(|state| state(len)).collect();
         for (step, with_clean) in STEPS.into_iter().flat_map(|step| [(step, true), (step, false)]) {
             let counter = Array::u32([step]);
-            let mut case = Case::new(op(rule.clone())).whole(&dmargin);
+            let mut case = OpCase::new(op(rule.clone())).whole(&dmargin);
             if with_clean {
                 case = case.whole(&dclean);
             }
@@ -119,7 +119,7 @@ pub fn sgd() {
 #[test]
 pub fn increment() {
     for count in [0u32, 1, 99_999, 0x7FFF_FFFF, 0xFFFF_FFFE] {
-        Case::new(Op::Increment)
+        OpCase::new(Op::Increment)
             .updates_whole(&Array::u32([count]))
             .check(|_| vec![vec![exact(f64::from(count) + 1.0)]]);
     }

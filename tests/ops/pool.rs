@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
-use super::support::{Array, Case, Random, exact};
+use super::support::{Array, OpCase, Random, exact};
 
 /// Images `n x h x w x c` to pool.
 const POOLED: [[usize; 4]; 6] =
@@ -31,7 +31,7 @@ pub fn max_pool2d() {
         let flat = Array::f32(&dims, vec![0.0; dims.iter().product()]);
         for x in [Random(1).signed(&dims), Random(2).coarse(&dims), flat] {
             let out = halved(dims);
-            Case::new(Op::MaxPool2d).rows(&x).gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).check(|n| {
+            OpCase::new(Op::MaxPool2d).rows(&x).gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).check(|n| {
                 let windows = (0..n * out[1..].iter().product::<usize>())
                     .map(|at| first_maximum([0, 1, 2, 3].map(|place| x.values[window(dims, at, place)])));
                 let (out, choice) = windows.map(|(most, place)| (exact(most), exact(place as f64))).unzip();
@@ -47,7 +47,7 @@ pub fn max_pool2d_backward() {
         let out = halved(dims);
         let (dy, mut random) = (Random(1).signed(&out), Random(2));
         let choice = Array::u8(&out, (0..dy.values.len()).map(|_| random.below(4) as u8));
-        Case::new(Op::MaxPool2dBackward).rows(&dy).rows(&choice).gives_rows(&dims, DType::F32).check(|n| {
+        OpCase::new(Op::MaxPool2dBackward).rows(&dy).rows(&choice).gives_rows(&dims, DType::F32).check(|n| {
             let mut dx = vec![exact(0.0); n * dims[1..].iter().product::<usize>()];
             for at in 0..n * dy.row() {
                 dx[window(dims, at, choice.values[at] as usize)] = exact(dy.values[at]);

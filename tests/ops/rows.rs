@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
-use super::support::{Array, Case, Random, exact, near};
+use super::support::{Array, OpCase, Random, exact, near};
 
 /// Rows of every element type.
 fn tables(rows: usize) -> [Array; 5] {
@@ -21,7 +21,7 @@ pub fn gather_rows() {
     for src in tables(7) {
         let index = Array::u32([6, 0, 3, 3, 1]);
         let dims = [&[5], &src.dims[1..]].concat();
-        Case::new(Op::GatherRows).whole(&src).rows(&index).gives_rows(&dims, src.dtype).check(|n| {
+        OpCase::new(Op::GatherRows).whole(&src).rows(&index).gives_rows(&dims, src.dtype).check(|n| {
             let row = |&at: &f64| src.values[at as usize * src.row()..][..src.row()].to_vec();
             vec![index.values[..n].iter().flat_map(row).map(exact).collect()]
         });
@@ -32,7 +32,7 @@ pub fn gather_rows() {
 pub fn scatter_rows() {
     for (dst, src) in tables(7).iter().zip(tables(5)) {
         let index = Array::u32([6, 0, 3, 5, 1]);
-        Case::new(Op::ScatterRows).rows(&src).rows(&index).updates_whole(dst).check(|n| {
+        OpCase::new(Op::ScatterRows).rows(&src).rows(&index).updates_whole(dst).check(|n| {
             let mut values = dst.values.clone();
             for (src, &at) in src.values.chunks(src.row()).zip(&index.values[..n]) {
                 values[at as usize * src.len()..][..src.len()].copy_from_slice(src);
@@ -50,7 +50,7 @@ pub fn select_negative() {
     for values in [corners, vec![1.0; 5], vec![-2.0; 9], vec![-1.0; 513], many] {
         let values = Array::f32(&[values.len()], values);
         // The places found are at the front; what lies behind them is not looked at by anyone, so any number will do.
-        Case::new(Op::SelectNegative)
+        OpCase::new(Op::SelectNegative)
             .rows(&values)
             .gives_rows(&values.dims, DType::U32)
             .gives_whole(&[1], DType::U32)

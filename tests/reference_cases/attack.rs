@@ -15,10 +15,10 @@ use maxmargin::model::{Mode, Model, State, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
 use super::case::{noise, unit};
-use super::check::{Check, largest, share_beyond};
+use super::comparison::{Comparison, largest, share_beyond};
 use super::model::{batch_norm, running_statistics};
 use super::numbers::to_nchw;
-use super::{Case, allocate};
+use super::{ReferenceCase, allocate};
 
 /// Two pixels are equal within this.
 const PIXEL: f64 = 1e-4;
@@ -32,7 +32,7 @@ const RUNNING_STATISTICS: f64 = 1e-5;
 const RUNNING_STATISTICS_ASTRAY: f64 = 1e-2;
 
 /// A case's model under attack, before the device has memory.
-struct Attacked {
+struct AttackReplay {
     memory: Memory,
     model: Box<dyn Model>,
     state: State,
@@ -43,8 +43,8 @@ struct Attacked {
     x: Vec<f32>,
 }
 
-impl Attacked {
-    fn new(case: &Case, loss: &str) -> Attacked {
+impl AttackReplay {
+    fn new(case: &ReferenceCase, loss: &str) -> AttackReplay {
         let (mut model, state) = case.model();
         let (images, n) = case.images("images", &*model);
         let mut memory = Memory::default();
@@ -60,10 +60,10 @@ impl Attacked {
             noise: noise.clone().map_or(StartNoise::None, StartNoise::Given),
         };
         let pgd = Pgd::new(&mut memory, &*model, &target, &settings);
-        Attacked { memory, model, state, target, noise, pgd, norm, x: unit(&images) }
+        AttackReplay { memory, model, state, target, noise, pgd, norm, x: unit(&images) }
     }
 
-    fn run(&self, case: &Case, device: &mut dyn Device, schedule: &Schedule, eps: &[f32], step: &[f32]) {
+    fn run(&self, case: &ReferenceCase, device: &mut dyn Device, schedule: &Schedule, eps: &[f32], step: &[f32]) {
         allocate(device, &self.memory, schedule);
         self.model.load(device, &self.state).unwrap();
         let n = self.target.capacity();
@@ -80,17 +80,17 @@ impl Attacked {
     }
 }
 
-pub fn pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
-    let attacked = Attacked::new(case, "loss");
+pub fn pgd(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
+    let attacked = AttackReplay::new(case, "loss");
     attacked.run(case, device, &attacked.pgd.schedule, &case.f32s("eps"), &case.f32s("step"));
     let near_underflow = case.has("loss", "xent") && case.number::<u32>("steps") == 1;
     let allowed = if near_underflow { PIXELS_OFF_NEAR_UNDERFLOW } else { PIXELS_OFF };
     compare(case, &device.read_f32(&attacked.pgd.adv).unwrap(), allowed, None)
 }
 
-pub fn an_pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
+pub fn an_pgd(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     let mode = batch_norm(case.choice("search_mode"));
-    let mut attacked = Attacked::new(case, "attack_loss");
+    let mut attacked = AttackReplay::new(case, "attack_loss");
     let n = attacked.target.capacity();
     let (start, eps, step) = match case.text("form") {
         "train" => {
@@ -115,7 +115,7 @@ pub fn an_pgd(case: &Case, device: &mut dyn Device) -> Vec<Check> {
         result: Fidelity::RELEASED.search_result,
         mode,
     };
-    let Attacked { memory, model, target, pgd, .. } = &mut attacked;
+    let AttackReplay { memory, model, target, pgd, .. } = &mut attacked;
     let an_pgd = AnPgd::new(memory, &**model, target, pgd.clone(), search);
     let point = image_buffer(memory, &**model, "point", n);
     let mut schedule = an_pgd.schedule.clone();
@@ -147,15 +147,15 @@ fn rule(loss: Loss) -> LossRule {
 }
 
 /// Compares adversarial examples, and margins, of which a search step is given.
-fn compare(case: &Case, found: &[f32], pixels_off: f64, margins: Option<(&[f32], f64)>) -> Vec<Check> {
+fn compare(case: &ReferenceCase, found: &[f32], pixels_off: f64, margins: Option<(&[f32], f64)>) -> Vec<Comparison> {
     let found = to_nchw(found, &case.tensor("images").shape);
     let expected = case.values("adversarial");
     if !case.has("model", "wide_resnet") {
         let off = share_beyond(&found, expected, PIXEL);
-        let mut checks = vec![Check::new("adversarial (share of pixels)", off, pixels_off)];
+        let mut checks = vec![Comparison::new("adversarial (share of pixels)", off, pixels_off)];
         checks.extend(margins.map(|(margins, search_step)| {
             let off = largest(margins, case.values("eps")) / search_step;
-            Check::new("eps (in search steps)", off, EPS_OFF)
+            Comparison::new("eps (in search steps)", off, EPS_OFF)
         }));
         return checks;
     }
@@ -167,5 +167,5 @@ fn compare(case: &Case, found: &[f32], pixels_off: f64, margins: Option<(&[f32],
         image || margins.is_some_and(off)
     };
     let strayed = (0..n).filter(strays).count();
-    vec![Check::new("adversarial and eps (examples)", strayed as f64, (n / 4) as f64)]
+    vec![Comparison::new("adversarial and eps (examples)", strayed as f64, (n / 4) as f64)]
 }

@@ -15,7 +15,7 @@ use super::numbers::{hashed_signed, hashed_unsigned, hashed_weights, to_nhwc};
 
 /// A tensor in PyTorch's layout.
 #[derive(Clone, Debug)]
-pub struct Tensor {
+pub struct ReferenceTensor {
     /// Dimensions, the slowest first.
     pub shape: Vec<usize>,
     /// Elements: every stored type fits.
@@ -24,20 +24,20 @@ pub struct Tensor {
 
 /// A file of a reference folder. Its getters panic where it lacks what they are asked for.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub struct ReferenceCase {
     /// File name without the extension.
     pub name: String,
     /// What the header says.
     pub metadata: HashMap<String, String>,
     /// What the file holds.
-    pub tensors: BTreeMap<String, Tensor>,
+    pub tensors: BTreeMap<String, ReferenceTensor>,
     folder: PathBuf,
     read: RefCell<BTreeSet<String>>,
 }
 
-impl Case {
+impl ReferenceCase {
     /// Reads a file.
-    pub fn read(path: &Path) -> Case {
+    pub fn read(path: &Path) -> ReferenceCase {
         let named = |what: &str| format!("{}: {what}", path.display());
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}", named(&e.to_string())));
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap_or_else(|e| panic!("{}", named(&e.to_string())));
@@ -45,9 +45,9 @@ impl Case {
         let tensor = |name: &str| {
             let view = file.tensor(name).expect("names are the file's");
             let values = decode(view.dtype(), view.data()).unwrap_or_else(|e| panic!("{}", named(&e)));
-            (name.to_string(), Tensor { shape: view.shape().to_vec(), values })
+            (name.to_string(), ReferenceTensor { shape: view.shape().to_vec(), values })
         };
-        Case {
+        ReferenceCase {
             name: path.file_stem().expect("a file has a name").to_string_lossy().into_owned(),
             metadata: header.metadata().clone().unwrap_or_default(),
             tensors: file.names().into_iter().map(tensor).collect(),
@@ -77,13 +77,13 @@ impl Case {
     }
 
     /// A tensor, if the case has it.
-    pub fn find(&self, name: &str) -> Option<&Tensor> {
+    pub fn find(&self, name: &str) -> Option<&ReferenceTensor> {
         self.read.borrow_mut().insert(name.to_string());
         self.tensors.get(name)
     }
 
     /// A tensor.
-    pub fn tensor(&self, name: &str) -> &Tensor {
+    pub fn tensor(&self, name: &str) -> &ReferenceTensor {
         self.find(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
     }
 
@@ -114,7 +114,7 @@ impl Case {
 
     /// The images `name` as bytes `[n, h, w, c]`, and `n`. They must fit `model`.
     pub fn images(&self, name: &str, model: &dyn Model) -> (Vec<u8>, usize) {
-        let Tensor { shape, values } = self.tensor(name);
+        let ReferenceTensor { shape, values } = self.tensor(name);
         let (n, [h, w, c]) = (shape[0], model.image());
         assert_eq!(shape[..], [n, c, h, w], "shape of {name}");
         let bytes: Vec<u8> = values.iter().map(|&v| v as u8).collect();
@@ -128,7 +128,7 @@ impl Case {
             "wide_resnet" => Box::new(WideResNet::new(self.number("depth"), self.number("widen"))),
             other => panic!("model {other:?} is not known"),
         };
-        let tensor: Draw = match self.text("weights").split_once(':') {
+        let tensor: ParameterValues = match self.text("weights").split_once(':') {
             Some(("hash", seed)) => {
                 let seed = seed.parse().unwrap_or_else(|_| panic!("weights hash:{seed} is not a seed"));
                 let names = state_dict(&*model);
@@ -136,7 +136,7 @@ impl Case {
                 Box::new(move |p| hashed_weights(seed, place(&p.name), &p.name, &p.shape))
             }
             Some(("file", file)) => {
-                let file = Case::read(&self.folder.join(file));
+                let file = ReferenceCase::read(&self.folder.join(file));
                 Box::new(move |p| {
                     assert_eq!(file.tensor(&p.name).shape, p.shape, "shape of {} in {}", p.name, file.name);
                     file.f32s(&p.name)
@@ -151,7 +151,7 @@ impl Case {
 }
 
 /// What gives a parameter its values, in PyTorch's layout.
-type Draw = Box<dyn Fn(&Parameter) -> Vec<f32>>;
+type ParameterValues = Box<dyn Fn(&Parameter) -> Vec<f32>>;
 
 /// The names of a model's state dict in PyTorch's order: a batch norm's running statistics follow its bias.
 fn state_dict(model: &dyn Model) -> Vec<String> {

@@ -8,8 +8,8 @@ use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model, State};
 use maxmargin::tape::{Buffer, LossRule, Memory, Op, Tape, Value};
 
-use super::check::Check;
-use crate::support::double::{Values, run};
+use super::comparison::Comparison;
+use crate::support::double::{DoubleValues, run};
 
 /// How near to 0 what ReLU is given must be for rounding to decide, relative to the root mean square of its batch.
 const TIE: f64 = 2e-5;
@@ -32,21 +32,28 @@ fn relus(tape: &Tape) -> Vec<[Value; 2]> {
 }
 
 /// The gradient of the summed loss by the images, and of the mean loss by each parameter, in our layouts.
-pub type Gradients = (Vec<f64>, Vec<Vec<f64>>);
+pub type CaseGradients = (Vec<f64>, Vec<Vec<f64>>);
 
 /// A case in double precision.
-pub struct Exact {
+pub struct DoublePrecision {
     tape: Tape,
     forward: usize,
-    known: Values,
+    known: DoubleValues,
     rows: usize,
     by_image: Value,
     by_parameter: Vec<Value>,
 }
 
-impl Exact {
+impl DoublePrecision {
     /// Computes the loss of the images `x` that have `labels`; the model is declared.
-    pub fn new(model: &dyn Model, state: &State, mode: Mode, rule: LossRule, x: &[f32], labels: &[u32]) -> Exact {
+    pub fn new(
+        model: &dyn Model,
+        state: &State,
+        mode: Mode,
+        rule: LossRule,
+        x: &[f32],
+        labels: &[u32],
+    ) -> DoublePrecision {
         let rows = labels.len();
         let mut memory = Memory::default();
         let mut tape = Tape::new("exact").without_fusion();
@@ -60,7 +67,7 @@ impl Exact {
         let mut by_parameter = tape.grad(loss, ones, &wanted);
         let by_image = by_parameter.remove(0);
 
-        let mut known = Values::new();
+        let mut known = DoubleValues::new();
         known.insert(image, x.iter().copied().map(f64::from).collect());
         known.insert(label, labels.iter().copied().map(f64::from).collect());
         for (params, values) in model.kept().zip(state) {
@@ -72,11 +79,11 @@ impl Exact {
             }
         }
         run(&tape, &tape.nodes()[..forward], &mut known, rows, &HashMap::new());
-        Exact { tape, forward, known, rows, by_image, by_parameter }
+        DoublePrecision { tape, forward, known, rows, by_image, by_parameter }
     }
 
     /// The gradients with the decisions of these results of ReLU, or its own.
-    pub fn gradients(&self, decisions: Option<&[Vec<f32>]>) -> Gradients {
+    pub fn gradients(&self, decisions: Option<&[Vec<f32>]>) -> CaseGradients {
         let passes = |decided: &Vec<f32>| decided.iter().map(|&y| y > 0.0).collect();
         let values = relus(&self.tape).into_iter().map(|[_, y]| y);
         let passes = values.zip(decisions.unwrap_or_default().iter().map(passes)).collect();
@@ -89,7 +96,7 @@ impl Exact {
     }
 
     /// Whether rounding explains the decisions that are not its own.
-    pub fn ties(&self, decisions: &[Vec<f32>]) -> Check {
+    pub fn ties(&self, decisions: &[Vec<f32>]) -> Comparison {
         let mut furthest = 0f64;
         for ([x, _], decided) in relus(&self.tape).into_iter().zip(decisions) {
             let x = &self.known[&x];
@@ -97,7 +104,7 @@ impl Exact {
             let other = x.iter().zip(decided).filter(|&(&x, &y)| (x > 0.0) != (y > 0.0));
             furthest = other.map(|(x, _)| x.abs() / size).fold(furthest, f64::max);
         }
-        Check::new("ReLU's decisions (distance from a tie)", furthest, TIE)
+        Comparison::new("ReLU's decisions (distance from a tie)", furthest, TIE)
     }
 }
 

@@ -6,21 +6,21 @@ use maxmargin::device::{Device, Schedule};
 use maxmargin::tape::{DType, Memory, Tape};
 
 use super::case::unit;
-use super::check::{Check, relative};
+use super::comparison::{Comparison, relative};
 use super::numbers::{hashed_signed, to_nchw, to_nhwc};
-use super::{Case, allocate};
+use super::{ReferenceCase, allocate};
 
 const STANDARDIZE: f64 = 2e-6;
 
 /// The images of a case as bytes `[n, h, w, c]`, these dimensions, and PyTorch's.
-fn images(case: &Case) -> (Vec<u8>, [usize; 4], &[usize]) {
+fn images(case: &ReferenceCase) -> (Vec<u8>, [usize; 4], &[usize]) {
     let shape = &case.tensor("images").shape;
     let &[n, c, h, w] = &shape[..] else { panic!("images have shape {shape:?}, expected [n, c, h, w]") };
     let bytes: Vec<u8> = case.u32s("images").iter().map(|&v| v as u8).collect();
     (to_nhwc(&bytes, shape), [n, h, w, c], shape)
 }
 
-pub fn augment(case: &Case, device: &mut dyn Device) -> Vec<Check> {
+pub fn augment(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     assert_eq!(case.text("mode"), "reflect", "metadata mode");
     let (bytes, dims, shape) = images(case);
     let n = dims[0];
@@ -46,10 +46,10 @@ pub fn augment(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     let mut found = vec![0; bytes.len()];
     device.read_bytes(&out, &mut found).unwrap();
     let off = to_nchw(&found, shape).iter().zip(case.values("out")).filter(|&(&f, &e)| f64::from(f) != e).count();
-    vec![Check::new("out (bytes that differ)", off as f64, 0.0)]
+    vec![Comparison::new("out (bytes that differ)", off as f64, 0.0)]
 }
 
-pub fn standardize(case: &Case, device: &mut dyn Device) -> Vec<Check> {
+pub fn standardize(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     let seed = case.text("cotangent").strip_prefix("hash:").and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| panic!("metadata cotangent = {:?}, expected hash:S", case.text("cotangent")));
     let (bytes, dims, shape) = images(case);
@@ -72,7 +72,7 @@ pub fn standardize(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     [("out", &out), ("input_grad", &dx)]
         .map(|(name, buffer)| {
             let found = to_nchw(&device.read_f32(buffer).unwrap(), shape);
-            Check::new(name, relative(&found, case.values(name)), STANDARDIZE)
+            Comparison::new(name, relative(&found, case.values(name)), STANDARDIZE)
         })
         .to_vec()
 }

@@ -6,12 +6,12 @@ use maxmargin::config::Fidelity;
 use maxmargin::device::{Device, Schedule};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Tape};
 
-use super::check::{Check, relative};
-use super::{Case, allocate};
+use super::comparison::{Comparison, relative};
+use super::{ReferenceCase, allocate};
 
 const ALLOWED: f64 = 1e-6;
 
-pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
+pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     let dims = &case.tensor("logits").shape;
     let mut memory = Memory::default();
     let (logits, labels) = (memory.f32("logits", dims), memory.u32("labels", &dims[..1]));
@@ -37,7 +37,7 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     device.replay(&schedule).unwrap();
     let compare = |(name, buffer): (String, Buffer)| {
         let error = relative(&device.read_f32(&buffer).unwrap(), case.values(&name));
-        Check::new(name, error, ALLOWED)
+        Comparison::new(name, error, ALLOWED)
     };
     asked.into_iter().map(compare).collect()
 }

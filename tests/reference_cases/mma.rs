@@ -17,10 +17,10 @@ use maxmargin::tape::{Loss, Memory};
 use maxmargin::train::Mma;
 
 use super::case::{noise, unit};
-use super::check::{Check, relative, relative_f64};
+use super::comparison::{Comparison, relative, relative_f64};
 use super::model::LOGITS;
 use super::numbers::digest;
-use super::{Case, allocate};
+use super::{ReferenceCase, allocate};
 
 const LOSS: f64 = 1e-5;
 const LOSS_AT_A_SIGN: f64 = 1e-3;
@@ -38,7 +38,7 @@ const CHAOTIC_EPS_OFF: f64 = 2.0;
 const CHAOTIC_CHANGE: f64 = 0.1;
 
 /// How far a step is off.
-struct Step {
+struct StepErrors {
     /// Examples that are right in the case and wrong here, or the other way round.
     right: usize,
     /// Of each example that is right: in search steps.
@@ -48,7 +48,7 @@ struct Step {
     mma_loss: f64,
 }
 
-pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
+pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     let (mut model, state) = case.model();
     let steps: usize = case.number("train_steps");
     let named = |k: usize, part: &str| format!("step{k}.{part}");
@@ -95,7 +95,7 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
         let search_step = f64::from(config.max_eps()) * 0.5f64.powi(config.num_search_steps as i32);
         let off = rows(&mma.eps).into_iter().zip(expected_eps).map(|(eps, e)| (eps - e).abs() / search_step);
         let logits = &device.read_f32(&mma.logits).unwrap()[..case.tensor(&named(k, "logits")).values.len()];
-        found.push(Step {
+        found.push(StepErrors {
             right: right.iter().zip(expected_right).filter(|(a, b)| a != b).count(),
             eps: off.zip(expected_right).filter(|&(_, &right)| right == 1.0).map(|(off, _)| off).collect(),
             logits: relative(logits, case.values(&named(k, "logits"))),
@@ -121,51 +121,55 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
                 OptimizerKind::Adam => relative_f64(&digest(&found), case.values(&name)),
                 OptimizerKind::Sgd => relative(&found, case.values(&name)),
             };
-            checks.push(Check::new(name, error, WEIGHTS));
+            checks.push(Comparison::new(name, error, WEIGHTS));
         }
         checks
     }
 }
 
 /// What is asked of LeNet5's steps.
-fn steps_of(steps: &[Step]) -> Vec<Check> {
+fn steps_of(steps: &[StepErrors]) -> Vec<Comparison> {
     let mut checks = Vec::new();
     for (k, step) in steps.iter().enumerate() {
-        checks.push(Check::new(format!("step{k}.right"), step.right as f64, 0.0));
+        checks.push(Comparison::new(format!("step{k}.right"), step.right as f64, 0.0));
         let eps = step.eps.iter().copied().fold(0.0, largest_of);
-        checks.push(Check::new(format!("step{k}.eps (in search steps)"), eps, EPS_OFF));
-        checks.push(Check::new(format!("step{k}.logits"), step.logits, LOGITS));
-        checks.push(Check::new(format!("step{k}.clean_loss"), step.clean_loss, LOSS));
+        checks.push(Comparison::new(format!("step{k}.eps (in search steps)"), eps, EPS_OFF));
+        checks.push(Comparison::new(format!("step{k}.logits"), step.logits, LOGITS));
+        checks.push(Comparison::new(format!("step{k}.clean_loss"), step.clean_loss, LOSS));
         let allowed = if step.mma_loss > LOSS { LOSS_AT_A_SIGN } else { LOSS };
-        checks.push(Check::new(format!("step{k}.mma_loss"), step.mma_loss, allowed));
+        checks.push(Comparison::new(format!("step{k}.mma_loss"), step.mma_loss, allowed));
     }
     // A sign that falls the other way is a rare accident: half of the steps, rounded up, may have one; a wrong
     // formula shows in all.
     let accidents = steps.iter().filter(|step| step.mma_loss > LOSS).count();
-    checks.push(Check::new("steps whose mma_loss a sign changed", accidents as f64, steps.len().div_ceil(2) as f64));
+    checks.push(Comparison::new(
+        "steps whose mma_loss a sign changed",
+        accidents as f64,
+        steps.len().div_ceil(2) as f64,
+    ));
     checks
 }
 
 /// What is asked of a wide ResNet's steps.
-fn chaotic_steps(steps: &[Step]) -> Vec<Check> {
+fn chaotic_steps(steps: &[StepErrors]) -> Vec<Comparison> {
     let mut checks = Vec::new();
     for (k, step) in steps.iter().enumerate() {
         let first = k == 0;
-        checks.push(Check::new(format!("step{k}.right"), step.right as f64, if first { 0.0 } else { 1.0 }));
+        checks.push(Comparison::new(format!("step{k}.right"), step.right as f64, if first { 0.0 } else { 1.0 }));
         let clean_loss = if first { FIRST_LOSS } else { CHAOTIC_LOSS };
-        checks.push(Check::new(format!("step{k}.clean_loss"), step.clean_loss, clean_loss));
-        checks.push(Check::new(format!("step{k}.mma_loss"), step.mma_loss, CHAOTIC_LOSS));
+        checks.push(Comparison::new(format!("step{k}.clean_loss"), step.clean_loss, clean_loss));
+        checks.push(Comparison::new(format!("step{k}.mma_loss"), step.mma_loss, CHAOTIC_LOSS));
         if first {
-            checks.push(Check::new("step0.logits", step.logits, LOGITS));
+            checks.push(Comparison::new("step0.logits", step.logits, LOGITS));
             let off = step.eps.iter().filter(|&&off| off.is_nan() || off > CHAOTIC_EPS_OFF).count();
-            checks.push(Check::new("step0.eps (examples)", off as f64, (step.eps.len() / 4) as f64));
+            checks.push(Comparison::new("step0.eps (examples)", off as f64, (step.eps.len() / 4) as f64));
         }
     }
     checks
 }
 
 /// How far the change of `params` is off: the median over its tensors.
-fn change(case: &Case, params: &Params, before: &[f32], after: &[f32]) -> Check {
+fn change(case: &ReferenceCase, params: &Params, before: &[f32], after: &[f32]) -> Comparison {
     let [before, after] = [before, after].map(|values| params.split_to_torch(values));
     let one = |((p, before), after): ((&Parameter, &Vec<f32>), &Vec<f32>)| {
         let expected = case.values(&format!("after.{}", p.name));
@@ -178,7 +182,7 @@ fn change(case: &Case, params: &Params, before: &[f32], after: &[f32]) -> Check 
     let mut errors: Vec<f64> = params.list.iter().zip(&before).zip(&after).map(one).collect();
     errors.sort_by(f64::total_cmp);
     let name = format!("after.* (change of {}, median)", params.buffer().name);
-    Check::new(name, errors[errors.len() / 2], CHAOTIC_CHANGE)
+    Comparison::new(name, errors[errors.len() / 2], CHAOTIC_CHANGE)
 }
 
 /// The larger; what is no number is the largest.
@@ -187,7 +191,7 @@ fn largest_of(a: f64, b: f64) -> f64 {
 }
 
 /// The case's hyper-parameters; the losses are those of every case.
-fn config(case: &Case, capacity: usize) -> Config {
+fn config(case: &ReferenceCase, capacity: usize) -> Config {
     let number = |key: &str| case.number::<f64>(key) as f32;
     let changes: BTreeMap<String, f64> = serde_json::from_str(case.text("lr_at"))
         .unwrap_or_else(|e| panic!("metadata lr_at = {:?}: {e}", case.text("lr_at")));

@@ -4,7 +4,7 @@
 
 mod attack;
 mod case;
-mod check;
+mod comparison;
 mod decisions;
 mod image;
 mod loss;
@@ -12,8 +12,8 @@ mod mma;
 mod model;
 mod numbers;
 
-pub use case::Case;
-pub use check::Check;
+pub use case::ReferenceCase;
+pub use comparison::Comparison;
 
 use maxmargin::device::{Device, Schedule};
 use maxmargin::tape::Memory;
@@ -22,7 +22,7 @@ use maxmargin::tape::Memory;
 ///
 /// # Panics
 /// On a family that is not known, and on a case that lacks what its family needs.
-pub fn replay(case: &Case, device: &mut dyn Device) -> Option<Vec<Check>> {
+pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Option<Vec<Comparison>> {
     match case.text("family") {
         "weights" => None,
         "loss" => Some(loss::replay(case, device)),

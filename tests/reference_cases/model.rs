@@ -14,10 +14,10 @@ use maxmargin::model::{Mode, Model, Parameter, image_buffer};
 use maxmargin::tape::{LossRule, Memory, Tape};
 
 use super::case::unit;
-use super::check::{Check, relative, relative_f64};
-use super::decisions::{self, Exact};
+use super::comparison::{Comparison, relative, relative_f64};
+use super::decisions::{self, DoublePrecision};
 use super::numbers::{digest, to_nchw};
-use super::{Case, allocate};
+use super::{ReferenceCase, allocate};
 
 /// What is allowed of logits, wherever they are compared.
 pub const LOGITS: f64 = 8e-6;
@@ -27,7 +27,7 @@ const PARAMETER_GRAD: f64 = 3e-5;
 /// With LeNet5, of which few ReLUs are near a tie. With a wide ResNet, see [`decisions`].
 const GRAD_AT_A_TIE: f64 = 3e-3;
 
-pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
+pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     let mode = batch_norm(case.choice("mode"));
     let (mut model, state) = case.model();
     let (images, n) = case.images("images", &*model);
@@ -72,7 +72,7 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
     device.write_u32(&labels, &case.u32s("labels")).unwrap();
     device.replay(&by_image).unwrap();
     let mut checks =
-        vec![Check::new("logits", relative(&device.read_f32(&logits).unwrap(), case.values("logits")), LOGITS)];
+        vec![Comparison::new("logits", relative(&device.read_f32(&logits).unwrap(), case.values("logits")), LOGITS)];
     if mode == Mode::Train {
         checks.extend(running_statistics(case, &*model, device, RUNNING_STATISTICS));
     }
@@ -81,54 +81,54 @@ pub fn replay(case: &Case, device: &mut dyn Device) -> Vec<Check> {
 
     let (by_image, by_parameters) = (device.read_f32(&dx).unwrap(), device.read_f32(&gradient).unwrap());
     let near = gradients(case, &*model, &by_image, &by_parameters);
-    if near.iter().all(Check::passes) {
+    if near.iter().all(Comparison::passes) {
         checks.extend(near);
     } else if wide {
-        let exact = Exact::new(&*model, &state, mode, rule, &unit(&images), &case.u32s("labels"));
+        let exact = DoublePrecision::new(&*model, &state, mode, rule, &unit(&images), &case.u32s("labels"));
         checks.extend(with_decisions(case, &*model, &exact, &decisions, (&by_image, &by_parameters)));
     } else {
         let tie = falls_the_other_way(&to_nchw(&by_image, &case.tensor("images").shape), case.values("input_grad"), n);
-        checks.extend(near.into_iter().map(|c| if tie { Check { allowed: GRAD_AT_A_TIE, ..c } } else { c }));
+        checks.extend(near.into_iter().map(|c| if tie { Comparison { allowed: GRAD_AT_A_TIE, ..c } } else { c }));
     }
     checks
 }
 
 /// Compares the gradients by the images, and by all parameters; both in our layouts. A case holds each parameter's whole
 /// or as a digest.
-fn gradients(case: &Case, model: &dyn Model, by_image: &[f32], by_parameters: &[f32]) -> Vec<Check> {
+fn gradients(case: &ReferenceCase, model: &dyn Model, by_image: &[f32], by_parameters: &[f32]) -> Vec<Comparison> {
     let by_image = to_nchw(by_image, &case.tensor("images").shape);
-    let mut checks = vec![Check::new("input_grad", relative(&by_image, case.values("input_grad")), INPUT_GRAD)];
+    let mut checks = vec![Comparison::new("input_grad", relative(&by_image, case.values("input_grad")), INPUT_GRAD)];
     for (p, found) in model.params().list.iter().zip(model.params().split_to_torch(by_parameters)) {
         let (whole, short) = (format!("grad.{}", p.name), format!("grad_digest.{}", p.name));
         let (name, error) = match case.find(&whole) {
             Some(expected) => (whole, relative(&found, &expected.values)),
             None => (short.clone(), relative_f64(&digest(&found), case.values(&short))),
         };
-        checks.push(Check::new(name, error, PARAMETER_GRAD));
+        checks.push(Comparison::new(name, error, PARAMETER_GRAD));
     }
     checks
 }
 
 /// Compares gradients with what the device's decisions ask for: as near as where no ReLU falls the other way.
 fn with_decisions(
-    case: &Case,
+    case: &ReferenceCase,
     model: &dyn Model,
-    exact: &Exact,
+    exact: &DoublePrecision,
     decisions: &[Vec<f32>],
     (by_image, by_parameters): (&[f32], &[f32]),
-) -> Vec<Check> {
+) -> Vec<Comparison> {
     let single = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
     let (own_by_image, own_by_parameter) = exact.gradients(None);
     let mut checks = gradients(case, model, &single(&own_by_image), &single(&own_by_parameter.concat()));
     checks.push(exact.ties(decisions));
     let (exact_by_image, exact_by_parameter) = exact.gradients(Some(decisions));
     let decided = |name: &str| format!("{name} of ReLU's decisions");
-    checks.push(Check::new(decided("input_grad"), relative(by_image, &exact_by_image), INPUT_GRAD));
+    checks.push(Comparison::new(decided("input_grad"), relative(by_image, &exact_by_image), INPUT_GRAD));
     let mut rest = by_parameters;
     for (p, expected) in model.params().list.iter().zip(exact_by_parameter) {
         let (found, after) = rest.split_at(p.len());
         rest = after;
-        checks.push(Check::new(decided(&format!("grad.{}", p.name)), relative(found, &expected), PARAMETER_GRAD));
+        checks.push(Comparison::new(decided(&format!("grad.{}", p.name)), relative(found, &expected), PARAMETER_GRAD));
     }
     checks
 }
@@ -142,12 +142,17 @@ pub fn batch_norm(mode: SearchMode) -> Mode {
 }
 
 /// Compares the running statistics that a device holds; a case holds each whole or as a digest.
-pub fn running_statistics(case: &Case, model: &dyn Model, device: &dyn Device, allowed: f64) -> Vec<Check> {
+pub fn running_statistics(
+    case: &ReferenceCase,
+    model: &dyn Model,
+    device: &dyn Device,
+    allowed: f64,
+) -> Vec<Comparison> {
     let Some(statistics) = model.statistics() else { return Vec::new() };
     let found = statistics.split_to_torch(&device.read_f32(statistics.buffer()).unwrap());
     let check = |(p, found): (&Parameter, Vec<f32>)| {
         let name = format!("after.{}", p.name);
-        Check::new(name.clone(), relative(&found, case.values(&name)), allowed)
+        Comparison::new(name.clone(), relative(&found, case.values(&name)), allowed)
     };
     statistics.list.iter().zip(found).map(check).collect()
 }

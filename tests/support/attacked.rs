@@ -6,7 +6,7 @@ use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model, Params};
 use maxmargin::tape::{Buffer, Memory, Norm, Tape, Value};
 
-use super::{LinearModel, Make, Random};
+use super::{LinearModel, Random, TestDevice};
 
 /// What an attack is run on. `weights` are the last layer's, a row a class.
 #[derive(Clone)]
@@ -122,14 +122,18 @@ pub struct Attacked {
 
 impl Attacked {
     /// Records an attack on the linear model and writes all that it reads.
-    pub fn new(make: Make, given: &Given, record: impl Fn(&mut Memory, &dyn Model, &Batch) -> Attack) -> Attacked {
+    pub fn new(
+        make: TestDevice,
+        given: &Given,
+        record: impl Fn(&mut Memory, &dyn Model, &Batch) -> Attack,
+    ) -> Attacked {
         let mut model = LinearModel::new(given.image, given.bias.len());
         Attacked::of(make, given, &mut model, &given.parameters(), record)
     }
 
     /// Records an attack on `model`, whose parameters are `values`.
     pub fn of(
-        make: Make,
+        make: TestDevice,
         given: &Given,
         model: &mut dyn Model,
         values: &[f32],

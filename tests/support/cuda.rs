@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use maxmargin::device::cuda::{Cuda, NVCC};
 
-use super::fake::{self, Fake, required, rung};
-use super::{Make, fingerprints};
+use super::fake::{self, FakeDriver, required, rung};
+use super::{TestDevice, fingerprints};
 
 static READY: LazyLock<bool> = LazyLock::new(|| {
     let compiled = NVCC.ok_or("no nvcc compiled the kernels (scripts/setup-nvcc installs one)".to_string());
@@ -29,13 +29,13 @@ fn apart_is_asked_for() -> bool {
 }
 
 /// The forms of the CUDA device that a suite runs on: both on the fake driver; on a GPU and for fingerprints one; in a
-/// process that is there to watch kernels ([`fake::again`]) the one with operands apart.
-pub fn devices() -> Vec<Make> {
+/// process that is there to watch kernels ([`fake::rerun`]) the one with operands apart.
+pub fn devices() -> Vec<TestDevice> {
     match () {
         () if !*READY => Vec::new(),
-        () if fake::is_again() || apart_is_asked_for() => vec![Make::CudaApart],
-        () if required("gpu") || fingerprints::in_use() => vec![Make::CudaArena],
-        () => vec![Make::CudaApart, Make::CudaArena],
+        () if fake::is_rerun() || apart_is_asked_for() => vec![TestDevice::CudaApart],
+        () if required("gpu") || fingerprints::in_use() => vec![TestDevice::CudaArena],
+        () => vec![TestDevice::CudaApart, TestDevice::CudaArena],
     }
 }
 
@@ -45,7 +45,7 @@ pub fn ready() -> bool {
 }
 
 /// The fake driver, where the device is on it.
-pub fn fake_driver() -> Option<&'static Fake> {
+pub fn fake_driver() -> Option<&'static FakeDriver> {
     if ready() && !required("gpu") { fake::load().ok() } else { None }
 }
 

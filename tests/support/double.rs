@@ -9,12 +9,12 @@ use maxmargin::tape::{BATCH_NORM_EPS, ConvWindow, Loss, LossRule, Node, Op, Tape
 use rayon::prelude::*;
 
 /// What values hold.
-pub type Values = HashMap<Value, Vec<f64>>;
+pub type DoubleValues = HashMap<Value, Vec<f64>>;
 
 /// Computes `nodes` of `tape`, which is not fused, for a batch of which `rows` rows are active. Sums over the batch are
 /// sums over these; other rows hold anything. `passes` says of results of ReLU where they let a gradient pass; of
 /// others, and where it says nothing, it passes where they are positive.
-pub fn run(tape: &Tape, nodes: &[Node], known: &mut Values, rows: usize, passes: &HashMap<Value, Vec<bool>>) {
+pub fn run(tape: &Tape, nodes: &[Node], known: &mut DoubleValues, rows: usize, passes: &HashMap<Value, Vec<bool>>) {
     for node in nodes {
         let results = compute(tape, node, known, rows, passes);
         known.extend(node.outputs.iter().copied().zip(results));
@@ -22,13 +22,19 @@ pub fn run(tape: &Tape, nodes: &[Node], known: &mut Values, rows: usize, passes:
 }
 
 /// All values of a tape without a gradient, given what its leaves hold.
-pub fn evaluate(tape: &Tape, leaves: &Values, rows: usize) -> Values {
+pub fn evaluate(tape: &Tape, leaves: &DoubleValues, rows: usize) -> DoubleValues {
     let mut known = leaves.clone();
     run(tape, tape.nodes(), &mut known, rows, &HashMap::new());
     known
 }
 
-fn compute(tape: &Tape, node: &Node, known: &Values, rows: usize, passes: &HashMap<Value, Vec<bool>>) -> Vec<Vec<f64>> {
+fn compute(
+    tape: &Tape,
+    node: &Node,
+    known: &DoubleValues,
+    rows: usize,
+    passes: &HashMap<Value, Vec<bool>>,
+) -> Vec<Vec<f64>> {
     let x = |i: usize| &known[&node.inputs[i]][..];
     let dims = |i: usize| tape.dims(node.inputs[i]);
     let out = tape.dims(node.outputs[0]);

@@ -44,7 +44,7 @@ pub fn under_sanitizers() -> bool {
 
 /// How kernels are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Build {
+pub enum KernelBuild {
     /// By the fake driver alone.
     Plain,
     /// By AddressSanitizer, and UndefinedBehaviorSanitizer's checks of alignment and of array bounds.
@@ -53,21 +53,21 @@ pub enum Build {
     Thread,
 }
 
-impl Build {
+impl KernelBuild {
     fn name(self) -> &'static str {
         match self {
-            Build::Plain => "plain",
-            Build::Address => "address",
-            Build::Thread => "thread",
+            KernelBuild::Plain => "plain",
+            KernelBuild::Address => "address",
+            KernelBuild::Thread => "thread",
         }
     }
 
     /// The fake driver itself is watched by nobody, and the same for all.
     fn kernel_flags(self) -> &'static [&'static str] {
         match self {
-            Build::Plain => &[],
-            Build::Address => &["-O1", "-fsanitize=address,alignment,bounds", "-fno-sanitize-recover=all"],
-            Build::Thread => &["-O1", "-fsanitize=thread"],
+            KernelBuild::Plain => &[],
+            KernelBuild::Address => &["-O1", "-fsanitize=address,alignment,bounds", "-fno-sanitize-recover=all"],
+            KernelBuild::Thread => &["-O1", "-fsanitize=thread"],
         }
     }
 
@@ -80,14 +80,14 @@ impl Build {
             if Path::new(path).is_absolute() { Ok(path.to_string()) } else { Err(format!("g++ has no {library}")) }
         };
         Ok(match self {
-            Build::Plain => vec![],
+            KernelBuild::Plain => vec![],
             // Only kernels are looked at, and what they leave allocated is the test's.
-            Build::Address => {
+            KernelBuild::Address => {
                 vec![("LD_PRELOAD", preload("libasan.so")?), ("ASAN_OPTIONS", "detect_leaks=0".to_string())]
             }
             // Locks of Rust's standard library are invisible to ThreadSanitizer, so what code outside the kernels does
             // to memory must be too.
-            Build::Thread => vec![
+            KernelBuild::Thread => vec![
                 ("LD_PRELOAD", preload("libtsan.so")?),
                 (
                     "TSAN_OPTIONS",
@@ -99,23 +99,23 @@ impl Build {
 }
 
 /// The folder with `libcuda.so.1`, the fake driver with the project's kernels: for `LD_LIBRARY_PATH`. The error says
-/// why there is none. In a process that [`again`] describes it is the library of that process.
+/// why there is none. In a process that [`rerun`] describes it is the library of that process.
 pub fn library() -> Result<PathBuf, String> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let find = || std::env::var(LIBRARY).map_or_else(|_| build("kernels", Build::Plain), |path| Ok(path.into()));
+    let find = || std::env::var(LIBRARY).map_or_else(|_| build("kernels", KernelBuild::Plain), |path| Ok(path.into()));
     BUILT.get_or_init(find).clone()
 }
 
 const LIBRARY: &str = "FAKE_CUDA_LIBRARY";
 
-/// Whether this process was started as [`again`] says.
-pub fn is_again() -> bool {
+/// Whether this process was started as [`rerun`] says.
+pub fn is_rerun() -> bool {
     std::env::var_os(LIBRARY).is_some()
 }
 
 /// Tests of this executable in a process of its own, with the kernels of a folder of the project, under a sanitizer:
 /// `which` are arguments of the test harness. It ends without success if the sanitizer finds anything.
-pub fn again(which: &[&str], kernels: &str, build: Build) -> Result<Command, String> {
+pub fn rerun(which: &[&str], kernels: &str, build: KernelBuild) -> Result<Command, String> {
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
     command.args(which).arg("--nocapture");
     command.env(LIBRARY, self::build(kernels, build)?).envs(build.environment()?);
@@ -123,12 +123,12 @@ pub fn again(which: &[&str], kernels: &str, build: Build) -> Result<Command, Str
 }
 
 /// Builds `libcuda.so.1` with the kernels of a folder of the project; the folder that holds it.
-pub fn build(kernels: &str, build: Build) -> Result<PathBuf, String> {
+pub fn build(kernels: &str, build: KernelBuild) -> Result<PathBuf, String> {
     build_set(kernels, build, None)
 }
 
 /// A kernel file with one expression changed.
-pub struct Altered<'a> {
+pub struct AlteredKernel<'a> {
     /// The file's name.
     pub file: &'a str,
     /// Text of the file, found in it once.
@@ -138,11 +138,11 @@ pub struct Altered<'a> {
 }
 
 /// Builds `libcuda.so.1` with the project's kernels, one of them altered; the folder that holds it.
-pub fn build_altered(altered: &Altered) -> Result<PathBuf, String> {
-    build_set("kernels", Build::Plain, Some(altered))
+pub fn build_altered(altered: &AlteredKernel) -> Result<PathBuf, String> {
+    build_set("kernels", KernelBuild::Plain, Some(altered))
 }
 
-fn build_set(kernels: &str, build: Build, altered: Option<&Altered>) -> Result<PathBuf, String> {
+fn build_set(kernels: &str, build: KernelBuild, altered: Option<&AlteredKernel>) -> Result<PathBuf, String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err("the fake driver is written for Linux on x86-64".to_string());
     }
@@ -168,7 +168,7 @@ fn build_set(kernels: &str, build: Build, altered: Option<&Altered>) -> Result<P
     let mut units = Vec::new();
     let headers = texts(&driver, &["h"])?;
     for (path, text) in texts(&driver, &["cpp"])? {
-        units.push(Unit::new(&objects, "driver", &path, text, &[], base.clone(), &headers));
+        units.push(CompilationUnit::new(&objects, "driver", &path, text, &[], base.clone(), &headers));
     }
     let mut headers = headers;
     headers.extend(texts(&kernels, &["cuh", "h"])?);
@@ -181,9 +181,9 @@ fn build_set(kernels: &str, build: Build, altered: Option<&Altered>) -> Result<P
         match altered.filter(|altered| path.ends_with(altered.file)) {
             None => {
                 let text = registration(&path, &text)?;
-                units.push(Unit::new(&objects, &set, &path, text, &flags, base.clone(), &headers));
+                units.push(CompilationUnit::new(&objects, &set, &path, text, &flags, base.clone(), &headers));
             }
-            Some(Altered { from, to, .. }) => {
+            Some(AlteredKernel { from, to, .. }) => {
                 if text.matches(from).count() != 1 {
                     return Err(format!("{}: expected {from:?} once", path.display()));
                 }
@@ -191,7 +191,7 @@ fn build_set(kernels: &str, build: Build, altered: Option<&Altered>) -> Result<P
                 let copy = result.join(path.file_name().unwrap_or_default());
                 fs::write(&copy, &text).map_err(|e| format!("{}: {e}", copy.display()))?;
                 let unit = registration(&copy, &text)?;
-                let mut unit = Unit::new(&objects, "altered", &copy, unit, &flags, base.clone(), &headers);
+                let mut unit = CompilationUnit::new(&objects, "altered", &copy, unit, &flags, base.clone(), &headers);
                 unit.source = path; // whose folder has the headers
                 units.push(unit);
             }
@@ -250,7 +250,7 @@ fn texts(folder: &Path, extensions: &[&str]) -> Result<Vec<(PathBuf, String)>, S
 }
 
 /// One file to compile; compiled again only if its text, a header, the flags, the compiler or the CPU has changed.
-struct Unit {
+struct CompilationUnit {
     source: PathBuf,
     text: String,
     object: PathBuf,
@@ -258,7 +258,7 @@ struct Unit {
     stamp: String,
 }
 
-impl Unit {
+impl CompilationUnit {
     fn new(
         objects: &Path,
         set: &str,
@@ -267,7 +267,7 @@ impl Unit {
         flags: &[&str],
         base: String,
         headers: &[(PathBuf, String)],
-    ) -> Unit {
+    ) -> CompilationUnit {
         let stem = source.file_stem().unwrap_or_default().to_string_lossy();
         let object = objects.join(format!("{set}_{stem}.o"));
         let source = source.to_path_buf();
@@ -276,7 +276,7 @@ impl Unit {
         parts.push(fs::read_to_string(&source).unwrap_or_default());
         parts.extend(headers.iter().map(|(_, header)| header.clone()));
         let flags = flags.iter().map(|flag| flag.to_string()).collect();
-        Unit { source, text, object, flags, stamp: stamp(&parts) }
+        CompilationUnit { source, text, object, flags, stamp: stamp(&parts) }
     }
 
     /// Whether there was anything to do.
@@ -395,25 +395,25 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Str
 }
 
 /// The fake driver in this process.
-pub struct Fake {
+pub struct FakeDriver {
     library: Library,
     path: PathBuf,
 }
 
 /// Loads [`library`] into this process; a program that then looks for `libcuda.so.1` finds it. The process keeps it.
-pub fn load() -> Result<&'static Fake, String> {
-    static LOADED: OnceLock<Result<Fake, String>> = OnceLock::new();
-    LOADED.get_or_init(|| Fake::open(&library()?)).as_ref().map_err(Clone::clone)
+pub fn load() -> Result<&'static FakeDriver, String> {
+    static LOADED: OnceLock<Result<FakeDriver, String>> = OnceLock::new();
+    LOADED.get_or_init(|| FakeDriver::open(&library()?)).as_ref().map_err(Clone::clone)
 }
 
-impl Fake {
+impl FakeDriver {
     /// Loads the library of a folder.
-    pub fn open(folder: &Path) -> Result<Fake, String> {
+    pub fn open(folder: &Path) -> Result<FakeDriver, String> {
         let path = folder.join("libcuda.so.1");
         // SAFETY: the library is ours; what it does while it is loaded is to read FAKE_CUDA and to list its kernels.
         let library = unsafe { unix::Library::open(Some(&path), unix::RTLD_NOW | unix::RTLD_GLOBAL) };
         let library = library.map_err(|e| format!("{}: {e:?}", path.display()))?.into();
-        Ok(Fake { library, path })
+        Ok(FakeDriver { library, path })
     }
 
     pub fn path(&self) -> &Path {

@@ -63,20 +63,20 @@ pub enum Verdict {
 /// First word of a recorded file, before the number of multiprocessors that sums were split for.
 const HEADER: &str = "multiprocessors";
 
-struct Recorded {
+struct RecordedFingerprints {
     multiprocessors: usize,
     /// By a case's key or a name.
     lines: HashMap<String, String>,
 }
 
-static RECORDED: LazyLock<Option<Recorded>> = LazyLock::new(|| {
+static RECORDED: LazyLock<Option<RecordedFingerprints>> = LazyLock::new(|| {
     let path = std::env::var("MAXMARGIN_FINGERPRINTS").ok()?;
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("MAXMARGIN_FINGERPRINTS: {path}: {e}"));
     let mut pairs = text.lines().map(|line| line.split_once('\t').unwrap_or_else(|| panic!("{path}: {line:?}")));
     let header = pairs.next().filter(|(name, _)| *name == HEADER).and_then(|(_, number)| number.parse().ok());
     let multiprocessors = header.unwrap_or_else(|| panic!("{path}: expected {HEADER} and a number in its first line"));
     let lines = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Some(Recorded { multiprocessors, lines })
+    Some(RecordedFingerprints { multiprocessors, lines })
 });
 
 static RECORDING: LazyLock<Option<Mutex<File>>> = LazyLock::new(|| {

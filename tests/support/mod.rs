@@ -2,22 +2,22 @@
 #![allow(dead_code, unused_imports)] // each suite uses its own part
 
 pub mod attacked;
-mod case;
 pub mod cuda;
 pub mod double;
 pub mod fake;
 pub mod fingerprints;
+mod op_case;
 
 use std::ops::AddAssign;
 
-pub use case::{Case, FILES_WITH_LIBRARY_FUNCTIONS};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::model::{Mode, Model, Params};
 use maxmargin::tape::{DType, Memory, Tape, Value};
+pub use op_case::{FILES_WITH_LIBRARY_FUNCTIONS, OpCase};
 
 /// A device that the suites run on; opened where it is used, so that it may run in a thread pool of any size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Make {
+pub enum TestDevice {
     /// The CPU.
     Cpu,
     /// The CUDA device with an allocation for every operand, each launch waited for.
@@ -26,12 +26,12 @@ pub enum Make {
     CudaArena,
 }
 
-impl Make {
+impl TestDevice {
     pub fn open(self) -> Box<dyn Device> {
         match self {
-            Make::Cpu => Box::new(Cpu::new()),
-            Make::CudaApart => Box::new(cuda::open(true)),
-            Make::CudaArena => Box::new(cuda::open(false)),
+            TestDevice::Cpu => Box::new(Cpu::new()),
+            TestDevice::CudaApart => Box::new(cuda::open(true)),
+            TestDevice::CudaArena => Box::new(cuda::open(false)),
         }
     }
 
@@ -40,23 +40,23 @@ impl Make {
     pub fn open_for_replays(self) -> Box<dyn Device> {
         const FEW: usize = 8;
         match self {
-            Make::Cpu => self.open(),
+            TestDevice::Cpu => self.open(),
             _ if fake::required("gpu") || fake::required("fake") => self.open(),
-            Make::CudaApart => Box::new(cuda::open(true).split_for(FEW)),
-            Make::CudaArena => Box::new(cuda::open(false).split_for(FEW)),
+            TestDevice::CudaApart => Box::new(cuda::open(true).split_for(FEW)),
+            TestDevice::CudaArena => Box::new(cuda::open(false).split_for(FEW)),
         }
     }
 }
 
 /// Every device that every suite runs on. Where the CUDA device alone is looked at, the CPU runs nothing.
-pub fn devices() -> Vec<Make> {
-    let cpu = !fake::is_again() && !fake::required("gpu") && !fingerprints::in_use();
-    cpu.then_some(Make::Cpu).into_iter().chain(cuda::devices()).collect()
+pub fn devices() -> Vec<TestDevice> {
+    let cpu = !fake::is_rerun() && !fake::required("gpu") && !fingerprints::in_use();
+    cpu.then_some(TestDevice::Cpu).into_iter().chain(cuda::devices()).collect()
 }
 
 /// The devices on which thousands of iterations take seconds: the CPU, and a GPU where one is required, but no fake.
-pub fn fast_devices() -> Vec<Make> {
-    if fake::required("gpu") { devices() } else { vec![Make::Cpu] }
+pub fn fast_devices() -> Vec<TestDevice> {
+    if fake::required("gpu") { devices() } else { vec![TestDevice::Cpu] }
 }
 
 /// The law of tolerance: a result may be off by this share of the sum of its terms' magnitudes. That is 17 times the

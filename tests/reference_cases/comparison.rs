@@ -2,7 +2,7 @@
 
 /// A measured error beside the largest that is allowed.
 #[derive(Clone, Debug)]
-pub struct Check {
+pub struct Comparison {
     /// What was compared.
     pub what: String,
     /// How far it was off.
@@ -11,10 +11,10 @@ pub struct Check {
     pub allowed: f64,
 }
 
-impl Check {
+impl Comparison {
     /// A comparison's outcome.
-    pub fn new(what: impl Into<String>, error: f64, allowed: f64) -> Check {
-        Check { what: what.into(), error, allowed }
+    pub fn new(what: impl Into<String>, error: f64, allowed: f64) -> Comparison {
+        Comparison { what: what.into(), error, allowed }
     }
 
     /// Whether the error is allowed; an error that is no number is not.
@@ -32,7 +32,7 @@ impl Check {
     }
 }
 
-impl std::fmt::Display for Check {
+impl std::fmt::Display for Comparison {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} off by {:.1e}, allowed {:.0e}", self.what, self.error, self.allowed)
     }

@@ -9,7 +9,7 @@ use maxmargin::tape::{Buffer, DType, Memory, Node, Op, Place, Program, Region, T
 use rayon::ThreadPool;
 
 use super::fingerprints::{self, Fingerprint, Verdict};
-use super::{Array, Make, Sum, TOLERANCE, devices};
+use super::{Array, Sum, TOLERANCE, TestDevice, devices};
 
 /// Runs of an op for equal bits, on each number of threads: 2, or what `MAXMARGIN_REPEAT` says. On a GPU, whose blocks run
 /// in another order each time, twenty show more.
@@ -51,54 +51,54 @@ impl Operand {
 
 /// One op on given operands. Memory is poisoned wherever nothing is given: outputs, rows beyond the active ones, and
 /// guards between all operands.
-pub struct Case {
+pub struct OpCase {
     op: Op,
     inputs: Vec<Operand>,
     outputs: Vec<Operand>,
 }
 
-impl Case {
-    pub fn new(op: Op) -> Case {
-        Case { op, inputs: Vec::new(), outputs: Vec::new() }
+impl OpCase {
+    pub fn new(op: Op) -> OpCase {
+        OpCase { op, inputs: Vec::new(), outputs: Vec::new() }
     }
 
-    fn input(mut self, a: &Array, by_rows: bool) -> Case {
+    fn input(mut self, a: &Array, by_rows: bool) -> OpCase {
         self.inputs.push(Operand { start: Some(a.clone()), dims: a.dims.clone(), dtype: a.dtype, by_rows });
         self
     }
 
     /// An operand that is read by rows.
-    pub fn rows(self, a: &Array) -> Case {
+    pub fn rows(self, a: &Array) -> OpCase {
         self.input(a, true)
     }
 
     /// An operand that is read as a whole, such as weights.
-    pub fn whole(self, a: &Array) -> Case {
+    pub fn whole(self, a: &Array) -> OpCase {
         self.input(a, false)
     }
 
-    fn output(mut self, start: Option<&Array>, dims: &[usize], dtype: DType, by_rows: bool) -> Case {
+    fn output(mut self, start: Option<&Array>, dims: &[usize], dtype: DType, by_rows: bool) -> OpCase {
         self.outputs.push(Operand { start: start.cloned(), dims: dims.to_vec(), dtype, by_rows });
         self
     }
 
     /// A result by rows.
-    pub fn gives_rows(self, dims: &[usize], dtype: DType) -> Case {
+    pub fn gives_rows(self, dims: &[usize], dtype: DType) -> OpCase {
         self.output(None, dims, dtype, true)
     }
 
     /// A result that all rows make together, such as a weight's gradient.
-    pub fn gives_whole(self, dims: &[usize], dtype: DType) -> Case {
+    pub fn gives_whole(self, dims: &[usize], dtype: DType) -> OpCase {
         self.output(None, dims, dtype, false)
     }
 
     /// A buffer that is updated by rows.
-    pub fn updates_rows(self, a: &Array) -> Case {
+    pub fn updates_rows(self, a: &Array) -> OpCase {
         self.output(Some(a), &a.dims, a.dtype, true)
     }
 
     /// A buffer that is updated as a whole.
-    pub fn updates_whole(self, a: &Array) -> Case {
+    pub fn updates_whole(self, a: &Array) -> OpCase {
         self.output(Some(a), &a.dims, a.dtype, false)
     }
 
@@ -123,7 +123,7 @@ impl Case {
                 let n = self.active(count);
                 let case = format!("{} {self:?}, {n} rows", self.kernels().join(", "));
                 let verdict = match make {
-                    Make::Cpu => Verdict::NotRecorded,
+                    TestDevice::Cpu => Verdict::NotRecorded,
                     _ => {
                         fingerprints::compare(self.key(count), self.fingerprint(n, outputs), self.uses_library(), &case)
                     }
@@ -229,7 +229,7 @@ impl Case {
 
     /// The bytes of the active elements of each output, for each of the `counts`. Whatever else is in memory must keep its
     /// bits, and bits must not depend on the run or on the number of threads.
-    fn run(&self, make: Make, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
+    fn run(&self, make: TestDevice, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
         let (all, memory, operands, rows) = self.program(false);
         let (some, ..) = self.program(true);
         let image = |n: usize| {
@@ -246,7 +246,7 @@ impl Case {
         let images: Vec<Vec<u8>> = counts.iter().map(|&count| image(self.active(count))).collect();
         // One copy moves the whole arena; operands that have allocations of their own are copied one by one.
         let whole = Buffer { dims: vec![memory.bytes()], dtype: DType::U8, ..memory.buffers[0].clone() };
-        let copied = if make == Make::CudaApart { memory.buffers.clone() } else { vec![whole] };
+        let copied = if make == TestDevice::CudaApart { memory.buffers.clone() } else { vec![whole] };
         let on_threads = |pool: &ThreadPool| -> Vec<Vec<Vec<u8>>> {
             pool.install(|| {
                 let mut device = make.open();
@@ -271,7 +271,7 @@ impl Case {
             })
         };
         // A GPU's results do not depend on the host's threads.
-        let pools = if make == Make::Cpu { &ONE_AND_TWO_THREADS[..] } else { &ONE_AND_TWO_THREADS[1..] };
+        let pools = if make == TestDevice::Cpu { &ONE_AND_TWO_THREADS[..] } else { &ONE_AND_TWO_THREADS[1..] };
         let results: Vec<Vec<Vec<Vec<u8>>>> = pools.iter().map(on_threads).collect();
         let outputs =
             (self.inputs.len()..operands.len()).map(|at| (&self.outputs[at - self.inputs.len()], &operands[at]));
@@ -311,7 +311,7 @@ struct Worst {
 /// holds the list against the sources.
 pub const FILES_WITH_LIBRARY_FUNCTIONS: [&str; 3] = ["formula.cu", "loss.cu", "optimizer.cu"];
 
-impl Debug for Case {
+impl Debug for OpCase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let dims: Vec<_> = self.inputs.iter().map(|o| &o.dims).collect();
         write!(f, "{:?} of {dims:?}", self.op)
