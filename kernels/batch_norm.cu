@@ -257,7 +257,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_training_shares_of(parts, x, rows, capacity, pixels, width, chunk, shares);
 }
 
-// The share of a batch in the running statistics after it: `BATCH_NORM_MOMENTUM` in src/tape/op.rs.
+// The share of a batch in the running statistics after it: `BATCH_NORM_MOMENTUM` in src/tape/params.rs.
 constexpr float MOMENTUM = 0.1f;
 
 __device__ __forceinline__ float moved(float from, float to) { return (1.0f - MOMENTUM) * from + MOMENTUM * to; }

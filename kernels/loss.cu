@@ -4,7 +4,7 @@
 // 10 classes that is 4 KB: a launch, and no more.
 #include "prelude.cuh"
 
-// `Loss` in src/tape/op.rs; src/device/cuda/lower/loss.rs numbers them so.
+// `Loss` in src/tape/loss.rs; src/device/cuda/lower/loss.rs numbers them so.
 enum Loss { XENT, SLM, LM, CW, DLR };
 
 // What a row's losses are made of; the same in every lane.
@@ -315,7 +315,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i < n) out[i] = eps[i] < hinge ? 1.0f / static_cast<float>(n) : 0.0f;
 }
 
-// Places in the sums: `Metric` in src/tape/op.rs.
+// Places in the sums: `Metric` in src/tape/metric.rs.
 enum Metric { STEPS, EXAMPLES, CLEAN_LOSS, MARGIN_LOSS, CORRECT, EPS, REACHED };
 
 // Adds a step's sums: 20 bytes a row. One block, so that the order of the terms is fixed.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::DatasetKind;
 use crate::model::{LeNet5, Model, WideResNet};
-pub use crate::tape::op::{Direction, L2Order};
+pub use crate::tape::{Direction, L2Order};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
 

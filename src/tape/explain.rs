@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Op, Program, Region, Value};
+use super::graph::Value;
+use super::op::Op;
+use super::plan::{Program, Region};
 
 impl Program {
     /// The value as it is printed: a buffer's name, or `%` and its number.

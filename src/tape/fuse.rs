@@ -7,7 +7,9 @@
 //! - a convolution, a block's shortcut (1x1), a residual sum, and batch norm in evaluation mode with ReLU:
 //!   [`Op::Conv2dFused`]; and the gradients by their inputs: [`Op::Conv2dFusedBackwardInput`]
 
-use super::{ConvFusion, ConvGradientFusion, Op, Tape, Value};
+use super::graph::{Tape, Value};
+use super::op::Op;
+use super::params::{ConvFusion, ConvGradientFusion};
 
 impl Tape {
     /// Replaces every chain that has a fused op with a gradient of its own. Values inside a chain must be used by the

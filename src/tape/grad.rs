@@ -5,7 +5,9 @@
 //! first contribution to a gradient is a value of its own and later ones are added to it, so nothing is
 //! zero-filled. (The idea of walking for targets only is also tinygrad's.)
 
-use super::{DType, Node, Op, Tape, Value};
+use super::graph::{Node, Tape, Value};
+use super::memory::DType;
+use super::op::Op;
 
 impl Tape {
     /// The gradient of `sum(loss * weights)` by each of `wanted`, in their order. `loss` and `weights` are `[n]`.

@@ -4,55 +4,10 @@
 //! dimension of every batch is its rows; an op recorded with a row count computes that many rows and
 //! leaves the others as they were.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use super::formula::{Formula, Reduction};
 use super::loss::{LossRule, TargetedLoss};
+use super::params::{ConvFusion, ConvGradientFusion, ConvWindow, Direction, Norm, OptimizerRule, PgdRule};
 use crate::rng::Purpose;
-
-/// The norm a margin is measured in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Norm {
-    /// The largest change of a pixel.
-    #[value(alias = "Linf")]
-    Linf,
-    /// The Euclidean length of the change.
-    #[value(alias = "L2")]
-    L2,
-}
-
-impl fmt::Display for Norm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Norm::Linf => "linf",
-            Norm::L2 => "l2",
-        })
-    }
-}
-
-/// What the stored margin is a multiple of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Direction {
-    /// (x_adv - x) / eps, where eps is the ball PGD searched (released): overstates the distance where the
-    /// perturbation ended inside the ball.
-    Eps,
-    /// (x_adv - x) / norm(x_adv - x): the margin is a true distance.
-    Unit,
-}
-
-/// What of PGD in l2 comes first after the step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum L2Order {
-    /// The box, then the ball (released).
-    BoxBall,
-    /// The ball, then the box.
-    BallBox,
-}
 
 /// One op. The comment of each gives its inputs -> outputs; an output marked * is a buffer that is updated.
 #[derive(Clone, Debug, PartialEq)]
@@ -267,90 +222,6 @@ pub enum Op {
     Increment,
     /// clean loss, clean lm, weights, margin loss, eps, each `[n]` -> sums*: see [`Metric`](super::Metric).
     AccumulateMetrics,
-}
-
-/// What batch norm adds to a variance: PyTorch's default.
-pub const BATCH_NORM_EPS: f32 = 1e-5;
-/// The share of a batch in the running statistics after it: PyTorch's default.
-pub const BATCH_NORM_MOMENTUM: f32 = 0.1;
-
-/// [`Op::ConvPool`]'s choice where the maximum is not positive: no gradient passes.
-pub const NO_CHOICE: u8 = 4;
-
-/// Geometry of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConvWindow {
-    /// Zeros around the image.
-    pub padding: usize,
-    /// Step of the window.
-    pub stride: usize,
-}
-
-impl ConvWindow {
-    /// Outputs along a side of `size` pixels: `(size + 2 padding - kernel) / stride + 1`.
-    pub fn outputs(self, size: usize, kernel: usize) -> usize {
-        (size + 2 * self.padding - kernel) / self.stride + 1
-    }
-}
-
-/// What follows a convolution and is computed with it, in this order. One of the last two is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConvFusion {
-    /// Of the convolution.
-    pub window: ConvWindow,
-    /// The stride of a 1x1 convolution (no padding) whose results are added: a block's shortcut.
-    pub shortcut: Option<usize>,
-    /// Whether another value is added.
-    pub addend: bool,
-    /// Whether the sum of all these is a result.
-    pub sum: bool,
-    /// Whether [`Op::BatchNorm`] of that sum, with ReLU, is a result.
-    pub norm: bool,
-}
-
-/// What follows a convolution's gradient by its input and is computed with it, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConvGradientFusion {
-    /// Of the convolution.
-    pub window: ConvWindow,
-    /// The stride of a 1x1 convolution (no padding) of the same input, whose gradient is added.
-    pub shortcut: Option<usize>,
-    /// Whether [`Op::BatchNormBackwardInput`], with ReLU, is applied to the sum.
-    pub norm: bool,
-    /// Whether another value is added at the end.
-    pub addend: bool,
-}
-
-/// How PGD takes a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PgdRule {
-    /// linf: along the sign; l2: along the gradient over its norm.
-    pub norm: Norm,
-    /// l2: what comes first after the step.
-    pub l2_order: L2Order,
-    /// l2: the least norm that is divided by.
-    pub l2_grad_floor: f32,
-}
-
-/// How gradients become weights. The gradient is `(1 - clean_coeff) dmargin + clean_coeff dclean`, and
-/// `weight_decay` times the weights is added to it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OptimizerRule {
-    /// (from step, learning rate), ascending, the first from 0.
-    pub schedule: Vec<(u32, f32)>,
-    /// The clean loss's share of the gradient.
-    pub clean_coeff: f32,
-    /// L2 penalty.
-    pub weight_decay: f32,
-    /// SGD's momentum; Adam ignores it.
-    pub momentum: f32,
-}
-
-impl OptimizerRule {
-    /// Learning rate at `step`, counted from 0.
-    pub fn rate(&self, step: u32) -> f32 {
-        self.schedule.iter().take_while(|(from, _)| *from <= step).last().expect("a schedule starts at step 0").1
-    }
 }
 
 impl Op {

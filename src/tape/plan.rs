@@ -4,7 +4,8 @@
 //! overlap share places in one workspace, which all programs of a device share too: nothing in it lives
 //! longer than its program runs.
 
-use super::{ALIGN_WORDS, Node, Tape, ValueInfo};
+use super::graph::{Node, Tape, ValueInfo};
+use super::memory::ALIGN_WORDS;
 
 /// Which memory a place is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::vectorized;
 use crate::rng::{self, Purpose};
-use crate::tape::op::{Direction, L2Order};
+use crate::tape::{Direction, L2Order};
 use crate::tape::{Norm, PgdRule};
 
 /// What random numbers are counted by, besides example and element.

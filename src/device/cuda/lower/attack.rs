@@ -4,7 +4,7 @@ use super::elementwise::width;
 use super::{Arg, Desc, rows_of};
 use crate::device::cuda::launch::{Launch, THREADS};
 use crate::rng::Purpose;
-use crate::tape::op::{Direction, L2Order};
+use crate::tape::{Direction, L2Order};
 use crate::tape::{Norm, Op, PgdRule};
 
 /// Operations on a number of an image, as the kernels' comments count them.

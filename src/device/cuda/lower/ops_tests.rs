@@ -8,11 +8,11 @@ use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
 use crate::device::cuda::images::kernel;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
 use crate::rng::Purpose;
-use crate::tape::op::{Direction, L2Order};
 use crate::tape::{
     Buffer, ConvFusion, ConvGradientFusion, ConvWindow, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op,
     OptimizerRule, PgdRule, Place, Program, Region, Tape,
 };
+use crate::tape::{Direction, L2Order};
 
 /// Elements of a row around a block's threads and around four times as many.
 const ROWS: [usize; 16] = [1, 2, 3, 4, 7, 16, 255, 256, 257, 784, 1020, 1024, 1028, 3072, 3076, 150_528];

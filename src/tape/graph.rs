@@ -1,0 +1,119 @@
+//! The tape: values, and the ops that compute them.
+
+use super::memory::{Buffer, DType};
+use super::op::Op;
+
+/// A value on a tape: what a buffer holds, or what an op computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub(crate) usize);
+
+/// What is known of a value.
+#[derive(Clone, Debug)]
+pub struct ValueInfo {
+    /// Dimensions, the slowest first.
+    pub dims: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+    /// The buffer that holds it; `None`: the plan gives it a place.
+    pub home: Option<Buffer>,
+}
+
+/// One op with its operands.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What is computed.
+    pub op: Op,
+    /// What is read.
+    pub inputs: Vec<Value>,
+    /// What is written; a buffer among them is updated.
+    pub outputs: Vec<Value>,
+    /// u32 `[1]`: how many rows are computed; `None`: all.
+    pub rows: Option<Value>,
+}
+
+/// A computation, recorded op by op in the order in which it will run.
+#[derive(Clone, Debug)]
+pub struct Tape {
+    pub(crate) name: String,
+    pub(crate) values: Vec<ValueInfo>,
+    pub(crate) nodes: Vec<Node>,
+    pub(super) rows: Option<Value>,
+    pub(super) fusing: bool,
+}
+
+impl Tape {
+    /// An empty tape; `name` is what prints call it.
+    pub fn new(name: &str) -> Tape {
+        Tape { name: name.into(), values: Vec::new(), nodes: Vec::new(), rows: None, fusing: true }
+    }
+
+    /// From here on, ops compute only as many rows as `rows` (u32 `[1]`) holds when they run.
+    pub fn set_rows(&mut self, rows: &Buffer) {
+        let rows = self.leaf(rows);
+        assert_eq!((self.dims(rows), self.dtype(rows)), (&[1][..], DType::U32), "a row count is u32 [1]");
+        self.rows = Some(rows);
+    }
+
+    /// Leaves every op as it was recorded: what tests compare fused programs with.
+    pub fn without_fusion(mut self) -> Tape {
+        self.fusing = false;
+        self
+    }
+
+    /// The content of a buffer.
+    pub fn leaf(&mut self, buffer: &Buffer) -> Value {
+        let known = self.values.iter().position(|v| v.home.as_ref() == Some(buffer));
+        known.map_or_else(|| self.value(&buffer.dims, buffer.dtype, Some(buffer.clone())), Value)
+    }
+
+    /// Has the op that computes `value` write it to `buffer`.
+    pub fn keep(&mut self, value: Value, buffer: &Buffer) {
+        let info = &mut self.values[value.0];
+        assert_eq!((&info.dims, info.dtype), (&buffer.dims, buffer.dtype), "{} keeps a value", buffer.name);
+        assert!(info.home.is_none(), "{} keeps a value that has a buffer", buffer.name);
+        info.home = Some(buffer.clone());
+    }
+
+    /// Dimensions of a value.
+    pub fn dims(&self, value: Value) -> &[usize] {
+        &self.values[value.0].dims
+    }
+
+    /// Element type of a value.
+    pub fn dtype(&self, value: Value) -> DType {
+        self.values[value.0].dtype
+    }
+
+    /// The recorded ops.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(crate) fn value(&mut self, dims: &[usize], dtype: DType, home: Option<Buffer>) -> Value {
+        self.values.push(ValueInfo { dims: dims.to_vec(), dtype, home });
+        Value(self.values.len() - 1)
+    }
+
+    /// Records `op` with the current row count.
+    pub(crate) fn push(&mut self, op: Op, inputs: &[Value], outputs: &[Value]) {
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.to_vec(), rows: self.rows });
+    }
+
+    /// Records an op whose result is f32 of shape `dims`.
+    pub(super) fn op(&mut self, op: Op, inputs: &[Value], dims: &[usize]) -> Value {
+        let out = self.value(dims, DType::F32, None);
+        self.push(op, inputs, &[out]);
+        out
+    }
+
+    /// Records an op whose result has the shape of its first input.
+    pub(super) fn same(&mut self, op: Op, inputs: &[Value]) -> Value {
+        let dims = self.dims(inputs[0]).to_vec();
+        self.op(op, inputs, &dims)
+    }
+
+    /// Checks that `value` is `[n]`; `what` is the op that a panic names.
+    pub(super) fn per_row(&self, value: Value, n: usize, what: &str) {
+        assert_eq!(self.dims(value), [n], "{what}: one value a row");
+    }
+}

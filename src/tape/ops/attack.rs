@@ -1,0 +1,62 @@
+//! PGD, the search for the boundary, and their random numbers.
+
+use crate::rng::Purpose;
+use crate::tape::Op;
+use crate::tape::graph::{Tape, Value};
+use crate::tape::memory::Buffer;
+use crate::tape::params::{Direction, Norm, PgdRule};
+
+impl Tape {
+    /// [`Op::Uniform`], as many values a row as `like` has.
+    pub fn uniform(
+        &mut self,
+        like: Value,
+        step: Value,
+        index: Value,
+        seed: u64,
+        purpose: Purpose,
+        signed: bool,
+    ) -> Value {
+        let dims = self.dims(like).to_vec();
+        self.per_row(index, dims[0], "uniform");
+        self.op(Op::Uniform { seed, purpose, signed }, &[step, index], &dims)
+    }
+
+    /// [`Op::PgdStart`].
+    pub fn pgd_start(&mut self, norm: Norm, x: Value, eps: Value, noise: Value) -> Value {
+        assert_eq!(self.dims(x), self.dims(noise), "pgd_start: x and noise");
+        self.per_row(eps, self.dims(x)[0], "pgd_start");
+        self.same(Op::PgdStart(norm), &[x, eps, noise])
+    }
+
+    /// [`Op::PgdStep`]: moves `adv`.
+    pub fn pgd_step(&mut self, rule: PgdRule, adv: &Buffer, x: Value, dx: Value, eps: Value, step: Value) {
+        let adv = self.leaf(adv);
+        assert!(self.dims(adv) == self.dims(x) && self.dims(x) == self.dims(dx), "pgd_step: adv, x and dx");
+        self.per_row(eps, self.dims(x)[0], "pgd_step");
+        self.per_row(step, self.dims(x)[0], "pgd_step");
+        self.push(Op::PgdStep(rule), &[x, dx, eps, step], &[adv]);
+    }
+
+    /// [`Op::AlongDirection`].
+    #[allow(clippy::too_many_arguments)] // the op's operands and its three choices
+    pub fn along_direction(
+        &mut self,
+        norm: Norm,
+        direction: Direction,
+        clamp: bool,
+        x: Value,
+        adv: Value,
+        ball: Value,
+        t: Value,
+    ) -> Value {
+        assert_eq!(self.dims(x), self.dims(adv), "along_direction: x and adv");
+        self.same(Op::AlongDirection { norm, direction, clamp }, &[x, adv, ball, t])
+    }
+
+    /// [`Op::Bisect`].
+    pub fn bisect(&mut self, max_eps: f32, loss: Value, t: &Buffer, low: &Buffer, high: &Buffer) {
+        let [t, low, high] = [t, low, high].map(|b| self.leaf(b));
+        self.push(Op::Bisect { max_eps }, &[loss], &[t, low, high]);
+    }
+}
