@@ -6,7 +6,7 @@ mod support;
 use maxmargin::batch::DeviceData;
 use maxmargin::config::{Config, OptimizerKind, SearchMode, preset};
 use maxmargin::device::Device;
-use maxmargin::model::{Mode, Model, Params};
+use maxmargin::model::{Mode, Model, OutputLayer, Params};
 use maxmargin::tape::{BATCH_NORM_MOMENTUM, BatchNorm, Memory, Metric, Tape, Value};
 use maxmargin::train::Mma;
 use support::{LinearModel, Random, TestDevice, devices};
@@ -328,6 +328,10 @@ impl Model for NormalizedModel {
 
     fn statistics(&self) -> Option<&Params> {
         Some(&self.statistics)
+    }
+
+    fn output_layer(&self) -> OutputLayer {
+        OutputLayer { weight: "weight", bias: "bias" }
     }
 
     fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value {

@@ -36,8 +36,8 @@ pub use square::{SquareSettings, square};
 pub use start::Start;
 
 use crate::device::Schedule;
-use crate::model::{Mode, Model, image_buffer};
-use crate::tape::{Buffer, Memory, Tape};
+use crate::model::{Model, image_buffer};
+use crate::tape::{Buffer, Memory};
 use crate::{Error, Result};
 
 /// An attack on the examples of a [`Batch`](crate::batch::Batch), as whoever runs it sees it.
@@ -61,12 +61,9 @@ pub struct Attack {
     pub schedule: Schedule,
 }
 
-/// How many classes a network tells apart; `least` are needed for the attack called `name`.
+/// Number of a model's classes; the attack called `name` needs at least `least`.
 fn check_classes(model: &dyn Model, name: &str, least: usize) -> Result<usize> {
-    let mut tape = Tape::new("classes");
-    let x = tape.leaf(&image_buffer(&mut Memory::default(), model, "x", 1));
-    let logits = model.logits(&mut tape, x, Mode::Eval);
-    match tape.dims(logits)[1] {
+    match model.classes() {
         few if few < least => {
             Err(Error::usage(format!("{name}: expected a network of {least} classes or more; found {few}")))
         }

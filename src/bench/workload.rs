@@ -160,8 +160,7 @@ impl BenchStep {
     pub fn fill(&self, device: &mut dyn Device) -> Result<()> {
         let mut state = self.model.initial(0);
         let weights = &mut state[0];
-        let bias = weights.len() - self.model.params().list.last().expect("a model has parameters").len();
-        weights[bias] += BIAS;
+        weights[self.model.params().range(self.model.output_layer().bias).start] += BIAS;
         self.model.load(device, &state)?;
         let pixels: Vec<u8> = (0..self.data.images.len()).map(|i| (256.0 * number(i)) as u8).collect();
         device.write_u8(&self.data.images, &pixels)?;

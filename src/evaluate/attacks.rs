@@ -5,7 +5,6 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::Examples;
-use super::examples::classes;
 use crate::attack::{
     AnPgd, ApgdLoss, ApgdSettings, Attack, AutoAttack, CwSettings, DdnSettings, FabSettings, FmnSettings, PgdSettings,
     RestartedPgd, Search, SearchStart, SpsaSettings, SquareSettings, StartNoise, StepLength, apgd, auto_attack, cw,
@@ -148,7 +147,7 @@ pub fn record(
                 attacks.push(pgd(settings.loss, 0..nb_restart).record(memory, model, target, &run));
             }
             AttackName::PgdT => {
-                let others = 0..classes(model) as u32 - 1;
+                let others = 0..model.classes() as u32 - 1;
                 let pgd = RestartedPgd { targeted: true, ..pgd(settings.loss, others) };
                 attacks.push(pgd.record(memory, model, target, &run));
             }

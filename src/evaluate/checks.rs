@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::Examples;
 use super::checkpoint::{AttackStatistics, EvaluationState};
-use super::examples::classes;
 use crate::Result;
 use crate::device::Device;
 use crate::model::{Mode, Model};
@@ -60,14 +59,14 @@ pub(super) fn suspicious(
     let Some(first) = examples.batches(&all).next() else { return Ok(odd) };
     examples.look(device, first)?;
     let logits = examples.logits(device)?;
-    let used = first.len() * classes(model);
+    let used = first.len() * model.classes();
     examples.look(device, first)?;
     if examples.logits(device)?[..used].iter().zip(&logits).any(|(a, b)| a.to_bits() != b.to_bits()) {
         odd.push("the network's output is random: two passes of the same images differ".into());
     }
     let probabilities =
         |row: &[f32]| row.iter().all(|z| (0.0..=1.0).contains(z)) && (row.iter().sum::<f32>() - 1.0).abs() < 1e-4;
-    if logits[..used].chunks(classes(model)).all(probabilities) {
+    if logits[..used].chunks(model.classes()).all(probabilities) {
         odd.push("the network's output is probabilities, not logits: losses on them have small gradients".into());
     }
     device.execute(&gradients.program)?;

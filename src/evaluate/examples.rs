@@ -40,7 +40,7 @@ impl Examples {
         let data = DeviceData::new(memory, model, name, n);
         let target = Batch::new(memory, model, name, batch.min(n).max(1));
         let margin = memory.f32(&format!("{name}.margin"), &target.labels.dims);
-        let logits = memory.f32(&format!("{name}.logits"), &[target.capacity(), classes(model)]);
+        let logits = memory.f32(&format!("{name}.logits"), &[target.capacity(), model.classes()]);
         let mut tape = Tape::new("gather");
         tape.set_rows(&target.rows);
         data.gather(&mut tape, &target);
@@ -160,9 +160,4 @@ impl Examples {
     pub(super) fn batches<'a>(&self, index: &'a [u32]) -> impl Iterator<Item = &'a [u32]> + use<'a> {
         index.chunks(self.target.capacity())
     }
-}
-
-/// How many classes a model tells apart.
-pub(super) fn classes(model: &dyn Model) -> usize {
-    model.params().list.last().expect("a model has parameters").shape[0]
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Schedule;
 use crate::model::Model;
-use crate::tape::{Buffer, Op, Program};
+use crate::tape::{Op, Program};
 
 /// How often the network was run. Of a program: for each of its examples; of an evaluation: over all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +21,7 @@ impl Passes {
     /// Of a program for batches of `n` examples: how often the model's last layer is computed, and how often its gradient
     /// by its input; of a batch of samples, `k` an example, as `k` passes.
     pub fn of(program: &Program, model: &dyn Model, n: usize) -> Passes {
-        let params = model.params();
-        // The bias is the last parameter, its weight the one before.
-        let weight: Buffer = params.parts(params.buffer()).swap_remove(params.list.len() - 2);
+        let weight = model.params().part(model.output_layer().weight);
         let mut passes = Passes::default();
         for node in &program.nodes {
             let reads_it = node.inputs.get(1).is_some_and(|w| program.values[w.0].home.as_ref() == Some(&weight));

@@ -13,7 +13,7 @@ use super::adversarial::{AdversarialFile, Adversarials};
 use super::attacks::{AttackName, AttackSettings, PGD_ITERATIONS, record};
 use super::checkpoint::{AttackStatistics, CheckpointWriter, Cursor, EvaluationState};
 use super::checks::{GradientCheck, suspicious};
-use super::examples::{CleanPrediction, classes};
+use super::examples::CleanPrediction;
 use super::passes::Passes;
 use super::report::{EvaluationReport, ImageRow, MinimumNormResult, RobustAccuracy};
 use super::verified::VerifiedAttack;
@@ -452,9 +452,9 @@ pub(super) fn fitting_images(model: &dyn Model, weights: &Path, dataset: &Datase
             model.image(),
         )));
     }
-    if classes(model) != usize::from(data::CLASSES) {
-        let expected = format!("expected {} classes, found {}", data::CLASSES, classes(model));
-        return Err(Error::format(weights, format!("linear2.weight: {expected}")));
+    if model.classes() != usize::from(data::CLASSES) {
+        let expected = format!("expected {} classes, found {}", data::CLASSES, model.classes());
+        return Err(Error::format(weights, format!("{}: {expected}", model.output_layer().weight)));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! LeNet5 as Madry et al.'s MNIST challenge and the paper have it: two convolutions, each with ReLU and a 2x2
 //! max-pool, and two linear layers.
 
-use super::{Mode, Model, Params};
+use super::{Mode, Model, OutputLayer, Params};
 use crate::tape::{ConvWindow, Memory, Tape, Value};
 
 /// LeNet5 of any width, on images `[28, 28, 1]` or of another size divisible by 4.
@@ -84,6 +84,10 @@ impl Model for LeNet5 {
 
     fn params(&self) -> &Params {
         &self.params
+    }
+
+    fn output_layer(&self) -> OutputLayer {
+        OutputLayer { weight: "linear2.weight", bias: "linear2.bias" }
     }
 
     fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {

@@ -24,6 +24,15 @@ pub enum Mode {
     Eval,
 }
 
+/// Names of the parameters of the linear layer that computes the logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLayer {
+    /// Weight `[classes, features]`.
+    pub weight: &'static str,
+    /// Bias `[classes]`.
+    pub bias: &'static str,
+}
+
 /// A classifier of images `[n, h, w, c]` with pixels in [0, 1].
 pub trait Model {
     /// What it is, in a line.
@@ -38,6 +47,14 @@ pub trait Model {
     /// What is computed beside training, and saved: batch norm's running statistics.
     fn statistics(&self) -> Option<&Params> {
         None
+    }
+
+    /// Linear layer that computes the logits.
+    fn output_layer(&self) -> OutputLayer;
+
+    /// Number of classes.
+    fn classes(&self) -> usize {
+        self.params().range(self.output_layer().bias).len()
     }
 
     /// Records the logits `[n, classes]` of images x.
@@ -86,4 +103,26 @@ pub fn batch_dims(model: &dyn Model, n: usize) -> Vec<usize> {
 /// A buffer for a batch of `n` of a model's images.
 pub fn image_buffer(memory: &mut Memory, model: &dyn Model, name: &str, n: usize) -> Buffer {
     memory.f32(name, &batch_dims(model, n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_have_a_column_for_each_class() {
+        let models: [Box<dyn Model>; 2] = [
+            Box::new(LeNet5::with_sizes([8, 8, 1], [2, 3], 3, 4, 7)),
+            Box::new(WideResNet::new(10, 1)),
+        ];
+        for (mut model, classes) in models.into_iter().zip([7, 10]) {
+            let mut memory = Memory::default();
+            model.declare(&mut memory);
+            let mut tape = Tape::new("logits");
+            let x = tape.leaf(&image_buffer(&mut memory, &*model, "x", 2));
+            let logits = model.logits(&mut tape, x, Mode::Eval);
+            assert_eq!(tape.dims(logits), [2, classes]);
+            assert_eq!(model.classes(), classes, "{}", model.describe());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Parameters: names and shapes as PyTorch has them, places in one buffer, first values.
 
+use std::ops::Range;
+
 use crate::Result;
 use crate::device::Device;
 use crate::rng::{Purpose, normal, philox, unit};
@@ -140,10 +142,20 @@ impl Params {
         self.parts(self.buffer()).iter().map(|part| tape.leaf(part)).collect()
     }
 
-    /// One parameter's part of the buffer.
+    /// Part of the buffer that holds the parameter `name`. Panics if there is none.
     pub fn part(&self, name: &str) -> Buffer {
-        let at = self.list.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no parameter {name}"));
-        self.parts(self.buffer()).swap_remove(at)
+        self.parts(self.buffer()).swap_remove(self.position(name))
+    }
+
+    /// Elements of the parameter `name` among all elements. Panics if there is none.
+    pub fn range(&self, name: &str) -> Range<usize> {
+        let (before, from) = self.list.split_at(self.position(name));
+        let start = before.iter().map(Parameter::len).sum();
+        start..start + from[0].len()
+    }
+
+    fn position(&self, name: &str) -> usize {
+        self.list.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no parameter {name}"))
     }
 
     /// One parameter as a value on a tape.

@@ -5,7 +5,7 @@
 //! its first convolution reads; elsewhere it is the block's input as it is.
 
 use super::state_dict::Names;
-use super::{Initial, Mode, Model, Params};
+use super::{Initial, Mode, Model, OutputLayer, Params};
 use crate::tape::{BatchNorm, ConvWindow, Memory, Tape, Value};
 
 /// Filters of the first convolution, and of each group at a widening factor of 1.
@@ -161,6 +161,10 @@ impl Model for WideResNet {
         Some(&self.statistics)
     }
 
+    fn output_layer(&self) -> OutputLayer {
+        OutputLayer { weight: "1.fc.weight", bias: "1.fc.bias" }
+    }
+
     fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value {
         let layers = Layers { network: self, mode };
         let standard = tape.standardize(x);
@@ -170,7 +174,8 @@ impl Model for WideResNet {
         }
         let active = layers.norm_relu(tape, x, "1.bn1");
         let features = tape.global_mean(active);
-        let [weight, bias] = ["1.fc.weight", "1.fc.bias"].map(|name| self.params.leaf(tape, name));
+        let OutputLayer { weight, bias } = self.output_layer();
+        let [weight, bias] = [weight, bias].map(|name| self.params.leaf(tape, name));
         let logits = tape.linear(features, weight);
         tape.add_bias(logits, bias)
     }

@@ -73,8 +73,7 @@ impl<'a> Frame<'a> {
 
     /// A buffer for the logits of a batch.
     pub fn logits(&self, memory: &mut Memory, name: &str) -> Buffer {
-        let classes = self.model.params().list.last().expect("a model has parameters").shape[0];
-        memory.f32(name, &[self.batch.capacity(), classes])
+        memory.f32(name, &[self.batch.capacity(), self.model.classes()])
     }
 
     /// A buffer for a number of each example.

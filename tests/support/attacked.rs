@@ -3,7 +3,7 @@
 use maxmargin::attack::Attack;
 use maxmargin::batch::Batch;
 use maxmargin::device::Device;
-use maxmargin::model::{Mode, Model, Params};
+use maxmargin::model::{Mode, Model, OutputLayer, Params};
 use maxmargin::tape::{Buffer, Memory, Norm, Tape, Value};
 
 use super::{LinearModel, Random, TestDevice};
@@ -208,6 +208,10 @@ impl Model for ConeModel {
         &self.params
     }
 
+    fn output_layer(&self) -> OutputLayer {
+        OutputLayer { weight: "weight", bias: "bias" }
+    }
+
     fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {
         let [weight, bias] = self.params.leaves(tape)[..] else { unreachable!("a weight and a bias") };
         let x = tape.standardize(x);
@@ -256,6 +260,10 @@ impl Model for DeadModel {
 
     fn params(&self) -> &Params {
         &self.params
+    }
+
+    fn output_layer(&self) -> OutputLayer {
+        OutputLayer { weight: "linear2.weight", bias: "linear2.bias" }
     }
 
     fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {

@@ -11,7 +11,7 @@ mod op_case;
 use std::ops::AddAssign;
 
 use maxmargin::device::{Device, cpu::Cpu};
-use maxmargin::model::{Mode, Model, Params};
+use maxmargin::model::{Mode, Model, OutputLayer, Params};
 use maxmargin::tape::{DType, Memory, Tape, Value};
 pub use op_case::{FILES_WITH_LIBRARY_FUNCTIONS, OpCase};
 
@@ -213,6 +213,10 @@ impl Model for LinearModel {
 
     fn params(&self) -> &Params {
         &self.params
+    }
+
+    fn output_layer(&self) -> OutputLayer {
+        OutputLayer { weight: "weight", bias: "bias" }
     }
 
     fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {
