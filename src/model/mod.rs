@@ -111,10 +111,8 @@ mod tests {
 
     #[test]
     fn logits_have_a_column_for_each_class() {
-        let models: [Box<dyn Model>; 2] = [
-            Box::new(LeNet5::with_sizes([8, 8, 1], [2, 3], 3, 4, 7)),
-            Box::new(WideResNet::new(10, 1)),
-        ];
+        let models: [Box<dyn Model>; 2] =
+            [Box::new(LeNet5::with_sizes([8, 8, 1], [2, 3], 3, 4, 7)), Box::new(WideResNet::new(10, 1))];
         for (mut model, classes) in models.into_iter().zip([7, 10]) {
             let mut memory = Memory::default();
             model.declare(&mut memory);
