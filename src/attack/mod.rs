@@ -36,8 +36,8 @@ pub use square::{SquareSettings, square};
 pub use start::Start;
 
 use crate::device::Schedule;
-use crate::model::{Model, image_buffer};
-use crate::tape::{Buffer, Memory};
+use crate::model::Model;
+use crate::tape::Buffer;
 use crate::{Error, Result};
 
 /// An attack on the examples of a [`Batch`](crate::batch::Batch), as whoever runs it sees it.
