@@ -1,4 +1,4 @@
-//! A CIFAR10 that is easy to learn, so that a small network is right, and attacked, after a few steps.
+//! Files in CIFAR10's format whose images a small network classifies correctly, and so attacks, after a few steps.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use maxmargin::data::cifar::{RECORDS, SIDE, TEST, TRAIN, encode};
 
-/// How many images of the first file, and of the test file, are not black.
+/// Number of images that are not black, in the first training file and in the test file.
 const IMAGES: usize = 200;
 
-/// Writes the six files below `folder`. Images show label 0 or 1: the brighter half is above or below. All others are
-/// black, of label 0.
+/// Writes the six files into a data folder. An image of label 0 is brighter in the first half of its bytes, one of label
+/// 1 in the second. All other images are black and have label 0.
 pub fn write(folder: &Path) {
     let place = folder.join("cifar-10-batches-bin");
     fs::create_dir(&place).expect("a folder");

@@ -1,5 +1,5 @@
-//! The CUDA device in tests. Usually on the fake driver (tests/fake_driver), on any machine; with
-//! `MAXMARGIN_REQUIRE=gpu` on the real driver and its first GPU. A process has one driver or the other.
+//! The CUDA device in tests: on the fake driver (tests/fake_driver), which runs on any machine, or with
+//! `MAXMARGIN_REQUIRE=gpu` on the first GPU. A process uses one of the two drivers.
 
 use std::sync::LazyLock;
 
@@ -17,19 +17,19 @@ static READY: LazyLock<bool> = LazyLock::new(|| {
             return false;
         }
     }
-    // The GPU stays open: to load the kernels takes longer than most tests.
+    // The GPU stays open, because loading the kernels takes longer than most tests.
     std::mem::forget(Cuda::open(0, false).expect("the first GPU opens"));
     true
 });
 
-/// True if `MAXMARGIN_APART=1` asks for operands that stand apart and launches that are waited for: a tool that watches
-/// over allocations needs it, and the error of a kernel that fails then names it.
+/// True if `MAXMARGIN_APART=1` is set: every operand then has an allocation of its own, which compute-sanitizer needs,
+/// and every launch is waited for, so that an error names its kernel.
 fn apart_is_asked_for() -> bool {
     std::env::var("MAXMARGIN_APART").is_ok_and(|text| text == "1")
 }
 
-/// The forms of the CUDA device that a suite runs on: both on the fake driver; on a GPU and for fingerprints one; in a
-/// process that is there to watch kernels ([`fake::rerun`]) the one with operands apart.
+/// Forms of the CUDA device that a suite runs on: both on the fake driver; one arena on a GPU and for fingerprints;
+/// separate allocations in a [`fake::rerun`].
 pub fn devices() -> Vec<TestDevice> {
     match () {
         () if !*READY => Vec::new(),
@@ -39,17 +39,17 @@ pub fn devices() -> Vec<TestDevice> {
     }
 }
 
-/// Whether there is a CUDA device to test.
+/// True if there is a CUDA device to test.
 pub fn ready() -> bool {
     *READY
 }
 
-/// The fake driver, where the device is on it.
+/// The fake driver, if the CUDA device runs on it.
 pub fn fake_driver() -> Option<&'static FakeDriver> {
     if ready() && !required("gpu") { fake::load().ok() } else { None }
 }
 
-/// The first GPU; with `sync` every launch is waited for.
+/// Opens the first GPU; with `sync` every launch is waited for.
 pub fn open(sync: bool) -> Cuda {
     let cuda = Cuda::open(0, sync || apart_is_asked_for()).expect("a GPU that opened before");
     match fingerprints::multiprocessors() {

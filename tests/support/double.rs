@@ -1,5 +1,5 @@
-//! The recorded ops in double precision, as their descriptions (`tape::Op`) have them: what a computation's values are,
-//! and its gradient where ReLU's decisions are somebody else's.
+//! Ops of a tape in double precision, computed from their descriptions (`tape::Op`): the values of a computation, and its
+//! gradient with given decisions of each ReLU.
 
 use std::collections::HashMap;
 
@@ -8,12 +8,12 @@ use faer::{Accum, MatMut, MatRef, Par};
 use maxmargin::tape::{BATCH_NORM_EPS, ConvWindow, Loss, LossRule, Node, Op, Tape, TargetedLoss, Value};
 use rayon::prelude::*;
 
-/// What values hold.
+/// Contents of values.
 pub type DoubleValues = HashMap<Value, Vec<f64>>;
 
-/// Computes `nodes` of `tape`, which is not fused, for a batch of which `rows` rows are active. Sums over the batch are
-/// sums over these; other rows hold anything. `passes` says of results of ReLU where they let a gradient pass; of
-/// others, and where it says nothing, it passes where they are positive.
+/// Computes `nodes` of `tape`, which is not fused, for a batch with `rows` active rows. Sums over the batch are sums over
+/// the active rows; other rows have no meaning. `passes` has, for some results of ReLU, true at each element that passes
+/// the gradient on; for all other results, positive elements pass it on.
 pub fn run(tape: &Tape, nodes: &[Node], known: &mut DoubleValues, rows: usize, passes: &HashMap<Value, Vec<bool>>) {
     for node in nodes {
         let results = compute(tape, node, known, rows, passes);
@@ -21,7 +21,7 @@ pub fn run(tape: &Tape, nodes: &[Node], known: &mut DoubleValues, rows: usize, p
     }
 }
 
-/// All values of a tape without a gradient, given what its leaves hold.
+/// All values of a tape without gradients, given the contents of its leaves.
 pub fn evaluate(tape: &Tape, leaves: &DoubleValues, rows: usize) -> DoubleValues {
     let mut known = leaves.clone();
     run(tape, tape.nodes(), &mut known, rows, &HashMap::new());
@@ -135,12 +135,12 @@ fn compute(
             };
             rows.flat_map(softmax).collect()
         }
-        other => panic!("{} is not part of these tests", other.name()),
+        other => panic!("{} has no formula here", other.name()),
     };
     vec![one]
 }
 
-/// Sums of `f(number, place)` over all numbers of each of `c` channels.
+/// Sums of `f(element, index)` over all elements of each of `c` channels.
 fn sums(values: &[f64], c: usize, f: impl Fn(f64, usize) -> f64) -> Vec<f64> {
     let mut sums = vec![0.0; c];
     values.iter().enumerate().for_each(|(i, &v)| sums[i % c] += f(v, i));
@@ -152,7 +152,7 @@ fn inverse(variance: f64) -> f64 {
     1.0 / (variance + f64::from(BATCH_NORM_EPS)).sqrt()
 }
 
-/// An image less its mean over its deviation, and that.
+/// The standardized image, and its deviation.
 fn standardize(x: &[f64]) -> (Vec<f64>, f64) {
     let n = x.len() as f64;
     let mean = x.iter().sum::<f64>() / n;
@@ -228,7 +228,7 @@ fn descending(z: &[f64]) -> Vec<f64> {
     z
 }
 
-/// Sizes of a convolution. Each image's windows are laid out as rows, `[windows, elements of a filter]`.
+/// A convolution as a matrix product. The windows of an image form a matrix `[windows, elements of a filter]`.
 struct Convolution {
     image: [usize; 3],
     filters: [usize; 4],
@@ -243,13 +243,13 @@ impl Convolution {
         Convolution { image: [h, wide, c], filters: [k, kh, kw, c], out: [out(h, kh), out(wide, kw)], window }
     }
 
-    /// Filters; windows of an image; elements of a filter; elements of an image.
+    /// Number of filters, of windows of an image, of elements of a filter, and of elements of an image.
     fn sizes(&self) -> [usize; 4] {
         let [k, kh, kw, c] = self.filters;
         [k, self.out[0] * self.out[1], kh * kw * c, self.image.iter().product()]
     }
 
-    /// Calls `f` with the place of each pixel of each window in the windows' rows and in the image.
+    /// Calls `f` for each pixel of each window, with its first element's index in the matrix and in the image.
     fn pixels(&self, mut f: impl FnMut(usize, usize)) {
         let ([h, w, c], [_, kh, kw, _], ConvWindow { padding, stride }) = (self.image, self.filters, self.window);
         let inside =

@@ -1,6 +1,9 @@
-//! The fake CUDA driver: builds `tests/fake_driver` and the kernels with g++, and loads the result. What it is and what
-//! it can do stands in `tests/fake_driver/README.md`.
-#![allow(dead_code)] // each suite uses its own part
+//! The fake CUDA driver: builds `tests/fake_driver` and the kernels with g++, and loads the library into the process.
+//! `tests/fake_driver/README.md` describes the driver and its options.
+//!
+//! The rungs of the ladder of checks are decided here: [`rung`] skips tests that cannot run on this machine, and
+//! [`longer_rung`] those that take long. Both print the reason, and `MAXMARGIN_REQUIRE` forbids both.
+#![allow(dead_code)] // each suite uses some of it
 
 use std::ffi::{CStr, CString, c_char};
 use std::fs::{self, File};
@@ -15,41 +18,43 @@ use std::thread;
 use libloading::Library;
 use libloading::os::unix;
 
-/// Whether a test run must not skip `rung` (`fake`, `compile` or `gpu`): `MAXMARGIN_REQUIRE` names it.
+/// True if `MAXMARGIN_REQUIRE` names `rung` (`fake`, `compile` or `gpu`), so that its tests must not be skipped.
 pub fn required(rung: &str) -> bool {
     std::env::var("MAXMARGIN_REQUIRE").is_ok_and(|rungs| rungs.split(',').any(|r| r.trim() == rung))
 }
 
-/// What a rung needs, or `None` if it cannot run here: then the reason is printed. Panics if the rung is [`required`].
+/// Returns the result that a rung needs. If it could not be found, prints the reason and returns `None`, or panics if the
+/// rung is [`required`].
 pub fn rung<T>(rung: &str, found: Result<T, String>) -> Option<T> {
     match found {
         Ok(found) => Some(found),
         Err(reason) if required(rung) => panic!("rung {rung} is required, and cannot run: {reason}"),
         Err(reason) => {
-            // Past the test harness, which would keep it to itself when the test passes.
+            // `eprintln!` would be captured by the test harness and dropped when the test passes.
             let _ = writeln!(std::io::stderr(), "rung {rung} skipped: {reason}");
             None
         }
     }
 }
 
-/// Whether kernels of the project are run under sanitizers, which takes minutes: where the fake driver is [`required`].
-pub fn under_sanitizers() -> bool {
-    let required = required("fake");
-    if !required {
-        let _ = writeln!(std::io::stderr(), "sanitizers skipped: MAXMARGIN_REQUIRE=fake runs the kernels under them");
+/// True if tests that take long run: where the fake driver or a GPU is [`required`], as in `.ci/run`. Otherwise prints
+/// that `tests` are skipped.
+pub fn longer_rung(tests: &str) -> bool {
+    let runs = required("fake") || required("gpu");
+    if !runs {
+        let _ = writeln!(std::io::stderr(), "{tests} skipped: MAXMARGIN_REQUIRE=fake runs them, as .ci/run does");
     }
-    required
+    runs
 }
 
-/// How kernels are watched.
+/// Instrumentation of the kernels. The fake driver itself is never instrumented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelBuild {
-    /// By the fake driver alone.
+    /// None: the fake driver's own checks alone.
     Plain,
-    /// By AddressSanitizer, and UndefinedBehaviorSanitizer's checks of alignment and of array bounds.
+    /// AddressSanitizer, and UndefinedBehaviorSanitizer's checks of alignment and array bounds.
     Address,
-    /// By ThreadSanitizer.
+    /// ThreadSanitizer.
     Thread,
 }
 
@@ -62,7 +67,7 @@ impl KernelBuild {
         }
     }
 
-    /// The fake driver itself is watched by nobody, and the same for all.
+    /// Compiler and linker flags of the kernels.
     fn kernel_flags(self) -> &'static [&'static str] {
         match self {
             KernelBuild::Plain => &[],
@@ -71,7 +76,7 @@ impl KernelBuild {
         }
     }
 
-    /// What a process needs to load such a library: the sanitizer's own library has to be there first.
+    /// Environment of a process that loads the kernels: the sanitizer's runtime library must be loaded first.
     fn environment(self) -> Result<Vec<(&'static str, String)>, String> {
         let preload = |library: &str| -> Result<String, String> {
             let output = Command::new(compiler()).arg(format!("-print-file-name={library}")).output();
@@ -81,12 +86,12 @@ impl KernelBuild {
         };
         Ok(match self {
             KernelBuild::Plain => vec![],
-            // Only kernels are looked at, and what they leave allocated is the test's.
+            // Leaks are not looked for: kernels allocate nothing, and tests keep the driver until the process ends.
             KernelBuild::Address => {
                 vec![("LD_PRELOAD", preload("libasan.so")?), ("ASAN_OPTIONS", "detect_leaks=0".to_string())]
             }
-            // Locks of Rust's standard library are invisible to ThreadSanitizer, so what code outside the kernels does
-            // to memory must be too.
+            // ThreadSanitizer does not see the locks of Rust's standard library, so it must ignore memory accesses outside
+            // the kernels.
             KernelBuild::Thread => vec![
                 ("LD_PRELOAD", preload("libtsan.so")?),
                 (
@@ -98,8 +103,11 @@ impl KernelBuild {
     }
 }
 
-/// The folder with `libcuda.so.1`, the fake driver with the project's kernels: for `LD_LIBRARY_PATH`. The error says
-/// why there is none. In a process that [`rerun`] describes it is the library of that process.
+/// Folder with `libcuda.so.1`, the fake driver with the project's kernels, for `LD_LIBRARY_PATH`. In a [`rerun`] it is
+/// the folder with that process's library.
+///
+/// # Errors
+/// The reason why it cannot be built.
 pub fn library() -> Result<PathBuf, String> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let find = || std::env::var(LIBRARY).map_or_else(|_| build("kernels", KernelBuild::Plain), |path| Ok(path.into()));
@@ -108,36 +116,37 @@ pub fn library() -> Result<PathBuf, String> {
 
 const LIBRARY: &str = "FAKE_CUDA_LIBRARY";
 
-/// Whether this process was started as [`rerun`] says.
+/// True in a process that [`rerun`] describes.
 pub fn is_rerun() -> bool {
     std::env::var_os(LIBRARY).is_some()
 }
 
-/// Tests of this executable in a process of its own, with the kernels of a folder of the project, under a sanitizer:
-/// `which` are arguments of the test harness. It ends without success if the sanitizer finds anything.
-pub fn rerun(which: &[&str], kernels: &str, build: KernelBuild) -> Result<Command, String> {
+/// Command that runs tests of this executable again in a process of their own, with the kernels of the folder `kernels`
+/// of the project under a sanitizer. `tests` are arguments of the test harness. The process fails if the sanitizer finds
+/// a defect.
+pub fn rerun(tests: &[&str], kernels: &str, build: KernelBuild) -> Result<Command, String> {
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
-    command.args(which).arg("--nocapture");
+    command.args(tests).arg("--nocapture");
     command.env(LIBRARY, self::build(kernels, build)?).envs(build.environment()?);
     Ok(command)
 }
 
-/// Builds `libcuda.so.1` with the kernels of a folder of the project; the folder that holds it.
+/// Builds `libcuda.so.1` with the kernels of a folder of the project, and returns the folder of the library.
 pub fn build(kernels: &str, build: KernelBuild) -> Result<PathBuf, String> {
     build_set(kernels, build, None)
 }
 
-/// A kernel file with one expression changed.
+/// A change of one expression in a kernel file.
 pub struct AlteredKernel<'a> {
-    /// The file's name.
+    /// Name of the file.
     pub file: &'a str,
-    /// Text of the file, found in it once.
+    /// Text that occurs in the file exactly once.
     pub from: &'a str,
-    /// Text in its place.
+    /// Text that replaces it.
     pub to: &'a str,
 }
 
-/// Builds `libcuda.so.1` with the project's kernels, one of them altered; the folder that holds it.
+/// Builds `libcuda.so.1` with the project's kernels, one of them altered, and returns the folder of the library.
 pub fn build_altered(altered: &AlteredKernel) -> Result<PathBuf, String> {
     build_set("kernels", KernelBuild::Plain, Some(altered))
 }
@@ -192,7 +201,7 @@ fn build_set(kernels: &str, build: KernelBuild, altered: Option<&AlteredKernel>)
                 fs::write(&copy, &text).map_err(|e| format!("{}: {e}", copy.display()))?;
                 let unit = registration(&copy, &text)?;
                 let mut unit = CompilationUnit::new(&objects, "altered", &copy, unit, &flags, base.clone(), &headers);
-                unit.source = path; // whose folder has the headers
+                unit.source = path; // its folder has the headers
                 units.push(unit);
             }
         }
@@ -203,7 +212,7 @@ fn build_set(kernels: &str, build: KernelBuild, altered: Option<&AlteredKernel>)
     let linked = stamp(&units.iter().map(|u| u.stamp.as_bytes()).collect::<Vec<_>>());
     let done = result.join("stamp");
     if compiled.contains(&true) || fs::read_to_string(&done).ok().as_ref() != Some(&linked) {
-        // A process that has the old library loaded keeps it.
+        // A rename leaves processes that have loaded the old library undisturbed.
         let fresh = result.join("fresh.so");
         let mut link = Command::new(compiler());
         link.args(["-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-pthread", "-o"]).arg(&fresh);
@@ -234,7 +243,7 @@ fn stamp(parts: &[impl AsRef<[u8]>]) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// Files of a folder with one of these extensions, by name.
+/// Paths and texts of a folder's files with one of these extensions, sorted by name.
 fn texts(folder: &Path, extensions: &[&str]) -> Result<Vec<(PathBuf, String)>, String> {
     let wrong = |e: std::io::Error| format!("{}: {e}", folder.display());
     let mut files = Vec::new();
@@ -249,7 +258,7 @@ fn texts(folder: &Path, extensions: &[&str]) -> Result<Vec<(PathBuf, String)>, S
     Ok(files)
 }
 
-/// One file to compile; compiled again only if its text, a header, the flags, the compiler or the CPU has changed.
+/// One C++ file, compiled again only if its text, a header, the flags, the compiler or the CPU has changed.
 struct CompilationUnit {
     source: PathBuf,
     text: String,
@@ -272,14 +281,14 @@ impl CompilationUnit {
         let object = objects.join(format!("{set}_{stem}.o"));
         let source = source.to_path_buf();
         let mut parts = vec![base, text.clone(), flags.join(" "), FLAGS.join(" ")];
-        // What a kernel file's text is included from is not in the text itself.
+        // `text` includes the kernel file, so the kernel file's own text is a part of the stamp, too.
         parts.push(fs::read_to_string(&source).unwrap_or_default());
         parts.extend(headers.iter().map(|(_, header)| header.clone()));
         let flags = flags.iter().map(|flag| flag.to_string()).collect();
         CompilationUnit { source, text, object, flags, stamp: stamp(&parts) }
     }
 
-    /// Whether there was anything to do.
+    /// Compiles the file if it has changed; returns true if it did.
     fn compile(&self, driver: &Path) -> Result<bool, String> {
         let done = self.object.with_extension("stamp");
         if self.object.exists() && fs::read_to_string(&done).is_ok_and(|stamp| stamp == self.stamp) {
@@ -297,7 +306,7 @@ impl CompilationUnit {
     }
 }
 
-/// A product and a sum are contracted only where a kernel says `fmaf`; then it is one instruction.
+/// Flags of every file. As with nvcc's `-fmad=false`, a product and a sum are contracted only where a kernel calls `fmaf`.
 const FLAGS: [&str; 13] = [
     "-std=c++20",
     "-O3",
@@ -314,8 +323,8 @@ const FLAGS: [&str; 13] = [
     "-c",
 ];
 
-/// The source that includes a kernel file and registers its kernels by name. A kernel may be named like a function of
-/// the C library: here its name has a prefix.
+/// Source that includes a kernel file and registers its kernels by name. Each kernel gets a prefix, because it may have
+/// the name of a C library function.
 fn registration(path: &Path, text: &str) -> Result<String, String> {
     let wrong = |what: &str| format!("{}: {what}", path.display());
     let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -335,11 +344,11 @@ fn registration(path: &Path, text: &str) -> Result<String, String> {
             bounds = &after[..close];
             head = &after[close..];
         }
-        let declaration = head.split_once('(').ok_or_else(|| wrong("a kernel without arguments' list"))?.0;
+        let declaration = head.split_once('(').ok_or_else(|| wrong("a kernel without a parameter list"))?.0;
         let name = declaration.split_whitespace().next_back().unwrap_or_default();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || !name.chars().all(plain) || name == "void" {
-            return Err(wrong(&format!("a kernel's name was expected, found {declaration:?}")));
+            return Err(wrong(&format!("expected a kernel's name, found {declaration:?}")));
         }
         renamed += &format!("#define {name} kernel_{name}\n");
         let bounds = if bounds.is_empty() { "()" } else { bounds };
@@ -349,13 +358,15 @@ fn registration(path: &Path, text: &str) -> Result<String, String> {
         );
     }
     if found == 0 || found != code.matches("__global__").count() {
-        return Err(wrong("kernels are written `extern \"C\" __global__ void [__launch_bounds__(...)] name(...)`"));
+        return Err(wrong(
+            "expected kernels declared as `extern \"C\" __global__ void [__launch_bounds__(...)] name(...)`",
+        ));
     }
     let source = path.display();
     Ok(format!("#include \"host.h\"\n#include \"kernels.h\"\n{renamed}#include \"{source}\"\n{registered}"))
 }
 
-/// The place after the parenthesis that closes the first one.
+/// Index after the parenthesis that closes the first one.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 0;
     for (i, c) in text.char_indices() {
@@ -382,7 +393,7 @@ fn without_comments(text: &str) -> String {
     code + rest
 }
 
-/// `work` on each item, on as many threads as there are cores.
+/// Calls `work` on each item, on as many threads as there are cores.
 fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, String> + Sync) -> Result<Vec<R>, String> {
     let next = AtomicUsize::new(0);
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -394,23 +405,23 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Str
     })
 }
 
-/// The fake driver in this process.
+/// The fake driver, loaded into this process.
 pub struct FakeDriver {
     library: Library,
     path: PathBuf,
 }
 
-/// Loads [`library`] into this process; a program that then looks for `libcuda.so.1` finds it. The process keeps it.
+/// Loads [`library`] into this process, where the CUDA device then finds it as `libcuda.so.1`. It stays loaded.
 pub fn load() -> Result<&'static FakeDriver, String> {
     static LOADED: OnceLock<Result<FakeDriver, String>> = OnceLock::new();
     LOADED.get_or_init(|| FakeDriver::open(&library()?)).as_ref().map_err(Clone::clone)
 }
 
 impl FakeDriver {
-    /// Loads the library of a folder.
+    /// Loads the library in a folder.
     pub fn open(folder: &Path) -> Result<FakeDriver, String> {
         let path = folder.join("libcuda.so.1");
-        // SAFETY: the library is ours; what it does while it is loaded is to read FAKE_CUDA and to list its kernels.
+        // SAFETY: the library is the project's; its initializers read FAKE_CUDA and register the kernels.
         let library = unsafe { unix::Library::open(Some(&path), unix::RTLD_NOW | unix::RTLD_GLOBAL) };
         let library = library.map_err(|e| format!("{}: {e:?}", path.display()))?.into();
         Ok(FakeDriver { library, path })
@@ -420,42 +431,42 @@ impl FakeDriver {
         &self.path
     }
 
-    /// A function of the library, of the type that the caller knows it to have.
+    /// Function of the library.
     ///
     /// # Safety
-    /// `F` is that type.
+    /// `F` must be the function's type.
     pub unsafe fn function<F: Copy>(&self, name: &str) -> F {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees that `F` is the function's type.
         let symbol = unsafe { self.library.get::<F>(name) };
         *symbol.unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// Sets options, as in `threads=reversed;memory=1000000`; `reset` first puts all of them and all errors back. They
-    /// hold for the whole process: tests that run side by side need a lock of their own. Panics at an unknown option.
+    /// Sets options, as in `threads=reversed;memory=1000000`; `reset` restores the defaults and clears all errors. Options
+    /// hold for the whole process, so tests that run in parallel need a lock. Panics at an unknown option.
     pub fn set(&self, options: &str) {
-        // SAFETY: the type is that of the definition in options.cpp.
+        // SAFETY: options.cpp defines the function with this type.
         let set: unsafe extern "C" fn(*const c_char) -> *const c_char = unsafe { self.function("fake_cuda_set") };
         let text = CString::new(options).expect("options");
-        // SAFETY: the text ends with a zero; what is returned is null or a text that lives until the next call.
+        // SAFETY: the text ends with a zero; the function returns null or a text that lives until the next call.
         let wrong = unsafe { set(text.as_ptr()) };
         if !wrong.is_null() {
-            // SAFETY: as above.
+            // SAFETY: the pointer is not null, and the text lives until the next call.
             panic!("{}", unsafe { CStr::from_ptr(wrong) }.to_string_lossy());
         }
     }
 
-    /// The driver's calls since the last time, and the reports of failures, one a line.
+    /// Calls of the driver and reports of failures since the last call of `log`, one a line.
     pub fn log(&self) -> Vec<String> {
         self.text("fake_cuda_log")
     }
 
-    /// Every kernel a line: name, file, threads of `__launch_bounds__` (0 without), bytes of each argument.
+    /// One line for each kernel: name, file, threads of `__launch_bounds__` (0 without it), bytes of each argument.
     pub fn kernels(&self) -> Vec<String> {
         self.text("fake_cuda_kernels")
     }
 
     fn text(&self, function: &str) -> Vec<String> {
-        // SAFETY: both functions are of this type and return a text that lives until the same thread calls again.
+        // SAFETY: both functions have this type and return a text that lives until the same thread calls again.
         let text = unsafe { CStr::from_ptr(self.function::<unsafe extern "C" fn() -> *const c_char>(function)()) };
         text.to_string_lossy().lines().map(String::from).collect()
     }

@@ -1,15 +1,15 @@
-//! Fingerprints: hashes of the bits that every kernel gave on the fake driver, recorded to be held against a GPU's.
+//! Fingerprints: hashes of the bits of every kernel's results, recorded on the fake driver and compared on a GPU.
 //!
-//! The kernels add, multiply, divide and take roots in an order that is fixed in the source, and all of these are rounded
-//! correctly on both machines. So a GPU gives the fake driver's bits, and a kernel whose bits are others is named, without
-//! a formula in double precision that would take the GPU's time. `expf` and the like round differently on a GPU: the
-//! results of kernels with those are held against the formula.
+//! The kernels add, multiply, divide and take roots in an order that the source fixes, and both machines round these
+//! operations correctly. So a GPU gives the fake driver's bits. A kernel with other bits is named without the formula in
+//! double precision, which would take most of the time on the GPU. `expf` and similar functions round differently on a
+//! GPU, so the results of kernels that call them are compared with the formula.
 //!
-//! `tests/ops/modes.rs` shows that a kernel with one rounding changed is named.
+//! `tests/ops/modes.rs` proves that a kernel with one changed rounding is named.
 //!
 //! - `MAXMARGIN_FINGERPRINTS_RECORD=FILE`: every case adds its line to FILE.
 //! - `MAXMARGIN_FINGERPRINTS=FILE`: every case is compared with FILE. Each prints one line that begins with `fingerprint`
-//!   and one of `equal`, `law` (within the law of tolerance), `unknown` (not in FILE) and `DIFFERENT`.
+//!   and one of `equal`, `law` (within the tolerance), `unknown` (not in FILE) and `DIFFERENT`.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use maxmargin::device::cuda::TYPICAL_MULTIPROCESSORS;
 use sha2::{Digest, Sha256};
 
-/// A number made of bits.
+/// Hash of bits.
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
@@ -32,7 +32,7 @@ impl Fingerprint {
         self.0.update(bytes);
     }
 
-    /// Adds numbers of single precision. NaNs are all alike: which bits a NaN has is the machine's choice.
+    /// Adds numbers of single precision. All NaNs count as equal, because their bits depend on the machine.
     pub fn add_f32s(&mut self, bytes: &[u8]) {
         let one = |word: &[u8]| match f32::from_ne_bytes(word.try_into().unwrap()) {
             value if value.is_nan() => f32::NAN.to_bits(),
@@ -47,25 +47,25 @@ impl Fingerprint {
     }
 }
 
-/// A case's bits beside the recorded ones.
+/// Result of comparing a case's bits with the recorded ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing is compared, or nothing is recorded for this case.
+    /// No comparison: none was asked for, or the case is not recorded.
     NotRecorded,
     /// The case has the recorded bits.
     Equal,
-    /// The bits differ, and a kernel calls functions that are rounded differently: the law of tolerance decides.
+    /// The bits differ, and a kernel calls functions that a GPU rounds differently: the tolerance decides.
     Law,
-    /// The bits differ, though all that the kernels compute is rounded correctly.
+    /// The bits differ, although all operations of the kernels are rounded correctly.
     Different,
 }
 
-/// First word of a recorded file, before the number of multiprocessors that sums were split for.
+/// First word of a recorded file; the number of multiprocessors follows, for which sums were split.
 const HEADER: &str = "multiprocessors";
 
 struct RecordedFingerprints {
     multiprocessors: usize,
-    /// By a case's key or a name.
+    /// Recorded text by a case's key or by name.
     lines: HashMap<String, String>,
 }
 
@@ -97,13 +97,13 @@ pub fn in_use() -> bool {
     RECORDED.is_some() || RECORDING.is_some()
 }
 
-/// Multiprocessors that sums are split for, while fingerprints are in use.
+/// Number of multiprocessors for which sums are split while fingerprints are in use.
 pub fn multiprocessors() -> Option<usize> {
     let recorded = RECORDED.as_ref().map(|recorded| recorded.multiprocessors);
     recorded.or(RECORDING.is_some().then_some(TYPICAL_MULTIPROCESSORS))
 }
 
-/// Adds a line to the file that is recorded, if one is.
+/// Adds a line to the file that is being recorded, if any.
 pub fn record(key: &str, value: &str) {
     if let Some(file) = &*RECORDING {
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,13 +111,13 @@ pub fn record(key: &str, value: &str) {
     }
 }
 
-/// Text recorded under a key; `None` if there is none, or if nothing is compared.
+/// Text recorded for a key; `None` if there is none or nothing is compared.
 pub fn recorded(key: &str) -> Option<&'static str> {
     RECORDED.as_ref()?.lines.get(key).map(String::as_str)
 }
 
-/// Compares a case's fingerprint with the recorded one, or records it. `by_law`: its kernels have functions that are
-/// rounded differently elsewhere. `case` names kernels, op and shapes.
+/// Compares a case's fingerprint with the recorded one, or records it. `by_law`: its kernels call functions that a GPU
+/// rounds differently. `case` names kernels, op and shapes.
 pub fn compare(key: u64, fingerprint: u64, by_law: bool, case: &str) -> Verdict {
     let (key, fingerprint) = (format!("{key:016x}"), format!("{fingerprint:016x}"));
     record(&key, &fingerprint);
@@ -134,7 +134,7 @@ pub fn compare(key: u64, fingerprint: u64, by_law: bool, case: &str) -> Verdict 
     verdict
 }
 
-/// Prints the line of a case that has other bits than were recorded: `worst` is the element that is farthest off.
+/// Prints the line of a case with other bits than recorded; `worst` describes the element with the largest error.
 pub fn list(case: &str, worst: &str) {
     println!("fingerprint DIFFERENT {case}: largest difference: {worst}");
 }

@@ -1,5 +1,5 @@
-//! Parts that the suites share: the devices, arrays of numbers, and one op run on its own under watch.
-#![allow(dead_code, unused_imports)] // each suite uses its own part
+//! Parts that the suites share: devices, arrays of numbers with their tolerance, and single ops with their checks.
+#![allow(dead_code, unused_imports)] // each suite uses some of it
 
 pub mod attacked;
 pub mod cuda;
@@ -15,7 +15,7 @@ use maxmargin::model::{Mode, Model, OutputLayer, Params};
 use maxmargin::tape::{DType, Memory, Tape, Value};
 pub use op_case::{FILES_WITH_LIBRARY_FUNCTIONS, OpCase};
 
-/// A device that the suites run on; opened where it is used, so that it may run in a thread pool of any size.
+/// A device that the suites run on. It is opened by each user, so that it can run in any thread pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestDevice {
     /// The CPU.
@@ -35,8 +35,8 @@ impl TestDevice {
         }
     }
 
-    /// Opens the device for long replays. The fake driver, unless it is [`fake::required`], then splits sums as a GPU of
-    /// few multiprocessors does, which takes small networks less than half the time.
+    /// Opens the device for long replays. Unless the fake driver is [`fake::required`], it splits sums as for a GPU with
+    /// few multiprocessors, so that small networks take less than half the time.
     pub fn open_for_replays(self) -> Box<dyn Device> {
         const FEW: usize = 8;
         match self {
@@ -48,22 +48,23 @@ impl TestDevice {
     }
 }
 
-/// Every device that every suite runs on. Where the CUDA device alone is looked at, the CPU runs nothing.
+/// Every device that each suite runs on: the CPU and the CUDA device, or the CUDA device alone on a GPU, under a
+/// sanitizer and for fingerprints.
 pub fn devices() -> Vec<TestDevice> {
     let cpu = !fake::is_rerun() && !fake::required("gpu") && !fingerprints::in_use();
     cpu.then_some(TestDevice::Cpu).into_iter().chain(cuda::devices()).collect()
 }
 
-/// The devices on which thousands of iterations take seconds: the CPU, and a GPU where one is required, but no fake.
+/// Devices on which thousands of iterations take seconds: the CPU, or a GPU if one is required; never the fake driver.
 pub fn fast_devices() -> Vec<TestDevice> {
     if fake::required("gpu") { devices() } else { vec![TestDevice::Cpu] }
 }
 
-/// The law of tolerance: a result may be off by this share of the sum of its terms' magnitudes. That is 17 times the
-/// rounding error of one number: the errors of long sums partly cancel, and the CPU stays below 3e-7.
+/// Tolerance of every result, relative to the sum of its terms' magnitudes. It is 17 times the rounding error of one
+/// number. The errors of long sums partly cancel, and those of the CPU stay below 3e-7.
 pub const TOLERANCE: f64 = 1e-6;
 
-/// A sum in double precision, and the sum of its terms' magnitudes.
+/// An expected result in double precision, with the sum of its terms' magnitudes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
     pub value: f64,
@@ -77,27 +78,27 @@ impl AddAssign<f64> for Sum {
     }
 }
 
-/// A result without tolerance.
+/// An expected result without tolerance.
 pub fn exact(value: f64) -> Sum {
     Sum { value, size: 0.0 }
 }
 
-/// The single-precision number next to `value`: what one correctly rounded operation gives.
+/// The single-precision number nearest to `value`, as one correctly rounded operation gives it.
 pub fn rounded(value: f64) -> Sum {
     exact(f64::from(value as f32))
 }
 
-/// A result computed from terms whose magnitudes add up to `size`.
+/// An expected result whose terms' magnitudes add up to `size`.
 pub fn near(value: f64, size: f64) -> Sum {
     Sum { value, size }
 }
 
 impl Sum {
-    /// How far `got` is off, in units of the terms' magnitudes; infinite where an exact result is missed.
+    /// Error of `got` relative to the sum of the terms' magnitudes; infinite if an exact result is missed.
     pub fn off(self, got: f64) -> f64 {
         match (got - self.value).abs() {
             _ if got == self.value || got.is_nan() && self.value.is_nan() => 0.0,
-            // Below the least normal number nothing is relative.
+            // Subnormal numbers have no relative precision.
             error if error < f64::from(f32::MIN_POSITIVE) && self.size > 0.0 => 0.0,
             error if error.is_nan() || self.size == 0.0 => f64::INFINITY,
             error => error / self.size,
@@ -105,7 +106,7 @@ impl Sum {
     }
 }
 
-/// Numbers of a shape. All element types are exact in double precision.
+/// An array of any element type; double precision holds all of them exactly.
 #[derive(Clone, Debug)]
 pub struct Array {
     pub dims: Vec<usize>,
@@ -114,7 +115,7 @@ pub struct Array {
 }
 
 impl Array {
-    /// Single precision: every value is rounded to it.
+    /// Array of single precision, to which every value is rounded.
     pub fn f32(dims: &[usize], values: impl IntoIterator<Item = f64>) -> Array {
         Array::new(dims, DType::F32, values.into_iter().map(|v| f64::from(v as f32)))
     }
@@ -134,7 +135,7 @@ impl Array {
         Array { dims: dims.to_vec(), dtype, values }
     }
 
-    /// Elements of a row.
+    /// Number of elements of a row.
     pub fn row(&self) -> usize {
         self.dims[1..].iter().product()
     }
@@ -148,7 +149,7 @@ impl Array {
     }
 }
 
-/// Numbers without a pattern (splitmix64), the same in every run.
+/// Pseudorandom numbers (splitmix64), the same in every run.
 pub struct Random(pub u64);
 
 impl Random {
@@ -159,33 +160,33 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// In [0, 1).
+    /// Number in [0, 1).
     pub fn unit(&mut self) -> f64 {
         (self.word() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// In 0..n.
+    /// Number in 0..n.
     pub fn below(&mut self, n: usize) -> usize {
         (self.word() % n as u64) as usize
     }
 
-    /// Single precision, in [-1, 1).
+    /// Array of single precision in [-1, 1).
     pub fn signed(&mut self, dims: &[usize]) -> Array {
         Array::f32(dims, (0..dims.iter().product()).map(|_| 2.0 * self.unit() - 1.0))
     }
 
-    /// Single precision, in [0, 1): an image.
+    /// Array of single precision in [0, 1), as an image.
     pub fn image(&mut self, dims: &[usize]) -> Array {
         Array::f32(dims, (0..dims.iter().product()).map(|_| self.unit()))
     }
 
-    /// Few different values, multiples of 1/4 up to 1: sums of their products are exact, and often equal.
+    /// Array of multiples of 1/4 from -1 to 1. Sums of their products are exact, and often equal.
     pub fn coarse(&mut self, dims: &[usize]) -> Array {
         Array::f32(dims, (0..dims.iter().product()).map(|_| self.below(9) as f64 / 4.0 - 1.0))
     }
 }
 
-/// `logits = W x + b`: a model whose margins are known.
+/// The linear model `logits = W x + b`, whose margins have a formula.
 #[derive(Clone)]
 pub struct LinearModel {
     image: [usize; 3],

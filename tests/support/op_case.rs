@@ -1,4 +1,4 @@
-//! One op run on its own, under watch, on every device.
+//! Tests of a single op on every device: its results, and the memory around them.
 
 use std::cell::OnceCell;
 use std::fmt::Debug;
@@ -11,8 +11,8 @@ use rayon::ThreadPool;
 use super::fingerprints::{self, Fingerprint, Verdict};
 use super::{Array, Sum, TOLERANCE, TestDevice, devices};
 
-/// Runs of an op for equal bits, on each number of threads: 2, or what `MAXMARGIN_REPEAT` says. On a GPU, whose blocks run
-/// in another order each time, twenty show more.
+/// Number of runs of an op on each number of threads, whose bits must be equal: 2, or `MAXMARGIN_REPEAT`. Twenty runs find
+/// more on a GPU, whose blocks run in another order each time.
 static REPEAT: LazyLock<usize> = LazyLock::new(|| match std::env::var("MAXMARGIN_REPEAT") {
     Ok(text) => text.parse().expect("MAXMARGIN_REPEAT is a number"),
     Err(_) => 2,
@@ -33,7 +33,7 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     }
 }
 
-/// Content of memory before an op runs: a NaN that no computation makes, and an index beyond every table.
+/// Content of memory before an op runs: a NaN that no computation gives, and as an index beyond the end of every buffer.
 const POISON: u32 = 0x7FC0_DEAD;
 
 struct Operand {
@@ -49,8 +49,8 @@ impl Operand {
     }
 }
 
-/// One op on given operands. Memory is poisoned wherever nothing is given: outputs, rows beyond the active ones, and
-/// guards between all operands.
+/// One op on given operands. All other memory is poisoned: outputs, rows beyond the active ones, and guards between the
+/// operands.
 pub struct OpCase {
     op: Op,
     inputs: Vec<Operand>,
@@ -67,12 +67,12 @@ impl OpCase {
         self
     }
 
-    /// An operand that is read by rows.
+    /// Adds an operand of which the active rows are read.
     pub fn rows(self, a: &Array) -> OpCase {
         self.input(a, true)
     }
 
-    /// An operand that is read as a whole, such as weights.
+    /// Adds an operand that is read as a whole, such as weights.
     pub fn whole(self, a: &Array) -> OpCase {
         self.input(a, false)
     }
@@ -82,22 +82,22 @@ impl OpCase {
         self
     }
 
-    /// A result by rows.
+    /// Adds an output of which the active rows are written.
     pub fn gives_rows(self, dims: &[usize], dtype: DType) -> OpCase {
         self.output(None, dims, dtype, true)
     }
 
-    /// A result that all rows make together, such as a weight's gradient.
+    /// Adds an output that is written as a whole, such as a weight's gradient.
     pub fn gives_whole(self, dims: &[usize], dtype: DType) -> OpCase {
         self.output(None, dims, dtype, false)
     }
 
-    /// A buffer that is updated by rows.
+    /// Adds a buffer whose active rows are updated.
     pub fn updates_rows(self, a: &Array) -> OpCase {
         self.output(Some(a), &a.dims, a.dtype, true)
     }
 
-    /// A buffer that is updated as a whole.
+    /// Adds a buffer that is updated as a whole.
     pub fn updates_whole(self, a: &Array) -> OpCase {
         self.output(Some(a), &a.dims, a.dtype, false)
     }
@@ -106,10 +106,10 @@ impl OpCase {
         self.inputs.iter().chain(&self.outputs).find(|o| o.by_rows).map(|o| o.dims[0])
     }
 
-    /// Runs the op on every device for all rows (no count given) and for counts of none, one, some and all; what it
-    /// writes must be what `formula(rows)` says of each output, within [`TOLERANCE`].
+    /// Runs the op on every device, without a count of active rows and with counts of none, one, half and all rows. Each
+    /// output must equal `formula(rows)` within [`TOLERANCE`].
     ///
-    /// Results that have the recorded fingerprint ([`fingerprints`]) are known to be right, and `formula` is not asked.
+    /// Results with the recorded fingerprint ([`fingerprints`]) are known to be correct; `formula` is not called for them.
     pub fn check(&self, formula: impl Fn(usize) -> Vec<Vec<Sum>>) {
         let mut counts = vec![None];
         if let Some(all) = self.capacity() {
@@ -158,13 +158,13 @@ impl OpCase {
         }
     }
 
-    /// Active rows where `count` is given, or all.
+    /// Number of active rows: `count` if given, or all.
     fn active(&self, count: Option<usize>) -> usize {
         count.or(self.capacity()).unwrap_or(0)
     }
 
-    /// The program that is this one op; with a count of active rows if `counted`. Its memory, with guards around every
-    /// operand, the operands' buffers, and the count's.
+    /// The program of this one op, with a count of active rows if `counted`; its memory, with guards around every operand;
+    /// the operands' buffers; and the buffer of the count.
     fn program(&self, counted: bool) -> (Program, Memory, Vec<Buffer>, Buffer) {
         let mut memory = Memory::default();
         let mut tape = Tape::new(self.op.name());
@@ -177,7 +177,7 @@ impl OpCase {
         memory.f32("guard", &[32]);
         let rows = memory.u32("rows", &[1]);
 
-        // A program is data: this one is a single op on buffers.
+        // The tape records no single ops on buffers, so the program's node is added by hand.
         let mut values: Vec<_> = operands.iter().map(|buffer| tape.leaf(buffer)).collect();
         let rows_value = tape.leaf(&rows);
         let outputs = values.split_off(self.inputs.len());
@@ -190,20 +190,20 @@ impl OpCase {
         (program, memory, operands, rows)
     }
 
-    /// Kernels that compute the op on an H100.
+    /// Names of the kernels that compute the op on an H100.
     fn kernels(&self) -> Vec<&'static str> {
         let (program, ..) = self.program(true);
         let launches = launches(&program, &program.nodes[0], TYPICAL_MULTIPROCESSORS);
         launches.iter().map(|launch| launch.kernel).collect()
     }
 
-    /// True if the file of one of its kernels calls functions that C's library and CUDA's round differently.
+    /// True if the file of one of its kernels calls functions that the C library and CUDA round differently.
     fn uses_library(&self) -> bool {
         let file = |name| KERNELS.iter().find(|kernel| kernel.name == name).map(Kernel::file);
         self.kernels().into_iter().filter_map(file).any(|file| FILES_WITH_LIBRARY_FUNCTIONS.contains(&file))
     }
 
-    /// Number that tells this case, with its inputs and its count of rows, from all others.
+    /// Hash that identifies this case with its inputs and its count of rows.
     fn key(&self, count: Option<usize>) -> u64 {
         let mut hasher = Fingerprint::new();
         hasher.add(format!("{self:?} {count:?}").as_bytes());
@@ -214,7 +214,7 @@ impl OpCase {
         hasher.finish()
     }
 
-    /// Number made of the bits of the active elements of each output; NaNs are all alike.
+    /// Hash of the bits of the active elements of each output; all NaNs count as equal.
     fn fingerprint(&self, n: usize, outputs: &[Vec<u8>]) -> u64 {
         let mut hasher = Fingerprint::new();
         for (output, bytes) in self.outputs.iter().zip(outputs) {
@@ -227,8 +227,8 @@ impl OpCase {
         hasher.finish()
     }
 
-    /// The bytes of the active elements of each output, for each of the `counts`. Whatever else is in memory must keep its
-    /// bits, and bits must not depend on the run or on the number of threads.
+    /// Bytes of the active elements of each output, for each of the `counts`. All other memory must keep its bits, and the
+    /// results' bits must not depend on the run or on the number of threads.
     fn run(&self, make: TestDevice, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
         let (all, memory, operands, rows) = self.program(false);
         let (some, ..) = self.program(true);
@@ -244,7 +244,7 @@ impl OpCase {
             image
         };
         let images: Vec<Vec<u8>> = counts.iter().map(|&count| image(self.active(count))).collect();
-        // One copy moves the whole arena; operands that have allocations of their own are copied one by one.
+        // One copy moves the whole arena; operands with allocations of their own are copied one by one.
         let whole = Buffer { dims: vec![memory.bytes()], dtype: DType::U8, ..memory.buffers[0].clone() };
         let copied = if make == TestDevice::CudaApart { memory.buffers.clone() } else { vec![whole] };
         let on_threads = |pool: &ThreadPool| -> Vec<Vec<Vec<u8>>> {
@@ -301,14 +301,14 @@ impl OpCase {
     }
 }
 
-/// The element of a case that is farthest off.
+/// The element of a case with the largest error.
 struct Worst {
     off: f64,
     text: String,
 }
 
-/// Kernel files with `expf`, `logf`, `tanhf`, `cosf` or `pow`: a test in `tests/cuda`
-/// holds the list against the sources.
+/// Kernel files that call `expf`, `logf`, `tanhf`, `cosf` or `pow`; a test in `tests/cuda` compares the list with the
+/// sources.
 pub const FILES_WITH_LIBRARY_FUNCTIONS: [&str; 3] = ["formula.cu", "loss.cu", "optimizer.cu"];
 
 impl Debug for OpCase {
