@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use clap::ValueEnum as _;
 use maxmargin::attack::{ApgdLoss, ApgdSettings, Attack, FabSettings, Start, apgd, fab};
 use maxmargin::batch::Batch;
+use maxmargin::choice::Choice as _;
 use maxmargin::data::{self, DatasetKind};
 use maxmargin::device::Device;
 use maxmargin::device::cpu::Cpu;
@@ -24,8 +24,8 @@ fn main() {
     let number = |flag: &str, default: usize| value(flag).map_or(default, |n| n.parse().expect("a number"));
     let path = |flag: &str| Path::new(value(flag).unwrap_or_else(|| panic!("{flag} FILE is needed"))).to_owned();
     rayon::ThreadPoolBuilder::new().num_threads(number("--threads", 0)).build_global().expect("one pool");
-    let norm = Norm::from_str(value("--norm").unwrap_or("linf"), true).expect("linf or l2");
-    let kind = DatasetKind::from_str(value("--dataset").unwrap_or("digits"), true).expect("a data set");
+    let norm = Norm::from_name(value("--norm").unwrap_or("linf")).expect("linf or l2");
+    let kind = DatasetKind::from_name(value("--dataset").unwrap_or("digits")).expect("a data set");
     let eps: f32 = value("--eps").map_or(if norm == Norm::Linf { 0.3 } else { 2.0 }, |e| e.parse().expect("a number"));
 
     let Loaded { mut model, state, .. } = load_model(&path("--weights")).expect("weights");

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::choice::choices;
 use crate::data::DatasetKind;
 use crate::model::{LeNet5, Model, WideResNet};
 pub use crate::tape::{Direction, L2Order};
@@ -51,7 +52,7 @@ pub struct Config {
     pub width: f64,
 
     /// How it is trained. In a file that does not say, by MMA.
-    #[serde(default)]
+    #[serde(default = "mma")]
     pub method: Method,
     /// The norm of margins and attacks.
     pub norm: Norm,
@@ -110,6 +111,11 @@ pub struct Config {
 
     /// Where the released code differs from the paper's text.
     pub fidelity: Fidelity,
+}
+
+/// The method of a file that names none.
+fn mma() -> Method {
+    Method::Mma
 }
 
 impl Config {
@@ -199,27 +205,24 @@ fn schedule_text(schedule: &[(u32, f32)]) -> String {
     schedule.iter().map(|(step, rate)| format!("{step}:{rate}")).collect::<Vec<_>>().join(",")
 }
 
-/// Which network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-pub enum ModelKind {
-    /// LeNet5, for digits: Madry et al.'s.
-    #[serde(rename = "lenet5")]
-    #[value(name = "lenet5")]
-    LeNet5,
-    /// The wide ResNet, for CIFAR10: standardizes each image first.
-    #[serde(rename = "wide-resnet")]
-    #[value(name = "wide-resnet")]
-    WideResNet,
+choices! {
+    /// Which network.
+    pub enum ModelKind {
+        /// LeNet5, for digits: Madry et al.'s.
+        LeNet5 = "lenet5",
+        /// The wide ResNet, for CIFAR10: standardizes each image first.
+        WideResNet = "wide-resnet",
+    }
 }
 
-/// The optimizer's rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// Adam (Kingma and Ba, 2015), with beta 0.9 and 0.999, eps 1e-8, as PyTorch computes it.
-    Adam,
-    /// SGD with momentum, as PyTorch computes it.
-    Sgd,
+choices! {
+    /// The optimizer's rule.
+    pub enum OptimizerKind {
+        /// Adam (Kingma and Ba, 2015), with beta 0.9 and 0.999, eps 1e-8, as PyTorch computes it.
+        Adam = "adam",
+        /// SGD with momentum, as PyTorch computes it.
+        Sgd = "sgd",
+    }
 }
 
 /// Where the released code does something else than the paper's text says: each a named choice.
@@ -253,34 +256,34 @@ pub struct Fidelity {
     pub cw_confidence: f32,
 }
 
-/// Batch norm's mode in the bisection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum SearchMode {
-    /// Batch statistics, and the running ones are updated at every probe (released).
-    Train,
-    /// Running statistics, unchanged.
-    Eval,
+choices! {
+    /// Batch norm's mode in the bisection.
+    pub enum SearchMode {
+        /// Batch statistics, and the running ones are updated at every probe (released).
+        Train = "train",
+        /// Running statistics, unchanged.
+        Eval = "eval",
+    }
 }
 
-/// Which end of the last bracket is the boundary point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum SearchResult {
-    /// The middle, on whichever side it lies (released).
-    Midpoint,
-    /// The upper end, the nearest point known to be misclassified.
-    Adversarial,
+choices! {
+    /// Which end of the last bracket is the boundary point.
+    pub enum SearchResult {
+        /// The middle, on whichever side it lies (released).
+        Midpoint = "midpoint",
+        /// The upper end, the nearest point known to be misclassified.
+        Adversarial = "adversarial",
+    }
 }
 
-/// Where the bisection starts when margins are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum TestSearchStart {
-    /// Half the upper bound, with the sign that was measured at PGD's eps (released).
-    HalfMaxeps,
-    /// PGD's eps, where the sign was measured.
-    TestEps,
+choices! {
+    /// Where the bisection starts when margins are measured.
+    pub enum TestSearchStart {
+        /// Half the upper bound, with the sign that was measured at PGD's eps (released).
+        HalfMaxeps = "half-maxeps",
+        /// PGD's eps, where the sign was measured.
+        TestEps = "test-eps",
+    }
 }
 
 impl Fidelity {

@@ -18,7 +18,7 @@
 //! | [`device`] | runs programs; the only place that knows a machine |
 //! | [`mod@bench`] | how fast a device is |
 //!
-//! Beside them stand [`config`], every setting of a run; [`rng`], counted random numbers; [`error`]; and [`cli`].
+//! Beside them stand [`choice`], enums whose values have names; [`config`], every setting of a run; [`rng`], counted random numbers; [`error`]; and [`cli`].
 //! Who may use whom: `train` and `evaluate` use `attack`, which uses `model`, which uses `tape`; whatever is to be
 //! computed goes through `device`. `data` knows none of them, `attack` knows nothing of training, and `device` knows
 //! ops and buffers, not models.
@@ -95,6 +95,7 @@
 pub mod attack;
 pub mod batch;
 pub mod bench;
+pub mod choice;
 pub mod cli;
 pub mod config;
 pub mod data;

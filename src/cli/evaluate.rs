@@ -193,7 +193,7 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
             let found = config.norm;
             return Err(Error::usage(format!(
                 "--attack {}: expected --norm {norm}, its only one; found {found}",
-                name.text()
+                name
             )));
         }
     }
@@ -215,7 +215,7 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
         }
     }
     let name = match attack.protocol {
-        Some(protocol) => protocol.text().to_owned(),
+        Some(protocol) => protocol.to_string(),
         None => measures
             .iter()
             .filter_map(|m| Some(m.to_possible_value()?.get_name().to_owned()))
@@ -230,7 +230,7 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
         split: data.split,
         size: data.test_size,
         data: data.data,
-        protocol: attack.protocol.map(|protocol| protocol.text().to_owned()),
+        protocol: attack.protocol.map(|protocol| protocol.to_string()),
         attacks,
         eps,
         margins: measures.contains(&Measure::Margins),

@@ -5,6 +5,7 @@
 
 mod attack;
 mod bench;
+mod choices;
 mod data;
 mod devices;
 mod evaluate;

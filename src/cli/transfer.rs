@@ -110,7 +110,7 @@ fn bounded(attack: &AttackFlags) -> Result<Vec<AttackName>> {
         }
     };
     match asked.iter().find(|name| name.is_minimum_norm()) {
-        Some(name) => Err(Error::usage(format!("--attack {}: expected an attack in a ball", name.text()))),
+        Some(name) => Err(Error::usage(format!("--attack {}: expected an attack in a ball", name))),
         None => Ok(asked),
     }
 }

@@ -1,30 +1,26 @@
 //! How a network is trained.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use super::{Config, as_written};
+use crate::choice::choices;
 
-/// How a network is trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Max-margin training (Ding et al., 2020): every image at its own decision boundary, until its margin reaches d_max; and
-    /// a share of the clean loss.
-    #[default]
-    Mma,
-    /// MMA without the clean loss: --clean-loss-coeff 0.
-    Omma,
-    /// The cross-entropy of the images as they are; no attack.
-    Std,
-    /// PGD training (Madry et al., 2018): every image where PGD within --attack-eps raises the loss most.
-    Pgd,
-    /// PGD training whose eps grows linearly from 0 to --attack-eps, over --eps-ramp-steps.
-    Pgdls,
-    /// TRADES (Zhang et al., 2019): the clean loss, and --trades-beta times the divergence of the answers within --attack-eps
-    /// from those to the images as they are.
-    Trades,
+choices! {
+    /// How a network is trained.
+    pub enum Method {
+        /// Max-margin training (Ding et al., 2020): every image at its own decision boundary, until its margin reaches
+        /// d_max; and a share of the clean loss.
+        Mma = "mma",
+        /// MMA without the clean loss: --clean-loss-coeff 0.
+        Omma = "omma",
+        /// The cross-entropy of the images as they are; no attack.
+        Std = "std",
+        /// PGD training (Madry et al., 2018): every image where PGD within --attack-eps raises the loss most.
+        Pgd = "pgd",
+        /// PGD training whose eps grows linearly from 0 to --attack-eps, over --eps-ramp-steps.
+        Pgdls = "pgdls",
+        /// TRADES (Zhang et al., 2019): the clean loss, and --trades-beta times the divergence of the answers within
+        /// --attack-eps from those to the images as they are.
+        Trades = "trades",
+    }
 }
 
 impl Method {
@@ -52,18 +48,5 @@ impl Config {
             method if method.has_fixed_eps() => Some(as_written(self.attack_eps)),
             _ => None,
         }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Method::Mma => "mma",
-            Method::Omma => "omma",
-            Method::Std => "std",
-            Method::Pgd => "pgd",
-            Method::Pgdls => "pgdls",
-            Method::Trades => "trades",
-        })
     }
 }

@@ -15,26 +15,25 @@ pub mod published;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 pub use batches::Batches;
 pub use published::{describe, import};
 
+use crate::choice::choices;
 use crate::{Error, Result};
 
 /// Every dataset here has ten classes: labels are 0 to 9.
 pub const CLASSES: u8 = 10;
 
-/// Which images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum DatasetKind {
-    /// 8,000 images of MNIST that the program carries with it.
-    Digits,
-    /// The whole of MNIST: 60,000 training and 10,000 test images, 28x28 grey.
-    Mnist,
-    /// CIFAR10: 50,000 training and 10,000 test images, 32x32 in colour.
-    Cifar10,
+choices! {
+    /// Which images.
+    pub enum DatasetKind {
+        /// 8,000 images of MNIST that the program carries with it.
+        Digits = "digits",
+        /// The whole of MNIST: 60,000 training and 10,000 test images, 28x28 grey.
+        Mnist = "mnist",
+        /// CIFAR10: 50,000 training and 10,000 test images, 32x32 in colour.
+        Cifar10 = "cifar10",
+    }
 }
 
 /// Images and their labels.

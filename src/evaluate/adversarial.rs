@@ -79,7 +79,7 @@ impl AdversarialFile<'_> {
         };
         let predictions: Vec<u32> = look(&state.images)?.iter().map(|looked| looked.prediction).collect();
         tensors.push(Tensor::new("predictions", &[n], predictions));
-        let attacks: Vec<_> = question.attacks.iter().map(|name| name.text()).collect();
+        let attacks: Vec<_> = question.attacks.iter().map(ToString::to_string).collect();
         let metadata = BTreeMap::from([
             ("norm".into(), self.norm.to_string()),
             ("attack".into(), attacks.join(",")),

@@ -2,65 +2,58 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
 use super::Examples;
 use crate::attack::{
     AnPgd, ApgdLoss, ApgdSettings, Attack, AutoAttack, CwSettings, DdnSettings, FabSettings, FmnSettings, PgdSettings,
     RestartedPgd, Search, SearchStart, SpsaSettings, SquareSettings, StartNoise, StepLength, apgd, auto_attack, cw,
     ddn, fab, fmn, spsa, square,
 };
+use crate::choice::choices;
 use crate::config::Config;
 use crate::model::{Mode, Model};
 use crate::rng::Purpose;
 use crate::tape::{Loss, Memory, Norm};
 use crate::{Error, Result};
 
-/// An attack by its name; some stand for several, which are run in turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum AttackName {
-    /// PGD from random starts: half of them (one more if odd) ascend the cross-entropy, half the cw loss
-    Pgd,
-    /// PGD on the loss that --loss names
-    PgdLoss,
-    /// PGD towards each other class in turn, on the loss that --loss names
-    PgdT,
-    /// APGD on the cross-entropy (Croce and Hein, 2020)
-    ApgdCe,
-    /// APGD on the difference of logits ratio
-    ApgdDlr,
-    /// APGD on that ratio towards nine other classes
-    ApgdT,
-    /// FAB towards nine other classes; what it finds in the ball counts
-    FabT,
-    /// Square: 5,000 queries, no gradient (Andriushchenko et al., 2020)
-    Square,
-    /// SPSA: gradients from samples of the loss (Uesato et al., 2018); linf
-    Spsa,
-    /// AutoAttack standard: apgd-ce, apgd-t, fab-t, square
-    Autoattack,
-    /// AutoAttack plus: apgd-ce and apgd-dlr from five starts, fab from five, square, apgd-t, fab-t
-    AutoattackPlus,
-    /// AN-PGD: PGD at the run's test eps, then a bisection for the boundary; minimum norm
-    AnPgd,
-    /// FAB (Croce and Hein, 2020); minimum norm
-    Fab,
-    /// DDN (Rony et al., 2019); minimum norm, l2
-    Ddn,
-    /// FMN (Pintor et al., 2021); minimum norm
-    Fmn,
-    /// Carlini and Wagner's (2017); minimum norm, l2
-    Cw,
+choices! {
+    /// An attack by its name; some stand for several, which are run in turn.
+    pub enum AttackName {
+        /// PGD from random starts: half of them (one more if odd) ascend the cross-entropy, half the cw loss
+        Pgd = "pgd",
+        /// PGD on the loss that --loss names
+        PgdLoss = "pgd-loss",
+        /// PGD towards each other class in turn, on the loss that --loss names
+        PgdT = "pgd-t",
+        /// APGD on the cross-entropy (Croce and Hein, 2020)
+        ApgdCe = "apgd-ce",
+        /// APGD on the difference of logits ratio
+        ApgdDlr = "apgd-dlr",
+        /// APGD on that ratio towards nine other classes
+        ApgdT = "apgd-t",
+        /// FAB towards nine other classes; what it finds in the ball counts
+        FabT = "fab-t",
+        /// Square: 5,000 queries, no gradient (Andriushchenko et al., 2020)
+        Square = "square",
+        /// SPSA: gradients from samples of the loss (Uesato et al., 2018); linf
+        Spsa = "spsa",
+        /// AutoAttack standard: apgd-ce, apgd-t, fab-t, square
+        Autoattack = "autoattack",
+        /// AutoAttack plus: apgd-ce and apgd-dlr from five starts, fab from five, square, apgd-t, fab-t
+        AutoattackPlus = "autoattack-plus",
+        /// AN-PGD: PGD at the run's test eps, then a bisection for the boundary; minimum norm
+        AnPgd = "an-pgd",
+        /// FAB (Croce and Hein, 2020); minimum norm
+        Fab = "fab",
+        /// DDN (Rony et al., 2019); minimum norm, l2
+        Ddn = "ddn",
+        /// FMN (Pintor et al., 2021); minimum norm
+        Fmn = "fmn",
+        /// Carlini and Wagner's (2017); minimum norm, l2
+        Cw = "cw",
+    }
 }
 
 impl AttackName {
-    /// As it is written.
-    pub fn text(self) -> String {
-        let value = clap::ValueEnum::to_possible_value(&self).expect("every attack has a name");
-        value.get_name().to_owned()
-    }
-
     /// The one norm that it is made for, if there is one.
     pub fn only_norm(self) -> Option<Norm> {
         match self {

@@ -1,28 +1,22 @@
 //! Published ways of measuring robust accuracy, so that figures can be held against each other.
 
 use super::attacks::AttackName;
+use crate::choice::choices;
 use crate::data::DatasetKind;
 use crate::tape::Norm;
 
-/// A published protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Protocol {
-    /// The paper's, on the network itself: at each eps of its grid ten random starts of PGD-100, half on the cross-entropy
-    /// and half on the cw loss
-    Paper,
-    /// RobustBench's: AutoAttack standard at its eps (CIFAR10: 8/255, l2 0.5; digits: 0.3, l2 2)
-    Autoattack,
+choices! {
+    /// A published protocol.
+    pub enum Protocol {
+        /// The paper's, on the network itself: at each eps of its grid ten random starts of PGD-100, half on the
+        /// cross-entropy and half on the cw loss
+        Paper = "paper",
+        /// RobustBench's: AutoAttack standard at its eps (CIFAR10: 8/255, l2 0.5; digits: 0.3, l2 2)
+        Autoattack = "autoattack",
+    }
 }
 
 impl Protocol {
-    /// As it is written.
-    pub fn text(self) -> &'static str {
-        match self {
-            Protocol::Paper => "paper",
-            Protocol::Autoattack => "autoattack",
-        }
-    }
-
     /// The attacks, in turn.
     pub fn attacks(self) -> Vec<AttackName> {
         match self {

@@ -18,6 +18,7 @@ use super::passes::Passes;
 use super::report::{EvaluationReport, ImageRow, MinimumNormResult, RobustAccuracy};
 use super::verified::VerifiedAttack;
 use super::{Examples, MarginMeasurement, accuracy, mean};
+use crate::choice::choices;
 use crate::config::{Config, Method};
 use crate::data::{self, Dataset};
 use crate::device::{Device, Schedule};
@@ -28,15 +29,16 @@ use crate::tape::Memory;
 use crate::text::{length, si};
 use crate::{Error, Result};
 
-/// Which images of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Split {
-    /// The test images.
-    Test,
-    /// The images held out of training.
-    Validation,
-    /// The images trained on.
-    Train,
+choices! {
+    /// Which images of a data set.
+    pub enum Split {
+        /// The test images.
+        Test = "test",
+        /// The images held out of training.
+        Validation = "validation",
+        /// The images trained on.
+        Train = "train",
+    }
 }
 
 /// What is to be measured of a checkpoint.
@@ -278,7 +280,7 @@ impl EvaluationRequest {
             AttackName::PgdT => Some(format!("PGD-{nb_iter} {norm} on {loss}, towards each other class")),
             AttackName::PgdLoss => Some(format!("PGD-{nb_iter} {norm} on {loss}, {nb_restart} starts")),
             name if name.is_minimum_norm() => None,
-            name => Some(format!("{} {norm}", name.text())),
+            name => Some(format!("{} {norm}", name)),
         };
         self.attacks.iter().filter_map(one).collect::<Vec<_>>().join(" + ")
     }

@@ -185,7 +185,7 @@ impl TransferReport {
         for (i, weights) in self.weights.iter().enumerate() {
             text += &format!("{} {weights}\n", number(i));
         }
-        let attacks: Vec<_> = self.attacks.iter().map(|name| name.text()).collect();
+        let attacks: Vec<_> = self.attacks.iter().map(ToString::to_string).collect();
         text += &format!(
             "\n{} images, {} eps {}, {}; % right\n\n",
             self.count,

@@ -6,16 +6,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{LeNet5, Model, Params, State, WideResNet};
+use crate::choice::choices;
 use crate::record::{Tensor, TensorFile};
 use crate::{Error, Result};
 
-/// Whose names the tensors of a file have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Names {
-    /// The released code's: a wide ResNet is the second of two modules, so `1.convgroup1.layer.0.conv_shortcut.weight`.
-    Released,
-    /// Those of RobustBench's class `Ding2020MMANet`: `block1.layer.0.convShortcut.weight`.
-    Robustbench,
+choices! {
+    /// Whose names the tensors of a file have.
+    pub enum Names {
+        /// The released code's: a wide ResNet is the second of two modules, so
+        /// `1.convgroup1.layer.0.conv_shortcut.weight`.
+        Released = "released",
+        /// Those of RobustBench's class `Ding2020MMANet`: `block1.layer.0.convShortcut.weight`.
+        Robustbench = "robustbench",
+    }
 }
 
 impl Names {

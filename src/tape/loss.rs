@@ -1,42 +1,28 @@
 //! The losses: formulas of one example's logits.
 
-use std::fmt;
+use crate::choice::choices;
 
-use serde::{Deserialize, Serialize};
-
-/// A loss of one example with logits `z` and label `y`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Loss {
-    /// Cross-entropy: `logsumexp_j z_j - z_y`.
-    Xent,
-    /// Soft logit margin: `logsumexp_{j != y} z_j - z_y`; negative where p_y > 1/2.
-    Slm,
-    /// Logit margin: `max_{j != y} z_j - z_y`; negative where the label has the largest logit.
-    Lm,
-    /// Carlini and Wagner's: `max(lm + confidence, 0)`.
-    Cw,
-    /// Difference of logits ratio (Croce and Hein, 2020): `lm / (z_(1) - z_(3) + 1e-12)`, where `z_(k)` is the k-th largest
-    /// logit. It stays the same where all logits are multiplied by one positive number. For attacks alone.
-    Dlr,
+choices! {
+    /// A loss of one example with logits `z` and label `y`.
+    pub enum Loss {
+        /// Cross-entropy: `logsumexp_j z_j - z_y`.
+        Xent = "xent",
+        /// Soft logit margin: `logsumexp_{j != y} z_j - z_y`; negative where p_y > 1/2.
+        Slm = "slm",
+        /// Logit margin: `max_{j != y} z_j - z_y`; negative where the label has the largest logit.
+        Lm = "lm",
+        /// Carlini and Wagner's: `max(lm + confidence, 0)`.
+        Cw = "cw",
+        /// Difference of logits ratio (Croce and Hein, 2020): `lm / (z_(1) - z_(3) + 1e-12)`, where `z_(k)` is the k-th
+        /// largest logit. It stays the same where all logits are multiplied by one positive number. For attacks alone.
+        Dlr = "dlr",
+    }
 }
 
 impl Loss {
     /// How many classes it needs.
     pub fn least_classes(self) -> usize {
         if self == Loss::Dlr { 3 } else { 2 }
-    }
-}
-
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Loss::Xent => "xent",
-            Loss::Slm => "slm",
-            Loss::Lm => "lm",
-            Loss::Cw => "cw",
-            Loss::Dlr => "dlr",
-        })
     }
 }
 

@@ -1,49 +1,36 @@
 //! Parameters of ops: geometry of convolutions, norms, rules of PGD and of optimizers.
 
-use std::fmt;
+use crate::choice::choices;
 
-use serde::{Deserialize, Serialize};
-
-/// The norm a margin is measured in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Norm {
-    /// The largest change of a pixel.
-    #[value(alias = "Linf")]
-    Linf,
-    /// The Euclidean length of the change.
-    #[value(alias = "L2")]
-    L2,
-}
-
-impl fmt::Display for Norm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Norm::Linf => "linf",
-            Norm::L2 => "l2",
-        })
+choices! {
+    /// Norm of margins and of perturbations.
+    pub enum Norm {
+        /// Largest absolute change of a pixel.
+        Linf = "linf",
+        /// Euclidean length of the change.
+        L2 = "l2",
     }
 }
 
-/// What the stored margin is a multiple of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Direction {
-    /// (x_adv - x) / eps, where eps is the ball PGD searched (released): overstates the distance where the
-    /// perturbation ended inside the ball.
-    Eps,
-    /// (x_adv - x) / norm(x_adv - x): the margin is a true distance.
-    Unit,
+choices! {
+    /// Unit of a stored margin.
+    pub enum Direction {
+        /// Multiples of (x_adv - x) / eps, where eps is the ball of the attack (released): overstates the distance
+        /// where the perturbation ended inside the ball.
+        Eps = "eps",
+        /// Multiples of (x_adv - x) / norm(x_adv - x): the margin is a distance.
+        Unit = "unit",
+    }
 }
 
-/// What of PGD in l2 comes first after the step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum L2Order {
-    /// The box, then the ball (released).
-    BoxBall,
-    /// The ball, then the box.
-    BallBox,
+choices! {
+    /// Order of the projections after a step of PGD in l2.
+    pub enum L2Order {
+        /// Into the box, then into the ball (released).
+        BoxBall = "box-ball",
+        /// Into the ball, then into the box.
+        BallBox = "ball-box",
+    }
 }
 
 /// What batch norm adds to a variance: PyTorch's default.

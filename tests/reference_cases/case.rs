@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::ValueEnum;
 use half::f16;
+use maxmargin::choice::Choice;
 use maxmargin::model::{LeNet5, Model, Parameter, State, WideResNet, batch_dims};
 use maxmargin::tape::Norm;
 use safetensors::{Dtype, SafeTensors};
@@ -72,8 +72,8 @@ impl ReferenceCase {
     }
 
     /// A metadata name of one of a few things.
-    pub fn choice<T: ValueEnum>(&self, key: &str) -> T {
-        T::from_str(self.text(key), false).unwrap_or_else(|e| panic!("metadata {key}: {e}"))
+    pub fn choice<T: Choice>(&self, key: &str) -> T {
+        T::from_name(self.text(key)).unwrap_or_else(|| panic!("metadata {key}: no value is called {}", self.text(key)))
     }
 
     /// A tensor, if the case has it.

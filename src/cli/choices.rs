@@ -1,0 +1,28 @@
+//! clap's view of the crate's [`Choice`]s: their names as the values of a flag, each with its help.
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+
+use crate::choice::Choice;
+use crate::config::{Direction, L2Order, Method, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
+use crate::data::DatasetKind;
+use crate::evaluate::{AttackName, Protocol, request::Split};
+use crate::model::state_dict::Names;
+use crate::tape::{Loss, Norm};
+
+macro_rules! value_enums {
+    ($($Enum:ty),+) => {$(
+        impl ValueEnum for $Enum {
+            fn value_variants<'a>() -> &'a [Self] {
+                Self::ALL
+            }
+
+            fn to_possible_value(&self) -> Option<PossibleValue> {
+                Some(PossibleValue::new(self.name()).help(self.help()))
+            }
+        }
+    )+};
+}
+
+value_enums!(AttackName, DatasetKind, Loss, Names, Norm, Protocol, Split);
+value_enums!(ModelKind, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart, Direction, L2Order);
