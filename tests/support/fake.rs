@@ -116,6 +116,12 @@ pub fn library() -> Result<PathBuf, String> {
 
 const LIBRARY: &str = "FAKE_CUDA_LIBRARY";
 
+/// Folder for what is built. Cargo names it for tests and benchmarks; examples, for which it does not, share it.
+const TMP: &str = match option_env!("CARGO_TARGET_TMPDIR") {
+    Some(folder) => folder,
+    None => concat!(env!("CARGO_MANIFEST_DIR"), "/target/tmp"),
+};
+
 /// True in a process that [`rerun`] describes.
 pub fn is_rerun() -> bool {
     std::env::var_os(LIBRARY).is_some()
@@ -159,7 +165,7 @@ fn build_set(kernels: &str, build: KernelBuild, altered: Option<&AlteredKernel>)
     let version = version.map_err(|e| format!("{}: {e}", compiler()))?.stdout;
     let set = kernels.replace('/', "-");
     let set = format!("{set}-{}", build.name());
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_driver");
+    let folder = Path::new(TMP).join("fake_driver");
     let objects = folder.join("objects");
     let result = folder.join(if altered.is_some() { format!("{set}-altered") } else { set.clone() });
     for made in [&objects, &result] {
