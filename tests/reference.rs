@@ -62,7 +62,7 @@ fn every_case_of_the_folder_is_reproduced() {
     let cases = cases(&folder()).unwrap();
     let on_every_device = |(i, case): (usize, &ReferenceCase)| {
         let mut makes = devices();
-        // The fake driver takes long: each case meets one form of the CUDA device, in turn.
+        // The fake driver is slow: where it has two forms of the CUDA device, the cases alternate between them.
         if makes.len() == 3 {
             makes.remove(1 + i % 2);
         }

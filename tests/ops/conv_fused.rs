@@ -4,6 +4,7 @@
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
 use super::conv::{LARGE, SHAPES, Shape, shape};
+use super::support::fake::longer_rung;
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
 /// The wide ResNet 28-4: its first layer, then each kind of its others, on small images: the reference cases have large
@@ -141,6 +142,9 @@ pub fn conv2d_fused() {
 /// where the shortcut is the input or a convolution.
 #[test]
 fn conv2d_fused_in_large_layers() {
+    if !longer_rung("large layers") {
+        return;
+    }
     for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {
         let fusion = |shortcut, addend, sum| ConvFusion { window: s.window, shortcut, addend, sum, norm: true };
         let all = vec![fusion(None, false, false), fusion(None, true, true), fusion(Some(2), false, true)];
@@ -204,6 +208,9 @@ pub fn conv2d_fused_backward_input() {
 /// As in a block's second convolution, and as in its first, where the shortcut is the input or a convolution.
 #[test]
 fn conv2d_fused_backward_input_in_large_layers() {
+    if !longer_rung("large layers") {
+        return;
+    }
     for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {
         let fusion = |shortcut, addend| ConvGradientFusion { window: s.window, shortcut, norm: true, addend };
         let all = vec![fusion(None, false), fusion(None, true), fusion(Some(s.window.stride), false)];

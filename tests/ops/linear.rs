@@ -2,6 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
+use super::support::fake::longer_rung;
 use super::support::{Array, OpCase, Random, Sum, exact};
 
 /// Rows, inputs, outputs: around the 256 columns of a task, as many inputs and outputs as in LeNet5's layers, and sums of
@@ -151,6 +152,9 @@ pub fn linear_backward_weight() {
 
 #[test]
 fn linear_in_large_layers() {
+    if !longer_rung("large layers") {
+        return;
+    }
     with_bias(true, LENET5);
     backward_input(LENET5);
     backward_weight(LENET5);

@@ -1,5 +1,5 @@
-//! Every op once more on the fake driver, in each of its modes and under the sanitizers, in a process of its own. What
-//! each mode finds, `tests/defects` shows.
+//! Every op once more on the fake driver in each of its modes and under AddressSanitizer, in a process of its own. These
+//! tests are the longer rung. `tests/defects` proves that each mode finds the defects that it is for.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,10 +14,10 @@ fn text(output: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The other tests of this suite, with the driver's `options`; those of large layers have the code of small ones.
+/// Runs the other tests of this suite with the driver's `options`, except those of large layers.
 fn pass(build: KernelBuild, options: &str) {
-    if required("gpu") {
-        return; // that process is on the real driver
+    if required("gpu") || !longer_rung("every op with other schedules and under a sanitizer") {
+        return; // the process of a GPU's tests is on the real driver
     }
     let Some(mut command) = rung("fake", rerun(&["--skip", "modes::", "--skip", "in_large_layers"], "kernels", build))
     else {
@@ -65,7 +65,7 @@ fn as_on_a_gpu(driver: &Path, filter: &str) -> Command {
 #[test]
 fn a_kernel_with_one_rounding_changed_is_named_by_its_fingerprint_and_no_other_is() {
     if required("gpu") {
-        return; // that process is on the real driver
+        return; // the process of a GPU's tests is on the real driver
     }
     let contracted =
         AlteredKernel { file: "attack.cu", from: "x + t * (scale * (adv - x))", to: "fmaf(t, scale * (adv - x), x)" };
@@ -104,7 +104,5 @@ fn a_kernel_with_one_rounding_changed_is_named_by_its_fingerprint_and_no_other_i
 
 #[test]
 fn every_op_passes_under_address_sanitizer() {
-    if longer_rung("sanitizers") {
-        pass(KernelBuild::Address, "");
-    }
+    pass(KernelBuild::Address, "");
 }

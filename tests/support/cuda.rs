@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use maxmargin::device::cuda::{Cuda, NVCC};
 
-use super::fake::{self, FakeDriver, required, rung};
+use super::fake::{self, FakeDriver, longer_rung, required, rung};
 use super::{TestDevice, fingerprints};
 
 static READY: LazyLock<bool> = LazyLock::new(|| {
@@ -22,19 +22,21 @@ static READY: LazyLock<bool> = LazyLock::new(|| {
     true
 });
 
+static BOTH_FORMS: LazyLock<bool> = LazyLock::new(|| longer_rung("tests with an allocation for every operand"));
+
 /// True if `MAXMARGIN_APART=1` is set: every operand then has an allocation of its own, which compute-sanitizer needs,
 /// and every launch is waited for, so that an error names its kernel.
 fn apart_is_asked_for() -> bool {
     std::env::var("MAXMARGIN_APART").is_ok_and(|text| text == "1")
 }
 
-/// Forms of the CUDA device that a suite runs on: both on the fake driver; one arena on a GPU and for fingerprints;
-/// separate allocations in a [`fake::rerun`].
+/// Forms of the CUDA device that a suite runs on: one arena, as programs use it, and on the fake driver in the longer
+/// rung separate allocations, too. A [`fake::rerun`] has separate allocations alone.
 pub fn devices() -> Vec<TestDevice> {
     match () {
         () if !*READY => Vec::new(),
         () if fake::is_rerun() || apart_is_asked_for() => vec![TestDevice::CudaApart],
-        () if required("gpu") || fingerprints::in_use() => vec![TestDevice::CudaArena],
+        () if required("gpu") || fingerprints::in_use() || !*BOTH_FORMS => vec![TestDevice::CudaArena],
         () => vec![TestDevice::CudaApart, TestDevice::CudaArena],
     }
 }
