@@ -27,14 +27,14 @@ const FLAGS: &[&str] = &[
 ];
 
 /// One `extern "C" __global__` function, as its source declares it.
-struct Kernel {
+struct KernelDeclaration {
     name: String,
     /// `pointer`, or the type's own name.
     params: Vec<String>,
 }
 
 /// What ptxas says of a kernel for one architecture.
-struct Usage {
+struct PtxasUsage {
     kernel: String,
     arch: String,
     registers: u32,
@@ -78,7 +78,7 @@ fn main() {
         );
     }
     let version = nvcc.as_ref().map(|nvcc| version(nvcc));
-    let usages: Vec<Vec<Usage>> = match (&nvcc, &version) {
+    let usages: Vec<Vec<PtxasUsage>> = match (&nvcc, &version) {
         (Some(nvcc), Some(version)) => compile_all(nvcc, version, &sources, &headers, &out),
         _ => sources.iter().map(|_| Vec::new()).collect(),
     };
@@ -122,9 +122,9 @@ fn version(nvcc: &Path) -> String {
 }
 
 /// Compiles what changed, files in parallel.
-fn compile_all(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &str, out: &Path) -> Vec<Vec<Usage>> {
+fn compile_all(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &str, out: &Path) -> Vec<Vec<PtxasUsage>> {
     let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).max(1);
-    let mut results: Vec<Result<Vec<Usage>, String>> = Vec::new();
+    let mut results: Vec<Result<Vec<PtxasUsage>, String>> = Vec::new();
     for group in sources.chunks(jobs) {
         let compiled: Vec<_> = std::thread::scope(|scope| {
             let running: Vec<_> =
@@ -142,7 +142,7 @@ fn compile_all(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &str, o
 }
 
 /// One file to a fatbin. The stamp beside it says what it was made of, and keeps what ptxas said.
-fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path) -> Result<Vec<Usage>, String> {
+fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path) -> Result<Vec<PtxasUsage>, String> {
     let text = read(source);
     let mut hasher = DefaultHasher::new();
     (&text, headers, FLAGS, version).hash(&mut hasher);
@@ -179,7 +179,7 @@ fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path)
 
 /// The message that refuses a kernel whose threads use local memory: registers that spill, or a stack frame larger than
 /// [`STACK_FRAMES`] allows.
-fn local_memory(Usage { kernel, arch, stack, spilled, .. }: &Usage) -> Option<String> {
+fn local_memory(PtxasUsage { kernel, arch, stack, spilled, .. }: &PtxasUsage) -> Option<String> {
     let allowed = STACK_FRAMES.iter().find(|(name, _)| name == kernel).map_or(0, |(_, bytes)| *bytes);
     if *spilled > 0 {
         return Some(format!(
@@ -202,18 +202,18 @@ fn fatbin(source: &Path, out: &Path) -> PathBuf {
 
 /// Reads ptxas's report: `Compiling entry function 'NAME' for 'ARCH'`, then the stack frame and spills, then registers
 /// and shared memory.
-fn usages(said: &str) -> Vec<Usage> {
+fn usages(said: &str) -> Vec<PtxasUsage> {
     let number = |line: &str, after: &str| -> u32 {
         let before = line.split(after).next().unwrap_or_default().trim_end();
         before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
     };
-    let mut found: Vec<Usage> = Vec::new();
+    let mut found: Vec<PtxasUsage> = Vec::new();
     for line in said.lines() {
         if let Some(rest) = line.split("Compiling entry function '").nth(1) {
             let mut quoted = rest.split('\'');
             let kernel = quoted.next().unwrap_or_default().to_owned();
             let arch = quoted.nth(1).unwrap_or_default().to_owned();
-            found.push(Usage { kernel, arch, registers: 0, shared: 0, stack: 0, spilled: 0 });
+            found.push(PtxasUsage { kernel, arch, registers: 0, shared: 0, stack: 0, spilled: 0 });
         } else if let Some(last) = found.last_mut() {
             if line.contains("bytes spill stores") {
                 last.stack = number(line, " bytes stack frame");
@@ -231,7 +231,7 @@ fn usages(said: &str) -> Vec<Usage> {
 const QUALIFIERS: &[&str] = &["const", "__grid_constant__"];
 
 /// The kernels that a source declares: `extern "C" __global__ ... NAME(ARGUMENTS) {`.
-fn kernels(source: &Path) -> Vec<Kernel> {
+fn kernels(source: &Path) -> Vec<KernelDeclaration> {
     let text: String = read(source).lines().map(|line| line.split("//").next().unwrap_or_default()).fold(
         String::new(),
         |mut text, line| {
@@ -253,13 +253,13 @@ fn kernels(source: &Path) -> Vec<Kernel> {
                 let words: Vec<&str> = argument.split_whitespace().filter(|w| !QUALIFIERS.contains(w)).collect();
                 if argument.contains('*') { "pointer".to_owned() } else { words[0].to_owned() }
             });
-            Kernel { name: name.trim().to_owned(), params: params.collect() }
+            KernelDeclaration { name: name.trim().to_owned(), params: params.collect() }
         })
         .collect()
 }
 
 /// `images.rs`: each file's image, and each kernel with its arguments and what it uses.
-fn table(sources: &[PathBuf], usages: &[Vec<Usage>], version: Option<&str>, out: &Path) -> String {
+fn table(sources: &[PathBuf], usages: &[Vec<PtxasUsage>], version: Option<&str>, out: &Path) -> String {
     let mut text = format!(
         "/// The version of nvcc that compiled the kernels; none: the binary has no device code.\npub static NVCC: Option<&str> = {version:?};\n"
     );
@@ -269,28 +269,31 @@ fn table(sources: &[PathBuf], usages: &[Vec<Usage>], version: Option<&str>, out:
         "/// What they are compiled for: architectures, and PTX for later ones.\n\
          pub static TARGETS: &[&str] = &{targets:?};"
     );
-    text += "pub static IMAGES: &[Image] = &[\n";
+    text += "pub static IMAGES: &[KernelImage] = &[\n";
     for source in sources {
         let file = source.file_name().expect("a file has a name").to_string_lossy();
         let bytes = match version {
             Some(_) => format!("&Aligned(*include_bytes!({:?})).0", fatbin(source, out)),
             None => "NO_IMAGE".to_owned(),
         };
-        let _ = writeln!(text, "    Image {{ file: {file:?}, bytes: {bytes} }},");
+        let _ = writeln!(text, "    KernelImage {{ file: {file:?}, bytes: {bytes} }},");
     }
-    text += "];\n/// Every kernel, in order of files.\npub static KERNELS: &[Kernel] = &[\n";
+    text += "];\n/// Every kernel, in order of files.\npub static KERNELS: &[KernelInfo] = &[
+";
     for (image, (source, usages)) in sources.iter().zip(usages).enumerate() {
         for kernel in kernels(source) {
             let own = usages.iter().filter(|usage| usage.kernel == kernel.name);
             let usage: Vec<String> = own
-                .map(|Usage { arch, registers, shared, stack, .. }| {
-                    format!("Usage {{ arch: {arch:?}, registers: {registers}, shared: {shared}, stack: {stack} }}")
+                .map(|PtxasUsage { arch, registers, shared, stack, .. }| {
+                    format!(
+                        "KernelUsage {{ arch: {arch:?}, registers: {registers}, shared: {shared}, stack: {stack} }}"
+                    )
                 })
                 .collect();
-            let Kernel { name, params } = kernel;
+            let KernelDeclaration { name, params } = kernel;
             let _ = writeln!(
                 text,
-                "    Kernel {{ name: {name:?}, image: {image}, params: &{params:?}, usage: &[{}] }},",
+                "    KernelInfo {{ name: {name:?}, image: {image}, params: &{params:?}, usage: &[{}] }},",
                 usage.join(", ")
             );
         }

@@ -6,7 +6,7 @@
 //
 // Three habits of all kernels show here.
 // - `rows` is a number on the GPU: how many rows of the batch take part. A block beyond it leaves at once.
-// - Four numbers are read and written at once where addresses allow it (the kernels whose name ends in _x4 or _keptN);
+// - Four numbers are read and written at once where addresses allow it (the kernels whose name ends in _x4 or _registersN);
 //   the formula is written once, for one number, and `each` applies it.
 // - The compiler contracts no product and sum into one rounding (-fmad=false): bits are those that the formula says,
 //   and the CPU's. The ball below rests on that.
@@ -223,7 +223,7 @@ __device__ __forceinline__ void pgd_step_l2_of(Row& row, float eps, float step, 
 // The bytes of linf, 16 a number, and some 20 FLOPs, five of them in double: 0.2 us at batch 50 of 28 x 28. What it
 // takes longer is two sums over a block.
 template <int N>
-__device__ __forceinline__ void pgd_step_l2_kept(float4* adv, const float4* x, const float4* dx, const float* eps,
+__device__ __forceinline__ void pgd_step_l2_registers(float4* adv, const float4* x, const float4* dx, const float* eps,
                                                  const float* step, float floor, int box_first, const unsigned* rows,
                                                  int capacity, int width) {
     const int row = static_cast<int>(blockIdx.x);
@@ -236,16 +236,16 @@ __device__ __forceinline__ void pgd_step_l2_kept(float4* adv, const float4* x, c
 
 // Rows of at most 256 fours: 28 x 28 has 196.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    pgd_step_l2_kept1(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step, float floor,
+    pgd_step_l2_registers1(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step, float floor,
                       int box_first, const unsigned* rows, int capacity, int width) {
-    pgd_step_l2_kept<1>(adv, x, dx, eps, step, floor, box_first, rows, capacity, width);
+    pgd_step_l2_registers<1>(adv, x, dx, eps, step, floor, box_first, rows, capacity, width);
 }
 
 // Rows of at most 768 fours: 32 x 32 x 3 has 768.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    pgd_step_l2_kept3(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step, float floor,
+    pgd_step_l2_registers3(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step, float floor,
                       int box_first, const unsigned* rows, int capacity, int width) {
-    pgd_step_l2_kept<3>(adv, x, dx, eps, step, floor, box_first, rows, capacity, width);
+    pgd_step_l2_registers<3>(adv, x, dx, eps, step, floor, box_first, rows, capacity, width);
 }
 
 // Any row. dx is read twice, adv and x twice, adv is written twice: 28 bytes a number, most of them from a cache.

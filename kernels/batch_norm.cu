@@ -7,7 +7,7 @@
 // All are bound by memory. Of WideResNet-28-4 at batch 128 the largest activations are 128 x 32 x 32 x 64 numbers, 33.6
 // MB: 11 us at 3.0 TB/s for each time that a kernel reads or writes them. FLOPs are a few a number, and no bound.
 #include "batch_norm.cuh"
-#include "finish.cuh"
+#include "epilogue.cuh"
 #include "prelude.cuh"
 #include "vector.cuh"
 
@@ -229,7 +229,7 @@ __device__ __forceinline__ int warp_channel() {
 // loses no digits that double precision does not have to spare, however far from 0 the mean is. 4 bytes a number:
 // 33.6 MB, 11 us.
 template <typename V>
-__device__ __forceinline__ void batch_norm_training_shares_of(double2* parts, const V* x, const unsigned* rows,
+__device__ __forceinline__ void batch_norm_training_splits_of(double2* parts, const V* x, const unsigned* rows,
                                                               int capacity, int pixels, int width, int chunk,
                                                               int shares) {
     const Spot spot(rows, capacity, pixels, width, chunk);
@@ -244,17 +244,17 @@ __device__ __forceinline__ void batch_norm_training_shares_of(double2* parts, co
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_shares(double2* __restrict__ parts, const float* __restrict__ x,
+    batch_norm_training_splits(double2* __restrict__ parts, const float* __restrict__ x,
                                const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
                                int shares) {
-    batch_norm_training_shares_of(parts, x, rows, capacity, pixels, width, chunk, shares);
+    batch_norm_training_splits_of(parts, x, rows, capacity, pixels, width, chunk, shares);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_shares_x4(double2* __restrict__ parts, const float4* __restrict__ x,
+    batch_norm_training_splits_x4(double2* __restrict__ parts, const float4* __restrict__ x,
                                   const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
                                   int shares) {
-    batch_norm_training_shares_of(parts, x, rows, capacity, pixels, width, chunk, shares);
+    batch_norm_training_splits_of(parts, x, rows, capacity, pixels, width, chunk, shares);
 }
 
 // The share of a batch in the running statistics after it: `BATCH_NORM_MOMENTUM` in src/tape/params.rs.
@@ -285,7 +285,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Of dy, where ReLU let x pass, times the normalized x; and of dy alone. 8 bytes a number: 67 MB, 22 us.
 template <typename V>
-__device__ __forceinline__ void batch_norm_backward_weight_shares_of(
+__device__ __forceinline__ void batch_norm_backward_weight_splits_of(
     double2* parts, const V* dy, const V* x, const V* __restrict__ weight, const V* __restrict__ bias,
     const V* __restrict__ mean, const V* __restrict__ variance, bool relu, const Spot& spot, int shares) {
     if (spot.none()) return;
@@ -301,23 +301,23 @@ __device__ __forceinline__ void batch_norm_backward_weight_shares_of(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_backward_weight_shares(double2* __restrict__ parts, const float* __restrict__ dy,
+    batch_norm_backward_weight_splits(double2* __restrict__ parts, const float* __restrict__ dy,
                                       const float* __restrict__ x, const float* __restrict__ weight,
                                       const float* __restrict__ bias, const float* __restrict__ mean,
                                       const float* __restrict__ variance, int relu, const unsigned* __restrict__ rows,
                                       int capacity, int pixels, int width, int chunk, int shares) {
-    batch_norm_backward_weight_shares_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
+    batch_norm_backward_weight_splits_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
                                          Spot(rows, capacity, pixels, width, chunk), shares);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_backward_weight_shares_x4(double2* __restrict__ parts, const float4* __restrict__ dy,
+    batch_norm_backward_weight_splits_x4(double2* __restrict__ parts, const float4* __restrict__ dy,
                                          const float4* __restrict__ x, const float4* __restrict__ weight,
                                          const float4* __restrict__ bias, const float4* __restrict__ mean,
                                          const float4* __restrict__ variance, int relu,
                                          const unsigned* __restrict__ rows, int capacity, int pixels, int width,
                                          int chunk, int shares) {
-    batch_norm_backward_weight_shares_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
+    batch_norm_backward_weight_splits_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
                                          Spot(rows, capacity, pixels, width, chunk), shares);
 }
 

@@ -6,18 +6,18 @@
 //
 // WideResNet-28-4's large ones, 64 channels, 3 x 3, 32 x 32 pixels, batch 128: 9.7 GFLOP, 206 us. There a tensor is 34
 // MB, 11 us to read or to write: the sum with a block's input, and batch norm in evaluation mode with ReLU, each a pass
-// over memory, would take 60 us more. So they are applied to whole sums on their way to memory (finish.cuh), as are
+// over memory, would take 60 us more. So they are applied to whole sums on their way to memory (epilogue.cuh), as are
 // their gradients; and a block's shortcut, a 1 x 1 convolution, is a part of the same sums.
 #include "conv.cuh"
 
 // y: a row an output, a column a filter, summed over the filter's elements and the shortcut's channels.
 template <class T>
 __device__ __forceinline__ void conv2d_tile(
-    float* y, const float* x, const float* w, const Shortcut& shortcut, const Finish& finish, const unsigned* rows,
+    float* y, const float* x, const float* w, const Shortcut& shortcut, const Epilogue& epilogue, const unsigned* rows,
     int capacity, const ConvShape& s) {
     const int pixels = s.out_h * s.out_w, outputs = active_rows(rows, capacity) * pixels;
     float* share = y + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k;
-    const Store<T::VECTOR> store{share, s.k, {outputs}, finish};
+    const Store<T::VECTOR> store{share, s.k, {outputs}, epilogue};
     const int channels = shortcut.s.channels;
     gemm<T>(outputs, s.k, s.chunk, store,
             Product{Windows<false>{s, x, outputs}, Along{w, s.k, s.filter()}, s.filter()},
@@ -27,30 +27,30 @@ __device__ __forceinline__ void conv2d_tile(
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
     conv2d_scalar(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_tile<Scalar>(y, x, w, shortcut, finish, rows, capacity, s);
+                  Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_tile<Scalar>(y, x, w, shortcut, epilogue, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
     conv2d_narrow(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_tile<Narrow>(y, x, w, shortcut, finish, rows, capacity, s);
+                  Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_tile<Narrow>(y, x, w, shortcut, epilogue, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
     conv2d_square(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
-                  Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_tile<Square>(y, x, w, shortcut, finish, rows, capacity, s);
+                  Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_tile<Square>(y, x, w, shortcut, epilogue, rows, capacity, s);
 }
 
 // dx: a row a pixel of x of one class (along z), a column a channel, summed over the class's taps and the filters, and
 // over the shortcut's filters.
 template <class T>
 __device__ __forceinline__ void conv2d_backward_input_tile(
-    float* dx, const float* dy, const float* w, const Shortcut& shortcut, const Finish& finish, const unsigned* rows,
+    float* dx, const float* dy, const float* w, const Shortcut& shortcut, const Epilogue& epilogue, const unsigned* rows,
     int capacity, const ConvShape& s) {
     const PixelClass of(s, blockIdx.z);
     const int pixels = active_rows(rows, capacity) * of.pixels();
     float* share = dx + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
-    const Store<T::VECTOR, InClass> store{share, s.c, {pixels, s, of}, finish};
+    const Store<T::VECTOR, InClass> store{share, s.c, {pixels, s, of}, epilogue};
     const Gradients<false> gradients{s, of, dy, nullptr, pixels};
     const ShortcutGradients others{of, shortcut, shortcut.x, pixels};
     gemm<T>(pixels, s.c, s.chunk, store,
@@ -60,21 +60,21 @@ __device__ __forceinline__ void conv2d_backward_input_tile(
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
     conv2d_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                                 Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
                                  ConvShape s) {
-    conv2d_backward_input_tile<Scalar>(dx, dy, w, shortcut, finish, rows, capacity, s);
+    conv2d_backward_input_tile<Scalar>(dx, dy, w, shortcut, epilogue, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
     conv2d_backward_input_narrow(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                                 Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
                                  ConvShape s) {
-    conv2d_backward_input_tile<Narrow>(dx, dy, w, shortcut, finish, rows, capacity, s);
+    conv2d_backward_input_tile<Narrow>(dx, dy, w, shortcut, epilogue, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
     conv2d_backward_input_square(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 Shortcut shortcut, Finish finish, const unsigned* __restrict__ rows, int capacity,
+                                 Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
                                  ConvShape s) {
-    conv2d_backward_input_tile<Square>(dx, dy, w, shortcut, finish, rows, capacity, s);
+    conv2d_backward_input_tile<Square>(dx, dy, w, shortcut, epilogue, rows, capacity, s);
 }
 
 // dw: a row a filter, a column an element of it, summed over the outputs of all active images. Long sums, few results:

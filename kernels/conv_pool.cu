@@ -76,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
 // LeNet5's first convolution at a batch of 50: 1.6 MB of gradients and choices, each read for 9 pixel blocks (caches);
 // 16 million operations in place of 63. 9800 pixel blocks x 9 windows x about 35 instructions a warp: 4 us.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    conv_pool_backward_input_few(float* __restrict__ dx, const float* __restrict__ dy,
+    conv_pool_backward_input_direct(float* __restrict__ dx, const float* __restrict__ dy,
                                  const unsigned char* __restrict__ choice, const float* __restrict__ w,
                                  const unsigned* __restrict__ rows, int capacity, ConvShape s, int turns) {
     DYN_SHARED(float, filters);  // [kh kw c][k]: lanes read next to one another

@@ -7,7 +7,7 @@
 // of LeNet5's first convolution at batch 50 (50 x 28 x 28 x 32 numbers, 5.0 MB) a kernel of one operand moves 10.0 MB:
 // its floor at 3.0 TB/s is 3.3 us; of two operands 15.1 MB, 5.0 us.
 #include "bias.cuh"
-#include "finish.cuh"
+#include "epilogue.cuh"
 #include "prelude.cuh"
 #include "vector.cuh"
 

@@ -1,14 +1,14 @@
 // What ends a product that was cut along its length: the sum of its shares, in their order.
 //
 // Bytes of all shares once; they come from the L2 cache, where the product has just put them.
-#include "finish.cuh"
+#include "epilogue.cuh"
 #include "prelude.cuh"
 
-// out[i] = finish(the sum of parts[split][i], i), for `active` of `count` elements. A block takes a warp's width of
+// out[i] = epilogue(the sum of parts[split][i], i), for `active` of `count` elements. A block takes a warp's width of
 // elements; each of its warps adds every eighth part, and the warps' sums are added in order.
 template <class F>
 __device__ __forceinline__ void sum_parts(
-    float* out, const float* parts, long long active, long long count, int splits, F finish) {
+    float* out, const float* parts, long long active, long long count, int splits, F epilogue) {
     constexpr int WARPS = THREADS / WARP;
     SHARED(float, sums, [WARPS][WARP]);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -22,18 +22,18 @@ __device__ __forceinline__ void sum_parts(
     __syncthreads();
     if (warp == 0 && i < active) {
         for (int other = 1; other < WARPS; ++other) sum += sums[other][lane];
-        out[i] = finish(sum, i);
+        out[i] = epilogue(sum, i);
     }
 }
 
 // For results by rows of `row` elements, `columns` of which are a row of the product: the active ones are written when
 // they are finished.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, Finish finish,
+    sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, Epilogue epilogue,
                    const unsigned* __restrict__ rows, int capacity, int row, int columns, int splits) {
     const long long active = static_cast<long long>(active_rows(rows, capacity)) * row;
     sum_parts(out, parts, active, static_cast<long long>(capacity) * row, splits,
-              [=](float sum, long long i) { return finish(sum, i, static_cast<int>(i % columns)); });
+              [=](float sum, long long i) { return epilogue(sum, i, static_cast<int>(i % columns)); });
 }
 
 // For the gradient of weights.

@@ -14,7 +14,7 @@
 // of thousands of terms stays that of short sums.
 #pragma once
 
-#include "finish.cuh"
+#include "epilogue.cuh"
 #include "prelude.cuh"
 #include "ptx.cuh"
 #include "vector.cuh"
@@ -169,18 +169,18 @@ struct Store {
     float* out;
     int columns;
     Order order;
-    Finish finish;
+    Epilogue epilogue;
 
     // What is known of a thread's columns once and for all.
     struct Columns {
         int first;
-        FinishColumn known[QUAD];
+        EpilogueColumn known[QUAD];
     };
     __device__ Columns start(int first) const {
         Columns of{first, {}};
 #pragma unroll
         for (int j = 0; j < QUAD; ++j) {
-            if (first + j < columns) of.known[j] = finish.column(first + j);
+            if (first + j < columns) of.known[j] = epilogue.column(first + j);
         }
         return of;
     }
@@ -197,7 +197,7 @@ struct Store {
                 at[i] = order(row + i) * columns + of.first + j;
                 for (int v = 0; v < VECTOR; ++v) finished[i][v] = values[i][j + v];
             }
-            finish(finished, at, rows, of.known + j);
+            epilogue(finished, at, rows, of.known + j);
 #pragma unroll
             for (int i = 0; i < QUAD; ++i) {
                 if (i < rows) store_vector(out + at[i], finished[i]);
@@ -329,11 +329,11 @@ __device__ __forceinline__ void accumulate(
 
 // A block's tile of the sum of products of `rows` by `columns`, of its share of their terms: blocks are numbered along
 // x by columns, then by rows of tiles; along y by shares of `chunk` terms each (a multiple of DEPTH), of the products
-// one after another. Calls `epilogue(row, epilogue.start(column), values[QUAD][QUAD])` for each of a thread's groups;
+// one after another. Calls `output(row, output.start(column), values[QUAD][QUAD])` for each of a thread's groups;
 // it must mind the edges. Blocks that have no row leave at once; a share without terms gives zeros.
-template <class T, class Epilogue, class... Products>
+template <class T, class Output, class... Products>
 __device__ __forceinline__ void gemm(
-    int rows, int columns, int chunk, const Epilogue& epilogue, const Products&... products) {
+    int rows, int columns, int chunk, const Output& output, const Products&... products) {
     SHARED(float, a_tile, [2][DEPTH][T::ROWS + PADDING]);
     SHARED(float, b_tile, [2][DEPTH][T::COLUMNS + PADDING]);
     const int across = ceil_div(columns, T::COLUMNS);
@@ -346,9 +346,9 @@ __device__ __forceinline__ void gemm(
         first -= product.length, end -= product.length;
     };
     (add(products), ...);
-    const auto known = epilogue.start(column0 + column_of_thread<T>());
+    const auto known = output.start(column0 + column_of_thread<T>());
 #pragma unroll
     for (int g = 0; g < GROUPS; ++g) {
-        epilogue(row0 + g * (T::ROWS / GROUPS) + row_of_thread<T>(), known, total + g * QUAD);
+        output(row0 + g * (T::ROWS / GROUPS) + row_of_thread<T>(), known, total + g * QUAD);
     }
 }

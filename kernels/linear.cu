@@ -10,32 +10,32 @@
 
 template <class T>
 __device__ __forceinline__ void linear_tile(
-    float* y, const float* x, const float* w, const Finish& finish, const unsigned* rows, int capacity, int in, int out,
+    float* y, const float* x, const float* w, const Epilogue& epilogue, const unsigned* rows, int capacity, int in, int out,
     int chunk) {
     const int n = active_rows(rows, capacity);
-    const Store<T::VECTOR> store{y + static_cast<size_t>(blockIdx.y) * capacity * out, out, {n}, finish};
+    const Store<T::VECTOR> store{y + static_cast<size_t>(blockIdx.y) * capacity * out, out, {n}, epilogue};
     gemm<T>(n, out, chunk, store, Product{Along{x, n, in}, Along{w, out, in}, in});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
-    linear_scalar(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+    linear_scalar(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Epilogue epilogue,
                   const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
-    linear_tile<Scalar>(y, x, w, finish, rows, capacity, in, out, chunk);
+    linear_tile<Scalar>(y, x, w, epilogue, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
-    linear_narrow(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+    linear_narrow(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Epilogue epilogue,
                   const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
-    linear_tile<Narrow>(y, x, w, finish, rows, capacity, in, out, chunk);
+    linear_tile<Narrow>(y, x, w, epilogue, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
-    linear_square(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+    linear_square(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Epilogue epilogue,
                   const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
-    linear_tile<Square>(y, x, w, finish, rows, capacity, in, out, chunk);
+    linear_tile<Square>(y, x, w, epilogue, rows, capacity, in, out, chunk);
 }
 
 // For few outputs: a warp each, so that even ten of them fill some of the GPU, and no share is left to be added.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    linear_warp(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Finish finish,
+    linear_warp(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Epilogue epilogue,
                 const unsigned* __restrict__ rows, int capacity, int in, int out) {
     constexpr int SUMS = 4;  // that wait for one another's loads no more
     const long long at = global_thread() / WARP;
@@ -53,36 +53,36 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     const float sum = warp_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    if (lane == 0) y[at] = finish(sum, at, column);
+    if (lane == 0) y[at] = epilogue(sum, at, column);
 }
 
 // dx [n, in] = dy [n, out] w; with y [n, in], 0 where y is not positive.
 template <class T>
 __device__ __forceinline__ void linear_backward_input_tile(
-    float* dx, const float* dy, const float* w, const Finish& finish, const unsigned* rows, int capacity, int in,
+    float* dx, const float* dy, const float* w, const Epilogue& epilogue, const unsigned* rows, int capacity, int in,
     int out, int chunk) {
     const int n = active_rows(rows, capacity);
-    const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * in, in, {n}, finish};
+    const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * in, in, {n}, epilogue};
     gemm<T>(n, in, chunk, store, Product{Along{dy, n, out}, Across{w, in}, out});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
     linear_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 Finish finish, const unsigned* __restrict__ rows, int capacity, int in, int out,
+                                 Epilogue epilogue, const unsigned* __restrict__ rows, int capacity, int in, int out,
                                  int chunk) {
-    linear_backward_input_tile<Scalar>(dx, dy, w, finish, rows, capacity, in, out, chunk);
+    linear_backward_input_tile<Scalar>(dx, dy, w, epilogue, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
     linear_backward_input_narrow(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 Finish finish, const unsigned* __restrict__ rows, int capacity, int in, int out,
+                                 Epilogue epilogue, const unsigned* __restrict__ rows, int capacity, int in, int out,
                                  int chunk) {
-    linear_backward_input_tile<Narrow>(dx, dy, w, finish, rows, capacity, in, out, chunk);
+    linear_backward_input_tile<Narrow>(dx, dy, w, epilogue, rows, capacity, in, out, chunk);
 }
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
     linear_backward_input_square(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ w,
-                                 Finish finish, const unsigned* __restrict__ rows, int capacity, int in, int out,
+                                 Epilogue epilogue, const unsigned* __restrict__ rows, int capacity, int in, int out,
                                  int chunk) {
-    linear_backward_input_tile<Square>(dx, dy, w, finish, rows, capacity, in, out, chunk);
+    linear_backward_input_tile<Square>(dx, dy, w, epilogue, rows, capacity, in, out, chunk);
 }
 
 // dw [out, in] = dy^T x: 50 terms a sum, and 13 MB to write: 4 us of memory.

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
-use crate::device::cuda::launch::{Cost, Total};
+use crate::device::cuda::launch::{Cost, TotalCost};
 use crate::device::{Device, Schedule, cuda};
 use crate::tape::{Memory, Program};
 pub use ceilings::{Ceilings, Reference, References};
@@ -206,7 +206,7 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
     let compared_with = References::new(settings.ceilings.as_ref(), &own, settings.megabytes);
 
     let (wanted, all_ops) = plan(settings, &step, &ops, &attack);
-    let step_total = Total::of_schedule(schedule, multiprocessors);
+    let step_total = TotalCost::of_schedule(schedule, multiprocessors);
     let launches = step_total.launches;
     let BenchSettings { rounds, megabytes, rotated_megabytes, budget_s, .. } = *settings;
     let mut report = BenchReport {
@@ -246,7 +246,7 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
             Work::Program(at) => {
                 let (program, times) = &schedule.stages[at];
                 let time = clock.time(program)?;
-                let total = Total::of(program, multiprocessors);
+                let total = TotalCost::of(program, multiprocessors);
                 BenchItem { times_a_step: *times, ..BenchItem::new("program", name, total, time) }
             }
             Work::Op(at) => {
@@ -297,7 +297,7 @@ fn plan(
 /// Rates of our own copy, and of the fastest of matrix products of growing size.
 fn own_rates(clock: &mut Clock, attack: &AttackSteps, products: &Products) -> Result<OwnRates> {
     let copy = attack.copy();
-    let copy_bytes_per_s = Total::of(copy, clock.multiprocessors).cost.bytes as f64 / clock.time(copy)?.median;
+    let copy_bytes_per_s = TotalCost::of(copy, clock.multiprocessors).cost.bytes as f64 / clock.time(copy)?.median;
     let mut best = (0.0, 0);
     for (size, program) in &products.by_size {
         let seconds = clock.time(program)?.median;
@@ -396,8 +396,8 @@ impl BenchReport {
 
 impl BenchItem {
     /// An item of launches that are `total` together. [`BenchReport::settle`] adds its shares.
-    fn new(group: &'static str, name: &str, total: Total, time: RunTime) -> BenchItem {
-        let Total { launches, cost: Cost { bytes, flops } } = total;
+    fn new(group: &'static str, name: &str, total: TotalCost, time: RunTime) -> BenchItem {
+        let TotalCost { launches, cost: Cost { bytes, flops } } = total;
         BenchItem {
             group,
             name: name.to_owned(),
@@ -420,7 +420,7 @@ impl BenchItem {
     fn of_op(group: &'static str, name: &str, program: &Program, time: RunTime, multiprocessors: usize) -> BenchItem {
         let launches = cuda::launches(program, &program.nodes[0], multiprocessors);
         let kernels = launches.iter().map(|launch| launch.kernel).collect();
-        let total = Total::of(program, multiprocessors);
+        let total = TotalCost::of(program, multiprocessors);
         BenchItem { shape: workload::shape(program), kernels, ..BenchItem::new(group, name, total, time) }
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::workload::shape;
 use crate::Result;
-use crate::device::cuda::launch::Total;
+use crate::device::cuda::launch::TotalCost;
 use crate::device::{Device, Schedule};
 use crate::tape::{ALIGN_WORDS, Buffer, DType, Memory, Node, Op, Place, Program, Region, Value, ValueInfo};
 
@@ -46,7 +46,7 @@ impl StepOps {
         let home = memory.buffer("values of a program", &[largest], DType::U8);
         let mut stages: Vec<_> = schedule.stages.iter().collect();
         stages.sort_by_key(|(program, times)| {
-            Reverse(Total::of(program, multiprocessors).cost.flops * u64::from(*times))
+            Reverse(TotalCost::of(program, multiprocessors).cost.flops * u64::from(*times))
         });
         let (mut nodes, mut ops) = (Vec::new(), Vec::new());
         let mut known = BTreeMap::new();

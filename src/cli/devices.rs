@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Outcome, machine, print};
 use crate::Result;
-use crate::device::cuda::{self, Cuda, Gpu, KERNELS, Kernel, NVCC, TARGETS};
+use crate::device::cuda::{self, Cuda, Gpu, KERNELS, KernelInfo, NVCC, TARGETS};
 
 /// Show what can compute here: the CPU, the GPUs, and the kernels built into this program
 ///
@@ -50,7 +50,7 @@ fn describe(gpu: &Gpu) -> String {
 
 /// What is built into this program.
 fn images() -> String {
-    let mut files: Vec<&str> = KERNELS.iter().map(Kernel::file).collect();
+    let mut files: Vec<&str> = KERNELS.iter().map(KernelInfo::file).collect();
     files.dedup();
     let built = match NVCC {
         Some(nvcc) => format!("compiled by nvcc {nvcc} for {}", TARGETS.join(", ")),

@@ -6,7 +6,7 @@ use super::values::count;
 use super::{Outcome, presets, print};
 use crate::batch::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
-use crate::device::cuda::launch::{Cost, Launch, Total};
+use crate::device::cuda::launch::{Cost, Launch, TotalCost};
 use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS};
 use crate::tape::{Memory, Program};
 use crate::text::si;
@@ -61,7 +61,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
         text += "\n";
     }
     if args.topic == Topic::Kernels {
-        text += &format!("a step: {}\n", in_words(Total::of_schedule(&step.schedule, args.multiprocessors)));
+        text += &format!("a step: {}\n", in_words(TotalCost::of_schedule(&step.schedule, args.multiprocessors)));
     }
     if args.topic == Topic::Memory {
         text += &format!("buffers: {} bytes, without the data set\n", memory.bytes());
@@ -76,7 +76,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
 
 /// A line a launch, and their sum.
 fn launches(program: &Program, multiprocessors: usize) -> String {
-    let mut text = format!("{}: {}\n", program.name, in_words(Total::of(program, multiprocessors)));
+    let mut text = format!("{}: {}\n", program.name, in_words(TotalCost::of(program, multiprocessors)));
     let archs: Vec<&str> = TARGETS.iter().copied().filter(|target| target.starts_with("sm_")).collect();
     text += &format!(
         "  {:34} {:26} {:>14} {:>7} {:>7} {:>5} {:>9} {:>9} {:>9}  registers {}\n",
@@ -114,6 +114,6 @@ fn launches(program: &Program, multiprocessors: usize) -> String {
     text
 }
 
-fn in_words(Total { launches, cost: Cost { bytes, flops } }: Total) -> String {
+fn in_words(TotalCost { launches, cost: Cost { bytes, flops } }: TotalCost) -> String {
     format!("{launches} launches, {} bytes, {} FLOP", si(bytes as f64), si(flops as f64))
 }

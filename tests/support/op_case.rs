@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::fmt::Debug;
 use std::sync::LazyLock;
 
-use maxmargin::device::cuda::{KERNELS, Kernel, TYPICAL_MULTIPROCESSORS, launches};
+use maxmargin::device::cuda::{KERNELS, KernelInfo, TYPICAL_MULTIPROCESSORS, launches};
 use maxmargin::tape::{Buffer, DType, Memory, Node, Op, Place, Program, Region, Tape};
 use rayon::ThreadPool;
 
@@ -199,7 +199,7 @@ impl OpCase {
 
     /// True if the file of one of its kernels calls functions that the C library and CUDA round differently.
     fn uses_library(&self) -> bool {
-        let file = |name| KERNELS.iter().find(|kernel| kernel.name == name).map(Kernel::file);
+        let file = |name| KERNELS.iter().find(|kernel| kernel.name == name).map(KernelInfo::file);
         self.kernels().into_iter().filter_map(file).any(|file| FILES_WITH_LIBRARY_FUNCTIONS.contains(&file))
     }
 

@@ -84,14 +84,14 @@ impl Gpu {
 
 /// What the machine has.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct DriverInfo {
     /// The CUDA version that the driver supports: 13000 is 13.0.
     pub driver: i32,
     /// Every GPU: at least one.
     pub gpus: Vec<Gpu>,
 }
 
-impl Found {
+impl DriverInfo {
     /// The CUDA version that the driver supports, such as 13.0.
     #[must_use]
     pub fn driver_version(&self) -> String {
@@ -110,7 +110,7 @@ pub fn driver_is_here() -> bool {
 ///
 /// # Errors
 /// There is no driver, or no GPU, or the driver does not work: says which.
-pub fn find() -> Result<Found> {
+pub fn find() -> Result<DriverInfo> {
     // Without a driver every call of it would panic.
     if !driver_is_here() {
         return Err(Error::device(
@@ -136,7 +136,7 @@ pub fn find() -> Result<Found> {
     let gpus: std::result::Result<Vec<Gpu>, DriverError> =
         (0..count.max(0) as usize).map(|ordinal| Ok(Gpu::of(ordinal)?.1)).collect();
     let gpus = gpus.map_err(failed("to describe its GPUs"))?;
-    if gpus.is_empty() { Err(no_gpu()) } else { Ok(Found { driver, gpus }) }
+    if gpus.is_empty() { Err(no_gpu()) } else { Ok(DriverInfo { driver, gpus }) }
 }
 
 /// A GPU in use: its primary context.
@@ -156,7 +156,7 @@ impl Context {
     /// Takes GPU `ordinal` into use. `needed` is the CUDA version that the kernels were compiled with, as
     /// `cuDriverGetVersion` counts.
     pub fn open(ordinal: usize, needed: i32) -> Result<Context> {
-        let Found { driver, gpus } = find()?;
+        let DriverInfo { driver, gpus } = find()?;
         let Some(gpu) = gpus.get(ordinal).cloned() else {
             return Err(Error::usage(format!(
                 "--device cuda:{ordinal}: there {}; `maxmargin devices` lists them, and CUDA_VISIBLE_DEVICES may hide \

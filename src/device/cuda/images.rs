@@ -1,7 +1,7 @@
 //! The compiled kernels that are built into the binary: what `build.rs` made of `kernels/`.
 
 /// The device code of one kernel file.
-pub(super) struct Image {
+pub(super) struct KernelImage {
     /// The source's name.
     pub file: &'static str,
     /// A fatbin.
@@ -9,7 +9,7 @@ pub(super) struct Image {
 }
 
 /// A kernel: an `extern "C" __global__` function of a file.
-pub struct Kernel {
+pub struct KernelInfo {
     /// Its name.
     pub name: &'static str,
     /// Which of the images has it.
@@ -17,10 +17,10 @@ pub struct Kernel {
     /// The type of each argument: `pointer`, `int`, `unsigned`, `float`, or a struct's name.
     pub params: &'static [&'static str],
     /// What it uses on each architecture; empty where the binary was built without nvcc.
-    pub usage: &'static [Usage],
+    pub usage: &'static [KernelUsage],
 }
 
-impl Kernel {
+impl KernelInfo {
     /// The name of its source.
     #[must_use]
     pub fn file(&self) -> &'static str {
@@ -29,7 +29,7 @@ impl Kernel {
 }
 
 /// What a kernel uses on an architecture, as ptxas reports it. Registers never spill: that is a build error.
-pub struct Usage {
+pub struct KernelUsage {
     /// Such as `sm_90a`.
     pub arch: &'static str,
     /// Registers a thread.
@@ -55,7 +55,7 @@ include!(concat!(env!("OUT_DIR"), "/images.rs"));
 ///
 /// # Panics
 /// There is none: a launch names a kernel that no file declares.
-pub(super) fn kernel(name: &str) -> &'static Kernel {
+pub(super) fn kernel(name: &str) -> &'static KernelInfo {
     KERNELS.iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("no kernel is called {name}"))
 }
 
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn every_kernel_has_its_own_name_and_known_arguments() {
-        for (at, Kernel { name, params, .. }) in KERNELS.iter().enumerate() {
+        for (at, KernelInfo { name, params, .. }) in KERNELS.iter().enumerate() {
             assert!(KERNELS[..at].iter().all(|other| other.name != *name), "{name} is declared twice");
             assert!(!params.is_empty(), "{name} has no arguments");
         }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn every_kernel_is_compiled_for_every_architecture() {
         let Some(_) = NVCC else { return };
-        for Kernel { name, usage, .. } in KERNELS {
+        for KernelInfo { name, usage, .. } in KERNELS {
             let archs: Vec<_> = usage.iter().map(|usage| usage.arch).collect();
             assert_eq!(archs, ["sm_80", "sm_90a"], "{name}");
         }

@@ -13,7 +13,7 @@ pub const THREADS: u32 = 256;
 pub const WARP: u32 = 32;
 
 /// A struct that a kernel takes by value.
-pub(super) trait Struct: Pod {
+pub(super) trait KernelStruct: Pod {
     /// Its name in the kernel's source. The layout there is the same.
     const NAME: &'static str;
 }
@@ -52,7 +52,7 @@ impl Arg {
         Arg::Int(i32::try_from(n).expect("a size fits an int"))
     }
 
-    pub(super) fn of<T: Struct>(value: T) -> Arg {
+    pub(super) fn of<T: KernelStruct>(value: T) -> Arg {
         Arg::Struct(T::NAME, bytemuck::bytes_of(&value).to_vec())
     }
 
@@ -97,34 +97,34 @@ pub struct Cost {
 
 /// What several launches are together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Total {
+pub struct TotalCost {
     /// How many.
     pub launches: u64,
     /// The sum of their costs.
     pub cost: Cost,
 }
 
-impl Total {
+impl TotalCost {
     /// The sum over a program's launches on a GPU of so many multiprocessors.
-    pub fn of(program: &Program, multiprocessors: usize) -> Total {
+    pub fn of(program: &Program, multiprocessors: usize) -> TotalCost {
         let launches = program.nodes.iter().flat_map(|node| super::launches(program, node, multiprocessors));
-        launches.fold(Total::default(), |total, launch| total.and(Total { launches: 1, cost: launch.cost }, 1))
+        launches.fold(TotalCost::default(), |total, launch| total.and(TotalCost { launches: 1, cost: launch.cost }, 1))
     }
 
     /// The sum over a schedule, each program as often as it runs.
-    pub fn of_schedule(schedule: &Schedule, multiprocessors: usize) -> Total {
+    pub fn of_schedule(schedule: &Schedule, multiprocessors: usize) -> TotalCost {
         let stages = schedule.stages.iter();
-        stages.fold(Total::default(), |total, (program, times)| {
-            total.and(Total::of(program, multiprocessors), u64::from(*times))
+        stages.fold(TotalCost::default(), |total, (program, times)| {
+            total.and(TotalCost::of(program, multiprocessors), u64::from(*times))
         })
     }
 
-    fn and(self, other: Total, times: u64) -> Total {
+    fn and(self, other: TotalCost, times: u64) -> TotalCost {
         let cost = Cost {
             bytes: self.cost.bytes + times * other.cost.bytes,
             flops: self.cost.flops + times * other.cost.flops,
         };
-        Total { launches: self.launches + times * other.launches, cost }
+        TotalCost { launches: self.launches + times * other.launches, cost }
     }
 }
 
@@ -191,6 +191,6 @@ pub(super) struct RateSchedule {
 /// Entries that a learning rate schedule may have on the GPU.
 pub const RATES: usize = 32;
 
-impl Struct for RateSchedule {
+impl KernelStruct for RateSchedule {
     const NAME: &'static str = "RateSchedule";
 }

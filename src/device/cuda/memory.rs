@@ -12,7 +12,7 @@ use crate::tape::{Buffer, Memory as Layout, Program, Region};
 use crate::{Error, Result};
 
 /// Where everything is.
-pub(super) enum Memory {
+pub(super) enum DeviceMemory {
     /// Each region is one allocation.
     Regions { persistent: Allocation, workspace: Allocation, scratch: Allocation },
     /// Each buffer is one, by its first byte in the layout; values are given theirs when their program runs.
@@ -20,14 +20,20 @@ pub(super) enum Memory {
 }
 
 /// Where the values of a program are, and the scratch memory of its nodes.
-pub(super) struct Addresses {
+pub(super) struct ProgramAddresses {
     pub values: Vec<Option<Address>>,
     pub scratch: Address,
 }
 
-impl Memory {
+impl DeviceMemory {
     /// Takes memory for all buffers, zeroed, and for the largest program's values.
-    pub fn new(stream: &Stream, layout: &Layout, workspace: usize, scratch: usize, apart: bool) -> Result<Memory> {
+    pub fn new(
+        stream: &Stream,
+        layout: &Layout,
+        workspace: usize,
+        scratch: usize,
+        apart: bool,
+    ) -> Result<DeviceMemory> {
         let context = &stream.context;
         let take = |bytes: usize| {
             Allocation::new(context, bytes)?.ok_or_else(|| {
@@ -43,18 +49,18 @@ impl Memory {
                 stream.zero(&allocation)?;
                 buffers.insert(buffer.offset, allocation);
             }
-            return Ok(Memory::Apart { buffers, values: Vec::new() });
+            return Ok(DeviceMemory::Apart { buffers, values: Vec::new() });
         }
         let (persistent, workspace, scratch) = (take(layout.bytes())?, take(workspace)?, take(scratch)?);
         stream.zero(&persistent)?;
-        Ok(Memory::Regions { persistent, workspace, scratch })
+        Ok(DeviceMemory::Regions { persistent, workspace, scratch })
     }
 
     /// Where a byte of the layout is.
     fn persistent(&self, offset: usize) -> Address {
         match self {
-            Memory::Regions { persistent, .. } => persistent.address + offset as Address,
-            Memory::Apart { buffers, .. } => {
+            DeviceMemory::Regions { persistent, .. } => persistent.address + offset as Address,
+            DeviceMemory::Apart { buffers, .. } => {
                 let (start, allocation) = buffers.range(..=offset).next_back().expect("every buffer was laid out");
                 allocation.address + (offset - start) as Address
             }
@@ -68,13 +74,13 @@ impl Memory {
 
     /// Where a program's values are while it runs; `scratch` is what its nodes need. All work must be done before
     /// another program is entered, if values have allocations of their own.
-    pub fn enter(&mut self, context: &Arc<Context>, program: &Program, scratch: usize) -> Result<Addresses> {
-        if let Memory::Regions { workspace, scratch: room, .. } = self {
+    pub fn enter(&mut self, context: &Arc<Context>, program: &Program, scratch: usize) -> Result<ProgramAddresses> {
+        if let DeviceMemory::Regions { workspace, scratch: room, .. } = self {
             let fits = program.workspace <= workspace.bytes && scratch <= room.bytes;
             assert!(fits, "memory was allocated without program {}", program.name);
         }
         let mut own = Vec::new();
-        let apart = matches!(self, Memory::Apart { .. });
+        let apart = matches!(self, DeviceMemory::Apart { .. });
         let mut take = |bytes: usize| {
             let allocation = Allocation::new(context, bytes)?;
             let allocation = allocation.ok_or_else(|| {
@@ -89,18 +95,20 @@ impl Memory {
             values.push(match (place, &*self) {
                 (None, _) => None,
                 (Some(place), memory) if place.region == Region::Persistent => Some(memory.persistent(place.offset)),
-                (Some(place), Memory::Regions { workspace, .. }) => Some(workspace.address + place.offset as Address),
-                (Some(place), Memory::Apart { .. }) => Some(take(place.bytes)?),
+                (Some(place), DeviceMemory::Regions { workspace, .. }) => {
+                    Some(workspace.address + place.offset as Address)
+                }
+                (Some(place), DeviceMemory::Apart { .. }) => Some(take(place.bytes)?),
             });
         }
         let scratch = match &*self {
-            Memory::Regions { scratch, .. } => scratch.address,
-            Memory::Apart { .. } => take(scratch)?,
+            DeviceMemory::Regions { scratch, .. } => scratch.address,
+            DeviceMemory::Apart { .. } => take(scratch)?,
         };
-        if let (true, Memory::Apart { values, .. }) = (apart, self) {
+        if let (true, DeviceMemory::Apart { values, .. }) = (apart, self) {
             *values = own;
         }
-        Ok(Addresses { values, scratch })
+        Ok(ProgramAddresses { values, scratch })
     }
 }
 

@@ -20,16 +20,16 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 
-pub use driver::{Found, Gpu, driver_is_here, find};
-pub use images::{KERNELS, Kernel, NVCC, TARGETS, Usage};
+pub use driver::{DriverInfo, Gpu, driver_is_here, find};
+pub use images::{KERNELS, KernelInfo, KernelUsage, NVCC, TARGETS};
 use launch::{Arg, Launch, Lowered};
 
 use super::{Device, Schedule, Snapshot};
 use crate::tape::{Buffer, Memory as Layout, Node, Program, Value};
 use crate::{Error, Result};
 use driver::{Address, Event, Graph, Pinned, Stream};
-use memory::{Addresses, Memory};
-use shared::{LaneInUse, STAGING, SharedGpu, Staging};
+use memory::{DeviceMemory, ProgramAddresses};
+use shared::{STAGING, SharedGpu, Staging, StreamLease};
 
 /// Shared memory that a launch may add without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
@@ -41,15 +41,15 @@ pub const TYPICAL_MULTIPROCESSORS: usize = 132;
 pub struct Cuda {
     // In the order in which they are dropped: graphs use the memory, and all use the lane.
     graphs: Vec<(Schedule, Graph)>,
-    memory: Option<Memory>,
+    memory: Option<DeviceMemory>,
     snapshots: Spare,
-    lane: LaneInUse,
+    lane: StreamLease,
     multiprocessors: usize,
     sync: bool,
 }
 
 /// Where a launch finds its operands.
-struct Operands {
+struct LaunchOperands {
     inputs: Vec<Address>,
     outputs: Vec<Address>,
     /// Null: all rows.
@@ -57,10 +57,10 @@ struct Operands {
     scratch: Address,
 }
 
-impl Operands {
-    fn of(node: &Node, addresses: &Addresses) -> Operands {
+impl LaunchOperands {
+    fn of(node: &Node, addresses: &ProgramAddresses) -> LaunchOperands {
         let address = |value: &Value| addresses.values[value.0].expect("every operand has a place");
-        Operands {
+        LaunchOperands {
             inputs: node.inputs.iter().map(address).collect(),
             outputs: node.outputs.iter().map(address).collect(),
             rows: node.rows.as_ref().map_or(0, address),
@@ -107,7 +107,7 @@ impl Cuda {
     pub fn open(ordinal: usize, sync: bool) -> Result<Cuda> {
         let gpu = SharedGpu::get(ordinal)?;
         let multiprocessors = usize::try_from(gpu.context.gpu.multiprocessors).unwrap_or(1).max(1);
-        let lane = LaneInUse::take(gpu)?;
+        let lane = StreamLease::take(gpu)?;
         Ok(Cuda { graphs: Vec::new(), memory: None, snapshots: Spare::default(), lane, multiprocessors, sync })
     }
 
@@ -147,14 +147,14 @@ impl Cuda {
         assert!(!launch.args.iter().any(|arg| matches!(arg, Arg::Scratch(_))), "{} has no scratch", launch.kernel);
         self.stream().bind()?;
         let places = |buffers: &[&Buffer]| buffers.iter().map(|buffer| self.memory().buffer(buffer)).collect();
-        self.launch(launch, &Operands { inputs: places(inputs), outputs: places(outputs), rows: 0, scratch: 0 })
+        self.launch(launch, &LaunchOperands { inputs: places(inputs), outputs: places(outputs), rows: 0, scratch: 0 })
     }
 
     fn stream(&self) -> &Arc<Stream> {
         &self.lane.lane().stream
     }
 
-    fn memory(&self) -> &Memory {
+    fn memory(&self) -> &DeviceMemory {
         self.memory.as_ref().expect("memory was allocated")
     }
 
@@ -166,7 +166,7 @@ impl Cuda {
         let memory = self.memory.as_mut().expect("memory was allocated");
         let addresses = memory.enter(&self.lane.lane().stream.context, program, scratch)?;
         for (node, lowered) in program.nodes.iter().zip(&lowered) {
-            let operands = Operands::of(node, &addresses);
+            let operands = LaunchOperands::of(node, &addresses);
             for launch in &lowered.launches {
                 self.launch(launch, &operands)?;
                 if self.sync {
@@ -183,7 +183,7 @@ impl Cuda {
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch, operands: &Operands) -> Result<()> {
+    fn launch(&self, launch: &Launch, operands: &LaunchOperands) -> Result<()> {
         let loaded = &self.lane.gpu.functions[images::kernel(launch.kernel).name];
         let kinds: Vec<&str> = launch.args.iter().map(Arg::kind).collect();
         assert_eq!(kinds, loaded.params, "arguments of {}", launch.kernel);
@@ -249,7 +249,7 @@ impl Device for Cuda {
         let nodes = programs.iter().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
         let scratch =
             nodes.map(|(program, node)| lower::lower(program, node, self.multiprocessors).scratch).max().unwrap_or(0);
-        self.memory = Some(Memory::new(self.stream(), layout, workspace, scratch, self.sync)?);
+        self.memory = Some(DeviceMemory::new(self.stream(), layout, workspace, scratch, self.sync)?);
         Ok(layout.bytes() + workspace + scratch)
     }
 
@@ -281,7 +281,7 @@ impl Device for Cuda {
         let spare = self.snapshots.take().filter(|pinned| pinned.slice().len() == buffer.bytes());
         let mut pinned = spare.map_or_else(|| Pinned::new(self.stream(), buffer.bytes()), Ok)?;
         self.stream().copy_out(&mut pinned, self.memory().buffer(buffer))?;
-        Ok(Box::new(Copy { arrived: Event::record(self.stream())?, pinned, home: self.snapshots.clone() }))
+        Ok(Box::new(SnapshotCopy { arrived: Event::record(self.stream())?, pinned, home: self.snapshots.clone() }))
     }
 
     fn execute(&mut self, program: &Program) -> Result<()> {
@@ -316,19 +316,19 @@ impl Device for Cuda {
 }
 
 /// A copy of a buffer on its way to the host.
-struct Copy {
+struct SnapshotCopy {
     arrived: Event,
     pinned: Pinned,
     home: Spare,
 }
 
-impl Snapshot for Copy {
+impl Snapshot for SnapshotCopy {
     fn ready(&self) -> Result<bool> {
         self.arrived.reached()
     }
 
     fn bytes(self: Box<Self>) -> Result<Vec<u8>> {
-        let Copy { arrived, pinned, home } = *self;
+        let SnapshotCopy { arrived, pinned, home } = *self;
         arrived.wait()?;
         let bytes = pinned.slice().to_vec();
         home.replace(Some(pinned));

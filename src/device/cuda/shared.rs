@@ -20,7 +20,7 @@ const ANY_VERSION: i32 = 0;
 static OPEN: Mutex<Vec<(usize, Weak<SharedGpu>)>> = Mutex::new(Vec::new());
 
 /// A kernel on the GPU.
-pub(super) struct Loaded {
+pub(super) struct LoadedKernel {
     pub function: Function,
     pub params: &'static [&'static str],
     /// Dynamic shared memory in bytes that the driver was told its launches may ask for.
@@ -28,7 +28,7 @@ pub(super) struct Loaded {
 }
 
 /// A stream, and pinned memory for small writes on it. One device at a time uses it.
-pub(super) struct Lane {
+pub(super) struct PooledStream {
     pub stream: Arc<Stream>,
     pub staging: Staging,
 }
@@ -42,8 +42,8 @@ pub(super) struct Staging {
 /// A GPU that is open.
 pub(super) struct SharedGpu {
     // In the order in which they are dropped: the context goes last.
-    idle: Mutex<Vec<Lane>>,
-    pub functions: HashMap<&'static str, Loaded>,
+    idle: Mutex<Vec<PooledStream>>,
+    pub functions: HashMap<&'static str, LoadedKernel>,
     _modules: Vec<Module>,
     pub context: Arc<Context>,
 }
@@ -84,47 +84,48 @@ impl SharedGpu {
         let mut functions = HashMap::new();
         for kernel in KERNELS {
             let function = modules[kernel.image].function(kernel.name)?;
-            functions.insert(kernel.name, Loaded { function, params: kernel.params, allowed_shared: Mutex::new(0) });
+            functions
+                .insert(kernel.name, LoadedKernel { function, params: kernel.params, allowed_shared: Mutex::new(0) });
         }
         Ok(SharedGpu { idle: Mutex::default(), functions, _modules: modules, context })
     }
 
     /// An idle lane, or a new one.
-    fn lane(&self) -> Result<Lane> {
+    fn lane(&self) -> Result<PooledStream> {
         if let Some(lane) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(lane);
         }
         let stream = Stream::new(&self.context)?;
         let pinned = Pinned::new(&stream, STAGING)?;
-        Ok(Lane { stream, staging: Staging { pinned, used: 0 } })
+        Ok(PooledStream { stream, staging: Staging { pinned, used: 0 } })
     }
 }
 
 /// A lane in use, which goes back to its GPU when it is dropped.
-pub(super) struct LaneInUse {
-    lane: Option<Lane>,
+pub(super) struct StreamLease {
+    lane: Option<PooledStream>,
     pub gpu: Arc<SharedGpu>,
 }
 
-impl LaneInUse {
+impl StreamLease {
     /// Takes a lane of the GPU.
     ///
     /// # Errors
     /// The driver gives no stream or no pinned memory.
-    pub fn take(gpu: Arc<SharedGpu>) -> Result<LaneInUse> {
-        Ok(LaneInUse { lane: Some(gpu.lane()?), gpu })
+    pub fn take(gpu: Arc<SharedGpu>) -> Result<StreamLease> {
+        Ok(StreamLease { lane: Some(gpu.lane()?), gpu })
     }
 
-    pub fn lane(&self) -> &Lane {
+    pub fn lane(&self) -> &PooledStream {
         self.lane.as_ref().expect("it is given back when it is dropped")
     }
 
-    pub fn lane_mut(&mut self) -> &mut Lane {
+    pub fn lane_mut(&mut self) -> &mut PooledStream {
         self.lane.as_mut().expect("it is given back when it is dropped")
     }
 }
 
-impl Drop for LaneInUse {
+impl Drop for StreamLease {
     fn drop(&mut self) {
         let Some(mut lane) = self.lane.take() else { return };
         // A stream whose work failed is of no use to the next device.

@@ -20,11 +20,11 @@ mod flops {
 
 /// How an image is cut into work: by blocks that share a row, or a block a row.
 #[derive(Clone, Copy)]
-enum Blocks {
+enum BlocksPerRow {
     /// Each of [`THREADS`] numbers (or fours) of one row: `Spot` in the kernels.
-    Spots,
+    Many,
     /// One a row.
-    Rows,
+    One,
 }
 
 /// Outputs and inputs, then `numbers`; then rows and numbers (or fours) of a row.
@@ -32,7 +32,7 @@ fn launch(
     desc: &Desc,
     kernel: &'static str,
     width: usize,
-    blocks: Blocks,
+    blocks: BlocksPerRow,
     inputs: &[usize],
     numbers: &[Arg],
     flops: usize,
@@ -44,8 +44,8 @@ fn launch(
     args.extend_from_slice(numbers);
     args.extend([Arg::Rows, Arg::size(n), Arg::size(wide)]);
     let blocks = match blocks {
-        Blocks::Spots => n * wide.div_ceil(THREADS as usize),
-        Blocks::Rows => n,
+        BlocksPerRow::Many => n * wide.div_ceil(THREADS as usize),
+        BlocksPerRow::One => n,
     };
     let flops = (flops * n * row) as u64;
     let cost = if matches!(desc.op, Op::PgdStep(_)) { desc.cost_of_update(flops) } else { desc.cost(flops) };
@@ -66,10 +66,10 @@ pub(super) fn uniform(desc: &Desc, seed: u64, purpose: Purpose, signed: bool) ->
 pub(super) fn pgd_start(desc: &Desc, norm: Norm) -> Launch {
     let width = width(desc, rows_of(desc.output(0)).1);
     let (kernel, blocks, flops) = match (norm, width) {
-        (Norm::Linf, 1) => ("pgd_start_linf", Blocks::Spots, flops::LINF_START),
-        (Norm::Linf, _) => ("pgd_start_linf_x4", Blocks::Spots, flops::LINF_START),
-        (Norm::L2, 1) => ("pgd_start_l2", Blocks::Rows, flops::L2_START),
-        (Norm::L2, _) => ("pgd_start_l2_x4", Blocks::Rows, flops::L2_START),
+        (Norm::Linf, 1) => ("pgd_start_linf", BlocksPerRow::Many, flops::LINF_START),
+        (Norm::Linf, _) => ("pgd_start_linf_x4", BlocksPerRow::Many, flops::LINF_START),
+        (Norm::L2, 1) => ("pgd_start_l2", BlocksPerRow::One, flops::L2_START),
+        (Norm::L2, _) => ("pgd_start_l2_x4", BlocksPerRow::One, flops::L2_START),
     };
     launch(desc, kernel, width, blocks, &[0, 1, 2], &[], flops)
 }
@@ -81,18 +81,18 @@ pub(super) fn pgd_step(desc: &Desc, rule: PgdRule) -> Launch {
     match rule.norm {
         Norm::Linf => {
             let kernel = if width > 1 { "pgd_step_linf_x4" } else { "pgd_step_linf" };
-            launch(desc, kernel, width, Blocks::Spots, &inputs, &[], flops::LINF_STEP)
+            launch(desc, kernel, width, BlocksPerRow::Many, &inputs, &[], flops::LINF_STEP)
         }
         Norm::L2 => {
             // How many fours a thread would keep; beyond three they are read again from memory.
             let (kernel, width) = match (row / width).div_ceil(THREADS as usize) {
-                1 if width > 1 => ("pgd_step_l2_kept1", width),
-                2..=3 if width > 1 => ("pgd_step_l2_kept3", width),
+                1 if width > 1 => ("pgd_step_l2_registers1", width),
+                2..=3 if width > 1 => ("pgd_step_l2_registers3", width),
                 _ => ("pgd_step_l2", 1),
             };
             let box_first = rule.l2_order == L2Order::BoxBall;
             let numbers = [Arg::Float(rule.l2_grad_floor), Arg::Int(i32::from(box_first))];
-            launch(desc, kernel, width, Blocks::Rows, &inputs, &numbers, flops::L2_STEP)
+            launch(desc, kernel, width, BlocksPerRow::One, &inputs, &numbers, flops::L2_STEP)
         }
     }
 }
@@ -103,11 +103,11 @@ pub(super) fn along_direction(desc: &Desc, norm: Norm, direction: Direction, cla
         Direction::Eps => {
             let width = width(desc, rows_of(desc.output(0)).1);
             let kernel = if width > 1 { "along_direction_eps_x4" } else { "along_direction_eps" };
-            launch(desc, kernel, width, Blocks::Spots, &[0, 1, 2, 3], &[clamp], flops::ALONG_EPS)
+            launch(desc, kernel, width, BlocksPerRow::Many, &[0, 1, 2, 3], &[clamp], flops::ALONG_EPS)
         }
         Direction::Unit => {
             let numbers = [Arg::Int(i32::from(norm == Norm::L2)), clamp];
-            launch(desc, "along_direction_unit", 1, Blocks::Rows, &[0, 1, 3], &numbers, flops::ALONG_UNIT)
+            launch(desc, "along_direction_unit", 1, BlocksPerRow::One, &[0, 1, 3], &numbers, flops::ALONG_UNIT)
         }
     }
 }

@@ -6,11 +6,11 @@ use crate::device::cuda::launch::{Cost, Launch, THREADS, WARP};
 
 /// Items that a thread of a pass takes, so that it has as many reads on their way at once.
 const PASS: usize = 4;
-/// Items that a thread adds up at least, and shares of a channel's sums at most: enough to fill a GPU.
+/// Items that a thread adds up at least, and splits of a channel's sums at most: enough to fill a GPU.
 const SUMMED: usize = 8;
-const MOST_SHARES: usize = 256;
-/// Bytes of a channel's share of the two sums.
-const SHARE: usize = 16;
+const MOST_SPLITS: usize = 256;
+/// Bytes of a channel's split of the two sums.
+const SPLIT_BYTES: usize = 16;
 
 /// Operations on a number, as the kernels' formulas have them.
 mod flops {
@@ -22,20 +22,20 @@ mod flops {
 }
 
 /// How `[items, c]` is cut into blocks: `Spot` in the kernels.
-struct Blocks {
+struct ChannelGrid {
     n: usize,
     pixels: usize,
     c: usize,
     /// Channels that a thread takes: one, or four.
-    fours: usize,
+    width: usize,
 }
 
-impl Blocks {
+impl ChannelGrid {
     /// Of a node whose first input and rows are images.
-    fn of(desc: &Desc) -> Blocks {
+    fn of(desc: &Desc) -> ChannelGrid {
         let (n, row) = rows_of(desc.input(0));
         let c = *desc.input(0).last().expect("batch norm's input has channels");
-        Blocks { n, pixels: row / c, c, fours: width(desc, c) }
+        ChannelGrid { n, pixels: row / c, c, width: width(desc, c) }
     }
 
     fn items(&self) -> usize {
@@ -44,20 +44,20 @@ impl Blocks {
 
     /// Items of a block of which each thread takes `each`.
     fn chunk(&self, each: usize) -> usize {
-        each * (THREADS as usize / (self.c / self.fours).min(WARP as usize))
+        each * (THREADS as usize / (self.c / self.width).min(WARP as usize))
     }
 
-    /// Items of a share of sums.
-    fn share(&self) -> usize {
+    /// Items of a split of sums.
+    fn split(&self) -> usize {
         let least = self.chunk(1);
-        self.items().div_ceil(MOST_SHARES).next_multiple_of(least).max(SUMMED * least)
+        self.items().div_ceil(MOST_SPLITS).next_multiple_of(least).max(SUMMED * least)
     }
 
-    fn shares(&self) -> usize {
-        self.items().div_ceil(self.share()).max(1)
+    fn splits(&self) -> usize {
+        self.items().div_ceil(self.split()).max(1)
     }
 
-    /// Blocks of `chunk` items. `of` are operands and numbers, `rest` sizes that only some kernels take; `numbers` of
+    /// ChannelGrid of `chunk` items. `of` are operands and numbers, `rest` sizes that only some kernels take; `numbers` of
     /// single precision are read or written for each element.
     fn launch(
         &self,
@@ -66,12 +66,12 @@ impl Blocks {
         (chunk, rest): (usize, Option<usize>),
         (numbers, flops): (usize, usize),
     ) -> Launch {
-        let width = self.c / self.fours;
+        let width = self.c / self.width;
         let sizes = [self.n, self.pixels, width, chunk].into_iter().chain(rest).map(Arg::size);
         let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();
         let elements = (self.items() * self.c) as u64;
         let cost = Cost { bytes: 4 * numbers as u64 * elements, flops: flops as u64 * elements };
-        let kernel = if self.fours > 1 { x4 } else { one };
+        let kernel = if self.width > 1 { x4 } else { one };
         let mut launch = Launch::new(kernel, self.items().div_ceil(chunk), args, cost);
         launch.grid[1] = u32::try_from(width.div_ceil(WARP as usize)).expect("channels are few");
         launch
@@ -82,56 +82,56 @@ impl Blocks {
         self.launch(kernels, of, (self.chunk(PASS), None), costs)
     }
 
-    /// Shares of each channel's two sums, in scratch memory, and `kernel`, which makes `outputs` of them.
+    /// Splits of each channel's two sums, in scratch memory, and `kernel`, which makes `outputs` of them.
     fn sums(&self, first: Launch, kernel: &'static str, of: Vec<Arg>) -> Lowered {
-        let sizes = [self.n, self.pixels, self.c, self.share(), self.shares()].map(Arg::size);
+        let sizes = [self.n, self.pixels, self.c, self.split(), self.splits()].map(Arg::size);
         let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();
-        let parts = self.c * self.shares();
-        let cost = Cost { bytes: (SHARE * parts) as u64, flops: 2 * parts as u64 };
+        let parts = self.c * self.splits();
+        let cost = Cost { bytes: (SPLIT_BYTES * parts) as u64, flops: 2 * parts as u64 };
         let second = Launch::new(kernel, self.c.div_ceil((THREADS / WARP) as usize), args, cost);
-        Lowered { launches: vec![first, second], scratch: SHARE * parts }
+        Lowered { launches: vec![first, second], scratch: SPLIT_BYTES * parts }
     }
 }
 
 /// y from x and what `norm` holds: weight, bias, mean, variance.
-fn apply(blocks: &Blocks, norm: [Arg; 4], relu: bool) -> Launch {
+fn apply(grid: &ChannelGrid, norm: [Arg; 4], relu: bool) -> Launch {
     let of = [Arg::Output(0), Arg::Input(0)].into_iter().chain(norm).chain([Arg::Int(relu.into())]).collect();
-    blocks.pass(["batch_norm", "batch_norm_x4"], of, (2, flops::APPLY))
+    grid.pass(["batch_norm", "batch_norm_x4"], of, (2, flops::APPLY))
 }
 
 pub(super) fn batch_norm(desc: &Desc, relu: bool) -> Launch {
-    apply(&Blocks::of(desc), [1, 2, 3, 4].map(Arg::Input), relu)
+    apply(&ChannelGrid::of(desc), [1, 2, 3, 4].map(Arg::Input), relu)
 }
 
 pub(super) fn batch_norm_backward_input(desc: &Desc, relu: bool) -> Launch {
     let y = if relu { Arg::Input(3) } else { Arg::Null };
     let of = vec![Arg::Output(0), Arg::Input(0), Arg::Input(1), Arg::Input(2), y];
     let kernels = ["batch_norm_backward_input", "batch_norm_backward_input_x4"];
-    Blocks::of(desc).pass(kernels, of, (2 + usize::from(relu), flops::BACKWARD_INPUT))
+    ChannelGrid::of(desc).pass(kernels, of, (2 + usize::from(relu), flops::BACKWARD_INPUT))
 }
 
 pub(super) fn batch_norm_training(desc: &Desc, relu: bool) -> Lowered {
-    let blocks = Blocks::of(desc);
-    let kernels = ["batch_norm_training_shares", "batch_norm_training_shares_x4"];
+    let grid = ChannelGrid::of(desc);
+    let kernels = ["batch_norm_training_splits", "batch_norm_training_splits_x4"];
     let of = vec![Arg::Scratch(0), Arg::Input(0)];
-    let first = blocks.launch(kernels, of, (blocks.share(), Some(blocks.shares())), (1, flops::STATISTICS));
+    let first = grid.launch(kernels, of, (grid.split(), Some(grid.splits())), (1, flops::STATISTICS));
     let of = [1, 2, 3, 4].map(Arg::Output).into_iter().chain([Arg::Scratch(0), Arg::Input(0)]).collect();
-    let mut lowered = blocks.sums(first, "batch_norm_training_statistics", of);
+    let mut lowered = grid.sums(first, "batch_norm_training_statistics", of);
     let norm = [Arg::Input(1), Arg::Input(2), Arg::Output(1), Arg::Output(2)];
-    lowered.launches.push(apply(&blocks, norm, relu));
+    lowered.launches.push(apply(&grid, norm, relu));
     lowered
 }
 
 pub(super) fn batch_norm_training_backward_input(desc: &Desc, relu: bool) -> Launch {
     let of = [Arg::Output(0)].into_iter().chain((0..8).map(Arg::Input)).chain([Arg::Int(relu.into())]).collect();
     let kernels = ["batch_norm_training_backward_input", "batch_norm_training_backward_input_x4"];
-    Blocks::of(desc).pass(kernels, of, (3, flops::TRAINING_BACKWARD_INPUT))
+    ChannelGrid::of(desc).pass(kernels, of, (3, flops::TRAINING_BACKWARD_INPUT))
 }
 
 pub(super) fn batch_norm_backward_weight(desc: &Desc, relu: bool) -> Lowered {
-    let blocks = Blocks::of(desc);
+    let grid = ChannelGrid::of(desc);
     let of = [Arg::Scratch(0)].into_iter().chain((0..6).map(Arg::Input)).chain([Arg::Int(relu.into())]).collect();
-    let kernels = ["batch_norm_backward_weight_shares", "batch_norm_backward_weight_shares_x4"];
-    let first = blocks.launch(kernels, of, (blocks.share(), Some(blocks.shares())), (2, flops::BACKWARD_WEIGHT));
-    blocks.sums(first, "batch_norm_backward_weight", vec![Arg::Output(0), Arg::Output(1), Arg::Scratch(0)])
+    let kernels = ["batch_norm_backward_weight_splits", "batch_norm_backward_weight_splits_x4"];
+    let first = grid.launch(kernels, of, (grid.split(), Some(grid.splits())), (2, flops::BACKWARD_WEIGHT));
+    grid.sums(first, "batch_norm_backward_weight", vec![Arg::Output(0), Arg::Output(1), Arg::Scratch(0)])
 }

@@ -2,9 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::gemm::{Family, Finish, Product, Results, Work, fours};
+use super::gemm::{GemmKernels, Epilogue, GemmProblem, GemmResults, GemmOperation, vectorizable};
 use super::{Arg, Desc, Lowered};
-use crate::device::cuda::launch::Struct;
+use crate::device::cuda::launch::KernelStruct;
 use crate::tape::ConvWindow;
 
 /// Divides numbers below 2^31 by one: a multiplication and a shift.
@@ -49,7 +49,7 @@ struct ConvShape {
     by_less: Divisor,
 }
 
-impl Struct for ConvShape {
+impl KernelStruct for ConvShape {
     const NAME: &'static str = "ConvShape";
 }
 
@@ -63,20 +63,20 @@ struct ShortcutShape {
     stride: u32,
 }
 
-impl Struct for ShortcutShape {
+impl KernelStruct for ShortcutShape {
     const NAME: &'static str = "ShortcutShape";
 }
 
 /// What a convolution, or its gradient by its input, is computed with.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fused {
+pub(super) struct FusedTerms {
     /// The stride of a 1x1 convolution whose results, or gradients, are added. Inputs 2 and 3 are its x, or dy, and its
     /// filters.
     pub shortcut: Option<usize>,
-    pub finish: Finish,
+    pub epilogue: Epilogue,
 }
 
-impl Fused {
+impl FusedTerms {
     /// Terms that the shortcut adds to a sum.
     fn channels(&self, desc: &Desc) -> usize {
         self.shortcut.map_or(0, |_| desc.input(2)[3])
@@ -98,7 +98,7 @@ impl Fused {
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Conv {
+pub(super) struct ConvProblem {
     pub n: usize,
     pub h: usize,
     pub w: usize,
@@ -112,12 +112,12 @@ pub(super) struct Conv {
     pub pooled: bool,
 }
 
-impl Conv {
+impl ConvProblem {
     /// From the dimensions of x and w; `pooled` if a 2x2 max-pool follows.
-    pub fn new(x: &[usize], w: &[usize], window: ConvWindow, pooled: bool) -> Conv {
+    pub fn new(x: &[usize], w: &[usize], window: ConvWindow, pooled: bool) -> ConvProblem {
         let (&[n, h, wide, c], &[k, kh, kw, _]) = (x, w) else { unreachable!("shapes were checked when recorded") };
         let [out_h, out_w] = [window.outputs(h, kh), window.outputs(wide, kw)];
-        let conv = Conv { n, h, w: wide, c, k, kh, kw, out_h, out_w, window, pooled };
+        let conv = ConvProblem { n, h, w: wide, c, k, kh, kw, out_h, out_w, window, pooled };
         assert!(conv.outputs().max(n * h * wide) < 1 << 31, "a batch has less than 2^31 pixels");
         conv
     }
@@ -169,19 +169,19 @@ impl Conv {
     }
 
     /// Whether everything may be read and written four elements at a time.
-    pub fn vectors(&self, desc: &Desc, fused: &Fused) -> bool {
-        fours(desc, &[self.c, self.k, fused.channels(desc)])
+    pub fn vectors(&self, desc: &Desc, fused: &FusedTerms) -> bool {
+        vectorizable(desc, &[self.c, self.k, fused.channels(desc)])
     }
 
-    pub fn forward(&self) -> Product {
-        Product::new(self.outputs(), self.k, self.filter())
+    pub fn forward(&self) -> GemmProblem {
+        GemmProblem::new(self.outputs(), self.k, self.filter())
     }
 
     /// By the input: a product for each class of pixels that meet the same taps, and the largest of their sizes.
-    pub fn backward(&self) -> Product {
-        let Conv { n, h, w, c, k, kh, kw, window: ConvWindow { stride, .. }, .. } = *self;
+    pub fn backward(&self) -> GemmProblem {
+        let ConvProblem { n, h, w, c, k, kh, kw, window: ConvWindow { stride, .. }, .. } = *self;
         let [h, w, kh, kw] = [h, w, kh, kw].map(|size| size.div_ceil(stride));
-        Product { count: stride * stride, ..Product::new(n * h * w, c, kh * kw * k) }
+        GemmProblem { count: stride * stride, ..GemmProblem::new(n * h * w, c, kh * kw * k) }
     }
 
     /// Operations of a gradient. Three of four products are zero whatever the numbers are, if a max-pool follows.
@@ -190,47 +190,47 @@ impl Conv {
     }
 
     /// A convolution or its gradient by its input, as `product` says, of so many operations.
-    fn lower(&self, desc: &Desc, product: Product, flops: u64, family: Family, fused: Fused) -> Lowered {
-        let product = Product { length: product.length + fused.channels(desc), ..product };
-        let (vectors, results) = (self.vectors(desc, &fused), Results::Rows(fused.finish));
-        let work = Work { family, product, vectors, results, flops };
-        work.lower(desc, |chunk, finish| self.args(2, [fused.shortcut(desc), finish], chunk))
+    fn lower(&self, desc: &Desc, product: GemmProblem, flops: u64, kernels: GemmKernels, fused: FusedTerms) -> Lowered {
+        let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
+        let (vectors, results) = (self.vectors(desc, &fused), GemmResults::Rows(fused.epilogue));
+        let work = GemmOperation { kernels, product, vectors, results, flops };
+        work.lower(desc, |chunk, epilogue| self.args(2, [fused.shortcut(desc), epilogue], chunk))
     }
 
-    pub fn backward_weight(&self, desc: &Desc, family: Family) -> Lowered {
-        let product = Product::new(self.k, self.filter(), self.outputs());
-        let (vectors, flops) = (self.vectors(desc, &Fused::default()), self.backward_flops());
-        let work = Work { family, product, vectors, results: Results::Whole, flops };
+    pub fn backward_weight(&self, desc: &Desc, kernels: GemmKernels) -> Lowered {
+        let product = GemmProblem::new(self.k, self.filter(), self.outputs());
+        let (vectors, flops) = (self.vectors(desc, &FusedTerms::default()), self.backward_flops());
+        let work = GemmOperation { kernels, product, vectors, results: GemmResults::Whole, flops };
         work.lower(desc, |chunk, _| self.args(desc.inputs(), [], chunk))
     }
 }
 
 pub(super) fn conv2d(desc: &Desc, window: ConvWindow) -> Lowered {
-    forward(desc, window, Fused::default())
+    forward(desc, window, FusedTerms::default())
 }
 
-pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: Fused) -> Lowered {
-    let conv = Conv::new(desc.input(0), desc.input(1), window, false);
+pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Lowered {
+    let conv = ConvProblem::new(desc.input(0), desc.input(1), window, false);
     let product = conv.forward();
-    let flops = Product { length: product.length + fused.channels(desc), ..product }.flops();
+    let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
     conv.lower(desc, product, flops, ["conv2d_scalar", "conv2d_narrow", "conv2d_square"], fused)
 }
 
 pub(super) fn conv2d_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
-    backward_input(desc, window, Fused::default())
+    backward_input(desc, window, FusedTerms::default())
 }
 
-pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: Fused) -> Lowered {
-    let conv = Conv::new(desc.output(0), desc.input(1), window, false);
-    let family = ["conv2d_backward_input_scalar", "conv2d_backward_input_narrow", "conv2d_backward_input_square"];
+pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Lowered {
+    let conv = ConvProblem::new(desc.output(0), desc.input(1), window, false);
+    let kernels = ["conv2d_backward_input_scalar", "conv2d_backward_input_narrow", "conv2d_backward_input_square"];
     let shortcut = fused.shortcut.map_or(0, |_| 2 * desc.input(2).iter().product::<usize>() * conv.c);
-    conv.lower(desc, conv.backward(), conv.backward_flops() + shortcut as u64, family, fused)
+    conv.lower(desc, conv.backward(), conv.backward_flops() + shortcut as u64, kernels, fused)
 }
 
 pub(super) fn conv2d_backward_weight(desc: &Desc, window: ConvWindow) -> Lowered {
-    let conv = Conv::new(desc.input(1), desc.output(0), window, false);
-    let family = ["conv2d_backward_weight_scalar", "conv2d_backward_weight_narrow", "conv2d_backward_weight_square"];
-    conv.backward_weight(desc, family)
+    let conv = ConvProblem::new(desc.input(1), desc.output(0), window, false);
+    let kernels = ["conv2d_backward_weight_scalar", "conv2d_backward_weight_narrow", "conv2d_backward_weight_square"];
+    conv.backward_weight(desc, kernels)
 }
 
 #[cfg(test)]

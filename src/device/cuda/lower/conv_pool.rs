@@ -1,14 +1,14 @@
 //! kernels/conv_pool.cu.
 
 use super::bias::sum_items;
-use super::conv::{Conv, Fused};
-use super::gemm::{Finish, Plan, Results, Work};
+use super::conv::{ConvProblem, FusedTerms};
+use super::gemm::{Epilogue, GemmPlan, GemmResults, GemmOperation};
 use super::{Arg, Desc, Lowered};
 use crate::device::cuda::launch::{Launch, THREADS};
 use crate::tape::ConvWindow;
 
 /// Whether a pooled gradient's chosen outputs are better visited one by one: a tile would have few columns.
-fn few(conv: &Conv) -> bool {
+fn is_direct(conv: &ConvProblem) -> bool {
     const CHANNELS: usize = 4;
     const SHARED: usize = 48 * 1024;
     conv.c <= CHANNELS && conv.window.stride == 1 && conv.weights() <= SHARED
@@ -16,43 +16,43 @@ fn few(conv: &Conv) -> bool {
 
 /// In one launch: the four sums that are compared must be whole.
 pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
-    let conv = Conv::new(desc.input(0), desc.input(1), window, true);
+    let conv = ConvProblem::new(desc.input(0), desc.input(1), window, true);
     let product = conv.forward();
-    let plan = Plan::new(product, conv.vectors(desc, &Fused::default()), false, desc.multiprocessors);
+    let plan = GemmPlan::new(product, conv.vectors(desc, &FusedTerms::default()), false, desc.multiprocessors);
     let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
     let cost = desc.cost(product.flops());
     plan.launch(["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"], 1, args, cost).into()
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
-    let conv = Conv::new(desc.output(0), desc.input(2), window, true);
-    if few(&conv) {
-        return conv_pool_backward_input_few(desc, &conv).into();
+    let conv = ConvProblem::new(desc.output(0), desc.input(2), window, true);
+    if is_direct(&conv) {
+        return conv_pool_backward_input_direct(desc, &conv).into();
     }
-    let family =
+    let kernels =
         ["conv_pool_backward_input_scalar", "conv_pool_backward_input_narrow", "conv_pool_backward_input_square"];
-    let (product, flops, vectors) = (conv.backward(), conv.backward_flops(), conv.vectors(desc, &Fused::default()));
-    let work = Work { family, product, vectors, results: Results::Rows(Finish::default()), flops };
+    let (product, flops, vectors) = (conv.backward(), conv.backward_flops(), conv.vectors(desc, &FusedTerms::default()));
+    let work = GemmOperation { kernels, product, vectors, results: GemmResults::Rows(Epilogue::default()), flops };
     work.lower(desc, |chunk, _| conv.args(3, [], chunk))
 }
 
 /// A warp for each channel of 2 x 2 pixels, several in turn.
-fn conv_pool_backward_input_few(desc: &Desc, conv: &Conv) -> Launch {
+fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
     const WARPS: usize = THREADS as usize / 32;
     const TURNS: usize = 4;
     let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).chain([Arg::size(TURNS)]).collect();
     let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
     assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
     let cost = desc.cost(conv.backward_flops());
-    let launch = Launch::new("conv_pool_backward_input_few", blocks.div_ceil(WARPS * TURNS), args, cost);
+    let launch = Launch::new("conv_pool_backward_input_direct", blocks.div_ceil(WARPS * TURNS), args, cost);
     Launch { shared: u32::try_from(conv.weights()).expect("few bytes"), ..launch }
 }
 
 pub(super) fn conv_pool_backward_weight(desc: &Desc, window: ConvWindow) -> Lowered {
-    let conv = Conv::new(desc.input(2), desc.output(0), window, true);
-    let family =
+    let conv = ConvProblem::new(desc.input(2), desc.output(0), window, true);
+    let kernels =
         ["conv_pool_backward_weight_scalar", "conv_pool_backward_weight_narrow", "conv_pool_backward_weight_square"];
-    conv.backward_weight(desc, family)
+    conv.backward_weight(desc, kernels)
 }
 
 pub(super) fn conv_pool_backward_bias(desc: &Desc) -> Lowered {

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Arg, Desc, rows_of};
-use crate::device::cuda::launch::{Launch, Struct};
+use crate::device::cuda::launch::{KernelStruct, Launch};
 use crate::tape::formula::{FORMULA_INPUTS, FORMULA_LENGTH, Formula, Instruction};
 use crate::tape::{DType, Reduction};
 
@@ -20,7 +20,7 @@ struct FormulaCode {
     number: [f32; FORMULA_LENGTH],
 }
 
-impl Struct for FormulaCode {
+impl KernelStruct for FormulaCode {
     const NAME: &'static str = "FormulaCode";
 }
 

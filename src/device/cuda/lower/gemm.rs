@@ -1,4 +1,4 @@
-//! kernels/gemm.cuh and gemm.cu: how a product of matrices is cut into tiles and shares.
+//! kernels/gemm.cuh and gemm.cu: how a product of matrices is cut into tiles and splits.
 //!
 //! A function of sizes, alignment and the GPU's number of multiprocessors, so that a result does not depend on how many
 //! rows happen to be active.
@@ -6,18 +6,18 @@
 use super::{Arg, Desc, Lowered};
 use crate::device::cuda::launch::{Cost, Launch, THREADS};
 
-/// `DEPTH` in kernels/gemm.cuh: what a share of a sum is a multiple of.
+/// `DEPTH` in kernels/gemm.cuh: what a split of a sum is a multiple of.
 const DEPTH: usize = 16;
 
-/// More shares than that are not made: their sum would take longer than they do.
-const MOST_SHARES: usize = 256;
+/// More splits than that are not made: their sum would take longer than they do.
+const MOST_SPLITS: usize = 256;
 
 /// Elements that one block of `sum_splits` adds up: a warp's width.
 pub(super) const SUMMED: usize = 32;
 
 /// Sizes of a product, all rows being active: `[rows, columns]`, each element a sum of `length` terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Product {
+pub(super) struct GemmProblem {
     pub rows: usize,
     pub columns: usize,
     pub length: usize,
@@ -25,13 +25,13 @@ pub(super) struct Product {
     pub count: usize,
 }
 
-impl Product {
+impl GemmProblem {
     /// One product.
-    pub fn new(rows: usize, columns: usize, length: usize) -> Product {
-        Product { rows, columns, length, count: 1 }
+    pub fn new(rows: usize, columns: usize, length: usize) -> GemmProblem {
+        GemmProblem { rows, columns, length, count: 1 }
     }
 
-    /// Results of all.
+    /// GemmResults of all.
     fn results(self) -> usize {
         self.count * self.rows * self.columns
     }
@@ -42,9 +42,9 @@ impl Product {
     }
 }
 
-/// The kernels that there are of each product, in the order of their names' places in a [`Family`].
+/// The kernels that there are of each product, in the order of their names' places in a [`GemmKernels`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tile {
+pub(super) enum GemmTile {
     /// 64 x 32, elements one by one: for any sizes.
     Scalar,
     /// 64 x 32, four elements at a time.
@@ -53,15 +53,15 @@ pub(super) enum Tile {
     Square,
 }
 
-/// The names of a product's kernels, by [`Tile`].
-pub(super) type Family = [&'static str; 3];
+/// The names of a product's kernels, by [`GemmTile`].
+pub(super) type GemmKernels = [&'static str; 3];
 
-impl Tile {
+impl GemmTile {
     /// Rows and columns.
     fn sizes(self) -> (usize, usize) {
         match self {
-            Tile::Scalar | Tile::Narrow => (64, 32),
-            Tile::Square => (64, 64),
+            GemmTile::Scalar | GemmTile::Narrow => (64, 32),
+            GemmTile::Square => (64, 64),
         }
     }
 
@@ -76,76 +76,76 @@ impl Tile {
     /// stores to it and for loads; one waits for itself.
     fn clocks(self) -> (usize, usize) {
         match self {
-            Tile::Scalar => (900, 600),
-            Tile::Narrow => (700, 340),
-            Tile::Square => (750, 580),
+            GemmTile::Scalar => (900, 600),
+            GemmTile::Narrow => (700, 340),
+            GemmTile::Square => (750, 580),
         }
     }
 }
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub tile: Tile,
+pub(super) struct GemmPlan {
+    pub tile: GemmTile,
     /// Blocks that the results of each of the products are cut into.
     pub tiles: usize,
-    /// Into how many shares the sums are cut; their results meet in scratch memory.
-    pub shares: usize,
-    /// Terms of a share.
+    /// Into how many splits the sums are cut; their results meet in scratch memory.
+    pub splits: usize,
+    /// Terms of a split.
     pub chunk: usize,
 }
 
-impl Plan {
-    /// The tiles and shares that take the least time as [`Plan::clocks`] estimates it. `vectors`: all that is read and
-    /// written comes in fours. `shares`: whether sums may be cut. `multiprocessors`: the GPU's.
-    pub fn new(product: Product, vectors: bool, shares: bool, multiprocessors: usize) -> Plan {
-        let tiles: &[Tile] = if vectors { &[Tile::Narrow, Tile::Square] } else { &[Tile::Scalar] };
+impl GemmPlan {
+    /// The tiles and splits that take the least time as [`GemmPlan::clocks`] estimates it. `vectors`: all that is read and
+    /// written comes in fours. `splits`: whether sums may be cut. `multiprocessors`: the GPU's.
+    pub fn new(product: GemmProblem, vectors: bool, splits: bool, multiprocessors: usize) -> GemmPlan {
+        let tiles: &[GemmTile] = if vectors { &[GemmTile::Narrow, GemmTile::Square] } else { &[GemmTile::Scalar] };
         let steps = product.length.div_ceil(DEPTH).max(1);
-        let most = if shares { steps.min(MOST_SHARES) } else { 1 };
-        let plans = tiles.iter().flat_map(|&tile| (1..=most).map(move |shares| Plan::with(product, tile, shares)));
-        plans.min_by_key(|plan| plan.clocks(product, multiprocessors)).expect("one tile and one share are a plan")
+        let most = if splits { steps.min(MOST_SPLITS) } else { 1 };
+        let plans = tiles.iter().flat_map(|&tile| (1..=most).map(move |splits| GemmPlan::with(product, tile, splits)));
+        plans.min_by_key(|plan| plan.clocks(product, multiprocessors)).expect("one tile and one split are a plan")
     }
 
-    /// At most `shares` shares: none is empty.
-    fn with(product: Product, tile: Tile, shares: usize) -> Plan {
+    /// At most `splits` splits: none is empty.
+    fn with(product: GemmProblem, tile: GemmTile, splits: usize) -> GemmPlan {
         let (rows, columns) = tile.sizes();
         let tiles = product.rows.div_ceil(rows) * product.columns.div_ceil(columns);
-        let chunk = product.length.div_ceil(shares).next_multiple_of(DEPTH).max(DEPTH);
-        Plan { tile, tiles, shares: product.length.div_ceil(chunk).max(1), chunk }
+        let chunk = product.length.div_ceil(splits).next_multiple_of(DEPTH).max(DEPTH);
+        GemmPlan { tile, tiles, splits: product.length.div_ceil(chunk).max(1), chunk }
     }
 
     /// An estimate of the time it takes.
-    fn clocks(&self, product: Product, multiprocessors: usize) -> usize {
+    fn clocks(&self, product: GemmProblem, multiprocessors: usize) -> usize {
         /// To begin and end a block, and to launch another kernel.
         const BLOCK: usize = 1500;
         const LAUNCH: usize = 2300;
         /// Bytes that the L2 cache moves a clock.
         const BYTES: usize = 2800;
         let (alone, each) = self.tile.clocks();
-        let blocks = (product.count * self.tiles * self.shares).div_ceil(multiprocessors);
+        let blocks = (product.count * self.tiles * self.splits).div_ceil(multiprocessors);
         let work = alone.max(each * blocks) * (self.chunk / DEPTH) + BLOCK;
-        let sum = LAUNCH + (self.shares + 1) * product.results() * 4 / BYTES;
-        work + if self.shares > 1 { sum } else { 0 }
+        let sum = LAUNCH + (self.splits + 1) * product.results() * 4 / BYTES;
+        work + if self.splits > 1 { sum } else { 0 }
     }
 
-    /// Bytes of scratch memory for shares of so many results.
+    /// Bytes of scratch memory for splits of so many results.
     fn scratch(&self, results: usize) -> usize {
-        if self.shares > 1 { self.shares * results * 4 } else { 0 }
+        if self.splits > 1 { self.splits * results * 4 } else { 0 }
     }
 
     /// The launch of `count` products.
-    pub fn launch(&self, family: Family, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
+    pub fn launch(&self, kernels: GemmKernels, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let block = u32::try_from(self.tile.threads()).expect("a block is small");
         let blocks = |n: usize| u32::try_from(n).expect("blocks fit a grid");
-        let grid = [blocks(self.tiles), blocks(self.shares), blocks(count)];
-        Launch { kernel: family[self.tile as usize], grid, block, shared: 0, args, cost }
+        let grid = [blocks(self.tiles), blocks(self.splits), blocks(count)];
+        Launch { kernel: kernels[self.tile as usize], grid, block, shared: 0, args, cost }
     }
 }
 
-/// What becomes of a batch's results where they are whole: `Finish` in kernels/finish.cuh. The operands are inputs of
+/// What becomes of a batch's results where they are whole: `Epilogue` in kernels/epilogue.cuh. The operands are inputs of
 /// the op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Finish {
+pub(super) struct Epilogue {
     /// Of the results' shape: is added.
     pub before: Option<usize>,
     /// The op's output that has the results as they are then.
@@ -166,7 +166,7 @@ pub(super) struct Finish {
     pub after: Option<usize>,
 }
 
-impl Finish {
+impl Epilogue {
     /// As the kernels take it.
     pub fn arg(self) -> Arg {
         let input = |operand: Option<usize>| operand.map_or(Arg::Null, Arg::Input);
@@ -174,85 +174,85 @@ impl Finish {
         let by_columns = [self.weight, self.variance, self.bias, self.mean].map(input);
         let [y, after, relu] = [input(self.y), input(self.after), Arg::Int(self.relu.into())];
         let before = [input(self.before), sum].into_iter();
-        Arg::Members("Finish", before.chain(by_columns).chain([y, after, relu]).collect())
+        Arg::Members("Epilogue", before.chain(by_columns).chain([y, after, relu]).collect())
     }
 }
 
 /// What the results of a product are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Results {
+pub(super) enum GemmResults {
     /// Those of a batch, finished: rows beyond the active ones are left alone.
-    Rows(Finish),
+    Rows(Epilogue),
     /// All are written.
     Whole,
 }
 
 /// A product whose sums may be cut.
-pub(super) struct Work {
-    pub family: Family,
-    pub product: Product,
-    /// All that is read and written comes in fours, and is aligned.
+pub(super) struct GemmOperation {
+    pub kernels: GemmKernels,
+    pub product: GemmProblem,
+    /// All that is read and written comes in vectorizable, and is aligned.
     pub vectors: bool,
     /// Its results are the op's last output.
-    pub results: Results,
+    pub results: GemmResults,
     /// Operations that are of use.
     pub flops: u64,
 }
 
-impl Work {
-    /// Its launches. `args(chunk, finish)` are the kernel's arguments after the first, which says where results go;
-    /// shares of a sum are finished by the kernel that adds them.
+impl GemmOperation {
+    /// Its launches. `args(chunk, epilogue)` are the kernel's arguments after the first, which says where results go;
+    /// splits of a sum are finished by the kernel that adds them.
     pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
-        let Work { family, product, vectors, results, flops } = *self;
-        let plan = Plan::new(product, vectors, true, desc.multiprocessors);
-        let finish = match results {
-            Results::Rows(finish) if plan.shares == 1 => finish,
-            _ => Finish::default(),
+        let GemmOperation { kernels, product, vectors, results, flops } = *self;
+        let plan = GemmPlan::new(product, vectors, true, desc.multiprocessors);
+        let epilogue = match results {
+            GemmResults::Rows(epilogue) if plan.splits == 1 => epilogue,
+            _ => Epilogue::default(),
         };
         let last = Arg::Output(desc.outputs() - 1);
-        let to = if plan.shares > 1 { Arg::Scratch(0) } else { last.clone() };
-        let all = [to].into_iter().chain(args(plan.chunk, finish.arg())).collect();
-        let mut launches = vec![plan.launch(family, product.count, all, desc.cost(flops))];
+        let to = if plan.splits > 1 { Arg::Scratch(0) } else { last.clone() };
+        let all = [to].into_iter().chain(args(plan.chunk, epilogue.arg())).collect();
+        let mut launches = vec![plan.launch(kernels, product.count, all, desc.cost(flops))];
         let dims = desc.output(0);
         let count = dims.iter().product();
-        if plan.shares > 1 {
+        if plan.splits > 1 {
             launches.push(match results {
-                Results::Rows(finish) => sum_split_rows(last, dims, product.columns, plan.shares, finish),
-                Results::Whole => sum_splits(count, plan.shares),
+                GemmResults::Rows(epilogue) => sum_split_rows(last, dims, product.columns, plan.splits, epilogue),
+                GemmResults::Whole => sum_splits(count, plan.splits),
             });
         }
         Lowered { launches, scratch: plan.scratch(count) }
     }
 }
 
-/// Adds shares of a batch's results and finishes them; of its dimensions the first are the rows.
-fn sum_split_rows(to: Arg, dims: &[usize], columns: usize, shares: usize, finish: Finish) -> Launch {
+/// Adds splits of a batch's results and finishes them; of its dimensions the first are the rows.
+fn sum_split_rows(to: Arg, dims: &[usize], columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
     let (n, row) = super::rows_of(dims);
-    let sizes = [n, row, columns, shares].map(Arg::size);
-    let args = [to, Arg::Scratch(0), finish.arg(), Arg::Rows].into_iter().chain(sizes).collect();
-    Launch::new("sum_split_rows", (n * row).div_ceil(SUMMED), args, sum_cost(n * row, shares))
+    let sizes = [n, row, columns, splits].map(Arg::size);
+    let args = [to, Arg::Scratch(0), epilogue.arg(), Arg::Rows].into_iter().chain(sizes).collect();
+    Launch::new("sum_split_rows", (n * row).div_ceil(SUMMED), args, sum_cost(n * row, splits))
 }
 
-/// Adds shares of `count` results.
-pub(super) fn sum_splits(count: usize, shares: usize) -> Launch {
-    let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::size(count), Arg::size(shares)];
-    Launch::new("sum_splits", count.div_ceil(SUMMED), args, sum_cost(count, shares))
+/// Adds splits of `count` results.
+pub(super) fn sum_splits(count: usize, splits: usize) -> Launch {
+    let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::size(count), Arg::size(splits)];
+    Launch::new("sum_splits", count.div_ceil(SUMMED), args, sum_cost(count, splits))
 }
 
-fn sum_cost(count: usize, shares: usize) -> Cost {
-    Cost { bytes: 4 * (count * (shares + 1)) as u64, flops: (count * (shares - 1)) as u64 }
+fn sum_cost(count: usize, splits: usize) -> Cost {
+    Cost { bytes: 4 * (count * (splits + 1)) as u64, flops: (count * (splits - 1)) as u64 }
 }
 
-/// Whether an op may read and write four elements at a time: all of `sizes`, lengths of rows, come in fours, and all
+/// Whether an op may read and write four elements at a time: all of `sizes`, lengths of rows, come in vectorizable, and all
 /// operands but vectors, which are read one by one, begin at multiples of 16 bytes.
-pub(super) fn fours(desc: &Desc, sizes: &[usize]) -> bool {
+pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
     let aligned = |i: usize| desc.input(i).len() == 1 || desc.input_aligned(i);
     sizes.iter().all(|size| size.is_multiple_of(4))
         && (0..desc.inputs()).all(aligned)
         && (0..desc.outputs()).all(|i| desc.output_aligned(i))
 }
 
-const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's shares");
+const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's splits");
 
 #[cfg(test)]
 mod tests {
@@ -261,51 +261,54 @@ mod tests {
     /// Multiprocessors of an H100.
     const H100: usize = 132;
 
-    /// Around tiles and shares, and LeNet5's at a batch of 50.
-    fn products() -> impl Iterator<Item = Product> {
+    /// Around tiles and splits, and LeNet5's at a batch of 50.
+    fn products() -> impl Iterator<Item = GemmProblem> {
         let sizes = [1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1009, 39200];
-        sizes.into_iter().flat_map(move |m| sizes.into_iter().flat_map(move |n| sizes.map(|k| Product::new(m, n, k))))
+        sizes
+            .into_iter()
+            .flat_map(move |m| sizes.into_iter().flat_map(move |n| sizes.map(|k| GemmProblem::new(m, n, k))))
     }
 
     #[test]
     fn tiles_cover_all_results_and_shares_all_terms_once() {
         for product in products() {
-            for (vectors, shares) in [(false, false), (false, true), (true, false), (true, true)] {
-                let plan = Plan::new(product, vectors, shares, H100);
+            for (vectors, splits) in [(false, false), (false, true), (true, false), (true, true)] {
+                let plan = GemmPlan::new(product, vectors, splits, H100);
                 let (rows, columns) = plan.tile.sizes();
                 let (down, across) = (product.rows.div_ceil(rows), product.columns.div_ceil(columns));
                 assert_eq!(plan.tiles, down * across, "{product:?}: {plan:?}");
                 assert_eq!(plan.chunk % DEPTH, 0, "{product:?}: {plan:?}");
-                assert!(plan.shares * plan.chunk >= product.length, "{product:?}: {plan:?}");
-                assert!((plan.shares - 1) * plan.chunk < product.length, "an empty share: {product:?}: {plan:?}");
-                assert!(plan.shares == 1 || shares && plan.shares <= MOST_SHARES, "{product:?}: {plan:?}");
-                assert_eq!(plan.tile == Tile::Scalar, !vectors, "{product:?}: {plan:?}");
+                assert!(plan.splits * plan.chunk >= product.length, "{product:?}: {plan:?}");
+                assert!((plan.splits - 1) * plan.chunk < product.length, "an empty split: {product:?}: {plan:?}");
+                assert!(plan.splits == 1 || splits && plan.splits <= MOST_SPLITS, "{product:?}: {plan:?}");
+                assert_eq!(plan.tile == GemmTile::Scalar, !vectors, "{product:?}: {plan:?}");
             }
         }
     }
 
     #[test]
     fn fewer_multiprocessors_split_a_sum_less() {
-        let shares = |multiprocessors| Plan::new(Product::new(50, 1024, 3136), true, true, multiprocessors).shares;
-        assert!(shares(20) < shares(H100), "{} and {}", shares(20), shares(H100));
+        let splits =
+            |multiprocessors| GemmPlan::new(GemmProblem::new(50, 1024, 3136), true, true, multiprocessors).splits;
+        assert!(splits(20) < splits(H100), "{} and {}", splits(20), splits(H100));
     }
 
     #[test]
     fn scratch_holds_the_results_of_every_share() {
-        let cut = Product::new(32, 32, 39200);
-        let plan = Plan::new(cut, true, true, H100);
-        assert!(plan.shares > 1);
-        assert_eq!(plan.scratch(32 * 32), plan.shares * 32 * 32 * 4);
-        assert_eq!(Plan::new(cut, true, false, H100).scratch(32 * 32), 0);
+        let cut = GemmProblem::new(32, 32, 39200);
+        let plan = GemmPlan::new(cut, true, true, H100);
+        assert!(plan.splits > 1);
+        assert_eq!(plan.scratch(32 * 32), plan.splits * 32 * 32 * 4);
+        assert_eq!(GemmPlan::new(cut, true, false, H100).scratch(32 * 32), 0);
     }
 
-    /// At a batch of 50. Two blocks or more a multiprocessor, where there is enough to share.
+    /// At a batch of 50. Two blocks or more a multiprocessor, where there is enough to split.
     #[test]
     fn lenet5_fills_the_gpu() {
-        let plan = |rows, columns, length, shares| {
-            let Plan { tile, tiles, shares, chunk } =
-                Plan::new(Product::new(rows, columns, length), true, shares, H100);
-            (tile, tiles, shares, chunk)
+        let plan = |rows, columns, length, splits| {
+            let GemmPlan { tile, tiles, splits, chunk } =
+                GemmPlan::new(GemmProblem::new(rows, columns, length), true, splits, H100);
+            (tile, tiles, splits, chunk)
         };
         let plans = [
             plan(9800, 64, 800, false), // the second convolution, forward
@@ -315,7 +318,7 @@ mod tests {
             plan(50, 3136, 1024, true), // backward by its input
             plan(1024, 3136, 50, true), // backward by its weights
         ];
-        let (narrow, square) = (Tile::Narrow, Tile::Square);
+        let (narrow, square) = (GemmTile::Narrow, GemmTile::Square);
         let expected = [
             (narrow, 308, 1, 800),
             (narrow, 154, 5, 320),
@@ -333,9 +336,9 @@ mod tests {
     fn the_wide_resnet_fills_the_gpu_without_cutting_sums() {
         let plan = |rows, columns, length, count| {
             let vectors = columns % 4 == 0 && length % 4 == 0;
-            let Plan { tile, tiles, shares, .. } =
-                Plan::new(Product { count, ..Product::new(rows, columns, length) }, vectors, true, H100);
-            (tile, tiles, shares)
+            let GemmPlan { tile, tiles, splits, .. } =
+                GemmPlan::new(GemmProblem { count, ..GemmProblem::new(rows, columns, length) }, vectors, true, H100);
+            (tile, tiles, splits)
         };
         let (n32, n16, n8) = (128 * 32 * 32, 128 * 16 * 16, 128 * 8 * 8);
         let plans = [
@@ -354,7 +357,7 @@ mod tests {
             plan(n16, 64, 4 * 128 + 128, 4),
             plan(n8, 128, 4 * 256 + 256, 4),
         ];
-        let (scalar, narrow, square) = (Tile::Scalar, Tile::Narrow, Tile::Square);
+        let (scalar, narrow, square) = (GemmTile::Scalar, GemmTile::Narrow, GemmTile::Square);
         let expected = [
             (scalar, 2048, 1),
             (square, 2048, 1),
@@ -376,10 +379,10 @@ mod tests {
 
     #[test]
     fn a_launch_has_a_block_a_tile_a_share_and_a_product() {
-        let cut = Product::new(50, 1024, 3136);
-        let plan = Plan { tile: Tile::Square, tiles: 16, shares: 7, chunk: 448 };
+        let cut = GemmProblem::new(50, 1024, 3136);
+        let plan = GemmPlan { tile: GemmTile::Square, tiles: 16, splits: 7, chunk: 448 };
         let launch = plan.launch(["scalar", "narrow", "square"], 4, vec![], Cost::default());
         assert_eq!((launch.kernel, launch.grid, launch.block), ("square", [16, 7, 4], 128));
-        assert_eq!(Plan::with(cut, Tile::Square, 7), plan);
+        assert_eq!(GemmPlan::with(cut, GemmTile::Square, 7), plan);
     }
 }

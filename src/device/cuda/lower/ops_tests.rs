@@ -212,17 +212,17 @@ fn what_is_fused_with_a_convolution_is_done_once_where_its_sums_are_whole() {
             [Arg::Null, Arg::Output(0), input(4), input(7), input(5), input(6), Arg::Null, Arg::Null, Arg::Int(1)];
         let backward =
             [Arg::Null, Arg::Null, input(4), input(5), Arg::Null, Arg::Null, input(6), input(7), Arg::Int(0)];
-        for (launches, finish, to, classes) in
+        for (launches, epilogue, to, classes) in
             [(of_forward, forward, Arg::Output(1), 1), (of_backward, backward, Arg::Output(0), 4)]
         {
             assert_eq!(launches.len(), if cut { 2 } else { 1 }, "{launches:?}");
             assert_eq!(launches[0].grid[2], classes, "a product a class of pixels");
             assert_eq!(members(&launches[0], "Shortcut").unwrap()[..2], [input(2), input(3)]);
             let (last, before) = launches.split_last().unwrap();
-            assert_eq!((&last.args[0], members(last, "Finish")), (&to, Some(&finish[..])));
+            assert_eq!((&last.args[0], members(last, "Epilogue")), (&to, Some(&epilogue[..])));
             for launch in before {
                 let nothing = |arg: &Arg| matches!(arg, Arg::Null | Arg::Int(0));
-                assert!(members(launch, "Finish").unwrap().iter().all(nothing), "{launch:?}");
+                assert!(members(launch, "Epilogue").unwrap().iter().all(nothing), "{launch:?}");
             }
         }
     }
@@ -270,11 +270,11 @@ fn an_l2_step_keeps_a_row_in_registers_where_it_fits() {
     for (row, expected) in [
         (1, "pgd_step_l2"),
         (785, "pgd_step_l2"),
-        (4, "pgd_step_l2_kept1"),
-        (784, "pgd_step_l2_kept1"),
-        (1024, "pgd_step_l2_kept1"),
-        (1028, "pgd_step_l2_kept3"),
-        (3072, "pgd_step_l2_kept3"),
+        (4, "pgd_step_l2_registers1"),
+        (784, "pgd_step_l2_registers1"),
+        (1024, "pgd_step_l2_registers1"),
+        (1028, "pgd_step_l2_registers3"),
+        (3072, "pgd_step_l2_registers3"),
         (3076, "pgd_step_l2"),
         (150_528, "pgd_step_l2"),
     ] {
@@ -399,12 +399,12 @@ fn batch_norm_s_sums_are_shares_of_all_items_and_a_warp_a_channel_that_adds_them
             (
                 Op::BatchNormTraining { relu: true },
                 [[1, 2], [1, 4]],
-                &["batch_norm_training_shares", "batch_norm_training_statistics", "batch_norm"][..],
+                &["batch_norm_training_splits", "batch_norm_training_statistics", "batch_norm"][..],
             ),
             (
                 Op::BatchNormBackwardWeight { relu: true },
                 [[2, 4], [0, 2]],
-                &["batch_norm_backward_weight_shares", "batch_norm_backward_weight"],
+                &["batch_norm_backward_weight_splits", "batch_norm_backward_weight"],
             ),
         ] {
             for off in [None, Some(0)] {

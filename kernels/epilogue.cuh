@@ -12,13 +12,13 @@ __device__ __forceinline__ float relu_of(float x) { return x <= 0.0f ? 0.0f : x;
 __device__ __forceinline__ float relu_gradient(float dy, float y) { return y > 0.0f ? dy : 0.0f; }
 
 // What a column's results are multiplied by, and what is added then.
-struct FinishColumn {
+struct EpilogueColumn {
     float scale, shift;
 };
 
 // For the kernels that have whole sums: a product that is not cut into shares, or the one that adds shares. What is
-// null is left out. `Finish` in src/device/cuda/lower/gemm.rs.
-struct Finish {
+// null is left out. `Epilogue` in src/device/cuda/lower/gemm.rs.
+struct Epilogue {
     const float* before;    // of the results' shape, as `sum`, `y` and `after`: is added
     float* sum;             // is what the results are then
     const float* weight;    // by columns: they are multiplied by weight / sqrt(variance + eps)
@@ -29,8 +29,8 @@ struct Finish {
     const float* after;     // is added
     int relu;               // is applied before the last two
 
-    __device__ __forceinline__ FinishColumn column(int i) const {
-        FinishColumn column{1.0f, 0.0f};
+    __device__ __forceinline__ EpilogueColumn column(int i) const {
+        EpilogueColumn column{1.0f, 0.0f};
         if (weight != nullptr) column.scale = batch_norm_scale(weight[i], variance[i]);
         if (bias != nullptr) {
             column.shift = mean != nullptr ? batch_norm_shift(bias[i], mean[i], column.scale) : bias[i];
@@ -42,7 +42,7 @@ struct Finish {
     // `columns` what is known of the columns.
     template <int ROWS, int VECTOR>
     __device__ __forceinline__ void operator()(
-        float (&values)[ROWS][VECTOR], const size_t (&at)[ROWS], int rows, const FinishColumn* columns) const {
+        float (&values)[ROWS][VECTOR], const size_t (&at)[ROWS], int rows, const EpilogueColumn* columns) const {
         if (before != nullptr) add(values, before, at, rows);
         if (sum != nullptr) {
 #pragma unroll
@@ -67,7 +67,7 @@ struct Finish {
     __device__ __forceinline__ float operator()(float value, size_t place, int i) const {
         float values[1][1] = {{value}};
         const size_t at[1] = {place};
-        const FinishColumn known = column(i);
+        const EpilogueColumn known = column(i);
         (*this)(values, at, 1, &known);
         return values[0][0];
     }
