@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::gemm::{GemmKernels, Epilogue, GemmProblem, GemmResults, GemmOperation, vectorizable};
+use super::gemm::{Epilogue, GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
 use super::{Arg, Desc, Lowered};
 use crate::device::cuda::launch::KernelStruct;
 use crate::tape::ConvWindow;

@@ -35,5 +35,9 @@ pub(super) fn conv2d_fused_backward_input(desc: &Desc, fusion: &ConvGradientFusi
     let [_, _] = operands.next(shortcut.is_some());
     let [weight, variance, y] = operands.next(norm);
     let [after] = operands.next(addend);
-    backward_input(desc, window, FusedTerms { shortcut, epilogue: Epilogue { weight, variance, y, after, ..Epilogue::default() } })
+    backward_input(
+        desc,
+        window,
+        FusedTerms { shortcut, epilogue: Epilogue { weight, variance, y, after, ..Epilogue::default() } },
+    )
 }

@@ -2,7 +2,7 @@
 
 use super::bias::sum_items;
 use super::conv::{ConvProblem, FusedTerms};
-use super::gemm::{Epilogue, GemmPlan, GemmResults, GemmOperation};
+use super::gemm::{Epilogue, GemmOperation, GemmPlan, GemmResults};
 use super::{Arg, Desc, Lowered};
 use crate::device::cuda::launch::{Launch, THREADS};
 use crate::tape::ConvWindow;
@@ -31,7 +31,8 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
     }
     let kernels =
         ["conv_pool_backward_input_scalar", "conv_pool_backward_input_narrow", "conv_pool_backward_input_square"];
-    let (product, flops, vectors) = (conv.backward(), conv.backward_flops(), conv.vectors(desc, &FusedTerms::default()));
+    let (product, flops, vectors) =
+        (conv.backward(), conv.backward_flops(), conv.vectors(desc, &FusedTerms::default()));
     let work = GemmOperation { kernels, product, vectors, results: GemmResults::Rows(Epilogue::default()), flops };
     work.lower(desc, |chunk, _| conv.args(3, [], chunk))
 }
