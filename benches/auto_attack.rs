@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use maxmargin::attack::{ApgdLoss, ApgdSettings, Attack, FabSettings, Start, apgd, fab};
 use maxmargin::batch::Batch;
+use maxmargin::catalog::DatasetKind;
 use maxmargin::choice::Choice as _;
-use maxmargin::data::{self, DatasetKind};
+use maxmargin::data;
 use maxmargin::device::Device;
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::Cuda;
-use maxmargin::model::state_dict::{Loaded, load_model};
+use maxmargin::model::state_dict::{LoadedModel, load_model};
 use maxmargin::record::{Tensor, write_tensors};
 use maxmargin::tape::{Memory, Norm, Program};
 
@@ -28,7 +29,7 @@ fn main() {
     let kind = DatasetKind::from_name(value("--dataset").unwrap_or("digits")).expect("a data set");
     let eps: f32 = value("--eps").map_or(if norm == Norm::Linf { 0.3 } else { 2.0 }, |e| e.parse().expect("a number"));
 
-    let Loaded { mut model, state, .. } = load_model(&path("--weights")).expect("weights");
+    let LoadedModel { mut model, state, .. } = load_model(&path("--weights")).expect("weights");
     let test = data::load(kind, Path::new(value("--data").unwrap_or("data")), 1).expect("images").test;
     let test = test.take(number("--images", 500));
     let pixels: Vec<f32> = test.images.iter().map(|&byte| f32::from(byte) / 255.0).collect();

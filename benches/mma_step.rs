@@ -12,7 +12,7 @@ use maxmargin::config::{Config, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::Cuda;
 use maxmargin::device::{Device, Schedule};
-use maxmargin::model::Mode;
+use maxmargin::model::{self, Mode};
 use maxmargin::tape::{Memory, Metric, Program, Tape};
 use maxmargin::train::Mma;
 
@@ -41,7 +41,7 @@ fn main() {
     // Learning rate 0: the optimizer does its work, and every round is the same step.
     let config = Config { learning_rate_schedule: vec![(0, 0.0)], training_batch_size: batch, ..published };
     let mut memory = Memory::default();
-    let mut model = config.network();
+    let mut model = model::build(&config.architecture());
     model.declare(&mut memory);
     let model = &*model;
     let data = DeviceData::new(&mut memory, model, "train", batch);

@@ -13,9 +13,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::{Architecture, DatasetKind, ModelKind};
 use crate::choice::choices;
-use crate::data::DatasetKind;
-use crate::model::{LeNet5, Model, WideResNet};
 pub use crate::tape::{Direction, L2Order};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
@@ -147,13 +146,9 @@ impl Config {
         (as_written(self.hinge_maxeps) * 1.05) as f32
     }
 
-    /// The network, its parameters not yet declared. The settings are valid.
-    pub fn network(&self) -> Box<dyn Model> {
-        match (self.model, self.depth) {
-            (ModelKind::LeNet5, _) => Box::new(LeNet5::new(self.width)),
-            (ModelKind::WideResNet, Some(depth)) => Box::new(WideResNet::new(depth, self.width as usize)),
-            (ModelKind::WideResNet, None) => unreachable!("a valid wide ResNet has a depth"),
-        }
+    /// Model and size of the network.
+    pub fn architecture(&self) -> Architecture {
+        Architecture { model: self.model, depth: self.depth, width: self.width }
     }
 
     /// Every setting by name, in the order of the record, each value as its flag takes it; a size that was not
@@ -203,16 +198,6 @@ pub fn as_written(value: f32) -> f64 {
 /// A schedule as its flag takes it: `0:0.3,20000:0.09`.
 fn schedule_text(schedule: &[(u32, f32)]) -> String {
     schedule.iter().map(|(step, rate)| format!("{step}:{rate}")).collect::<Vec<_>>().join(",")
-}
-
-choices! {
-    /// Which network.
-    pub enum ModelKind {
-        /// LeNet5, for digits: Madry et al.'s.
-        LeNet5 = "lenet5",
-        /// The wide ResNet, for CIFAR10: standardizes each image first.
-        WideResNet = "wide-resnet",
-    }
 }
 
 choices! {

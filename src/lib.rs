@@ -5,6 +5,7 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
+//! | [`catalog`] | data sets and models: classes, shapes, published sizes, radii of published evaluations |
 //! | [`data`] | images and labels as bytes, batches as lists of indices |
 //! | [`tape`] | a computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan |
 //! | [`model`] | LeNet5 and the wide ResNet: layers recorded on a tape, parameters by PyTorch's names |
@@ -95,6 +96,7 @@
 pub mod attack;
 pub mod batch;
 pub mod bench;
+pub mod catalog;
 pub mod choice;
 pub mod cli;
 pub mod config;

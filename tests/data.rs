@@ -6,7 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
-use maxmargin::data::{Dataset, DatasetKind, cifar, describe, digits, idx, import, load};
+use maxmargin::catalog::DatasetKind;
+use maxmargin::data::{Dataset, cifar, describe, digits, idx, import, load};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -156,7 +157,7 @@ fn damaged_gzip_is_refused() {
 
 #[test]
 fn mnist_is_found_in_each_of_its_folders() {
-    for sub in idx::FOLDERS {
+    for sub in DatasetKind::Mnist.entry().folders {
         let folder = folder();
         let place = if sub.is_empty() { folder.path().to_owned() } else { folder.path().join(sub) };
         write_mnist(&place);

@@ -4,7 +4,7 @@
 mod support;
 
 use maxmargin::config::Fidelity;
-use maxmargin::model::{Mode, Model, State, WideResNet, image_buffer};
+use maxmargin::model::{Mode, Model, ModelState, WideResNet, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
 use support::{Random, TestDevice, devices};
 
@@ -84,10 +84,10 @@ fn record(tape: &mut Tape, kind: Kind) -> Pass {
 }
 
 /// Numbers with which batch norm is no identity.
-fn state(model: &dyn Model) -> State {
+fn state(model: &dyn Model) -> ModelState {
     let mut random = Random(8);
     let mut state = model.initial(3);
-    for (params, values) in model.kept().zip(&mut state) {
+    for (params, values) in model.stored().zip(&mut state) {
         let mut at = 0;
         for p in &params.list {
             let own = &mut values[at..at + p.len()];

@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use maxmargin::attack::{DdnSettings, Pgd, PgdSettings, StartNoise, ddn};
 use maxmargin::config::Fidelity;
-use maxmargin::data::{self, Dataset, DatasetKind, idx};
+use maxmargin::catalog::DatasetKind;
+use maxmargin::data::{self, Dataset, idx};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::passes::Passes;
 use maxmargin::evaluate::{Examples, VerifiedAttack, accuracy};
 use maxmargin::model::Mode;
-use maxmargin::model::state_dict::{Loaded, load_model};
+use maxmargin::model::state_dict::{LoadedModel, load_model};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
 /// How far an accuracy may be off, in points.
@@ -52,7 +53,7 @@ fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
 
 /// Accuracy in percent: without an attack, and on PGD's examples from the image itself, by the cross-entropy in linf.
 fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
-    let Loaded { mut model, state, .. } = load_model(weights).expect("a LeNet5");
+    let LoadedModel { mut model, state, .. } = load_model(weights).expect("a LeNet5");
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), BATCH);
@@ -119,7 +120,7 @@ fn an_adversarially_trained_network_is_right_and_robust() {
 /// The median l2 distance that DDN (1,000 steps, images of bytes) finds for the images that are right, every
 /// [`APART`]th.
 fn median_distance(weights: &Path, dataset: &Dataset) -> f64 {
-    let Loaded { mut model, state, .. } = load_model(weights).expect("a LeNet5");
+    let LoadedModel { mut model, state, .. } = load_model(weights).expect("a LeNet5");
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), BATCH);

@@ -6,7 +6,7 @@ use super::BenchSettings;
 use crate::batch::DeviceData;
 use crate::config::{Method, preset};
 use crate::device::Device;
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Program, Tape, Value, ValueInfo};
 use crate::{Error, Result, train};
 
@@ -145,7 +145,7 @@ impl BenchStep {
         // The optimizer does its usual work, and every step is the same.
         config.learning_rate_schedule = vec![(0, 0.0)];
         let batch = config.training_batch_size;
-        let mut model = config.network();
+        let mut model = model::build(&config.architecture());
         model.declare(memory);
         let data = DeviceData::new(memory, &*model, "train", batch);
         let training = train::record(memory, &*model, &data, &config);

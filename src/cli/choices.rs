@@ -4,10 +4,9 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::choice::Choice;
-use crate::config::{Direction, L2Order, Method, ModelKind, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
-use crate::data::DatasetKind;
+use crate::catalog::{DatasetKind, ModelKind, WeightNames};
+use crate::config::{Direction, L2Order, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
 use crate::evaluate::{AttackName, Protocol, request::Split};
-use crate::model::state_dict::Names;
 use crate::tape::{Loss, Norm};
 
 macro_rules! value_enums {
@@ -24,5 +23,5 @@ macro_rules! value_enums {
     )+};
 }
 
-value_enums!(AttackName, DatasetKind, Loss, Names, Norm, Protocol, Split);
+value_enums!(AttackName, DatasetKind, Loss, Norm, Protocol, Split, WeightNames);
 value_enums!(ModelKind, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart, Direction, L2Order);

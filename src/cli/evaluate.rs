@@ -8,7 +8,7 @@ use super::measure::{AttackFlags, ImageFlags, Measure, measured, published, radi
 use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
 use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
-use crate::data::DatasetKind;
+use crate::catalog::DatasetKind;
 use crate::evaluate::AttackName;
 use crate::evaluate::folder::{self, ADVERSARIAL, Folder};
 use crate::evaluate::request::{EvaluationRequest, OutputPaths};

@@ -45,7 +45,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     let name = &args.preset;
     let config = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config;
     let mut memory = Memory::default();
-    let mut model = config.network();
+    let mut model = crate::model::build(&config.architecture());
     model.declare(&mut memory);
     // The programs do not depend on how many images there are, if they fill a batch.
     let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Outcome, folder_exists, print};
-use crate::model::state_dict::{Loaded, Names, load_model, state_to_tensors};
+use crate::catalog::WeightNames;
+use crate::model::state_dict::{LoadedModel, load_model, state_to_tensors};
 use crate::record::run::BEST;
 use crate::record::write_tensors;
 use crate::{Error, Result};
@@ -26,7 +27,7 @@ pub(super) struct ExportArgs {
     checkpoint: PathBuf,
     /// Whose names the tensors get: the released code's, or those of RobustBench's class Ding2020MMANet
     #[arg(long, value_name = "WHOSE", default_value = "released")]
-    names: Names,
+    names: WeightNames,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -36,8 +37,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
     let ExportArgs { checkpoint, names, out } = args;
     folder_exists("--out", out)?;
     let weights = if checkpoint.is_dir() { checkpoint.join(BEST) } else { checkpoint.clone() };
-    let Loaded { model, state, metadata } = load_model(&weights)?;
-    if *names == Names::Robustbench && model.statistics().is_none() {
+    let LoadedModel { model, state, metadata } = load_model(&weights)?;
+    if *names == WeightNames::Robustbench && model.statistics().is_none() {
         return Err(Error::usage(format!(
             "--names robustbench: expected a wide ResNet, the only network of the paper there; {} is a {}",
             weights.display(),
@@ -45,7 +46,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
         )));
     }
     let mut tensors = state_to_tensors(&*model, "", &state);
-    tensors.iter_mut().for_each(|tensor| tensor.name = names.of(&tensor.name));
+    tensors.iter_mut().for_each(|tensor| tensor.name = names.rename(&tensor.name));
     write_tensors(out, &tensors, &metadata)?;
     print(&format!("wrote {}: {}, {} tensors\n", out.display(), model.describe(), tensors.len()))?;
     Ok(Outcome::Done)

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use super::values::{count, number, single, whole};
 use crate::attack::StepLength;
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
-use crate::data::DatasetKind;
+use crate::catalog::DatasetKind;
 use crate::evaluate::request::Split;
 use crate::evaluate::{AttackName, AttackSettings, Protocol};
 use crate::tape::{Loss, Norm};
@@ -102,8 +102,7 @@ pub(super) fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
     let named = |name: &str| {
         preset(name).map(|preset| preset.config).ok_or_else(|| Error::usage(format!("no preset is called {name}")))
     };
-    let images = if dataset == DatasetKind::Cifar10 { "cifar10" } else { "mnist" };
-    let config = named(&format!("{images}-{norm}"))?;
+    let config = named(&dataset.preset(norm))?;
     Ok(match dataset {
         DatasetKind::Digits => Config { dataset, val_size: named(DEFAULT_PRESET)?.val_size, ..config },
         _ => config,
@@ -165,8 +164,7 @@ pub(super) fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSe
     if let Some(step) = attack.eps_iter.filter(|&step| step <= 0.0) {
         return Err(Error::usage(format!("--eps-iter: expected a positive number; found {step}")));
     }
-    let gray_linf = config.norm == Norm::Linf && config.dataset != DatasetKind::Cifar10;
-    let parts = if gray_linf { 40.0 } else { 4.0 };
+    let parts = config.dataset.radii(config.norm).pgd_step_divisor;
     let AttackFlags { nb_iter, nb_restart, loss, nb_sample, seed, .. } = *attack;
     let step = attack.eps_iter.map_or(StepLength::EpsOver(parts), StepLength::Fixed);
     Ok(AttackSettings { nb_iter, nb_restart, step, loss, nb_sample, seed })

@@ -7,7 +7,8 @@ use clap::Args;
 use super::settings::Settings;
 use super::{Machine, Outcome, presets, print};
 use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
-use crate::data::{self, Dataset, DatasetKind, Splits};
+use crate::catalog::DatasetKind;
+use crate::data::{self, Dataset, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG, LAST};
@@ -222,16 +223,13 @@ fn base(
     if let Some(file) = file {
         return Config::load(file);
     }
-    let of_data = match (dataset, norm) {
-        (Some(DatasetKind::Mnist), Some(Norm::L2)) => "mnist-l2",
-        (Some(DatasetKind::Mnist), _) => "mnist-linf",
-        (Some(DatasetKind::Cifar10), Some(Norm::L2)) => "cifar10-l2",
-        (Some(DatasetKind::Cifar10), _) => "cifar10-linf",
-        _ => DEFAULT_PRESET,
+    let of_data = match dataset {
+        Some(DatasetKind::Digits) | None => DEFAULT_PRESET.into(),
+        Some(dataset) => dataset.preset(norm.unwrap_or(Norm::Linf)),
     };
     let of_method = method.and_then(|method| preset(&format!("{of_data}-{method}")));
-    let name = name.unwrap_or(of_method.map_or(of_data, |preset| preset.name));
-    Ok(preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config)
+    let name = name.map_or_else(|| of_method.map_or(of_data, |preset| preset.name.into()), str::to_owned);
+    Ok(preset(&name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config)
 }
 
 /// The settings of the run in the folder `run`, for `steps` steps.

@@ -8,7 +8,7 @@ use super::measure::{AttackFlags, ImageFlags, Measure, measured, published, radi
 use super::values::count;
 use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
-use crate::data::DatasetKind;
+use crate::catalog::DatasetKind;
 use crate::evaluate::AttackName;
 use crate::evaluate::request::Split;
 use crate::evaluate::transfer::TransferRequest;

@@ -1,8 +1,8 @@
 //! The published settings as one table, each preset with its source. No value of a preset stands anywhere else.
 
 use super::others::OTHERS;
-use super::{Config, Fidelity, Method, ModelKind, OptimizerKind};
-use crate::data::DatasetKind;
+use super::{Config, Fidelity, Method, OptimizerKind};
+use crate::catalog::{DatasetKind, ModelKind};
 use crate::tape::{Loss, Norm};
 
 /// Settings with a name.

@@ -1,7 +1,7 @@
 //! The ranges of the settings, and which of them contradict each other. What the data can give is not known here.
 
-use super::{Config, Method, ModelKind, OptimizerKind, TestSearchStart, preset};
-use crate::data::DatasetKind;
+use super::{Config, Method, OptimizerKind, TestSearchStart, preset};
+use crate::catalog::ModelKind;
 use crate::device::cuda::launch::RATES;
 use crate::tape::Loss;
 use crate::{Error, Result};
@@ -30,7 +30,7 @@ impl Config {
             (self.val_size >= 1, "val_size", "at least 1: validation chooses the best weights"),
             (self.test_size != Some(0), "test_size", "at least 1"),
             (
-                wide == (self.dataset == DatasetKind::Cifar10),
+                self.model.takes(self.dataset),
                 "model",
                 "lenet5 for the images of digits and mnist, wide-resnet for those of cifar10",
             ),

@@ -1,40 +1,40 @@
-//! The order in which training visits examples.
+//! Order in which training visits examples.
 //!
-//! Owns: which examples step `s` sees, as a function of the seed, the number of examples and the
-//! batch size. Nothing is drawn one after the other, so a resumed run needs the step alone.
+//! Owns: the examples of each step, as a function of the seed, the number of examples and the batch size. No random number
+//! depends on the one before it, so a resumed run needs only the number of its step.
 //!
-//! Refuses: to touch images. A batch is a list of indices; the index keys the margin table too.
+//! Refuses: to touch images. A batch is a list of indices, which are also the keys of the margin table.
 
 use crate::rng::{Purpose, philox};
 
-/// The batches of a run. An epoch visits every example once; its last batch holds what remains.
+/// Batches of a run. An epoch visits every example once; its last batch holds the remaining ones and may be smaller.
 #[derive(Clone, Debug)]
 pub struct Batches {
     seed: u64,
     n: u32,
     batch: usize,
-    /// The epoch last asked for, and its order.
+    /// Last epoch used and its order of examples.
     cached: Option<(u32, Vec<u32>)>,
 }
 
 impl Batches {
-    /// Batches of `batch` out of `n` examples. Panics where either is 0, or `n` is 2^32 or more.
+    /// Batches of `batch` of `n` examples. Panics if either is 0, or `n` is 2^32 or more.
     pub fn new(seed: u64, n: usize, batch: usize) -> Self {
         assert!(n > 0 && batch > 0, "{n} examples in batches of {batch}");
         Batches { seed, n: u32::try_from(n).expect("fewer than 2^32 examples"), batch, cached: None }
     }
 
-    /// Steps of an epoch, the last partial batch counted.
+    /// Number of steps of an epoch, including that of a last, partial batch.
     pub fn steps_per_epoch(&self) -> usize {
         (self.n as usize).div_ceil(self.batch)
     }
 
-    /// The epoch, counted from 0, that `step` belongs to.
+    /// Epoch, counted from 0, to which `step` belongs.
     pub fn epoch_of(&self, step: u32) -> u32 {
         (step as usize / self.steps_per_epoch()) as u32
     }
 
-    /// Indices, each below `n`, of the examples of `step`, counted from 0.
+    /// Indices of the examples of `step`, counted from 0; each is below `n`.
     pub fn at(&mut self, step: u32) -> &[u32] {
         let epoch = self.epoch_of(step);
         let start = step as usize % self.steps_per_epoch() * self.batch;

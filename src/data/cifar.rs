@@ -1,51 +1,50 @@
 //! CIFAR10's binary files: records of a label byte and 32x32 red, then green, then blue bytes.
 //!
-//! Owns: reading, checking and encoding them, and finding the six files of the official archive.
-//! Images leave here as `[32, 32, 3]`, like all images in the program.
+//! Owns: reading, checking and encoding them, and finding the six files of the official archive. Decoded images are
+//! `[32, 32, 3]`, like all images in the program.
 //!
-//! Refuses: files of another number of records than asked for. The format has no header, so this is
-//! what finds a file that was cut between two records.
+//! Refuses: files with another number of records than expected. The format has no header, so this check alone finds a
+//! file that was cut between two records.
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, check_labels, read};
+use super::dataset::Dataset;
+use super::files::{check_labels, find as find_files, read};
+use crate::catalog::DatasetKind;
 use crate::{Error, Result};
 
-/// Where CIFAR10 is looked for, below the data folder.
-pub const FOLDERS: [&str; 3] = ["", "cifar-10-batches-bin", "cifar10"];
-
-/// The training files, in order.
+/// Names of the training files, in order.
 pub const TRAIN: [&str; 5] =
     ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 
-/// The test file.
+/// Name of the test file.
 pub const TEST: &str = "test_batch.bin";
 
-/// Records of each of the six files.
+/// Number of records in each of the six files.
 pub const RECORDS: usize = 10_000;
 
-/// Rows and columns of an image.
+/// Height and width of an image.
 pub const SIDE: usize = 32;
 
-/// Bytes of one colour of an image.
+/// Number of bytes of one colour of an image.
 const PLANE: usize = SIDE * SIDE;
 
-/// Bytes of an image.
+/// Number of bytes of an image.
 pub(super) const IMAGE: usize = 3 * PLANE;
 
-/// Bytes of a record: the label, then the image.
+/// Number of bytes of a record: the label, then the image.
 const RECORD: usize = 1 + IMAGE;
 
-/// The folder that holds CIFAR10, among [`FOLDERS`] below `folder`.
+/// Finds the folder that holds CIFAR10, in or below the data folder `folder`.
 ///
 /// # Errors
-/// None of them holds any of the files; the message lists places and names.
+/// No folder holds any of the files. The message lists folders and names.
 pub fn find(folder: &Path) -> Result<PathBuf> {
     let names: Vec<_> = TRAIN.into_iter().chain([TEST]).map(String::from).collect();
-    super::find(folder, &FOLDERS, &names, "scripts/fetch-data cifar10")
+    find_files(DatasetKind::Cifar10, folder, &names)
 }
 
-/// CIFAR10's (training, test) images out of the six files in `place`.
+/// Reads CIFAR10's (training, test) images from the six files in `place`.
 ///
 /// # Errors
 /// A file cannot be read, or [`decode`] refuses it.
@@ -63,16 +62,15 @@ pub fn read_cifar10(place: &Path) -> Result<(Dataset, Dataset)> {
     Ok((train, test))
 }
 
-/// A dataset of CIFAR10's shape, without images.
+/// Data set of CIFAR10's shape, without images.
 pub(super) fn dataset(name: &str) -> Dataset {
     Dataset { name: name.into(), images: Vec::new(), labels: Vec::new(), height: SIDE, width: SIDE, channels: 3 }
 }
 
-/// Images `[records, 32, 32, 3]` and labels out of the content of a file; the path stands in messages
-/// only.
+/// Decodes a file into images `[records, 32, 32, 3]` and labels. The path is for messages.
 ///
 /// # Errors
-/// Not exactly `records` records of 3,073 bytes, or a label past 9.
+/// The content is not exactly `records` records of 3,073 bytes, or a label is past 9.
 pub fn decode(path: &Path, content: &[u8], records: usize) -> Result<(Vec<u8>, Vec<u8>)> {
     let (found, expected) = (content.len(), records * RECORD);
     if found != expected {
@@ -95,7 +93,7 @@ pub fn decode(path: &Path, content: &[u8], records: usize) -> Result<(Vec<u8>, V
     Ok((images, labels))
 }
 
-/// What a file is that begins as no file of ours of its length does.
+/// Format of a file of an unexpected length, if its first bytes tell it.
 fn other_format(content: &[u8]) -> Option<&'static str> {
     match content {
         [0, 0, 8, 1 | 3, ..] => Some("an IDX file, such as MNIST's"),
@@ -105,7 +103,7 @@ fn other_format(content: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The content of a file with these `[labels.len(), 32, 32, 3]` images.
+/// Encodes images `[labels.len(), 32, 32, 3]` and their labels as the content of a file.
 pub fn encode(images: &[u8], labels: &[u8]) -> Vec<u8> {
     assert_eq!(images.len(), labels.len() * IMAGE, "bytes of {} images", labels.len());
     let mut file = Vec::with_capacity(labels.len() * RECORD);

@@ -1,22 +1,23 @@
-//! The bundled digits: 8,000 images of MNIST inside the program, so that it trains on real data
-//! without fetching anything.
+//! The bundled digits: 8,000 images of MNIST inside the program, so that it trains on real data without fetching anything.
 //!
-//! Owns: the six gzip IDX files in `digits/` beside this one. How they were chosen, so that anyone can
-//! rebuild them from MNIST's files (a test does, where MNIST is there):
+//! Owns: the six gzip IDX files in `digits/` beside this file. They can be rebuilt from MNIST's files, and a test does so
+//! if MNIST is there:
 //! - validation: the first 100 images of each class among the first 5,000 training images;
 //! - training: the first 600 images of each class among the other 55,000 training images;
 //! - test: the first 100 images of each class among the test images.
 //!
-//! Each kept in the order of its file. Packed with zopfli. MNIST is the work of Y. LeCun, C. Cortes and
-//! C. J. C. Burges ("The MNIST database of handwritten digits").
+//! The images of each part keep the order of their file. The files are packed with zopfli. MNIST is the work of Y. LeCun,
+//! C. Cortes and C. J. C. Burges ("The MNIST database of handwritten digits").
 //!
 //! Refuses: to make the validation set larger by taking training images.
 
 use std::path::Path;
 
-use super::{Dataset, Splits, idx};
+use super::dataset::{Dataset, Splits};
+use super::idx;
 use crate::{Error, Result};
 
+/// Names and contents of a part's image file and label file.
 macro_rules! part {
     ($name:literal) => {
         (
@@ -28,11 +29,11 @@ macro_rules! part {
     };
 }
 
-/// How many validation images there are.
+/// Number of validation images.
 pub const VALIDATION: usize = 1000;
 
-/// 6,000 training, 1,000 validation and 1,000 test images, every class alike. `val_size` takes the
-/// first so many of the validation images.
+/// Loads 6,000 training, `val_size` validation and 1,000 test images. Each part has equally many images of every class;
+/// `val_size` takes the first of the 1,000 validation images.
 ///
 /// # Errors
 /// `val_size` is more than [`VALIDATION`].

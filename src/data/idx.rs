@@ -1,48 +1,40 @@
 //! IDX, the format of MNIST: a magic number, the sizes, then bytes; plain or gzip.
 //!
-//! Owns: reading, checking and encoding image files (magic number 0x803, `[count, height, width]`)
-//! and label files (0x801, `[count]`), and finding MNIST's four files. All numbers in a header are
-//! big-endian. Whether a file is gzip is told by its first two bytes, whatever its name.
+//! Owns: reading, checking and encoding image files (magic number 0x803, `[count, height, width]`) and label files
+//! (0x801, `[count]`), and finding MNIST's four files. All numbers in a header are big-endian. The first two bytes of a
+//! file tell if it is gzip, whatever its name.
 //!
-//! Refuses: other element types than bytes, other ranks, files longer or shorter than their header
-//! says.
+//! Refuses: other element types than bytes, other ranks, files longer or shorter than their header says.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{Dataset, check_labels, read};
+use super::dataset::Dataset;
+use super::files::{check_labels, fetch_command, find as find_files, read};
+use crate::catalog::DatasetKind;
 use crate::{Error, Result};
 
-/// Where MNIST is looked for, below the data folder.
-pub const FOLDERS: [&str; 3] = ["", "mnist", "MNIST/raw"];
-
-/// What to run where files are missing.
-const FETCH: &str = "scripts/fetch-data mnist";
-
-/// MNIST's side in pixels.
-const SIDE: usize = 28;
-
-/// The names a file goes by: `train-images-idx3-ubyte`, with a dot before `idx`, each also with `.gz`.
+/// Names under which a file may lie: `train-images-idx3-ubyte`, with a dot before `idx`, each also with `.gz`.
 fn names(part: &str, content: &str) -> [String; 4] {
     let name = |dot: char, gz: &str| format!("{part}-{}{dot}{}-ubyte{gz}", &content[..6], &content[7..]);
     [name('-', ""), name('-', ".gz"), name('.', ""), name('.', ".gz")]
 }
 
-/// The folder that holds MNIST, among [`FOLDERS`] below `folder`.
+/// Finds the folder that holds MNIST, in or below the data folder `folder`.
 ///
 /// # Errors
-/// None of them holds any of the files; the message lists places and names.
+/// No folder holds any of the files. The message lists folders and names.
 pub fn find(folder: &Path) -> Result<PathBuf> {
-    super::find(folder, &FOLDERS, &names("train", "images-idx3"), FETCH)
+    find_files(DatasetKind::Mnist, folder, &names("train", "images-idx3"))
 }
 
-/// MNIST's (training, test) images out of the four files in `place`, under any of their names.
+/// Reads MNIST's (training, test) images from the four files in `place`, under any of their names.
 ///
 /// # Errors
-/// A missing file, another content than [`decode_images`] and [`decode_labels`] accept, images that
-/// are not 28x28, different numbers of images and labels.
+/// A missing file, a content that [`decode_images`] or [`decode_labels`] refuses, images that are not 28x28, or different
+/// numbers of images and labels.
 pub fn read_mnist(place: &Path) -> Result<(Dataset, Dataset)> {
     let part = |part: &str, name: &str| {
         let file = |content: &str| {
@@ -50,13 +42,15 @@ pub fn read_mnist(place: &Path) -> Result<(Dataset, Dataset)> {
             let found = names.iter().map(|name| place.join(name)).find(|path| path.is_file());
             found.ok_or_else(|| {
                 let names = names.join(", ");
-                Error::format(place, format!("none of {names} found; `{FETCH}` brings all files"))
+                let fetch = fetch_command(DatasetKind::Mnist);
+                Error::format(place, format!("none of {names} found; `{fetch}` brings all files"))
             })
         };
         let (images, labels) = (file("images-idx3")?, file("labels-idx1")?);
         let data = read_pair(&images, &labels, name)?;
-        if (data.height, data.width) != (SIDE, SIDE) {
-            let message = format!("byte 8: images of {}x{}, {SIDE}x{SIDE} expected", data.height, data.width);
+        let [height, width, _] = DatasetKind::Mnist.entry().image;
+        if (data.height, data.width) != (height, width) {
+            let message = format!("byte 8: images of {}x{}, {height}x{width} expected", data.height, data.width);
             return Err(Error::format(&images, message));
         }
         Ok(data)
@@ -64,7 +58,7 @@ pub fn read_mnist(place: &Path) -> Result<(Dataset, Dataset)> {
     Ok((part("train", "mnist training")?, part("t10k", "mnist test")?))
 }
 
-/// A dataset out of an image file and its label file, each plain or gzip.
+/// Reads a data set from an image file and its label file, each plain or gzip.
 ///
 /// # Errors
 /// As [`decode_pair`], or a file cannot be read.
@@ -72,8 +66,8 @@ pub fn read_pair(images: &Path, labels: &Path, name: &str) -> Result<Dataset> {
     decode_pair((images, read(images)?), (labels, read(labels)?), name)
 }
 
-/// A dataset out of the contents of an image file and its label file, each plain or gzip; the paths
-/// stand in messages only.
+/// Decodes a data set from the contents of an image file and its label file, each plain or gzip. The paths are for
+/// messages.
 ///
 /// # Errors
 /// As [`decode_images`] and [`decode_labels`], or the files differ in their number of examples.
@@ -87,7 +81,7 @@ pub fn decode_pair(images: (&Path, Vec<u8>), labels: (&Path, Vec<u8>), name: &st
     Ok(Dataset { name: name.into(), images: pixels, labels: bytes, height, width, channels: 1 })
 }
 
-/// `[count, height, width]` and that many bytes, out of the content of an image file.
+/// Decodes an image file: `[count, height, width]` and that many bytes.
 ///
 /// # Errors
 /// Damaged gzip, another magic number than 0x803, a size of 0, too few or too many bytes.
@@ -95,7 +89,7 @@ pub fn decode_images(path: &Path, content: Vec<u8>) -> Result<([usize; 3], Vec<u
     decode(path, content, "images")
 }
 
-/// The labels, 0 to 9, out of the content of a label file.
+/// Decodes a label file: labels from 0 to 9.
 ///
 /// # Errors
 /// Damaged gzip, another magic number than 0x801, no label, too few or too many bytes, a label past 9.
@@ -105,17 +99,17 @@ pub fn decode_labels(path: &Path, content: Vec<u8>) -> Result<Vec<u8>> {
     Ok(labels)
 }
 
-/// The content of a plain image file. `images.len()` is the product of `sizes`, each below 2^32.
+/// Encodes images as the content of a plain image file. `images.len()` is the product of `sizes`, each below 2^32.
 pub fn encode_images(sizes: [usize; 3], images: &[u8]) -> Vec<u8> {
     encode(sizes, images)
 }
 
-/// The content of a plain label file.
+/// Encodes labels as the content of a plain label file.
 pub fn encode_labels(labels: &[u8]) -> Vec<u8> {
     encode([labels.len()], labels)
 }
 
-/// 0x08 says bytes, the last byte is the rank.
+/// Magic number of a file of bytes (0x08) with `RANK` sizes.
 const fn magic<const RANK: usize>() -> u32 {
     0x0800 | RANK as u32
 }

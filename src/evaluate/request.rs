@@ -18,12 +18,13 @@ use super::passes::Passes;
 use super::report::{EvaluationReport, ImageRow, MinimumNormResult, RobustAccuracy};
 use super::verified::VerifiedAttack;
 use super::{Examples, MarginMeasurement, accuracy, mean};
+use crate::catalog::CLASSES;
 use crate::choice::choices;
 use crate::config::{Config, Method};
 use crate::data::{self, Dataset};
 use crate::device::{Device, Schedule};
 use crate::model::Model;
-use crate::model::state_dict::{Loaded, load_model};
+use crate::model::state_dict::{LoadedModel, load_model};
 use crate::record::Progress;
 use crate::tape::Memory;
 use crate::text::{length, si};
@@ -125,7 +126,7 @@ impl EvaluationRequest {
     /// The weights or the data cannot be read, or do not fit each other; a place cannot be written; or the device failed.
     pub fn run(&self, device: &mut dyn Device, places: &OutputPaths) -> Result<EvaluationReport> {
         let start = Instant::now();
-        let Loaded { mut model, state: weights, .. } = load_model(&self.weights)?;
+        let LoadedModel { mut model, state: weights, .. } = load_model(&self.weights)?;
         let (dataset, images) = self.images()?;
         fitting_images(&*model, &self.weights, &dataset, &images)?;
         let mut memory = Memory::default();
@@ -454,8 +455,8 @@ pub(super) fn fitting_images(model: &dyn Model, weights: &Path, dataset: &Datase
             model.image(),
         )));
     }
-    if model.classes() != usize::from(data::CLASSES) {
-        let expected = format!("expected {} classes, found {}", data::CLASSES, model.classes());
+    if model.classes() != CLASSES {
+        let expected = format!("expected {CLASSES} classes, found {}", model.classes());
         return Err(Error::format(weights, format!("{}: {expected}", model.output_layer().weight)));
     }
     Ok(())

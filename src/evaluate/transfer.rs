@@ -16,7 +16,7 @@ use crate::attack::Attack;
 use crate::config::Config;
 use crate::device::Device;
 use crate::model::Model;
-use crate::model::state_dict::{Loaded, load_model};
+use crate::model::state_dict::{LoadedModel, load_model};
 use crate::record::Progress;
 use crate::tape::{Memory, Norm};
 use crate::text::length;
@@ -89,12 +89,12 @@ impl TransferRequest {
     /// Weights or data cannot be read, or do not fit each other; or the device failed.
     pub fn run(&self, device: &mut dyn Device) -> Result<TransferReport> {
         let start = Instant::now();
-        let loaded = self.weights.iter().map(|path| load_model(path)).collect::<Result<Vec<Loaded>>>()?;
+        let loaded = self.weights.iter().map(|path| load_model(path)).collect::<Result<Vec<LoadedModel>>>()?;
         let splits = crate::data::load(self.config.dataset, &self.data, self.config.val_size)?;
         let (images, dataset) = (splits.source.clone(), splits.test.take(self.size.unwrap_or(usize::MAX)));
         let mut memory = Memory::default();
         let (mut models, mut states): (Vec<Box<dyn Model>>, Vec<_>) = (Vec::new(), Vec::new());
-        for (Loaded { mut model, state, .. }, path) in loaded.into_iter().zip(&self.weights) {
+        for (LoadedModel { mut model, state, .. }, path) in loaded.into_iter().zip(&self.weights) {
             fitting_images(&*model, path, &dataset, &images)?;
             model.declare(&mut memory);
             models.push(model);

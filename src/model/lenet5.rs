@@ -1,8 +1,13 @@
-//! LeNet5 as Madry et al.'s MNIST challenge and the paper have it: two convolutions, each with ReLU and a 2x2
-//! max-pool, and two linear layers.
+//! LeNet5 as in Madry et al.'s MNIST challenge and in the paper: two convolutions, each with ReLU and a 2x2 max-pool,
+//! and two linear layers.
 
-use super::{Mode, Model, OutputLayer, Params};
+use super::network::{Mode, Model, OutputLayer};
+use super::params::Params;
+use crate::catalog::{CLASSES, DatasetKind, ModelKind};
 use crate::tape::{ConvWindow, Memory, Tape, Value};
+
+/// Filter size of the published network.
+const KERNEL: usize = 5;
 
 /// LeNet5 of any width, on images `[28, 28, 1]` or of another size divisible by 4.
 #[derive(Clone, Debug)]
@@ -13,14 +18,17 @@ pub struct LeNet5 {
 }
 
 impl LeNet5 {
-    /// The published network with `width` times its 32 and 64 filters (5x5) and 1,024 hidden units, each rounded down.
+    /// Builds the published network with `width` times its filters and hidden units, each rounded down.
     pub fn new(width: f64) -> LeNet5 {
-        let scaled = |n: f64| (n * width) as usize;
-        LeNet5::with_sizes([28, 28, 1], [scaled(32.0), scaled(64.0)], 5, scaled(1024.0), 10)
+        let published = ModelKind::LeNet5.entry();
+        let scaled = |n: usize| (n as f64 * width) as usize;
+        let filters = [0, 1].map(|i| scaled(published.filters[i]));
+        LeNet5::with_sizes(DatasetKind::Mnist.entry().image, filters, KERNEL, scaled(published.hidden), CLASSES)
     }
 
-    /// Any sizes: image `[h, w, c]`, filters of both convolutions, their odd kernel size (padding keeps the image's
-    /// size), hidden units, classes.
+    /// Builds a network of any sizes: image `[h, w, c]`, filters of both convolutions, their odd kernel size (padding
+    /// keeps the image's size), hidden units, classes. Panics if the image's sides are not multiples of 4, or the kernel
+    /// size is even.
     pub fn with_sizes(image: [usize; 3], filters: [usize; 2], kernel: usize, hidden: usize, classes: usize) -> LeNet5 {
         let [h, w, c] = image;
         assert!(h % 4 == 0 && w % 4 == 0 && kernel % 2 == 1, "LeNet5: image {h} x {w}, kernel {kernel}");
@@ -38,8 +46,11 @@ impl LeNet5 {
         LeNet5 { image, kernel, params }
     }
 
-    /// The network whose tensors have these shapes, if it is a LeNet5 on 28 x 28 images: `shape` gives a tensor's
-    /// shape by PyTorch's name. An error says which tensor is missing or does not fit.
+    /// Builds the network whose tensors have these shapes, a LeNet5 on 28x28 images. `shape` gives a tensor's shape by
+    /// PyTorch's name.
+    ///
+    /// # Errors
+    /// A message that names the tensor that is missing or does not fit.
     pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<LeNet5, String> {
         let get = |name: &str, dimensions: usize| match shape(name) {
             Some(s) if s.len() == dimensions => Ok(s),
@@ -56,7 +67,8 @@ impl LeNet5 {
         if conv1[2] % 2 == 0 {
             return Err(format!("conv1.weight has shape {conv1:?}, expected an odd kernel"));
         }
-        let model = LeNet5::with_sizes([28, 28, conv1[1]], [conv1[0], conv2[0]], conv1[2], linear1[0], linear2[0]);
+        let [height, width, _] = DatasetKind::Mnist.entry().image;
+        let model = LeNet5::with_sizes([height, width, conv1[1]], [conv1[0], conv2[0]], conv1[2], linear1[0], linear2[0]);
         for p in &model.params.list {
             let found = get(&p.name, p.shape.len())?;
             if found != p.shape {

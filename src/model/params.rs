@@ -1,4 +1,4 @@
-//! Parameters: names and shapes as PyTorch has them, places in one buffer, first values.
+//! Parameters: PyTorch's names and shapes, places in one buffer, first values.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::rng::{Purpose, normal, philox, unit};
 use crate::tape::{Buffer, Memory, Tape, Value};
 
-/// One parameter.
+/// A parameter: a tensor of weights, or of running statistics.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// PyTorch's name, such as `conv1.weight`.
@@ -16,36 +16,36 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Our shape, such as `[out, kh, kw, in]`.
     pub dims: Vec<usize>,
-    /// The input channels where PyTorch puts them before the pixels and we after: 0 where the layouts are equal.
+    /// Number of input channels if PyTorch's layout has them before the pixels and ours after; 0 if the layouts are equal.
     pub channels: usize,
-    /// First values.
-    pub initial: Initial,
+    /// Distribution of the first values.
+    pub initial: InitialValues,
 }
 
-/// How first values are drawn.
+/// Distribution of a parameter's first values.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Initial {
+pub enum InitialValues {
     /// Uniform in [-bound, bound).
     Uniform(f32),
-    /// Normal with mean 0 and this deviation.
+    /// Normal with mean 0 and this standard deviation.
     Normal(f32),
-    /// All the same.
+    /// One constant.
     Constant(f32),
 }
 
 impl Parameter {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether it has no elements.
+    /// True if it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// For each element in PyTorch's order, its place in ours.
-    fn places(&self) -> impl Iterator<Item = usize> + '_ {
+    /// Position in our layout of each element, in PyTorch's order.
+    fn positions(&self) -> impl Iterator<Item = usize> + '_ {
         // PyTorch: [out, channels, pixels]; ours: [out, pixels, channels].
         let row = self.len() / self.shape[0];
         let channels = if self.channels == 0 { row } else { self.channels };
@@ -56,15 +56,15 @@ impl Parameter {
         })
     }
 
-    /// Values in PyTorch's layout, from ours.
+    /// Converts values from our layout to PyTorch's.
     pub fn to_torch(&self, ours: &[f32]) -> Vec<f32> {
-        self.places().map(|place| ours[place]).collect()
+        self.positions().map(|position| ours[position]).collect()
     }
 
-    /// Values in our layout, from PyTorch's.
+    /// Converts values from PyTorch's layout to ours.
     pub fn from_torch(&self, torch: &[f32]) -> Vec<f32> {
         let mut ours = vec![0.0; torch.len()];
-        self.places().zip(torch).for_each(|(place, &value)| ours[place] = value);
+        self.positions().zip(torch).for_each(|(position, &value)| ours[position] = value);
         ours
     }
 }
@@ -72,61 +72,61 @@ impl Parameter {
 /// Parameters of a model, in PyTorch's order, side by side in one buffer.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
-    /// Each parameter.
+    /// The parameters, in PyTorch's order.
     pub list: Vec<Parameter>,
     buffer: Option<Buffer>,
 }
 
 impl Params {
-    /// Adds a weight: first values uniform within `1 / sqrt(fan_in)`, PyTorch's default for convolutions and linear
-    /// layers (`nn.init.kaiming_uniform_` with a = sqrt 5). `dims` is our shape.
+    /// Adds a weight whose first values are uniform within `1 / sqrt(fan_in)`: PyTorch's default for convolutions and linear
+    /// layers (`nn.init.kaiming_uniform_` with a = sqrt 5). `shape` is PyTorch's, `dims` is ours.
     pub fn weight(&mut self, name: &str, shape: &[usize], dims: &[usize], channels: usize) {
         let fan_in: usize = shape[1..].iter().product();
-        let initial = Initial::Uniform(1.0 / (fan_in as f32).sqrt());
+        let initial = InitialValues::Uniform(1.0 / (fan_in as f32).sqrt());
         self.list.push(Parameter { name: name.into(), shape: shape.to_vec(), dims: dims.to_vec(), channels, initial });
     }
 
-    /// Adds the filters of a convolution: `out` of them over `channels`, `size x size`.
-    pub fn filters(&mut self, name: &str, [out, channels, size]: [usize; 3], initial: Initial) {
+    /// Adds the weight of a convolution: `out` filters over `channels` channels, `size x size`.
+    pub fn filters(&mut self, name: &str, [out, channels, size]: [usize; 3], initial: InitialValues) {
         let (shape, dims) = (vec![out, channels, size, size], vec![out, size, size, channels]);
         self.list.push(Parameter { name: name.into(), shape, dims, channels, initial });
     }
 
-    /// Adds a vector of `len` equal numbers.
+    /// Adds a vector of `len` elements whose first values are all `value`.
     pub fn vector(&mut self, name: &str, len: usize, value: f32) {
-        let (shape, dims) = (vec![len], vec![len]);
-        self.list.push(Parameter { name: name.into(), shape, dims, channels: 0, initial: Initial::Constant(value) });
+        let (shape, dims, initial) = (vec![len], vec![len], InitialValues::Constant(value));
+        self.list.push(Parameter { name: name.into(), shape, dims, channels: 0, initial });
     }
 
-    /// Adds the bias of the weight that was added last, with the same first values.
+    /// Adds the bias of the weight that was added last, whose first values have the weight's distribution.
     pub fn bias(&mut self, name: &str) {
         let weight = self.list.last().expect("a bias follows its weight");
         let (shape, initial) = (vec![weight.shape[0]], weight.initial);
         self.list.push(Parameter { name: name.into(), dims: shape.clone(), shape, channels: 0, initial });
     }
 
-    /// Elements of all.
+    /// Number of elements of all parameters.
     pub fn len(&self) -> usize {
         self.list.iter().map(Parameter::len).sum()
     }
 
-    /// Whether there are none.
+    /// True if there are no parameters.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Takes a place in memory for the values; `name` is the buffer's.
+    /// Declares the buffer of all values under `name`. Panics if it was declared before.
     pub fn declare(&mut self, memory: &mut Memory, name: &str) {
         assert!(self.buffer.is_none(), "parameters are declared once");
         self.buffer = Some(memory.f32(name, &[self.len()]));
     }
 
-    /// The buffer of all values.
+    /// Buffer of all values. Panics if it was not declared.
     pub fn buffer(&self) -> &Buffer {
         self.buffer.as_ref().expect("the model was declared")
     }
 
-    /// Each parameter's part of `whole`, a buffer of [`Params::len`] elements.
+    /// Splits `whole`, a buffer of [`Params::len`] elements, into a part for each parameter, in order.
     pub fn parts(&self, whole: &Buffer) -> Vec<Buffer> {
         let mut start = 0;
         let mut part = |p: &Parameter| {
@@ -137,7 +137,7 @@ impl Params {
         self.list.iter().map(&mut part).collect()
     }
 
-    /// Every parameter as a value on a tape, in order.
+    /// Records every parameter as a leaf of the tape, in order.
     pub fn leaves(&self, tape: &mut Tape) -> Vec<Value> {
         self.parts(self.buffer()).iter().map(|part| tape.leaf(part)).collect()
     }
@@ -158,20 +158,20 @@ impl Params {
         self.list.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no parameter {name}"))
     }
 
-    /// One parameter as a value on a tape.
+    /// Records the parameter `name` as a leaf of the tape. Panics if there is none.
     pub fn leaf(&self, tape: &mut Tape, name: &str) -> Value {
         tape.leaf(&self.part(name))
     }
 
-    /// First values, in our layout: counted random numbers, so a function of the seed alone.
+    /// First values in our layout. They are counter-based random numbers, so a function of the seed alone.
     pub fn initial(&self, seed: u64) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.len());
         for (number, p) in self.list.iter().enumerate() {
             let words = |i: usize| philox(seed, Purpose::Init, 0, number as u32, (i / 4) as u32);
             let first = |i: usize| match p.initial {
-                Initial::Uniform(bound) => bound * (2.0 * unit(words(i)[i % 4]) - 1.0),
-                Initial::Normal(deviation) => deviation * normal(words(i))[i % 4],
-                Initial::Constant(value) => value,
+                InitialValues::Uniform(bound) => bound * (2.0 * unit(words(i)[i % 4]) - 1.0),
+                InitialValues::Normal(deviation) => deviation * normal(words(i))[i % 4],
+                InitialValues::Constant(value) => value,
             };
             let torch: Vec<f32> = (0..p.len()).map(first).collect();
             values.extend(p.from_torch(&torch));
@@ -179,7 +179,7 @@ impl Params {
         values
     }
 
-    /// Splits all values (our layout), each parameter's turned into PyTorch's layout, in order.
+    /// Splits all values, in our layout, into those of each parameter, in PyTorch's layout, in order.
     pub fn split_to_torch(&self, values: &[f32]) -> Vec<Vec<f32>> {
         let mut rest = values;
         let mut split = |p: &Parameter| {
@@ -190,7 +190,7 @@ impl Params {
         self.list.iter().map(&mut split).collect()
     }
 
-    /// Writes values, in our layout, to the device.
+    /// Writes the values of all parameters, in our layout, to the device. Panics if their number is another.
     ///
     /// # Errors
     /// The device failed.

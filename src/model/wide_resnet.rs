@@ -1,18 +1,18 @@
-//! The wide residual network of Zagoruyko and Komodakis (2016) as the released code has it (`WideResNet` behind
+//! Wide residual network of Zagoruyko and Komodakis (2016) as in the released code (`WideResNet` behind
 //! `PerImageStandardize`): three groups of blocks, each of two 3x3 convolutions after batch norm and ReLU.
 //!
-//! Where a block changes the number of channels, its shortcut is a 1x1 convolution of the same batch norm and ReLU that
-//! its first convolution reads; elsewhere it is the block's input as it is.
+//! If a block changes the number of channels, its shortcut is a 1x1 convolution of the batch norm and ReLU that its first
+//! convolution reads too. Otherwise the shortcut is the block's input.
 
-use super::state_dict::Names;
-use super::{Initial, Mode, Model, OutputLayer, Params};
+use super::network::{Mode, Model, OutputLayer};
+use super::params::{InitialValues, Params};
+use crate::catalog::{CLASSES, DatasetKind, ModelKind, WeightNames};
 use crate::tape::{BatchNorm, ConvWindow, Memory, Tape, Value};
 
-/// Filters of the first convolution, and of each group at a widening factor of 1.
-const FILTERS: [usize; 4] = [16, 16, 32, 64];
-const CLASSES: usize = 10;
+/// Filters of each group at a widening factor of 1. The first convolution has as many as the first of them at any factor.
+const FILTERS: &[usize] = ModelKind::WideResNet.entry().filters;
 
-/// A wide ResNet of any depth `6n + 4` and widening factor on 32 x 32 images of three channels, ten classes.
+/// Wide ResNet of any depth `6n + 4` and widening factor, on images of CIFAR10's shape and for as many classes.
 #[derive(Clone, Debug)]
 pub struct WideResNet {
     depth: usize,
@@ -21,8 +21,8 @@ pub struct WideResNet {
     statistics: Params,
 }
 
-/// The shape of a block.
-struct Block {
+/// Name and sizes of a residual block.
+struct ResidualBlock {
     name: String,
     from: usize,
     to: usize,
@@ -30,12 +30,12 @@ struct Block {
 }
 
 impl WideResNet {
-    /// The network `depth`-`widen`: 28-4 in the paper.
+    /// Builds the network `depth`-`widen`, which is 28-4 in the paper. Panics if there is none of these sizes.
     pub fn new(depth: usize, widen: usize) -> WideResNet {
         assert!(depth >= 10 && depth % 6 == 4 && widen > 0, "wide ResNet {depth}-{widen}");
         let mut network = WideResNet { depth, widen, params: Params::default(), statistics: Params::default() };
         network.filters("1.conv1.weight", 3, FILTERS[0], 3);
-        for Block { name, from, to, .. } in network.blocks() {
+        for ResidualBlock { name, from, to, .. } in network.blocks() {
             network.norm(&format!("{name}.bn1"), from);
             network.filters(&format!("{name}.conv1.weight"), from, to, 3);
             network.norm(&format!("{name}.bn2"), to);
@@ -44,43 +44,46 @@ impl WideResNet {
                 network.filters(&format!("{name}.conv_shortcut.weight"), from, to, 1);
             }
         }
-        let features = FILTERS[3] * widen;
+        let features = FILTERS[FILTERS.len() - 1] * widen;
         network.norm("1.bn1", features);
         network.params.weight("1.fc.weight", &[CLASSES, features], &[CLASSES, features], 0);
         network.params.vector("1.fc.bias", CLASSES, 0.0);
         network
     }
 
-    /// The network whose tensors have these shapes: `shape` gives a tensor's shape by its name, which is one of `names`.
-    /// An error says which tensor is missing or does not fit.
-    pub fn from_shapes(names: Names, shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<WideResNet, String> {
+    /// Builds the network whose tensors have these shapes. `shape` gives a tensor's shape by its name under `names`.
+    ///
+    /// # Errors
+    /// A message that names the tensor that is missing or does not fit.
+    pub fn from_shapes(names: WeightNames, shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<WideResNet, String> {
         let get = |released: &str| {
-            let name = names.of(released);
+            let name = names.rename(released);
             shape(&name).ok_or(format!("no tensor {name}: not a wide ResNet"))
         };
         let first = get("1.convgroup1.layer.0.conv1.weight")?;
-        let whole = first.first().is_some_and(|&k| k > 0 && k % FILTERS[1] == 0);
+        let whole = first.first().is_some_and(|&k| k > 0 && k % FILTERS[0] == 0);
         if !whole {
-            let name = names.of("1.convgroup1.layer.0.conv1.weight");
-            return Err(format!("{name} has shape {first:?}, expected a multiple of {} filters", FILTERS[1]));
+            let name = names.rename("1.convgroup1.layer.0.conv1.weight");
+            return Err(format!("{name} has shape {first:?}, expected a multiple of {} filters", FILTERS[0]));
         }
         let blocks = |n: &usize| get(&format!("1.convgroup1.layer.{n}.conv1.weight")).is_ok();
-        let network = WideResNet::new(4 + 6 * (0..).take_while(blocks).count(), first[0] / FILTERS[1]);
+        let network = WideResNet::new(4 + 6 * (0..).take_while(blocks).count(), first[0] / FILTERS[0]);
         for p in network.params.list.iter().chain(&network.statistics.list) {
             let found = get(&p.name)?;
             if found != p.shape {
-                return Err(format!("{} has shape {found:?}, expected {:?}", names.of(&p.name), p.shape));
+                return Err(format!("{} has shape {found:?}, expected {:?}", names.rename(&p.name), p.shape));
             }
         }
         Ok(network)
     }
 
-    /// Normal with variance 2 / (fan out), as the released code draws them.
+    /// Adds the weight of a convolution; its first values are normal with variance 2 / (fan out), as in the released code.
     fn filters(&mut self, name: &str, from: usize, to: usize, size: usize) {
-        let initial = Initial::Normal((2.0 / (size * size * to) as f32).sqrt());
+        let initial = InitialValues::Normal((2.0 / (size * size * to) as f32).sqrt());
         self.params.filters(name, [to, from, size], initial);
     }
 
+    /// Adds the parameters and running statistics of a batch norm.
     fn norm(&mut self, name: &str, channels: usize) {
         self.params.vector(&format!("{name}.weight"), channels, 1.0);
         self.params.vector(&format!("{name}.bias"), channels, 0.0);
@@ -88,14 +91,15 @@ impl WideResNet {
         self.statistics.vector(&format!("{name}.running_var"), channels, 1.0);
     }
 
-    fn blocks(&self) -> Vec<Block> {
+    /// All blocks, from input to output.
+    fn blocks(&self) -> Vec<ResidualBlock> {
         let mut blocks = Vec::new();
         let mut from = FILTERS[0];
-        for (group, filters) in (1..).zip(&FILTERS[1..]) {
+        for (group, filters) in (1..).zip(FILTERS) {
             let to = filters * self.widen;
             for layer in 0..(self.depth - 4) / 6 {
                 let stride = if group > 1 && layer == 0 { 2 } else { 1 };
-                blocks.push(Block { name: format!("1.convgroup{group}.layer.{layer}"), from, to, stride });
+                blocks.push(ResidualBlock { name: format!("1.convgroup{group}.layer.{layer}"), from, to, stride });
                 from = to;
             }
         }
@@ -103,13 +107,13 @@ impl WideResNet {
     }
 }
 
-/// Layers of a network as they are recorded on a tape.
-struct Layers<'a> {
+/// Recorder of a network's layers in one mode.
+struct LayerRecorder<'a> {
     network: &'a WideResNet,
     mode: Mode,
 }
 
-impl Layers<'_> {
+impl LayerRecorder<'_> {
     fn conv(&self, tape: &mut Tape, x: Value, name: &str, window: ConvWindow) -> Value {
         let weight = self.network.params.leaf(tape, &format!("{name}.weight"));
         tape.conv2d(x, weight, window)
@@ -128,8 +132,8 @@ impl Layers<'_> {
         tape.relu(normalized)
     }
 
-    fn block(&self, tape: &mut Tape, x: Value, block: &Block) -> Value {
-        let Block { name, from, to, stride } = block;
+    fn block(&self, tape: &mut Tape, x: Value, block: &ResidualBlock) -> Value {
+        let ResidualBlock { name, from, to, stride } = block;
         let three = |stride| ConvWindow { padding: 1, stride };
         let active = self.norm_relu(tape, x, &format!("{name}.bn1"));
         let shortcut = if from == to {
@@ -150,7 +154,7 @@ impl Model for WideResNet {
     }
 
     fn image(&self) -> [usize; 3] {
-        [32, 32, 3]
+        DatasetKind::Cifar10.entry().image
     }
 
     fn params(&self) -> &Params {
@@ -166,7 +170,7 @@ impl Model for WideResNet {
     }
 
     fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value {
-        let layers = Layers { network: self, mode };
+        let layers = LayerRecorder { network: self, mode };
         let standard = tape.standardize(x);
         let mut x = layers.conv(tape, standard, "1.conv1", ConvWindow { padding: 1, stride: 1 });
         for block in self.blocks() {
@@ -191,12 +195,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_is_found_again_from_its_shapes_under_either_names() {
+    fn from_shapes_builds_the_same_network_under_both_naming_schemes() {
         for (depth, widen) in [(10, 1), (16, 3), (28, 4), (40, 2)] {
             let network = WideResNet::new(depth, widen);
-            for names in [Names::Released, Names::Robustbench] {
-                let kept = || network.params.list.iter().chain(&network.statistics.list);
-                let shape = |name: &str| kept().find(|p| names.of(&p.name) == name).map(|p| p.shape.clone());
+            for names in [WeightNames::Released, WeightNames::Robustbench] {
+                let stored = || network.params.list.iter().chain(&network.statistics.list);
+                let shape = |name: &str| stored().find(|p| names.rename(&p.name) == name).map(|p| p.shape.clone());
                 let found = WideResNet::from_shapes(names, shape).unwrap();
                 assert_eq!((found.depth, found.widen), (depth, widen), "{names:?}");
             }

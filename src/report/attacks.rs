@@ -4,11 +4,11 @@ use super::examples;
 use super::html::{escape, facts, figure, numbers, table, words};
 use super::paper::{self, PaperFigure, Transcription};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells};
-use super::records::{RecordedEvaluation, RecordedMinimumNorm, RecordedRobustAccuracy, ReportSource, dataset_name};
+use super::records::{RecordedEvaluation, RecordedMinimumNorm, RecordedRobustAccuracy, ReportSource};
 use super::training::key;
 use crate::Result;
 use crate::config::{Config, as_written};
-use crate::data::DatasetKind;
+use crate::catalog::DatasetKind;
 use crate::record::MarginCounts;
 use crate::tape::Norm;
 use crate::text::length;
@@ -134,7 +134,7 @@ fn percent(value: Option<f64>) -> String {
 /// The plot and the table of robust accuracy.
 fn beside_the_paper(dataset: DatasetKind, norm: Norm, group: &[Shown]) -> Result<String> {
     let published = paper::table(dataset, norm);
-    let mut text = format!("<h3>{}, {norm}</h3>\n", dataset_name(dataset));
+    let mut text = format!("<h3>{}, {norm}</h3>\n", dataset.entry().title);
     text += &curve(dataset, norm, group, &published)?;
     text += &figures(group, &published);
     let mut said = String::from(

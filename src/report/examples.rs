@@ -9,14 +9,12 @@ use super::html::escape;
 use super::images::{bytes, data_uri};
 use super::records::{Adversarial, RecordedEvaluation, RecordedImageRow};
 use crate::Result;
-use crate::data::{self, Dataset, DatasetKind, Splits};
+use crate::catalog::DatasetKind;
+use crate::data::{self, Dataset, Splits};
 use crate::text::length;
 
 /// So many examples are shown of an evaluation, one of each class if there are.
 const SHOWN: usize = 10;
-/// The classes of CIFAR10, in the order of their labels.
-const CIFAR10: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
-
 /// Where pictures come from: the data sets, read when they are needed.
 pub struct Pictures {
     folder: PathBuf,
@@ -169,9 +167,9 @@ impl Both<'_> {
             let grey: Vec<f32> = difference.iter().map(|d| 0.5 + factor * d).collect();
             pictures += &picture("difference", &bytes(&grey))?;
         }
-        let class = |label: u32| match (of.dataset, CIFAR10.get(label as usize)) {
-            (DatasetKind::Cifar10, Some(name)) => (*name).to_string(),
-            _ => label.to_string(),
+        let class = |label: u32| match of.dataset.entry().class_names.get(label as usize) {
+            Some(name) => (*name).to_string(),
+            None => label.to_string(),
         };
         let row = rows.get(&found.index[i]);
         let mut said = vec![format!("image {}", found.index[i]), format!("label <b>{}</b>", class(found.labels[i]))];

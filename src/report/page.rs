@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::html::{escape, page, table, words};
 use super::plot::Colour;
-use super::records::{RecordedRun, ReportSource, dataset_name};
+use super::records::{RecordedRun, ReportSource};
 use super::{attacks, examples, training};
 use crate::Result;
 use crate::config::preset;
@@ -53,8 +53,8 @@ fn overview(sources: &[ReportSource]) -> String {
 fn describe(run: &RecordedRun) -> String {
     let config = &run.config;
     let mut parts = vec![
-        format!("{}, {}, {}", attacks::method(config), dataset_name(config.dataset), config.norm),
-        config.network().describe(),
+        format!("{}, {}, {}", attacks::method(config), config.dataset.entry().title, config.norm),
+        crate::model::build(&config.architecture()).describe(),
         format!("preset {}, seed {}", escape(&config.preset), config.seed),
     ];
     let done = run.steps.iter().map(|line| line.step).chain(run.epochs.iter().map(|line| line.step)).max().unwrap_or(0);

@@ -18,7 +18,7 @@
 //!
 //! Left out are PGD-12, -20, -28 and -32, PGDLS-20, -28 and -32, and OMMA-32 on CIFAR10 in linf: not known.
 
-use crate::data::DatasetKind;
+use crate::catalog::DatasetKind;
 use crate::tape::Norm;
 use crate::text::length;
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::data::DatasetKind;
+use crate::catalog::DatasetKind;
 use crate::evaluate::folder::{ADVERSARIAL, EVALUATION, EVALUATIONS, IMAGES};
 use crate::record::run::{CONFIG, METRICS};
 use crate::record::{Kind, MarginCounts, TensorFile, read_metrics};
@@ -423,15 +423,6 @@ fn image_row(line: &str) -> Option<RecordedImageRow> {
     let _margin: Option<f64> = optional(fields.next()?)?;
     let broken_eps = optional(fields.next()?)?;
     Some(RecordedImageRow { index, clean_prediction, broken_eps, broken_by: fields.next()?.trim_matches('"').into() })
-}
-
-/// A data set's name, for a person.
-pub fn dataset_name(kind: DatasetKind) -> &'static str {
-    match kind {
-        DatasetKind::Digits => "digits",
-        DatasetKind::Mnist => "MNIST",
-        DatasetKind::Cifar10 => "CIFAR10",
-    }
 }
 
 /// The last part of a path, made absolute so that `.` has one.

@@ -2,7 +2,7 @@
 
 use super::html::{escape, figure, numbers, table, words};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells, lines};
-use super::records::{EpochRecord, RecordedRun, ReportSource, StepRecord, dataset_name};
+use super::records::{EpochRecord, RecordedRun, ReportSource, StepRecord};
 use crate::Result;
 use crate::config::{TestSearchStart, as_written};
 use crate::record::MarginCounts;
@@ -38,7 +38,7 @@ pub fn chapter(sources: &[ReportSource]) -> Result<String> {
     });
     for of in &kinds {
         if kinds.len() > 1 {
-            text += &format!("<h3>{}, {}</h3>\n", dataset_name(of.0), of.1);
+            text += &format!("<h3>{}, {}</h3>\n", of.0.entry().title, of.1);
         }
         let group: Vec<_> = runs.iter().copied().filter(|(.., run)| kind(run) == *of).collect();
         text += &curves(&group)?;

@@ -18,7 +18,7 @@ use crate::device::{Device, Schedule, Snapshot};
 use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
 };
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{Kind, MarginCounts, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
             return Err(Error::usage(format!("{}: no training images are left after validation", splits.source)));
         }
         let mut memory = Memory::default();
-        let mut model = config.network();
+        let mut model = model::build(&config.architecture());
         if model.image() != [splits.train.height, splits.train.width, splits.train.channels] {
             return Err(Error::usage(format!(
                 "--model: {} takes images {:?} (height, width, channels); those of {} are {:?}",

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use maxmargin::model::state_dict::{state_to_tensors, to_tensors};
-use maxmargin::model::{LeNet5, Model, State, WideResNet};
+use maxmargin::model::{LeNet5, Model, ModelState, WideResNet};
 use maxmargin::record::{Tensor, TensorFile, write_tensors};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ fn wide() -> Vec<Tensor> {
     let model: Box<dyn Model> = Box::new(WideResNet::new(10, 2));
     let first = model.initial(3);
     let moved = |values: &Vec<f32>| values.iter().enumerate().map(|(i, v)| v + (i % 13) as f32 / 64.0).collect();
-    let state: State = first.iter().map(moved).collect();
+    let state: ModelState = first.iter().map(moved).collect();
     state_to_tensors(&*model, "", &state)
 }
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use maxmargin::data::{self, DatasetKind};
+use maxmargin::catalog::DatasetKind;
+use maxmargin::data;
 use maxmargin::record::{Tensor, read_metrics, write_tensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;

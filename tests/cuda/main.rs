@@ -15,7 +15,7 @@ use maxmargin::config::{Config, OptimizerKind, preset};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::launch::Arg;
 use maxmargin::device::{Device, cuda};
-use maxmargin::model::Model;
+use maxmargin::model::{self, Model};
 use maxmargin::tape::{Memory, Metric, Norm, Reduction, Tape};
 use maxmargin::train::Mma;
 use support::Random;
@@ -56,7 +56,7 @@ impl Trained {
 
     fn of(config: Config) -> Trained {
         let mut memory = Memory::default();
-        let mut model = config.network();
+        let mut model = model::build(&config.architecture());
         model.declare(&mut memory);
         let data = DeviceData::new(&mut memory, &*model, "train", EXAMPLES);
         let mma = Mma::new(&mut memory, &*model, &data, &config, None);
@@ -266,7 +266,7 @@ fn cifar10() -> Config {
 
 /// A step of a wide ResNet, of as many examples as a batch has.
 fn wide_resnet_step(config: Config) -> Mma {
-    let (mut memory, mut model) = (Memory::default(), config.network());
+    let (mut memory, mut model) = (Memory::default(), model::build(&config.architecture()));
     model.declare(&mut memory);
     let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
     Mma::new(&mut memory, &*model, &data, &config, None)

@@ -157,7 +157,7 @@ fn model_loss(
 fn fill(given: &mut Given, model: &mut dyn Model) {
     model.declare(&mut given.memory);
     let mut random = Random(8);
-    for (params, values) in model.kept().zip(model.initial(3)) {
+    for (params, values) in model.stored().zip(model.initial(3)) {
         let mut rest = values.iter().map(|&v| f64::from(v));
         for (buffer, p) in params.parts(params.buffer()).into_iter().zip(&params.list) {
             let own: Vec<f64> = rest.by_ref().take(p.len()).collect();

@@ -11,7 +11,7 @@ use maxmargin::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise
 use maxmargin::batch::Batch;
 use maxmargin::config::Fidelity;
 use maxmargin::device::{Device, Schedule};
-use maxmargin::model::{Mode, Model, State, image_buffer};
+use maxmargin::model::{Mode, Model, ModelState, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
 use super::case::{noise, unit};
@@ -35,7 +35,7 @@ const RUNNING_STATISTICS_ASTRAY: f64 = 1e-2;
 struct AttackReplay {
     memory: Memory,
     model: Box<dyn Model>,
-    state: State,
+    state: ModelState,
     target: Batch,
     noise: Option<Buffer>,
     pgd: Pgd,

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use half::f16;
 use maxmargin::choice::Choice;
-use maxmargin::model::{LeNet5, Model, Parameter, State, WideResNet, batch_dims};
+use maxmargin::model::{LeNet5, Model, Parameter, ModelState, WideResNet, batch_dims};
 use maxmargin::tape::Norm;
 use safetensors::{Dtype, SafeTensors};
 
@@ -122,7 +122,7 @@ impl ReferenceCase {
     }
 
     /// The model, and what it keeps, in our layouts.
-    pub fn model(&self) -> (Box<dyn Model>, State) {
+    pub fn model(&self) -> (Box<dyn Model>, ModelState) {
         let model: Box<dyn Model> = match self.text("model") {
             "lenet5" => Box::new(LeNet5::new(self.number("width"))),
             "wide_resnet" => Box::new(WideResNet::new(self.number("depth"), self.number("widen"))),
@@ -144,7 +144,7 @@ impl ReferenceCase {
             }
             _ => panic!("metadata weights = {:?}, expected hash:S or file:F", self.text("weights")),
         };
-        let kept = model.kept().map(|params| params.list.iter().flat_map(|p| p.from_torch(&tensor(p))).collect());
+        let kept = model.stored().map(|params| params.list.iter().flat_map(|p| p.from_torch(&tensor(p))).collect());
         let state = kept.collect();
         (model, state)
     }

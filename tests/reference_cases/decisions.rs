@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use maxmargin::device::Device;
-use maxmargin::model::{Mode, Model, State};
+use maxmargin::model::{Mode, Model, ModelState};
 use maxmargin::tape::{Buffer, LossRule, Memory, Op, Tape, Value};
 
 use super::comparison::Comparison;
@@ -48,7 +48,7 @@ impl DoublePrecision {
     /// Computes the loss of the images `x` that have `labels`; the model is declared.
     pub fn new(
         model: &dyn Model,
-        state: &State,
+        state: &ModelState,
         mode: Mode,
         rule: LossRule,
         x: &[f32],
@@ -70,7 +70,7 @@ impl DoublePrecision {
         let mut known = DoubleValues::new();
         known.insert(image, x.iter().copied().map(f64::from).collect());
         known.insert(label, labels.iter().copied().map(f64::from).collect());
-        for (params, values) in model.kept().zip(state) {
+        for (params, values) in model.stored().zip(state) {
             let mut rest = &values[..];
             for leaf in params.leaves(&mut tape) {
                 let (own, after) = rest.split_at(tape.dims(leaf).iter().product());

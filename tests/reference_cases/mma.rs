@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 
 use maxmargin::batch::DeviceData;
-use maxmargin::config::{Config, Fidelity, Method, ModelKind, OptimizerKind};
-use maxmargin::data::DatasetKind;
+use maxmargin::config::{Config, Fidelity, Method, OptimizerKind};
+use maxmargin::catalog::{DatasetKind, ModelKind};
 use maxmargin::device::Device;
 use maxmargin::model::{Parameter, Params, image_buffer};
 use maxmargin::tape::{Loss, Memory};
@@ -109,7 +109,7 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
     let after = model.read(device).unwrap();
     if case.has("model", "wide_resnet") {
         let mut checks = chaotic_steps(&found);
-        let kept = model.kept().zip(state.iter().zip(&after));
+        let kept = model.stored().zip(state.iter().zip(&after));
         checks.extend(kept.map(|(params, (before, after))| change(case, params, before, after)));
         checks
     } else {

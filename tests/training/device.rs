@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::path::Path;
 
 use maxmargin::config::{Config, preset};
-use maxmargin::data::{self, DatasetKind, Splits};
+use maxmargin::catalog::DatasetKind;
+use maxmargin::data::{self, Splits};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::{Device, Schedule, Snapshot};
 use maxmargin::record::RunFolder;
