@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use maxmargin::attack::{DdnSettings, Pgd, PgdSettings, StartNoise, ddn};
-use maxmargin::config::Fidelity;
 use maxmargin::catalog::DatasetKind;
+use maxmargin::config::Fidelity;
 use maxmargin::data::{self, Dataset, idx};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::passes::Passes;

@@ -3,8 +3,8 @@
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::choice::Choice;
 use crate::catalog::{DatasetKind, ModelKind, WeightNames};
+use crate::choice::Choice;
 use crate::config::{Direction, L2Order, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
 use crate::evaluate::{AttackName, Protocol, request::Split};
 use crate::tape::{Loss, Norm};

@@ -8,8 +8,8 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{count, number, single, whole};
 use crate::attack::StepLength;
-use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::catalog::DatasetKind;
+use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::evaluate::request::Split;
 use crate::evaluate::{AttackName, AttackSettings, Protocol};
 use crate::tape::{Loss, Norm};

@@ -6,11 +6,10 @@
 use clap::{Args, Command, ValueEnum};
 
 use super::values::{LearningRates, schedule, single, whole};
-use crate::config::{
-    Config, Direction, Fidelity, L2Order, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart,
-    presets,
-};
 use crate::catalog::{DatasetKind, ModelKind};
+use crate::config::{
+    Config, Direction, Fidelity, L2Order, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart, presets,
+};
 use crate::tape::{Loss, Norm};
 
 /// All of the settings' flags.

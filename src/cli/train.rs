@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::settings::Settings;
 use super::{Machine, Outcome, presets, print};
-use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
 use crate::catalog::DatasetKind;
+use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
 use crate::data::{self, Dataset, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;

@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::checkpoint::AttackStatistics;
 use super::mean;
 use super::passes::Passes;
-use crate::config::Method;
 use crate::catalog::DatasetKind;
+use crate::config::Method;
 use crate::tape::Norm;
 use crate::text::{histogram, length, si};
 

@@ -10,9 +10,7 @@ pub fn build(architecture: &Architecture) -> Box<dyn Model> {
     let Architecture { model, depth, width } = *architecture;
     match model {
         ModelKind::LeNet5 => Box::new(LeNet5::new(width)),
-        ModelKind::WideResNet => {
-            Box::new(WideResNet::new(depth.expect("a wide ResNet has a depth"), width as usize))
-        }
+        ModelKind::WideResNet => Box::new(WideResNet::new(depth.expect("a wide ResNet has a depth"), width as usize)),
     }
 }
 

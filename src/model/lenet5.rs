@@ -68,7 +68,8 @@ impl LeNet5 {
             return Err(format!("conv1.weight has shape {conv1:?}, expected an odd kernel"));
         }
         let [height, width, _] = DatasetKind::Mnist.entry().image;
-        let model = LeNet5::with_sizes([height, width, conv1[1]], [conv1[0], conv2[0]], conv1[2], linear1[0], linear2[0]);
+        let model =
+            LeNet5::with_sizes([height, width, conv1[1]], [conv1[0], conv2[0]], conv1[2], linear1[0], linear2[0]);
         for p in &model.params.list {
             let found = get(&p.name, p.shape.len())?;
             if found != p.shape {

@@ -29,11 +29,7 @@ pub fn from_tensors(params: &Params, prefix: &str, file: &TensorFile) -> Result<
     from_renamed_tensors(params, |name| format!("{prefix}{name}"), file)
 }
 
-fn from_renamed_tensors(
-    params: &Params,
-    rename: impl Fn(&str) -> String,
-    file: &TensorFile,
-) -> Result<Vec<f32>> {
+fn from_renamed_tensors(params: &Params, rename: impl Fn(&str) -> String, file: &TensorFile) -> Result<Vec<f32>> {
     let mut values = Vec::with_capacity(params.len());
     for p in &params.list {
         let name = rename(&p.name);

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::Config;
 use crate::catalog::DatasetKind;
+use crate::config::Config;
 use crate::evaluate::folder::{ADVERSARIAL, EVALUATION, EVALUATIONS, IMAGES};
 use crate::record::run::{CONFIG, METRICS};
 use crate::record::{Kind, MarginCounts, TensorFile, read_metrics};

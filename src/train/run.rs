@@ -18,8 +18,8 @@ use crate::device::{Device, Schedule, Snapshot};
 use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
 };
-use crate::model::{self, Model};
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
+use crate::model::{self, Model};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{Kind, MarginCounts, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
 use crate::tape::{Loss, Memory, Metric};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use half::f16;
 use maxmargin::choice::Choice;
-use maxmargin::model::{LeNet5, Model, Parameter, ModelState, WideResNet, batch_dims};
+use maxmargin::model::{LeNet5, Model, ModelState, Parameter, WideResNet, batch_dims};
 use maxmargin::tape::Norm;
 use safetensors::{Dtype, SafeTensors};
 

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 
 use maxmargin::batch::DeviceData;
-use maxmargin::config::{Config, Fidelity, Method, OptimizerKind};
 use maxmargin::catalog::{DatasetKind, ModelKind};
+use maxmargin::config::{Config, Fidelity, Method, OptimizerKind};
 use maxmargin::device::Device;
 use maxmargin::model::{Parameter, Params, image_buffer};
 use maxmargin::tape::{Loss, Memory};

@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use maxmargin::config::{Config, preset};
 use maxmargin::catalog::DatasetKind;
+use maxmargin::config::{Config, preset};
 use maxmargin::data::{self, Splits};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::{Device, Schedule, Snapshot};
