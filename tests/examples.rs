@@ -1,0 +1,23 @@
+//! The examples run, and what they assert holds.
+
+#[path = "../examples/attack_weights.rs"]
+mod attack_weights;
+#[path = "../examples/new_attack.rs"]
+mod new_attack;
+#[path = "../examples/train_digits.rs"]
+mod train_digits;
+
+#[test]
+fn training_on_the_digits_raises_accuracy_and_margins() {
+    train_digits::main().unwrap();
+}
+
+#[test]
+fn weights_of_a_file_are_attacked() {
+    attack_weights::main().unwrap();
+}
+
+#[test]
+fn a_new_attack_needs_the_public_api_alone() {
+    new_attack::main().unwrap();
+}
