@@ -13,7 +13,7 @@ use maxmargin::Result;
 use maxmargin::attack::StepLength;
 use maxmargin::config::Method;
 use maxmargin::device::cpu::Cpu;
-use maxmargin::evaluate::question::{Places, Question, Split};
+use maxmargin::evaluate::request::{EvaluationRequest, OutputPaths, Split};
 use maxmargin::evaluate::{AttackName, AttackSettings};
 use maxmargin::tape::Loss;
 
@@ -25,7 +25,7 @@ pub fn main() -> Result<()> {
 fn attack(weights: Option<PathBuf>) -> Result<()> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let weights = weights.map_or_else(|| digits::trained_weights(&folder.path().join("run")), Ok)?;
-    let question = Question {
+    let request = EvaluationRequest {
         weights,
         config: digits::settings(Method::Std),
         trained: None,
@@ -47,7 +47,7 @@ fn attack(weights: Option<PathBuf>) -> Result<()> {
         batch_size: 100,
         quiet: true,
     };
-    let report = question.answer(&mut Cpu::new(), &Places::default())?;
+    let report = request.run(&mut Cpu::new(), &OutputPaths::default())?;
     print!("{}", report.table());
     let [small, large] = &report.robust[..] else { panic!("two eps were asked for") };
     assert!(report.clean_accuracy >= small.accuracy && small.accuracy >= large.accuracy, "a larger ball holds the smaller");

@@ -12,25 +12,26 @@ mod digits;
 use std::sync::Arc;
 
 use maxmargin::Result;
-use maxmargin::attack::{Attack, Target};
+use maxmargin::attack::Attack;
+use maxmargin::batch::Batch;
 use maxmargin::config::Method;
 use maxmargin::device::{Device, Schedule, cpu::Cpu};
-use maxmargin::evaluate::{Examples, Judged, accuracy, survivors};
+use maxmargin::evaluate::{Examples, VerifiedAttack, accuracy, robust_examples};
 use maxmargin::model::state_dict::load_model;
 use maxmargin::model::{Mode, Model, image_buffer};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Reduction, Tape};
 
-/// Records MI-FGSM on `target`: `iterations` steps of eps / `iterations` along the sign of the momentum, which is
+/// Records MI-FGSM on `batch`: `iterations` steps of eps / `iterations` along the sign of the momentum, which is
 /// `decay` times the last one plus the gradient over its l1 norm.
-fn mi_fgsm(memory: &mut Memory, model: &dyn Model, target: &Target, iterations: u32, decay: f32) -> Attack {
-    let n = target.capacity();
+fn mi_fgsm(memory: &mut Memory, model: &dyn Model, batch: &Batch, iterations: u32, decay: f32) -> Attack {
+    let n = batch.capacity();
     let [adv, momentum] = ["mi-fgsm.adv", "mi-fgsm.momentum"].map(|name| image_buffer(memory, model, name, n));
     let [eps, step, ones] = ["mi-fgsm.eps", "mi-fgsm.step", "mi-fgsm.ones"].map(|name| memory.f32(name, &[n]));
     let run = memory.u32("mi-fgsm.run", &[1]);
 
     let mut tape = Tape::new("mi_fgsm_start");
-    tape.set_rows(&target.rows);
-    let [x, radius] = [&target.x, &eps].map(|buffer| tape.leaf(buffer));
+    tape.set_rows(&batch.rows);
+    let [x, radius] = [&batch.x, &eps].map(|buffer| tape.leaf(buffer));
     let first = tape.copy(x);
     tape.keep(first, &adv);
     for (value, buffer) in [(0.0, &momentum), (1.0, &ones)] {
@@ -42,9 +43,9 @@ fn mi_fgsm(memory: &mut Memory, model: &dyn Model, target: &Target, iterations: 
     let start = tape.finish();
 
     let mut tape = Tape::new("mi_fgsm_iteration");
-    tape.set_rows(&target.rows);
+    tape.set_rows(&batch.rows);
     let [x, labels, point, radius, length, weights] =
-        [&target.x, &target.labels, &adv, &eps, &step, &ones].map(|buffer| tape.leaf(buffer));
+        [&batch.x, &batch.labels, &adv, &eps, &step, &ones].map(|buffer| tape.leaf(buffer));
     let logits = model.logits(&mut tape, point, Mode::Eval);
     let loss = tape.loss(LossRule { loss: Loss::Xent, confidence: 0.0 }, logits, labels);
     let gradient = tape.grad(loss, weights, &[point])[0];
@@ -74,17 +75,17 @@ pub fn main() -> Result<()> {
     let examples = Examples::new(&mut memory, &*model, "test", test.len(), 100);
     let attacks = [(1, 0.0), (10, 1.0)].map(|(iterations, decay)| {
         let attack = mi_fgsm(&mut memory, &*model, &examples.target, iterations, decay);
-        Judged::new(&mut memory, &*model, &examples, Norm::Linf, attack)
+        VerifiedAttack::new(&mut memory, &*model, &examples, Norm::Linf, attack)
     });
 
     let device: &mut dyn Device = &mut Cpu::new();
-    let programs: Vec<_> = examples.programs().into_iter().chain(attacks.iter().flat_map(Judged::programs)).collect();
+    let programs: Vec<_> = examples.programs().into_iter().chain(attacks.iter().flat_map(VerifiedAttack::programs)).collect();
     device.allocate(&memory, &programs)?;
     model.load(device, &weights.state)?;
     examples.upload(device, &test)?;
 
     let clean = accuracy(&examples.right(device)?);
-    let mut robust = |attack| survivors(std::slice::from_ref(attack), device, &examples, 0.1).map(|s| accuracy(&s));
+    let mut robust = |attack| robust_examples(std::slice::from_ref(attack), device, &examples, 0.1).map(|s| accuracy(&s));
     let (fgsm, mi_fgsm) = (robust(&attacks[0])?, robust(&attacks[1])?);
     println!("clean accuracy {clean:.1} %; at eps 0.1, FGSM leaves {fgsm:.1} %, MI-FGSM {mi_fgsm:.1} %");
     assert!(clean > 80.0 && mi_fgsm < clean, "the attack finds adversarial examples");

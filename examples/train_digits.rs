@@ -9,7 +9,7 @@
 mod digits;
 
 use maxmargin::Result;
-use maxmargin::attack::DeviceData;
+use maxmargin::batch::DeviceData;
 use maxmargin::config::Method;
 use maxmargin::data::Batches;
 use maxmargin::device::{Device, cpu::Cpu};

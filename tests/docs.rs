@@ -1,0 +1,177 @@
+//! The documents agree with the project: paths exist, links resolve, flags are those of the program, the README is short.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Folders whose paths are checked. Others, such as `runs/` and `data/`, are a user's.
+const FOLDERS: [&str; 9] = ["src", "kernels", "tests", "benches", "docs", "scripts", "examples", ".ci", ".github"];
+
+/// Endings of source files and documents, which are checked without a folder, too.
+const ENDINGS: [&str; 7] = [".rs", ".cu", ".cuh", ".md", ".py", ".cpp", ".cff"];
+
+/// Folders in which a file without one may lie, beside that of the document.
+const PLACES: [&str; 4] = ["", "src", "kernels", "benches/peers"];
+
+/// Flags of cargo and of other programs that the documents name.
+const OTHER_FLAGS: [&str; 12] = [
+    "--all-targets",
+    "--bench",
+    "--benches",
+    "--example",
+    "--lib",
+    "--logdir",
+    "--no-deps",
+    "--release",
+    "--test",
+    "--tests",
+    "--ignored",
+    "--nocapture",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Files of a folder with an ending, as paths from the root.
+fn files(folder: &str, ending: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut paths: Vec<_> = names.filter(|name| name.ends_with(ending)).map(|name| format!("{folder}/{name}")).collect();
+    paths.sort();
+    paths
+}
+
+fn documents() -> Vec<String> {
+    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from);
+    let guides = ["kernels/README.md", "tests/fake_driver/README.md", "benches/peers/README.md", "benches/results/README.md"];
+    top.into_iter().chain(files("docs", ".md")).chain(guides.map(String::from)).collect()
+}
+
+/// The words of a text that may be paths or flags.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || "_-./<>*{}".contains(c));
+    text.split(ends).map(|word| word.trim_end_matches(['.', '-']))
+}
+
+/// True of words that stand for other words: `kernels/<family>.cu`, `evaluation-NAME`, `driver_*.cpp`.
+fn is_placeholder(word: &str) -> bool {
+    let names = ["README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "CITATION", "LICENSE", "GLOSSARY", "MIT", "APACHE"];
+    let capitals = |part: &str| part.len() > 1 && part.chars().all(|c| c.is_ascii_uppercase());
+    word.contains(['<', '>', '*', '{', '}'])
+        || word.split(['/', '.', '-', '_']).any(|part| capitals(part) && !names.contains(&part))
+}
+
+/// True of words that name a file or folder of the project.
+fn is_path(word: &str) -> bool {
+    let in_folder = word.split_once('/').is_some_and(|(folder, _)| FOLDERS.contains(&folder));
+    let has_ending = ENDINGS.iter().any(|ending| word.len() > ending.len() && word.ends_with(ending));
+    (in_folder || has_ending) && !is_placeholder(word) && !word.starts_with('/')
+}
+
+/// The paths in `text` that are neither in the document's folder nor in one of [`PLACES`].
+fn missing(document: &str, text: &str) -> Vec<String> {
+    let own = Path::new(document).parent().unwrap();
+    let exists = |word: &str| {
+        PLACES.iter().map(Path::new).chain([own]).any(|place| root().join(place).join(word).exists())
+    };
+    words(text).filter(|word| is_path(word) && !exists(word)).map(|word| format!("{document}: {word}")).collect()
+}
+
+#[test]
+fn paths_in_documents_exist() {
+    let missing: Vec<_> = documents().iter().flat_map(|document| missing(document, &read(document))).collect();
+    assert!(missing.is_empty(), "no such file:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn paths_in_the_library_s_overview_exist() {
+    let text = read("src/lib.rs");
+    let overview: String = text.lines().filter(|line| line.starts_with("//!")).collect::<Vec<_>>().join("\n");
+    let missing = missing("src/lib.rs", &overview.replace("//!", ""));
+    assert!(missing.is_empty(), "no such file:\n{}", missing.join("\n"));
+}
+
+/// The targets of `[text](target)`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
+}
+
+/// The anchors of a document's headings, as hosts of repositories make them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: char| (c.is_alphanumeric() || " -_".contains(c)).then(|| if c == ' ' { '-' } else { c });
+    headings.map(|heading| heading.to_lowercase().chars().filter_map(kept).collect()).collect()
+}
+
+#[test]
+fn links_between_documents_resolve() {
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = read(&document);
+        for target in links(&text).filter(|target| !target.starts_with("http")) {
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let to = match path {
+                "" => PathBuf::from(&document),
+                _ => Path::new(&document).parent().unwrap().join(path),
+            };
+            let found = root().join(&to).exists()
+                && (anchor.is_empty() || anchors(&read(to.to_str().unwrap())).iter().any(|known| known == anchor));
+            if !found {
+                broken.push(format!("{document}: {target}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+}
+
+/// What the program prints for `maxmargin help COMMAND`.
+fn help(command: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_maxmargin")).arg("help").args(command).output().unwrap();
+    assert!(output.status.success(), "help {command:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn flags(text: &str) -> impl Iterator<Item = String> {
+    words(text).filter(|word| word.starts_with("--") && word.len() > 2).map(|flag| flag.replace('_', "-"))
+}
+
+#[test]
+fn flags_in_documents_are_flags_of_the_program() {
+    let overview = help(&[]);
+    let commands = overview.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).filter(|c| *c != "help").collect();
+    assert!(commands.contains(&"train"), "{overview}");
+    let mut known: BTreeSet<String> = commands.iter().flat_map(|command| flags(&help(&[command])).collect::<Vec<_>>()).collect();
+    known.extend(flags(&overview));
+    known.extend(OTHER_FLAGS.map(String::from));
+    // The scripts' own flags stand in their sources.
+    let scripts = ["scripts/gpu-bundle", "scripts/gpu-check", "scripts/fetch-data", "benches/peers/compare"].map(String::from);
+    for script in scripts.into_iter().chain(files("benches/peers", ".py")) {
+        known.extend(flags(&read(&script)));
+    }
+    let unknown: Vec<_> = documents()
+        .iter()
+        .flat_map(|document| flags(&read(document)).map(move |flag| format!("{document}: {flag}")).collect::<Vec<_>>())
+        .filter(|line| !known.contains(line.split(": ").nth(1).unwrap()))
+        .collect();
+    assert!(unknown.is_empty(), "no such flag:\n{}", unknown.join("\n"));
+}
+
+#[test]
+fn the_readme_has_at_most_250_lines() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 250, "{lines} lines");
+}
+
+#[test]
+fn a_path_that_is_not_there_is_found() {
+    let text = "`src/lib.rs`, kernels/<family>.cu, src/no_such_file.rs; evaluation-NAME/images.csv, `no_such.cuh`.";
+    assert_eq!(missing("README.md", text), ["README.md: src/no_such_file.rs", "README.md: no_such.cuh"]);
+    assert_eq!(anchors("## The whole of MNIST\n### It's `x-y`"), ["the-whole-of-mnist", "its-x-y"]);
+}
