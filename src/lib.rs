@@ -1,7 +1,7 @@
 //! Max-Margin Adversarial (MMA) training (Ding, Sharma, Lui and Huang, ICLR 2020, arXiv 1812.02637) on hand-written
 //! kernels, without a deep-learning framework.
 //!
-//! This page is the map. `ARCHITECTURE.md` adds the invariants and follows one flag from the command line to a CUDA launch
+//! This page is the map. `ARCHITECTURE.md` adds the invariants and follows one flag from the command line to a launch
 //! and back; `docs/GLOSSARY.md` explains the terms; `examples/` shows the API.
 //!
 //! # Modules, in the order in which data flows
