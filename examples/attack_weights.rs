@@ -50,7 +50,10 @@ fn attack(weights: Option<PathBuf>) -> Result<()> {
     let report = request.run(&mut Cpu::new(), &OutputPaths::default())?;
     print!("{}", report.table());
     let [small, large] = &report.robust[..] else { panic!("two eps were asked for") };
-    assert!(report.clean_accuracy >= small.accuracy && small.accuracy >= large.accuracy, "a larger ball holds the smaller");
+    assert!(
+        report.clean_accuracy >= small.accuracy && small.accuracy >= large.accuracy,
+        "a larger ball holds the smaller"
+    );
     assert!(report.suspicious.is_empty(), "no check warns: {:?}", report.suspicious);
     Ok(())
 }

@@ -79,13 +79,15 @@ pub fn main() -> Result<()> {
     });
 
     let device: &mut dyn Device = &mut Cpu::new();
-    let programs: Vec<_> = examples.programs().into_iter().chain(attacks.iter().flat_map(VerifiedAttack::programs)).collect();
+    let programs: Vec<_> =
+        examples.programs().into_iter().chain(attacks.iter().flat_map(VerifiedAttack::programs)).collect();
     device.allocate(&memory, &programs)?;
     model.load(device, &weights.state)?;
     examples.upload(device, &test)?;
 
     let clean = accuracy(&examples.right(device)?);
-    let mut robust = |attack| robust_examples(std::slice::from_ref(attack), device, &examples, 0.1).map(|s| accuracy(&s));
+    let mut robust =
+        |attack| robust_examples(std::slice::from_ref(attack), device, &examples, 0.1).map(|s| accuracy(&s));
     let (fgsm, mi_fgsm) = (robust(&attacks[0])?, robust(&attacks[1])?);
     println!("clean accuracy {clean:.1} %; at eps 0.1, FGSM leaves {fgsm:.1} %, MI-FGSM {mi_fgsm:.1} %");
     assert!(clean > 80.0 && mi_fgsm < clean, "the attack finds adversarial examples");

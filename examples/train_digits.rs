@@ -49,7 +49,10 @@ pub fn main() -> Result<()> {
     let mean = margins.iter().sum::<f32>() / margins.len() as f32;
 
     println!("{}", model.describe());
-    println!("clean accuracy: {untrained:.1} % untrained, {trained:.1} % after {} steps", config.max_num_training_steps);
+    println!(
+        "clean accuracy: {untrained:.1} % untrained, {trained:.1} % after {} steps",
+        config.max_num_training_steps
+    );
     println!("mean margin of the training images: {mean:.4} (linf)");
     assert!(untrained < 30.0 && trained > 80.0, "training raises the accuracy");
     assert!(mean > 0.1 && mean < config.max_eps(), "margins lie within the search's bound");

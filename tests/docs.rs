@@ -42,14 +42,16 @@ fn read(path: &str) -> String {
 fn files(folder: &str, ending: &str) -> Vec<String> {
     let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut paths: Vec<_> = names.filter(|name| name.ends_with(ending)).map(|name| format!("{folder}/{name}")).collect();
+    let mut paths: Vec<_> =
+        names.filter(|name| name.ends_with(ending)).map(|name| format!("{folder}/{name}")).collect();
     paths.sort();
     paths
 }
 
 fn documents() -> Vec<String> {
     let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from);
-    let guides = ["kernels/README.md", "tests/fake_driver/README.md", "benches/peers/README.md", "benches/results/README.md"];
+    let guides =
+        ["kernels/README.md", "tests/fake_driver/README.md", "benches/peers/README.md", "benches/results/README.md"];
     top.into_iter().chain(files("docs", ".md")).chain(guides.map(String::from)).collect()
 }
 
@@ -61,7 +63,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// True of words that stand for other words: `kernels/<family>.cu`, `evaluation-NAME`, `driver_*.cpp`.
 fn is_placeholder(word: &str) -> bool {
-    let names = ["README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "CITATION", "LICENSE", "GLOSSARY", "MIT", "APACHE"];
+    let names =
+        ["README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "CITATION", "LICENSE", "GLOSSARY", "MIT", "APACHE"];
     let capitals = |part: &str| part.len() > 1 && part.chars().all(|c| c.is_ascii_uppercase());
     word.contains(['<', '>', '*', '{', '}'])
         || word.split(['/', '.', '-', '_']).any(|part| capitals(part) && !names.contains(&part))
@@ -77,9 +80,8 @@ fn is_path(word: &str) -> bool {
 /// The paths in `text` that are neither in the document's folder nor in one of [`PLACES`].
 fn missing(document: &str, text: &str) -> Vec<String> {
     let own = Path::new(document).parent().unwrap();
-    let exists = |word: &str| {
-        PLACES.iter().map(Path::new).chain([own]).any(|place| root().join(place).join(word).exists())
-    };
+    let exists =
+        |word: &str| PLACES.iter().map(Path::new).chain([own]).any(|place| root().join(place).join(word).exists());
     words(text).filter(|word| is_path(word) && !exists(word)).map(|word| format!("{document}: {word}")).collect()
 }
 
@@ -145,13 +147,16 @@ fn flags(text: &str) -> impl Iterator<Item = String> {
 fn flags_in_documents_are_flags_of_the_program() {
     let overview = help(&[]);
     let commands = overview.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let commands: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).filter(|c| *c != "help").collect();
+    let commands: Vec<_> =
+        commands.filter_map(|line| line.split_whitespace().next()).filter(|c| *c != "help").collect();
     assert!(commands.contains(&"train"), "{overview}");
-    let mut known: BTreeSet<String> = commands.iter().flat_map(|command| flags(&help(&[command])).collect::<Vec<_>>()).collect();
+    let mut known: BTreeSet<String> =
+        commands.iter().flat_map(|command| flags(&help(&[command])).collect::<Vec<_>>()).collect();
     known.extend(flags(&overview));
     known.extend(OTHER_FLAGS.map(String::from));
     // The scripts' own flags stand in their sources.
-    let scripts = ["scripts/gpu-bundle", "scripts/gpu-check", "scripts/fetch-data", "benches/peers/compare"].map(String::from);
+    let scripts =
+        ["scripts/gpu-bundle", "scripts/gpu-check", "scripts/fetch-data", "benches/peers/compare"].map(String::from);
     for script in scripts.into_iter().chain(files("benches/peers", ".py")) {
         known.extend(flags(&read(&script)));
     }
