@@ -1,6 +1,6 @@
-//! `scripts/gpu-check`: it ends in time, its record is whole at every moment, and nothing that hangs or crashes costs the
-//! rest. The programs that it runs are stand-ins here, a line of shell each; `scripts/gpu-bundle --dry-run` rehearses it
-//! with the real ones.
+//! `scripts/gpu-check`: it ends in time, its record is complete at every moment, and a program that hangs or crashes
+//! does not stop the others. The programs here are stand-ins, short shell scripts; `scripts/gpu-bundle --dry-run`
+//! rehearses a visit with the real ones.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,36 +11,36 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Seconds by which a visit may exceed its budget.
+/// Largest number of seconds by which a visit may exceed its budget.
 const GRACE: u64 = 10;
 
-/// A stand-in notes that it ran; programs start in the bundle's folder.
+/// First lines of each stand-in: it notes that it ran. Programs start in the bundle's folder.
 const NOTE: &str = "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>RUNS\n";
 /// A test suite that passes.
 const PASSES: &str = "echo 'test result: ok. 3 passed; 0 failed; 0 ignored'";
-/// A program whose child goes on for long.
+/// A program that hangs, and has a child that hangs.
 const HANGS: &str = "sleep 300 & echo $! >>CHILDREN; wait";
 const CRASHES: &str = "echo 'test a ... ok'; kill -SEGV $$";
 /// A test suite that fails.
 const FAILS: &str =
     r"printf 'test b ... FAILED\n\nfailures:\n    b\n\ntest result: FAILED. 2 passed; 1 failed; 0 ignored\n'; exit 101";
-/// The op suite where a test fails, as all after a kernel that crashed: alone the second passes.
+/// The op suite with a kernel that crashes: test b and all tests after it fail, and test c alone passes.
 const FAILS_TOGETHER: &str = r#"case "$*" in
 *'--exact b'*) echo 'CUDA: kernel scale failed'; exit 101 ;;
 *--exact*) exit 0 ;;
 *) printf '\nfailures:\n    b\n    c\n\ntest result: FAILED. 2 passed; 2 failed; 0 ignored\n'; exit 101 ;;
 esac"#;
-/// The program: it names a GPU, and leaves figures of a bench.
+/// The program: it names a GPU and writes the figures of a benchmark.
 const PROGRAM: &str = r#"case "$1" in
 devices) echo 'cuda:0   Stand-in GPU, compute capability 9.0' ;;
 bench) while [ "$1" != --json ]; do shift; done
        echo '{"complete": true, "items": [{}], "kernels": [], "step": {"median_s": 0.25, "launches": 7}}' >"$2" ;;
 *) exit 2 ;;
 esac"#;
-/// Steps beside recorded ones.
+/// The CUDA suite with first steps equal to the recorded ones.
 const STEPS: &str = r#"for name in a b; do echo "first_step {\"name\": \"$name\", \"apart\": {\"same_weights\": true}}"; done
 echo 'test result: ok. 1 passed; 0 failed'"#;
-/// The op suite with equal bits.
+/// The op suite with the recorded bits.
 const EQUAL: &str = "echo 'fingerprint equal scale of [2]'; echo 'test result: ok. 3 passed; 0 failed'";
 const STEP: &str = r#"echo '{"name": "mma_step", "median_s": 0.25}'"#;
 /// A Python with PyTorch.
@@ -50,11 +50,12 @@ const PYTHON: &str = r#"case "$1" in
 *) echo '{"name": "mma_step", "median_s": 0.125}' ;;
 esac"#;
 
-/// A bundle of stand-ins. Every program that is not named passes.
+/// A bundle of stand-ins.
 struct Bundle(tempfile::TempDir);
 
 impl Bundle {
-    /// `None` where there is no Python: then the reason was printed.
+    /// Bundle in which the named programs have other bodies than the passing ones. `None` without Python; the reason is
+    /// printed.
     fn new(programs: &[(&str, &str)]) -> Option<Bundle> {
         if Command::new("python3").arg("--version").output().is_err() {
             eprintln!("gpu_check skipped: there is no python3");
@@ -90,7 +91,7 @@ impl Bundle {
         let mut command = Command::new("python3");
         command.arg(self.path("scripts/gpu-check")).args(["--budget", &budget.to_string()]);
         command.arg("--python").arg(self.path("bin/python")).arg("--out").arg(self.path("results")).args(more);
-        // Tools of this machine are not among the stand-ins.
+        // The visit must not find this machine's own tools.
         command.env("PATH", "/usr/bin:/bin").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -107,7 +108,7 @@ impl Bundle {
         serde_json::from_str(&fs::read_to_string(self.path("results/gpu-check.json")).unwrap()).unwrap()
     }
 
-    /// The state of every item, by name.
+    /// Name and state of every item.
     fn states(&self) -> Vec<(String, String)> {
         let record = self.record();
         let items = record["items"].as_object().unwrap().iter();
@@ -118,7 +119,7 @@ impl Bundle {
         self.states().into_iter().find(|(name, _)| name == item).unwrap_or_else(|| panic!("{item} ran")).1
     }
 
-    /// Lines of programs that ran since the last time.
+    /// Commands of the programs that ran since the last call.
     fn runs(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("RUNS")).unwrap_or_default();
         let _ = fs::remove_file(self.path("RUNS"));
@@ -127,7 +128,7 @@ impl Bundle {
 }
 
 #[test]
-fn the_most_valuable_items_come_first_and_the_table_holds_ours_beside_pytorch() {
+fn the_most_valuable_items_come_first_and_the_table_compares_with_pytorch() {
     let Some(bundle) = Bundle::new(&[]) else { return };
     let (code, text) = bundle.visited(60, &[]);
     assert_eq!(code, Some(0), "{text}");
@@ -152,7 +153,7 @@ fn the_most_valuable_items_come_first_and_the_table_holds_ours_beside_pytorch() 
     let begun = |item| text.lines().position(|line| line.starts_with(&format!("{item:41}")));
     let places: Vec<Option<usize>> = order.iter().map(begun).collect();
     assert!(places.is_sorted() && places[0].is_some(), "{places:?}: {text}");
-    // Parts whose tools or files are missing are skipped, with the reason.
+    // Items whose tools or files are missing are skipped with the reason.
     for (item, reason) in [("training", "no images"), ("autoattack", "no checkpoint"), ("ncu", "not installed")] {
         assert_eq!(bundle.state(item), "skipped");
         assert!(text.contains(reason), "{text}");
@@ -162,7 +163,7 @@ fn the_most_valuable_items_come_first_and_the_table_holds_ours_beside_pytorch() 
 }
 
 #[test]
-fn a_program_that_hangs_is_killed_with_its_children_and_the_record_is_whole_at_every_moment() {
+fn a_program_that_hangs_is_killed_with_its_children_and_the_record_is_complete_at_every_moment() {
     let Some(bundle) = Bundle::new(&[("cuda", HANGS), ("mma_step", HANGS)]) else { return };
     let start = Instant::now();
     let mut visit = bundle.visit(8, &[]);
@@ -188,7 +189,7 @@ fn a_program_that_hangs_is_killed_with_its_children_and_the_record_is_whole_at_e
 }
 
 #[test]
-fn a_program_that_crashes_leaves_the_others_and_its_output_is_kept() {
+fn a_program_that_crashes_does_not_stop_the_others_and_its_output_is_kept() {
     let Some(bundle) = Bundle::new(&[("ops", CRASHES), ("gradients", FAILS)]) else {
         return;
     };
@@ -206,7 +207,7 @@ fn a_program_that_crashes_leaves_the_others_and_its_output_is_kept() {
 }
 
 #[test]
-fn tests_that_fail_run_again_alone_so_that_the_kernel_that_took_the_others_along_is_named() {
+fn failed_tests_run_again_alone_so_that_the_kernel_that_crashed_is_named() {
     let Some(bundle) = Bundle::new(&[("ops", FAILS_TOGETHER)]) else { return };
     let (code, text) = bundle.visited(60, &["--only", "fingerprints"]);
     assert_eq!(code, Some(1), "{text}");
@@ -215,7 +216,7 @@ fn tests_that_fail_run_again_alone_so_that_the_kernel_that_took_the_others_along
 }
 
 #[test]
-fn continue_does_what_is_missing_was_cut_or_failed_and_nothing_else() {
+fn continue_runs_items_that_are_missing_were_cut_or_failed_and_no_others() {
     let Some(bundle) = Bundle::new(&[("ptx", "exit 101"), ("cuda", HANGS)]) else { return };
     bundle.visited(8, &["--only", "devices", "--only", "ptx", "--only", "first-step", "--only", "step"]);
     let states = ["devices", "ptx", "first step"].map(|item| bundle.state(item));
@@ -228,7 +229,7 @@ fn continue_does_what_is_missing_was_cut_or_failed_and_nothing_else() {
     assert_eq!(code, Some(0), "{text}");
     let mut programs: Vec<String> =
         bundle.runs().iter().map(|run| run.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
-    programs.retain(|run| run != "maxmargin devices"); // it asks which GPU this is
+    programs.retain(|run| run != "maxmargin devices"); // each visit asks for the GPU's name
     let expected = ["ptx --test-threads", "cuda published", "maxmargin bench", "maxmargin bench"];
     assert_eq!(programs, expected, "{text}");
     assert!(bundle.states().iter().all(|(_, state)| state == "ok"), "{:?}", bundle.states());
@@ -236,7 +237,7 @@ fn continue_does_what_is_missing_was_cut_or_failed_and_nothing_else() {
 }
 
 #[test]
-fn a_record_is_not_overwritten_nor_mixed_with_another_bundle_s() {
+fn a_record_is_neither_overwritten_nor_continued_with_another_bundle() {
     let Some(bundle) = Bundle::new(&[]) else { return };
     let (code, text) = bundle.visited(20, &["--continue"]);
     assert_eq!(code, Some(2), "{text}");

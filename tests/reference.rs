@@ -1,7 +1,7 @@
 //! Every reference case is reproduced on every device.
 //!
-//! The folder is `tests/reference`, or the one that `MAXMARGIN_REFERENCE` names. What each case reached is printed:
-//! `cargo test --release --test reference -- --nocapture`.
+//! The cases are the files in `tests/reference`, or in the folder that `MAXMARGIN_REFERENCE` names. The largest error
+//! of each case is printed by `cargo test --release --test reference -- --nocapture`.
 
 mod reference_cases;
 mod support;
@@ -19,23 +19,26 @@ fn folder() -> PathBuf {
     std::env::var_os("MAXMARGIN_REFERENCE").map_or_else(own, PathBuf::from)
 }
 
-/// The cases of a folder, by name. The error says why there are none.
+/// Reads the cases of a folder, sorted by name.
+///
+/// # Errors
+/// The folder cannot be read, or has no case with outputs.
 fn cases(folder: &Path) -> Result<Vec<ReferenceCase>, String> {
     let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be listed").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
     paths.sort();
     let found: Vec<ReferenceCase> = paths.iter().map(|path| ReferenceCase::read(path)).collect();
-    let asking = found.iter().filter(|case| !case.has("family", "weights")).count();
-    if asking == 0 { Err(format!("{}: no reference case", folder.display())) } else { Ok(found) }
+    let with_outputs = found.iter().filter(|case| !case.has("family", "weights")).count();
+    if with_outputs == 0 { Err(format!("{}: no reference case", folder.display())) } else { Ok(found) }
 }
 
-/// What is wrong with a case on the CPU: enough for a test of the suite itself.
+/// Failures of a case on the CPU, for the tests of the suite itself.
 fn failures(case: &ReferenceCase) -> Vec<String> {
     failures_on(case, Box::new(Cpu::new()))
 }
 
-/// What is wrong with a case on a fresh device: it takes memory once.
+/// Failures of a case on a device that has allocated no memory yet.
 fn failures_on(case: &ReferenceCase, mut device: Box<dyn Device>) -> Vec<String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| replay(case, &mut *device)));
     let label = format!("{} on {}", case.name, device.describe());
@@ -43,7 +46,7 @@ fn failures_on(case: &ReferenceCase, mut device: Box<dyn Device>) -> Vec<String>
         Ok(None) => Vec::new(),
         Ok(Some(checks)) => {
             let worst = checks.iter().max_by(|a, b| a.share().total_cmp(&b.share()));
-            println!("{label}: {}", worst.expect("a case asks for something"));
+            println!("{label}: {}", worst.expect("a case has outputs"));
             let wrong = checks.iter().filter(|c| !c.passes()).map(|c: &Comparison| format!("{label}: {c}"));
             let unread = case.unread();
             let forgotten = (!unread.is_empty()).then(|| format!("{label}: never compared: {unread:?}"));
@@ -72,7 +75,7 @@ fn every_case_of_the_folder_is_reproduced() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-// ---- The suite itself: each of these would otherwise be a replay that cannot fail.
+// ---- Tests of the suite itself: a replay must be able to fail.
 
 fn own_case(name: &str) -> ReferenceCase {
     ReferenceCase::read(&folder().join(format!("{name}.safetensors")))
@@ -206,7 +209,7 @@ fn batches_of_other_sizes_are_reproduced() {
         shorten(&mut case, 5, |_| true);
         assert_eq!(failures(&case), [""; 0]);
     }
-    // The last step's means are no longer the stored ones, what each example asks for still is.
+    // A shorter last step changes the means of its losses and the weights after it, but not the examples' own outputs.
     let mut case = own_case("mma-lenet5-linf-omma");
     shorten(&mut case, 7, |name| name.starts_with("step1.") && !name.ends_with("loss"));
     let found = failures(&case);
@@ -214,8 +217,8 @@ fn batches_of_other_sizes_are_reproduced() {
     assert!(found.len() >= 2 && found.iter().all(|f| expected(f) || f.contains("after.")), "{found:?}");
 }
 
-/// Two steps of SGD on the batch of a `model` case, the first at rate 0, trained on the clean loss alone: what comes
-/// after them follows from the stored gradient.
+/// Two steps of SGD on the clean loss of a `model` case's batch, the first at learning rate 0: the weights after them
+/// follow from the stored gradient.
 #[test]
 fn sgd_follows_momentum_weight_decay_and_the_rates_of_its_steps() {
     let (rate, momentum, decay) = (0.5, 0.75, 0.125);
@@ -240,7 +243,7 @@ fn sgd_follows_momentum_weight_decay_and_the_rates_of_its_steps() {
     let mut tensors = BTreeMap::new();
     for k in 0..2 {
         for part in ["right", "eps", "clean_loss", "mma_loss", "logits", "index", "labels", "images"] {
-            // Labels, images and logits are the model case's; nothing is known of the rest, nor asked.
+            // Labels, images and logits are the model case's; the other tensors are placeholders and not checked.
             let mut tensor = case.tensors.get(part).unwrap_or(&template.tensors[&format!("step0.{part}")]).clone();
             let row = tensor.values.len() / tensor.shape[0];
             tensor.shape[0] = tensor.shape[0].min(n);

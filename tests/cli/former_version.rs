@@ -140,7 +140,7 @@ fn weights_are_exported_and_attacked() {
     done_in(folder.path(), "transfer mma trades --quiet --device cpu --test-size 10 --nb-iter 2 --nb-restart 1");
     done_in(
         folder.path(),
-        "attack mma --quiet --device cpu --test-size 10 --nb-iter 2 --nb-restart 1 --out x.safetensors",
+        "attack mma --quiet --device cpu --test-size 10 --nb-iter 2 --nb-restart 1 --save x.safetensors",
     );
 }
 

@@ -1,9 +1,9 @@
-//! `pgd` and `an_pgd`: adversarial examples and margins.
+//! Families `pgd` and `an_pgd`: adversarial examples and margins.
 //!
-//! Single precision reaches all but one pixel in ten thousand within 1e-4, and every margin far below a search step.
-//! One step along the cross-entropy's gradient without a random start meets gradients near underflow: 4 % of the pixels
-//! are off, and 8 % are allowed. With a wide ResNet an example can take another path after one sign or kink: three
-//! quarters of the examples must be so near, in pixels and in their margin.
+//! Single precision reproduces all but one pixel in ten thousand within 1e-4, and every margin far below a search step.
+//! One step along the cross-entropy's gradient without a random start has gradients near underflow: 4 % of the pixels
+//! differ, and 8 % are allowed. With a wide ResNet one other sign or ReLU can lead an example elsewhere: three quarters
+//! of the examples must satisfy these tolerances, in pixels and in their margin.
 
 use std::sync::Arc;
 
@@ -20,18 +20,19 @@ use super::model::{batch_norm, running_statistics};
 use super::numbers::to_nchw;
 use super::{ReferenceCase, allocate};
 
-/// Two pixels are equal within this.
+/// Largest difference of two pixels that count as equal.
 const PIXEL: f64 = 1e-4;
-/// Share of the pixels that may differ: ten in ten thousand.
+/// Largest share of pixels that may differ.
 const PIXELS_OFF: f64 = 1e-3;
 const PIXELS_OFF_NEAR_UNDERFLOW: f64 = 0.08;
-/// How far a margin may be off, in search steps.
+/// Largest error of a margin, in search steps.
 const EPS_OFF: f64 = 0.1;
-/// Running statistics after a search, whose images may be off by 5e-6 themselves; and where an example took another path.
+/// Largest error of running statistics after a search, whose images may differ by 5e-6 themselves; and after a search
+/// in which an example was led elsewhere.
 const RUNNING_STATISTICS: f64 = 1e-5;
 const RUNNING_STATISTICS_ASTRAY: f64 = 1e-2;
 
-/// A case's model under attack, before the device has memory.
+/// A case's model and attack, recorded before the device allocates memory.
 struct AttackReplay {
     memory: Memory,
     model: Box<dyn Model>,
@@ -146,7 +147,7 @@ fn rule(loss: Loss) -> LossRule {
     LossRule { loss, confidence: Fidelity::RELEASED.cw_confidence }
 }
 
-/// Compares adversarial examples, and margins, of which a search step is given.
+/// Compares adversarial examples, and margins if they are given together with the size of a search step.
 fn compare(case: &ReferenceCase, found: &[f32], pixels_off: f64, margins: Option<(&[f32], f64)>) -> Vec<Comparison> {
     let found = to_nchw(found, &case.tensor("images").shape);
     let expected = case.values("adversarial");

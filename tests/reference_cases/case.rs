@@ -1,4 +1,4 @@
-//! One case: a safetensors file, read as numbers.
+//! A reference case, read from a safetensors file.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,20 +16,20 @@ use super::numbers::{hashed_signed, hashed_unsigned, hashed_weights, to_nhwc};
 /// A tensor in PyTorch's layout.
 #[derive(Clone, Debug)]
 pub struct ReferenceTensor {
-    /// Dimensions, the slowest first.
+    /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// Elements: every stored type fits.
+    /// Elements in double precision, which holds every stored type exactly.
     pub values: Vec<f64>,
 }
 
-/// A file of a reference folder. Its getters panic where it lacks what they are asked for.
+/// A file of the reference folder. Getters panic if the file lacks the tensor or the metadata.
 #[derive(Clone, Debug)]
 pub struct ReferenceCase {
     /// File name without the extension.
     pub name: String,
-    /// What the header says.
+    /// Metadata in the file's header.
     pub metadata: HashMap<String, String>,
-    /// What the file holds.
+    /// Tensors by name.
     pub tensors: BTreeMap<String, ReferenceTensor>,
     folder: PathBuf,
     read: RefCell<BTreeSet<String>>,
@@ -56,48 +56,48 @@ impl ReferenceCase {
         }
     }
 
-    /// Whether the header says `key = value`.
+    /// True if the metadata has `key = value`.
     pub fn has(&self, key: &str, value: &str) -> bool {
         self.metadata.get(key).is_some_and(|v| v == value)
     }
 
-    /// A metadata string.
+    /// Text in the metadata.
     pub fn text(&self, key: &str) -> &str {
         self.metadata.get(key).unwrap_or_else(|| panic!("metadata {key} is missing"))
     }
 
-    /// A metadata number.
+    /// Number in the metadata.
     pub fn number<T: FromStr>(&self, key: &str) -> T {
         self.text(key).parse().unwrap_or_else(|_| panic!("metadata {key} = {:?} is not a number", self.text(key)))
     }
 
-    /// A metadata name of one of a few things.
+    /// Name of an enum's variant in the metadata.
     pub fn choice<T: Choice>(&self, key: &str) -> T {
         T::from_name(self.text(key)).unwrap_or_else(|| panic!("metadata {key}: no value is called {}", self.text(key)))
     }
 
-    /// A tensor, if the case has it.
+    /// Tensor of this name, if the case has it.
     pub fn find(&self, name: &str) -> Option<&ReferenceTensor> {
         self.read.borrow_mut().insert(name.to_string());
         self.tensors.get(name)
     }
 
-    /// A tensor.
+    /// Tensor of this name.
     pub fn tensor(&self, name: &str) -> &ReferenceTensor {
         self.find(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
     }
 
-    /// A tensor's elements.
+    /// Elements of a tensor.
     pub fn values(&self, name: &str) -> &[f64] {
         &self.tensor(name).values
     }
 
-    /// A tensor's elements in single precision.
+    /// Elements of a tensor in single precision.
     pub fn f32s(&self, name: &str) -> Vec<f32> {
         self.values(name).iter().map(|&v| v as f32).collect()
     }
 
-    /// A tensor's elements as counts.
+    /// Elements of a tensor as counts.
     pub fn u32s(&self, name: &str) -> Vec<u32> {
         let count = |&v: &f64| {
             assert!(v >= 0.0 && v == f64::from(v as u32), "{name} holds {v}, expected counts");
@@ -106,13 +106,13 @@ impl ReferenceCase {
         self.values(name).iter().map(count).collect()
     }
 
-    /// Tensors that nothing asked for: a case whose outputs were not all compared was not replayed.
+    /// Names of the tensors that were not read. A replay must compare all outputs of a case.
     pub fn unread(&self) -> Vec<String> {
         let read = self.read.borrow();
         self.tensors.keys().filter(|name| !read.contains(*name)).cloned().collect()
     }
 
-    /// The images `name` as bytes `[n, h, w, c]`, and `n`. They must fit `model`.
+    /// The images `name` as bytes `[n, h, w, c]`, and their number `n`. Their shape must be `model`'s.
     pub fn images(&self, name: &str, model: &dyn Model) -> (Vec<u8>, usize) {
         let ReferenceTensor { shape, values } = self.tensor(name);
         let (n, [h, w, c]) = (shape[0], model.image());
@@ -121,7 +121,7 @@ impl ReferenceCase {
         (to_nhwc(&bytes, shape), n)
     }
 
-    /// The model, and what it keeps, in our layouts.
+    /// The case's model, and its state in this project's layouts.
     pub fn model(&self) -> (Box<dyn Model>, ModelState) {
         let model: Box<dyn Model> = match self.text("model") {
             "lenet5" => Box::new(LeNet5::new(self.number("width"))),
@@ -150,10 +150,10 @@ impl ReferenceCase {
     }
 }
 
-/// What gives a parameter its values, in PyTorch's layout.
+/// Function that gives the values of a parameter in PyTorch's layout.
 type ParameterValues = Box<dyn Fn(&Parameter) -> Vec<f32>>;
 
-/// The names of a model's state dict in PyTorch's order: a batch norm's running statistics follow its bias.
+/// Names of a model's state dict in PyTorch's order: a batch norm's running statistics follow its bias.
 fn state_dict(model: &dyn Model) -> Vec<String> {
     let mut names = Vec::new();
     for p in &model.params().list {
@@ -165,8 +165,8 @@ fn state_dict(model: &dyn Model) -> Vec<String> {
     names
 }
 
-/// The attack's numbers for the batch `x` `[n, h, w, c]`, as `spec` (`hash:S` or `none`) gives them. Where there are
-/// none: numbers with which the attack starts at x.
+/// Random numbers of the attack on the batch `x` `[n, h, w, c]`. `spec` is `hash:S`, or `none` for numbers with which
+/// the attack starts at `x`.
 pub fn noise(spec: &str, norm: Norm, model: &dyn Model, x: &[f32]) -> Vec<f32> {
     let Some(seed) = spec.strip_prefix("hash:") else {
         assert_eq!(spec, "none", "metadata noise");
@@ -179,7 +179,7 @@ pub fn noise(spec: &str, norm: Norm, model: &dyn Model, x: &[f32]) -> Vec<f32> {
     to_nhwc(&torch, &[x.len() / batch_dims(model, 1).iter().product::<usize>(), c, h, w])
 }
 
-/// Pixels in [0, 1].
+/// Converts pixels from bytes to [0, 1].
 pub fn unit(bytes: &[u8]) -> Vec<f32> {
     bytes.iter().map(|&b| f32::from(b) / 255.0).collect()
 }
@@ -194,6 +194,6 @@ fn decode(dtype: Dtype, data: &[u8]) -> Result<Vec<f64>, String> {
         Dtype::F16 => each(data, |b| f16::from_le_bytes(b).to_f64()),
         Dtype::F32 => each(data, |b| f64::from(f32::from_le_bytes(b))),
         Dtype::F64 => each(data, f64::from_le_bytes),
-        other => return Err(format!("tensors of {other:?} are not expected")),
+        other => return Err(format!("unexpected element type {other:?}")),
     })
 }

@@ -1,28 +1,28 @@
-//! One comparison, and how far apart numbers are.
+//! The outcome of a comparison, and measures of the difference of arrays.
 
-/// A measured error beside the largest that is allowed.
+/// A measured error and its tolerance.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// What was compared.
+    /// Name of the compared output.
     pub what: String,
-    /// How far it was off.
+    /// Measured error.
     pub error: f64,
-    /// How far it may be off.
+    /// Largest error allowed.
     pub allowed: f64,
 }
 
 impl Comparison {
-    /// A comparison's outcome.
+    /// Creates the outcome of a comparison.
     pub fn new(what: impl Into<String>, error: f64, allowed: f64) -> Comparison {
         Comparison { what: what.into(), error, allowed }
     }
 
-    /// Whether the error is allowed; an error that is no number is not.
+    /// True if the error is allowed; NaN never is.
     pub fn passes(&self) -> bool {
         self.error <= self.allowed
     }
 
-    /// The error as a share of what is allowed: the worst check of a case has the largest.
+    /// The error relative to the tolerance, by which the worst comparison of a case is found.
     pub fn share(&self) -> f64 {
         match self.error {
             0.0 => 0.0,
@@ -38,7 +38,7 @@ impl std::fmt::Display for Comparison {
     }
 }
 
-/// `norm(found - expected) / norm(expected)`; just `norm(found)` where `expected` is 0.
+/// `norm(found - expected) / norm(expected)`, or `norm(found)` if `expected` is 0.
 pub fn relative(found: &[f32], expected: &[f64]) -> f64 {
     let found: Vec<f64> = found.iter().map(|&v| f64::from(v)).collect();
     relative_f64(&found, expected)
@@ -53,14 +53,14 @@ pub fn relative_f64(found: &[f64], expected: &[f64]) -> f64 {
     if size == 0.0 { off } else { off / size }
 }
 
-/// The largest difference; NaN counts as infinite.
+/// Largest difference; NaN counts as infinite.
 pub fn largest(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len(), "numbers found and expected");
     let off = found.iter().zip(expected).map(|(&f, e)| (f64::from(f) - e).abs());
     off.map(|d| if d.is_nan() { f64::INFINITY } else { d }).fold(0.0, f64::max)
 }
 
-/// The share of numbers that are further apart than `distance`.
+/// Share of the elements that differ by more than `distance`.
 pub fn share_beyond(found: &[f32], expected: &[f64], distance: f64) -> f64 {
     assert_eq!(found.len(), expected.len(), "numbers found and expected");
     let near = found.iter().zip(expected).filter(|&(&f, e)| (f64::from(f) - e).abs() <= distance).count();

@@ -1,6 +1,7 @@
-//! A wide ResNet's gradients where ReLU decided otherwise than in the case. Among millions of ReLUs some are so near to
-//! their tie that rounding decides, and one such decision changes a gradient by a thousandth or more. What a device then
-//! has to give is the gradient with its own decisions, computed here in double precision.
+//! Gradients of a wide ResNet in double precision, given a device's decisions of each ReLU. Among millions of inputs of
+//! ReLU some are so close to 0 that rounding decides their sign, and one such decision changes a gradient by a
+//! thousandth or more. A device whose decisions differ from the case's must give the gradient that follows from its own
+//! decisions.
 
 use std::collections::HashMap;
 
@@ -11,10 +12,10 @@ use maxmargin::tape::{Buffer, LossRule, Memory, Op, Tape, Value};
 use super::comparison::Comparison;
 use crate::support::double::{DoubleValues, run};
 
-/// How near to 0 what ReLU is given must be for rounding to decide, relative to the root mean square of its batch.
+/// Largest magnitude of ReLU's input at which rounding decides, relative to the root mean square of its batch.
 const TIE: f64 = 2e-5;
 
-/// Has all results of ReLU kept: these buffers hold a device's decisions.
+/// Keeps all results of ReLU in buffers, from which a device's decisions are read.
 pub fn keep(tape: &mut Tape, memory: &mut Memory) -> Vec<Buffer> {
     let mut kept = Vec::new();
     for [_, value] in relus(tape) {
@@ -25,16 +26,17 @@ pub fn keep(tape: &mut Tape, memory: &mut Memory) -> Vec<Buffer> {
     kept
 }
 
-/// What each ReLU of a tape is given, and its result.
+/// Input and result of each ReLU of a tape.
 fn relus(tape: &Tape) -> Vec<[Value; 2]> {
     let relus = tape.nodes().iter().filter(|node| node.op == Op::Relu);
     relus.map(|node| [node.inputs[0], node.outputs[0]]).collect()
 }
 
-/// The gradient of the summed loss by the images, and of the mean loss by each parameter, in our layouts.
+/// Gradient of the summed loss with respect to the images, and of the mean loss with respect to each parameter, in this
+/// project's layouts.
 pub type CaseGradients = (Vec<f64>, Vec<Vec<f64>>);
 
-/// A case in double precision.
+/// A case's forward pass in double precision, and the tape of its gradients.
 pub struct DoublePrecision {
     tape: Tape,
     forward: usize,
@@ -45,7 +47,7 @@ pub struct DoublePrecision {
 }
 
 impl DoublePrecision {
-    /// Computes the loss of the images `x` that have `labels`; the model is declared.
+    /// Computes the loss of the images `x` with their `labels`. The model is declared.
     pub fn new(
         model: &dyn Model,
         state: &ModelState,
@@ -82,7 +84,7 @@ impl DoublePrecision {
         DoublePrecision { tape, forward, known, rows, by_image, by_parameter }
     }
 
-    /// The gradients with the decisions of these results of ReLU, or its own.
+    /// Gradients with the decisions of these results of ReLU, or with its own decisions.
     pub fn gradients(&self, decisions: Option<&[Vec<f32>]>) -> CaseGradients {
         let passes = |decided: &Vec<f32>| decided.iter().map(|&y| y > 0.0).collect();
         let values = relus(&self.tape).into_iter().map(|[_, y]| y);
@@ -95,7 +97,7 @@ impl DoublePrecision {
         (by_image, self.by_parameter.iter().map(take).map(mean).collect())
     }
 
-    /// Whether rounding explains the decisions that are not its own.
+    /// Checks that rounding explains every decision that differs from its own.
     pub fn ties(&self, decisions: &[Vec<f32>]) -> Comparison {
         let mut furthest = 0f64;
         for ([x, _], decided) in relus(&self.tape).into_iter().zip(decisions) {
@@ -108,7 +110,7 @@ impl DoublePrecision {
     }
 }
 
-/// What a device decided.
+/// Reads a device's results of ReLU.
 pub fn read(device: &dyn Device, relus: &[Buffer]) -> Vec<Vec<f32>> {
     relus.iter().map(|relu| device.read_f32(relu).unwrap()).collect()
 }

@@ -1,4 +1,5 @@
-//! `augment`: equal. `standardize`: the images, and a gradient through it; single precision reaches 2e-7.
+//! Families `augment`, whose bytes must be equal, and `standardize`: the images and a gradient through them, which
+//! single precision reproduces within 2e-7.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::{ReferenceCase, allocate};
 
 const STANDARDIZE: f64 = 2e-6;
 
-/// The images of a case as bytes `[n, h, w, c]`, these dimensions, and PyTorch's.
+/// Images of a case as bytes `[n, h, w, c]`, with these dimensions and PyTorch's.
 fn images(case: &ReferenceCase) -> (Vec<u8>, [usize; 4], &[usize]) {
     let shape = &case.tensor("images").shape;
     let &[n, c, h, w] = &shape[..] else { panic!("images have shape {shape:?}, expected [n, c, h, w]") };

@@ -1,4 +1,5 @@
-//! `loss`: values of the four losses, and their gradients by the logits. Single precision reaches 1e-7.
+//! Family `loss`: values of four losses, and their gradients with respect to the logits, which single precision
+//! reproduces within 1e-7.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
     let mut memory = Memory::default();
     let (logits, labels) = (memory.f32("logits", dims), memory.u32("labels", &dims[..1]));
     let mut schedule = Schedule::default();
-    let mut asked = Vec::new();
+    let mut outputs = Vec::new();
     for (name, loss) in [("xent", Loss::Xent), ("slm", Loss::Slm), ("lm", Loss::Lm), ("cw", Loss::Cw)] {
         let (value, grad) = (memory.f32("value", &dims[..1]), memory.f32("grad", dims));
         let mut tape = Tape::new(name);
@@ -28,8 +29,8 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
         let dz = tape.grad(found, ones, &[z])[0];
         tape.keep(dz, &grad);
         schedule.then(&Arc::new(tape.finish()), 1);
-        asked.push((format!("{name}.value"), value));
-        asked.push((format!("{name}.grad"), grad));
+        outputs.push((format!("{name}.value"), value));
+        outputs.push((format!("{name}.grad"), grad));
     }
     allocate(device, &memory, &schedule);
     device.write_f32(&logits, &case.f32s("logits")).unwrap();
@@ -39,5 +40,5 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
         let error = relative(&device.read_f32(&buffer).unwrap(), case.values(&name));
         Comparison::new(name, error, ALLOWED)
     };
-    asked.into_iter().map(compare).collect()
+    outputs.into_iter().map(compare).collect()
 }

@@ -1,10 +1,11 @@
-//! `mma`: whole training steps.
+//! Family `mma`: whole training steps.
 //!
-//! Single precision reaches with LeNet5: which examples are right, every margin below a search step, losses 1e-6 (a
-//! margin loss 1e-4 where one sign of its attack falls the other way), weights after the last step 1e-6.
+//! With LeNet5 single precision reproduces the set of correct examples, every margin within a search step, losses
+//! within 1e-6 (a margin loss within 1e-4 if one gradient's sign in its attack differs), and weights after the last
+//! step within 1e-6.
 //!
-//! A wide ResNet is chaotic: batch norm over a dozen images hands a sign that falls the other way on to all of them. Of
-//! its first step, what comes before the attack is as near as a forward pass; of what comes after it, bounds are known.
+//! A wide ResNet is chaotic: batch norm over a dozen images spreads the effect of one differing sign to all of them.
+//! Its first step is as exact as a forward pass up to the attack; outputs after the attack have wide tolerances.
 
 use std::collections::BTreeMap;
 
@@ -25,23 +26,23 @@ use super::{ReferenceCase, allocate};
 const LOSS: f64 = 1e-5;
 const LOSS_AT_A_SIGN: f64 = 1e-3;
 const WEIGHTS: f64 = 1e-5;
-/// How far a margin may be off, in search steps.
+/// Largest error of a margin, in search steps.
 const EPS_OFF: f64 = 1.0;
 
-/// A wide ResNet's clean loss in the first step.
+/// Largest error of a wide ResNet's clean loss in the first step.
 const FIRST_LOSS: f64 = 2e-7;
-/// A wide ResNet's losses after an attack.
+/// Largest error of a wide ResNet's losses after an attack.
 const CHAOTIC_LOSS: f64 = 0.1;
-/// How far the margins of three quarters of its examples may be off in the first step, in search steps.
+/// Largest error of the margins of three quarters of a wide ResNet's examples in the first step, in search steps.
 const CHAOTIC_EPS_OFF: f64 = 2.0;
-/// The median over its tensors of the error of what the steps changed, relative to that.
+/// Largest relative error of the change of a wide ResNet's tensors, as the median over the tensors.
 const CHAOTIC_CHANGE: f64 = 0.1;
 
-/// How far a step is off.
+/// Errors of a training step.
 struct StepErrors {
-    /// Examples that are right in the case and wrong here, or the other way round.
+    /// Number of examples that are correct in the case and misclassified here, or the other way round.
     right: usize,
-    /// Of each example that is right: in search steps.
+    /// Error of the margin of each correct example, in search steps.
     eps: Vec<f64>,
     logits: f64,
     clean_loss: f64,
@@ -127,7 +128,7 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
     }
 }
 
-/// What is asked of LeNet5's steps.
+/// Comparisons of LeNet5's steps.
 fn steps_of(steps: &[StepErrors]) -> Vec<Comparison> {
     let mut checks = Vec::new();
     for (k, step) in steps.iter().enumerate() {
@@ -139,8 +140,7 @@ fn steps_of(steps: &[StepErrors]) -> Vec<Comparison> {
         let allowed = if step.mma_loss > LOSS { LOSS_AT_A_SIGN } else { LOSS };
         checks.push(Comparison::new(format!("step{k}.mma_loss"), step.mma_loss, allowed));
     }
-    // A sign that falls the other way is a rare accident: half of the steps, rounded up, may have one; a wrong
-    // formula shows in all.
+    // Differing signs are rare: half of the steps, rounded up, may have one. A wrong formula shows in every step.
     let accidents = steps.iter().filter(|step| step.mma_loss > LOSS).count();
     checks.push(Comparison::new(
         "steps whose mma_loss a sign changed",
@@ -150,7 +150,7 @@ fn steps_of(steps: &[StepErrors]) -> Vec<Comparison> {
     checks
 }
 
-/// What is asked of a wide ResNet's steps.
+/// Comparisons of a wide ResNet's steps.
 fn chaotic_steps(steps: &[StepErrors]) -> Vec<Comparison> {
     let mut checks = Vec::new();
     for (k, step) in steps.iter().enumerate() {
@@ -168,7 +168,7 @@ fn chaotic_steps(steps: &[StepErrors]) -> Vec<Comparison> {
     checks
 }
 
-/// How far the change of `params` is off: the median over its tensors.
+/// Compares the change of `params`, by the median of the relative errors of its tensors.
 fn change(case: &ReferenceCase, params: &Params, before: &[f32], after: &[f32]) -> Comparison {
     let [before, after] = [before, after].map(|values| params.split_to_torch(values));
     let one = |((p, before), after): ((&Parameter, &Vec<f32>), &Vec<f32>)| {
@@ -185,12 +185,12 @@ fn change(case: &ReferenceCase, params: &Params, before: &[f32], after: &[f32]) 
     Comparison::new(name, errors[errors.len() / 2], CHAOTIC_CHANGE)
 }
 
-/// The larger; what is no number is the largest.
+/// The larger number; infinity if one is NaN.
 fn largest_of(a: f64, b: f64) -> f64 {
     if b.is_nan() || a.is_nan() { f64::INFINITY } else { a.max(b) }
 }
 
-/// The case's hyper-parameters; the losses are those of every case.
+/// Settings of the case. All cases have the same losses.
 fn config(case: &ReferenceCase, capacity: usize) -> Config {
     let number = |key: &str| case.number::<f64>(key) as f32;
     let changes: BTreeMap<String, f64> = serde_json::from_str(case.text("lr_at"))

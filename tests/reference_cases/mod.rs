@@ -1,6 +1,6 @@
-//! Reference cases: inputs and the outputs that a plain double-precision statement of the algorithm gives for
-//! them, each replayed through the public interface on a device. How near the outputs must be is stated beside each
-//! family: ten times as far as a plain single-precision replay lies from them.
+//! Reference cases: inputs, and the outputs of a plain double-precision statement of the algorithm. Each case is
+//! replayed through the public interface on a device. Each family of cases states its tolerances, which are ten times
+//! the error of a plain single-precision replay.
 
 mod attack;
 mod case;
@@ -18,10 +18,10 @@ pub use comparison::Comparison;
 use maxmargin::device::{Device, Schedule};
 use maxmargin::tape::Memory;
 
-/// Replays a case on a device. `None`: it asks for nothing, other cases load it.
+/// Replays a case on a device and compares its outputs; `None` for weights, which other cases load.
 ///
 /// # Panics
-/// On a family that is not known, and on a case that lacks what its family needs.
+/// The family is not known, or the case lacks a tensor or metadata that its family needs.
 pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Option<Vec<Comparison>> {
     match case.text("family") {
         "weights" => None,
@@ -36,7 +36,7 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Option<Vec<Compa
     }
 }
 
-/// Has the device take the memory that `schedule` and its buffers need.
+/// Allocates the memory of `schedule` and its buffers on the device.
 fn allocate(device: &mut dyn Device, memory: &Memory, schedule: &Schedule) {
     let programs: Vec<_> = schedule.programs().collect();
     device.allocate(memory, &programs).expect("memory");

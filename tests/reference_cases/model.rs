@@ -1,10 +1,10 @@
-//! `model`: logits, the gradients by images and parameters, and, in training mode of batch norm, the running statistics
-//! after one forward pass.
+//! Family `model`: logits, the gradients with respect to images and parameters, and, in batch norm's training mode, the
+//! running statistics after one forward pass.
 //!
-//! Single precision reaches 8e-7 for logits, 1e-7 for running statistics, 1e-6 for the gradient by the images and 3e-6
-//! for those by parameters;
-//! where a ReLU or a pooling tie falls the other way, gradients reach 3e-4. Such a fall is in single examples: it is
-//! granted only where the gradient by the image of most examples is as near as without one.
+//! Single precision reproduces logits within 8e-7, running statistics within 1e-7, the gradient with respect to the
+//! images within 1e-6 and those with respect to parameters within 3e-6. Where rounding decides a ReLU or the maximum of
+//! a pool otherwise, gradients differ by up to 3e-4. Few examples have such a tie, so the larger tolerance holds only
+//! if the gradient with respect to the image of most examples meets the smaller one.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use super::decisions::{self, DoublePrecision};
 use super::numbers::{digest, to_nchw};
 use super::{ReferenceCase, allocate};
 
-/// What is allowed of logits, wherever they are compared.
+/// Largest error of logits, in every family.
 pub const LOGITS: f64 = 8e-6;
 const RUNNING_STATISTICS: f64 = 1e-6;
 const INPUT_GRAD: f64 = 1e-5;
 const PARAMETER_GRAD: f64 = 3e-5;
-/// With LeNet5, of which few ReLUs are near a tie. With a wide ResNet, see [`decisions`].
+/// Largest error of LeNet5's gradients if an example has a tie. For a wide ResNet's ties see [`decisions`].
 const GRAD_AT_A_TIE: f64 = 3e-3;
 
 pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
@@ -87,14 +87,15 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
         let exact = DoublePrecision::new(&*model, &state, mode, rule, &unit(&images), &case.u32s("labels"));
         checks.extend(with_decisions(case, &*model, &exact, &decisions, (&by_image, &by_parameters)));
     } else {
-        let tie = falls_the_other_way(&to_nchw(&by_image, &case.tensor("images").shape), case.values("input_grad"), n);
+        let tie =
+            some_examples_have_a_tie(&to_nchw(&by_image, &case.tensor("images").shape), case.values("input_grad"), n);
         checks.extend(near.into_iter().map(|c| if tie { Comparison { allowed: GRAD_AT_A_TIE, ..c } } else { c }));
     }
     checks
 }
 
-/// Compares the gradients by the images, and by all parameters; both in our layouts. A case holds each parameter's whole
-/// or as a digest.
+/// Compares the gradients with respect to the images and to all parameters, both in this project's layouts. A case has
+/// each parameter's gradient as a whole or as a digest.
 fn gradients(case: &ReferenceCase, model: &dyn Model, by_image: &[f32], by_parameters: &[f32]) -> Vec<Comparison> {
     let by_image = to_nchw(by_image, &case.tensor("images").shape);
     let mut checks = vec![Comparison::new("input_grad", relative(&by_image, case.values("input_grad")), INPUT_GRAD)];
@@ -109,7 +110,7 @@ fn gradients(case: &ReferenceCase, model: &dyn Model, by_image: &[f32], by_param
     checks
 }
 
-/// Compares gradients with what the device's decisions ask for: as near as where no ReLU falls the other way.
+/// Compares gradients with those that follow from the device's decisions, within the tolerances of a case without ties.
 fn with_decisions(
     case: &ReferenceCase,
     model: &dyn Model,
@@ -133,7 +134,7 @@ fn with_decisions(
     checks
 }
 
-/// Batch norm's mode.
+/// Mode of batch norm during the search.
 pub fn batch_norm(mode: SearchMode) -> Mode {
     match mode {
         SearchMode::Train => Mode::Train,
@@ -141,7 +142,7 @@ pub fn batch_norm(mode: SearchMode) -> Mode {
     }
 }
 
-/// Compares the running statistics that a device holds; a case holds each whole or as a digest.
+/// Compares the running statistics on a device with the case's.
 pub fn running_statistics(
     case: &ReferenceCase,
     model: &dyn Model,
@@ -157,14 +158,14 @@ pub fn running_statistics(
     statistics.list.iter().zip(found).map(check).collect()
 }
 
-/// Whether the gradient of some examples, but of fewer than half, is further off than rounding explains. Lengths are
-/// compared with that of the mean example, because a confident one's gradient is all rounding.
-fn falls_the_other_way(found: &[f32], expected: &[f64], n: usize) -> bool {
+/// True if the gradient of some examples, but of fewer than half, has a larger error than rounding explains. Errors are
+/// relative to the gradient's root mean square over the examples, because a confident example's own gradient is tiny.
+fn some_examples_have_a_tie(found: &[f32], expected: &[f64], n: usize) -> bool {
     let typical = (expected.iter().map(|e| e * e).sum::<f64>() / n as f64).sqrt();
     let row = expected.len() / n;
     let off = |(f, e): (&[f32], &[f64])| {
         f.iter().zip(e).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum::<f64>().sqrt() > INPUT_GRAD * typical
     };
-    let fallen = found.chunks(row).zip(expected.chunks(row)).filter(|&pair| off(pair)).count();
-    0 < fallen && 2 * fallen < n
+    let differing = found.chunks(row).zip(expected.chunks(row)).filter(|&pair| off(pair)).count();
+    0 < differing && 2 * differing < n
 }

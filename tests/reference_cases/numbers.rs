@@ -1,4 +1,4 @@
-//! The cases' numbers that are formulas, and their layouts.
+//! Numbers of the cases that a hash function generates, and conversions between layouts.
 
 fn mix(mut x: u32) -> u32 {
     x ^= x >> 16;
@@ -24,7 +24,7 @@ pub fn hashed_unsigned(seed: u32, i: usize) -> f32 {
 
 /// Tensor number `t` of the weights `hash:seed`, in PyTorch's layout.
 pub fn hashed_weights(seed: u32, t: usize, name: &str, shape: &[usize]) -> Vec<f32> {
-    let (layer, part) = name.rsplit_once('.').unwrap_or_else(|| panic!("{name} is of no layer"));
+    let (layer, part) = name.rsplit_once('.').unwrap_or_else(|| panic!("{name} names no layer"));
     let is_batch_norm = layer.rsplit('.').next().is_some_and(|layer| layer.starts_with("bn"));
     let (centre, factor) = match (shape, part) {
         ([_, inputs @ ..], _) if !inputs.is_empty() => {
@@ -49,7 +49,7 @@ pub fn digest(tensor: &[f32]) -> Vec<f64> {
     out
 }
 
-/// `[n, c, h, w]` to `[n, h, w, c]`; `shape` is the former.
+/// Converts `[n, c, h, w]`, which is `shape`, to `[n, h, w, c]`.
 pub fn to_nhwc<T: Copy>(values: &[T], shape: &[usize]) -> Vec<T> {
     let &[n, c, h, w] = shape else { panic!("images have shape {shape:?}, expected [n, c, h, w]") };
     let pixels = h * w;
@@ -57,14 +57,14 @@ pub fn to_nhwc<T: Copy>(values: &[T], shape: &[usize]) -> Vec<T> {
     (0..n * c * pixels).map(|i| values[place(i)]).collect()
 }
 
-/// `[n, h, w, c]` to `[n, c, h, w]`; `shape` is the latter.
+/// Converts `[n, h, w, c]` to `[n, c, h, w]`, which is `shape`.
 pub fn to_nchw<T: Copy>(values: &[T], shape: &[usize]) -> Vec<T> {
     let &[n, c, h, w] = shape else { panic!("images have shape {shape:?}, expected [n, c, h, w]") };
     to_nhwc(values, &[n, h * w, c, 1])
 }
 
 #[test]
-fn layouts_are_turned_there_and_back() {
+fn layouts_are_converted_there_and_back() {
     let shape = [2, 3, 2, 2];
     let torch: Vec<usize> = (0..24).collect();
     let ours = to_nhwc(&torch, &shape);

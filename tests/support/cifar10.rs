@@ -9,8 +9,8 @@ use maxmargin::data::cifar::{RECORDS, SIDE, TEST, TRAIN, encode};
 /// Number of images that are not black, in the first training file and in the test file.
 const IMAGES: usize = 200;
 
-/// Writes the six files into a data folder. An image of label 0 is brighter in the first half of its bytes, one of label
-/// 1 in the second. All other images are black and have label 0.
+/// Writes the six files into a data folder. An image of label 0 is brighter in the first half of its bytes, one of
+/// label 1 in the second. All other images are black and have label 0.
 pub fn write(folder: &Path) {
     let place = folder.join("cifar-10-batches-bin");
     fs::create_dir(&place).expect("a folder");

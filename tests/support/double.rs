@@ -1,5 +1,5 @@
-//! Ops of a tape in double precision, computed from their descriptions (`tape::Op`): the values of a computation, and its
-//! gradient with given decisions of each ReLU.
+//! Ops of a tape in double precision, computed from their descriptions (`tape::Op`): the values of a computation, and
+//! its gradient with given decisions of each ReLU.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,9 @@ use rayon::prelude::*;
 /// Contents of values.
 pub type DoubleValues = HashMap<Value, Vec<f64>>;
 
-/// Computes `nodes` of `tape`, which is not fused, for a batch with `rows` active rows. Sums over the batch are sums over
-/// the active rows; other rows have no meaning. `passes` has, for some results of ReLU, true at each element that passes
-/// the gradient on; for all other results, positive elements pass it on.
+/// Computes `nodes` of `tape`, which is not fused, for a batch with `rows` active rows. Sums over the batch are sums
+/// over the active rows; other rows have no meaning. `passes` has, for some results of ReLU, true at each element that
+/// passes the gradient on; for all other results, positive elements pass it on.
 pub fn run(tape: &Tape, nodes: &[Node], known: &mut DoubleValues, rows: usize, passes: &HashMap<Value, Vec<bool>>) {
     for node in nodes {
         let results = compute(tape, node, known, rows, passes);

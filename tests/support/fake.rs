@@ -23,8 +23,8 @@ pub fn required(rung: &str) -> bool {
     std::env::var("MAXMARGIN_REQUIRE").is_ok_and(|rungs| rungs.split(',').any(|r| r.trim() == rung))
 }
 
-/// Returns the result that a rung needs. If it could not be found, prints the reason and returns `None`, or panics if the
-/// rung is [`required`].
+/// Returns the result that a rung needs. If it could not be found, prints the reason and returns `None`, or panics if
+/// the rung is [`required`].
 pub fn rung<T>(rung: &str, found: Result<T, String>) -> Option<T> {
     match found {
         Ok(found) => Some(found),
@@ -90,8 +90,8 @@ impl KernelBuild {
             KernelBuild::Address => {
                 vec![("LD_PRELOAD", preload("libasan.so")?), ("ASAN_OPTIONS", "detect_leaks=0".to_string())]
             }
-            // ThreadSanitizer does not see the locks of Rust's standard library, so it must ignore memory accesses outside
-            // the kernels.
+            // ThreadSanitizer does not see the locks of Rust's standard library, so it must ignore memory accesses
+            // outside the kernels.
             KernelBuild::Thread => vec![
                 ("LD_PRELOAD", preload("libtsan.so")?),
                 (
@@ -128,8 +128,8 @@ pub fn is_rerun() -> bool {
 }
 
 /// Command that runs tests of this executable again in a process of their own, with the kernels of the folder `kernels`
-/// of the project under a sanitizer. `tests` are arguments of the test harness. The process fails if the sanitizer finds
-/// a defect.
+/// of the project under a sanitizer. `tests` are arguments of the test harness. The process fails if the sanitizer
+/// finds a defect.
 pub fn rerun(tests: &[&str], kernels: &str, build: KernelBuild) -> Result<Command, String> {
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
     command.args(tests).arg("--nocapture");
@@ -312,7 +312,8 @@ impl CompilationUnit {
     }
 }
 
-/// Flags of every file. As with nvcc's `-fmad=false`, a product and a sum are contracted only where a kernel calls `fmaf`.
+/// Flags of every file. As with nvcc's `-fmad=false`, a product and a sum are contracted only where a kernel calls
+/// `fmaf`.
 const FLAGS: [&str; 13] = [
     "-std=c++20",
     "-O3",
@@ -447,8 +448,8 @@ impl FakeDriver {
         *symbol.unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// Sets options, as in `threads=reversed;memory=1000000`; `reset` restores the defaults and clears all errors. Options
-    /// hold for the whole process, so tests that run in parallel need a lock. Panics at an unknown option.
+    /// Sets options, as in `threads=reversed;memory=1000000`; `reset` restores the defaults and clears all errors.
+    /// Options hold for the whole process, so tests that run in parallel need a lock. Panics at an unknown option.
     pub fn set(&self, options: &str) {
         // SAFETY: options.cpp defines the function with this type.
         let set: unsafe extern "C" fn(*const c_char) -> *const c_char = unsafe { self.function("fake_cuda_set") };

@@ -1,14 +1,15 @@
 //! Fingerprints: hashes of the bits of every kernel's results, recorded on the fake driver and compared on a GPU.
 //!
 //! The kernels add, multiply, divide and take roots in an order that the source fixes, and both machines round these
-//! operations correctly. So a GPU gives the fake driver's bits. A kernel with other bits is named without the formula in
-//! double precision, which would take most of the time on the GPU. `expf` and similar functions round differently on a
-//! GPU, so the results of kernels that call them are compared with the formula.
+//! operations correctly. So a GPU gives the fake driver's bits. A kernel with other bits is named without the formula
+//! in double precision, which would take most of the time on the GPU. `expf` and similar functions round differently on
+//! a GPU, so the results of kernels that call them are compared with the formula.
 //!
 //! `tests/ops/modes.rs` proves that a kernel with one changed rounding is named.
 //!
 //! - `MAXMARGIN_FINGERPRINTS_RECORD=FILE`: every case adds its line to FILE.
-//! - `MAXMARGIN_FINGERPRINTS=FILE`: every case is compared with FILE. Each prints one line that begins with `fingerprint`
+//! - `MAXMARGIN_FINGERPRINTS=FILE`: every case is compared with FILE. Each prints one line that begins with
+//!   `fingerprint`
 //!   and one of `equal`, `law` (within the tolerance), `unknown` (not in FILE) and `DIFFERENT`.
 
 use std::collections::HashMap;

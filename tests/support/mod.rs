@@ -35,8 +35,8 @@ impl TestDevice {
         }
     }
 
-    /// Opens the device for long replays. Unless the fake driver is [`fake::required`], it splits sums as for a GPU with
-    /// few multiprocessors, so that small networks take less than half the time.
+    /// Opens the device for long replays. Unless the fake driver is [`fake::required`], it splits sums as for a GPU
+    /// with few multiprocessors, so that small networks take less than half the time.
     pub fn open_for_replays(self) -> Box<dyn Device> {
         const FEW: usize = 8;
         match self {

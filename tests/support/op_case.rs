@@ -11,8 +11,8 @@ use rayon::ThreadPool;
 use super::fingerprints::{self, Fingerprint, Verdict};
 use super::{Array, Sum, TOLERANCE, TestDevice, devices};
 
-/// Number of runs of an op on each number of threads, whose bits must be equal: 2, or `MAXMARGIN_REPEAT`. Twenty runs find
-/// more on a GPU, whose blocks run in another order each time.
+/// Number of runs of an op on each number of threads, whose bits must be equal: 2, or `MAXMARGIN_REPEAT`. Twenty runs
+/// find more on a GPU, whose blocks run in another order each time.
 static REPEAT: LazyLock<usize> = LazyLock::new(|| match std::env::var("MAXMARGIN_REPEAT") {
     Ok(text) => text.parse().expect("MAXMARGIN_REPEAT is a number"),
     Err(_) => 2,
@@ -33,7 +33,8 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     }
 }
 
-/// Content of memory before an op runs: a NaN that no computation gives, and as an index beyond the end of every buffer.
+/// Content of memory before an op runs: a NaN that no computation gives, and as an index beyond the end of every
+/// buffer.
 const POISON: u32 = 0x7FC0_DEAD;
 
 struct Operand {
@@ -106,10 +107,11 @@ impl OpCase {
         self.inputs.iter().chain(&self.outputs).find(|o| o.by_rows).map(|o| o.dims[0])
     }
 
-    /// Runs the op on every device, without a count of active rows and with counts of none, one, half and all rows. Each
-    /// output must equal `formula(rows)` within [`TOLERANCE`].
+    /// Runs the op on every device, without a count of active rows and with counts of none, one, half and all rows.
+    /// Each output must equal `formula(rows)` within [`TOLERANCE`].
     ///
-    /// Results with the recorded fingerprint ([`fingerprints`]) are known to be correct; `formula` is not called for them.
+    /// Results with the recorded fingerprint ([`fingerprints`]) are known to be correct; `formula` is not called for
+    /// them.
     pub fn check(&self, formula: impl Fn(usize) -> Vec<Vec<Sum>>) {
         let mut counts = vec![None];
         if let Some(all) = self.capacity() {
@@ -163,8 +165,8 @@ impl OpCase {
         count.or(self.capacity()).unwrap_or(0)
     }
 
-    /// The program of this one op, with a count of active rows if `counted`; its memory, with guards around every operand;
-    /// the operands' buffers; and the buffer of the count.
+    /// The program of this one op, with a count of active rows if `counted`; its memory, with guards around every
+    /// operand; the operands' buffers; and the buffer of the count.
     fn program(&self, counted: bool) -> (Program, Memory, Vec<Buffer>, Buffer) {
         let mut memory = Memory::default();
         let mut tape = Tape::new(self.op.name());
@@ -227,8 +229,8 @@ impl OpCase {
         hasher.finish()
     }
 
-    /// Bytes of the active elements of each output, for each of the `counts`. All other memory must keep its bits, and the
-    /// results' bits must not depend on the run or on the number of threads.
+    /// Bytes of the active elements of each output, for each of the `counts`. All other memory must keep its bits, and
+    /// the results' bits must not depend on the run or on the number of threads.
     fn run(&self, make: TestDevice, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
         let (all, memory, operands, rows) = self.program(false);
         let (some, ..) = self.program(true);
