@@ -1,5 +1,6 @@
-//! Every op on every device against its formula: in double precision, in plain loops, from the op's own description
-//! (`tape::Op`) and the paper, not from a device's code.
+//! Every op on every device against a reference in double precision: plain loops, written from the op's description
+//! (`tape::Op`) and the paper, not from a device's code. One file a family of ops, of the same name as on the tape, on the
+//! CPU, in the lowering and in the kernels.
 //!
 //! [`support::OpCase`] says what is watched besides the numbers: outputs start as NaN, rows beyond the active ones and
 //! everything around keep their bits, two runs and one or two threads agree bit for bit. [`support::TOLERANCE`] is the
@@ -24,6 +25,11 @@ mod optimizer;
 mod pool;
 mod rows;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use maxmargin::device::cuda::KERNELS;
 use maxmargin::tape::Op;
 
 /// The test of each op. A new op does not compile until it has one.
@@ -101,5 +107,54 @@ fn test_of(op: &Op) -> fn() {
 
 #[test]
 fn every_op_has_a_test() {
-    let _: fn(&Op) -> fn() = test_of; // its match says so
+    let _: fn(&Op) -> fn() = test_of; // guaranteed by its exhaustive match
+}
+
+/// Function and family of every op, read from the arms of [`test_of`]. Ops that differ only by a ReLU share a function.
+fn families() -> BTreeMap<String, String> {
+    let arms = include_str!("main.rs").lines().filter_map(|line| line.trim().strip_prefix("Op::")?.split_once("=> "));
+    let targets = arms.map(|(_, target)| target.trim_end_matches(',').split_once("::").expect("family::function"));
+    targets.map(|(family, function)| (function.replace("_relu", ""), family.to_owned())).collect()
+}
+
+fn defines(source: &Path, function: &str) -> bool {
+    let source = fs::read_to_string(source).unwrap_or_default();
+    [format!("fn {function}("), format!("fn {function}<")].iter().any(|start| source.contains(start))
+}
+
+#[test]
+fn a_family_of_ops_has_one_file_name_on_the_tape_on_both_devices_and_in_the_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let families = families();
+    assert!(families.len() > 50, "{families:?}");
+    for (function, family) in &families {
+        for side in ["src/device/cpu", "src/device/cuda/lower", "tests/ops"] {
+            let file = root.join(side).join(format!("{family}.rs"));
+            assert!(defines(&file, function), "{} does not define {function}", file.display());
+        }
+        // Gradients and fused ops have no recording function of their own.
+        for file in fs::read_dir(root.join("src/tape/ops")).unwrap().map(|entry| entry.unwrap().path()) {
+            let own = file.file_stem().unwrap() == family.as_str();
+            assert!(own || !defines(&file, function), "{} defines {function} of {family}", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_kernel_stands_in_the_file_of_its_op_s_family() {
+    let families = families();
+    let mut seen = BTreeSet::new();
+    for kernel in KERNELS {
+        // A kernel is named by its op and a case, such as `pgd_step` and `_linf_x4`.
+        let of = |function: &&String| {
+            kernel.name.strip_prefix(*function).is_some_and(|case| !case.starts_with(char::is_alphanumeric))
+        };
+        if let Some(function) = families.keys().filter(of).max_by_key(|function| function.len()) {
+            assert_eq!(kernel.file(), format!("{}.cu", families[function]), "{}", kernel.name);
+            seen.insert(&families[function]);
+        }
+    }
+    // The kernels of convolutions run their fused ops, too.
+    let without: Vec<_> = families.values().filter(|family| !seen.contains(family)).collect();
+    assert!(without.iter().all(|family| *family == "conv_fused"), "families without a kernel: {without:?}");
 }

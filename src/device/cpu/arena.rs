@@ -1,24 +1,24 @@
-//! The CPU device's memory, and disjoint views of it.
+//! Memory of the CPU device, and disjoint views of it.
 
 use crate::tape::{Place, Region};
 
-/// A cache line: what every place is aligned to.
+/// A cache line. Every place begins at one.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+struct CacheLine([u8; 64]);
 
-/// Two regions: buffers, and the workspace of the program that runs.
+/// Two regions of memory: buffers, and the workspace of the running program.
 #[derive(Default)]
 pub(super) struct Arena {
-    persistent: Vec<Line>,
-    workspace: Vec<Line>,
+    persistent: Vec<CacheLine>,
+    workspace: Vec<CacheLine>,
 }
 
 impl Arena {
-    /// Both regions, zeroed; `None` where the system has not so much memory.
+    /// Allocates both regions, zeroed. `None`: the system has too little memory.
     pub(super) fn new(persistent: usize, workspace: usize) -> Option<Arena> {
         let lines = |bytes: usize| {
-            let mut lines: Vec<Line> = Vec::new();
+            let mut lines: Vec<CacheLine> = Vec::new();
             lines.try_reserve_exact(bytes.div_ceil(64)).ok()?;
             lines.resize(bytes.div_ceil(64), bytemuck::Zeroable::zeroed());
             Some(lines)
@@ -26,16 +26,21 @@ impl Arena {
         Some(Arena { persistent: lines(persistent)?, workspace: lines(workspace)? })
     }
 
+    /// Bytes of the buffers.
     pub(super) fn persistent(&self) -> &[u8] {
         bytemuck::cast_slice(&self.persistent)
     }
 
+    /// Bytes of the buffers.
     pub(super) fn persistent_mut(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.persistent)
     }
 
-    /// The bytes of places to read and of places to write. Places to write overlap nothing; a place may be
-    /// read several times.
+    /// Bytes of the places to read and of the places to write. A place may be read several times; a place to write overlaps
+    /// no other.
+    ///
+    /// # Panics
+    /// If a place to write overlaps another place.
     pub(super) fn views(&mut self, reads: &[Place], writes: &[Place]) -> (Vec<&[u8]>, Vec<&mut [u8]>) {
         let mut distinct: Vec<Place> = reads.iter().chain(writes).copied().collect();
         distinct.sort();
@@ -55,7 +60,7 @@ impl Arena {
             (*rest, *at) = (tail, place.offset + place.bytes);
             cut.push(Some(view));
         }
-        let at = |place: &Place| distinct.binary_search(place).expect("every place was cut");
+        let at = |place: &Place| distinct.binary_search(place).expect("every place has a view");
         let written: Vec<&mut [u8]> =
             writes.iter().map(|p| cut[at(p)].take().expect("an op writes a place once and does not read it")).collect();
         let shared: Vec<Option<&[u8]>> = cut.into_iter().map(|view| view.map(|v| &*v)).collect();

@@ -1,22 +1,21 @@
-//! PGD and the search for the boundary, each example with its own eps.
+//! PGD and the bisection for the decision boundary, each example with its own eps.
 
 use rayon::prelude::*;
 
-use super::vectorized;
+use super::simd::vectorized;
 use crate::rng::{self, Purpose};
-use crate::tape::{Direction, L2Order};
-use crate::tape::{Norm, PgdRule};
+use crate::tape::{Direction, L2Order, Norm, PgdRule};
 
-/// What random numbers are counted by, besides example and element.
-pub(super) struct Noise {
+/// Key of counter-based random numbers; example and element are the counter.
+pub(super) struct NoiseKey {
     pub seed: u64,
     pub purpose: Purpose,
     pub step: u32,
     pub signed: bool,
 }
 
-/// Noise `[n, row]`, in [-1, 1) if signed, else in [0, 1).
-pub(super) fn uniform(out: &mut [f32], index: &[u32], n: usize, row: usize, noise: &Noise) {
+/// Writes uniform noise `[n, row]`, in [-1, 1) if signed, else in [0, 1).
+pub(super) fn uniform(out: &mut [f32], index: &[u32], n: usize, row: usize, noise: &NoiseKey) {
     let number = if noise.signed { rng::signed_unit } else { rng::unit };
     out.par_chunks_mut(row).zip(index).take(n).for_each(|(out, &example)| {
         for (block, out) in out.chunks_mut(4).enumerate() {
@@ -41,18 +40,18 @@ fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
     sums.iter().sum()
 }
 
-/// The number next to `v`, one step towards 0 or away from it; `v` is finite and not 0. But for the sign, numbers are
-/// ordered as their bits are.
+/// The neighbour of `v` among floating-point numbers, towards 0 or away from it. `v` is finite and not 0. Apart from the
+/// sign, numbers are ordered as their bits.
 #[inline(always)]
 fn neighbour(v: f32, towards_zero: bool) -> f32 {
     f32::from_bits(v.to_bits().wrapping_add_signed(if towards_zero { -1 } else { 1 }))
 }
 
-/// `x + e`, rounded towards x. Without branches: so it is computed for a whole vector at once.
+/// `x + e`, rounded towards x. It has no branches, so the compiler vectorizes it.
 #[inline(always)]
 fn add_towards(x: f32, e: f32) -> f32 {
     let sum = x + e;
-    // The rounding error, exactly (Knuth's two-sum). A sum that is 0 has none.
+    // The exact rounding error (Knuth's two-sum); 0 if the sum is 0.
     let part = sum - x;
     let error = (x - (sum - part)) + (e - part);
     let away = if e > 0.0 { error < 0.0 } else { error > 0.0 };
@@ -60,21 +59,22 @@ fn add_towards(x: f32, e: f32) -> f32 {
     if away { next } else { sum }
 }
 
-/// The least and the largest number inside ball and box.
+/// The least and the largest number inside the ball and the box.
 #[inline(always)]
 fn bounds(x: f32, eps: f32) -> (f32, f32) {
     (add_towards(x, -eps).max(0.0), add_towards(x, eps).min(1.0))
 }
 
-/// What is no number stays what it is. (`f32::clamp` may panic, and so is not computed for a whole vector at once.)
+/// Clamps to [low, high]. NaN passes through. (`f32::clamp` may panic, so the compiler does not vectorize it.)
 #[inline(always)]
 fn clamp(v: f32, (low, high): (f32, f32)) -> f32 {
     let v = if v < low { low } else { v };
     if v > high { high } else { v }
 }
 
-/// Scales `adv - x` down to length eps. The last addition is rounded towards x, and the factor is less than
-/// eps / length by more than the other three roundings (2^-24 each) may add: the result is inside the ball.
+/// Projects `adv` onto the l2 ball: scales `adv - x` down to length eps. The result is inside the ball, since the last
+/// addition is rounded towards x, and the factor is less than eps / length by more than the other three roundings (2^-24
+/// each) may add.
 #[inline(always)]
 fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
     let length = sum_of_squares(adv, x, |a, x| a - x).sqrt();
@@ -84,12 +84,14 @@ fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
     }
 }
 
+/// Clamps to the box [0, 1]. NaN passes through.
 #[inline(always)]
 fn into_box(adv: &mut [f32]) {
     adv.iter_mut().for_each(|a| *a = clamp(*a, (0.0, 1.0)));
 }
 
-/// PGD's first point from noise: linf `x + eps noise`; l2 an image of noise, brought to the ball around x. Then the box.
+/// Writes the first point of PGD: in linf `x + eps noise`, in l2 the noise itself, projected onto the ball around x; then
+/// clamped to the box.
 pub(super) fn pgd_start(adv: &mut [f32], x: &[f32], eps: &[f32], noise: &[f32], n: usize, norm: Norm) {
     if n == 0 {
         return;
@@ -113,7 +115,7 @@ pub(super) fn pgd_start(adv: &mut [f32], x: &[f32], eps: &[f32], noise: &[f32], 
     });
 }
 
-/// One iteration of PGD. linf: along the gradient's sign; l2: along the gradient over its norm.
+/// One iteration of PGD, in place: in linf along the sign of the gradient, in l2 along the gradient over its norm.
 pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step: &[f32], n: usize, rule: &PgdRule) {
     let row = x.len() / eps.len();
     let rows = adv.par_chunks_mut(row).zip(x.par_chunks(row)).zip(dx.par_chunks(row)).zip(eps).zip(step);
@@ -135,7 +137,7 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
                         }
                         L2Order::BallBox => into_l2_ball(adv, x, eps),
                     }
-                    // Of use after the ball, too: rounding may step out of the box by an ulp.
+                    // Needed after the ball, too: rounding may leave the box by one ulp.
                     into_box(adv);
                 }
             },
@@ -143,14 +145,14 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
     });
 }
 
-/// How a point along a direction is made.
-pub(super) struct Along {
+/// Rule of [`along_direction`].
+pub(super) struct AlongRule {
     pub norm: Norm,
     pub direction: Direction,
     pub clamp: bool,
 }
 
-/// `x + t (adv - x) / length`; the length is `ball`, or the norm of `adv - x`.
+/// `out = x + t (adv - x) / length`, where the length is `ball` or the norm of `adv - x`.
 pub(super) fn along_direction(
     out: &mut [f32],
     x: &[f32],
@@ -158,7 +160,7 @@ pub(super) fn along_direction(
     ball: &[f32],
     t: &[f32],
     n: usize,
-    along: &Along,
+    along: &AlongRule,
 ) {
     let row = x.len() / ball.len();
     let rows = out.par_chunks_mut(row).zip(x.par_chunks(row)).zip(adv.par_chunks(row)).zip(ball).zip(t);
@@ -183,7 +185,7 @@ pub(super) fn along_direction(
     });
 }
 
-/// Halves the bracket `[low, high]` of each row by the sign of the loss at `t`, and puts `t` in its middle.
+/// Halves the bracket `[low, high]` of each row by the sign of the loss at `t`, and moves `t` to its middle.
 pub(super) fn bisect(t: &mut [f32], low: &mut [f32], high: &mut [f32], loss: &[f32], max_eps: f32) {
     for (((t, low), high), &loss) in t.iter_mut().zip(low).zip(high).zip(loss) {
         if loss < 0.0 {

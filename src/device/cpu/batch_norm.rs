@@ -1,37 +1,38 @@
 //! Batch norm in both modes, with ReLU or without.
 //!
-//! Rows are summed a block at a time, in double precision, and the blocks' sums are put together in order.
+//! Sums run over blocks of pixels in double precision; the blocks' sums are added in order. Here a pixel is the `c` channels
+//! of one position of one row.
 
 use rayon::prelude::*;
 
 use super::elementwise::relu_of;
-use super::vectorized;
+use super::simd::vectorized;
 use crate::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM};
 
-/// Elements that one task takes: never dependent on the thread count.
+/// Elements of one task. It never depends on the number of threads.
 const ELEMENTS: usize = 1 << 15;
 
-/// Elements of the rows of `c` channels that one task takes.
+/// Elements of one task, in whole pixels of `c` channels.
 fn block(c: usize) -> usize {
     (ELEMENTS / c).max(1) * c
 }
 
-/// What batch norm is made of, each `[c]`.
+/// Operands of batch norm beside x, each `[c]`.
 #[derive(Clone, Copy)]
-pub(super) struct Norm<'a> {
+pub(super) struct BatchNormOperands<'a> {
     pub weight: &'a [f32],
     pub bias: &'a [f32],
     pub mean: &'a [f32],
     pub variance: &'a [f32],
 }
 
-/// What a channel is multiplied by, and what is added then.
+/// Batch norm with known statistics: `x scale + shift`, each `[c]`.
 pub(super) struct Affine {
     scale: Vec<f32>,
     shift: Vec<f32>,
 }
 
-impl Norm<'_> {
+impl BatchNormOperands<'_> {
     pub(super) fn affine(&self) -> Affine {
         let scale = scale(self.weight, self.variance);
         let shift = self.bias.iter().zip(self.mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
@@ -39,13 +40,13 @@ impl Norm<'_> {
     }
 }
 
-/// What evaluation mode multiplies a channel by.
+/// `weight / sqrt(variance + eps)`, a number a channel.
 pub(super) fn scale(weight: &[f32], variance: &[f32]) -> Vec<f32> {
     weight.iter().zip(variance).map(|(w, v)| w / (v + BATCH_NORM_EPS).sqrt()).collect()
 }
 
 impl Affine {
-    /// y from x, on one thread.
+    /// Writes y, computed from x, on one thread.
     pub(super) fn apply(&self, y: &mut [f32], x: &[f32], relu: bool) {
         let c = self.scale.len();
         vectorized(
@@ -61,7 +62,7 @@ impl Affine {
         );
     }
 
-    /// The same where x is.
+    /// [`Affine::apply`] in place.
     pub(super) fn apply_in_place(&self, x: &mut [f32], relu: bool) {
         let c = self.scale.len();
         vectorized(
@@ -78,14 +79,14 @@ impl Affine {
     }
 }
 
-/// y `[.., c]`, as many rows as y has.
-pub(super) fn batch_norm(y: &mut [f32], x: &[f32], norm: Norm, relu: bool) {
+/// Writes y `[.., c]`, computed from as many elements of x as y has.
+pub(super) fn batch_norm(y: &mut [f32], x: &[f32], norm: BatchNormOperands, relu: bool) {
     let affine = norm.affine();
     let block = block(affine.scale.len());
     y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| affine.apply(y, x, relu));
 }
 
-/// `dx = dx scale` where y is positive, else 0, on one thread.
+/// `dx = dx scale` where y is positive, else `dx = 0`; in place, on one thread.
 pub(super) fn scale_passed(dx: &mut [f32], scale: &[f32], y: &[f32]) {
     vectorized(
         #[inline(always)]
@@ -99,7 +100,7 @@ pub(super) fn scale_passed(dx: &mut [f32], scale: &[f32], y: &[f32]) {
     );
 }
 
-/// dx from dy and, where ReLU is part of it, y.
+/// Writes dx, computed from dy. `y` is given if ReLU is part of the op.
 pub(super) fn batch_norm_backward_input(
     dx: &mut [f32],
     dy: &[f32],
@@ -116,8 +117,8 @@ pub(super) fn batch_norm_backward_input(
         vectorized(
             #[inline(always)]
             || {
-                for (row, (dx, dy)) in dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).enumerate() {
-                    match y.map(|y| &y[row * c..][..c]) {
+                for (pixel, (dx, dy)) in dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).enumerate() {
+                    match y.map(|y| &y[pixel * c..][..c]) {
                         Some(y) => {
                             for (((dx, dy), y), scale) in dx.iter_mut().zip(dy).zip(y).zip(&scale) {
                                 *dx = if *y > 0.0 { dy * scale } else { 0.0 };
@@ -131,15 +132,18 @@ pub(super) fn batch_norm_backward_input(
     });
 }
 
-/// How many rows there are, and their channels' means and sums of squares around these.
+/// Moments of the channels over some pixels.
 struct Moments {
+    /// Number of pixels.
     count: f64,
+    /// Mean `[c]`.
     mean: Vec<f64>,
+    /// Sum of squared distances from the mean `[c]`.
     squares: Vec<f64>,
 }
 
 impl Moments {
-    /// Of the rows x of `c` channels.
+    /// Moments of pixels `x` of `c` channels.
     fn of(x: &[f32], c: usize) -> Moments {
         let count = (x.len() / c) as f64;
         let (mut mean, mut squares) = (vec![0.0; c], vec![0.0; c]);
@@ -160,7 +164,7 @@ impl Moments {
         Moments { count, mean, squares }
     }
 
-    /// Of these rows and others (Chan, Golub and LeVeque 1979).
+    /// Moments of the union with other pixels (Chan, Golub and LeVeque 1979).
     fn and(mut self, other: &Moments) -> Moments {
         let count = self.count + other.count;
         for i in 0..self.mean.len() {
@@ -172,44 +176,60 @@ impl Moments {
     }
 }
 
-/// Mean and variance of the channels of x (all of its rows are active), and the running ones after them.
-pub(super) fn statistics(
-    mean: &mut [f32],
-    variance: &mut [f32],
-    running_mean: &mut [f32],
-    running_variance: &mut [f32],
-    x: &[f32],
-) {
-    let c = mean.len();
+/// Mean and variance of the channels, each `[c]`, to be written.
+pub(super) struct ChannelStatistics<'a> {
+    pub mean: &'a mut [f32],
+    pub variance: &'a mut [f32],
+}
+
+/// Writes the statistics of x, whose rows are all active, and moves the running statistics towards them. Without a row
+/// nothing changes.
+fn update_statistics(batch: &mut ChannelStatistics, running: &mut ChannelStatistics, x: &[f32]) {
+    let c = batch.mean.len();
     let blocks: Vec<Moments> = x.par_chunks(block(c)).map(|x| Moments::of(x, c)).collect();
-    let Some(Moments { count, mean: exact, squares }) = blocks.into_iter().reduce(|all, next| all.and(&next)) else {
+    let Some(Moments { count, mean, squares }) = blocks.into_iter().reduce(|all, next| all.and(&next)) else {
         return;
     };
     for i in 0..c {
-        mean[i] = exact[i] as f32;
-        variance[i] = (squares[i] / count) as f32;
+        batch.mean[i] = mean[i] as f32;
+        batch.variance[i] = (squares[i] / count) as f32;
         let unbiased = (squares[i] / (count - 1.0).max(1.0)) as f32;
         let moved = |from: f32, to: f32| (1.0 - BATCH_NORM_MOMENTUM) * from + BATCH_NORM_MOMENTUM * to;
-        running_mean[i] = moved(running_mean[i], mean[i]);
-        running_variance[i] = moved(running_variance[i], unbiased);
+        running.mean[i] = moved(running.mean[i], batch.mean[i]);
+        running.variance[i] = moved(running.variance[i], unbiased);
     }
 }
 
-/// What the gradients of batch norm with its statistics need of a channel: all `[c]`.
-struct Channel<'a> {
+/// Writes y `[.., c]` and the statistics of as many elements of x as y has; moves the running statistics.
+pub(super) fn batch_norm_training(
+    y: &mut [f32],
+    mut statistics: ChannelStatistics,
+    mut running: ChannelStatistics,
+    x: &[f32],
+    [weight, bias]: [&[f32]; 2],
+    relu: bool,
+) {
+    let x = &x[..y.len()];
+    update_statistics(&mut statistics, &mut running, x);
+    let ChannelStatistics { mean, variance } = statistics;
+    batch_norm(y, x, BatchNormOperands { weight, bias, mean, variance }, relu);
+}
+
+/// Terms of the gradients of batch norm with known statistics, each `[c]`.
+struct ChannelNormalizer<'a> {
     affine: Affine,
     mean: &'a [f32],
-    /// 1 / deviation.
+    /// 1 / standard deviation.
     inverse: Vec<f32>,
 }
 
-impl<'a> Channel<'a> {
-    fn new(norm: Norm<'a>) -> Channel<'a> {
+impl<'a> ChannelNormalizer<'a> {
+    fn new(norm: BatchNormOperands<'a>) -> ChannelNormalizer<'a> {
         let inverse = norm.variance.iter().map(|v| 1.0 / (v + BATCH_NORM_EPS).sqrt()).collect();
-        Channel { affine: norm.affine(), mean: norm.mean, inverse }
+        ChannelNormalizer { affine: norm.affine(), mean: norm.mean, inverse }
     }
 
-    /// What ReLU, if it is part of it, lets pass of a row of dy.
+    /// Writes the gradient that ReLU passes of one pixel of dy: all of dy if the op is without ReLU.
     #[inline(always)]
     fn passed(&self, passed: &mut [f32], dy: &[f32], x: &[f32], relu: bool) {
         let Affine { scale, shift } = &self.affine;
@@ -219,16 +239,16 @@ impl<'a> Channel<'a> {
     }
 }
 
-/// dweight and dbias, over the rows of dy. ReLU's part is known from x.
+/// Writes dweight and dbias, summed over the pixels of dy. The sign of ReLU's input is computed again from x.
 pub(super) fn batch_norm_backward_weight(
     dweight: &mut [f32],
     dbias: &mut [f32],
     dy: &[f32],
     x: &[f32],
-    norm: Norm,
+    norm: BatchNormOperands,
     relu: bool,
 ) {
-    let channel = Channel::new(norm);
+    let channel = ChannelNormalizer::new(norm);
     let c = dweight.len();
     let sums = |(dy, x): (&[f32], &[f32])| {
         let (mut of_weight, mut of_bias, mut passed) = (vec![0f64; c], vec![0f64; c], vec![0f32; c]);
@@ -254,16 +274,16 @@ pub(super) fn batch_norm_backward_weight(
     }
 }
 
-/// dx of batch norm in training mode, over the rows of dx.
+/// Writes dx of batch norm in training mode; all rows of dx are active.
 pub(super) fn batch_norm_training_backward_input(
     dx: &mut [f32],
     dy: &[f32],
     x: &[f32],
-    norm: Norm,
+    norm: BatchNormOperands,
     [dweight, dbias]: [&[f32]; 2],
     relu: bool,
 ) {
-    let channel = Channel::new(norm);
+    let channel = ChannelNormalizer::new(norm);
     let c = dweight.len();
     let count = (dx.len() / c) as f32;
     // dx = scale (dy - dbias / n - (x - mean) along), where along = inverse dweight / n.

@@ -1,10 +1,10 @@
-//! Ops that touch each element once.
+//! Elementwise ops, and biases.
 
 use rayon::prelude::*;
 
-use super::vectorized;
+use super::simd::vectorized;
 
-/// Elements that one task takes: large enough to be worth a task, and never dependent on the thread count.
+/// Elements of one task: enough to be worth a task. It never depends on the number of threads.
 const BLOCK: usize = 1 << 16;
 
 /// `out = byte / 255`.
@@ -22,6 +22,7 @@ pub(super) fn copy(out: &mut [f32], a: &[f32]) {
     out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).for_each(|(out, a)| out.copy_from_slice(&a[..out.len()]));
 }
 
+/// `out = f(a)`.
 fn map(out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32 + Sync) {
     out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).for_each(|(out, a)| {
         vectorized(
@@ -31,6 +32,7 @@ fn map(out: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32 + Sync) {
     });
 }
 
+/// `out = f(a, b)`.
 fn zip(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
     out.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)).for_each(|((out, a), b)| {
         vectorized(
@@ -40,12 +42,12 @@ fn zip(out: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync
     });
 }
 
-/// `a + b`.
+/// `out = a + b`.
 pub(super) fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
     zip(out, a, b, |a, b| a + b);
 }
 
-/// `a += b`, on one thread.
+/// `a += b` on one thread.
 pub(super) fn add_to(a: &mut [f32], b: &[f32]) {
     vectorized(
         #[inline(always)]
@@ -53,39 +55,44 @@ pub(super) fn add_to(a: &mut [f32], b: &[f32]) {
     );
 }
 
-/// `factor * a`.
+/// `out = value`.
+pub(super) fn fill(out: &mut [f32], value: f32) {
+    out.fill(value);
+}
+
+/// `out = factor * a`.
 pub(super) fn scale(out: &mut [f32], a: &[f32], factor: f32) {
     map(out, a, |a| factor * a);
 }
 
-/// `max(a, least)`.
+/// `out = max(a, least)`; NaN becomes `least`.
 pub(super) fn clamp_min(out: &mut [f32], a: &[f32], least: f32) {
     map(out, a, |a| a.max(least));
 }
 
-/// `max(x, 0)`; not-a-number stays what it is.
+/// `max(x, 0)`. NaN passes through.
 #[inline(always)]
 pub(super) fn relu_of(x: f32) -> f32 {
     if x <= 0.0 { 0.0 } else { x }
 }
 
-/// ReLU.
+/// `out = max(x, 0)`. NaN passes through.
 pub(super) fn relu(out: &mut [f32], x: &[f32]) {
     map(out, x, relu_of);
 }
 
-/// `dy` where `y > 0`, else 0.
+/// Gradient of ReLU with respect to its input: `dy` if `y > 0`, else 0.
 #[inline(always)]
 pub(super) fn relu_gradient(dy: f32, y: f32) -> f32 {
     if y > 0.0 { dy } else { 0.0 }
 }
 
-/// The gradient of ReLU.
+/// Writes dx: `dy` where `y > 0`, else 0.
 pub(super) fn relu_backward(dx: &mut [f32], dy: &[f32], y: &[f32]) {
     zip(dx, dy, y, relu_gradient);
 }
 
-/// `x + bias` along the last dimension.
+/// `out = x + bias` along the last dimension.
 pub(super) fn add_bias(out: &mut [f32], x: &[f32], bias: &[f32]) {
     let block = bias.len() * (BLOCK / bias.len()).max(1);
     out.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(out, x)| {
@@ -100,7 +107,7 @@ pub(super) fn add_bias(out: &mut [f32], x: &[f32], bias: &[f32]) {
     });
 }
 
-/// The sum of dy over everything but the last dimension.
+/// Writes dbias: the sum of dy over all dimensions but the last.
 pub(super) fn add_bias_backward_bias(dbias: &mut [f32], dy: &[f32]) {
     dbias.fill(0.0);
     vectorized(

@@ -1,19 +1,20 @@
-//! Formulas on rows: a small machine that takes each instruction for a block of elements at once.
+//! Interpreter of elementwise programs ([`Formula`]): a stack machine that runs each instruction for a block of elements.
 
 use rayon::prelude::*;
 
-use super::vectorized;
+use super::simd::vectorized;
 use crate::tape::Reduction;
 use crate::tape::formula::{FORMULA_DEPTH, Formula, Instruction};
 
-/// Elements that an instruction is run for: the stack stays in the nearest cache.
+/// Elements of a block. The stack of a block fits the L1 cache.
 const LANES: usize = 256;
-/// Elements that one task takes, in whole rows.
+/// Elements of one task, in whole rows.
 const TASK: usize = 1 << 14;
 
+/// Stack of the machine: a number an element at each depth.
 type Stack = [[f32; LANES]; FORMULA_DEPTH];
 
-/// A type that formulas read and write; they compute in single precision.
+/// Element type that formulas read and write. They compute in single precision.
 pub(super) trait Number: Copy + Send + Sync {
     fn to_f32(self) -> f32;
     fn of_f32(value: f32) -> Self;
@@ -32,73 +33,78 @@ impl Number for u32 {
     fn to_f32(self) -> f32 {
         self as f32
     }
-    /// Without its fraction; 0 of what is negative or not a number.
+    /// Drops the fraction. Negative numbers and NaN become 0.
     fn of_f32(value: f32) -> u32 {
         value as u32
     }
 }
 
-/// An input's numbers.
+/// Elements of an input.
 #[derive(Clone, Copy)]
-pub(super) enum Values<'a> {
+pub(super) enum InputNumbers<'a> {
     F32(&'a [f32]),
     U32(&'a [u32]),
 }
 
-impl Values<'_> {
+impl InputNumbers<'_> {
     #[inline(always)]
     fn at(self, i: usize) -> f32 {
         match self {
-            Values::F32(values) => values[i],
-            Values::U32(values) => values[i].to_f32(),
+            InputNumbers::F32(values) => values[i],
+            InputNumbers::U32(values) => values[i].to_f32(),
         }
     }
 
     fn len(self) -> usize {
         match self {
-            Values::F32(values) => values.len(),
-            Values::U32(values) => values.len(),
+            InputNumbers::F32(values) => values.len(),
+            InputNumbers::U32(values) => values.len(),
         }
     }
 }
 
-/// How an input is read.
+/// Access to an input.
 #[derive(Clone, Copy)]
-enum Reading {
-    /// A number an element.
+enum InputAccess {
+    /// One number an element.
     Elements,
-    /// A number a row.
+    /// One number a row.
     Rows,
-    /// One for all.
+    /// One number for all elements.
     One,
-    /// By place, in a table of so many numbers a row.
+    /// By index, in a table of so many numbers a row.
     TableByRow(usize),
-    /// By place, in one table.
+    /// By index, in one table for all rows.
     Table,
 }
 
-/// A formula with its inputs: rows of `row` elements.
-pub(super) struct Bound<'a> {
+/// A formula with its inputs, for rows of `row` elements.
+pub(super) struct BoundFormula<'a> {
     code: &'a [Instruction],
-    inputs: Vec<(Values<'a>, Reading)>,
+    inputs: Vec<(InputNumbers<'a>, InputAccess)>,
     row: usize,
 }
 
-impl<'a> Bound<'a> {
+impl<'a> BoundFormula<'a> {
     /// Binds inputs, whole, with their dimensions, to a formula over `capacity` rows of `row` elements.
-    pub fn new(formula: &'a Formula, inputs: Vec<(Values<'a>, &[usize])>, capacity: usize, row: usize) -> Bound<'a> {
-        let reading = |(i, (values, dims)): (usize, (Values<'a>, &[usize]))| match values.len() {
-            len if formula.is_table(i) && dims.len() > 1 => (values, Reading::TableByRow(len / dims[0])),
-            _ if formula.is_table(i) => (values, Reading::Table),
-            len if len == capacity * row => (values, Reading::Elements),
-            len if len == capacity => (values, Reading::Rows),
-            _ => (values, Reading::One),
+    pub fn new(
+        formula: &'a Formula,
+        inputs: Vec<(InputNumbers<'a>, &[usize])>,
+        capacity: usize,
+        row: usize,
+    ) -> BoundFormula<'a> {
+        let reading = |(i, (values, dims)): (usize, (InputNumbers<'a>, &[usize]))| match values.len() {
+            len if formula.is_table(i) && dims.len() > 1 => (values, InputAccess::TableByRow(len / dims[0])),
+            _ if formula.is_table(i) => (values, InputAccess::Table),
+            len if len == capacity * row => (values, InputAccess::Elements),
+            len if len == capacity => (values, InputAccess::Rows),
+            _ => (values, InputAccess::One),
         };
-        Bound { code: formula.code(), inputs: inputs.into_iter().enumerate().map(reading).collect(), row }
+        BoundFormula { code: formula.code(), inputs: inputs.into_iter().enumerate().map(reading).collect(), row }
     }
 
-    /// Evaluates up to [`LANES`] elements of a row from `element` on; the result is the first of the stack, of which
-    /// `lanes` numbers have a meaning.
+    /// Evaluates `lanes` (at most [`LANES`]) elements of a row from `element` on. The results are the first `lanes` numbers at
+    /// the bottom of the stack.
     #[inline(always)]
     fn run<T: Number>(&self, stack: &mut Stack, old: &[T], row: usize, element: usize, lanes: usize) {
         let mut held = 0;
@@ -106,14 +112,14 @@ impl<'a> Bound<'a> {
             let (below, above) = stack.split_at_mut(held);
             match *instruction {
                 Instruction::Input(i) => match self.inputs[usize::from(i)] {
-                    (Values::F32(values), Reading::Elements) => {
+                    (InputNumbers::F32(values), InputAccess::Elements) => {
                         above[0][..lanes].copy_from_slice(&values[row * self.row + element..][..lanes]);
                     }
-                    (Values::U32(values), Reading::Elements) => {
+                    (InputNumbers::U32(values), InputAccess::Elements) => {
                         let values = &values[row * self.row + element..][..lanes];
                         above[0].iter_mut().zip(values).for_each(|(v, from)| *v = from.to_f32());
                     }
-                    (values, Reading::Rows) => above[0].fill(values.at(row)),
+                    (values, InputAccess::Rows) => above[0].fill(values.at(row)),
                     (values, _) => above[0].fill(values.at(0)),
                 },
                 Instruction::Old => above[0].iter_mut().zip(&old[..lanes]).for_each(|(v, old)| *v = old.to_f32()),
@@ -122,10 +128,10 @@ impl<'a> Bound<'a> {
                 Instruction::At(i) => {
                     let (table, reading) = self.inputs[usize::from(i)];
                     let (from, len) = match reading {
-                        Reading::TableByRow(len) => (row * len, len),
+                        InputAccess::TableByRow(len) => (row * len, len),
                         _ => (0, table.len()),
                     };
-                    // A cast takes not-a-number to 0 and what is too large to the largest.
+                    // The cast saturates, and makes NaN 0.
                     below[held - 1].iter_mut().for_each(|v| *v = table.at(from + (*v as usize).min(len - 1)));
                 }
                 Instruction::Add => two(below, |a, b| a + b),
@@ -157,26 +163,28 @@ impl<'a> Bound<'a> {
     }
 }
 
+/// Applies `f` to the top of the stack.
 #[inline(always)]
 fn one(stack: &mut [[f32; LANES]], f: impl Fn(f32) -> f32) {
     let [.., a] = stack else { unreachable!("checked when recorded") };
     a.iter_mut().for_each(|a| *a = f(*a));
 }
 
+/// Applies `f` to the two uppermost numbers of the stack; the result replaces the lower.
 #[inline(always)]
 fn two(stack: &mut [[f32; LANES]], f: impl Fn(f32, f32) -> f32) {
     let [.., a, b] = stack else { unreachable!("checked when recorded") };
     a.iter_mut().zip(b).for_each(|(a, b)| *a = f(*a, *b));
 }
 
-/// `out = formula`, where the formula may read what `out` held.
-pub(super) fn map<T: Number>(out: &mut [T], bound: &Bound) {
+/// `out = formula`. The formula may read the former content of `out`.
+pub(super) fn map<T: Number>(out: &mut [T], bound: &BoundFormula) {
     if out.is_empty() {
         return;
     }
-    // Rows of one element are taken many at once, as if they were one long row, where nothing asks which row it is.
-    let asks = |i: &Instruction| matches!(i, Instruction::Element | Instruction::At(_));
-    let single = bound.row == 1 && !bound.code.iter().any(asks);
+    // Rows of one element are computed as one long row, unless an instruction depends on the row.
+    let by_row = |i: &Instruction| matches!(i, Instruction::Element | Instruction::At(_));
+    let single = bound.row == 1 && !bound.code.iter().any(by_row);
     let width = if single { out.len() } else { bound.row };
     let rows = (TASK / width).max(1);
     out.par_chunks_mut(rows * width).enumerate().for_each(|(task, out)| {
@@ -195,8 +203,8 @@ pub(super) fn map<T: Number>(out: &mut [T], bound: &Bound) {
     });
 }
 
-/// What the formula's numbers come to along each row, n from `out`.
-pub(super) fn reduce(out: &mut [f32], reduction: Reduction, bound: &Bound) {
+/// Reduces the formula's numbers along each row; `out` has one result a row.
+pub(super) fn reduce(out: &mut [f32], reduction: Reduction, bound: &BoundFormula) {
     if out.is_empty() {
         return;
     }

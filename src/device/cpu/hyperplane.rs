@@ -1,34 +1,34 @@
-//! FAB's projection onto a hyperplane inside the box, each example with a hyperplane of its own.
+//! Projection of FAB onto a hyperplane inside the box; each example has its own hyperplane.
 
 use rayon::prelude::*;
 
-use super::vectorized;
+use super::simd::vectorized;
 use crate::tape::Norm;
 
-/// Passes over an example at most; five are usual.
+/// Maximum number of Newton steps of an example; five are usual.
 const PASSES: u32 = 100;
-/// Running sums, whose order is fixed.
+/// Number of running sums.
 const LANES: usize = 16;
 
-/// How one number of a point moves towards the hyperplane: by lambda times its speed, until it is at the box.
-struct Mover {
+/// Motion of one coordinate of a point towards the hyperplane: by lambda times its speed, until it reaches the box.
+struct CoordinateMove {
     /// 1 in linf, |w| in l2.
     speed: f64,
-    /// Until 0 or 1.
+    /// Distance to the bound of the box, 0 or 1, that the coordinate moves towards.
     room: f64,
-    /// |w|: what the function gains by each unit moved.
+    /// |w|: change of the function a unit of motion.
     gain: f64,
-    /// Of the move.
+    /// Sign of the motion; 0 if w is 0.
     sign: f32,
 }
 
-impl Mover {
-    /// `down`: the function is to become smaller.
+impl CoordinateMove {
+    /// Motion of a coordinate z with gradient w; `down`: the function shall decrease.
     #[inline(always)]
-    fn new(z: f32, w: f32, down: bool, norm: Norm) -> Mover {
+    fn new(z: f32, w: f32, down: bool, norm: Norm) -> CoordinateMove {
         let gain = f64::from(w).abs();
         let back = (w > 0.0) == down;
-        Mover {
+        CoordinateMove {
             speed: if norm == Norm::L2 { gain } else { 1.0 },
             room: if back { f64::from(z) } else { 1.0 - f64::from(z) }.max(0.0),
             gain,
@@ -40,18 +40,20 @@ impl Mover {
         }
     }
 
+    /// `true`: the coordinate has not reached the box.
     #[inline(always)]
     fn free(&self, lambda: f64) -> bool {
         lambda * self.speed < self.room
     }
 
+    /// Distance moved.
     #[inline(always)]
     fn moved(&self, lambda: f64) -> f64 {
         if self.free(lambda) { lambda * self.speed } else { self.room }
     }
 }
 
-/// `sum(f(a, b))` in a fixed order of running sums.
+/// `sum(f(a, b))`, in the fixed order of [`LANES`] running sums.
 #[inline(always)]
 fn sums(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> [f64; 2]) -> [f64; 2] {
     let mut sums = [[0f64; LANES]; 2];
@@ -65,11 +67,12 @@ fn sums(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> [f64; 2]) -> [f64; 2] {
     sums.map(|sums| sums.iter().sum())
 }
 
-/// The smallest move d of each point z inside the box after which `value + w . (z + d - anchor)` is 0.
+/// Writes the smallest move d of each point z inside the box after which `value + w . (z + d - anchor)` is 0.
 ///
-/// In both norms the answer is that every number moves at its speed for the same lambda. What that gains grows with
-/// lambda in straight pieces, each less steep than the one before, as numbers arrive at the box. So Newton's method from 0
-/// never passes the answer, and arrives at it exactly with the step from its own piece; nothing is sorted.
+/// In both norms each coordinate of the solution moves at its own speed for the same lambda. The change of the function is a
+/// piecewise linear, concave function of lambda: its slope falls each time a coordinate reaches the box. So Newton's method
+/// from lambda = 0 never passes the solution, and reaches it with the step from the solution's own piece. No sorting is
+/// needed.
 pub(super) fn project_hyperplane(d: &mut [f32], z: &[f32], anchor: &[f32], w: &[f32], value: &[f32], norm: Norm) {
     let row = z.len() / value.len();
     let rows = d.par_chunks_mut(row).zip(z.par_chunks(row)).zip(anchor.par_chunks(row)).zip(w.par_chunks(row));
@@ -77,7 +80,7 @@ pub(super) fn project_hyperplane(d: &mut [f32], z: &[f32], anchor: &[f32], w: &[
         vectorized(
             #[inline(always)]
             || {
-                // w . z - w . anchor would lose the digits that the two have in common.
+                // w . z - w . anchor would cancel the leading digits that both have in common.
                 let mut here = f64::from(value);
                 here += z
                     .iter()
@@ -89,11 +92,11 @@ pub(super) fn project_hyperplane(d: &mut [f32], z: &[f32], anchor: &[f32], w: &[
                 let mut lambda = 0.0;
                 for _ in 0..PASSES {
                     let [gained, slope] = sums(z, w, |z, w| {
-                        let number = Mover::new(z, w, down, norm);
-                        let steep = if number.free(lambda) { number.gain * number.speed } else { 0.0 };
-                        [number.gain * number.moved(lambda), steep]
+                        let coordinate = CoordinateMove::new(z, w, down, norm);
+                        let steep = if coordinate.free(lambda) { coordinate.gain * coordinate.speed } else { 0.0 };
+                        [coordinate.gain * coordinate.moved(lambda), steep]
                     });
-                    // Infinite where all numbers are at the box.
+                    // Infinite if all coordinates have reached the box.
                     let next = lambda + (wanted - gained) / slope;
                     if !(gained < wanted && next > lambda) {
                         break;
@@ -104,8 +107,8 @@ pub(super) fn project_hyperplane(d: &mut [f32], z: &[f32], anchor: &[f32], w: &[
                     }
                 }
                 for ((d, &z), &w) in d.iter_mut().zip(z).zip(w) {
-                    let number = Mover::new(z, w, down, norm);
-                    *d = number.sign * number.moved(lambda) as f32;
+                    let coordinate = CoordinateMove::new(z, w, down, norm);
+                    *d = coordinate.sign * coordinate.moved(lambda) as f32;
                 }
             },
         );

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::vectorized;
+use super::simd::vectorized;
 use crate::rng::{Purpose, philox};
 
-/// y and deviation of as many rows of `row` elements as deviation has.
+/// Writes y and deviation of rows of `row` elements; deviation has one element a row.
 pub(super) fn standardize(y: &mut [f32], deviation: &mut [f32], x: &[f32], row: usize) {
     let least = 1.0 / (row as f32).sqrt();
     let images = y.par_chunks_mut(row).zip(x.par_chunks(row)).zip(deviation);
@@ -18,7 +18,7 @@ pub(super) fn standardize(y: &mut [f32], deviation: &mut [f32], x: &[f32], row: 
     });
 }
 
-/// dx of as many rows of `row` elements as deviation has.
+/// Writes dx of rows of `row` elements; deviation has one element a row.
 pub(super) fn standardize_backward(dx: &mut [f32], dy: &[f32], y: &[f32], deviation: &[f32], row: usize) {
     let least = 1.0 / (row as f32).sqrt();
     let images = dx.par_chunks_mut(row).zip(dy.par_chunks(row)).zip(y.par_chunks(row)).zip(deviation);
@@ -31,7 +31,7 @@ pub(super) fn standardize_backward(dx: &mut [f32], dy: &[f32], y: &[f32], deviat
     });
 }
 
-/// out `[n, c]` from x `[n, pixels, c]`.
+/// Writes out `[n, c]`, the mean over the pixels of x `[n, pixels, c]`.
 pub(super) fn global_mean(out: &mut [f32], x: &[f32], pixels: usize, c: usize) {
     out.par_chunks_mut(c).zip(x.par_chunks(pixels * c)).for_each(|(out, x)| {
         vectorized(
@@ -45,14 +45,14 @@ pub(super) fn global_mean(out: &mut [f32], x: &[f32], pixels: usize, c: usize) {
     });
 }
 
-/// dx `[n, pixels, c]` from dy `[n, c]`.
+/// Writes dx `[n, pixels, c]`, computed from dy `[n, c]`.
 pub(super) fn global_mean_backward(dx: &mut [f32], dy: &[f32], pixels: usize, c: usize) {
     dx.par_chunks_mut(pixels * c).zip(dy.par_chunks(c)).for_each(|(dx, dy)| {
         dx.chunks_exact_mut(c).for_each(|dx| dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy / pixels as f32));
     });
 }
 
-/// Three choices for each of the examples `index`.
+/// Writes the three choices of each example of `index`: row, column and mirroring of its crop.
 pub(super) fn draw_augmentation(choice: &mut [u32], index: &[u32], seed: u64, step: u32, reach: u32) {
     for (choice, &example) in choice.chunks_exact_mut(3).zip(index) {
         let [top, left, mirror, _] = philox(seed, Purpose::Augment, step, example, 0);
@@ -61,7 +61,7 @@ pub(super) fn draw_augmentation(choice: &mut [u32], index: &[u32], seed: u64, st
     }
 }
 
-/// out: `n` images `[h, w, c]`.
+/// Writes `n` images `[h, w, c]`, cropped and mirrored by their choices.
 pub(super) fn gather_augmented(
     out: &mut [u8],
     src: &[u8],
@@ -70,7 +70,7 @@ pub(super) fn gather_augmented(
     [n, h, w, c]: [usize; 4],
     reach: usize,
 ) {
-    // Pixel `at` of the image with its surroundings, which mirror it without repeating its edge.
+    // Index in the image of pixel `at` of the reflected image. The reflection does not repeat the edge.
     let reflected = |at: usize, size: usize| {
         let inside = at.abs_diff(reach);
         if inside < size { inside } else { 2 * (size - 1) - inside }

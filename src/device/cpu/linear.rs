@@ -1,18 +1,18 @@
-//! Linear layers: matrix products cut into fixed blocks of output features. Bias and ReLU, and ReLU's gradient, are
-//! applied to a block while it is in the core's cache.
+//! Linear layers: matrix products over fixed blocks of output features. Bias, ReLU and the gradient of ReLU are applied to a
+//! block while it is in the core's cache.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par, unzip, zip};
 use rayon::prelude::*;
 
-use super::conv::{scratch, transpose};
 use super::elementwise::{relu_gradient, relu_of};
-use super::vectorized;
+use super::scratch::{scratch, transpose};
+use super::simd::vectorized;
 
-/// Columns of a product that one task computes.
+/// Columns of a product, or features of a layer, of one task.
 const COLUMNS: usize = 128;
 
-/// `out = a b`, in blocks of columns; with y, 0 where y is not positive.
+/// `out = a b` in blocks of columns; if y is given, 0 where y is not positive.
 fn product(mut out: MatMut<'_, f32>, a: MatRef<'_, f32>, b: MatRef<'_, f32>, y: Option<MatRef<'_, f32>>) {
     let blocks = out.ncols().div_ceil(COLUMNS);
     if blocks > 1 {
@@ -28,12 +28,12 @@ fn product(mut out: MatMut<'_, f32>, a: MatRef<'_, f32>, b: MatRef<'_, f32>, y: 
     }
 }
 
-/// y `[n, out]` = x `[n, in]` w^T, w `[out, in]`.
+/// Writes y `[n, out]` = x `[n, in]` w^T, with w `[out, in]`.
 pub(super) fn linear(y: &mut [f32], x: &[f32], w: &[f32], n: usize, w_dims: &[usize]) {
     layer(y, x, w, n, w_dims, |_, _| {});
 }
 
-/// y `[n, out]` = x `[n, in]` w^T + bias `[out]`, then ReLU if `relu`.
+/// Writes y `[n, out]` = x `[n, in]` w^T + bias `[out]`, followed by ReLU if `relu`.
 pub(super) fn linear_bias(y: &mut [f32], x: &[f32], w: &[f32], bias: &[f32], n: usize, w_dims: &[usize], relu: bool) {
     layer(y, x, w, n, w_dims, |first, columns| {
         vectorized(
@@ -51,25 +51,26 @@ pub(super) fn linear_bias(y: &mut [f32], x: &[f32], w: &[f32], bias: &[f32], n: 
     });
 }
 
-/// y = x w^T. `finish(first, columns)` sees each block of columns `[.., n]`, of which the first is number `first`.
-fn layer(y: &mut [f32], x: &[f32], w: &[f32], n: usize, w_dims: &[usize], finish: impl Fn(usize, &mut [f32]) + Sync) {
+/// Writes y = x w^T. `epilogue(first, columns)` is applied to each block of columns `[.., n]` of y; `first` is the number of
+/// its first column.
+fn layer(y: &mut [f32], x: &[f32], w: &[f32], n: usize, w_dims: &[usize], epilogue: impl Fn(usize, &mut [f32]) + Sync) {
     let &[out, inner] = w_dims else { unreachable!("w is [out, in]") };
     let x = MatRef::from_row_major_slice(&x[..n * inner], n, inner);
-    // As w x^T: so the library multiplies w as it lies in memory, with no rearranged copy of it.
+    // The product is computed as w x^T: so the library reads w in its order in memory, without a transposed copy.
     scratch(out * n, |columns| {
         let blocks = columns.par_chunks_mut(COLUMNS * n.max(1)).zip(w.par_chunks(COLUMNS * inner));
         blocks.enumerate().for_each(|(block, (columns, w))| {
-            let rows = w.len() / inner;
-            let w = MatRef::from_row_major_slice(w, rows, inner);
-            let product = MatMut::from_row_major_slice_mut(columns, rows, n);
+            let features = w.len() / inner;
+            let w = MatRef::from_row_major_slice(w, features, inner);
+            let product = MatMut::from_row_major_slice_mut(columns, features, n);
             matmul(product, Accum::Replace, w, x.transpose(), 1.0, Par::Seq);
-            finish(block * COLUMNS, columns);
+            epilogue(block * COLUMNS, columns);
         });
         transpose(&mut y[..n * out], columns, n, out);
     });
 }
 
-/// dx `[n, in]` = dy `[n, out]` w; with y `[n, in]`, 0 where y is not positive.
+/// Writes dx `[n, in]` = dy `[n, out]` w; if y `[n, in]` is given, 0 where y is not positive.
 pub(super) fn linear_backward_input(
     dx: &mut [f32],
     dy: &[f32],
@@ -85,7 +86,7 @@ pub(super) fn linear_backward_input(
     product(dx, dy, MatRef::from_row_major_slice(w, out, inner), y);
 }
 
-/// dw `[out, in]` = dy^T x over n rows.
+/// Writes dw `[out, in]` = dy^T x, over n active rows.
 pub(super) fn linear_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], n: usize, w_dims: &[usize]) {
     let &[out, inner] = w_dims else { unreachable!("w is [out, in]") };
     let dy = MatRef::from_row_major_slice(&dy[..n * out], n, out);

@@ -1,43 +1,45 @@
-//! Sums of products in vector registers: what every convolution of this device is made of.
+//! Micro-kernels: sums of products in vector registers, from which every convolution of this device is made.
 //!
-//! The channels of a result lie in vectors, so that one number meets a whole vector of weights. A tile of rows times
-//! vectors is summed in registers, over a few hundred terms at a time: so few that rounding errors stay small and that
-//! the weights stay in the nearest caches.
+//! The channels of a result lie in vectors, so one number of x is multiplied by a whole vector of weights. A register tile,
+//! of rows times vectors, is summed over at most [`TERMS`] terms at a time. That keeps rounding errors small and the weights
+//! in the L1 and L2 caches.
 
 use std::array::from_fn;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-/// Most terms that are summed in registers before they are added to the result.
+/// Maximum number of terms that are summed in registers before the sum is added to the result.
 const TERMS: usize = 128;
-/// Most pixels over which a weight's gradient is summed in registers before it is added to the result.
+/// Maximum number of pixels over which a weight gradient is summed in registers before it is added to the result.
 const PIXELS: usize = 96;
-/// Most vectors that are summed side by side.
+/// Maximum number of vectors of a register tile.
 const VECTORS: usize = 4;
-/// Most rows of a tile.
+/// Maximum number of rows of a register tile.
 pub(super) const ROWS: usize = 12;
 
-/// How the channels of a result are cut into blocks of vectors. What is packed for it has, block by block, a row of
-/// channels for each of its terms, with zeros after the last channel.
-pub(super) struct Channels {
-    pub blocks: Vec<Block>,
-    /// Channels that the blocks have room for.
+/// Channels of a result, divided into blocks of whole vectors.
+///
+/// An operand packed for these blocks holds, block by block, one row of channels a term. A row ends in zeros if the block has
+/// fewer channels than its width.
+pub(super) struct ChannelBlocks {
+    pub blocks: Vec<ChannelBlock>,
+    /// Sum of the blocks' widths.
     pub padded: usize,
 }
 
-/// Channels that are summed side by side.
+/// Channels that one register tile holds.
 #[derive(Clone)]
-pub(super) struct Block {
-    /// Those that there are.
+pub(super) struct ChannelBlock {
+    /// The channels.
     pub channels: Range<usize>,
-    /// Those that there is room for.
+    /// Elements of the block's vectors: the number of channels, rounded up.
     pub width: usize,
     vectors: usize,
 }
 
-impl Channels {
-    pub(super) fn new(count: usize) -> Channels {
+impl ChannelBlocks {
+    pub(super) fn new(count: usize) -> ChannelBlocks {
         struct Registers;
         impl WithSimd for Registers {
             type Output = [usize; 2];
@@ -51,18 +53,18 @@ impl Channels {
             let left = (count - first).div_ceil(lanes).min(most);
             let vectors = if left == 3 { 2 } else { left };
             let width = vectors * lanes;
-            blocks.push(Block { channels: first..count.min(first + width), width, vectors });
+            blocks.push(ChannelBlock { channels: first..count.min(first + width), width, vectors });
             first += width;
         }
-        Channels { blocks, padded: first }
+        ChannelBlocks { blocks, padded: first }
     }
 
-    /// Each block's part of what is packed for it, with `terms` rows of channels.
+    /// Each block with its part of a packed operand of `terms` rows of channels.
     pub(super) fn parts_mut<'a>(
         &'a self,
         packed: &'a mut [f32],
         terms: usize,
-    ) -> impl Iterator<Item = (&'a Block, &'a mut [f32])> {
+    ) -> impl Iterator<Item = (&'a ChannelBlock, &'a mut [f32])> {
         let mut rest = packed;
         self.blocks.iter().map(move |block| {
             let (part, tail) = std::mem::take(&mut rest).split_at_mut(terms * block.width);
@@ -71,7 +73,7 @@ impl Channels {
         })
     }
 
-    /// Packs `rows`, which have `count` channels each.
+    /// Packs rows of `count` channels.
     pub(super) fn pack_rows(&self, packed: &mut [f32], rows: &[f32], count: usize) {
         for (block, part) in self.parts_mut(packed, rows.len() / count) {
             for (to, row) in part.chunks_exact_mut(block.width).zip(rows.chunks_exact(count)) {
@@ -82,50 +84,51 @@ impl Channels {
         }
     }
 
-    fn part<'a>(&self, packed: &'a [f32], terms: usize, block: &Block) -> &'a [f32] {
+    /// A block's part of a packed operand of `terms` rows of channels.
+    fn part<'a>(&self, packed: &'a [f32], terms: usize, block: &ChannelBlock) -> &'a [f32] {
         &packed[terms * block.channels.start..][..terms * block.width]
     }
 }
 
-/// A sum whose tile has its size known to the compiler.
-trait Tile {
+/// A sum over a register tile of `P` rows by `V` vectors, sizes that the compiler knows.
+trait RegisterTile {
     fn run<S: Simd, const P: usize, const V: usize>(self, simd: S);
 }
 
-/// Runs `tile` with as many rows of `vectors` as the registers hold beside the weights and one number.
+/// Runs `tile` with as many rows of `vectors` vectors as the registers hold beside the weights and one broadcast number.
 #[inline(always)]
-fn tiled<S: Simd>(simd: S, vectors: usize, tile: impl Tile) {
+fn tiled<S: Simd>(simd: S, vectors: usize, tile: impl RegisterTile) {
     match (vectors, S::REGISTER_COUNT >= 32) {
         (1, _) => tile.run::<S, ROWS, 1>(simd),
         (2, true) => tile.run::<S, ROWS, 2>(simd),
         (2, false) => tile.run::<S, { ROWS / 2 }, 2>(simd),
         (_, true) => tile.run::<S, { ROWS / 2 }, 4>(simd),
-        (_, false) => unreachable!("so many vectors are never side by side in few registers"),
+        (_, false) => unreachable!("a tile has at most two vectors where there are few registers"),
     }
 }
 
-/// Where a pixel begins in x and in the result.
+/// Index of a pixel's first element in x and in the result.
 #[derive(Clone, Copy)]
 pub(super) struct Pixel {
     pub x: usize,
     pub out: usize,
 }
 
-/// Consecutive terms of a pixel: the place of the first one after that of the pixel, and their number.
+/// A run of consecutive terms of a pixel: the index of the first, counted from the pixel's, and their number.
 #[derive(Clone, Copy)]
-pub(super) struct Run {
+pub(super) struct TermRun {
     pub x: usize,
     pub len: usize,
 }
 
-/// `rows` runs of `len` terms, `pitch` apart, cut where they are too long to be summed at once.
-pub(super) fn runs(rows: usize, len: usize, pitch: usize) -> Vec<Run> {
+/// `rows` runs of `len` terms, `pitch` elements apart. A run of more than [`TERMS`] terms is divided.
+pub(super) fn term_runs(rows: usize, len: usize, pitch: usize) -> Vec<TermRun> {
     let longest = len.div_ceil(len.div_ceil(TERMS).max(1)).max(1);
-    let cut = |at: usize| (0..len).step_by(longest).map(move |i| Run { x: at + i, len: longest.min(len - i) });
+    let cut = |at: usize| (0..len).step_by(longest).map(move |i| TermRun { x: at + i, len: longest.min(len - i) });
     (0..rows).flat_map(|row| cut(row * pitch)).collect()
 }
 
-/// How many of the first lengths are summed at once, and what they add up to: at most `most`, if the first is not more.
+/// Number of leading `lengths` whose sum is at most `most`, but at least one; and that sum.
 fn together(lengths: impl Iterator<Item = usize>, most: usize) -> (usize, usize) {
     let (mut count, mut terms) = (0, 0);
     for len in lengths {
@@ -141,12 +144,12 @@ fn together(lengths: impl Iterator<Item = usize>, most: usize) -> (usize, usize)
 pub(super) struct SumTerms<'a> {
     pub out: &'a mut [f32],
     pub x: &'a [f32],
-    /// Packed for `channels`.
+    /// Packed weights.
     pub w: &'a [f32],
-    pub channels: &'a Channels,
+    pub channels: &'a ChannelBlocks,
     pub pixels: &'a [Pixel],
-    pub runs: &'a [Run],
-    /// Whether the sum is added to what is there.
+    pub runs: &'a [TermRun],
+    /// `true`: adds the sum to `out`; `false`: replaces it.
     pub add: bool,
 }
 
@@ -172,18 +175,18 @@ impl WithSimd for SumTerms<'_> {
     }
 }
 
-/// [`SumTerms`] of one block and of few terms.
+/// [`SumTerms`] of one channel block over at most [`TERMS`] terms.
 struct PixelTile<'a> {
     out: &'a mut [f32],
     x: &'a [f32],
     w: &'a [f32],
     channels: Range<usize>,
     pixels: &'a [Pixel],
-    runs: &'a [Run],
+    runs: &'a [TermRun],
     add: bool,
 }
 
-impl Tile for PixelTile<'_> {
+impl RegisterTile for PixelTile<'_> {
     #[inline(always)]
     fn run<S: Simd, const P: usize, const V: usize>(self, simd: S) {
         let w = S::as_simd_f32s(self.w).0.as_chunks::<V>().0;
@@ -214,7 +217,7 @@ impl Tile for PixelTile<'_> {
     }
 }
 
-/// Writes a row's sums, or adds them to it.
+/// Writes a row of sums, or adds it to `out`.
 #[inline(always)]
 fn store<S: Simd, const V: usize>(simd: S, out: &mut [f32], acc: [S::f32s; V], add: bool) {
     let (vectors, tail) = S::as_mut_simd_f32s(out);
@@ -228,27 +231,27 @@ fn store<S: Simd, const V: usize>(simd: S, out: &mut [f32], acc: [S::f32s; V], a
     }
 }
 
-/// Consecutive pixels of the result: where their first one begins in x, and their number.
+/// A row of pixels of the result: index of its first element in x, and number of pixels.
 #[derive(Clone, Copy)]
 pub(super) struct PixelRow {
     pub x: usize,
     pub len: usize,
 }
 
-/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all rows: [`SumTerms`]' gradient
-/// by its weights, packed as they are.
+/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all rows: the gradient of [`SumTerms`]
+/// with respect to its weights, in their packed layout.
 pub(super) struct SumPixels<'a> {
     pub out: &'a mut [f32],
-    /// With [`ROWS`] elements to spare.
+    /// The padded images, followed by [`ROWS`] more elements.
     pub x: &'a [f32],
-    /// Packed for `channels`, pixel by pixel.
+    /// Packed gradient, a row of channels a pixel.
     pub dy: &'a [f32],
-    pub channels: &'a Channels,
+    pub channels: &'a ChannelBlocks,
     pub rows: &'a [PixelRow],
-    /// From one pixel of a row to the next in x.
+    /// Elements of x from one pixel of a row to the next.
     pub step: usize,
-    pub runs: &'a [Run],
-    /// Whether the sum is added to what is there.
+    pub runs: &'a [TermRun],
+    /// `true`: adds the sum to `out`; `false`: replaces it.
     pub add: bool,
 }
 
@@ -274,18 +277,18 @@ impl WithSimd for SumPixels<'_> {
     }
 }
 
-/// [`SumPixels`] of one block and of few pixels.
+/// [`SumPixels`] of one channel block over at most [`PIXELS`] pixels.
 struct TermTile<'a> {
     out: &'a mut [f32],
     x: &'a [f32],
     dy: &'a [f32],
     rows: &'a [PixelRow],
     step: usize,
-    runs: &'a [Run],
+    runs: &'a [TermRun],
     add: bool,
 }
 
-impl Tile for TermTile<'_> {
+impl RegisterTile for TermTile<'_> {
     #[inline(always)]
     fn run<S: Simd, const P: usize, const V: usize>(self, simd: S) {
         let dy = S::as_simd_f32s(self.dy).0.as_chunks::<V>().0;
@@ -300,7 +303,7 @@ impl Tile for TermTile<'_> {
                     let (now, later) = dy.split_at(row.len);
                     let mut x = &self.x[row.x + run.x + tile * P..];
                     for dy in now {
-                        let (values, _) = x.split_first_chunk::<P>().expect("elements to spare");
+                        let (values, _) = x.split_first_chunk::<P>().expect("x has ROWS more elements");
                         for p in 0..P {
                             let x = simd.splat_f32s(values[p]);
                             for v in 0..V {

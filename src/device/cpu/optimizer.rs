@@ -1,27 +1,29 @@
-//! Gradients become weights, all parameters at once. Formulas as PyTorch's `optim.Adam` and `optim.SGD` compute them.
+//! Optimizers, over all parameters at once, by the formulas of PyTorch's `optim.Adam` and `optim.SGD`.
 
 use rayon::prelude::*;
 
-use super::vectorized;
+use super::simd::vectorized;
 use crate::tape::OptimizerRule;
 
+/// Elements of one task.
 const BLOCK: usize = 1 << 14;
-/// Adam's decay rates. In single precision 1 - 0.999 would be off by 5e-5, so constants are taken in double.
+/// Decay rates of Adam. 1 - 0.999 is off by 5e-5 in single precision, so constants are computed in double.
 const BETAS: [f64; 2] = [0.9, 0.999];
+/// Added to the denominator of Adam's step.
 const EPS: f32 = 1e-8;
 
-/// The gradients of the elements from `start` on: `(1 - c) dmargin + c dclean`. Where there is no clean part, c is 0
-/// and the margin part stands in for it.
+/// Gradients of the parameters from `start` on: `(1 - c) dmargin + c dclean`; without dclean, dmargin. `parts` is dmargin,
+/// and dclean if there is one.
 #[inline(always)] // so that it is compiled for the caller's vector instructions
 fn gradients<'a>(parts: &[&'a [f32]], start: usize, rule: &OptimizerRule) -> impl Iterator<Item = f32> + use<'a> {
-    let (clean, share) = parts.get(1).map_or((parts[0], 0.0), |clean| (*clean, rule.clean_coeff));
+    let (clean, c) = parts.get(1).map_or((parts[0], 0.0), |clean| (*clean, rule.clean_coeff));
     parts[0][start..].iter().zip(&clean[start..]).map(
         #[inline(always)]
-        move |(m, c)| (1.0 - share) * m + share * c,
+        move |(dmargin, dclean)| (1.0 - c) * dmargin + c * dclean,
     )
 }
 
-/// One step of Adam; `step` counts from 0.
+/// One step of Adam, in place. `step` counts from 0.
 pub(super) fn adam(p: &mut [f32], m: &mut [f32], v: &mut [f32], parts: &[&[f32]], step: u32, rule: &OptimizerRule) {
     let t = f64::from(step) + 1.0;
     let rate = (f64::from(rule.rate(step)) / (1.0 - BETAS[0].powf(t))) as f32;
@@ -45,7 +47,7 @@ pub(super) fn adam(p: &mut [f32], m: &mut [f32], v: &mut [f32], parts: &[&[f32]]
     });
 }
 
-/// One step of SGD with momentum.
+/// One step of SGD with momentum, in place.
 pub(super) fn sgd(p: &mut [f32], momentum: &mut [f32], parts: &[&[f32]], step: u32, rule: &OptimizerRule) {
     let rate = rule.rate(step);
     let blocks = p.par_chunks_mut(BLOCK).zip(momentum.par_chunks_mut(BLOCK)).enumerate();
@@ -61,4 +63,9 @@ pub(super) fn sgd(p: &mut [f32], momentum: &mut [f32], parts: &[&[f32]], step: u
             },
         );
     });
+}
+
+/// Adds one to a counter.
+pub(super) fn increment(counter: &mut u32) {
+    *counter += 1;
 }

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-/// For each output of a 2x2 max-pool of `conv` `[h, w, k]`, calls `f(output, channel, maximum, first place of it)`.
+/// Calls `f(output, channel, maximum, place)` for each output of a 2x2 max-pool of an image `[h, w, k]`. `place` is the first
+/// of the window's four elements (row-major) that holds the maximum.
 #[inline(always)] // so that it is compiled for the caller's vector instructions
 pub(super) fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, usize, f32, u8)) {
     for (oy, rows) in conv.chunks_exact(2 * w * k).enumerate() {
@@ -23,7 +24,7 @@ pub(super) fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, us
     }
 }
 
-/// out, choice `[n, h/2, w/2, c]` from x of dims `[n, h, w, c]`.
+/// Writes out and choice `[n, h/2, w/2, c]`, computed from x of shape `dims`, `[n, h, w, c]`.
 pub(super) fn max_pool2d(out: &mut [f32], choice: &mut [u8], x: &[f32], n: usize, dims: &[usize]) {
     let &[_, h, w, c] = dims else { unreachable!("shapes were checked when recorded") };
     let pooled = h * w * c / 4;
@@ -33,7 +34,7 @@ pub(super) fn max_pool2d(out: &mut [f32], choice: &mut [u8], x: &[f32], n: usize
     });
 }
 
-/// dx of dims `[n, h, w, c]` from dy and choice `[n, h/2, w/2, c]`.
+/// Writes dx of shape `dims`, `[n, h, w, c]`, computed from dy and choice `[n, h/2, w/2, c]`.
 pub(super) fn max_pool2d_backward(dx: &mut [f32], dy: &[f32], choice: &[u8], n: usize, dims: &[usize]) {
     let &[_, h, w, c] = dims else { unreachable!("shapes were checked when recorded") };
     let pooled = h * w * c / 4;

@@ -1,4 +1,4 @@
-//! Rows by index, and the selection of rows.
+//! Gathers, scatters and selects rows.
 
 /// `out[i] = src[index[i]]` for `n` rows of `row` bytes.
 pub(super) fn gather_rows(out: &mut [u8], src: &[u8], index: &[u32], n: usize, row: usize) {
@@ -14,7 +14,7 @@ pub(super) fn scatter_rows(dst: &mut [u8], src: &[u8], index: &[u32], n: usize, 
     }
 }
 
-/// Writes the places of negative values to the front of `selected`; returns how many.
+/// Writes the indices of negative values, ascending, to the front of `selected`. Returns their number.
 pub(super) fn select_negative(selected: &mut [u32], values: &[f32]) -> u32 {
     let mut count = 0;
     for (i, _) in values.iter().enumerate().filter(|(_, v)| **v < 0.0) {

@@ -1,0 +1,291 @@
+//! From an op to the function that computes it: one exhaustive `match` over [`Op`]. The function stands in the file of the
+//! op's family.
+
+use super::arena::Arena;
+use super::{
+    attack, batch_norm, conv, conv_fused, conv_pool, elementwise, formula, hyperplane, image, linear, loss, optimizer,
+    pool, rows,
+};
+use crate::tape::{ConvWindow, DType, Node, Op, Place, Program, Value};
+
+fn f32s(bytes: &[u8]) -> &[f32] {
+    bytemuck::cast_slice(bytes)
+}
+
+fn f32s_mut(bytes: &mut [u8]) -> &mut [f32] {
+    bytemuck::cast_slice_mut(bytes)
+}
+
+fn u32s(bytes: &[u8]) -> &[u32] {
+    bytemuck::cast_slice(bytes)
+}
+
+fn u32s_mut(bytes: &mut [u8]) -> &mut [u32] {
+    bytemuck::cast_slice_mut(bytes)
+}
+
+/// The active rows, `n`, of a value of shape `dims`.
+fn active_rows<'a>(bytes: &'a mut [u8], dims: &[usize], n: usize) -> &'a mut [f32] {
+    &mut f32s_mut(bytes)[..n * dims[1..].iter().product::<usize>()]
+}
+
+/// Weight, bias, mean and variance of batch norm, in this order.
+fn norm<'a>(operands: &[&'a [u8]]) -> batch_norm::BatchNormOperands<'a> {
+    let [weight, bias, mean, variance] = [0, 1, 2, 3].map(|i| f32s(operands[i]));
+    batch_norm::BatchNormOperands { weight, bias, mean, variance }
+}
+
+/// Inputs of an elementwise program with their dimensions.
+fn formula_inputs<'a>(
+    program: &'a Program,
+    node: &Node,
+    x: &[&'a [u8]],
+) -> Vec<(formula::InputNumbers<'a>, &'a [usize])> {
+    let one = |(value, bytes): (&Value, &&'a [u8])| {
+        let info = &program.values[value.0];
+        let values = match info.dtype {
+            DType::U32 => formula::InputNumbers::U32(u32s(bytes)),
+            _ => formula::InputNumbers::F32(f32s(bytes)),
+        };
+        (values, &info.dims[..])
+    };
+    node.inputs.iter().zip(x).map(one).collect()
+}
+
+/// Computes one op on the memory of `arena`.
+pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
+    let place = |v: &Value| program.places[v.0].expect("every operand has a place");
+    let mut reads: Vec<Place> = node.inputs.iter().map(place).collect();
+    reads.extend(node.rows.iter().map(place));
+    let writes: Vec<Place> = node.outputs.iter().map(place).collect();
+    let (mut x, mut y) = arena.views(&reads, &writes);
+    let in_dims = |i: usize| &program.values[node.inputs[i].0].dims[..];
+    let out_dims = &program.values[node.outputs[0].0].dims[..];
+    let active = node.rows.map(|_| u32s(x.pop().expect("rows were read last"))[0] as usize);
+    // The capacity is the first dimension of the first operand, or of the result if the op reads nothing.
+    let capacity = node.inputs.first().map_or(out_dims, |_| in_dims(0)).first().copied().unwrap_or(1);
+    let n = active.unwrap_or(capacity);
+
+    let [y0, others @ ..] = &mut y[..] else { unreachable!("every op writes something") };
+    match &node.op {
+        Op::GatherRows => {
+            let n = active.unwrap_or(out_dims[0]);
+            rows::gather_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]);
+        }
+        Op::ScatterRows => rows::scatter_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]),
+        Op::DrawAugmentation { seed, reach } => {
+            let n = active.unwrap_or(out_dims[0]);
+            image::draw_augmentation(&mut u32s_mut(y0)[..3 * n], u32s(x[1]), *seed, u32s(x[0])[0], *reach);
+        }
+        Op::GatherAugmented { reach } => {
+            let sizes = [active.unwrap_or(out_dims[0]), out_dims[1], out_dims[2], out_dims[3]];
+            image::gather_augmented(y0, x[0], u32s(x[1]), u32s(x[2]), sizes, *reach as usize);
+        }
+        Op::BytesToUnit => elementwise::bytes_to_unit(active_rows(y0, out_dims, n), x[0]),
+        Op::Copy => elementwise::copy(active_rows(y0, out_dims, n), f32s(x[0])),
+        Op::Fill { value } => elementwise::fill(active_rows(y0, out_dims, n), *value),
+        Op::Add => elementwise::add(active_rows(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
+        Op::Scale { factor } => elementwise::scale(active_rows(y0, out_dims, n), f32s(x[0]), *factor),
+        Op::ClampMin { least } => elementwise::clamp_min(active_rows(y0, out_dims, n), f32s(x[0]), *least),
+
+        Op::Map(formula) => {
+            let (capacity, row) = (out_dims[0], out_dims[1..].iter().product());
+            let bound = formula::BoundFormula::new(formula, formula_inputs(program, node, &x), capacity, row);
+            let len = active.unwrap_or(capacity) * row;
+            match program.values[node.outputs[0].0].dtype {
+                DType::U32 => formula::map(&mut u32s_mut(y0)[..len], &bound),
+                _ => formula::map(&mut f32s_mut(y0)[..len], &bound),
+            }
+        }
+        Op::Reduce(reduction, formula) => {
+            let (capacity, inputs) = (out_dims[0], formula_inputs(program, node, &x));
+            let rowed = inputs.iter().enumerate().filter(|(i, _)| !formula.is_table(*i));
+            let longest = rowed.map(|(_, (_, dims))| dims.iter().product::<usize>()).max();
+            let row = longest.expect("a formula has an input with rows") / capacity;
+            let bound = formula::BoundFormula::new(formula, inputs, capacity, row);
+            formula::reduce(&mut f32s_mut(y0)[..active.unwrap_or(capacity)], *reduction, &bound);
+        }
+
+        Op::Conv2d(window) => {
+            let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), *window);
+            conv::conv2d(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, &shape);
+        }
+        Op::Conv2dBackwardInput(window) => {
+            let shape = conv::ConvSizes::new(out_dims, in_dims(1), *window);
+            conv::conv2d_backward_input(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, &shape);
+        }
+        Op::Conv2dBackwardWeight(window) => {
+            let shape = conv::ConvSizes::new(in_dims(1), out_dims, *window);
+            conv::conv2d_backward_weight(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, &shape);
+        }
+        Op::AddBias => elementwise::add_bias(active_rows(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
+        Op::AddBiasBackwardBias => {
+            let row = in_dims(0)[1..].iter().product::<usize>();
+            elementwise::add_bias_backward_bias(f32s_mut(y0), &f32s(x[0])[..n * row]);
+        }
+        Op::Relu => elementwise::relu(active_rows(y0, out_dims, n), f32s(x[0])),
+        Op::ReluBackward => elementwise::relu_backward(active_rows(y0, out_dims, n), f32s(x[0]), f32s(x[1])),
+        Op::MaxPool2d => pool::max_pool2d(f32s_mut(y0), others[0], f32s(x[0]), n, in_dims(0)),
+        Op::MaxPool2dBackward => pool::max_pool2d_backward(f32s_mut(y0), f32s(x[0]), x[1], n, out_dims),
+        Op::ConvPool(window) => {
+            let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), *window);
+            conv_pool::conv_pool(f32s_mut(y0), others[0], f32s(x[0]), f32s(x[1]), f32s(x[2]), n, &shape);
+        }
+        Op::ConvPoolBackwardInput(window) => {
+            let shape = conv::ConvSizes::new(out_dims, in_dims(2), *window);
+            conv_pool::conv_pool_backward_input(f32s_mut(y0), f32s(x[0]), x[1], f32s(x[2]), n, &shape);
+        }
+        Op::ConvPoolBackwardWeight(window) => {
+            let shape = conv::ConvSizes::new(in_dims(2), out_dims, *window);
+            conv_pool::conv_pool_backward_weight(f32s_mut(y0), f32s(x[0]), x[1], f32s(x[2]), n, &shape);
+        }
+        Op::ConvPoolBackwardBias => {
+            let row = in_dims(0)[1..].iter().product::<usize>();
+            conv_pool::conv_pool_backward_bias(f32s_mut(y0), &f32s(x[0])[..n * row], x[1]);
+        }
+        Op::Linear => linear::linear(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, in_dims(1)),
+        Op::LinearBias { relu } => {
+            linear::linear_bias(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), n, in_dims(1), *relu);
+        }
+        Op::LinearBackwardInput => {
+            let kept = x.get(2).map(|y| f32s(y));
+            linear::linear_backward_input(f32s_mut(y0), f32s(x[0]), f32s(x[1]), kept, n, in_dims(1));
+        }
+        Op::LinearBackwardWeight => {
+            linear::linear_backward_weight(f32s_mut(y0), f32s(x[0]), f32s(x[1]), n, out_dims);
+        }
+
+        Op::Standardize => {
+            let deviation = &mut f32s_mut(others[0])[..n];
+            image::standardize(active_rows(y0, out_dims, n), deviation, f32s(x[0]), out_dims[1..].iter().product());
+        }
+        Op::StandardizeBackward => {
+            let (dx, deviation) = (active_rows(y0, out_dims, n), &f32s(x[2])[..n]);
+            image::standardize_backward(dx, f32s(x[0]), f32s(x[1]), deviation, out_dims[1..].iter().product());
+        }
+        Op::BatchNorm { relu } => {
+            batch_norm::batch_norm(active_rows(y0, out_dims, n), f32s(x[0]), norm(&x[1..]), *relu);
+        }
+        Op::BatchNormBackwardInput { relu } => {
+            let y = relu.then(|| f32s(x[3]));
+            let dx = active_rows(y0, out_dims, n);
+            batch_norm::batch_norm_backward_input(dx, f32s(x[0]), f32s(x[1]), f32s(x[2]), y);
+        }
+        Op::BatchNormTraining { relu } => {
+            let [mean, variance, running_mean, running_variance] = others else {
+                unreachable!("batch norm in training mode writes its statistics")
+            };
+            let statistics = batch_norm::ChannelStatistics { mean: f32s_mut(mean), variance: f32s_mut(variance) };
+            let running =
+                batch_norm::ChannelStatistics { mean: f32s_mut(running_mean), variance: f32s_mut(running_variance) };
+            let y = active_rows(y0, out_dims, n);
+            batch_norm::batch_norm_training(y, statistics, running, f32s(x[0]), [f32s(x[1]), f32s(x[2])], *relu);
+        }
+        Op::BatchNormTrainingBackwardInput { relu } => {
+            let (dx, sums) = (active_rows(y0, out_dims, n), [f32s(x[6]), f32s(x[7])]);
+            let norm = norm(&x[2..]);
+            batch_norm::batch_norm_training_backward_input(dx, f32s(x[0]), f32s(x[1]), norm, sums, *relu);
+        }
+        Op::BatchNormBackwardWeight { relu } => {
+            let dy = &f32s(x[0])[..n * in_dims(0)[1..].iter().product::<usize>()];
+            let dbias = f32s_mut(others[0]);
+            batch_norm::batch_norm_backward_weight(f32s_mut(y0), dbias, dy, f32s(x[1]), norm(&x[2..]), *relu);
+        }
+        Op::GlobalMean => {
+            let &[_, h, w, c] = in_dims(0) else { unreachable!("shapes were checked when recorded") };
+            image::global_mean(active_rows(y0, out_dims, n), f32s(x[0]), h * w, c);
+        }
+        Op::GlobalMeanBackward => {
+            let &[_, h, w, c] = out_dims else { unreachable!("shapes were checked when recorded") };
+            image::global_mean_backward(active_rows(y0, out_dims, n), f32s(x[0]), h * w, c);
+        }
+        Op::Conv2dFused(fusion) => {
+            let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), fusion.window);
+            let shortcut = |stride| conv::ConvSizes::new(in_dims(2), in_dims(3), ConvWindow { padding: 0, stride });
+            let shortcut = fusion.shortcut.map(shortcut);
+            let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
+            let outputs = [y0].into_iter().chain(others).map(|y| f32s_mut(y)).collect();
+            conv_fused::conv2d_fused(outputs, &inputs, n, fusion, &shape, shortcut.as_ref());
+        }
+        Op::Conv2dFusedBackwardInput(fusion) => {
+            let shape = conv::ConvSizes::new(out_dims, in_dims(1), fusion.window);
+            let shortcut = |stride| conv::ConvSizes::new(out_dims, in_dims(3), ConvWindow { padding: 0, stride });
+            let shortcut = fusion.shortcut.map(shortcut);
+            let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
+            conv_fused::conv2d_fused_backward_input(f32s_mut(y0), &inputs, n, fusion, &shape, shortcut.as_ref());
+        }
+
+        Op::Loss(rule) => loss::loss(&mut f32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), *rule),
+        Op::LossBackward(rule) => {
+            let classes = out_dims[1];
+            let dlogits = &mut f32s_mut(y0)[..n * classes];
+            loss::loss_backward(dlogits, f32s(x[0]), u32s(x[1]), f32s(x[2]), *rule);
+        }
+        Op::Kl => loss::kl(&mut f32s_mut(y0)[..n], f32s(x[0]), f32s(x[1]), in_dims(0)[1]),
+        Op::KlBackwardP => {
+            loss::kl_backward_p(active_rows(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+        }
+        Op::KlBackwardQ => {
+            loss::kl_backward_q(active_rows(y0, out_dims, n), f32s(x[0]), f32s(x[1]), f32s(x[2]), out_dims[1])
+        }
+        Op::TargetedLoss(targeted) => {
+            let out = &mut f32s_mut(y0)[..n];
+            loss::targeted_loss(out, f32s(x[0]), u32s(x[1]), u32s(x[2]), *targeted);
+        }
+        Op::TargetedLossBackward(targeted) => {
+            let dlogits = &mut f32s_mut(y0)[..n * out_dims[1]];
+            let [labels, targets] = [1, 2].map(|i| u32s(x[i]));
+            loss::targeted_loss_backward(dlogits, f32s(x[0]), labels, targets, f32s(x[3]), *targeted);
+        }
+        Op::RankClass { rank } => {
+            let rank = rank + x.get(2).map_or(0, |run| u32s(run)[0]);
+            loss::rank_class(&mut u32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), rank as usize);
+        }
+        Op::MeanWeights => loss::mean_weights(&mut f32s_mut(y0)[..n]),
+        Op::HingeWeights { hinge } => loss::hinge_weights(&mut f32s_mut(y0)[..n], f32s(x[0]), *hinge),
+        Op::SelectNegative => {
+            let count = rows::select_negative(u32s_mut(y0), &f32s(x[0])[..n]);
+            u32s_mut(others[0])[0] = count;
+        }
+
+        Op::Uniform { seed, purpose, signed } => {
+            let n = active.unwrap_or(out_dims[0]);
+            let row = out_dims[1..].iter().product();
+            let noise = attack::NoiseKey { seed: *seed, purpose: *purpose, step: u32s(x[0])[0], signed: *signed };
+            attack::uniform(f32s_mut(y0), u32s(x[1]), n, row, &noise);
+        }
+        Op::PgdStart(norm) => attack::pgd_start(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), n, *norm),
+        Op::PgdStep(rule) => {
+            attack::pgd_step(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);
+        }
+        Op::AlongDirection { norm, direction, clamp } => {
+            let along = attack::AlongRule { norm: *norm, direction: *direction, clamp: *clamp };
+            attack::along_direction(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, &along);
+        }
+        Op::ProjectHyperplane(norm) => {
+            let d = active_rows(y0, out_dims, n);
+            hyperplane::project_hyperplane(d, f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), *norm);
+        }
+        Op::Bisect { max_eps } => {
+            let [low, high] = others else { unreachable!("bisect updates t, low and high") };
+            let (t, low, high) = (f32s_mut(y0), f32s_mut(low), f32s_mut(high));
+            attack::bisect(&mut t[..n], low, high, f32s(x[0]), *max_eps);
+        }
+
+        Op::Adam(rule) | Op::Sgd(rule) => {
+            let (step, gradients) = x.split_last().expect("the step is read last");
+            let step = u32s(step)[0];
+            let gradients: Vec<&[f32]> = gradients.iter().map(|g| f32s(g)).collect();
+            match others {
+                [m, v] => optimizer::adam(f32s_mut(y0), f32s_mut(m), f32s_mut(v), &gradients, step, rule),
+                [momentum] => optimizer::sgd(f32s_mut(y0), f32s_mut(momentum), &gradients, step, rule),
+                _ => unreachable!("an optimizer updates its state"),
+            }
+        }
+        Op::Increment => optimizer::increment(&mut u32s_mut(y0)[0]),
+        Op::AccumulateMetrics => {
+            let rows: Vec<&[f32]> = x.iter().map(|v| &f32s(v)[..n]).collect();
+            loss::accumulate_metrics(f32s_mut(y0), &rows);
+        }
+    }
+}
