@@ -54,6 +54,6 @@ fn attack(weights: Option<PathBuf>) -> Result<()> {
         report.clean_accuracy >= small.accuracy && small.accuracy >= large.accuracy,
         "a larger ball holds the smaller"
     );
-    assert!(report.suspicious.is_empty(), "no check warns: {:?}", report.suspicious);
+    assert!(report.warnings.is_empty(), "no check warns: {:?}", report.warnings);
     Ok(())
 }

@@ -74,7 +74,7 @@ pub fn main() -> Result<()> {
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "test", test.len(), 100);
     let attacks = [(1, 0.0), (10, 1.0)].map(|(iterations, decay)| {
-        let attack = mi_fgsm(&mut memory, &*model, &examples.target, iterations, decay);
+        let attack = mi_fgsm(&mut memory, &*model, &examples.batch, iterations, decay);
         VerifiedAttack::new(&mut memory, &*model, &examples, Norm::Linf, attack)
     });
 
@@ -85,7 +85,7 @@ pub fn main() -> Result<()> {
     model.load(device, &weights.state)?;
     examples.upload(device, &test)?;
 
-    let clean = accuracy(&examples.right(device)?);
+    let clean = accuracy(&examples.correct(device)?);
     let mut robust =
         |attack| robust_examples(std::slice::from_ref(attack), device, &examples, 0.1).map(|s| accuracy(&s));
     let (fgsm, mi_fgsm) = (robust(&attacks[0])?, robust(&attacks[1])?);

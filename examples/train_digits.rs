@@ -23,7 +23,7 @@ pub fn main() -> Result<()> {
 
     // Everything is recorded before the device takes its memory: the model, the data, one training step, a clean pass.
     let mut memory = Memory::default();
-    let mut model = config.network();
+    let mut model = maxmargin::model::build(&config.architecture());
     model.declare(&mut memory);
     let data = DeviceData::new(&mut memory, &*model, "train", splits.train.len());
     let step = train::record(&mut memory, &*model, &data, &config);
@@ -36,7 +36,7 @@ pub fn main() -> Result<()> {
     data.upload(device, &splits.train)?;
     test.upload(device, &splits.test)?;
 
-    let untrained = accuracy(&test.right(device)?);
+    let untrained = accuracy(&test.correct(device)?);
     let mut batches = Batches::new(config.seed, splits.train.len(), config.training_batch_size);
     for number in 0..config.max_num_training_steps {
         let index = batches.at(number);
@@ -44,7 +44,7 @@ pub fn main() -> Result<()> {
         device.write_u32(&step.batch.rows, &[index.len() as u32])?;
         device.replay(&step.schedule)?;
     }
-    let trained = accuracy(&test.right(device)?);
+    let trained = accuracy(&test.correct(device)?);
     let margins = device.read_f32(step.margins.as_ref().expect("MMA keeps a margin of each training example"))?;
     let mean = margins.iter().sum::<f32>() / margins.len() as f32;
 

@@ -74,7 +74,7 @@
 //! pgd, apgd, fab, square, spsa, ddn, fmn, cw                  attack/            one file each
 //! attacks by name, with their published settings              evaluate/attacks.rs
 //! verification by a forward pass and a distance               evaluate/verified.rs
-//! only robust examples are attacked again                     evaluate/request.rs  EvaluationRun::bounded
+//! only robust examples are attacked again                     evaluate/run.rs    EvaluationRun::bounded
 //! ```
 //!
 //! # From an op to a GPU

@@ -15,7 +15,7 @@ use maxmargin::catalog::DatasetKind;
 use maxmargin::config::Fidelity;
 use maxmargin::data::{self, Dataset, idx};
 use maxmargin::device::{Device, cpu::Cpu};
-use maxmargin::evaluate::passes::Passes;
+use maxmargin::evaluate::verified::BatchRun;
 use maxmargin::evaluate::{Examples, VerifiedAttack, accuracy};
 use maxmargin::model::Mode;
 use maxmargin::model::state_dict::{LoadedModel, load_model};
@@ -65,11 +65,11 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
         iterations: ITERATIONS,
         noise: StartNoise::None,
     };
-    let pgd = Pgd::new(&mut memory, &*model, &examples.target, &settings);
+    let pgd = Pgd::new(&mut memory, &*model, &examples.batch, &settings);
     let margin = memory.f32("margin", &[BATCH]);
     let mut tape = Tape::new("attacked");
-    tape.set_rows(&examples.target.rows);
-    let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&examples.target.labels));
+    tape.set_rows(&examples.batch.rows);
+    let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&examples.batch.labels));
     let logits = model.logits(&mut tape, adv, Mode::Eval);
     let value = tape.loss(rule(Loss::Lm), logits, labels);
     tape.keep(value, &margin);
@@ -87,7 +87,7 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
     let indices: Vec<u32> = (0..dataset.len() as u32).collect();
     let (mut clean, mut robust) = (Vec::new(), Vec::new());
     for index in indices.chunks(BATCH) {
-        clean.extend(examples.look(device, index).unwrap().iter().map(|clean| clean.right));
+        clean.extend(examples.predict(device, index).unwrap().iter().map(|clean| clean.correct));
         if robust.len() < 1000 {
             device.replay(&attack).unwrap();
             robust.extend(device.read_f32(&margin).unwrap().iter().map(|&margin| margin < 0.0));
@@ -124,22 +124,22 @@ fn median_distance(weights: &Path, dataset: &Dataset) -> f64 {
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", dataset.len(), BATCH);
-    let attack = ddn(&mut memory, &*model, &examples.target, &DdnSettings::default());
-    let judged = VerifiedAttack::new(&mut memory, &*model, &examples, Norm::L2, attack);
+    let attack = ddn(&mut memory, &*model, &examples.batch, &DdnSettings::default());
+    let verified = VerifiedAttack::new(&mut memory, &*model, &examples, Norm::L2, attack);
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;
-    let programs = judged.programs().chain(examples.programs());
+    let programs = verified.programs().chain(examples.programs());
     device.allocate(&memory, &programs.collect::<Vec<_>>()).expect("memory");
     model.load(device, &state).unwrap();
     examples.upload(device, dataset).unwrap();
-    let right = examples.right(device).unwrap();
+    let right = examples.correct(device).unwrap();
     let index: Vec<u32> = (0..right.len()).step_by(APART).filter(|&i| right[i]).map(|i| i as u32).collect();
     let mut lengths = Vec::new();
     for index in index.chunks(BATCH) {
-        let mut passes = Passes::default();
-        let found = judged.run(device, &examples, index, 0.0, 0, false, &mut passes, |_| ()).unwrap();
-        assert!(found.iter().all(|found| found.broken), "DDN finds an adversarial image for every one");
-        lengths.extend(found.iter().map(|found| f64::from(found.length)));
+        let batch = BatchRun { index, eps: 0.0, run: 0, images: false };
+        let found = verified.run(device, &examples, &batch, |_| ()).unwrap().examples;
+        assert!(found.iter().all(|found| found.adversarial), "DDN finds an adversarial image for every one");
+        lengths.extend(found.iter().map(|found| f64::from(found.distance)));
     }
     lengths.sort_by(f64::total_cmp);
     f64::midpoint(lengths[(lengths.len() - 1) / 2], lengths[lengths.len() / 2])

@@ -16,41 +16,42 @@ Examples:
   maxmargin attack runs/quick-0 --eps 0.3
       PGD's images for the test images, in adversarial.safetensors
   maxmargin attack runs/quick-0 --attack autoattack --eps 0.1,0.2,0.3 --test-size 1000
-      of each image, what broke it at the least eps
+      for each image the adversarial one of the least eps
   maxmargin attack runs/quick-0 --norm l2 --attack ddn --save nearest.safetensors
-      the nearest adversarial image, and how near they are
+      the nearest adversarial images, and their distances
 
 The file has the images `adversarial` [n, h, w, c] in [0, 1], their `index`, `labels` and `eps`, the network's
-`predictions`, and whether each is `misclassified`.";
+`predictions` for them, and `misclassified`, which is 1 for each image that the network misclassifies.";
 
 /// Make adversarial images, and check them
 ///
-/// What was written is read again: each image must lie in [0, 1] and in its ball, and be misclassified if it is said to be.
+/// The file is read again after it is written: each image must lie in [0, 1] and in its ball, and be misclassified if the
+/// file says so.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct AttackArgs {
     /// Weights (.safetensors), or a run folder, whose best.safetensors and settings are taken
     #[arg(value_name = "CHECKPOINT")]
     checkpoint: PathBuf,
-    /// The file for the images
+    /// File for the images
     #[arg(long, value_name = "FILE", default_value = "adversarial.safetensors")]
     save: PathBuf,
     #[command(flatten)]
     machine: Machine,
-    /// Images at a time
+    /// Images a batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
     #[command(flatten)]
-    data: ImageFlags,
+    images: ImageFlags,
     #[command(flatten)]
     attack: AttackFlags,
 }
 
 pub(super) fn run(args: AttackArgs) -> Result<Outcome> {
-    let AttackArgs { checkpoint, save, machine, batch_size, data, mut attack } = args;
+    let AttackArgs { checkpoint, save, machine, batch_size, images, mut attack } = args;
     if attack.attack.is_empty() && attack.protocol.is_none() {
         attack.attack = vec![Measure::Attack(AttackName::Pgd)];
     }
     let run = EvaluateRunFlags { json: None, out: None, save: Some(Some(save)), machine, batch_size };
-    evaluate::run(EvaluateArgs { checkpoint, run, data, attack, checks: RequiredAccuracies::default() })
+    evaluate::run(EvaluateArgs { checkpoint, run, images, attack, required: RequiredAccuracies::default() })
 }

@@ -1,18 +1,16 @@
-//! `maxmargin evaluate`: from flags to the attacks to run on a checkpoint, and the checks on what they find.
+//! `maxmargin evaluate`: from flags to the attacks on a checkpoint, and the accuracies that are required of it.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum as _};
+use clap::Args;
 
-use super::measure::{AttackFlags, ImageFlags, Measure, measured, published, radii, settings};
+use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings};
 use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
 use super::{Machine, Outcome, folder_exists, print};
-use crate::catalog::DatasetKind;
-use crate::config::Config;
-use crate::evaluate::AttackName;
-use crate::evaluate::folder::{self, ADVERSARIAL, Folder};
-use crate::evaluate::request::{EvaluationRequest, OutputPaths};
-use crate::record::run::{BEST, CONFIG};
+use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
+use crate::evaluate::report::RobustAccuracy;
+use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
 use crate::tape::Norm;
 use crate::{Error, Result};
 
@@ -30,8 +28,9 @@ Examples:
 
 /// Attack a trained network and measure its margins
 ///
-/// The attack is the released evaluator's: PGD from several random starts, half of them on the cross-entropy and half
-/// on the cw loss, the best of all counts. Margins are measured as in training's model selection, by AN-PGD.
+/// The default attack is the released evaluator's: PGD from several random starts, half of them on the cross-entropy and
+/// half on the cw loss; an image counts as adversarial if any of them finds one. Margins are measured by AN-PGD, as in
+/// the selection of checkpoints. Warnings beside the figures begin with the name of a check; docs/checks.md explains each.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct EvaluateArgs {
@@ -41,86 +40,102 @@ pub(super) struct EvaluateArgs {
     #[command(flatten)]
     pub run: EvaluateRunFlags,
     #[command(flatten)]
-    pub data: ImageFlags,
+    pub images: ImageFlags,
     #[command(flatten)]
     pub attack: AttackFlags,
     #[command(flatten)]
-    pub checks: RequiredAccuracies,
+    pub required: RequiredAccuracies,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 pub(super) struct EvaluateRunFlags {
-    /// Write the result to this file, too
+    /// Write the report to this file, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// The folder for evaluation.json and images.csv, a row an image. An evaluation that was killed goes on from what it
-    /// left there; that of other weights or with other flags is not overwritten [default: evaluation-NAME in the run's
-    /// folder, or evaluation-NAME-2 and so on; none for weights alone]
+    /// Folder for evaluation.json and images.csv, which has a row for each image. An interrupted evaluation continues from
+    /// the state in it; an evaluation of other weights or with other flags is not overwritten [default: evaluation-NAME in
+    /// the run's folder, or evaluation-NAME-2 and so on; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Write the images found (in balls, or else the nearest) to this file, and check what was written [default file:
+    /// Write the adversarial images (those in balls, or else the nearest) to this file, and check the file [default file:
     /// adversarial.safetensors in the evaluation's folder, where a report shows them]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub save: Option<Option<PathBuf>>,
     #[command(flatten)]
     pub machine: Machine,
-    /// Images at a time
+    /// Images a batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     pub batch_size: usize,
 }
 
-/// The accuracies that must be reached, in percent.
+/// Accuracies that must be reached, in percent.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Checks")]
 pub(super) struct RequiredAccuracies {
-    /// Exit code 1 when fewer images are right without an attack
+    /// Exit with code 1 if the clean accuracy is lower
     #[arg(long = "require-clean", value_name = "PERCENT", value_parser = percent)]
     clean: Option<f64>,
-    /// Exit code 1 when fewer images stay right at this eps; may be repeated
+    /// Exit with code 1 if the accuracy under attack at this eps is lower; may be repeated
     #[arg(long = "require-robust", value_name = "PERCENT@EPS", value_parser = percent_at_eps)]
     robust: Vec<RequiredAccuracy>,
 }
 
 impl RequiredAccuracies {
-    /// A line for each accuracy that was not reached. `clean` and the second of `robust`, (eps, accuracy), in percent.
-    fn failures(&self, clean: f64, robust: &[(f64, f64)]) -> Vec<String> {
+    /// A line for each accuracy that was not reached, given the clean accuracy in percent and those under attack.
+    fn failures(&self, clean: f64, robust: &[RobustAccuracy]) -> Vec<String> {
         let clean_failure = self
             .clean
-            .filter(|&wanted| clean < wanted)
-            .map(|wanted| format!("check failed: --require-clean {wanted}: {clean:.2} % are right"));
+            .filter(|&required| clean < required)
+            .map(|required| format!("check failed: --require-clean {required}: {clean:.2} % are classified correctly"));
         let robust_failures = self.robust.iter().filter_map(|RequiredAccuracy { percent, eps }| {
-            let &(_, found) = robust.iter().find(|result| result.0 == *eps)?;
-            (found < *percent)
-                .then(|| format!("check failed: --require-robust {percent}@{eps}: {found:.2} % are right under attack"))
+            let found = robust.iter().find(|found| found.eps == *eps)?.accuracy;
+            (found < *percent).then(|| {
+                format!(
+                    "check failed: --require-robust {percent}@{eps}: {found:.2} % are classified correctly under attack"
+                )
+            })
         });
         clean_failure.into_iter().chain(robust_failures).collect()
     }
+
+    /// Refuses an eps at which no attack is run.
+    fn check_eps(&self, eps: &[f64]) -> Result<()> {
+        let Some(RequiredAccuracy { percent, eps: at }) = self.robust.iter().find(|r| !eps.contains(&r.eps)) else {
+            return Ok(());
+        };
+        let attacked: Vec<_> = eps.iter().map(f64::to_string).collect();
+        let found = match attacked.is_empty() {
+            true => "none: no attack in a ball was asked for".into(),
+            false => attacked.join(", "),
+        };
+        Err(Error::usage(format!(
+            "--require-robust {percent}@{at}: expected one of the attacked eps; found eps {found}"
+        )))
+    }
 }
 
-/// Where the images found are written.
+/// File for the adversarial images.
 #[derive(Debug)]
 enum SaveTo {
     /// In the evaluation's folder.
     InFolder,
+    /// This file.
     File(PathBuf),
 }
 
-/// What `evaluate` was asked to do, checked.
+/// Checked arguments of `evaluate`.
 #[derive(Debug)]
 struct EvaluatePlan {
-    /// What is to be measured.
-    question: EvaluationRequest,
-    /// Where it is kept.
-    folder: Option<Folder>,
-    /// Where the images found are written.
+    request: EvaluationRequest,
+    /// Folder of the evaluation, if it has one.
+    folder: Option<EvaluationFolder>,
+    /// File for the adversarial images.
     save: Option<SaveTo>,
-    /// Where the result is written beside that.
+    /// File for the report, beside the folder.
     json: Option<PathBuf>,
-    /// What computes, and how much it says.
     machine: Machine,
-    /// What must be reached.
-    checks: RequiredAccuracies,
+    required: RequiredAccuracies,
 }
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
@@ -132,104 +147,64 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         folder_exists("--save", path)?;
     }
     let mut device = plan.machine.open()?;
-    let folder = plan.folder.map(|folder| folder.prepare(&plan.question.hash()?)).transpose()?;
+    let folder = plan.folder.map(|folder| folder.prepare(&plan.request.hash()?)).transpose()?;
+    if let Some(PreparedFolder { passed_over, .. }) = folder.as_ref().filter(|_| !plan.machine.quiet) {
+        for other in passed_over {
+            // Nobody is left to be told if this fails.
+            let _ = writeln!(std::io::stderr(), "{} is of other flags, weights or program and stays", other.display());
+        }
+    }
+    let folder = folder.map(|prepared| prepared.path);
     let save = plan.save.and_then(|save| match save {
         SaveTo::InFolder => folder.as_ref().map(|folder| folder.join(ADVERSARIAL)),
         SaveTo::File(path) => Some(path),
     });
-    let places = OutputPaths { folder, save, ..OutputPaths::default() };
-    let result = plan.question.run(device.as_mut(), &places)?;
-    print(&result.table())?;
+    let paths = OutputPaths { folder, save, ..OutputPaths::default() };
+    let report = plan.request.run(device.as_mut(), &paths)?;
+    print(&report.table())?;
     if let Some(path) = &plan.json {
-        folder::write_record(path, &result)?;
+        folder::write_report(path, &report)?;
     }
-    if let Some(folder) = &places.folder {
-        folder::write(folder, &result)?;
-        print(&format!("{} has the record, and a row for each image\n", folder.display()))?;
+    if let Some(folder) = &paths.folder {
+        folder::write(folder, &report)?;
+        print(&format!("{} has the report, and a row for each image\n", folder.display()))?;
     }
-    if let Some(save) = &places.save {
-        print(&format!("{}: {} images, each checked as written\n", save.display(), result.count))?;
+    if let Some(save) = &paths.save {
+        print(&format!("{}: {} images, each checked as written\n", save.display(), report.count))?;
     }
-    let robust: Vec<_> = result.robust.iter().map(|r| (r.eps, r.accuracy)).collect();
-    conclude(&plan.checks, result.clean_accuracy, &robust)
+    conclude(&plan.required, report.clean_accuracy, &report.robust)
 }
 
-/// Prints the checks that failed, given the accuracies found in percent, `robust` as (eps, accuracy).
+/// Prints the required accuracies that were not reached.
 ///
 /// # Errors
 /// The standard output cannot be written.
-fn conclude(checks: &RequiredAccuracies, clean: f64, robust: &[(f64, f64)]) -> Result<Outcome> {
-    let failures = checks.failures(clean, robust);
+fn conclude(required: &RequiredAccuracies, clean: f64, robust: &[RobustAccuracy]) -> Result<Outcome> {
+    let failures = required.failures(clean, robust);
     failures.iter().try_for_each(|failure| print(&format!("{failure}\n")))?;
     Ok(if failures.is_empty() { Outcome::Done } else { Outcome::CheckFailed })
 }
 
 fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
-    let EvaluateArgs { checkpoint, run, data, attack, checks } = args;
-    let (weights, config, of_run) = if checkpoint.is_dir() {
-        (checkpoint.join(BEST), Config::load(&checkpoint.join(CONFIG))?, Some(checkpoint))
-    } else {
-        let dataset = data.dataset.unwrap_or(DatasetKind::Digits);
-        (checkpoint, published(dataset, attack.norm.unwrap_or(Norm::Linf))?, None)
-    };
-    let trained = of_run.as_ref().map(|_| (config.method, config.trained_with()));
-    let config = measured(config, &data, &attack)?;
-
-    let measures = match attack.protocol {
-        Some(protocol) => protocol.attacks().into_iter().map(Measure::Attack).collect(),
-        None if attack.attack.is_empty() => vec![Measure::Attack(AttackName::Pgd), Measure::Margins],
-        None => attack.attack.clone(),
-    };
-    let mut attacks: Vec<AttackName> = Vec::new();
-    for measure in &measures {
-        if let Measure::Attack(name) = measure
-            && !attacks.contains(name)
-        {
-            attacks.push(*name);
-        }
-    }
-    for name in &attacks {
-        if let Some(norm) = name.only_norm().filter(|norm| *norm != config.norm) {
-            let found = config.norm;
-            return Err(Error::usage(format!(
-                "--attack {}: expected --norm {norm}, its only one; found {found}",
-                name
-            )));
-        }
-    }
+    let EvaluateArgs { checkpoint, run, images, attack, required } = args;
+    let Checkpoint { weights, config, run: of_run, trained } = Checkpoint::find(&checkpoint, &images, &attack)?;
+    let measures = measures(&attack);
+    let attacks = attacks(&measures, config.norm)?;
     let balls = attacks.iter().any(|name| !name.is_minimum_norm());
     let eps = if balls { radii(&attack, &config)? } else { Vec::new() };
-    for required in &checks.robust {
-        if !eps.contains(&required.eps) {
-            let attacked: Vec<_> = eps.iter().map(f64::to_string).collect();
-            return Err(Error::usage(format!(
-                "--require-robust {}@{}: expected one of the attacked eps; found eps {}",
-                required.percent,
-                required.eps,
-                if attacked.is_empty() {
-                    "none: no attack in a ball was asked for".into()
-                } else {
-                    attacked.join(", ")
-                }
-            )));
-        }
-    }
+    required.check_eps(&eps)?;
     let name = match attack.protocol {
         Some(protocol) => protocol.to_string(),
-        None => measures
-            .iter()
-            .filter_map(|m| Some(m.to_possible_value()?.get_name().to_owned()))
-            .collect::<Vec<_>>()
-            .join("+"),
+        None => measures.iter().map(|measure| measure.text()).collect::<Vec<_>>().join("+"),
     };
-    let question = EvaluationRequest {
+    let request = EvaluationRequest {
         weights,
         settings: settings(&attack, &config)?,
         config,
         trained,
-        split: data.split,
-        size: data.test_size,
-        data: data.data,
+        split: images.split,
+        size: images.test_size,
+        data: images.data,
         protocol: attack.protocol.map(|protocol| protocol.to_string()),
         attacks,
         eps,
@@ -237,21 +212,52 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
         batch_size: run.batch_size,
         quiet: run.machine.quiet,
     };
-    let folder = run.out.map(Folder::At).or_else(|| of_run.map(|run| Folder::Of { run, name }));
+    let folder = run.out.map(EvaluationFolder::At);
+    let folder = folder.or_else(|| of_run.map(|run| EvaluationFolder::InRun { run, name }));
     let save = run.save.map(|file| file.map_or(SaveTo::InFolder, SaveTo::File));
     if matches!(save, Some(SaveTo::InFolder)) && folder.is_none() {
         return Err(Error::usage("--save: expected a file: weights alone have no folder without --out"));
     }
-    Ok(EvaluatePlan { question, folder, save, json: run.json, machine: run.machine, checks })
+    Ok(EvaluatePlan { request, folder, save, json: run.json, machine: run.machine, required })
+}
+
+/// Measurements that the flags name, in their order.
+fn measures(flags: &AttackFlags) -> Vec<Measure> {
+    match flags.protocol {
+        Some(protocol) => protocol.attacks().into_iter().map(Measure::Attack).collect(),
+        None if flags.attack.is_empty() => vec![Measure::Attack(AttackName::Pgd), Measure::Margins],
+        None => flags.attack.clone(),
+    }
+}
+
+/// Attacks among the measurements, each once.
+///
+/// # Errors
+/// An attack is not defined for the norm.
+fn attacks(measures: &[Measure], norm: Norm) -> Result<Vec<AttackName>> {
+    let mut attacks: Vec<AttackName> = Vec::new();
+    for measure in measures {
+        if let Measure::Attack(name) = measure
+            && !attacks.contains(name)
+        {
+            attacks.push(*name);
+        }
+    }
+    for name in &attacks {
+        if let Some(only) = name.only_norm().filter(|only| *only != norm) {
+            return Err(Error::usage(format!("--attack {name}: expected --norm {only}, its only one; found {norm}")));
+        }
+    }
+    Ok(attacks)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::attack::StepLength;
-    use crate::config::{DEFAULT_PRESET, preset};
-    use crate::evaluate::AttackSettings;
-    use crate::evaluate::request::Split;
+    use crate::catalog::DatasetKind;
+    use crate::config::{Config, DEFAULT_PRESET, preset};
+    use crate::evaluate::{AttackSettings, Split};
     use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
     #[derive(Parser)]
@@ -261,7 +267,7 @@ mod tests {
     }
 
     fn planned(line: &str) -> Result<EvaluationRequest> {
-        Ok(plan_of(line)?.question)
+        Ok(plan_of(line)?.request)
     }
 
     fn plan_of(line: &str) -> Result<EvaluatePlan> {
@@ -312,11 +318,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.toml"), preset("cifar10-linf").unwrap().config.to_toml()).unwrap();
         let plan = plan_of(&format!("{} --protocol paper", folder.path().display())).unwrap();
-        assert_eq!(plan.question.eps.len(), 8);
-        assert_eq!(plan.question.protocol.as_deref(), Some("paper"));
-        assert_eq!(plan.folder, Some(Folder::Of { run: folder.path().into(), name: "paper".into() }));
+        assert_eq!(plan.request.eps.len(), 8);
+        assert_eq!(plan.request.protocol.as_deref(), Some("paper"));
+        assert_eq!(plan.folder, Some(EvaluationFolder::InRun { run: folder.path().into(), name: "paper".into() }));
         let plan = plan_of(&format!("{} --attack margins,pgd", folder.path().display())).unwrap();
-        assert_eq!(plan.folder, Some(Folder::Of { run: folder.path().into(), name: "margins+pgd".into() }));
+        assert_eq!(
+            plan.folder,
+            Some(EvaluationFolder::InRun { run: folder.path().into(), name: "margins+pgd".into() })
+        );
         assert_eq!(plan_of("w.safetensors").unwrap().folder, None);
     }
 
@@ -337,17 +346,18 @@ mod tests {
     }
 
     #[test]
-    fn a_check_fails_below_its_percentage_and_not_at_it() {
-        let checks = plan_of("w --eps 0.2,0.3 --require-clean 96 --require-robust 60@0.3").unwrap().checks;
-        assert!(checks.failures(96.0, &[(0.2, 10.0), (0.3, 60.0)]).is_empty());
+    fn an_accuracy_is_too_low_below_the_required_percentage_and_not_at_it() {
+        let required = plan_of("w --eps 0.2,0.3 --require-clean 96 --require-robust 60@0.3").unwrap().required;
+        let at = |eps, accuracy| RobustAccuracy { eps, accuracy, ..RobustAccuracy::default() };
+        assert!(required.failures(96.0, &[at(0.2, 10.0), at(0.3, 60.0)]).is_empty());
         assert_eq!(
-            checks.failures(95.99, &[(0.2, 80.0), (0.3, 59.994)]),
+            required.failures(95.99, &[at(0.2, 80.0), at(0.3, 59.994)]),
             [
-                "check failed: --require-clean 96: 95.99 % are right",
-                "check failed: --require-robust 60@0.3: 59.99 % are right under attack"
+                "check failed: --require-clean 96: 95.99 % are classified correctly",
+                "check failed: --require-robust 60@0.3: 59.99 % are classified correctly under attack"
             ]
         );
-        assert_eq!(conclude(&checks, 97.0, &[(0.3, 61.0)]).unwrap(), Outcome::Done);
-        assert_eq!(conclude(&checks, 97.0, &[(0.3, 1.0)]).unwrap(), Outcome::CheckFailed);
+        assert_eq!(conclude(&required, 97.0, &[at(0.3, 61.0)]).unwrap(), Outcome::Done);
+        assert_eq!(conclude(&required, 97.0, &[at(0.3, 1.0)]).unwrap(), Outcome::CheckFailed);
     }
 }

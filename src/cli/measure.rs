@@ -1,6 +1,6 @@
-//! What `evaluate`, `attack` and `transfer` share: which images, which attacks, with which settings.
+//! Flags that `evaluate`, `attack` and `transfer` share: the network, the images, the attacks and their settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use clap::builder::PossibleValue;
@@ -10,35 +10,44 @@ use super::values::{count, number, single, whole};
 use crate::attack::StepLength;
 use crate::catalog::DatasetKind;
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
-use crate::evaluate::request::Split;
-use crate::evaluate::{AttackName, AttackSettings, Protocol};
+use crate::evaluate::request::TrainedBy;
+use crate::evaluate::{AttackName, AttackSettings, Protocol, Split};
+use crate::record::run::{BEST, CONFIG};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Data")]
 pub(super) struct ImageFlags {
-    /// Which images [default: the run's; digits for weights alone]
+    /// Data set [default: the run's; digits for weights alone]
     #[arg(long, value_name = "NAME")]
     pub dataset: Option<DatasetKind>,
-    /// Which of them
+    /// Part of the data set
     #[arg(long, default_value = "test")]
     pub split: Split,
-    /// Only the first N of them [default: all]
+    /// Number of images, the first of that part [default: all]
     #[arg(long, value_name = "N", value_parser = count)]
     pub test_size: Option<usize>,
-    /// Where MNIST and CIFAR10 are
+    /// Folder of MNIST and CIFAR10
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     pub data: PathBuf,
 }
 
-/// What may be measured.
+/// Measurement that `--attack` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
-    /// Margins, by AN-PGD in its test form.
+    /// Margins by AN-PGD in its test form.
     Margins,
-    /// What an attack leaves or finds.
+    /// Accuracy under an attack, or the distances that a minimum-norm attack finds.
     Attack(AttackName),
+}
+
+impl Measure {
+    /// Name in flags.
+    pub fn text(self) -> String {
+        let value = self.to_possible_value().expect("every measurement has a name");
+        value.get_name().to_owned()
+    }
 }
 
 impl ValueEnum for Measure {
@@ -52,7 +61,9 @@ impl ValueEnum for Measure {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         match self {
-            Measure::Margins => Some(PossibleValue::new("margins").help("AN-PGD in the form that selects checkpoints")),
+            Measure::Margins => {
+                Some(PossibleValue::new("margins").help("Margins by AN-PGD, as they select checkpoints"))
+            }
             Measure::Attack(name) => name.to_possible_value(),
         }
     }
@@ -61,44 +72,82 @@ impl ValueEnum for Measure {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Margins and attack")]
 pub(super) struct AttackFlags {
-    /// What to measure, one or several: attacks in balls are run in turn on what is left [default: pgd,margins]
+    /// Attacks, and margins: one or several. Attacks in balls are run in turn on the images that are still correct
+    /// [default: pgd,margins]
     #[arg(long, value_delimiter = ',', action = ArgAction::Append)]
     pub attack: Vec<Measure>,
-    /// A published protocol: its attacks, and its eps if --eps does not name others
+    /// Published protocol: its attacks, and its eps unless --eps names others
     #[arg(long, conflicts_with_all = ["attack", "eps_iter", "nb_iter", "nb_restart"])]
     pub protocol: Option<Protocol>,
-    /// The norm [default: the run's; linf for weights alone]
+    /// Norm [default: the run's; linf for weights alone]
     #[arg(long)]
     pub norm: Option<Norm>,
-    /// The balls' radius, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. What is broken at one is broken at every larger one
-    /// [default: the run's or the norm's preset's test-eps]
+    /// Radius of the balls, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. An image that is adversarial at one eps is so at
+    /// every larger one [default: test-eps of the run, or of the norm's preset]
     #[arg(long, value_name = "EPS", value_delimiter = ',', action = ArgAction::Append, value_parser = number)]
     pub eps: Vec<f64>,
-    /// PGD's step [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
+    /// Step size of PGD [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
     #[arg(long, value_name = "EPS", value_parser = single)]
     pub eps_iter: Option<f32>,
-    /// Iterations, or Square's queries [default: as published; 100 of PGD]
+    /// Iterations, or queries of Square [default: as published; 100 for PGD]
     #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     pub nb_iter: Option<u32>,
-    /// PGD's random starts: half on xent (one more if odd), half on cw
+    /// Random starts of PGD, half of them (one more if odd) on xent, half on cw
     #[arg(long, value_name = "N", default_value = "10", value_parser = whole::<u32>)]
     pub nb_restart: u32,
-    /// The loss of the attacks pgd-loss and pgd-t
+    /// Loss of the attacks pgd-loss and pgd-t
     #[arg(long, default_value = "xent")]
     pub loss: Loss,
-    /// SPSA's samples of a gradient, each two passes
+    /// Samples of SPSA for a gradient, each of two passes
     #[arg(long, value_name = "N", default_value = "8192", value_parser = whole::<u32>)]
     pub nb_sample: u32,
-    /// Margins are searched up to 1.05 times this [default: the run's or the norm's preset's]
+    /// d_max: margins are searched up to 1.05 times this [default: the run's, or that of the norm's preset]
     #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
     pub hinge_maxeps: Option<f32>,
-    /// The seed of the random starts
+    /// Seed of the random starts
     #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<u64>)]
     pub seed: u64,
 }
 
-/// The published settings for `norm` on `dataset`; the bundled digits are measured as MNIST is.
-pub(super) fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
+/// Weights, and the settings under which they are measured.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    /// File of weights.
+    pub weights: PathBuf,
+    /// Settings, with those of the flags.
+    pub config: Config,
+    /// Folder of the run that trained the weights, if it is known.
+    pub run: Option<PathBuf>,
+    /// Training of the weights, if they are a run's.
+    pub trained: Option<TrainedBy>,
+}
+
+impl Checkpoint {
+    /// The best weights of a run folder with the run's settings; or a file of weights with published settings.
+    ///
+    /// # Errors
+    /// The run's settings cannot be read, or the flags contradict them.
+    pub(super) fn find(path: &Path, images: &ImageFlags, attack: &AttackFlags) -> Result<Checkpoint> {
+        let weights = weights(path);
+        if !path.is_dir() {
+            let dataset = images.dataset.unwrap_or(DatasetKind::Digits);
+            let published = published(dataset, attack.norm.unwrap_or(Norm::Linf))?;
+            return Ok(Checkpoint { weights, config: measured(published, images, attack)?, run: None, trained: None });
+        }
+        let of_run = Config::load(&path.join(CONFIG))?;
+        let trained = TrainedBy { method: of_run.method, d_max: of_run.trained_with() };
+        let config = measured(of_run, images, attack)?;
+        Ok(Checkpoint { weights, config, run: Some(path.to_owned()), trained: Some(trained) })
+    }
+}
+
+/// File of weights at `path`: the best ones of a run folder, or the file itself.
+pub(super) fn weights(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(BEST) } else { path.to_owned() }
+}
+
+/// Published settings for `norm` on `dataset`; the bundled digits are measured like MNIST.
+fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
     let named = |name: &str| {
         preset(name).map(|preset| preset.config).ok_or_else(|| Error::usage(format!("no preset is called {name}")))
     };
@@ -109,15 +158,15 @@ pub(super) fn published(dataset: DatasetKind, norm: Norm) -> Result<Config> {
     })
 }
 
-/// `config` with what the flags say of images, norm and margins. Lengths mean nothing in another norm, nor does the
-/// size of the validation set for other images: there the published ones hold.
-pub(super) fn measured(config: Config, data: &ImageFlags, attack: &AttackFlags) -> Result<Config> {
-    let dataset = data.dataset.unwrap_or(config.dataset);
+/// `config` with the flags for images, norm and margins. Lengths have no meaning in another norm, and the size of the
+/// validation set has none for another data set: there the published values are taken.
+fn measured(config: Config, images: &ImageFlags, attack: &AttackFlags) -> Result<Config> {
+    let dataset = images.dataset.unwrap_or(config.dataset);
     let norm = attack.norm.unwrap_or(config.norm);
     let published = published(dataset, norm)?;
     let mut measured = Config { dataset, norm, ..config.clone() };
     if dataset != config.dataset {
-        // That the weights do not fit the images is told of the weights.
+        // Weights that do not fit the images are refused when they are read.
         (measured.model, measured.depth, measured.width) = (published.model, published.depth, published.width);
         measured.val_size = published.val_size;
         measured.train_size = None;
@@ -130,14 +179,14 @@ pub(super) fn measured(config: Config, data: &ImageFlags, attack: &AttackFlags) 
     }
     if let Some(hinge) = attack.hinge_maxeps {
         measured.hinge_maxeps = hinge;
-        // Training's search alone uses it: no reason to refuse a small bound.
+        // Only the search of training uses the least eps; it must not refuse a small bound.
         measured.attack_mineps = measured.attack_mineps.min(measured.max_eps());
     }
     measured.validate()?;
     Ok(measured)
 }
 
-/// The radii of the balls, ascending, each once.
+/// Radii of the balls, ascending, each once.
 pub(super) fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
     if let Some(eps) = attack.eps.iter().find(|&&eps| eps < 0.0) {
         return Err(Error::usage(format!("--eps: expected a number that is not negative; found {eps}")));
@@ -152,7 +201,7 @@ pub(super) fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
     Ok(eps)
 }
 
-/// How the attacks are run; PGD's step as the released evaluator chooses it.
+/// Settings of the attacks; the default step size of PGD is the released evaluator's.
 pub(super) fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
     let counts =
         [("nb-iter", attack.nb_iter), ("nb-restart", Some(attack.nb_restart)), ("nb-sample", Some(attack.nb_sample))];

@@ -1,4 +1,4 @@
-//! `maxmargin report`: a page about runs and their evaluations.
+//! `maxmargin report`: an HTML page about runs and their evaluations.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::Result;
 use crate::record::write_atomic;
 use crate::report::page;
 
-/// The page's name where none is given.
+/// Name of the page if none is given.
 const REPORT: &str = "report.html";
 
 const EXAMPLES: &str = "\
@@ -17,22 +17,22 @@ Examples:
   maxmargin report runs/quick-0
       writes runs/quick-0/report.html
   maxmargin report runs/mma-12 runs/mma-32 --out compared.html
-      both in every plot";
+      both runs in every plot";
 
-/// Write a page of HTML about runs: curves, margins while training, accuracy under attack beside the paper's
+/// Write an HTML page about runs: curves, margins during training, accuracy under attack beside the paper's
 ///
-/// It is made from the files of the folders alone and needs no network: a run's settings and metrics, and the
-/// evaluations that `evaluate` wrote into it.
+/// The page is made from the files of the folders alone: a run's settings and metrics, and the evaluations that `evaluate`
+/// wrote into it. It loads nothing from the internet.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ReportArgs {
     /// Run folders; or folders of evaluations, for weights from elsewhere
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// The file to write [default: report.html in the first folder]
+    /// File to write [default: report.html in the first folder]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Where MNIST and CIFAR10 are, for the clean images beside adversarial ones
+    /// Folder of MNIST and CIFAR10, for the clean images beside adversarial ones
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
 }

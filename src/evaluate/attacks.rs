@@ -1,46 +1,47 @@
-//! The attacks that evaluation knows by name, and the published settings each is recorded with.
+//! Attacks of an evaluation by name, and the published settings that each is recorded with.
 
 use std::ops::Range;
 
-use super::Examples;
+use super::examples::Examples;
+use super::margins::test_search;
 use crate::attack::{
     AnPgd, ApgdLoss, ApgdSettings, Attack, AutoAttack, CwSettings, DdnSettings, FabSettings, FmnSettings, PgdSettings,
-    RestartedPgd, Search, SearchStart, SpsaSettings, SquareSettings, StartNoise, StepLength, apgd, auto_attack, cw,
-    ddn, fab, fmn, spsa, square,
+    RestartedPgd, SearchStart, SpsaSettings, SquareSettings, StartNoise, StepLength, apgd, auto_attack, cw, ddn, fab,
+    fmn, spsa, square,
 };
 use crate::choice::choices;
 use crate::config::Config;
-use crate::model::{Mode, Model};
+use crate::model::Model;
 use crate::rng::Purpose;
 use crate::tape::{Loss, Memory, Norm};
 use crate::{Error, Result};
 
 choices! {
-    /// An attack by its name; some stand for several, which are run in turn.
+    /// Attack by its name. Some names stand for several attacks, which are run in turn.
     pub enum AttackName {
-        /// PGD from random starts: half of them (one more if odd) ascend the cross-entropy, half the cw loss
+        /// PGD from random starts, half of them (one more if odd) on the cross-entropy, half on the cw loss
         Pgd = "pgd",
-        /// PGD on the loss that --loss names
+        /// PGD on the loss of --loss
         PgdLoss = "pgd-loss",
-        /// PGD towards each other class in turn, on the loss that --loss names
+        /// PGD towards each other class in turn, on the loss of --loss
         PgdT = "pgd-t",
         /// APGD on the cross-entropy (Croce and Hein, 2020)
         ApgdCe = "apgd-ce",
-        /// APGD on the difference of logits ratio
+        /// APGD on the difference of logits ratio (DLR)
         ApgdDlr = "apgd-dlr",
-        /// APGD on that ratio towards nine other classes
+        /// APGD on the targeted DLR, towards nine other classes
         ApgdT = "apgd-t",
-        /// FAB towards nine other classes; what it finds in the ball counts
+        /// FAB towards nine other classes; images in the ball count
         FabT = "fab-t",
-        /// Square: 5,000 queries, no gradient (Andriushchenko et al., 2020)
+        /// Square: 5,000 queries without gradients (Andriushchenko et al., 2020)
         Square = "square",
-        /// SPSA: gradients from samples of the loss (Uesato et al., 2018); linf
+        /// SPSA: gradients estimated from samples of the loss (Uesato et al., 2018); linf
         Spsa = "spsa",
         /// AutoAttack standard: apgd-ce, apgd-t, fab-t, square
         Autoattack = "autoattack",
         /// AutoAttack plus: apgd-ce and apgd-dlr from five starts, fab from five, square, apgd-t, fab-t
         AutoattackPlus = "autoattack-plus",
-        /// AN-PGD: PGD at the run's test eps, then a bisection for the boundary; minimum norm
+        /// AN-PGD: PGD at the run's test eps, then bisection for the boundary; minimum norm
         AnPgd = "an-pgd",
         /// FAB (Croce and Hein, 2020); minimum norm
         Fab = "fab",
@@ -48,13 +49,13 @@ choices! {
         Ddn = "ddn",
         /// FMN (Pintor et al., 2021); minimum norm
         Fmn = "fmn",
-        /// Carlini and Wagner's (2017); minimum norm, l2
+        /// Carlini and Wagner's attack (2017); minimum norm, l2
         Cw = "cw",
     }
 }
 
 impl AttackName {
-    /// The one norm that it is made for, if there is one.
+    /// The only norm of an attack that is defined for one.
     pub fn only_norm(self) -> Option<Norm> {
         match self {
             AttackName::Ddn | AttackName::Cw => Some(Norm::L2),
@@ -63,38 +64,38 @@ impl AttackName {
         }
     }
 
-    /// Whether it looks for the nearest adversarial example instead of one in a ball.
+    /// True if the attack looks for the nearest adversarial example instead of one in a ball.
     pub fn is_minimum_norm(self) -> bool {
         use AttackName::{AnPgd, Cw, Ddn, Fab, Fmn};
         matches!(self, AnPgd | Fab | Ddn | Fmn | Cw)
     }
 }
 
-/// PGD's iterations (the released evaluate_on_pgd_attacks.py).
+/// Iterations of PGD (the released evaluate_on_pgd_attacks.py).
 pub const PGD_ITERATIONS: u32 = 100;
 
-/// What the attacks of an evaluation are recorded with.
+/// Settings of the attacks of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttackSettings {
-    /// Iterations, or Square's queries; `None`: as published, [`PGD_ITERATIONS`] of PGD.
+    /// Iterations, or queries of Square; `None`: as published, [`PGD_ITERATIONS`] for PGD.
     pub nb_iter: Option<u32>,
-    /// PGD's random starts.
+    /// Random starts of PGD.
     pub nb_restart: u32,
-    /// PGD's step.
+    /// Step size of PGD.
     pub step: StepLength,
-    /// The loss of [`AttackName::PgdLoss`] and [`AttackName::PgdT`].
+    /// Loss of [`AttackName::PgdLoss`] and [`AttackName::PgdT`].
     pub loss: Loss,
-    /// SPSA's samples of a gradient.
+    /// Samples of SPSA for a gradient.
     pub nb_sample: u32,
-    /// The seed of all random numbers.
+    /// Seed of all random numbers.
     pub seed: u64,
 }
 
-/// Records the attacks called `names`, in their order, on the examples' target. Norm, fidelity and AN-PGD's lengths are
-/// the config's.
+/// Records the attacks `names`, in their order, on the examples' batch. Norm, fidelity and AN-PGD's lengths are those of
+/// the config.
 ///
 /// # Errors
-/// The network has too few classes for one of them.
+/// The network has too few classes for an attack.
 pub fn record(
     memory: &mut Memory,
     model: &dyn Model,
@@ -103,7 +104,7 @@ pub fn record(
     config: &Config,
     settings: &AttackSettings,
 ) -> Result<Vec<Attack>> {
-    let (target, norm) = (&examples.target, config.norm);
+    let (batch, norm) = (&examples.batch, config.norm);
     let AttackSettings { nb_restart, seed, .. } = *settings;
     let iterations = |published: u32| settings.nb_iter.unwrap_or(published);
     let run = memory.u32("run", &[1]);
@@ -121,7 +122,7 @@ pub fn record(
         let mut apgd_on = |memory: &mut Memory, loss: ApgdLoss| {
             let published = ApgdSettings::published(loss, norm, seed);
             let settings = ApgdSettings { iterations: iterations(published.iterations), ..published };
-            attacks.push(apgd(memory, model, target, &settings)?);
+            attacks.push(apgd(memory, model, batch, &settings)?);
             Ok::<(), Error>(())
         };
         match name {
@@ -132,67 +133,58 @@ pub fn record(
                 let xent = nb_restart - nb_restart / 2;
                 for (loss, starts) in [(Loss::Xent, 0..xent), (Loss::Cw, xent..nb_restart)] {
                     if !starts.is_empty() {
-                        attacks.push(pgd(loss, starts).record(memory, model, target, &run));
+                        attacks.push(pgd(loss, starts).record(memory, model, batch, &run));
                     }
                 }
             }
             AttackName::PgdLoss => {
-                attacks.push(pgd(settings.loss, 0..nb_restart).record(memory, model, target, &run));
+                attacks.push(pgd(settings.loss, 0..nb_restart).record(memory, model, batch, &run));
             }
             AttackName::PgdT => {
                 let others = 0..model.classes() as u32 - 1;
                 let pgd = RestartedPgd { targeted: true, ..pgd(settings.loss, others) };
-                attacks.push(pgd.record(memory, model, target, &run));
+                attacks.push(pgd.record(memory, model, batch, &run));
             }
             AttackName::FabT | AttackName::Fab => {
                 let in_ball = *name == AttackName::FabT;
                 let published = FabSettings::published(norm, in_ball, in_ball, seed);
                 let settings = FabSettings { iterations: iterations(published.iterations), ..published };
-                attacks.push(fab(memory, model, target, &settings)?);
+                attacks.push(fab(memory, model, batch, &settings)?);
             }
             AttackName::Square => {
                 let published = SquareSettings::published(norm);
                 let settings = SquareSettings { queries: iterations(published.queries), seed, ..published };
-                attacks.push(square(memory, model, target, &settings));
+                attacks.push(square(memory, model, batch, &settings));
             }
             AttackName::Spsa => {
                 let published = SpsaSettings::default();
                 let iterations = iterations(published.iterations);
                 let settings = SpsaSettings { iterations, samples: settings.nb_sample, seed, ..published };
-                attacks.push(spsa(memory, model, target, &settings));
+                attacks.push(spsa(memory, model, batch, &settings));
             }
             AttackName::Autoattack => {
-                attacks.extend(auto_attack(memory, model, target, AutoAttack::Standard, norm, seed)?);
+                attacks.extend(auto_attack(memory, model, batch, AutoAttack::Standard, norm, seed)?);
             }
             AttackName::AutoattackPlus => {
-                attacks.extend(auto_attack(memory, model, target, AutoAttack::Plus, norm, seed)?);
+                attacks.extend(auto_attack(memory, model, batch, AutoAttack::Plus, norm, seed)?);
             }
             AttackName::Ddn => {
                 let published = DdnSettings::default();
                 let settings = DdnSettings { iterations: iterations(published.iterations), seed, ..published };
-                attacks.push(ddn(memory, model, target, &settings));
+                attacks.push(ddn(memory, model, batch, &settings));
             }
             AttackName::Fmn => {
                 let published = FmnSettings::published(norm);
                 let settings = FmnSettings { iterations: iterations(published.iterations), seed, ..published };
-                attacks.push(fmn(memory, model, target, &settings));
+                attacks.push(fmn(memory, model, batch, &settings));
             }
             AttackName::Cw => {
                 let published = CwSettings::default();
                 let settings = CwSettings { iterations: iterations(published.iterations), ..published };
-                attacks.push(cw(memory, model, target, &settings));
+                attacks.push(cw(memory, model, batch, &settings));
             }
             AttackName::AnPgd => {
-                let search = Search {
-                    loss: config.loss_rule(config.fidelity.test_search_loss_fn),
-                    steps: config.num_search_steps,
-                    max_eps: config.max_eps(),
-                    start: SearchStart::Eps,
-                    norm,
-                    direction: config.fidelity.direction,
-                    result: config.fidelity.search_result,
-                    mode: Mode::Eval,
-                };
+                let search = test_search(config, SearchStart::Eps);
                 let pgd = PgdSettings {
                     loss: config.loss_rule(config.attack_loss_fn),
                     rule: config.pgd_rule(),
@@ -200,7 +192,7 @@ pub fn record(
                     noise: StartNoise::CounterBased { seed, purpose: Purpose::MarginStart, step: run.clone() },
                 };
                 let lengths = [config.test_eps, config.test_eps_iter];
-                attacks.push(AnPgd::attack(memory, model, target, &pgd, search, lengths, &run));
+                attacks.push(AnPgd::attack(memory, model, batch, &pgd, search, lengths, &run));
             }
         }
     }

@@ -1,114 +1,250 @@
-//! Signs that a figure means little: an attack that did nothing, a network that hides its gradients. They are those of
-//! AutoAttack's own checks (Croce and Hein, 2020; checks.py of the released code), and a few more. None ends an
-//! evaluation: they are told beside its figures.
+//! Checks of an evaluation: signs that a figure means little, such as an attack that did nothing or a network that hides
+//! its gradients.
+//!
+//! [`CHECKS`] is the table of all of them; `docs/checks.md` says what each means and what to do. The first four are
+//! AutoAttack's (Croce and Hein, 2020; checks.py of the released code). A check never ends an evaluation: its warning
+//! stands beside the figures.
 
 use std::sync::Arc;
 
-use super::Examples;
-use super::checkpoint::{AttackStatistics, EvaluationState};
+use super::checkpoint::EvaluationState;
+use super::examples::Examples;
+use super::report::AttackStatistics;
 use crate::Result;
 use crate::device::Device;
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Loss, LossRule, Memory, Program, Reduction, Tape};
 
-/// The share of examples that the black-box attack may break beyond the white-box ones before it is a sign: AutoAttack's.
+/// Fraction of the images that the black-box attack may find beyond the white-box ones: AutoAttack's.
 const SQUARE_BETTER: f64 = 0.002;
 
-/// The gradients' magnitudes of a batch.
+/// A check by its name.
+pub struct Check {
+    /// Name, which begins the check's warnings and is a section of `docs/checks.md`.
+    pub name: &'static str,
+    /// Condition under which the check warns.
+    pub condition: &'static str,
+    /// Messages of the warnings that the observations raise.
+    messages: fn(&Observations) -> Vec<String>,
+}
+
+/// Every check, in the order of their warnings.
+pub const CHECKS: [Check; 6] = [
+    Check {
+        name: "random-output",
+        condition: "two forward passes over the same images give different logits",
+        messages: random_output,
+    },
+    Check {
+        name: "probability-output",
+        condition: "every row of logits lies in [0, 1] and sums to 1",
+        messages: probability_output,
+    },
+    Check {
+        name: "zero-gradient",
+        condition: "the gradient of the cross-entropy with respect to a correctly classified image is zero",
+        messages: zero_gradient,
+    },
+    Check {
+        name: "black-box-stronger",
+        condition: "square finds adversarial images for more than 0.2 % of the images after white-box attacks found none",
+        messages: black_box_stronger,
+    },
+    Check {
+        name: "no-passes",
+        condition: "an attack made no pass through the network, apart from the one that verifies its results",
+        messages: no_passes,
+    },
+    Check {
+        name: "nothing-changed",
+        condition: "an attack returned every image unchanged, in balls of a radius above 0",
+        messages: nothing_changed,
+    },
+];
+
+/// Observations on a finished evaluation, from which the checks decide.
+#[derive(Debug, Default)]
+pub(super) struct Observations {
+    /// Number of images.
+    count: usize,
+    /// Images in the first batch.
+    first_batch: usize,
+    /// Number of classes.
+    classes: usize,
+    /// Logits of the first batch, `[first_batch, classes]`, from two passes.
+    logits: [Vec<f32>; 2],
+    /// Correctly classified images of the first batch with a zero gradient.
+    zero_gradients: usize,
+    /// Attacks at each eps.
+    bounded: Vec<ObservedAttack>,
+    /// Minimum-norm attacks.
+    minimum_norm: Vec<AttackStatistics>,
+}
+
+/// An attack in balls of one radius.
+#[derive(Clone, Debug)]
+struct ObservedAttack {
+    eps: f64,
+    /// True if an attack before it was run at the same eps.
+    after_others: bool,
+    statistics: AttackStatistics,
+}
+
+impl Observations {
+    /// Observes the network on the first batch of the examples; `eps` are the radii of the state's attacks in balls.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn new(
+        model: &dyn Model,
+        device: &mut dyn Device,
+        examples: &Examples,
+        gradients: &GradientCheck,
+        correct: &[bool],
+        state: &EvaluationState,
+        eps: &[f64],
+    ) -> Result<Observations> {
+        let indices = examples.indices();
+        let Some(first) = examples.batches(&indices).next() else { return Ok(Observations::default()) };
+        let classes = model.classes();
+        let mut pass = || -> Result<Vec<f32>> {
+            examples.predict(device, first)?;
+            let mut logits = examples.logits(device)?;
+            logits.truncate(first.len() * classes);
+            Ok(logits)
+        };
+        let logits = [pass()?, pass()?];
+        let largest = gradients.largest(device)?;
+        let zero_gradients = first.iter().zip(&largest).filter(|(i, g)| correct[**i as usize] && **g == 0.0).count();
+        let observed = |(&eps, attacks): (&f64, &Vec<AttackStatistics>)| {
+            let attacks = attacks.iter().cloned().enumerate();
+            attacks.map(|(at, statistics)| ObservedAttack { eps, after_others: at > 0, statistics }).collect::<Vec<_>>()
+        };
+        Ok(Observations {
+            count: correct.len(),
+            first_batch: first.len(),
+            classes,
+            logits,
+            zero_gradients,
+            bounded: eps.iter().zip(&state.bounded).flat_map(observed).collect(),
+            minimum_norm: state.minimum_norm.clone(),
+        })
+    }
+
+    /// Warnings of all checks, each beginning with the check's name.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let named = |check: &Check| {
+            let messages = (check.messages)(self).into_iter();
+            messages.map(|message| format!("{}: {message}", check.name)).collect::<Vec<_>>()
+        };
+        CHECKS.iter().flat_map(named).collect()
+    }
+}
+
+/// Largest magnitude in the gradient of each example's cross-entropy with respect to its image.
 #[derive(Clone, Debug)]
 pub(super) struct GradientCheck {
     program: Arc<Program>,
+    /// `[n]`.
     largest: Buffer,
 }
 
 impl GradientCheck {
-    /// Records the largest magnitude in the gradient of each example's cross-entropy by its image.
+    /// Records the gradients' magnitudes for the examples' batch.
     pub(super) fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples) -> GradientCheck {
-        let target = &examples.target;
-        let n = target.capacity();
+        let batch = &examples.batch;
+        let n = batch.capacity();
         let largest = memory.f32("largest_gradient", &[n]);
         let mut tape = Tape::new("gradients");
-        tape.set_rows(&target.rows);
-        let (x, labels) = (tape.leaf(&target.x), tape.leaf(&target.labels));
+        tape.set_rows(&batch.rows);
+        let (x, labels) = (tape.leaf(&batch.x), tape.leaf(&batch.labels));
         let logits = model.logits(&mut tape, x, Mode::Eval);
         let loss = tape.loss(LossRule { loss: Loss::Xent, confidence: 0.0 }, logits, labels);
         let ones = tape.fill(1.0, &[n]);
         let dx = tape.grad(loss, ones, &[x])[0];
-        let most = tape.reduce(Reduction::Max, [dx], |[dx]| dx.abs());
-        tape.keep(most, &largest);
+        let magnitude = tape.reduce(Reduction::Max, [dx], |[dx]| dx.abs());
+        tape.keep(magnitude, &largest);
         GradientCheck { program: Arc::new(tape.finish()), largest }
     }
 
-    pub(super) fn programs(&self) -> [&Program; 1] {
-        [&self.program]
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Magnitudes `[n]` for the batch that the examples hold.
+    fn largest(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
+        device.execute(&self.program)?;
+        device.read_f32(&self.largest)
     }
 }
 
-/// What is odd about an evaluation, a line each. The network is looked at on the first batch.
-pub(super) fn suspicious(
-    model: &dyn Model,
-    device: &mut dyn Device,
-    examples: &Examples,
-    gradients: &GradientCheck,
-    right: &[bool],
-    state: &EvaluationState,
-    eps: &[f64],
-) -> Result<Vec<String>> {
-    let mut odd = Vec::new();
-    let all = examples.all();
-    let Some(first) = examples.batches(&all).next() else { return Ok(odd) };
-    examples.look(device, first)?;
-    let logits = examples.logits(device)?;
-    let used = first.len() * model.classes();
-    examples.look(device, first)?;
-    if examples.logits(device)?[..used].iter().zip(&logits).any(|(a, b)| a.to_bits() != b.to_bits()) {
-        odd.push("the network's output is random: two passes of the same images differ".into());
-    }
+fn random_output(seen: &Observations) -> Vec<String> {
+    let [first, second] = &seen.logits;
+    let differ = first.iter().zip(second).any(|(a, b)| a.to_bits() != b.to_bits());
+    Vec::from_iter(differ.then(|| "two forward passes over the same images give different logits".into()))
+}
+
+fn probability_output(seen: &Observations) -> Vec<String> {
     let probabilities =
         |row: &[f32]| row.iter().all(|z| (0.0..=1.0).contains(z)) && (row.iter().sum::<f32>() - 1.0).abs() < 1e-4;
-    if logits[..used].chunks(model.classes()).all(probabilities) {
-        odd.push("the network's output is probabilities, not logits: losses on them have small gradients".into());
-    }
-    device.execute(&gradients.program)?;
-    let largest = device.read_f32(&gradients.largest)?;
-    let flat = first.iter().zip(&largest).filter(|(i, g)| right[**i as usize] && **g == 0.0).count();
-    if flat > 0 {
-        odd.push(format!(
-            "the cross-entropy's gradient is zero on {flat} of the first {} images: attacks on it do nothing there",
-            first.len()
-        ));
-    }
-    let balls = state.tallies.iter().enumerate().flat_map(|(e, tallies)| tallies.iter().map(move |t| (eps[e], t)));
-    for (eps, tally) in balls.chain(state.nearest_tallies.iter().map(|tally| (f64::INFINITY, tally))) {
-        odd.extend(idle(eps, tally));
-    }
-    for (tallies, eps) in state.tallies.iter().zip(eps) {
-        let square = tallies.iter().position(|tally| tally.name == "square");
-        if let Some(tally) = square.filter(|at| *at > 0).map(|at| &tallies[at]) {
-            let share = tally.broken as f64 / right.len() as f64;
-            if share > SQUARE_BETTER {
-                odd.push(format!(
-                    "eps {eps}: the black-box attack square broke {} images that no white-box attack broke: gradients may \
-                     be masked",
-                    tally.broken
-                ));
-            }
-        }
-    }
-    Ok(odd)
+    let all = !seen.logits[0].is_empty() && seen.logits[0].chunks(seen.classes).all(probabilities);
+    Vec::from_iter(all.then(|| {
+        "the network's outputs are probabilities instead of logits, so that the losses have small gradients".into()
+    }))
 }
 
-/// An attack that had something to do and did nothing.
-fn idle(eps: f64, tally: &AttackStatistics) -> Option<String> {
-    let AttackStatistics { name, attacked, moved, passes, .. } = tally;
-    // Each result is judged by a forward pass that is none of the attack's.
-    let own = passes.forward.saturating_sub(*attacked as u64) + passes.backward;
-    match () {
-        () if *attacked == 0 || eps == 0.0 => None,
-        () if own == 0 => Some(format!("{name}, eps {eps}: made no pass through the network")),
-        () if *moved == 0 => Some(format!("{name}, eps {eps}: changed none of {attacked} images")),
-        () => None,
+fn zero_gradient(seen: &Observations) -> Vec<String> {
+    let Observations { zero_gradients, first_batch, .. } = seen;
+    Vec::from_iter((*zero_gradients > 0).then(|| {
+        format!(
+            "the gradient of the cross-entropy is zero for {zero_gradients} of the first {first_batch} images; attacks \
+             that follow it do nothing there"
+        )
+    }))
+}
+
+fn black_box_stronger(seen: &Observations) -> Vec<String> {
+    let stronger = seen.bounded.iter().filter(|attack| {
+        let found = attack.statistics.broken as f64 / seen.count as f64;
+        attack.statistics.name == "square" && attack.after_others && found > SQUARE_BETTER
+    });
+    let message = |attack: &ObservedAttack| {
+        format!(
+            "eps {}: the black-box attack square found adversarial images for {} images that withstood every white-box \
+             attack; gradients may be masked",
+            attack.eps, attack.statistics.broken
+        )
+    };
+    stronger.map(message).collect()
+}
+
+fn no_passes(seen: &Observations) -> Vec<String> {
+    seen.attempts()
+        .filter(|(_, attack)| own_passes(attack) == 0)
+        .map(|(label, _)| format!("{label}: made no pass through the network"))
+        .collect()
+}
+
+fn nothing_changed(seen: &Observations) -> Vec<String> {
+    seen.attempts()
+        .filter(|(_, attack)| own_passes(attack) > 0 && attack.moved == 0)
+        .map(|(label, attack)| format!("{label}: changed none of {} images", attack.attacked))
+        .collect()
+}
+
+impl Observations {
+    /// Attacks that were given images and room to change them, with a label for messages.
+    fn attempts(&self) -> impl Iterator<Item = (String, &AttackStatistics)> {
+        let bounded = self.bounded.iter().filter(|attack| attack.eps != 0.0);
+        let bounded = bounded.map(|at| (format!("{}, eps {}", at.statistics.name, at.eps), &at.statistics));
+        let minimum_norm = self.minimum_norm.iter().map(|attack| (attack.name.clone(), attack));
+        bounded.chain(minimum_norm).filter(|(_, attack)| attack.attacked > 0)
     }
+}
+
+/// Passes of an attack without those that verify its results.
+fn own_passes(attack: &AttackStatistics) -> u64 {
+    attack.passes.forward.saturating_sub(attack.attacked as u64) + attack.passes.backward
 }
 
 #[cfg(test)]
@@ -116,26 +252,68 @@ mod tests {
     use super::super::passes::Passes;
     use super::*;
 
-    fn tally(attacked: usize, moved: u64, forward: u64) -> AttackStatistics {
-        AttackStatistics {
-            name: "pgd-xent".into(),
-            attacked,
-            moved,
-            passes: Passes { forward, backward: 0 },
-            ..AttackStatistics::default()
+    fn statistics(name: &str, attacked: usize, moved: u64, forward: u64) -> AttackStatistics {
+        let passes = Passes { forward, backward: 0 };
+        AttackStatistics { name: name.into(), attacked, moved, passes, ..AttackStatistics::default() }
+    }
+
+    /// Warnings about one attack on 1,000 images.
+    fn warnings(eps: f64, after_others: bool, statistics: AttackStatistics) -> Vec<String> {
+        let bounded = vec![ObservedAttack { eps, after_others, statistics }];
+        Observations { count: 1000, bounded, ..Observations::default() }.warnings()
+    }
+
+    #[test]
+    fn an_attack_that_does_nothing_raises_a_warning() {
+        let pgd = |moved, forward| warnings(0.3, false, statistics("pgd-xent", 9, moved, forward));
+        assert_eq!(pgd(0, 9), ["no-passes: pgd-xent, eps 0.3: made no pass through the network"]);
+        assert_eq!(pgd(0, 18), ["nothing-changed: pgd-xent, eps 0.3: changed none of 9 images"]);
+        assert!(pgd(1, 18).is_empty());
+        let ddn = Observations { minimum_norm: vec![statistics("ddn", 9, 0, 18)], ..Observations::default() };
+        assert_eq!(ddn.warnings(), ["nothing-changed: ddn: changed none of 9 images"]);
+    }
+
+    #[test]
+    fn an_attack_that_has_nothing_to_do_raises_no_warning() {
+        assert!(warnings(0.0, false, statistics("pgd-xent", 9, 0, 18)).is_empty(), "a ball of radius 0 has no room");
+        assert!(warnings(0.3, false, statistics("pgd-xent", 0, 0, 0)).is_empty(), "no image was left to attack");
+    }
+
+    #[test]
+    fn a_black_box_attack_that_finds_more_than_the_white_box_ones_raises_a_warning() {
+        let square = |broken| AttackStatistics { broken, ..statistics("square", 500, 500, 5000) };
+        let warning = "black-box-stronger: eps 0.3: the black-box attack square found adversarial images for 3 images \
+                       that withstood every white-box attack; gradients may be masked";
+        assert_eq!(warnings(0.3, true, square(3)), [warning]);
+        assert!(warnings(0.3, true, square(2)).is_empty(), "0.2 % are tolerated");
+        assert!(warnings(0.3, false, square(3)).is_empty(), "no white-box attack came before it");
+    }
+
+    #[test]
+    fn odd_outputs_raise_a_warning() {
+        let seen = |first: [f32; 2], second: [f32; 2], zero_gradients| Observations {
+            classes: 2,
+            first_batch: 1,
+            logits: [first.into(), second.into()],
+            zero_gradients,
+            ..Observations::default()
+        };
+        let names = |seen: Observations| {
+            let warnings = seen.warnings();
+            warnings.iter().map(|w| w.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(seen([3.0, -1.0], [3.0, -1.5], 0)), ["random-output"]);
+        assert_eq!(names(seen([0.75, 0.25], [0.75, 0.25], 1)), ["probability-output", "zero-gradient"]);
+        assert!(names(seen([3.0, -1.0], [3.0, -1.0], 0)).is_empty());
+    }
+
+    #[test]
+    fn the_documentation_has_a_section_for_every_check() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/checks.md");
+        let Ok(text) = std::fs::read_to_string(path) else { return };
+        for check in CHECKS {
+            let section = text.lines().any(|line| line.starts_with('#') && line.contains(check.name));
+            assert!(section, "docs/checks.md has no section for {}", check.name);
         }
-    }
-
-    #[test]
-    fn an_attack_that_does_nothing_is_told() {
-        assert_eq!(idle(0.3, &tally(9, 0, 9)).unwrap(), "pgd-xent, eps 0.3: made no pass through the network");
-        assert_eq!(idle(0.3, &tally(9, 0, 18)).unwrap(), "pgd-xent, eps 0.3: changed none of 9 images");
-        assert_eq!(idle(0.3, &tally(9, 1, 18)), None);
-    }
-
-    #[test]
-    fn an_attack_that_has_nothing_to_do_is_not() {
-        assert_eq!(idle(0.0, &tally(9, 0, 18)), None, "in a ball without size nothing can move");
-        assert_eq!(idle(0.3, &tally(0, 0, 0)), None, "nobody was left to attack");
     }
 }

@@ -1,101 +1,171 @@
-//! An evaluation's folder: the record, a row for each image, and the adversarial images where they are saved. The answer
-//! to one question never overwrites that to another.
+//! Folder of an evaluation: its report, a row for each image, and the adversarial images if they are saved. The result of
+//! one request never overwrites that of another.
 
-use std::fs::{create_dir_all, read};
+use std::fs::{create_dir_all, read, read_to_string};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::checkpoint::CheckpointWriter;
-use super::report::EvaluationReport;
+use super::adversarial::AdversarialImages;
+use super::checkpoint;
+use super::image_rows::{HEADER, ImageRow};
+use super::report::{EvaluationReport, SCHEMA_VERSION};
 use crate::record::write_atomic;
 use crate::{Error, Result};
 
-/// The record.
+/// Report, as JSON.
 pub const EVALUATION: &str = "evaluation.json";
-/// A row for each image.
+/// Rows of the images.
 pub const IMAGES: &str = "images.csv";
-/// The adversarial images, where they are saved.
+/// Adversarial images, if they are saved.
 pub const ADVERSARIAL: &str = "adversarial.safetensors";
-/// What the folders of a run's evaluations begin with.
+/// Prefix of the folders of evaluations in a run's folder.
 pub const EVALUATIONS: &str = "evaluation-";
 
-/// Where an evaluation is kept.
+/// Choice of the folder of an evaluation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Folder {
-    /// In the first of `evaluation-NAME`, `evaluation-NAME-2`, ... of a run's folder that has no other question's answer.
-    Of {
-        /// The run's folder.
+pub enum EvaluationFolder {
+    /// First of `evaluation-NAME`, `evaluation-NAME-2`, ... in a run's folder that holds no other request's result.
+    InRun {
+        /// Folder of the run.
         run: PathBuf,
-        /// The evaluation's name.
+        /// Name of the evaluation.
         name: String,
     },
-    /// There, or nowhere else.
+    /// This folder alone.
     At(PathBuf),
 }
 
-impl Folder {
-    /// The folder for the answer to a question, which is known by its hash; it exists now.
+/// Folder that was prepared for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedFolder {
+    /// The folder, which exists.
+    pub path: PathBuf,
+    /// Folders of that name with the results of other requests, which stay as they are.
+    pub passed_over: Vec<PathBuf>,
+}
+
+impl EvaluationFolder {
+    /// Chooses and creates the folder for the result of the request with the hash `request`.
     ///
     /// # Errors
-    /// The given folder has another question's answer, or it cannot be made.
-    pub fn prepare(&self, question: &str) -> Result<PathBuf> {
-        let folder = match self {
-            Folder::At(folder) if is_taken(folder, question)? => {
+    /// [`EvaluationFolder::At`] holds the result of another request; or the folder cannot be created.
+    pub fn prepare(&self, request: &str) -> Result<PreparedFolder> {
+        let mut passed_over = Vec::new();
+        let path = match self {
+            EvaluationFolder::At(folder) if is_taken(folder, request)? => {
                 return Err(Error::usage(format!(
                     "--out {}: expected a new folder, or one of an evaluation of the same weights with the same flags; \
                      found another evaluation, which would be lost",
                     folder.display()
                 )));
             }
-            Folder::At(folder) => folder.clone(),
-            Folder::Of { run, name } => {
+            EvaluationFolder::At(folder) => folder.clone(),
+            EvaluationFolder::InRun { run, name } => {
                 let mut folder = run.join(format!("{EVALUATIONS}{name}"));
                 for number in 2.. {
-                    if !is_taken(&folder, question)? {
+                    if !is_taken(&folder, request)? {
                         break;
                     }
+                    passed_over.push(folder);
                     folder = run.join(format!("{EVALUATIONS}{name}-{number}"));
                 }
                 folder
             }
         };
-        create_dir_all(&folder).map_err(|source| Error::io(&folder, "create", source))?;
-        Ok(folder)
+        create_dir_all(&path).map_err(|source| Error::io(&path, "create", source))?;
+        Ok(PreparedFolder { path, passed_over })
     }
 }
 
-/// Whether a folder has the answer to another question, whole or unfinished.
-fn is_taken(folder: &Path, question: &str) -> Result<bool> {
+/// True if a folder holds the result of another request than `request`, complete or interrupted.
+fn is_taken(folder: &Path, request: &str) -> Result<bool> {
     #[derive(Deserialize)]
-    struct Asked {
-        question: Option<String>,
+    struct Owner {
+        #[serde(alias = "question")]
+        request: Option<String>,
     }
-    let record = folder.join(EVALUATION);
-    if record.exists() {
-        let bytes = read(&record).map_err(|source| Error::io(&record, "read", source))?;
-        // What cannot be read is somebody's, too.
-        let asked = serde_json::from_slice::<Asked>(&bytes).ok().and_then(|asked| asked.question);
-        return Ok(asked.is_none_or(|asked| asked != question));
+    let report = folder.join(EVALUATION);
+    if report.exists() {
+        let bytes = read(&report).map_err(|source| Error::io(&report, "read", source))?;
+        // A file of another form belongs to somebody else, too.
+        let owner = serde_json::from_slice::<Owner>(&bytes).ok().and_then(|owner| owner.request);
+        return Ok(owner.is_none_or(|owner| owner != request));
     }
-    Ok(CheckpointWriter::of(folder).load()?.is_some_and(|state| state.question != question))
+    Ok(checkpoint::read(folder)?.is_some_and(|state| state.request != request))
 }
 
-/// Writes the record and the rows of a whole evaluation, and removes what was kept of it unfinished.
+/// Writes the report and the rows of a complete evaluation, and removes its state.
 ///
 /// # Errors
 /// A file cannot be written or removed.
-pub fn write(folder: &Path, evaluation: &EvaluationReport) -> Result<()> {
-    write_atomic(&folder.join(IMAGES), |out| out.write_all(evaluation.csv().as_bytes()))?;
-    write_record(&folder.join(EVALUATION), evaluation)?;
-    CheckpointWriter::of(folder).done()
+pub fn write(folder: &Path, report: &EvaluationReport) -> Result<()> {
+    write_atomic(&folder.join(IMAGES), |out| out.write_all(report.csv().as_bytes()))?;
+    write_report(&folder.join(EVALUATION), report)?;
+    checkpoint::remove(folder)
 }
 
-/// Writes the record alone.
+/// Writes the report alone.
 ///
 /// # Errors
-/// It cannot be written.
-pub fn write_record(file: &Path, evaluation: &EvaluationReport) -> Result<()> {
-    let text = serde_json::to_string_pretty(evaluation).map_err(|error| Error::failed(error.to_string()))?;
+/// The file cannot be written.
+pub fn write_report(file: &Path, report: &EvaluationReport) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).map_err(|error| Error::failed(error.to_string()))?;
     write_atomic(file, |out| writeln!(out, "{text}"))
+}
+
+/// Reads the report in a folder, without the rows of its images. Reports of former versions are read, too.
+///
+/// # Errors
+/// The file cannot be read, is no report, or was written by a newer version.
+pub fn read_report(folder: &Path) -> Result<EvaluationReport> {
+    #[derive(Deserialize)]
+    struct Version {
+        #[serde(default)]
+        schema_version: u32,
+    }
+    let path = folder.join(EVALUATION);
+    let bytes = read(&path).map_err(|source| Error::io(&path, "read", source))?;
+    match serde_json::from_slice(&bytes) {
+        Ok(Version { schema_version }) if schema_version > SCHEMA_VERSION => Err(Error::format(
+            &path,
+            format!(
+                "expected schema_version {SCHEMA_VERSION} or less, found {schema_version}: the file was written by a \
+                 newer maxmargin"
+            ),
+        )),
+        _ => serde_json::from_slice(&bytes).map_err(|error| {
+            let expected = "expected an evaluation as `maxmargin evaluate` writes it";
+            Error::format(&path, format!("{expected}, of schema_version {SCHEMA_VERSION} or less; found: {error}"))
+        }),
+    }
+}
+
+/// Reads the rows of the images in a folder; none if there is no such file.
+///
+/// # Errors
+/// The file cannot be read, or a line has another form (names it).
+pub fn read_image_rows(folder: &Path) -> Result<Vec<ImageRow>> {
+    let path = folder.join(IMAGES);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let text = read_to_string(&path).map_err(|source| Error::io(&path, "read", source))?;
+    let mut lines = text.lines().enumerate();
+    let refusal = |line: usize, found: &str| {
+        Error::format(&path, format!("line {}: expected {HEADER}; found {found:?}", line + 1))
+    };
+    match lines.next() {
+        Some((_, HEADER)) => lines.map(|(i, line)| ImageRow::from_csv(line).ok_or_else(|| refusal(i, line))).collect(),
+        other => Err(refusal(0, other.map_or("", |(_, line)| line))),
+    }
+}
+
+/// Reads the adversarial images in a folder, if they were saved.
+///
+/// # Errors
+/// The file cannot be read, or a tensor has another form (names it).
+pub fn read_adversarial(folder: &Path) -> Result<Option<AdversarialImages>> {
+    let path = folder.join(ADVERSARIAL);
+    path.is_file().then(|| AdversarialImages::read(&path)).transpose()
 }

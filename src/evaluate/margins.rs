@@ -1,7 +1,7 @@
-//! Margins of a data set by AN-PGD in its test form (the released code's `ANPGDForTest`): PGD at one eps for all,
-//! then the bisection along the direction found. It selects checkpoints.
+//! Margins of a data set by AN-PGD in its test form (the released code's `ANPGDForTest`): PGD at one eps for all
+//! examples, then bisection along the direction that it found. The mean margin selects checkpoints.
 
-use super::Examples;
+use super::examples::Examples;
 use crate::Result;
 use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::config::{Config, TestSearchStart};
@@ -10,7 +10,7 @@ use crate::model::{Mode, Model};
 use crate::rng::Purpose;
 use crate::tape::Memory;
 
-/// The measurement of margins.
+/// AN-PGD recorded for the examples of a data set.
 #[derive(Clone, Debug)]
 pub struct MarginMeasurement {
     an_pgd: AnPgd,
@@ -19,9 +19,9 @@ pub struct MarginMeasurement {
 }
 
 impl MarginMeasurement {
-    /// Records it for the examples, with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity.
+    /// Records AN-PGD with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity.
     pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, config: &Config) -> MarginMeasurement {
-        // The same random starts at every measurement: a difference between two is the network's.
+        // Every measurement has the same random starts, so that two differ by the network alone.
         let step = memory.u32("margins.start", &[1]);
         let settings = PgdSettings {
             loss: config.loss_rule(config.attack_loss_fn),
@@ -29,31 +29,22 @@ impl MarginMeasurement {
             iterations: config.nb_iter,
             noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::MarginStart, step },
         };
-        let pgd = Pgd::new(memory, model, &examples.target, &settings);
-        let search = Search {
-            loss: config.loss_rule(config.fidelity.test_search_loss_fn),
-            steps: config.num_search_steps,
-            max_eps: config.max_eps(),
-            start: match config.fidelity.test_search_start {
-                TestSearchStart::HalfMaxeps => SearchStart::HalfMaxEps,
-                TestSearchStart::TestEps => SearchStart::Eps,
-            },
-            norm: config.norm,
-            direction: config.fidelity.direction,
-            result: config.fidelity.search_result,
-            mode: Mode::Eval,
+        let pgd = Pgd::new(memory, model, &examples.batch, &settings);
+        let start = match config.fidelity.test_search_start {
+            TestSearchStart::HalfMaxeps => SearchStart::HalfMaxEps,
+            TestSearchStart::TestEps => SearchStart::Eps,
         };
-        let an_pgd = AnPgd::new(memory, model, &examples.target, pgd, search);
+        let an_pgd = AnPgd::new(memory, model, &examples.batch, pgd, test_search(config, start));
         MarginMeasurement { an_pgd, eps: config.test_eps, eps_iter: config.test_eps_iter }
     }
 
-    /// The attack as a schedule.
+    /// Schedule of the attack on a batch.
     pub fn schedule(&self) -> &Schedule {
         &self.an_pgd.schedule
     }
 
-    /// The margin of every example, in order: 0 where it is wrong without an attack, so those are not attacked.
-    /// `progress` is told how many examples are done.
+    /// Margin of every example, in order. Misclassified examples have margin 0 and are not attacked. `progress` is given
+    /// the number of examples done.
     ///
     /// # Errors
     /// The device failed.
@@ -63,13 +54,13 @@ impl MarginMeasurement {
         examples: &Examples,
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<f32>> {
-        let n = examples.target.capacity();
+        let n = examples.batch.capacity();
         device.write_f32(&self.an_pgd.pgd.eps, &vec![self.eps; n])?;
         device.write_f32(&self.an_pgd.pgd.step, &vec![self.eps_iter; n])?;
-        let right = examples.right(device)?;
-        let mut margins = vec![0.0; right.len()];
-        let attacked: Vec<u32> = (0..right.len() as u32).filter(|&i| right[i as usize]).collect();
-        let mut done = right.len() - attacked.len();
+        let correct = examples.correct(device)?;
+        let mut margins = vec![0.0; correct.len()];
+        let attacked: Vec<u32> = (0..correct.len() as u32).filter(|&i| correct[i as usize]).collect();
+        let mut done = correct.len() - attacked.len();
         for index in examples.batches(&attacked) {
             examples.load(device, index)?;
             device.replay(&self.an_pgd.schedule)?;
@@ -79,5 +70,19 @@ impl MarginMeasurement {
             progress(done);
         }
         Ok(margins)
+    }
+}
+
+/// Bisection of AN-PGD in its test form, from `start`.
+pub(super) fn test_search(config: &Config, start: SearchStart) -> Search {
+    Search {
+        loss: config.loss_rule(config.fidelity.test_search_loss_fn),
+        steps: config.num_search_steps,
+        max_eps: config.max_eps(),
+        start,
+        norm: config.norm,
+        direction: config.fidelity.direction,
+        result: config.fidelity.search_result,
+        mode: Mode::Eval,
     }
 }

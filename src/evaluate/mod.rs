@@ -1,30 +1,37 @@
-//! Evaluation: accuracy, accuracy under attack, minimum-norm distances, margins.
+//! Evaluation of trained networks: accuracy without and under attack, minimum-norm distances, margins.
 //!
-//! - [`question`]: all of it for a file of weights; what survives is attacked again, what is broken is not
-//! - [`attacks`]: the attacks by name, with their published settings
-//! - [`protocol`]: published ways of measuring
-//! - [`judged`]: an attack with its judge: what it found is recomputed, not believed
-//! - [`passes`]: what an attack took of the network
-//! - [`examples`]: a data set's examples, batch by batch, and what the network says of them without an attack
-//! - [`margins`]: AN-PGD in its test form, as it selects checkpoints
-//! - [`transfer`]: images made on one network, tried on others
-//! - [`result`]: the record of an evaluation, as JSON, rows and a table
-//! - [`folder`]: where that is kept, beside those of other questions
+//! - [`request`]: the settings of an evaluation and the files it writes.
+//! - [`run`]: the evaluation itself; examples that stay correct under one attack are given to the next.
+//! - [`report`]: its result, as JSON and as a table; [`image_rows`]: a line for each image.
+//! - [`folder`]: the folder of an evaluation, which never overwrites the result of another request.
+//! - [`transfer`]: adversarial images made on one network, classified by others.
+//! - [`attacks`]: attacks by name, with their published settings; [`protocol`]: published sets of them.
+//! - [`verified`]: an attack whose results are recomputed by a clean forward pass.
+//! - [`passes`]: forward and backward passes of a program, counted from its ops.
+//! - [`examples`]: a data set on the device, batch by batch, and its predictions without an attack.
+//! - [`margins`]: margins by AN-PGD in its test form, which selects checkpoints.
+//! - [`checks`]: signs that a figure is doubtful, by name.
+//! - [`adversarial`]: the file of adversarial images, which is read again and checked after it is written.
+//! - [`statistics`]: accuracy, mean, quantiles.
 //!
-//! Beside these: how an unfinished evaluation is kept, what makes its figures doubtful, and the adversarial images as
-//! a checked file.
+//! Nothing here trains, draws or prints: figures are returned, progress goes to [`crate::record::Progress`].
 
-mod adversarial;
+pub mod adversarial;
 pub mod attacks;
 mod checkpoint;
-mod checks;
+pub mod checks;
 pub mod examples;
+mod findings;
 pub mod folder;
+pub mod image_rows;
 pub mod margins;
+mod network;
 pub mod passes;
 pub mod protocol;
 pub mod report;
 pub mod request;
+pub mod run;
+pub mod statistics;
 pub mod transfer;
 pub mod verified;
 
@@ -32,14 +39,6 @@ pub use attacks::{AttackName, AttackSettings};
 pub use examples::Examples;
 pub use margins::MarginMeasurement;
 pub use protocol::Protocol;
+pub use request::{EvaluationRequest, OutputPaths, Split};
+pub use statistics::{accuracy, mean};
 pub use verified::{VerifiedAttack, robust_examples};
-
-/// The share of examples that are right, in percent; 0 of none.
-pub fn accuracy(values: &[bool]) -> f64 {
-    if values.is_empty() { 0.0 } else { 100.0 * values.iter().filter(|v| **v).count() as f64 / values.len() as f64 }
-}
-
-/// The mean, summed in double precision; 0 of none.
-pub fn mean(values: &[f32]) -> f64 {
-    if values.is_empty() { 0.0 } else { values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64 }
-}

@@ -1,4 +1,4 @@
-//! What an attack takes of the network: counted from its programs, not told by it.
+//! Forward and backward passes through a network, counted from the ops of a program instead of told by an attack.
 
 use std::ops::{Add, AddAssign, Mul};
 
@@ -8,18 +8,19 @@ use crate::device::Schedule;
 use crate::model::Model;
 use crate::tape::{Op, Program};
 
-/// How often the network was run. Of a program: for each of its examples; of an evaluation: over all of them.
+/// Passes through a network: of a program, for each of its examples; of an evaluation, summed over its examples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Passes {
-    /// From images to logits.
+    /// Passes from an image to its logits.
     pub forward: u64,
-    /// From the logits' gradients to the images'.
+    /// Passes from the gradient with respect to the logits to that with respect to the image.
     pub backward: u64,
 }
 
 impl Passes {
-    /// Of a program for batches of `n` examples: how often the model's last layer is computed, and how often its gradient
-    /// by its input; of a batch of samples, `k` an example, as `k` passes.
+    /// Passes of a program for batches of `n` examples: how often it computes the model's last layer, and how often the
+    /// gradient with respect to that layer's input. A batch of `k` samples an example counts as `k` passes.
     pub fn of(program: &Program, model: &dyn Model, n: usize) -> Passes {
         let weight = model.params().part(model.output_layer().weight);
         let mut passes = Passes::default();
@@ -35,7 +36,7 @@ impl Passes {
         passes
     }
 
-    /// Of a schedule for batches of `n` examples.
+    /// Passes of a schedule for batches of `n` examples.
     pub fn of_schedule(schedule: &Schedule, model: &dyn Model, n: usize) -> Passes {
         let stages = schedule.stages.iter();
         stages.fold(Passes::default(), |sum, (program, times)| sum + Passes::of(program, model, n) * u64::from(*times))

@@ -1,4 +1,4 @@
-//! Published ways of measuring robust accuracy, so that figures can be held against each other.
+//! Published protocols for robust accuracy, so that figures can be compared.
 
 use super::attacks::AttackName;
 use crate::catalog::DatasetKind;
@@ -6,10 +6,10 @@ use crate::choice::choices;
 use crate::tape::Norm;
 
 choices! {
-    /// A published protocol.
+    /// Published protocol: attacks and radii.
     pub enum Protocol {
-        /// The paper's, on the network itself: at each eps of its grid ten random starts of PGD-100, half on the
-        /// cross-entropy and half on the cw loss
+        /// The paper's white-box attacks: at each eps of its grid ten random starts of PGD-100, half on the cross-entropy
+        /// and half on the cw loss
         Paper = "paper",
         /// RobustBench's: AutoAttack standard at its eps (CIFAR10: 8/255, l2 0.5; digits: 0.3, l2 2)
         Autoattack = "autoattack",
@@ -17,7 +17,7 @@ choices! {
 }
 
 impl Protocol {
-    /// The attacks, in turn.
+    /// Attacks, in the order in which they are run.
     pub fn attacks(self) -> Vec<AttackName> {
         match self {
             Protocol::Paper => vec![AttackName::Pgd],
@@ -25,7 +25,7 @@ impl Protocol {
         }
     }
 
-    /// The radii at which it is reported, ascending (paper, section 4 and appendix).
+    /// Radii at which the protocol is reported, ascending.
     pub fn eps(self, dataset: DatasetKind, norm: Norm) -> Vec<f64> {
         let radii = dataset.radii(norm);
         match self {

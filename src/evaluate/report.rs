@@ -1,167 +1,187 @@
-//! What an evaluation found: the record that is written as JSON, the row of each image, and the table for a person.
+//! Report of an evaluation: the content of `evaluation.json`, and the table that is printed.
+//!
+//! One set of types is written by `evaluate` and read by `report`. Fields that files of former versions lack, or have
+//! under another name, are marked.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::checkpoint::AttackStatistics;
-use super::mean;
+use super::image_rows::{HEADER, ImageRow};
 use super::passes::Passes;
+use super::statistics::{mean, quantile};
 use crate::catalog::DatasetKind;
-use crate::config::Method;
 use crate::tape::Norm;
 use crate::text::{histogram, length, si};
 
-/// An evaluation. Accuracies are in percent.
-#[derive(Clone, Debug, Serialize)]
+/// Version of the form of `evaluation.json` that this program writes.
+///
+/// Version 1, written without a version, named the warnings `suspicious` and the request's hash `question`.
+pub const SCHEMA_VERSION: u32 = 2;
+
+/// Version of files that do not say one.
+fn unversioned() -> u32 {
+    1
+}
+
+/// Result of an evaluation. Accuracies are in percent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EvaluationReport {
-    /// The program's version.
-    pub maxmargin: &'static str,
-    /// The commit it was built from, where that was known.
-    pub commit: Option<&'static str>,
-    /// The file of weights.
+    /// Version of the file's form, [`SCHEMA_VERSION`].
+    #[serde(default = "unversioned")]
+    pub schema_version: u32,
+    /// Version of the program.
+    #[serde(default)]
+    pub maxmargin: String,
+    /// Commit that the program was built from, if it was known.
+    pub commit: Option<String>,
+    /// File of weights.
     pub weights: String,
-    /// Its SHA-256.
+    /// SHA-256 of that file.
+    #[serde(default)]
     pub weights_sha256: String,
-    /// What was asked, as a hash: the weights and every setting that the answer depends on.
-    pub question: String,
-    /// The network, in a line.
+    /// SHA-256 of the request: of the weights and of every setting that the result depends on.
+    #[serde(default, alias = "question")]
+    pub request: String,
+    /// Description of the network in a line.
+    #[serde(default)]
     pub model: String,
-    /// Which data set.
+    /// Data set.
     pub dataset: DatasetKind,
-    /// Which of its images: `test`, `validation` or `train`.
+    /// Part of the data set: `test`, `validation` or `train`.
+    #[serde(default)]
     pub split: String,
-    /// Where they came from.
+    /// Origin of the images.
+    #[serde(default)]
     pub images: String,
-    /// How many images.
+    /// Number of images.
     pub count: usize,
-    /// The norm of eps and margins.
+    /// Norm of eps, distances and margins.
     pub norm: Norm,
-    /// The published protocol, if it is one.
+    /// Name of the published protocol, if the attacks are one's.
     pub protocol: Option<String>,
-    /// How the weights were trained, if that is known.
-    pub method: Option<Method>,
-    /// With which d_max, or eps.
+    /// Method that trained the weights, if known.
+    pub method: Option<String>,
+    /// d_max, or eps, that the weights were trained with.
     pub d_max: Option<f64>,
-    /// The seed of the random starts.
-    pub seed: u64,
-    /// Images at a time.
+    /// Seed of all random numbers.
+    pub seed: Option<u64>,
+    /// Images a batch.
+    #[serde(default)]
     pub batch_size: usize,
-    /// What computed.
+    /// Device that computed.
+    #[serde(default)]
     pub device: String,
     /// Accuracy without an attack.
     pub clean_accuracy: f64,
-    /// AvgRobAcc: the mean over the eps, if there are several.
+    /// AvgRobAcc: mean of the accuracies under attack, if there are several eps.
     pub average_robust_accuracy: Option<f64>,
-    /// AvgAcc: the mean over the eps and the clean accuracy, if there are several eps.
+    /// AvgAcc: mean of the accuracies under attack and the clean accuracy, if there are several eps.
     pub average_accuracy: Option<f64>,
-    /// Accuracy under attack, at each eps.
+    /// Accuracy under attack, by ascending eps.
+    #[serde(default)]
     pub robust: Vec<RobustAccuracy>,
-    /// What minimum-norm attacks found.
+    /// Results of minimum-norm attacks.
+    #[serde(default)]
     pub minimum_norm: Vec<MinimumNormResult>,
-    /// The mean of the margins.
+    /// Mean of the margins.
     pub mean_margin: Option<f64>,
-    /// AN-PGD's margins, one an image, in order: 0 where it is wrong without an attack.
+    /// Margins by AN-PGD `[count]`, in the order of the images: 0 where one is misclassified without an attack.
     pub margins: Option<Vec<f32>>,
-    /// The upper bound of the margins' search.
+    /// Upper bound of the search for margins.
+    #[serde(default)]
     pub max_eps: f32,
-    /// Examples that went through the network, but for the margins.
-    #[serde(flatten, serialize_with = "as_passes")]
-    pub passes: Passes,
-    /// How long it took, what was done before it was resumed included.
-    pub seconds: f64,
-    /// What makes the figures doubtful.
-    pub suspicious: Vec<String>,
-    /// One an image.
+    /// Forward passes, summed over the images; those for the margins are not counted.
+    #[serde(default)]
+    pub forward_passes: u64,
+    /// Backward passes, summed over the images; those for the margins are not counted.
+    #[serde(default)]
+    pub backward_passes: u64,
+    /// Duration in seconds, including the time before an interruption.
+    pub seconds: Option<f64>,
+    /// Warnings of the checks, each beginning with the check's name.
+    #[serde(default, alias = "suspicious")]
+    pub warnings: Vec<String>,
+    /// Result of each image; kept in a file of their own.
     #[serde(skip)]
     pub rows: Vec<ImageRow>,
 }
 
-/// `forward_passes` and `backward_passes` in the record of a whole evaluation.
-fn as_passes<S: serde::Serializer>(passes: &Passes, serializer: S) -> Result<S::Ok, S::Error> {
-    use serde::ser::SerializeMap as _;
-    let mut map = serializer.serialize_map(Some(2))?;
-    map.serialize_entry("forward_passes", &passes.forward)?;
-    map.serialize_entry("backward_passes", &passes.backward)?;
-    map.end()
-}
-
-/// Accuracy at one eps.
-#[derive(Clone, Debug, Serialize)]
+/// Accuracy under attack at one eps.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RobustAccuracy {
     /// Radius of the ball.
     pub eps: f64,
-    /// Share of images that stay right under all attacks, at this and at every smaller eps.
+    /// Percentage of images that stay correct under all attacks, at this and at every smaller eps.
     pub accuracy: f64,
-    /// PGD's step there.
+    /// PGD's step size at this eps.
     pub eps_iter: f32,
-    /// The attacks, in a line.
+    /// Attacks in a line.
     pub attack: String,
-    /// What each of them did.
+    /// Statistics of each attack.
     pub attacks: Vec<AttackStatistics>,
 }
 
-/// What a minimum-norm attack found.
-#[derive(Clone, Debug, Serialize)]
+/// Work and success of one attack at one eps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttackStatistics {
+    /// Name of the attack.
+    pub name: String,
+    /// Runs done: random starts or targets.
+    pub runs: u32,
+    /// Examples that the attack was given.
+    pub attacked: usize,
+    /// Examples for which it found an adversarial image.
+    pub broken: usize,
+    /// Results that differ from their example.
+    pub moved: u64,
+    /// Passes through the network, summed over the examples.
+    #[serde(flatten)]
+    pub passes: Passes,
+    /// Duration in seconds.
+    pub seconds: f64,
+}
+
+/// Distances of the adversarial images that a minimum-norm attack found.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MinimumNormResult {
-    /// The attack.
+    /// Name of the attack.
     pub name: String,
     /// Images for which an adversarial one was found.
     pub found: usize,
-    /// Images that it was given: those right without an attack.
+    /// Images that the attack was given: those classified correctly.
     pub attacked: usize,
-    /// The mean of the distances found.
+    /// Mean distance.
     pub mean: f64,
-    /// Their quartiles: a quarter, half and three quarters are not larger (linear between two neighbours).
+    /// Quartiles of the distance, linear between two neighbours.
     pub quartiles: [f64; 3],
-    /// What it took.
+    /// Passes through the network, summed over the images.
     #[serde(flatten)]
     pub passes: Passes,
-    /// How long.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl MinimumNormResult {
-    pub(super) fn new(tally: &AttackStatistics, distances: &[Option<f32>]) -> MinimumNormResult {
+    /// Result of an attack whose distances, by example, are `distances`.
+    pub(super) fn new(statistics: &AttackStatistics, distances: &[Option<f32>]) -> MinimumNormResult {
         let mut found: Vec<f32> = distances.iter().flatten().copied().collect();
         found.sort_by(f32::total_cmp);
         MinimumNormResult {
-            name: tally.name.clone(),
+            name: statistics.name.clone(),
             found: found.len(),
-            attacked: tally.attacked,
+            attacked: statistics.attacked,
             mean: mean(&found),
-            quartiles: [0.25, 0.5, 0.75].map(|share| quantile(&found, share)),
-            passes: tally.passes,
-            seconds: tally.seconds,
+            quartiles: [0.25, 0.5, 0.75].map(|part| quantile(&found, part)),
+            passes: statistics.passes,
+            seconds: statistics.seconds,
         }
     }
 }
 
-/// The value below which `share` of the ascending values lie; 0 of none.
-fn quantile(sorted: &[f32], share: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-    let place = share * last as f64;
-    let (below, above) = (sorted[place as usize], sorted[(place as usize + 1).min(last)]);
-    f64::from(below) + place.fract() * (f64::from(above) - f64::from(below))
-}
-
-/// What is known of one image.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImageRow {
-    /// Its place.
-    pub index: usize,
-    /// What it is.
-    pub label: u8,
-    /// What the network says without an attack.
-    pub clean_prediction: u32,
-    /// AN-PGD's margin, or else the nearest adversarial distance that a minimum-norm attack found.
-    pub margin: Option<f32>,
-    /// The least eps at which it was broken; 0 where it is wrong without an attack.
-    pub broken_eps: Option<f64>,
-    /// What broke it: an attack, or `clean`.
-    pub broken_by: Option<String>,
-}
-
 impl EvaluationReport {
-    /// Adds the paper's averages, where there are several eps.
+    /// Adds the paper's averages, if there are several eps.
     #[must_use]
     pub(super) fn with_averages(self) -> EvaluationReport {
         let sum: f64 = self.robust.iter().map(|robust| robust.accuracy).sum();
@@ -174,18 +194,13 @@ impl EvaluationReport {
         }
     }
 
-    /// The rows of all images as comma-separated values; what is not known is empty.
+    /// Rows of the images, as `images.csv` has them.
     pub fn csv(&self) -> String {
-        let shown = |value: Option<String>| value.unwrap_or_default();
-        let mut text = "index,label,clean_prediction,margin,broken_eps,broken_by\n".to_owned();
-        for ImageRow { index, label, clean_prediction, margin, broken_eps, broken_by } in &self.rows {
-            let (margin, eps) = (shown(margin.map(|m| m.to_string())), shown(broken_eps.map(|e| e.to_string())));
-            text += &format!("{index},{label},{clean_prediction},{margin},{eps},{}\n", shown(broken_by.clone()));
-        }
-        text
+        let rows = self.rows.iter().map(|row| row.to_csv() + "\n");
+        [format!("{HEADER}\n")].into_iter().chain(rows).collect()
     }
 
-    /// The figures for a person.
+    /// Table of the figures for the terminal.
     pub fn table(&self) -> String {
         let EvaluationReport { weights, model, images, count, clean_accuracy, norm, .. } = self;
         let mut text = format!("{weights}: {model}\n{count} images ({images})\n\n");
@@ -193,45 +208,38 @@ impl EvaluationReport {
         for RobustAccuracy { eps, accuracy, attack, attacks, .. } in &self.robust {
             let name = format!("eps {}, {attack}", length(*eps));
             text += &format!("{name:44}{accuracy:>9.2} %\n");
-            for AttackStatistics { name, runs, attacked, broken, passes, seconds, .. } in
-                attacks.iter().filter(|_| attacks.len() > 1)
-            {
-                let forward = si(passes.forward as f64);
-                text += &format!(
-                    "  {name:12} {broken:>6} of {attacked:>6} broken in {runs} runs, {forward} forward passes, {seconds:.1} s\n"
-                );
-            }
+            attacks.iter().filter(|_| attacks.len() > 1).for_each(|statistics| text += &statistics.line());
         }
         if let (Some(robust), Some(all)) = (self.average_robust_accuracy, self.average_accuracy) {
             text += &format!("{:44}{robust:>9.2} %\n", "AvgRobAcc, the mean over the eps");
             text += &format!("{:44}{all:>9.2} %\n", "AvgAcc, with the clean accuracy");
         }
-        for MinimumNormResult { name, found, attacked, mean, quartiles: [quarter, median, three], .. } in
+        for MinimumNormResult { name, found, attacked, mean, quartiles: [lower, median, upper], .. } in
             &self.minimum_norm
         {
             let name = format!("{name}, {norm}: {found} of {attacked} found");
-            text += &format!("{name:44} mean {mean:.4}, quartiles {quarter:.4} {median:.4} {three:.4}\n");
+            text += &format!("{name:44} mean {mean:.4}, quartiles {lower:.4} {median:.4} {upper:.4}\n");
         }
         if let (Some(mean), Some(margins)) = (self.mean_margin, &self.margins) {
             text += &format!("{:44}{mean:>9.4}\n\nmargins, {norm}\n", "mean margin by AN-PGD");
             histogram(margins, self.max_eps, 40).iter().for_each(|line| text += &format!("{line}\n"));
         }
-        let Passes { forward, backward } = self.passes;
-        text += &format!("\n{} forward and {} backward passes of an image; ", si(forward as f64), si(backward as f64));
-        text += &format!("{:.1} s; seed {}; weights {}\n", self.seconds, self.seed, &self.weights_sha256[..12]);
-        self.suspicious.iter().for_each(|odd| text += &format!("suspicious: {odd}\n"));
+        let [forward, backward] = [self.forward_passes, self.backward_passes].map(|passes| si(passes as f64));
+        text += &format!("\n{forward} forward and {backward} backward passes of an image; ");
+        let (seconds, seed) = (self.seconds.unwrap_or_default(), self.seed.unwrap_or_default());
+        text += &format!("{seconds:.1} s; seed {seed}; weights {:.12}\n", self.weights_sha256);
+        self.warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
         text
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quartiles_are_linear_between_two_neighbours() {
-        assert_eq!([0.25, 0.5, 0.75].map(|share| quantile(&[1.0, 2.0, 3.0, 5.0], share)), [1.75, 2.5, 3.5]);
-        assert_eq!(quantile(&[4.0], 0.75), 4.0);
-        assert_eq!(quantile(&[], 0.5), 0.0);
+impl AttackStatistics {
+    /// Line of the table.
+    fn line(&self) -> String {
+        let AttackStatistics { name, runs, attacked, broken, passes, seconds, .. } = self;
+        let forward = si(passes.forward as f64);
+        format!(
+            "  {name:12} {broken:>6} of {attacked:>6} adversarial in {runs} runs, {forward} forward passes, {seconds:.1} s\n"
+        )
     }
 }

@@ -1,13 +1,12 @@
-//! An attack with its judge: runs it on a batch, and tells from a pass of its own what was found.
+//! Attacks whose results are verified: a clean forward pass recomputes the logits of each result, and its distance.
 //!
-//! Whether an image is adversarial is not the attack's word: the judge computes its logits anew, and its distance. An
-//! attack that was given a ball and left it has found nothing. Between the pieces of a long run, examples that are
-//! broken already may leave the batch: nothing can change their result, and the others no longer wait for them.
+//! An attack's own word is not used. A result outside the example's ball does not count. Between the pieces of a long
+//! run, examples that are adversarial already may leave the batch: nothing can change their result, and the others no
+//! longer wait for them.
 
 use std::sync::Arc;
 
-use super::Examples;
-use super::examples::HARD;
+use super::examples::{Examples, LOGIT_MARGIN};
 use super::passes::Passes;
 use crate::Result;
 use crate::attack::Attack;
@@ -16,39 +15,76 @@ use crate::device::{Device, Schedule};
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Memory, Norm, Program, Reduction, Tape};
 
-/// Repetitions of a run's programs that make a piece: so often progress is told, and broken examples leave.
+/// Repetitions of a run's programs in a piece. After each piece progress is reported, and examples may leave.
 const PIECE: u32 = 50;
 
-/// What share of a batch must stay for nobody to be moved.
+/// Fraction of a batch above which the examples that remain are not moved together.
 const WORTH_KEEPING: f64 = 0.75;
 
-/// A length in single precision may be off by so much of itself.
+/// Relative rounding error of a distance in single precision.
 const ROUNDING: f32 = 1e-6;
 
-/// An attack, and what judges it.
+/// An attack with the pass that verifies its results.
 #[derive(Clone, Debug)]
 pub struct VerifiedAttack {
     /// The attack.
     pub attack: Attack,
-    pieces: Vec<(Schedule, Passes)>,
-    judge: Verifier,
-    /// Moves rows to the front: where each comes from, u32 `[n]`. Only where rows may leave.
-    movement: Option<(Buffer, Arc<Program>)>,
+    pieces: Vec<AttackPiece>,
+    verifier: Verifier,
+    /// Absent where no example may leave the batch.
+    compaction: Option<Compaction>,
 }
 
-/// What was found for an example.
+/// Part of an attack's schedule, and its passes for each example.
+#[derive(Clone, Debug)]
+struct AttackPiece {
+    schedule: Schedule,
+    passes: Passes,
+}
+
+/// Moves the rows of an attack's state that remain to the front of the batch.
+#[derive(Clone, Debug)]
+struct Compaction {
+    /// Row from which each row is moved, u32 `[n]`.
+    from: Buffer,
+    program: Arc<Program>,
+}
+
+/// One run of an attack on one batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchRun<'a> {
+    /// Indices of the examples, at most a batch.
+    pub index: &'a [u32],
+    /// Radius of every example's ball; not read by minimum-norm attacks.
+    pub eps: f32,
+    /// Number of the run: counter of its random numbers, or its target.
+    pub run: u32,
+    /// True if the resulting images are copied from the device.
+    pub images: bool,
+}
+
+/// Verified results of a run on a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerifiedBatch {
+    /// Result for each example of [`BatchRun::index`].
+    pub examples: Vec<VerifiedExample>,
+    /// Passes of the attack and of the verification, summed over the examples.
+    pub passes: Passes,
+}
+
+/// Verified result of an attack on an example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifiedExample {
-    /// Whether the image is misclassified (its label's logit is not the largest), and in the ball if there is one.
-    pub broken: bool,
-    /// Its distance from the example.
-    pub length: f32,
-    /// The image `[h, w, c]`, where it was asked for.
+    /// True if the image is misclassified (its label's logit is not the largest), and inside the ball if there is one.
+    pub adversarial: bool,
+    /// Distance of the image from the example.
+    pub distance: f32,
+    /// Image `[h, w, c]`, if [`BatchRun::images`].
     pub image: Vec<f32>,
 }
 
 impl VerifiedAttack {
-    /// Records the judge of an attack on the examples' target; lengths are measured in `norm`.
+    /// Records the verification of an attack on the examples' batch; distances are measured in `norm`.
     pub fn new(
         memory: &mut Memory,
         model: &dyn Model,
@@ -56,103 +92,102 @@ impl VerifiedAttack {
         norm: Norm,
         attack: Attack,
     ) -> VerifiedAttack {
-        let judge = Verifier::new(memory, model, &examples.target, norm, &attack);
-        let (target, n) = (&examples.target, examples.target.capacity());
-        let pieces = pieces(&attack.schedule);
+        let (batch, n) = (&examples.batch, examples.batch.capacity());
+        let verifier = Verifier::new(memory, model, batch, norm, &attack);
+        let pieces = pieces(&attack.schedule).into_iter();
         let pieces =
-            pieces.into_iter().map(|piece| (Passes::of_schedule(&piece, model, n), piece)).map(|(p, s)| (s, p));
-        let movement = (attack.eps.is_some() && !attack.state.is_empty()).then(|| {
+            pieces.map(|schedule| AttackPiece { passes: Passes::of_schedule(&schedule, model, n), schedule }).collect();
+        let compaction = (attack.eps.is_some() && !attack.state.is_empty()).then(|| {
             let from = memory.u32(&format!("{}.from", attack.name), &[n]);
             let mut tape = Tape::new("move_rows");
-            tape.set_rows(&target.rows);
+            tape.set_rows(&batch.rows);
             let at = tape.leaf(&from);
             for buffer in &attack.state {
                 let old = tape.leaf(buffer);
                 let moved = tape.gather_rows(old, at);
                 tape.map_into(buffer, [moved], |_, [moved]| moved);
             }
-            (from, Arc::new(tape.finish()))
+            Compaction { from, program: Arc::new(tape.finish()) }
         });
-        VerifiedAttack { pieces: pieces.collect(), judge, movement, attack }
+        VerifiedAttack { pieces, verifier, compaction, attack }
     }
 
-    /// The programs that it runs.
+    /// Programs that a run executes.
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        let movement = self.movement.as_ref().map(|(_, program)| &**program);
-        self.attack.schedule.programs().chain([self.judge.program()]).chain(movement)
+        let compaction = self.compaction.as_ref().map(|compaction| &*compaction.program);
+        self.attack.schedule.programs().chain([self.verifier.program()]).chain(compaction)
     }
 
-    /// Runs the attack's run number `run` on the examples `index` (at most a batch), whose balls have the radius `eps`;
-    /// what it took is added to `passes`. With `images`, images are brought back. `progress` is told which share of the
-    /// run is done.
+    /// Runs the attack on a batch and verifies its results. `progress` is given the fraction of the run that is done.
     ///
     /// # Errors
     /// The device failed.
-    #[allow(clippy::too_many_arguments)] // what is attacked, how, and whom to tell
     pub fn run(
         &self,
         device: &mut dyn Device,
         examples: &Examples,
-        index: &[u32],
-        eps: f32,
-        run: u32,
-        images: bool,
-        passes: &mut Passes,
+        batch: &BatchRun,
         mut progress: impl FnMut(f64),
-    ) -> Result<Vec<VerifiedExample>> {
+    ) -> Result<VerifiedBatch> {
+        let BatchRun { index, eps, run, .. } = *batch;
+        let mut passes = Passes::default();
         examples.load(device, index)?;
         begin(&self.attack, device, index.len(), eps, run)?;
-        let mut found: Vec<Option<VerifiedExample>> = vec![None; index.len()];
-        // Which example each row of the batch is.
-        let mut rows: Vec<usize> = (0..index.len()).collect();
-        for (at, (piece, of_piece)) in self.pieces.iter().enumerate() {
-            device.replay(piece)?;
-            *passes += *of_piece * rows.len() as u64;
+        let mut results: Vec<Option<VerifiedExample>> = vec![None; index.len()];
+        // Position in `index` of the example in each row of the batch.
+        let mut places: Vec<usize> = (0..index.len()).collect();
+        for (at, piece) in self.pieces.iter().enumerate() {
+            device.replay(&piece.schedule)?;
+            passes += piece.passes * places.len() as u64;
             progress((at + 1) as f64 / self.pieces.len() as f64);
             let last = at + 1 == self.pieces.len();
-            let Some((from, movement)) = self.movement.as_ref().filter(|_| !last) else { continue };
-            let judged = self.judge(device, rows.len(), eps, images, passes)?;
-            let left: Vec<u32> = (0..rows.len() as u32).filter(|&row| !judged[row as usize].broken).collect();
-            if left.len() as f64 > WORTH_KEEPING * rows.len() as f64 {
+            let Some(compaction) = self.compaction.as_ref().filter(|_| !last) else { continue };
+            let verified = self.verify(device, places.len(), batch, &mut passes)?;
+            let left: Vec<u32> = (0..places.len() as u32).filter(|&row| !verified[row as usize].adversarial).collect();
+            if left.len() as f64 > WORTH_KEEPING * places.len() as f64 {
                 continue;
             }
-            rows.iter().zip(judged).filter(|(_, f)| f.broken).for_each(|(&example, f)| found[example] = Some(f));
-            device.write_u32(from, &left)?;
-            rows = left.iter().map(|&row| rows[row as usize]).collect();
-            let index: Vec<u32> = rows.iter().map(|&example| index[example]).collect();
+            let leaving = places.iter().zip(verified).filter(|(_, result)| result.adversarial);
+            leaving.for_each(|(&place, result)| results[place] = Some(result));
+            device.write_u32(&compaction.from, &left)?;
+            places = left.iter().map(|&row| places[row as usize]).collect();
+            let index: Vec<u32> = places.iter().map(|&place| index[place]).collect();
             if index.is_empty() {
                 break;
             }
             examples.load(device, &index)?;
-            device.execute(movement)?;
+            device.execute(&compaction.program)?;
         }
-        if !rows.is_empty() {
-            let judged = self.judge(device, rows.len(), eps, images, passes)?;
-            rows.iter().zip(judged).for_each(|(&example, f)| found[example] = Some(f));
+        if !places.is_empty() {
+            let verified = self.verify(device, places.len(), batch, &mut passes)?;
+            places.iter().zip(verified).for_each(|(&place, result)| results[place] = Some(result));
         }
-        Ok(found.into_iter().map(|f| f.expect("every example was judged")).collect())
+        let examples = results.into_iter().map(|result| result.expect("every example was verified")).collect();
+        Ok(VerifiedBatch { examples, passes })
     }
 
-    /// Judges the first `n` rows of the batch.
-    fn judge(
+    /// Verified results of the first `n` rows of the batch; adds the passes that this takes.
+    fn verify(
         &self,
         device: &mut dyn Device,
         n: usize,
-        eps: f32,
-        images: bool,
+        batch: &BatchRun,
         passes: &mut Passes,
     ) -> Result<Vec<VerifiedExample>> {
-        let mut found = self.judge.verdicts(device, n, eps)?;
+        let mut verified = self.verifier.verify(device, n, batch.eps)?;
         passes.forward += n as u64;
-        if images {
-            let (adv, row) = (device.read_f32(&self.attack.adv)?, self.attack.adv.len() / self.attack.adv.dims[0]);
-            found.iter_mut().zip(adv.chunks_exact(row)).for_each(|(found, image)| found.image = image.to_vec());
+        if batch.images {
+            let (adv, len) = (device.read_f32(&self.attack.adv)?, self.attack.adv.len() / self.attack.adv.dims[0]);
+            verified.iter_mut().zip(adv.chunks_exact(len)).for_each(|(result, image)| result.image = image.to_vec());
         }
-        Ok(found)
+        Ok(verified)
     }
 }
 
-/// Says to an attack how large the balls of `n` examples are, and which run comes.
+/// Writes the radius of the balls of `n` examples and the number of the run for an attack that is about to start.
+///
+/// # Errors
+/// The device failed.
 pub(super) fn begin(attack: &Attack, device: &mut dyn Device, n: usize, eps: f32, run: u32) -> Result<()> {
     if let Some(radius) = &attack.eps {
         device.write_f32(radius, &vec![eps; n])?;
@@ -160,56 +195,57 @@ pub(super) fn begin(attack: &Attack, device: &mut dyn Device, n: usize, eps: f32
     device.write_u32(&attack.run, &[run])
 }
 
-/// What tells whether an attack's results are adversarial for a network: the attacked one, or another.
+/// Forward pass of a network, the attacked one or another, that tells if an attack's results are adversarial for it.
 #[derive(Clone, Debug)]
 pub(super) struct Verifier {
     program: Arc<Program>,
     margin: Buffer,
-    length: Buffer,
+    distance: Buffer,
     bounded: bool,
 }
 
 impl Verifier {
     /// Records the logit margin of each result for `model`, and its distance in `norm` from the example.
-    pub(super) fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, norm: Norm, attack: &Attack) -> Verifier {
-        let n = target.capacity();
-        let [margin, length] = ["margin", "length"].map(|part| memory.f32(&format!("{}.{part}", attack.name), &[n]));
-        let mut tape = Tape::new("judge");
-        tape.set_rows(&target.rows);
-        let [adv, x, labels] = [&attack.adv, &target.x, &target.labels].map(|buffer| tape.leaf(buffer));
+    pub(super) fn new(memory: &mut Memory, model: &dyn Model, batch: &Batch, norm: Norm, attack: &Attack) -> Verifier {
+        let n = batch.capacity();
+        let [margin, distance] =
+            ["margin", "distance"].map(|part| memory.f32(&format!("{}.{part}", attack.name), &[n]));
+        let mut tape = Tape::new("verify");
+        tape.set_rows(&batch.rows);
+        let [adv, x, labels] = [&attack.adv, &batch.x, &batch.labels].map(|buffer| tape.leaf(buffer));
         let logits = model.logits(&mut tape, adv, Mode::Eval);
-        let value = tape.loss(HARD, logits, labels);
+        let value = tape.loss(LOGIT_MARGIN, logits, labels);
         tape.keep(value, &margin);
-        let distance = match norm {
+        let length = match norm {
             Norm::Linf => tape.reduce(Reduction::Max, [adv, x], |[adv, x]| (adv - x).abs()),
             Norm::L2 => {
                 let squares = tape.reduce(Reduction::Sum, [adv, x], |[adv, x]| (&adv - &x) * (adv - x));
                 tape.map([squares], |[squares]| squares.sqrt())
             }
         };
-        tape.keep(distance, &length);
-        Verifier { program: Arc::new(tape.finish()), margin, length, bounded: attack.eps.is_some() }
+        tape.keep(length, &distance);
+        Verifier { program: Arc::new(tape.finish()), margin, distance, bounded: attack.eps.is_some() }
     }
 
     pub(super) fn program(&self) -> &Program {
         &self.program
     }
 
-    /// What was found for each of the first `n` rows of the batch, without images.
-    pub(super) fn verdicts(&self, device: &mut dyn Device, n: usize, eps: f32) -> Result<Vec<VerifiedExample>> {
+    /// Verified results, without images, of the first `n` rows of the batch.
+    pub(super) fn verify(&self, device: &mut dyn Device, n: usize, eps: f32) -> Result<Vec<VerifiedExample>> {
         device.execute(&self.program)?;
-        let (margins, lengths) = (device.read_f32(&self.margin)?, device.read_f32(&self.length)?);
-        let verdict = |(&margin, &length): (&f32, &f32)| {
-            // Not-a-number is not right.
-            let wrong = margin >= 0.0 || margin.is_nan();
-            let inside = !self.bounded || length <= eps * (1.0 + ROUNDING);
-            VerifiedExample { broken: wrong && inside, length, image: Vec::new() }
+        let (margins, distances) = (device.read_f32(&self.margin)?, device.read_f32(&self.distance)?);
+        let result = |(&margin, &distance): (&f32, &f32)| {
+            // NaN logits are not correct.
+            let misclassified = margin >= 0.0 || margin.is_nan();
+            let inside = !self.bounded || distance <= eps * (1.0 + ROUNDING);
+            VerifiedExample { adversarial: misclassified && inside, distance, image: Vec::new() }
         };
-        Ok(margins.iter().zip(&lengths).take(n).map(verdict).collect())
+        Ok(margins.iter().zip(&distances).take(n).map(result).collect())
     }
 }
 
-/// Which examples stay right under every run of every attack, in balls of radius `eps`.
+/// True for each example that is correct without an attack and under every run of every attack in balls of radius `eps`.
 ///
 /// # Errors
 /// The device failed.
@@ -219,33 +255,34 @@ pub fn robust_examples(
     examples: &Examples,
     eps: f32,
 ) -> Result<Vec<bool>> {
-    let mut right = examples.right(device)?;
-    for judged in attacks {
-        for run in 0..judged.attack.runs {
-            let given: Vec<u32> = (0..right.len() as u32).filter(|&i| right[i as usize]).collect();
+    let mut robust = examples.correct(device)?;
+    for attack in attacks {
+        for run in 0..attack.attack.runs {
+            let given: Vec<u32> = (0..robust.len() as u32).filter(|&i| robust[i as usize]).collect();
             for index in examples.batches(&given) {
-                let found = judged.run(device, examples, index, eps, run, false, &mut Passes::default(), |_| ())?;
-                index.iter().zip(found).for_each(|(&i, found)| right[i as usize] = !found.broken);
+                let batch = BatchRun { index, eps, run, images: false };
+                let verified = attack.run(device, examples, &batch, |_| ())?.examples;
+                index.iter().zip(verified).for_each(|(&i, result)| robust[i as usize] = !result.adversarial);
             }
         }
     }
-    Ok(right)
+    Ok(robust)
 }
 
 /// A schedule in pieces of at most [`PIECE`] repetitions.
 fn pieces(schedule: &Schedule) -> Vec<Schedule> {
     let mut pieces = vec![Schedule::default()];
-    let mut room = PIECE;
+    let mut free = PIECE;
     for (program, times) in &schedule.stages {
         let mut left = *times;
         while left > 0 {
-            if room == 0 {
+            if free == 0 {
                 pieces.push(Schedule::default());
-                room = PIECE;
+                free = PIECE;
             }
-            let now = left.min(room);
+            let now = left.min(free);
             pieces.last_mut().expect("there is one").then(program, now);
-            (left, room) = (left - now, room - now);
+            (left, free) = (left - now, free - now);
         }
     }
     pieces

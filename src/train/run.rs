@@ -313,7 +313,7 @@ impl<'a> Run<'a> {
     fn validate(&mut self) -> Result<()> {
         let (examples, margins) = &self.validation;
         let margins = margins.measure(self.device, examples, |_| ())?;
-        let (mean, right) = (mean(&margins), accuracy(&examples.right(self.device)?));
+        let (mean, right) = (mean(&margins), accuracy(&examples.correct(self.device)?));
         let best = self.best.is_none_or(|(before, _)| mean > before);
         if best {
             self.best = Some((mean, self.step));
@@ -362,7 +362,7 @@ impl<'a> Run<'a> {
         let (examples, margins, pgd) = &self.test;
         let eps = self.config.test_eps;
         Ok(Standing {
-            clean: accuracy(&examples.right(self.device)?),
+            clean: accuracy(&examples.correct(self.device)?),
             robust: accuracy(&robust_examples(pgd, self.device, examples, eps)?),
             margins: margins.measure(self.device, examples, |_| ())?,
         })

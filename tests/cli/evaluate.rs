@@ -1,4 +1,4 @@
-//! `maxmargin evaluate`: of a run, of weights, of files that are neither; its checks and its file of results.
+//! `maxmargin evaluate` on a run, on weights and on files that are neither; required accuracies, files, folders.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 use crate::{cifar10, done_in, maxmargin_in, refused_in};
 
-/// A short attack on few images.
+/// Short attack on few images.
 const SHORT: &str = "--quiet --test-size 30 --nb-iter 2 --nb-restart 2";
 
-/// A small LeNet5's weights, trained for a second: right on some images, and not robust.
+/// Weights of a small LeNet5, trained for a second: correct on some images, and not robust.
 fn weights() -> Vec<Tensor> {
     static TRAINED: OnceLock<Vec<Tensor>> = OnceLock::new();
     let train = || {
@@ -32,14 +32,14 @@ fn write(path: &Path, tensors: &[Tensor]) {
     write_tensors(path, tensors, &BTreeMap::new()).expect("a file of weights");
 }
 
-/// A folder with `w.safetensors`.
+/// Folder with `w.safetensors`.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     write(&folder.path().join("w.safetensors"), &weights());
     folder
 }
 
-/// The result of evaluating `what` with `flags`.
+/// Report of the evaluation of `what` with `flags`.
 fn result(folder: &Path, what: &str, flags: &str) -> Value {
     done_in(folder, &format!("evaluate {what} --json result.json {flags}"));
     serde_json::from_slice(&fs::read(folder.join("result.json")).expect("a result")).expect("JSON")
@@ -69,7 +69,7 @@ fn weights_are_attacked_and_their_margins_measured() {
 }
 
 #[test]
-fn the_result_as_a_file_has_every_figure() {
+fn the_report_as_a_file_has_every_figure() {
     let folder = folder();
     let found = result(folder.path(), "w.safetensors", &format!("{SHORT} --eps 0.1,0.3 --eps-iter 0.05 --seed 4"));
     let mut names: Vec<_> = found.as_object().expect("an object").keys().map(String::as_str).collect();
@@ -96,20 +96,22 @@ fn the_result_as_a_file_has_every_figure() {
         "model",
         "norm",
         "protocol",
-        "question",
+        "request",
         "robust",
+        "schema_version",
         "seconds",
         "seed",
         "split",
-        "suspicious",
+        "warnings",
         "weights",
         "weights_sha256",
     ];
     assert_eq!(names, expected);
+    assert_eq!(found["schema_version"], 2);
     assert_eq!((&found["count"], &found["seed"]), (&30.into(), &4.into()));
     assert_eq!((&found["norm"], &found["weights"]), (&"linf".into(), &"w.safetensors".into()));
     let clean = found["clean_accuracy"].as_f64().unwrap();
-    assert!((20.0..100.0).contains(&clean), "{clean} % are right");
+    assert!((20.0..100.0).contains(&clean), "clean accuracy {clean} %");
     let robust = found["robust"].as_array().expect("a list");
     let eps: Vec<_> = robust.iter().map(|attack| attack["eps"].as_f64().unwrap()).collect();
     assert_eq!(eps, [0.1, 0.3]);
@@ -122,8 +124,8 @@ fn the_result_as_a_file_has_every_figure() {
     assert_eq!(margins.len(), 30);
     let mean = margins.iter().sum::<f64>() / 30.0;
     assert!((mean - found["mean_margin"].as_f64().unwrap()).abs() < 1e-6);
-    let right = margins.iter().filter(|margin| **margin > 0.0).count() as f64 / 0.3;
-    assert!((right - clean).abs() < 1e-9, "right images have a margin, wrong ones have none");
+    let positive = margins.iter().filter(|margin| **margin > 0.0).count() as f64 / 0.3;
+    assert!((positive - clean).abs() < 1e-9, "correct images have a margin, misclassified ones have none");
 }
 
 #[test]
@@ -136,7 +138,7 @@ fn what_was_not_asked_for_is_not_measured() {
 }
 
 #[test]
-fn threads_and_images_at_a_time_do_not_change_the_result() {
+fn threads_and_batch_size_do_not_change_the_result() {
     let folder = folder();
     let without_time = |flags: &str| {
         let mut found = result(folder.path(), "w.safetensors", &format!("{SHORT} {flags}"));
@@ -182,12 +184,12 @@ fn a_run_is_evaluated_under_its_own_settings() {
 }
 
 #[test]
-fn a_run_s_evaluation_has_a_folder_with_its_record_and_a_row_for_each_image() {
+fn a_run_s_evaluation_has_a_folder_with_its_report_and_a_row_for_each_image() {
     let folder = tempfile::tempdir().expect("a folder");
     let flags = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 25 --steps 1";
     done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
     let said = done_in(folder.path(), "evaluate run --quiet --attack pgd --nb-iter 2 --nb-restart 1 --json copy.json");
-    assert!(said.out.contains("run/evaluation-pgd has the record"), "{}", said.out);
+    assert!(said.out.contains("run/evaluation-pgd has the report"), "{}", said.out);
     let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect("a file");
     assert_eq!(read("run/evaluation-pgd/evaluation.json"), read("copy.json"));
     let rows = read("run/evaluation-pgd/images.csv");
@@ -206,39 +208,66 @@ fn a_run_s_evaluation_has_a_folder_with_its_record_and_a_row_for_each_image() {
 }
 
 #[test]
-fn an_evaluation_never_overwrites_that_of_another_question() {
+fn an_evaluation_never_overwrites_that_of_another_request() {
     let folder = tempfile::tempdir().expect("a folder");
     let flags = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 5 --steps 1";
     done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
     let pgd = "evaluate run --quiet --attack pgd --nb-iter 2 --nb-restart 1";
-    let record = |name: &str| fs::read_to_string(folder.path().join(name).join("evaluation.json")).expect("a record");
+    let report = |name: &str| fs::read_to_string(folder.path().join(name).join("evaluation.json")).expect("a report");
     let says = |line: &str, place: &str| {
         let said = done_in(folder.path(), line);
-        assert!(said.out.contains(&format!("{place} has the record")), "{}", said.out);
+        assert!(said.out.contains(&format!("{place} has the report")), "{}", said.out);
     };
     says(pgd, "run/evaluation-pgd");
-    let first = record("run/evaluation-pgd");
+    let first = report("run/evaluation-pgd");
     says(&format!("{pgd} --eps 0.1"), "run/evaluation-pgd-2");
     says(&format!("{pgd} --seed 1"), "run/evaluation-pgd-3");
-    assert_eq!(record("run/evaluation-pgd"), first);
-    // The same question has the same answer, and its images may come later.
+    assert_eq!(report("run/evaluation-pgd"), first);
+    // The same request has the same result, and its images may be saved later.
     says(&format!("{pgd} --eps 0.1 --save"), "run/evaluation-pgd-2");
     assert!(folder.path().join("run/evaluation-pgd-2/adversarial.safetensors").is_file());
 
     says(&format!("{pgd} --out there"), "there");
-    let there = record("there");
+    let there = report("there");
     says(&format!("{pgd} --out there"), "there");
     let parts = ["--out there: expected a new folder", "found another evaluation, which would be lost"];
     refused_in(folder.path(), &format!("{pgd} --out there --eps 0.1"), &parts);
-    let timeless = |record: &str| record.lines().filter(|line| !line.contains("seconds")).collect::<String>();
-    assert_eq!(timeless(&record("there")), timeless(&there));
+    let timeless = |report: &str| report.lines().filter(|line| !line.contains("seconds")).collect::<String>();
+    assert_eq!(timeless(&report("there")), timeless(&there));
     fs::create_dir(folder.path().join("notes")).expect("a folder");
     fs::write(folder.path().join("notes/evaluation.json"), "my notes").expect("a file");
     refused_in(folder.path(), &format!("{pgd} --out notes"), &parts[1..]);
 }
 
+/// Rewrites a report into the form that was written before files had a schema version.
+fn unversioned(path: &Path) {
+    let text = fs::read_to_string(path).expect("a report");
+    let text = text.replace("  \"schema_version\": 2,\n", "");
+    fs::write(path, text.replace("\"request\"", "\"question\"").replace("\"warnings\"", "\"suspicious\""))
+        .expect("a file");
+}
+
 #[test]
-fn an_accuracy_that_is_not_reached_is_exit_code_1() {
+fn an_evaluation_of_the_former_version_is_recognized_as_that_of_the_same_request() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 5 --steps 1";
+    done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
+    let pgd = "evaluate run --attack pgd --nb-iter 2 --nb-restart 1";
+    done_in(folder.path(), &format!("{pgd} --quiet"));
+    let path = folder.path().join("run/evaluation-pgd/evaluation.json");
+    unversioned(&path);
+    let former = fs::read_to_string(&path).expect("a report");
+    let other = done_in(folder.path(), &format!("{pgd} --eps 0.1"));
+    assert!(other.out.contains("run/evaluation-pgd-2 has the report"), "{}", other.out);
+    assert!(other.err.contains("run/evaluation-pgd is of other flags, weights or program and stays"), "{}", other.err);
+    assert_eq!(fs::read_to_string(&path).expect("a report"), former);
+    let same = done_in(folder.path(), &format!("{pgd} --quiet"));
+    assert!(same.out.contains("run/evaluation-pgd has the report"), "{}", same.out);
+    assert!(fs::read_to_string(&path).expect("a report").contains("\"schema_version\": 2"));
+}
+
+#[test]
+fn a_required_accuracy_that_is_not_reached_is_exit_code_1() {
     let folder = folder();
     let with = |checks: &str| maxmargin_in(folder.path(), &format!("evaluate w.safetensors {SHORT} {checks}"));
     let clean = result(folder.path(), "w.safetensors", SHORT)["clean_accuracy"].as_f64().unwrap();
@@ -249,7 +278,9 @@ fn an_accuracy_that_is_not_reached_is_exit_code_1() {
     let failed = with("--require-clean 99.5");
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.out.contains("clean accuracy  "), "the figures come first: {}", failed.out);
-    assert!(failed.out.ends_with(&format!("check failed: --require-clean 99.5: {clean:.2} % are right\n")));
+    assert!(
+        failed.out.ends_with(&format!("check failed: --require-clean 99.5: {clean:.2} % are classified correctly\n"))
+    );
     assert_eq!(failed.err, "");
     let both = with("--eps 0.2,0.3 --require-clean 0 --require-robust 100@0.2 --require-robust 100%@0.3");
     assert_eq!(both.code, Some(1), "{both:?}");
@@ -257,7 +288,7 @@ fn an_accuracy_that_is_not_reached_is_exit_code_1() {
 }
 
 #[test]
-fn a_file_that_is_no_weights_is_told_for_what_it_is() {
+fn a_file_of_another_format_is_refused_with_that_format() {
     let folder = folder();
     let path = folder.path().join("x");
     let whole = fs::read(folder.path().join("w.safetensors")).expect("a file");
@@ -277,7 +308,7 @@ fn a_file_that_is_no_weights_is_told_for_what_it_is() {
 }
 
 #[test]
-fn weights_of_another_network_are_told_by_tensor_and_shapes() {
+fn weights_of_another_network_are_refused_with_tensor_and_shapes() {
     let folder = folder();
     let path = folder.path().join("x");
     let zeros = |name: &str, shape: &[usize]| Tensor::new(name, shape, vec![0f32; shape.iter().product()]);
@@ -311,7 +342,7 @@ fn weights_of_another_network_are_told_by_tensor_and_shapes() {
 }
 
 #[test]
-fn weights_are_found_to_be_of_any_width() {
+fn a_network_of_any_width_is_found_from_the_shapes() {
     let folder = folder();
     let wide = LeNet5::with_sizes([28, 28, 1], [3, 5], 3, 7, 10);
     write(&folder.path().join("x"), &to_tensors(wide.params(), "", &wide.params().initial(1)));
@@ -323,7 +354,7 @@ fn weights_are_found_to_be_of_any_width() {
 }
 
 #[test]
-fn data_that_does_not_fit_or_is_not_there_is_an_error() {
+fn data_that_do_not_fit_or_are_missing_are_an_error() {
     let folder = folder();
     let parts = ["`scripts/fetch-data mnist` brings them"];
     refused_in(folder.path(), "evaluate w.safetensors --dataset mnist", &parts);
@@ -337,7 +368,7 @@ fn data_that_does_not_fit_or_is_not_there_is_an_error() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_told_by_tensor_and_element() {
+fn nan_weights_are_refused_with_tensor_and_element() {
     let folder = folder();
     let mut tensors = weights();
     let bias = tensors.iter_mut().find(|t| t.name == "linear2.bias").expect("LeNet5 has it");

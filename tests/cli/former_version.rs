@@ -151,7 +151,7 @@ fn a_repeated_evaluation_has_the_figures_of_the_former_version() {
         let record = folder.path().join("mma").join(name).join("evaluation.json");
         let former = json(&record);
         let said = evaluate(folder.path(), flags);
-        assert!(said.contains(&format!("mma/{name} has the record")), "the same folder: {said}");
+        assert!(said.contains(&format!("mma/{name} has the report")), "the same folder: {said}");
         let found = json(&record);
         assert_eq!(found["weights_sha256"], former["weights_sha256"]);
         assert_eq!(found["clean_accuracy"], former["clean_accuracy"]);
@@ -172,7 +172,7 @@ fn an_evaluation_with_other_flags_leaves_the_former_one_alone() {
     let record = folder.path().join("mma/evaluation-ddn/evaluation.json");
     let before = fs::read(&record).expect("a record");
     let said = evaluate(folder.path(), &format!("{MINIMUM_NORM} --seed 1"));
-    assert!(said.contains("mma/evaluation-ddn-2 has the record"), "{said}");
+    assert!(said.contains("mma/evaluation-ddn-2 has the report"), "{said}");
     assert_eq!(fs::read(&record).expect("a record"), before);
 }
 
@@ -180,7 +180,7 @@ fn an_evaluation_with_other_flags_leaves_the_former_one_alone() {
 fn a_killed_evaluation_continues_and_ends_with_the_same_figures() {
     let folder = runs();
     let said = evaluate(folder.path(), KILLED);
-    assert!(said.contains("mma/evaluation-pgd+square has the record"), "{said}");
+    assert!(said.contains("mma/evaluation-pgd+square has the report"), "{said}");
     evaluate(folder.path(), &format!("{KILLED} --out anew"));
     let record = |name: &str| json(&folder.path().join(name).join("evaluation.json"));
     let (continued, anew) = (record("mma/evaluation-pgd+square"), record("anew"));

@@ -1,0 +1,136 @@
+//! Findings of a finished evaluation, from which its report is built.
+
+use super::attacks::{AttackName, PGD_ITERATIONS};
+use super::checkpoint::EvaluationState;
+use super::examples::CleanPrediction;
+use super::image_rows::{CLEAN, ImageRow};
+use super::network::{ImageSet, Network};
+use super::passes::Passes;
+use super::report::{EvaluationReport, MinimumNormResult, RobustAccuracy, SCHEMA_VERSION};
+use super::request::EvaluationRequest;
+use super::statistics::{accuracy, mean};
+use super::verified::VerifiedAttack;
+
+/// Everything that an evaluation found.
+pub(super) struct Findings<'a> {
+    pub request: &'a EvaluationRequest,
+    pub network: &'a Network,
+    pub images: &'a ImageSet,
+    /// Description of the device.
+    pub device: String,
+    /// Predictions without an attack, by image.
+    pub clean: &'a [CleanPrediction],
+    /// Attacks in balls.
+    pub bounded: &'a [VerifiedAttack],
+    /// State after the last batch.
+    pub state: &'a EvaluationState,
+    /// Margins, by image, if they were measured.
+    pub margins: Option<Vec<f32>>,
+    /// Warnings of the checks.
+    pub warnings: Vec<String>,
+}
+
+impl Findings<'_> {
+    /// Report with the paper's averages.
+    pub(super) fn report(self) -> EvaluationReport {
+        let Findings { request, network, images, state, .. } = self;
+        let config = &request.config;
+        let count = images.dataset.len();
+        let passes = state.bounded.iter().flatten().chain(&state.minimum_norm).map(|statistics| statistics.passes);
+        let passes = passes.fold(Passes { forward: count as u64, backward: 0 }, |sum, passes| sum + passes);
+        let correct: Vec<bool> = self.clean.iter().map(|prediction| prediction.correct).collect();
+        let report = EvaluationReport {
+            schema_version: SCHEMA_VERSION,
+            maxmargin: env!("CARGO_PKG_VERSION").into(),
+            commit: option_env!("MAXMARGIN_COMMIT").map(String::from),
+            weights: network.path.display().to_string(),
+            weights_sha256: network.sha256.clone(),
+            request: state.request.clone(),
+            model: network.model.describe(),
+            dataset: config.dataset,
+            split: request.split.to_string(),
+            images: images.origin.clone(),
+            count,
+            norm: config.norm,
+            protocol: request.protocol.clone(),
+            method: request.trained.map(|trained| trained.method.to_string()),
+            d_max: request.trained.and_then(|trained| trained.d_max),
+            seed: Some(request.settings.seed),
+            batch_size: request.batch_size,
+            device: self.device.clone(),
+            clean_accuracy: accuracy(&correct),
+            average_robust_accuracy: None,
+            average_accuracy: None,
+            robust: self.robust(),
+            minimum_norm: self.minimum_norm(),
+            mean_margin: self.margins.as_deref().map(mean),
+            max_eps: config.max_eps(),
+            forward_passes: passes.forward,
+            backward_passes: passes.backward,
+            seconds: Some(state.seconds),
+            rows: self.rows(),
+            warnings: self.warnings,
+            margins: self.margins,
+        };
+        report.with_averages()
+    }
+
+    /// Accuracy at each eps.
+    fn robust(&self) -> Vec<RobustAccuracy> {
+        let EvaluationRequest { settings, eps, .. } = self.request;
+        let at = |(e, &eps): (usize, &f64)| {
+            let results = self.clean.iter().zip(&self.state.found_by);
+            let robust = results.map(|(clean, found)| clean.correct && found.is_none_or(|by| by.eps > e));
+            RobustAccuracy {
+                eps,
+                accuracy: accuracy(&robust.collect::<Vec<_>>()),
+                eps_iter: settings.step.at(eps as f32),
+                attack: self.describe_bounded(),
+                attacks: self.state.bounded[e].clone(),
+            }
+        };
+        eps.iter().enumerate().map(at).collect()
+    }
+
+    /// Description of the attacks in balls in a line.
+    fn describe_bounded(&self) -> String {
+        let settings = &self.request.settings;
+        let (loss, starts, norm) = (settings.loss, settings.nb_restart, self.request.config.norm);
+        let pgd = format!("PGD-{} {norm}", settings.nb_iter.unwrap_or(PGD_ITERATIONS));
+        let one = |name: &AttackName| match name {
+            AttackName::Pgd => Some(format!("{pgd}, {starts} starts")),
+            AttackName::PgdT => Some(format!("{pgd} on {loss}, towards each other class")),
+            AttackName::PgdLoss => Some(format!("{pgd} on {loss}, {starts} starts")),
+            name if name.is_minimum_norm() => None,
+            name => Some(format!("{name} {norm}")),
+        };
+        self.request.attacks.iter().filter_map(one).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// Result of each minimum-norm attack.
+    fn minimum_norm(&self) -> Vec<MinimumNormResult> {
+        let attacks = self.state.minimum_norm.iter().zip(&self.state.distances);
+        attacks.map(|(statistics, distances)| MinimumNormResult::new(statistics, distances)).collect()
+    }
+
+    /// Result of each image.
+    fn rows(&self) -> Vec<ImageRow> {
+        let row = |(i, clean): (usize, &CleanPrediction)| {
+            let (broken_eps, broken_by) = match self.state.found_by[i] {
+                _ if !clean.correct => (Some(0.0), Some(CLEAN.into())),
+                Some(by) => (Some(self.request.eps[by.eps]), Some(self.bounded[by.attack].attack.name.clone())),
+                None => (None, None),
+            };
+            let nearest = self.state.distances.iter().filter_map(|distances| distances[i]).reduce(f32::min);
+            ImageRow {
+                index: i,
+                label: self.images.dataset.labels[i],
+                clean_prediction: Some(clean.class),
+                margin: self.margins.as_ref().map_or(nearest, |margins| Some(margins[i])),
+                broken_eps,
+                broken_by,
+            }
+        };
+        self.clean.iter().enumerate().map(row).collect()
+    }
+}

@@ -1,0 +1,117 @@
+//! Networks and images of an evaluation: read from files, checked against each other, copied to a device.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::examples::Examples;
+use super::request::Split;
+use crate::catalog::CLASSES;
+use crate::config::Config;
+use crate::data::{self, Dataset};
+use crate::device::Device;
+use crate::model::state_dict::{LoadedModel, load_model};
+use crate::model::{Model, ModelState};
+use crate::tape::{Memory, Program};
+use crate::{Error, Result};
+
+/// Network read from a file of weights.
+pub(super) struct Network {
+    /// File of weights.
+    pub path: PathBuf,
+    /// SHA-256 of that file.
+    pub sha256: String,
+    /// The network, which [`Network::declare`] gives its buffers.
+    pub model: Box<dyn Model>,
+    weights: ModelState,
+}
+
+impl Network {
+    /// Reads the weights at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its tensors are not those of a known model.
+    pub(super) fn read(path: &Path) -> Result<Network> {
+        let LoadedModel { model, state, .. } = load_model(path)?;
+        Ok(Network { path: path.to_owned(), sha256: file_sha256(path)?, model, weights: state })
+    }
+
+    /// Declares the parameters' buffers of a network that is to classify `images`.
+    ///
+    /// # Errors
+    /// The images have another shape, or another number of classes, than the network takes.
+    pub(super) fn declare(&mut self, memory: &mut Memory, images: &ImageSet) -> Result<()> {
+        let found = [images.dataset.height, images.dataset.width, images.dataset.channels];
+        if self.model.image() != found {
+            return Err(Error::usage(format!(
+                "--dataset: {} takes images {:?} (height, width, channels); those of {} are {found:?}",
+                self.path.display(),
+                self.model.image(),
+                images.origin
+            )));
+        }
+        let classes = self.model.classes();
+        if classes != CLASSES {
+            let tensor = &self.model.output_layer().weight;
+            return Err(Error::format(&self.path, format!("{tensor}: expected {CLASSES} classes, found {classes}")));
+        }
+        self.model.declare(memory);
+        Ok(())
+    }
+}
+
+/// Images of a data set that an evaluation classifies.
+pub(super) struct ImageSet {
+    pub dataset: Dataset,
+    /// Origin and part of the images, for messages.
+    pub origin: String,
+}
+
+impl ImageSet {
+    /// Loads a part of the config's data set from the folder `data`, of which only the first `size` images if that is set.
+    ///
+    /// # Errors
+    /// The data cannot be read, or is smaller than the config says.
+    pub(super) fn load(config: &Config, split: Split, size: Option<usize>, data: &Path) -> Result<ImageSet> {
+        let splits = data::load(config.dataset, data, config.val_size)?.cut(config.train_size, config.test_size);
+        let origin = format!("{}, {split}", splits.source);
+        let dataset = match split {
+            Split::Test => splits.test,
+            Split::Validation => splits.validation,
+            Split::Train => splits.train,
+        };
+        Ok(ImageSet { dataset: dataset.take(size.unwrap_or(usize::MAX)), origin })
+    }
+}
+
+/// Allocates `memory` on the device and copies each network's weights and `images` to it. Returns the bytes taken.
+///
+/// # Errors
+/// The device failed.
+pub(super) fn upload<'a>(
+    device: &mut dyn Device,
+    memory: &Memory,
+    programs: &[&Program],
+    networks: impl IntoIterator<Item = (&'a Network, &'a Examples)>,
+    images: &ImageSet,
+) -> Result<usize> {
+    let bytes = device.allocate(memory, programs)?;
+    for (network, examples) in networks {
+        network.model.load(device, &network.weights)?;
+        examples.upload(device, &images.dataset)?;
+    }
+    Ok(bytes)
+}
+
+/// SHA-256 of a file, in hexadecimal digits.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn file_sha256(path: &Path) -> Result<String> {
+    Ok(sha256(&std::fs::read(path).map_err(|source| Error::io(path, "read", source))?))
+}
+
+/// SHA-256 of bytes, in hexadecimal digits.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
