@@ -1,9 +1,9 @@
-"""Attacks of other libraries on a LeNet5 and MNIST's test images, timed on the CPU: what ours are held against.
+"""Times attacks of other libraries on a LeNet5 and MNIST's test images on the CPU, for comparison with this project's.
 
-`pgd`: PGD in linf from the image itself, by adv_lib and by torchattacks. Minimum norm in l2: `ddn`, by adv_lib, whose sphere,
-unlike the first release's, does not grow beyond the box; `fmn` and `cw`, by adv_lib. The network has our weights
-(`maxmargin export`, or a run's `best.safetensors`), so the accuracies and distances can be compared with those of
-`maxmargin evaluate`, too.
+`pgd` is PGD in linf from the image itself, by adv_lib and by torchattacks. `ddn`, `fmn` and `cw` are minimum-norm
+attacks in l2 by adv_lib; unlike in DDN's first release, its sphere does not grow beyond the box. The network has this
+project's weights (`maxmargin export`, or a run's `best.safetensors`), so accuracies and distances can be compared with
+those of `maxmargin evaluate`, too.
 
 Needs adv-lib and torchattacks beside what benches/peers/setup installs:
 
@@ -27,14 +27,14 @@ from safetensors.torch import load_file
 
 from lenet5 import LeNet5
 
-sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # adv_lib plots with it, which nobody asks for here
+sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # adv_lib imports it for plots, which are not used
 
 import adv_lib.attacks  # noqa: E402
 import torchattacks  # noqa: E402
 
 
 def idx(folder, name):
-    """The array in one of MNIST's files, plain or .gz."""
+    """Array in one of MNIST's files, plain or .gz."""
     path = folder / name
     data = path.read_bytes() if path.is_file() else gzip.decompress((folder / f"{name}.gz").read_bytes())
     dims = numpy.frombuffer(data, ">u4", data[3], 4)
@@ -42,7 +42,7 @@ def idx(folder, name):
 
 
 def attacks(args):
-    """Each attack by its library: images and labels to adversarial images."""
+    """Attacks by name and library: functions from images and labels to adversarial images."""
 
     def adv_lib_pgd(model, x, y):
         step = {"absolute_step_size": args.eps_iter, "random_init": False}
@@ -77,7 +77,7 @@ def main():
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--eps", type=float, default=0.3)
     parser.add_argument("--eps-iter", type=float, default=0.01)
-    parser.add_argument("--images", type=int, default=200, help="the first so many test images")
+    parser.add_argument("--images", type=int, default=200, help="number of test images, from the first on")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -89,7 +89,7 @@ def main():
     x = idx(args.data, "t10k-images-idx3-ubyte")[: args.images, None] / 255
     y = idx(args.data, "t10k-labels-idx1-ubyte")[: args.images].long()
     with torch.no_grad():
-        right = model(x).argmax(1) == y
+        correct = model(x).argmax(1) == y
     about = {"iterations": args.iterations, "images": len(x), "batch": args.batch, "threads": args.threads}
     about["torch"] = torch.__version__
 
@@ -105,10 +105,10 @@ def main():
                 seconds[library].append(time.perf_counter() - start)
         for library, adv in found.items():
             with torch.no_grad():
-                stays = right & (model(adv).argmax(1) == y)
-            result = {"accuracy": 100 * stays.double().mean().item()}
+                robust = correct & (model(adv).argmax(1) == y)
+            result = {"accuracy": 100 * robust.double().mean().item()}
             if name != "pgd":
-                lengths = (adv - x).flatten(1).norm(dim=1)[right & ~stays]
+                lengths = (adv - x).flatten(1).norm(dim=1)[correct & ~robust]
                 quartiles = lengths.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
                 result = {"found": len(lengths), "mean_l2": lengths.mean().item(), "quartiles_l2": quartiles}
             times = {"median_s": statistics.median(seconds[library]), "min_s": min(seconds[library])}

@@ -1,12 +1,13 @@
-"""AutoAttack by the authors' program (`pyautoattack`, PyTorch, on the CPU), on a LeNet5 checkpoint of ours.
+"""Runs AutoAttack's authors' program (`pyautoattack`, PyTorch, on the CPU) on a LeNet5 checkpoint of this project.
 
-`standard`: clean accuracy, and the accuracy that is left after each attack of the standard version, in its order, on the
-first test images of a folder of IDX files; a JSON line. `both`: the same beside `maxmargin evaluate --attack autoattack`, for
-each of several seeds; which images one of the two alone breaks, and what either leaves in the mean over the seeds.
+`standard` prints, as a JSON line, the clean accuracy and the robust accuracy after each attack of the standard
+version, in its order, on the first test images of a folder of IDX files. `both` compares this with `maxmargin evaluate
+--attack autoattack` for each of several seeds: the images that only one program finds an adversarial image for, and
+the mean robust accuracies of both over the seeds.
 
-`points`: runs `cargo bench --bench auto_attack`, which lets our APGD and FAB start at the image, then theirs from the same
-images, and compares what each found: how many images are broken, whether these are the same ones, how far the points lie
-apart, and how long the smallest changes are.
+`points` runs `cargo bench --bench auto_attack`, in which this project's APGD and FAB start at the image, then the
+authors' from the same images. It compares the results: the numbers of adversarial images, the images that only one
+program finds one for, the distances between the points, and the lengths of the smallest changes.
 
     benches/peers/auto_attack.py both CHECKPOINT --images 500 --norm linf --eps 0.3 --seeds 0 1 2 3
     benches/peers/auto_attack.py both CHECKPOINT --dataset mnist --data data/mnist --images 500 --norm l2 --eps 2.0
@@ -46,7 +47,7 @@ def network(checkpoint):
 
 
 def test_images(folder, n):
-    """The first test images and their labels, of MNIST or of the bundled digits."""
+    """First test images and their labels, of MNIST or of the bundled digits."""
     names = ("t10k", "test")
     prefix = next((p for p in names if any(folder.glob(f"{p}-images-idx3-ubyte*"))), names[0])
     x = read_idx(folder, f"{prefix}-images-idx3-ubyte")[:n, None].float() / 255
@@ -63,7 +64,7 @@ def program(model, args, seed):
 
 
 def authors_standard(args, seed):
-    """Each attack on what the ones before it left, so that each has its own time."""
+    """Runs each attack on the images that the attacks before it left robust, so that each has its own time."""
     model = network(args.checkpoint)
     x, y = test_images(args.data, args.images)
     right = model(x).argmax(1) == y
@@ -89,7 +90,7 @@ def authors_standard(args, seed):
 
 
 def our_standard(args, seed, maxmargin):
-    """The same of `maxmargin evaluate`, in the same form."""
+    """Result of `maxmargin evaluate` in the form of `authors_standard`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [maxmargin, "evaluate", args.checkpoint.resolve(), "--quiet", "--out", folder]
         command += ["--dataset", args.dataset, "--norm", args.norm, "--eps", str(args.eps), "--attack", "autoattack"]
@@ -121,7 +122,7 @@ def both(args):
     subprocess.run(["cargo", "build", "--quiet", "--release"], cwd=ROOT, check=True)
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        # A copy, so that every seed is of the same build.
+        # A copy, so that every seed runs the same build.
         maxmargin = shutil.copy(ROOT / "target/release/maxmargin", folder)
         for seed in args.seeds:
             ours, theirs = our_standard(args, seed, maxmargin), authors_standard(args, seed)
@@ -132,12 +133,15 @@ def both(args):
             ]
             runs.append({"theirs": theirs, "ours": ours, "broken_by_one_alone": differ})
             print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    mean = {who: {a: round(fmean(run[who]["after"][a] for run in runs), 6) for a in ATTACKS} for who in ("ours", "theirs")}
+    mean = {
+        who: {a: round(fmean(run[who]["after"][a] for run in runs), 6) for a in ATTACKS}
+        for who in ("ours", "theirs")
+    }
     print(json.dumps({"runs": runs, "mean_after": mean}))
 
 
 def compared(norm, x, y, model, ours, theirs):
-    """What two programs found for the same images, all of which are right."""
+    """Compares the results of two programs on the same images, all of which are classified correctly."""
     broken = [model(adv).argmax(1) != y for adv in (ours, theirs)]
     apart = (ours - theirs).abs()
     lengths = [length(norm, adv - x) for adv in (ours, theirs)]
@@ -172,7 +176,7 @@ def points(args):
         with safe_open(out, "pt") as file:
             metadata = file.metadata()
     model = network(args.checkpoint)
-    # Channels last, as we have them.
+    # The file has channels last.
     image = lambda name: tensors[name].permute(0, 3, 1, 2).contiguous()
     x, y = image("x"), tensors["labels"].long()
     right = model(x).argmax(1) == y
@@ -226,9 +230,11 @@ def main():
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--norm", choices=NORMS, default="linf")
     parser.add_argument("--eps", type=float, help="default 0.3 in linf, 2.0 in l2")
-    parser.add_argument("--images", type=int, default=500, help="the first so many test images (default 500)")
-    parser.add_argument("--data", type=Path, default=ROOT / "src/data/digits", help="standard, both: folder of IDX files")
-    parser.add_argument("--each", action="store_true", help="standard: which attack broke each image, too")
+    parser.add_argument("--images", type=int, default=500, help="number of test images (default 500)")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "src/data/digits", help="standard, both: folder of IDX files"
+    )
+    parser.add_argument("--each", action="store_true", help="standard: print the successful attack of each image, too")
     parser.add_argument("--dataset", default="digits", help="both, points: digits or mnist (default digits)")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each (default 0); points: the first")

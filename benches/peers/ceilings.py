@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Speed that a GPU and its vendor's libraries reach on this project's work, measured with PyTorch alone.
+"""Measures with PyTorch alone the speed that a GPU and its vendor's libraries reach on this project's work.
 
     python3 benches/peers/ceilings.py OUT.json [--budget SECONDS] [--smoke]
 
@@ -12,7 +12,8 @@ true if every part was measured.
 
 Times are medians by CUDA events. A group of calls is captured as one CUDA graph, so that Python's time does not count,
 and the calls take their operands in turn from more memory than the L2 cache holds. A group that cannot be captured is
-launched from Python, and "errors" says so. The figure "stream" of "launch_s" alone contains PyTorch's own work a launch.
+launched from Python, and "errors" says so. The figure "stream" of "launch_s" alone contains PyTorch's own work a
+launch.
 
 `--smoke` runs the same code with tiny sizes on the CPU, to test the script; its figures mean nothing.
 """
@@ -77,7 +78,7 @@ class Timer:
         return torch.randn(*shape, device=self.device, dtype=torch.float32).to(dtype)
 
     def captured(self, calls):
-        """The calls as one CUDA graph. The results are kept, so that no call overwrites another's in the L2 cache."""
+        """Captures calls as one CUDA graph. Results are kept, so that no call overwrites another's in the L2 cache."""
         graph, results = torch.cuda.CUDAGraph(), []
         with torch.cuda.graph(graph, stream=self.stream):
             for call in calls:
@@ -247,7 +248,7 @@ def convolution(timer, record, shape, precision, which):
 
 
 def parts():
-    """Every part: its name, its function, and the arguments that follow the timer and the record."""
+    """Parts by name, with their functions and the arguments after the timer and the record."""
     yield "device", device_facts, ()
     for kind in ("stream", "graph_node"):
         yield f"launch {kind}", launch, (kind,)

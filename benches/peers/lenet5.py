@@ -5,7 +5,7 @@ from torch import nn
 
 
 class LeNet5(nn.Module):
-    """Two convolutions and two linear layers on [N, 1, 28, 28]; `filters`, `hidden` and `kernel` (5 or 3) free."""
+    """Two convolutions and two linear layers on [N, 1, 28, 28], with any `filters`, `hidden` and `kernel` (5 or 3)."""
 
     def __init__(self, filters=(32, 64), hidden=1024, kernel=5):
         super().__init__()
@@ -21,7 +21,7 @@ class LeNet5(nn.Module):
 
     @classmethod
     def shaped_like(cls, state):
-        """The LeNet5 that `state`, a state dict, fits."""
+        """LeNet5 with the shapes of `state`, a state dict."""
         return cls(
             filters=(state["conv1.weight"].shape[0], state["conv2.weight"].shape[0]),
             hidden=state["linear1.weight"].shape[0],

@@ -1,9 +1,9 @@
 """Shows that PyTorch and this project read each other's weights.
 
-Given a checkpoint (`best.safetensors` of a run), loads it strictly into the PyTorch LeNet5 whose shapes it has; with
-`--mnist FOLDER` prints accuracy on the first test images, clean and under PGD-40 (linf, eps 0.3, step 0.01,
-cross-entropy, start at the image), to be held against what `maxmargin evaluate` says.
-`--write OUT` saves a fresh model's state dict instead, for `maxmargin evaluate` to read.
+Loads a checkpoint (`best.safetensors` of a run) strictly into the PyTorch LeNet5 of its shapes. With `--mnist FOLDER`
+it prints the accuracy on the first test images, clean and under PGD-40 (linf, eps 0.3, step 0.01, cross-entropy, start
+at the image), for comparison with `maxmargin evaluate`. `--write OUT` saves a new model's state dict instead, for
+`maxmargin evaluate` to read.
 """
 
 import argparse
@@ -21,7 +21,7 @@ EPS, STEP, STEPS = 0.3, 0.01, 40
 
 
 def read_idx(folder, name):
-    """The array in the IDX file `name` of `folder`, plain or gzip."""
+    """Array in the IDX file `name` of `folder`, plain or gzip."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
             raw = path.read_bytes()
@@ -45,8 +45,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?")
     parser.add_argument("--mnist", type=Path, help="folder with t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte")
-    parser.add_argument("--images", type=int, default=1000, help="how many test images (default 1000)")
-    parser.add_argument("--write", type=Path, metavar="OUT", help="save a fresh model's state dict here")
+    parser.add_argument("--images", type=int, default=1000, help="number of test images (default 1000)")
+    parser.add_argument("--write", type=Path, metavar="OUT", help="save a new model's state dict to this file")
     parser.add_argument("--width", type=float, default=1.0, help="with --write: multiple of 32, 64 and 1024")
     parser.add_argument("--small", action="store_true", help="with --write: 3x3 convolutions and 200 hidden units")
     parser.add_argument("--seed", type=int, default=0, help="with --write: seed of the weights")
@@ -60,7 +60,7 @@ def main():
         hidden = round((200 if args.small else 1024) * args.width)
         model = LeNet5(filters, hidden, kernel=3 if args.small else 5)
         save_file(model.state_dict(), args.write)
-        print(f"{args.write}: a fresh LeNet5")
+        print(f"{args.write}: a new LeNet5")
     else:
         state = load_file(args.checkpoint)
         model = LeNet5.shaped_like(state)

@@ -1,22 +1,22 @@
 """One MMA training step in PyTorch, and its stages, timed on the CPU or a GPU.
 
 LeNet5 (batch 50) or the wide ResNet 28-4 (batch 128), linf, with the published settings. The step has the structure
-people give it (clean pass, PGD, bisection, pass at the boundary points, optimizer) and none of the work that the released
-code wastes: the attack differentiates with respect to the input alone, the bisection records no graph, no value of a
-single example travels to Python. As in the released code, PGD runs in the evaluation mode of batch norm and all else in
-training mode. The timings need only the shape of the work, so the weights are random. The last bias of label 0, which
-every example has, is raised until every example is classified correctly; LeNet5's last weights are scaled so that the
-attack crosses the boundary. So every example is attacked and trained on.
+people give it (clean pass, PGD, bisection, pass at the boundary points, optimizer) and none of the work that the
+released code wastes: the attack differentiates with respect to the input alone, the bisection records no graph, no
+value of a single example travels to Python. As in the released code, PGD runs in the evaluation mode of batch norm and
+all else in training mode. The timings need only the shape of the work, so the weights are random. The last bias of
+label 0, which every example has, is raised until every example is classified correctly; LeNet5's last weights are
+scaled so that the attack crosses the boundary. So every example is attacked and trained on.
 
 Variants on a GPU, a process each:
 
-- `eager_tf32`: the step as people write it, with PyTorch's defaults (NCHW, convolutions in TF32, linear layers in fp32,
-  cuDNN's heuristics). A boolean mask picks the correct examples, so the host waits for their number.
+- `eager_tf32`: the step as people write it, with PyTorch's defaults (NCHW, convolutions in TF32, linear layers in
+  fp32, cuDNN's heuristics). A boolean mask picks the correct examples, so the host waits for their number.
 - `graph_fp32`, `graph_tf32`, `graph_fp16`: the whole step is one CUDA graph, in channels_last, with cuDNN's benchmark.
-  Every row is attacked and a mask keeps the correct ones; with batch norm that is the same work only while every example
-  is correct. fp32 uses no tensor cores; fp16 runs the network under autocast, the loss and the attack in fp32.
-- `compiled_graph_fp32`, `compiled_graph_tf32`, `compiled_graph_fp16`: the network, the loss and the attack's updates pass
-  through torch.compile before the step is captured.
+  Every row is attacked and a mask keeps the correct ones; with batch norm that is the same work only while every
+  example is correct. fp32 uses no tensor cores; fp16 runs the network under autocast, the loss and the attack in fp32.
+- `compiled_graph_fp32`, `compiled_graph_tf32`, `compiled_graph_fp16`: the network, the loss and the attack's updates
+  pass through torch.compile before the step is captured.
 
 Prints one JSON object a line, as soon as it is known: an item's times, the peak memory, or the error that ended the
 variant (then the exit code is 1).
@@ -86,7 +86,7 @@ class Variant:
     layout: torch.memory_format = torch.contiguous_format
     compiled: tuple = ()  # the methods of Step that torch.compile takes
     precision: str = "fp32"  # fp32, tf32, fp16, or defaults: PyTorch's own settings
-    graph: bool = False  # whether the whole step is one CUDA graph
+    graph: bool = False  # True: the whole step is one CUDA graph
 
 
 WITHOUT_GRADIENT = ("forward", "ascend", "probe")
@@ -116,7 +116,7 @@ SECONDS = {"cpu": 2.0, "cuda": 0.5}  # time an item is repeated for
 
 
 def soft_logit_margin(logits, labels):
-    """The logsumexp over the other labels less the label's logit, for each example; negative where p_label > 1/2."""
+    """Logsumexp over the other labels less the label's logit, for each example; negative where p_label > 1/2."""
     label_logit = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return torch.logsumexp(others, 1) - label_logit[:, 0]
@@ -128,7 +128,7 @@ def images(eps):
 
 
 class Step:
-    """A model, its optimizer, one batch, and the stages of a step on it."""
+    """A model, its optimizer, one batch, and the stages of a training step on them."""
 
     def __init__(self, work, variant, device="cpu", lr=LEARNING_RATE):
         torch.manual_seed(0)
@@ -262,7 +262,7 @@ def stages(s):
         "probe": torch.no_grad()(lambda: s.probe(s.x, direction, s.y, low, high, eps, margin)),
         "training_pass": training_pass,
         "optimizer": s.optimizer.step,
-        # The last: it alone runs the network in a mode that the step does not, for which it is compiled again.
+        # Last, because the step never runs the network in this mode, for which it is compiled again.
         "forward": torch.no_grad()(lambda: s.forward(s.x)),
     }
 
@@ -289,7 +289,7 @@ def captured(run):
 def timed(run, seconds, wait):
     """Wall times of `run`, after two calls to warm up: at least 5, and for about `seconds`.
 
-    On a GPU `wait` waits until its work is done. Each time is then the mean of so many calls that waiting does not count.
+    On a GPU `wait` waits until its work is done. Each time is then the mean of enough calls to make waiting negligible.
     """
     for _ in range(2):
         run()
@@ -325,7 +325,7 @@ def measure(work, args, about, loaded):
     for name, run in stages(step).items():
         if args.item and name not in args.item:
             continue
-        # PGD runs in evaluation mode, and so does a trained network that answers.
+        # PGD and inference run in evaluation mode.
         step.model.requires_grad_(name != "pgd_iteration").train(name not in ("forward", "pgd_iteration"))
         times = timed(captured(run) if step.graph else run, args.seconds, wait)
         if name == "mma_step" and not step.correct.all():

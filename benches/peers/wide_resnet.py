@@ -5,7 +5,7 @@ from torch import nn
 
 
 class PerImageStandardize(nn.Module):
-    """Each image less its mean, over its deviation (n - 1), which is at least 1 / sqrt(n)."""
+    """Subtracts each image's mean and divides by its deviation (n - 1), which is at least 1 / sqrt(n)."""
 
     def forward(self, x):
         flat = x.flatten(1)
@@ -14,7 +14,7 @@ class PerImageStandardize(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions after batch norm and ReLU; where channels change, a 1x1 shortcut of the first of these."""
+    """Two 3x3 convolutions, each after batch norm and ReLU; if channels change, a 1x1 shortcut after the first ReLU."""
 
     def __init__(self, channels, to, stride):
         super().__init__()
@@ -42,7 +42,7 @@ class Group(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Depth 6n + 4 on [N, 3, 32, 32]; behind PerImageStandardize it is the network that is trained."""
+    """Wide ResNet of depth 6n + 4 on [N, 3, 32, 32]. Training puts PerImageStandardize before it."""
 
     def __init__(self, depth=28, widen=4):
         super().__init__()
@@ -63,5 +63,5 @@ class WideResNet(nn.Module):
 
 
 def standardized(depth=28, widen=4):
-    """The network and the standardization before it, under the released names."""
+    """The standardization and the network, with the released code's names."""
     return nn.Sequential(PerImageStandardize(), WideResNet(depth, widen))
