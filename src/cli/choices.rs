@@ -3,9 +3,9 @@
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::catalog::{DatasetKind, ModelKind, WeightNames};
+use super::settings::FidelityPreset;
+use crate::catalog::{DatasetKind, WeightNames};
 use crate::choice::Choice;
-use crate::config::{Direction, L2Order, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
 use crate::evaluate::{AttackName, Protocol, request::Split};
 use crate::tape::{Loss, Norm};
 
@@ -23,5 +23,4 @@ macro_rules! value_enums {
     )+};
 }
 
-value_enums!(AttackName, DatasetKind, Loss, Norm, Protocol, Split, WeightNames);
-value_enums!(ModelKind, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart, Direction, L2Order);
+value_enums!(AttackName, DatasetKind, FidelityPreset, Loss, Norm, Protocol, Split, WeightNames);

@@ -120,10 +120,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The whole command line, with what the presets have in the help of `train`.
+/// The whole command line.
 fn command() -> Command {
-    let command = Cli::command().mut_subcommand("train", settings::describe_defaults);
-    command.mut_subcommands(released_spellings)
+    Cli::command().mut_subcommands(released_spellings)
 }
 
 /// Accepts every flag with underscores, names of values in any case, and negative numbers as values, so that the

@@ -41,7 +41,7 @@ pub(super) fn run(args: PresetsArgs) -> Result<Outcome> {
 /// A line a setting, a column a preset; then what the presets are for and their sources.
 fn table() -> String {
     let (presets, others): (Vec<_>, Vec<_>) = config::presets().into_iter().partition(|preset| preset.base.is_none());
-    let columns: Vec<Vec<(String, String)>> = presets.iter().map(|preset| preset.config.fields()).collect();
+    let columns: Vec<Vec<(&str, String)>> = presets.iter().map(|preset| preset.config.fields()).collect();
     let name_width = columns.iter().flatten().map(|field| field.0.len()).max().unwrap_or(0);
     let widths: Vec<_> = columns.iter().map(|fields| fields.iter().map(|f| f.1.len()).max().unwrap_or(0)).collect();
 

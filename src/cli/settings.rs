@@ -1,386 +1,174 @@
-//! One flag for every setting of [`Config`], in the groups that `train --help` shows.
-//!
-//! A flag's id is its setting's name: that is how [`describe_defaults`] finds what the presets have, and why no
-//! default stands in this file.
+//! The flags of `train` that set a [`Setting`]: made of the table of settings, one each.
 
-use clap::{Args, Command, ValueEnum};
+use clap::builder::{EnumValueParser, PossibleValue, PossibleValuesParser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use super::values::{LearningRates, schedule, single, whole};
-use crate::catalog::{DatasetKind, ModelKind};
-use crate::config::{
-    Config, Direction, Fidelity, L2Order, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart, presets,
-};
+use crate::catalog::DatasetKind;
+use crate::choice::{Choice as _, choices};
+use crate::config::{Config, FIDELITY_SETTINGS, Fidelity, Method, Preset, RUN_SETTINGS, Setting, presets};
 use crate::tape::{Loss, Norm};
 
-/// All of the settings' flags.
-#[derive(Args, Debug)]
-pub struct Settings {
-    #[command(flatten)]
-    data: SettingDataFlags,
-    #[command(flatten)]
-    model: ModelFlags,
-    #[command(flatten)]
-    margins: MarginFlags,
-    #[command(flatten)]
-    training: TrainingFlags,
-    #[command(flatten)]
-    fidelity: FidelityFlags,
+choices! {
+    /// Values of `--fidelity`.
+    pub enum FidelityPreset {
+        /// The released code, which the published figures came from.
+        Released = "released",
+        /// The paper's text, as it is written or meant.
+        Paper = "paper",
+    }
 }
 
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Data")]
-struct SettingDataFlags {
-    /// Which images
-    #[arg(long, value_name = "NAME")]
-    dataset: Option<DatasetKind>,
-    /// Train on the first N images after those held out
-    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
-    train_size: Option<usize>,
-    /// Hold out the first N training images for validation, which chooses the best weights; the digits have their own
-    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
-    val_size: Option<usize>,
-    /// Test on the first N test images
-    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
-    test_size: Option<usize>,
-    /// Move training images by up to 4 pixels, what is beyond the edge reflected, and mirror half of them
-    #[arg(long, value_name = "BOOL")]
-    augment: Option<bool>,
+/// The settings that were given as flags.
+#[derive(Clone, Debug)]
+pub struct SettingsFlags {
+    /// Each with its value, in the order of the table.
+    given: Vec<(&'static Setting, String)>,
+    fidelity: Option<FidelityPreset>,
 }
 
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Model")]
-struct ModelFlags {
-    /// Which network: lenet5 for digits and mnist, wide-resnet for cifar10
-    #[arg(long, value_name = "NAME")]
-    model: Option<ModelKind>,
-    /// The wide ResNet's depth: 10, 16, 22, 28 or another 6n + 4
-    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
-    depth: Option<usize>,
-    /// LeNet5: a multiple of 32 and 64 filters and 1,024 hidden units; wide ResNet: the widening factor, a whole number
-    #[arg(long, value_name = "MULTIPLE", value_parser = super::values::number)]
-    width: Option<f64>,
-}
-
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Margins and attack")]
-struct MarginFlags {
-    /// The norm of margins and attacks
-    #[arg(long)]
-    norm: Option<Norm>,
-    /// d_max: up to this margin an example is trained on at its boundary point
-    #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
-    hinge_maxeps: Option<f32>,
-    /// The loss on clean and on wrong examples
-    #[arg(long, value_name = "LOSS")]
-    clean_loss_fn: Option<Loss>,
-    /// The loss at the boundary points; with pgd and pgdls the loss that the attack ascends and training descends
-    #[arg(long, value_name = "LOSS")]
-    margin_loss_fn: Option<Loss>,
-    /// The loss that PGD ascends in mma and when margins are measured
-    #[arg(long, value_name = "LOSS")]
-    attack_loss_fn: Option<Loss>,
-    /// The loss whose zero is the boundary; also --right-when, unless that is given
-    #[arg(long, value_name = "LOSS")]
-    search_loss_fn: Option<Loss>,
-    /// mma: the share of the clean loss's gradient; 0 is omma
-    #[arg(long, value_name = "SHARE", value_parser = single)]
-    clean_loss_coeff: Option<f32>,
-    /// Iterations of PGD, in training by any method and when margins are measured
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
-    nb_iter: Option<u32>,
-    /// PGD's step is this times eps / nb-iter
-    #[arg(long, value_name = "SCALE", value_parser = single)]
-    eps_iter_scale: Option<f32>,
-    /// Halvings of the search for the boundary
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
-    num_search_steps: Option<u32>,
-    /// mma: the least eps that PGD searches within; at most 1.05 times --hinge-maxeps
-    #[arg(long, value_name = "EPS", value_parser = single)]
-    attack_mineps: Option<f32>,
-    /// pgd, pgdls, trades: the eps that every training image is attacked within
-    #[arg(long, value_name = "EPS", value_parser = single)]
-    attack_eps: Option<f32>,
-    /// pgdls: eps grows by equal steps from 0 to --attack-eps, which it has from step N on [default: half of the steps]
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
-    eps_ramp_steps: Option<u32>,
-    /// trades: how much equal answers around an image count, beside right ones on it; more is more robust, less accurate
-    #[arg(long, value_name = "BETA", value_parser = single)]
-    trades_beta: Option<f32>,
-    /// PGD's eps when margins are measured, on validation and test images
-    #[arg(long, value_name = "EPS", value_parser = single)]
-    test_eps: Option<f32>,
-    /// PGD's step when margins are measured
-    #[arg(long, value_name = "EPS", value_parser = single)]
-    test_eps_iter: Option<f32>,
-}
-
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Training")]
-struct TrainingFlags {
-    /// How the network is trained
-    #[arg(long, value_name = "NAME")]
-    method: Option<Method>,
-    /// The seed of every random number; a run is a function of its settings and its data
-    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
-    seed: Option<u64>,
-    /// How gradients become weights
-    #[arg(long, value_name = "NAME")]
-    optimizer: Option<OptimizerKind>,
-    /// Momentum of sgd
-    #[arg(long, value_name = "SHARE", value_parser = single)]
-    momentum: Option<f32>,
-    /// L2 penalty, added to every gradient
-    #[arg(long, value_name = "FACTOR", value_parser = single)]
-    weight_decay: Option<f32>,
-    /// One rate, or rates from steps on, such as 0:0.3,20000:0.09
-    #[arg(long, value_name = "RATE", aliases = ["lr", "initial-learning-rate"], value_parser = schedule)]
-    learning_rate_schedule: Option<LearningRates>,
-    /// Examples a step
-    #[arg(long, value_name = "N", alias = "batch-size", value_parser = whole::<usize>)]
-    training_batch_size: Option<usize>,
-    /// Steps of the whole run; with --resume it may be more than before
-    #[arg(long, value_name = "N", alias = "steps", value_parser = whole::<u32>)]
-    max_num_training_steps: Option<u32>,
-    /// Steps between two lines of metrics.jsonl
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
-    disp_interval: Option<u32>,
-    /// Steps between two checkpoints to resume from
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
-    checkpoint_interval: Option<u32>,
-}
-
-/// Whose word holds where they differ.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FidelityName {
-    /// What the published figures came from.
-    Released,
-    /// What the paper's text says or intends.
-    Paper,
-}
-
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Where the released code and the paper differ")]
-struct FidelityFlags {
-    /// Set all of this group, and --search-loss-fn: slm as released, lm as in the paper; a flag of its own overrides
-    #[arg(long, value_name = "WHOSE")]
-    fidelity: Option<FidelityName>,
-    /// Batch norm's mode in the search: the statistics of the images searched, which then also update the running ones, or
-    /// the running ones as they are; LeNet5 has none
-    #[arg(long, value_name = "MODE")]
-    search_mode: Option<SearchMode>,
-    /// An example is right, so attacked, when this loss is negative: slm says p > 1/2, lm the largest logit
-    #[arg(long, value_name = "LOSS")]
-    right_when: Option<Loss>,
-    /// Margins are multiples of the attack's eps, or distances
-    #[arg(long, value_name = "UNIT")]
-    direction: Option<Direction>,
-    /// Clamp the boundary point to [0, 1] before training on it
-    #[arg(long, value_name = "BOOL")]
-    clamp_boundary: Option<bool>,
-    /// Which end of the last bracket is the boundary point
-    #[arg(long, value_name = "WHICH")]
-    search_result: Option<SearchResult>,
-    /// A wrong example's next search starts at --attack-mineps
-    #[arg(long, value_name = "BOOL")]
-    forget_wrong: Option<bool>,
-    /// Where the search starts when margins are measured
-    #[arg(long, value_name = "WHERE")]
-    test_search_start: Option<TestSearchStart>,
-    /// The loss whose zero is the boundary when margins are measured
-    #[arg(long, value_name = "LOSS")]
-    test_search_loss_fn: Option<Loss>,
-    /// What follows an l2 step: the box then the ball, or the ball then the box
-    #[arg(long, value_name = "ORDER")]
-    l2_order: Option<L2Order>,
-    /// The least gradient norm that an l2 step divides by
-    #[arg(long, value_name = "NORM", value_parser = single)]
-    l2_grad_floor: Option<f32>,
-    /// The cw loss has no gradient on examples more confident than this
-    #[arg(long, value_name = "LOGITS", value_parser = single)]
-    cw_confidence: Option<f32>,
-}
-
-impl Settings {
-    /// The data set, norm and method asked for: with `--dataset mnist` or `cifar10` they choose the preset, as in the released
-    /// program.
-    pub fn asked(&self) -> (Option<DatasetKind>, Option<Norm>, Option<Method>) {
-        (self.data.dataset, self.margins.norm, self.training.method)
+impl Args for SettingsFlags {
+    fn augment_args(command: Command) -> Command {
+        let presets: Vec<Preset> = presets().into_iter().filter(|preset| preset.base.is_none()).collect();
+        let flag = |setting: &'static Setting| flag(setting, &presets);
+        let fidelity = Arg::new("fidelity")
+            .long("fidelity")
+            .value_name("SOURCE")
+            .value_parser(EnumValueParser::<FidelityPreset>::new())
+            .help_heading(FIDELITY_SETTINGS[0].heading)
+            .help(
+                "Values of this group and of --search-loss-fn, which is slm as released and lm in the paper; a flag \
+                   of its own overrides each",
+            );
+        // `--preset` is a flag of the run: it says where the settings start from.
+        let settings = RUN_SETTINGS.iter().filter(|setting| setting.name != "preset");
+        command.args(settings.map(flag)).arg(fidelity).args(FIDELITY_SETTINGS.iter().map(flag))
     }
 
-    /// The number of steps asked for.
+    fn augment_args_for_update(command: Command) -> Command {
+        SettingsFlags::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingsFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<SettingsFlags, clap::Error> {
+        let value = |setting: &'static Setting| {
+            let text = matches.try_get_one::<String>(setting.name).ok().flatten()?;
+            Some((setting, text.clone()))
+        };
+        let given = Setting::all().filter(|setting| setting.name != "preset").filter_map(value).collect();
+        Ok(SettingsFlags { given, fidelity: matches.get_one("fidelity").copied() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = SettingsFlags::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The flag of a setting. Its help ends with the defaults.
+fn flag(setting: &'static Setting, presets: &[Preset]) -> Arg {
+    let help = setting.help.trim().trim_end_matches('.');
+    let arg = Arg::new(setting.name)
+        .long(setting.flag())
+        .aliases(setting.aliases)
+        .value_name(setting.value_name)
+        .help_heading(setting.heading)
+        .help(format!("{help} {}", defaults(setting, presets)));
+    let values = (setting.values)();
+    if values.is_empty() {
+        return arg.value_parser(|text: &str| (setting.set)(&mut Config::defaults(), text).map(|()| text.to_owned()));
+    }
+    let value = |(name, help): (&'static str, &'static str)| match help {
+        "" => PossibleValue::new(name),
+        _ => PossibleValue::new(name).help(help),
+    };
+    arg.value_parser(PossibleValuesParser::new(values.into_iter().map(value)))
+}
+
+/// The setting's value in each preset.
+fn defaults(setting: &Setting, presets: &[Preset]) -> String {
+    // (the presets that have a value, the value)
+    let mut values: Vec<(Vec<&str>, String)> = Vec::new();
+    for Preset { name, config, .. } in presets {
+        let value = (setting.text)(config);
+        match values.iter_mut().find(|known| known.1 == value) {
+            Some(known) => known.0.push(name),
+            None => values.push((vec![name], value)),
+        }
+    }
+    match &values[..] {
+        [(_, value)] => format!("[default: {value}]"),
+        _ => {
+            let each: Vec<_> = values.iter().map(|(names, value)| format!("{}: {value}", names.join(", "))).collect();
+            format!("[{}]", each.join("; "))
+        }
+    }
+}
+
+impl SettingsFlags {
+    /// The text given for the setting `name`.
+    fn value(&self, name: &str) -> Option<&str> {
+        self.given.iter().find(|(setting, _)| setting.name == name).map(|(_, text)| &text[..])
+    }
+
+    /// Data set, norm and method, where they were given: with `--dataset mnist` or `cifar10` they choose the preset, as
+    /// in the released program.
+    pub fn dataset_norm_method(&self) -> (Option<DatasetKind>, Option<Norm>, Option<Method>) {
+        (
+            self.value("dataset").and_then(DatasetKind::from_name),
+            self.value("norm").and_then(Norm::from_name),
+            self.value("method").and_then(Method::from_name),
+        )
+    }
+
+    /// The number of training steps, if it was given.
     pub fn steps(&self) -> Option<u32> {
-        self.training.max_num_training_steps
+        self.value("max_num_training_steps").and_then(|text| text.parse().ok())
     }
 
-    /// Overrides `config` by what was given.
-    pub fn apply(self, config: &mut Config) {
-        let SettingDataFlags { dataset, train_size, val_size, test_size, augment } = self.data;
-        set(&mut config.dataset, dataset);
-        set(&mut config.train_size, train_size.map(Some));
-        set(&mut config.val_size, val_size);
-        set(&mut config.test_size, test_size.map(Some));
-        set(&mut config.augment, augment);
-
-        let ModelFlags { model, depth, width } = self.model;
-        set(&mut config.model, model);
-        set(&mut config.depth, depth.map(Some));
-        set(&mut config.width, width);
-
-        // Before the flags that override it.
-        if let Some(name) = self.fidelity.fidelity {
-            (config.fidelity, config.search_loss_fn) = match name {
-                FidelityName::Released => (Fidelity::RELEASED, Loss::Slm),
-                FidelityName::Paper => (Fidelity::PAPER, Loss::Lm),
+    /// Overrides `config` by the flags.
+    pub fn apply(&self, config: &mut Config) {
+        if let Some(preset) = self.fidelity {
+            (config.fidelity, config.search_loss_fn) = match preset {
+                FidelityPreset::Released => (Fidelity::RELEASED, Loss::Slm),
+                FidelityPreset::Paper => (Fidelity::PAPER, Loss::Lm),
             };
         }
-
-        let MarginFlags {
-            norm,
-            hinge_maxeps,
-            clean_loss_fn,
-            margin_loss_fn,
-            attack_loss_fn,
-            search_loss_fn,
-            clean_loss_coeff,
-            nb_iter,
-            eps_iter_scale,
-            num_search_steps,
-            attack_mineps,
-            attack_eps,
-            eps_ramp_steps,
-            trades_beta,
-            test_eps,
-            test_eps_iter,
-        } = self.margins;
-        set(&mut config.norm, norm);
-        set(&mut config.hinge_maxeps, hinge_maxeps);
-        set(&mut config.clean_loss_fn, clean_loss_fn);
-        set(&mut config.margin_loss_fn, margin_loss_fn);
-        set(&mut config.attack_loss_fn, attack_loss_fn);
-        set(&mut config.search_loss_fn, search_loss_fn);
+        for (setting, text) in &self.given {
+            (setting.set)(config, text).expect("the flag's parser has read it");
+        }
+        let given = |name| self.value(name).is_some();
         // The released code has one setting for both.
-        set(&mut config.fidelity.right_when, search_loss_fn);
-        set(&mut config.clean_loss_coeff, clean_loss_coeff);
-        set(&mut config.nb_iter, nb_iter);
-        set(&mut config.eps_iter_scale, eps_iter_scale);
-        set(&mut config.num_search_steps, num_search_steps);
-        set(&mut config.attack_mineps, attack_mineps);
-        set(&mut config.attack_eps, attack_eps);
-        set(&mut config.trades_beta, trades_beta);
-        set(&mut config.test_eps, test_eps);
-        set(&mut config.test_eps_iter, test_eps_iter);
-
-        let TrainingFlags {
-            method,
-            seed,
-            optimizer,
-            momentum,
-            weight_decay,
-            learning_rate_schedule,
-            training_batch_size,
-            max_num_training_steps,
-            disp_interval,
-            checkpoint_interval,
-        } = self.training;
-        set(&mut config.method, method);
-        // OMMA is MMA without the clean loss: where one of the two is given, it says the other.
-        match (method, clean_loss_coeff) {
-            (Some(Method::Omma), None) => config.clean_loss_coeff = 0.0,
-            (None, Some(share)) if config.method.is_mma() => config.method = Method::of_share(share),
+        if given("search_loss_fn") && !given("right_when") {
+            config.fidelity.right_when = config.search_loss_fn;
+        }
+        // OMMA is MMA without the clean loss: each of the two flags implies the other.
+        match (given("method"), given("clean_loss_coeff")) {
+            (true, false) if config.method == Method::Omma => config.clean_loss_coeff = 0.0,
+            (false, true) if config.method.is_mma() => {
+                config.method = Method::with_clean_loss_coeff(config.clean_loss_coeff);
+            }
             _ => {}
         }
-        set(&mut config.seed, seed);
-        set(&mut config.optimizer, optimizer);
-        set(&mut config.momentum, momentum);
-        set(&mut config.weight_decay, weight_decay);
-        set(&mut config.learning_rate_schedule, learning_rate_schedule.map(|schedule| schedule.0));
-        set(&mut config.training_batch_size, training_batch_size);
-        set(&mut config.max_num_training_steps, max_num_training_steps);
-        // Of whom it is asked for, half of the steps: what a file or a preset has fits its own number of steps.
-        let asks = config.method == Method::Pgdls && (method.is_some() || max_num_training_steps.is_some());
-        let half = asks.then(|| config.max_num_training_steps.div_ceil(2));
-        set(&mut config.eps_ramp_steps, eps_ramp_steps.or(half));
-        set(&mut config.disp_interval, disp_interval);
-        set(&mut config.checkpoint_interval, checkpoint_interval);
-
-        let FidelityFlags {
-            fidelity: _,
-            search_mode,
-            right_when,
-            direction,
-            clamp_boundary,
-            search_result,
-            forget_wrong,
-            test_search_start,
-            test_search_loss_fn,
-            l2_order,
-            l2_grad_floor,
-            cw_confidence,
-        } = self.fidelity;
-        let fidelity = &mut config.fidelity;
-        set(&mut fidelity.search_mode, search_mode);
-        set(&mut fidelity.right_when, right_when);
-        set(&mut fidelity.direction, direction);
-        set(&mut fidelity.clamp_boundary, clamp_boundary);
-        set(&mut fidelity.search_result, search_result);
-        set(&mut fidelity.forget_wrong, forget_wrong);
-        set(&mut fidelity.test_search_start, test_search_start);
-        set(&mut fidelity.test_search_loss_fn, test_search_loss_fn);
-        set(&mut fidelity.l2_order, l2_order);
-        set(&mut fidelity.l2_grad_floor, l2_grad_floor);
-        set(&mut fidelity.cw_confidence, cw_confidence);
-    }
-}
-
-fn set<T>(setting: &mut T, given: Option<T>) {
-    if let Some(value) = given {
-        *setting = value;
-    }
-}
-
-/// Adds to the help of every setting's flag what each preset has.
-pub fn describe_defaults(command: Command) -> Command {
-    // Those of other methods are told by their bases.
-    let presets = presets().into_iter().filter(|preset| preset.base.is_none());
-    let presets: Vec<_> = presets.map(|preset| (preset.name, preset.config.fields())).collect();
-    command.mut_args(|arg| {
-        if arg.get_id() == "preset" {
-            return arg;
+        // The ramp of a file or a preset fits its own number of steps.
+        let asks = given("method") || given("max_num_training_steps");
+        if config.method == Method::Pgdls && asks && !given("eps_ramp_steps") {
+            config.eps_ramp_steps = config.max_num_training_steps.div_ceil(2);
         }
-        // (the presets that have a value, the value)
-        let mut values: Vec<(Vec<&str>, &str)> = Vec::new();
-        for (name, fields) in &presets {
-            if let Some((_, value)) = fields.iter().find(|field| arg.get_id() == field.0.as_str()) {
-                match values.iter_mut().find(|known| known.1 == value) {
-                    Some(known) => known.0.push(name),
-                    None => values.push((vec![name], value)),
-                }
-            }
-        }
-        let defaults = match values.as_slice() {
-            [] => return arg,
-            [(_, value)] => format!("[default: {value}]"),
-            _ => {
-                let each: Vec<_> =
-                    values.iter().map(|(names, value)| format!("{}: {value}", names.join(", "))).collect();
-                format!("[{}]", each.join("; "))
-            }
-        };
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        arg.help(format!("{help} {defaults}"))
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DEFAULT_PRESET, preset};
-    use clap::{FromArgMatches, Parser};
+    use crate::catalog::ModelKind;
+    use crate::config::{DEFAULT_PRESET, Direction, OptimizerKind, preset};
+    use clap::Parser;
 
     #[derive(Parser)]
     struct SettingsParser {
         #[command(flatten)]
-        settings: Settings,
+        settings: SettingsFlags,
     }
 
     fn applied(mut config: Config, flags: &[String]) -> Config {
@@ -437,7 +225,7 @@ mod tests {
             assert_ne!(value, before, "{name}: the test must change every setting");
             for flag in [format!("--{name}"), format!("--{}", name.replace('_', "-"))] {
                 let fields = applied(base.clone(), &[flag.clone(), value.clone()]).fields();
-                assert!(fields.contains(&(name.clone(), value.clone())), "{flag} {value}");
+                assert!(fields.contains(&(name, value.clone())), "{flag} {value}");
             }
         }
     }

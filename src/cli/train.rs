@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::settings::Settings;
+use super::settings::SettingsFlags;
 use super::{Machine, Outcome, presets, print};
 use crate::catalog::DatasetKind;
 use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
@@ -60,7 +60,7 @@ pub(super) struct TrainArgs {
     #[command(flatten)]
     run: TrainRunFlags,
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsFlags,
 }
 
 #[derive(Args, Debug)]
@@ -204,7 +204,7 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<TrainPlan> {
             (resumed(&run, settings.steps())?, RunPlace::Resumed(run))
         }
         None => {
-            let mut config = base(flags.preset.as_deref(), flags.config.as_deref(), settings.asked())?;
+            let mut config = base(flags.preset.as_deref(), flags.config.as_deref(), settings.dataset_norm_method())?;
             settings.apply(&mut config);
             config.validate()?;
             (config, flags.savepath.map_or(RunPlace::Numbered, RunPlace::New))

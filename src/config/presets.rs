@@ -1,7 +1,8 @@
 //! The published settings as one table, each preset with its source. No value of a preset stands anywhere else.
 
-use super::others::OTHERS;
-use super::{Config, Fidelity, Method, OptimizerKind};
+use super::kinds::{Method, OptimizerKind};
+use super::method_presets::METHOD_PRESETS;
+use super::settings::{Config, Fidelity};
 use crate::catalog::{DatasetKind, ModelKind};
 use crate::tape::{Loss, Norm};
 
@@ -26,7 +27,7 @@ pub const DEFAULT_PRESET: &str = "quick";
 /// All presets: the default one first, those of the other methods last.
 pub fn presets() -> Vec<Preset> {
     let mma = of_mma();
-    let others = OTHERS.iter().map(|other| {
+    let others = METHOD_PRESETS.iter().map(|other| {
         let base = mma.iter().find(|preset| preset.name == other.base).expect("a preset of MMA");
         let mut config = Config { preset: other.name.into(), method: other.method, ..base.config.clone() };
         (other.change)(&mut config);
@@ -55,7 +56,7 @@ fn of_mma() -> Vec<Preset> {
                 eps_ramp_steps: 750,
                 test_eps_iter: 0.1, // five of them reach across the ball
                 disp_interval: 50,
-                ..mnist_linf()
+                ..Config::defaults()
             },
         },
         Preset {
@@ -63,7 +64,7 @@ fn of_mma() -> Vec<Preset> {
             summary: "MNIST, linf, d_max 0.45, as published",
             source: "paper: appendix, training settings; released: config.py (LinfMNIST), run_mnist_training.sh",
             base: None,
-            config: mnist_linf(),
+            config: Config::defaults(),
         },
         Preset {
             name: "mnist-l2",
@@ -78,7 +79,7 @@ fn of_mma() -> Vec<Preset> {
                 attack_eps: 2.0,
                 test_eps: 2.0,
                 test_eps_iter: 0.125,
-                ..mnist_linf()
+                ..Config::defaults()
             },
         },
         Preset {
@@ -143,55 +144,7 @@ pub fn preset(name: &str) -> Option<Preset> {
     presets().into_iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
 }
 
-/// `LinfMNIST` of the released `config.py`, which the other presets are told apart from.
-fn mnist_linf() -> Config {
-    Config {
-        preset: "mnist-linf".into(),
-        seed: 0, // run_mnist_training.sh
-        dataset: DatasetKind::Mnist,
-        train_size: None, // train.py
-        val_size: 5000,   // train.py; the paper: the first 5,000 training images
-        test_size: None,  // train.py
-        augment: false,   // train.py
-        model: ModelKind::LeNet5,
-        depth: None,
-        width: 1.0, // LeNet5Madry: 32 and 64 filters, 1,024 hidden units
-
-        method: Method::Mma,
-        norm: Norm::Linf,
-        hinge_maxeps: 0.45, // run_mnist_training.sh
-        // BaseConfig
-        clean_loss_fn: Loss::Xent,
-        margin_loss_fn: Loss::Xent,
-        attack_loss_fn: Loss::Slm,
-        search_loss_fn: Loss::Slm,
-        clean_loss_coeff: 1.0 / 3.0,
-        eps_iter_scale: 2.5,
-        num_search_steps: 10,
-        // MNIST
-        nb_iter: 40,
-        optimizer: OptimizerKind::Adam,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        learning_rate_schedule: vec![(0, 1e-4)],
-        training_batch_size: 50,
-        max_num_training_steps: 100_000,
-        // LinfMNIST
-        attack_mineps: 0.1,
-        test_eps: 0.3,
-        test_eps_iter: 0.01,
-        // For the other methods, where a flag asks for one.
-        attack_eps: 0.3,
-        eps_ramp_steps: 50_000, // ours: half of the steps
-        trades_beta: 1.0,       // TRADES: train_trades_mnist.py
-
-        disp_interval: 100,       // train.py
-        checkpoint_interval: 500, // ours: the released code writes one an epoch
-        fidelity: Fidelity::RELEASED,
-    }
-}
-
-/// `LinfCIFAR10` of the released `config.py`. What its `BaseConfig` and `train.py` have stands above.
+/// `LinfCIFAR10` of the released `config.py`. Values of its `BaseConfig` and of `train.py` are the defaults.
 fn cifar10_linf() -> Config {
     Config {
         preset: "cifar10-linf".into(),
@@ -216,7 +169,7 @@ fn cifar10_linf() -> Config {
         attack_eps: 8.0 / 255.0,
         eps_ramp_steps: 25_000, // ours: half of the steps
         trades_beta: 6.0,       // TRADES: README.md
-        ..mnist_linf()
+        ..Config::defaults()
     }
 }
 
@@ -236,7 +189,7 @@ mod tests {
     fn the_published_presets_differ_in_the_norm_and_its_lengths_alone() {
         for dataset in ["mnist", "cifar10"] {
             let [linf, l2] = ["linf", "l2"].map(|norm| preset(&format!("{dataset}-{norm}")).unwrap().config.fields());
-            let differing: Vec<_> = linf.iter().zip(&l2).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
+            let differing: Vec<_> = linf.iter().zip(&l2).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
             let lengths = ["hinge_maxeps", "attack_mineps", "attack_eps", "test_eps", "test_eps_iter"];
             assert_eq!(differing, [&["preset", "norm"], &lengths[..]].concat());
         }
@@ -252,8 +205,7 @@ mod tests {
             assert_eq!(name, format!("{base}-{}", config.method));
             let base = preset(base).unwrap().config.fields();
             let fields = config.fields();
-            let differing: Vec<_> =
-                fields.iter().zip(&base).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
+            let differing: Vec<_> = fields.iter().zip(&base).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
             let optimizer = ["optimizer", "momentum", "weight_decay", "learning_rate_schedule", "training_batch_size"];
             let attack =
                 ["preset", "method", "attack_eps", "eps_iter_scale", "eps_ramp_steps", "max_num_training_steps"];

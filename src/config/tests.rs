@@ -1,5 +1,7 @@
 use super::*;
+use crate::catalog::DatasetKind;
 use crate::rng::{Purpose, philox};
+use crate::tape::Loss;
 
 fn quick() -> Config {
     preset(DEFAULT_PRESET).unwrap().config
@@ -35,6 +37,20 @@ fn toml_gives_back_the_largest_seed_and_sizes() {
     let config =
         Config { seed: u64::MAX, train_size: Some(usize::MAX), test_size: Some(1), width: 0.1 + 0.2, ..quick() };
     assert_eq!(reread(&config), config);
+}
+
+#[test]
+fn a_listing_names_every_key_of_the_file_with_its_value() {
+    for preset in presets() {
+        let toml = preset.config.to_toml();
+        let lines = toml.lines().filter_map(|line| line.split_once(" = "));
+        let in_file: Vec<_> = lines.map(|(name, value)| (name, value.trim_matches('"').to_owned())).collect();
+        // TOML leaves out values that are not there, and has its own form of a schedule.
+        let other = ["train_size", "test_size", "depth", "learning_rate_schedule"];
+        let shared = |name: &str| !other.contains(&name);
+        let listed: Vec<_> = preset.config.fields().into_iter().filter(|field| shared(field.0)).collect();
+        assert_eq!(listed, in_file.into_iter().filter(|field| shared(field.0)).collect::<Vec<_>>());
+    }
 }
 
 #[test]

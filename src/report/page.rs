@@ -80,20 +80,20 @@ fn settings(sources: &[ReportSource]) -> String {
     let runs: Vec<(&ReportSource, &RecordedRun)> =
         sources.iter().filter_map(|source| Some((source, source.run.as_ref()?))).collect();
     let Some((_, first)) = runs.first() else { return String::new() };
-    let all: Vec<Vec<(String, String)>> = runs.iter().map(|(_, run)| run.config.fields()).collect();
+    let all: Vec<Vec<(&str, String)>> = runs.iter().map(|(_, run)| run.config.fields()).collect();
     let presets: Vec<_> = runs.iter().map(|(_, run)| preset(&run.config.preset).map(|p| p.config.fields())).collect();
     let value =
-        |fields: &[(String, String)], name: &str| fields.iter().find(|field| field.0 == name).map(|f| f.1.clone());
+        |fields: &[(&str, String)], name: &str| fields.iter().find(|field| field.0 == name).map(|f| f.1.clone());
     let mut rows = Vec::new();
     for (name, _) in first.config.fields() {
-        let mut row = vec![escape(&name)];
+        let mut row = vec![escape(name)];
         for (fields, preset) in all.iter().zip(&presets) {
-            let own = value(fields, &name);
-            let published = preset.as_ref().and_then(|preset| value(preset, &name));
+            let own = value(fields, name);
+            let published = preset.as_ref().and_then(|preset| value(preset, name));
             let shown = escape(own.as_deref().unwrap_or("–"));
             row.push(if published.is_some() && own != published { format!("<b>{shown}</b>") } else { shown });
         }
-        let differ = all.windows(2).any(|pair| value(&pair[0], &name) != value(&pair[1], &name));
+        let differ = all.windows(2).any(|pair| value(&pair[0], name) != value(&pair[1], name));
         rows.push((if differ { "match" } else { "" }, row));
     }
     let names = runs.iter().map(|(source, _)| words(&escape(&source.name)));

@@ -31,7 +31,7 @@ pub use metric::Metric;
 pub use op::Op;
 pub use ops::batch_norm::BatchNorm;
 pub use params::{
-    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, Direction, L2Order, NO_CHOICE,
-    Norm, OptimizerRule, PgdRule,
+    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, Direction, L2Order,
+    MAX_LEARNING_RATES, NO_CHOICE, Norm, OptimizerRule, PgdRule,
 };
 pub use plan::{Place, Program, Region};

@@ -96,11 +96,14 @@ pub struct PgdRule {
     pub l2_grad_floor: f32,
 }
 
+/// Largest number of entries of a learning rate schedule: the optimizer kernels take it as an array of this length.
+pub const MAX_LEARNING_RATES: usize = 32;
+
 /// How gradients become weights. The gradient is `(1 - clean_coeff) dmargin + clean_coeff dclean`, and
 /// `weight_decay` times the weights is added to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptimizerRule {
-    /// (from step, learning rate), ascending, the first from 0.
+    /// (from step, learning rate), ascending, the first from 0; at most [`MAX_LEARNING_RATES`].
     pub schedule: Vec<(u32, f32)>,
     /// The clean loss's share of the gradient.
     pub clean_coeff: f32,

@@ -17,7 +17,7 @@ use crate::config::{Config, SearchMode};
 use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, Loss, LossRule, Memory, PgdRule, Program, Tape};
+use crate::tape::{Buffer, Memory, Program, Tape};
 
 /// MMA training: its buffers, and a step.
 #[derive(Clone, Debug)]
@@ -44,19 +44,6 @@ pub struct Mma {
     pub eps: Buffer,
     /// A whole step.
     pub schedule: Schedule,
-}
-
-/// The rules of a config's losses, attack and optimizer.
-impl Config {
-    /// A loss with this run's cw confidence.
-    pub fn loss_rule(&self, loss: Loss) -> LossRule {
-        LossRule { loss, confidence: self.fidelity.cw_confidence }
-    }
-
-    /// PGD's rule.
-    pub fn pgd_rule(&self) -> PgdRule {
-        PgdRule { norm: self.norm, l2_order: self.fidelity.l2_order, l2_grad_floor: self.fidelity.l2_grad_floor }
-    }
 }
 
 impl Mma {

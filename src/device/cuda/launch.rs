@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::Schedule;
-use crate::tape::Program;
+use crate::tape::{MAX_LEARNING_RATES, Program};
 
 /// Threads of a block where a kernel does not say otherwise: `THREADS` in kernels/prelude.cuh.
 pub const THREADS: u32 = 256;
@@ -189,7 +189,7 @@ pub(super) struct RateSchedule {
 }
 
 /// Entries that a learning rate schedule may have on the GPU.
-pub const RATES: usize = 32;
+pub const RATES: usize = MAX_LEARNING_RATES;
 
 impl KernelStruct for RateSchedule {
     const NAME: &'static str = "RateSchedule";

@@ -1,6 +1,7 @@
 //! The published settings of the methods beside MMA: what each changes in a preset of MMA.
 
-use super::{Config, Method, OptimizerKind};
+use super::kinds::{Method, OptimizerKind};
+use super::settings::Config;
 
 /// A preset of another method.
 pub(super) struct MethodPreset {
@@ -20,7 +21,7 @@ const TRADES: &str =
     "Zhang et al., 2019, and their code: attack, beta, optimizer, epochs counted as steps; the network is ours";
 
 /// Every preset of another method.
-pub(super) const OTHERS: [MethodPreset; 14] = [
+pub(super) const METHOD_PRESETS: [MethodPreset; 14] = [
     of("mnist-linf-std", "mnist-linf", Method::Std, "standard training", STD),
     of("mnist-linf-pgd", "mnist-linf", Method::Pgd, "eps 0.3; published too: 0.1, 0.2, 0.4, 0.45", PGD),
     of("mnist-linf-pgdls", "mnist-linf", Method::Pgdls, "eps 0.3; published too: 0.1, 0.2, 0.4, 0.45", PGDLS),

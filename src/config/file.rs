@@ -1,0 +1,31 @@
+//! Settings as TOML, which is `config.toml` in a run folder.
+
+use std::path::Path;
+
+use super::kinds::Method;
+use super::settings::Config;
+use crate::{Error, Result};
+
+impl Config {
+    /// Reads the settings of `file`. Settings that came after MMA was the only method may be missing.
+    ///
+    /// # Errors
+    /// The file cannot be read; or a setting is missing, unknown, of a wrong type or out of its range.
+    pub fn load(file: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, "read", source))?;
+        let mut config: Config = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            Error::format(file, format!("line {line}: {}", error.message()))
+        })?;
+        if config.method == Method::Mma {
+            config.method = Method::with_clean_loss_coeff(config.clean_loss_coeff);
+        }
+        config.validate().map_err(|error| Error::format(file, error.to_string()))?;
+        Ok(config)
+    }
+
+    /// The settings as TOML. Reading it gives the same bits: a number is written with the fewest digits that do.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every setting has a TOML form")
+    }
+}

@@ -1,0 +1,43 @@
+//! Values that follow from several settings: the search's upper bound, and the rules of losses and of PGD.
+
+use super::settings::Config;
+use crate::catalog::Architecture;
+use crate::tape::{Loss, LossRule, PgdRule};
+
+impl Config {
+    /// Upper bound of the search for the boundary, 1.05 times [`Config::hinge_maxeps`]: the product in double precision
+    /// of the number as it is written, then rounded to single, as the released code holds it.
+    pub fn max_eps(&self) -> f32 {
+        (as_written(self.hinge_maxeps) * 1.05) as f32
+    }
+
+    /// Length that the training method is known by, as it was written: d_max of MMA, eps of methods that attack within
+    /// a fixed one.
+    pub fn trained_with(&self) -> Option<f64> {
+        match self.method {
+            method if method.is_mma() => Some(as_written(self.hinge_maxeps)),
+            method if method.has_fixed_eps() => Some(as_written(self.attack_eps)),
+            _ => None,
+        }
+    }
+
+    /// Model and size of the network.
+    pub fn architecture(&self) -> Architecture {
+        Architecture { model: self.model, depth: self.depth, width: self.width }
+    }
+
+    /// `loss` with the cw confidence of the settings.
+    pub fn loss_rule(&self, loss: Loss) -> LossRule {
+        LossRule { loss, confidence: self.fidelity.cw_confidence }
+    }
+
+    /// Norm and projections of PGD.
+    pub fn pgd_rule(&self) -> PgdRule {
+        PgdRule { norm: self.norm, l2_order: self.fidelity.l2_order, l2_grad_floor: self.fidelity.l2_grad_floor }
+    }
+}
+
+/// The number whose shortest decimal form is `value`'s: 0.45 for the single-precision number nearest to it.
+pub fn as_written(value: f32) -> f64 {
+    value.to_string().parse().expect("a number's own text is a number")
+}
