@@ -131,11 +131,11 @@ fn main() {
         }
     }
     let sums = device.read_f32(&mma.metrics).unwrap();
-    let right = device.read_u32(&mma.right[1]).unwrap()[0];
+    let right = device.read_u32(&mma.correct).unwrap()[0];
     assert_eq!(right as usize, batch, "every example is right, so every one is attacked");
-    assert!(sums[Metric::CleanLoss as usize].is_finite(), "the losses are numbers");
+    assert!(sums[Metric::MeanLoss as usize].is_finite(), "the losses are numbers");
     if preset_name == "mnist-linf" {
-        assert_eq!(sums[Metric::Reached as usize], 0.0, "every boundary lies below d_max, so every one is trained on");
+        assert_eq!(sums[Metric::ZeroWeights as usize], 0.0, "every boundary lies below d_max, so every one is trained on");
     }
 }
 

@@ -26,7 +26,7 @@ pub fn main() -> Result<()> {
     let mut model = maxmargin::model::build(&config.architecture());
     model.declare(&mut memory);
     let data = DeviceData::new(&mut memory, &*model, "train", splits.train.len());
-    let step = train::record(&mut memory, &*model, &data, &config);
+    let step = train::record_step(&mut memory, &*model, &data, &config);
     let test = Examples::new(&mut memory, &*model, "test", splits.test.len(), 100);
 
     let device: &mut dyn Device = &mut Cpu::new();

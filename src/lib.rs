@@ -44,7 +44,7 @@
 //! given a batch (x, y) of examples i, and the table of margins
 //! 1  clean loss, its gradient                  train/mma.rs           clean_pass
 //! 2  the correct examples: loss(x, y) < 0      train/mma.rs           clean_pass, select_negative
-//! 3  their eps = max(margin[i], mineps)        train/mma.rs           choose_right
+//! 3  their eps = max(margin[i], mineps)        train/mma.rs           gather_correct
 //! 4  their boundary points, their margins      Algorithm 1
 //! 5  loss of the mixed batch: correct examples train/mma.rs           margin_pass
 //!    at their boundary points while t < d_max, device/cpu/loss.rs     hinge_weights
@@ -54,7 +54,7 @@
 //!                                              device/cpu/optimizer.rs, kernels/optimizer.cu  adam, sgd
 //! ```
 //!
-//! A run of steps, with validation, checkpoints and resume, is in [`train::run`].
+//! A run of steps, with validation, checkpoints and resume, is in [`train::run()`].
 //!
 //! # Steps of the other methods
 //!

@@ -10,7 +10,7 @@ use maxmargin::config::{Config, L2Order, Method, OptimizerKind, preset};
 use maxmargin::model::{Model, WideResNet};
 use maxmargin::rng::{Purpose, philox, unit};
 use maxmargin::tape::{Memory, Metric, Norm, Op};
-use maxmargin::train::{Step, record, trades};
+use maxmargin::train::{TrainingStep, record_step, trades};
 use support::{LinearModel, Random, TestDevice, devices};
 
 /// Examples in the data set.
@@ -144,7 +144,7 @@ fn divergent(config: &Config, given: &Given, i: u32) -> Vec<f64> {
     let x = given.x(i as usize);
     let [radius, angle] = [Purpose::TrainStart, Purpose::TrainAngle].map(|purpose| numbers(config, purpose, i));
     let normal = radius.iter().zip(&angle).map(|(r, a)| (-2.0 * (1.0 - r).ln()).sqrt() * (TAU * a).cos());
-    let start: Vec<f64> = x.iter().zip(normal).map(|(x, n)| x + f64::from(trades::START) * n).collect();
+    let start: Vec<f64> = x.iter().zip(normal).map(|(x, n)| x + f64::from(trades::START_DEVIATION) * n).collect();
     let target: Vec<f64> = log_softmax(&logits(&given.w(), &x)).iter().map(|p| p.exp()).collect();
     attacked(config, given, i, &start, &target)
 }
@@ -164,8 +164,8 @@ fn step(make: TestDevice, config: &Config, given: &Given, number: u32) -> After 
     let mut model = LinearModel::new([4, 4, 1], CLASSES);
     model.declare(&mut memory);
     let data = DeviceData::new(&mut memory, &model, "data", EXAMPLES);
-    let step: Step = record(&mut memory, &model, &data, config);
-    assert!(step.margins.is_none() && step.right.is_none(), "{} keeps no margins", config.method);
+    let step: TrainingStep = record_step(&mut memory, &model, &data, config);
+    assert!(step.margins.is_none() && step.correct.is_none(), "{} keeps no margins", config.method);
     let mut device = make.open();
     device.allocate(&memory, &step.schedule.programs().collect::<Vec<_>>()).expect("memory");
     device.write_u8(&data.images, &given.bytes).unwrap();
@@ -224,7 +224,7 @@ fn std_descends_the_cross_entropy_of_the_images_as_they_are() {
         let after = step(make, &config(Method::Std, Norm::Linf), &given, 0);
         let loss = |w: &[f64], i: u32| xent(&logits(w, &given.x(i as usize)), given.y(i as usize));
         assert_near(&after.parameters, &descended(&given, loss));
-        assert_near(&after.metrics[Metric::CleanLoss as usize..][..1], &[mean(|i| loss(&given.w(), i))]);
+        assert_near(&after.metrics[Metric::MeanLoss as usize..][..1], &[mean(|i| loss(&given.w(), i))]);
         assert!(after.adv.is_empty(), "nothing is attacked");
     }
 }
@@ -242,7 +242,7 @@ fn pgd_descends_the_cross_entropy_where_it_found_it_largest() {
         let loss = |w: &[f64], i: u32| xent(&logits(w, point(i)), given.y(i as usize));
         assert_near(&after.parameters, &descended(&given, loss));
         assert_eq!(after.eps, [config.attack_eps; 6]);
-        assert_near(&after.metrics[Metric::MarginLoss as usize..][..1], &[mean(|i| loss(&given.w(), i))]);
+        assert_near(&after.metrics[Metric::WeightedLoss as usize..][..1], &[mean(|i| loss(&given.w(), i))]);
         assert_near(&after.metrics[Metric::Eps as usize..][..1], &[6.0 * f64::from(config.attack_eps)]);
     }
 }
@@ -260,7 +260,7 @@ fn trades_descends_the_cross_entropy_and_the_divergence_through_both_passes() {
         let divergence = |w: &[f64], i: u32| kl(&logits(w, &given.x(i as usize)), &logits(w, point(i)));
         assert_near(&after.parameters, &descended(&given, |w, i| clean(w, i) + 3.0 * divergence(w, i)));
         let sums = [mean(|i| clean(&given.w(), i)), mean(|i| divergence(&given.w(), i))];
-        assert_near(&after.metrics[Metric::CleanLoss as usize..][..2], &sums);
+        assert_near(&after.metrics[Metric::MeanLoss as usize..][..2], &sums);
     }
 }
 
@@ -271,7 +271,7 @@ fn trades_without_a_divergence_is_standard_training() {
     given.parameters[..CLASSES * PIXELS].fill(0.0);
     for make in devices() {
         let after = step(make, &config(Method::Trades, Norm::Linf), &given, 0);
-        assert_eq!(after.metrics[Metric::MarginLoss as usize], 0.0);
+        assert_eq!(after.metrics[Metric::WeightedLoss as usize], 0.0);
         assert_eq!(after.parameters, step(make, &config(Method::Std, Norm::Linf), &given, 0).parameters);
     }
 }
@@ -332,7 +332,7 @@ fn batch_norms(method: Method) -> Vec<(String, usize, usize)> {
     let mut model = WideResNet::new(10, 1);
     model.declare(&mut memory);
     let data = DeviceData::new(&mut memory, &model, "data", EXAMPLES);
-    let step = record(&mut memory, &model, &data, &config(method, Norm::Linf));
+    let step = record_step(&mut memory, &model, &data, &config(method, Norm::Linf));
     let count = |program: &maxmargin::tape::Program| {
         let training = program.nodes.iter().filter(|node| matches!(node.op, Op::BatchNormTraining { .. })).count();
         let fused = |op: &Op| matches!(op, Op::Conv2dFused(fusion) if fusion.norm);

@@ -119,9 +119,9 @@ fn step(make: TestDevice, config: &Config, given: &Given, batch: &[u32]) -> Afte
     After {
         table: device.read_f32(&mma.margins).unwrap(),
         eps: active(device.read_f32(&mma.eps).unwrap()),
-        weights: active(device.read_f32(&mma.margin_loss[1]).unwrap()),
+        weights: active(device.read_f32(&mma.margin_weights).unwrap()),
         metrics: device.read_f32(&mma.metrics).unwrap(),
-        right: device.read_u32(&mma.right[1]).unwrap()[0],
+        right: device.read_u32(&mma.correct).unwrap()[0],
         parameters: device.read_f32(model.params().buffer()).unwrap(),
     }
 }
@@ -188,7 +188,7 @@ fn what_reached_d_max_is_not_trained_on_but_counts_in_the_mean() {
         for (eps, weight) in after.eps.iter().zip(&after.weights) {
             assert_eq!(*weight, if *eps < config.hinge_maxeps { 1.0 / 6.0 } else { 0.0 }, "margin {eps}");
         }
-        assert_eq!(after.metrics[Metric::Reached as usize], reached as f32);
+        assert_eq!(after.metrics[Metric::ZeroWeights as usize], reached as f32);
         assert_eq!(after.metrics[Metric::Examples as usize], 6.0);
     }
 }
@@ -379,7 +379,7 @@ fn normalized_step(make: TestDevice, config: &Config, labels: &[u32]) -> (u32, V
     device.replay(&mma.schedule).unwrap();
     let logits = device.read_f32(&mma.logits).unwrap()[..BATCH.len() * CLASSES].to_vec();
     let statistics = model.read(&*device).unwrap().remove(1);
-    (device.read_u32(&mma.right[1]).unwrap()[0], logits, statistics)
+    (device.read_u32(&mma.correct).unwrap()[0], logits, statistics)
 }
 
 /// What running statistics are after one batch of these examples.

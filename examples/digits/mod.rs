@@ -35,7 +35,7 @@ pub fn images(config: &Config) -> Result<Splits> {
 pub fn trained_weights(folder: &Path) -> Result<PathBuf> {
     let config = settings(Method::Std);
     let run = RunFolder::create(folder)?;
-    let summary = train::run::run(&config, &images(&config)?, &run, &mut Cpu::new(), false, true)?;
+    let summary = train::run(&config, &images(&config)?, &run, &mut Cpu::new(), false, true)?;
     println!("trained: {:.1} % of the clean test images are correct", summary.after.clean);
     Ok(folder.join(BEST))
 }

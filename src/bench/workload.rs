@@ -131,7 +131,7 @@ pub(super) struct BenchStep {
     data: DeviceData,
     batch: usize,
     pub name: String,
-    pub training: train::Step,
+    pub training: train::TrainingStep,
 }
 
 impl BenchStep {
@@ -148,7 +148,7 @@ impl BenchStep {
         let mut model = model::build(&config.architecture());
         model.declare(memory);
         let data = DeviceData::new(memory, &*model, "train", batch);
-        let training = train::record(memory, &*model, &data, &config);
+        let training = train::record_step(memory, &*model, &data, &config);
         let name = format!("{}_step", if config.method.is_mma() { Method::Mma } else { config.method });
         Ok(BenchStep { model, data, batch, name, training })
     }
@@ -170,11 +170,11 @@ impl BenchStep {
 
     /// Refuses the figures of a step that did not attack every example.
     pub fn check(&self, device: &dyn Device) -> Result<()> {
-        let Some(right) = &self.training.right else { return Ok(()) };
-        match device.read_u32(right)?[0] {
-            right if right as usize == self.batch => Ok(()),
-            right => Err(Error::failed(format!(
-                "bench: expected all {} examples to be predicted correctly and attacked; found {right}: the device \
+        let Some(correct) = &self.training.correct else { return Ok(()) };
+        match device.read_u32(correct)?[0] {
+            correct if correct as usize == self.batch => Ok(()),
+            correct => Err(Error::failed(format!(
+                "bench: expected all {} examples to be predicted correctly and attacked; found {correct}: the device \
                  computes something else, and its figures mean nothing",
                 self.batch
             ))),

@@ -49,7 +49,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     model.declare(&mut memory);
     // The programs do not depend on how many images there are, if they fill a batch.
     let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
-    let step = train::record(&mut memory, &*model, &data, &config);
+    let step = train::record_step(&mut memory, &*model, &data, &config);
     let mut text = format!("{}, batch {}, {}\n\n", model.describe(), config.training_batch_size, config.method);
     for (program, times) in &step.schedule.stages {
         text += &format!("{times} x ");

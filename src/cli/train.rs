@@ -14,7 +14,7 @@ use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG, LAST};
 use crate::tape::Norm;
 use crate::text::{histogram, length};
-use crate::train::run::{Standing, Summary};
+use crate::train::{TestResult, TrainingResult};
 use crate::{Error, Result, train};
 
 const EXAMPLES: &str = "\
@@ -154,7 +154,7 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
     }
     // A run stopped before its first checkpoint begins anew.
     let resume = matches!(place, RunPlace::Resumed(_)) && folder.file(LAST).is_file();
-    let summary = train::run::run(config, &splits, &folder, device.as_mut(), resume, plan.machine.quiet)?;
+    let summary = train::run(config, &splits, &folder, device.as_mut(), resume, plan.machine.quiet)?;
     print(&table(config, &summary))?;
     print(&format!(
         "\n{shown}/{BEST} holds the weights after step {}, PyTorch's names and layouts\n",
@@ -172,8 +172,8 @@ fn name(config: &Config) -> String {
 }
 
 /// The figures before and after training, and the histogram of margins.
-fn table(config: &Config, summary: &Summary) -> String {
-    let Summary { before, after, .. } = summary;
+fn table(config: &Config, summary: &TrainingResult) -> String {
+    let TrainingResult { before, after, .. } = summary;
     let eps = length(as_written(config.test_eps));
     let mut text =
         format!("{:34}{:>12}{:>12}\n", format!("{} test images", after.margins.len()), "untrained", "trained");
@@ -181,7 +181,7 @@ fn table(config: &Config, summary: &Summary) -> String {
     let percent = |value: f64| format!("{value:.2} %");
     row("clean accuracy".into(), percent(before.clean), percent(after.clean));
     row(format!("accuracy under PGD-40, eps {eps}"), percent(before.robust), percent(after.robust));
-    let margin = |standing: &Standing| format!("{:.4}", mean(&standing.margins));
+    let margin = |standing: &TestResult| format!("{:.4}", mean(&standing.margins));
     row(format!("mean margin, {}", config.norm), margin(before), margin(after));
     let max = config.max_eps();
     for (title, standing) in [("untrained", before), ("trained", after)] {

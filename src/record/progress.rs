@@ -3,7 +3,7 @@
 //! Both have the same content. Speed and time left count the steps of this process alone, so they are right
 //! after a resume too. A stderr that cannot be written to never ends a run. Nothing is recorded here.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -11,24 +11,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// The least time between two plain lines; the last step has its line in any case.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What is shown of the training.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figures {
-    /// The loss that is trained on, mean over the examples since the last update.
-    pub loss: f32,
-    /// The share of right clean examples, 0 to 1.
-    pub accuracy: f32,
-    /// The mean margin, in the run's norm; wrong examples count as 0.
-    pub mean_margin: f32,
-}
-
-impl Display for Figures {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Figures { loss, accuracy, mean_margin } = self;
-        write!(f, "loss {loss:.4}  accuracy {:.1} %  mean margin {mean_margin:.4}", accuracy * 100.0)
-    }
-}
 
 /// The bar, the lines or the silence.
 pub struct Progress {
@@ -74,7 +56,7 @@ impl Progress {
         Progress { unit, total, start, began: Instant::now(), sink }
     }
 
-    /// `step` steps are done; `figures` is what is known, such as [`Figures`].
+    /// `step` steps are done; `figures` are the latest known, such as a [`StepRecord`](super::StepRecord).
     pub fn update(&mut self, step: u64, figures: &dyn Display) {
         let pace = || pace(self.unit, step, self.total, self.start, self.began.elapsed());
         match &mut self.sink {
@@ -144,11 +126,5 @@ mod tests {
     #[test]
     fn before_the_first_step_no_speed_is_claimed() {
         assert_eq!(pace("steps", 1080, 3000, 1080, Duration::from_secs(5)), "1080/3000");
-    }
-
-    #[test]
-    fn figures_have_decimals_enough_for_small_margins() {
-        let figures = Figures { loss: 0.51214, accuracy: 0.934, mean_margin: 0.00392 };
-        assert_eq!(figures.to_string(), "loss 0.5121  accuracy 93.4 %  mean margin 0.0039");
     }
 }

@@ -6,13 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::catalog::DatasetKind;
 use crate::config::Config;
 use crate::evaluate::folder::{ADVERSARIAL, EVALUATION, EVALUATIONS, IMAGES};
 use crate::record::run::{CONFIG, METRICS};
-use crate::record::{Kind, MarginCounts, TensorFile, read_metrics};
+use crate::record::{RunMetrics, TensorFile};
 use crate::tape::Norm;
 use crate::{Error, Result};
 
@@ -39,74 +38,8 @@ pub struct ReportSource {
 pub struct RecordedRun {
     /// Its settings.
     pub config: Config,
-    /// A line a logging interval.
-    pub steps: Vec<StepRecord>,
-    /// A line a validation.
-    pub epochs: Vec<EpochRecord>,
-    /// What the network was worth before training and after it.
-    pub results: Vec<ResultRecord>,
-}
-
-/// The training steps since the line before. What a method does not have, and what was no number, is absent.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct StepRecord {
-    /// The last of them.
-    pub step: u64,
-    /// Mean loss on clean images.
-    pub clean_loss: Option<f64>,
-    /// MMA: mean loss of the batch at its boundary points.
-    pub margin_loss: Option<f64>,
-    /// PGD training: mean loss of the attacked images.
-    pub adversarial_loss: Option<f64>,
-    /// TRADES: mean divergence of the answers to attacked images.
-    pub kl: Option<f64>,
-    /// Share of right images, 0 to 1.
-    pub clean_accuracy: Option<f64>,
-    /// PGD training: share of attacked images that stay right, 0 to 1.
-    pub adversarial_accuracy: Option<f64>,
-    /// Mean margin found while training, wrong images counting as 0.
-    pub mean_margin: Option<f64>,
-    /// Share of images whose margin reached d_max, 0 to 1.
-    pub reached_d_max: Option<f64>,
-}
-
-/// A validation.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct EpochRecord {
-    /// After which step.
-    pub step: u64,
-    /// The epoch that it ended, from 1.
-    pub epoch: u64,
-    /// Right images, in percent.
-    pub validation_accuracy: Option<f64>,
-    /// Mean margin, wrong images counting as 0.
-    pub validation_mean_margin: Option<f64>,
-    /// Whether no margin before was larger.
-    pub best: bool,
-    /// The margins; runs of older versions did not record them.
-    pub margins: Option<MarginCounts>,
-}
-
-/// What a run's network was worth on the test images.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ResultRecord {
-    /// After which step the weights were written.
-    pub weights_step: u64,
-    /// The weights: `initial`, or a file.
-    pub weights: String,
-    /// How many images.
-    pub test_images: u64,
-    /// Right images, in percent.
-    pub clean_accuracy: Option<f64>,
-    /// Right images under attack, in percent.
-    pub robust_accuracy: Option<f64>,
-    /// That attack.
-    pub robust_attack: String,
-    /// Mean margin.
-    pub mean_margin: Option<f64>,
+    /// Its metrics.
+    pub metrics: RunMetrics,
 }
 
 /// What `evaluate` found. Accuracies are in percent.
@@ -316,24 +249,11 @@ impl RecordedRun {
                 folder.display()
             )));
         }
-        let mut run = RecordedRun { config, steps: Vec::new(), epochs: Vec::new(), results: Vec::new() };
-        for (i, line) in read_metrics(&path)?.into_iter().enumerate() {
-            let kind = line["kind"].clone();
-            run.add(kind, line).map_err(|e| Error::format(&path, format!("line {}: {e}", i + 1)))?;
-        }
-        if run.steps.is_empty() && run.epochs.is_empty() && run.results.is_empty() {
+        let metrics = RunMetrics::read(&path)?;
+        if metrics.is_empty() {
             return Err(Error::format(&path, "expected a line of figures at least; the run has measured nothing yet"));
         }
-        Ok(run)
-    }
-
-    fn add(&mut self, kind: Value, line: Value) -> serde_json::Result<()> {
-        match serde_json::from_value(kind)? {
-            Kind::Step => self.steps.push(serde_json::from_value(line)?),
-            Kind::Epoch => self.epochs.push(serde_json::from_value(line)?),
-            Kind::Result => self.results.push(serde_json::from_value(line)?),
-        }
-        Ok(())
+        Ok(RecordedRun { config, metrics })
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::html::{escape, figure, numbers, table, words};
 use super::plot::{Axis, Cell, Colour, Mark, Series, cells, lines};
-use super::records::{EpochRecord, RecordedRun, ReportSource, StepRecord};
+use super::records::{RecordedRun, ReportSource};
 use crate::Result;
 use crate::config::{TestSearchStart, as_written};
-use crate::record::MarginCounts;
+use crate::record::{AtStep, EpochRecord, MarginCounts, StepRecord};
 use crate::text::length;
 
 /// The plot of margins over the epochs has no more columns than this.
@@ -63,12 +63,14 @@ fn keys(runs: &[Numbered]) -> String {
 
 /// Loss, accuracy and mean margin of runs on the same images in the same norm.
 fn curves(runs: &[Numbered]) -> Result<String> {
-    let steps = |figure: &dyn Fn(&StepRecord) -> Option<f64>, mark: Mark| {
+    let steps = |figure: &dyn Fn(&StepRecord) -> Option<f32>, mark: Mark| {
         runs.iter()
             .map(|(i, _, run)| Series {
                 colour: Colour::Series(*i),
                 mark,
-                points: run.steps.iter().map(|line| (line.step as f64, figure(line).unwrap_or(f64::NAN))).collect(),
+                points: (run.metrics.steps.iter())
+                    .map(|line| (line.step as f64, figure(line).map_or(f64::NAN, f64::from)))
+                    .collect(),
             })
             .collect::<Vec<_>>()
     };
@@ -77,12 +79,12 @@ fn curves(runs: &[Numbered]) -> Result<String> {
             .map(|(i, _, run)| Series {
                 colour: Colour::Series(*i),
                 mark: Mark::Dots,
-                points: run.epochs.iter().map(|line| (line.step as f64, figure(line).unwrap_or(f64::NAN))).collect(),
+                points: run.metrics.epochs.iter().map(|line| (line.step as f64, figure(line).unwrap_or(f64::NAN))).collect(),
             })
             .collect::<Vec<_>>()
     };
     let last = |run: &RecordedRun| {
-        let lines = run.steps.iter().map(|line| line.step).chain(run.epochs.iter().map(|line| line.step));
+        let lines = run.metrics.steps.iter().map(|line| line.step).chain(run.metrics.epochs.iter().map(|line| line.step));
         lines.max().unwrap_or(0) as f64
     };
     let x = Axis::from_zero("step", runs.iter().map(|(.., run)| last(run)));
@@ -92,8 +94,8 @@ fn curves(runs: &[Numbered]) -> Result<String> {
     let keys = keys(runs);
     let mut text = String::from("<div class=\"plots\">\n");
 
-    let has = |figure: &dyn Fn(&StepRecord) -> Option<f64>| {
-        runs.iter().any(|(.., run)| run.steps.iter().any(|line| figure(line).is_some()))
+    let has = |figure: &dyn Fn(&StepRecord) -> Option<f32>| {
+        runs.iter().any(|(.., run)| run.metrics.steps.iter().any(|line| figure(line).is_some()))
     };
     let attacked = |line: &StepRecord| line.margin_loss.or(line.adversarial_loss);
     let loss = [
@@ -148,7 +150,7 @@ fn results(runs: &[Numbered]) -> String {
     let percent = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.2}"));
     let mut rows = Vec::new();
     for (_, source, run) in runs {
-        for result in &run.results {
+        for result in &run.metrics.results {
             let weights = match result.weights.as_str() {
                 "initial" => "untrained".into(),
                 _ => format!("best checkpoint, step {}", result.weights_step),
@@ -187,10 +189,10 @@ fn results(runs: &[Numbered]) -> String {
 fn margins((i, source, run): Numbered) -> Result<String> {
     let name = escape(&source.name);
     let heading = format!("<h3>{}</h3>\n", key(Colour::Series(i), &name));
-    let recorded: Vec<(&EpochRecord, &MarginCounts)> =
-        run.epochs.iter().filter_map(|line| Some((line, line.margins.as_ref()?))).collect();
+    let recorded: Vec<(&AtStep<EpochRecord>, &MarginCounts)> =
+        run.metrics.epochs.iter().filter_map(|line| Some((line, line.margins.as_ref()?))).collect();
     let Some(&(_, last)) = recorded.last() else {
-        let why = match run.epochs.is_empty() {
+        let why = match run.metrics.epochs.is_empty() {
             true => "The run has no validation yet.",
             false => "The distribution of margins was not recorded: the run is of an older version.",
         };
@@ -223,7 +225,7 @@ fn margins((i, source, run): Numbered) -> Result<String> {
 }
 
 /// Shares of images by step and margin, and how many validations are shown.
-fn over_time(i: usize, run: &RecordedRun, recorded: &[(&EpochRecord, &MarginCounts)]) -> Result<(String, usize)> {
+fn over_time(i: usize, run: &RecordedRun, recorded: &[(&AtStep<EpochRecord>, &MarginCounts)]) -> Result<(String, usize)> {
     let many = recorded.len().div_ceil(COLUMNS).max(1);
     // The last validation is always shown.
     let shown: Vec<_> = recorded.iter().rev().step_by(many).rev().collect();
@@ -247,7 +249,7 @@ fn over_time(i: usize, run: &RecordedRun, recorded: &[(&EpochRecord, &MarginCoun
     }
     let d_max = as_written(run.config.hinge_maxeps);
     let mean =
-        |(line, _): &(&EpochRecord, &MarginCounts)| (line.step as f64, line.validation_mean_margin.unwrap_or(f64::NAN));
+        |(line, _): &(&AtStep<EpochRecord>, &MarginCounts)| (line.step as f64, line.validation_mean_margin.unwrap_or(f64::NAN));
     let series = [
         Series { colour: Colour::Muted, mark: Mark::Thin, points: vec![(0.0, d_max), (from, d_max)] },
         Series { colour: Colour::Ink, mark: Mark::Line, points: recorded.iter().map(mean).collect() },
@@ -258,7 +260,7 @@ fn over_time(i: usize, run: &RecordedRun, recorded: &[(&EpochRecord, &MarginCoun
 }
 
 /// Histograms of some validations as outlines, and their keys.
-fn outlines(recorded: &[(&EpochRecord, &MarginCounts)]) -> Result<(String, String)> {
+fn outlines(recorded: &[(&AtStep<EpochRecord>, &MarginCounts)]) -> Result<(String, String)> {
     let few = OUTLINES.min(recorded.len());
     let at = |i: usize| if few == 1 { recorded.len() - 1 } else { i * (recorded.len() - 1) / (few - 1) };
     let mut series = Vec::new();

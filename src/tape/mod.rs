@@ -27,7 +27,7 @@ pub use formula::{Formula, Reduction};
 pub use graph::{Node, Tape, Value, ValueInfo};
 pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
-pub use metric::Metric;
+pub use metric::{Metric, MetricOperands};
 pub use op::Op;
 pub use ops::batch_norm::BatchNorm;
 pub use params::{

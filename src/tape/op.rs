@@ -220,7 +220,7 @@ pub enum Op {
     Sgd(OptimizerRule),
     /// -> counter* u32 `[1]`, one larger.
     Increment,
-    /// clean loss, clean lm, weights, margin loss, eps, each `[n]` -> sums*: see [`Metric`](super::Metric).
+    /// loss, logit margin, weights, weighted loss, eps, each `[n]` -> sums*: see [`Metric`](super::Metric).
     AccumulateMetrics,
 }
 

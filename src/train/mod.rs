@@ -1,33 +1,22 @@
 //! Training: a step of each method as a schedule of programs, and runs of steps.
 //!
-//! - [`mma`]: Algorithm 2; without the clean loss, OMMA
-//! - [`standard`], [`pgd`], [`trades`]: what it is compared with
-//! - [`step`](Step): what a run asks of a step, and what the methods share
-//! - [`run`]: epochs, validation, metrics, checkpoints, resume
-//! - `lines`: what the sums of steps say, by method
+//! - [`mma`]: Algorithm 2; without the clean loss's gradient, OMMA
+//! - [`standard`], [`pgd`], [`trades`]: the methods that MMA is compared with
+//! - [`TrainingStep`]: a step of any method, as [`record_step`] records it
+//! - [`run()`]: epochs, validation, metrics, checkpoints, resume
 
-mod lines;
+mod checkpoint;
+mod method;
 pub mod mma;
 pub mod pgd;
-pub mod run;
+mod run;
 pub mod standard;
+mod statistics;
 mod step;
 pub mod trades;
 
+pub use method::record_step;
 pub use mma::Mma;
-pub use step::Step;
-
-use crate::batch::DeviceData;
-use crate::config::{Config, Method};
-use crate::model::Model;
-use crate::tape::Memory;
-
-/// Records a step of the config's method on batches of `data`.
-pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> Step {
-    match config.method {
-        Method::Mma | Method::Omma => Mma::new(memory, model, data, config, None).into(),
-        Method::Std => standard::record(memory, model, data, config),
-        Method::Pgd | Method::Pgdls => pgd::record(memory, model, data, config),
-        Method::Trades => trades::record(memory, model, data, config),
-    }
-}
+pub use run::{TestResult, TrainingResult, run};
+pub use statistics::StepSums;
+pub use step::TrainingStep;

@@ -2,74 +2,86 @@
 //! of PGDLS, whose eps grows linearly from 0 (Ding et al., 2020).
 //!
 //! 1. PGD on every example, within one eps for all, in evaluation mode
-//! 2. the loss at the points it found, in training mode; its gradient
+//! 2. loss of the attacked images, in training mode; its gradient
 //! 3. the optimizer
 //!
-//! One loss is ascended and descended. No pass sees the images as they are, so batch norm's running statistics are those
-//! of attacked images.
+//! The attack ascends the loss that training descends. No pass sees the clean images, so batch norm's running statistics
+//! are those of attacked images.
 
 use std::sync::Arc;
 
-use super::Step;
-use super::step::{Frame, Sums};
+use super::statistics::{BatchStatistics, StepSums};
+use super::step::{StepRecorder, TrainingStep};
 use crate::attack::{Pgd, PgdSettings, StartNoise};
 use crate::batch::DeviceData;
 use crate::config::{Config, Method};
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
+use crate::record::StepRecord;
 use crate::rng::Purpose;
 use crate::tape::{Memory, Tape};
 
-/// Records a step on batches of `data`. The attack's buffers are called `batch.adv`, `batch.eps` and `batch.step`.
-pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> Step {
-    let frame = Frame::new(memory, model, data, config);
-    let logits = frame.logits(memory, "logits");
-    let adversarial_loss = frame.by_example(memory, "adversarial_loss");
-    let gradient = frame.by_parameter(memory, "gradient");
+/// Records a step on batches of `data`. The attack's buffers are named `batch.adv`, `batch.eps` and `batch.step`.
+pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
+    let recorder = StepRecorder::new(memory, model, data, config);
+    let logits = recorder.logits(memory, "logits");
+    let adversarial_loss = recorder.per_example(memory, "adversarial_loss");
+    let gradient = recorder.gradient_buffer(memory, "gradient");
     let settings = PgdSettings {
         loss: config.loss_rule(config.margin_loss_fn),
         rule: config.pgd_rule(),
         iterations: config.nb_iter,
-        noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::TrainStart, step: frame.step.clone() },
+        noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::TrainStart, step: recorder.step.clone() },
     };
-    let pgd = Pgd::new(memory, model, &frame.batch, &settings);
+    let pgd = Pgd::new(memory, model, &recorder.batch, &settings);
 
     let mut tape = Tape::new("gather");
-    tape.set_rows(&frame.batch.rows);
-    frame.gather(&mut tape);
-    balls(&mut tape, &frame, &pgd);
+    tape.set_rows(&recorder.batch.rows);
+    recorder.gather(&mut tape);
+    balls(&mut tape, &recorder, &pgd);
     let gather = tape.finish();
 
     let mut tape = Tape::new("adversarial_pass");
-    tape.set_rows(&frame.batch.rows);
-    let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&frame.batch.labels));
+    tape.set_rows(&recorder.batch.rows);
+    let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&recorder.batch.labels));
     let found = model.logits(&mut tape, adv, Mode::Train);
     tape.keep(found, &logits);
     let loss = tape.loss(settings.loss, found, labels);
     tape.keep(loss, &adversarial_loss);
-    let weights = tape.mean_weights(frame.batch.capacity());
-    frame.gradient(&mut tape, loss, weights, &gradient);
+    let weights = tape.mean_weights(recorder.batch.capacity());
+    recorder.gradient(&mut tape, loss, weights, &gradient);
 
-    let sums = Sums {
+    let statistics = BatchStatistics {
         logits: &logits,
-        clean_loss: &adversarial_loss,
-        margin_loss: &adversarial_loss,
+        loss: &adversarial_loss,
+        weighted_loss: &adversarial_loss,
         weights: None,
         eps: Some(&pgd.eps),
     };
-    let update = frame.update(&[&gradient], &sums);
+    let update = recorder.update(&[&gradient], &statistics);
     let mut schedule = Schedule::default();
     schedule.then(&Arc::new(gather), 1);
     schedule.extend(&pgd.schedule);
     schedule.then(&Arc::new(tape.finish()), 1);
     schedule.then(&Arc::new(update), 1);
-    frame.finish(schedule)
+    recorder.finish(schedule, figures)
 }
 
-/// Records every example's ball: the config's eps, with PGDLS as much of it as the step's number says; and PGD's step in it.
-pub(super) fn balls(tape: &mut Tape, frame: &Frame, pgd: &Pgd) {
-    let config = frame.config;
-    let step = tape.leaf(&frame.step);
+/// Figures of the steps since the line before.
+pub(super) fn figures(sums: &StepSums) -> StepRecord {
+    StepRecord {
+        adversarial_loss: Some(sums.weighted_loss()),
+        adversarial_accuracy: Some(sums.accuracy()),
+        attack_eps: Some(sums.mean_eps()),
+        ..StepRecord::default()
+    }
+}
+
+/// Records every example's ball: its radius, which is the config's eps, or with PGDLS the fraction of it that the number
+/// of steps gives; and PGD's step size within it.
+pub(super) fn balls(tape: &mut Tape, recorder: &StepRecorder, pgd: &Pgd) {
+    let config = recorder.config;
+    let step = tape.leaf(&recorder.step);
     tape.map_into(&pgd.eps, [step], |_, [step]| match config.method {
         Method::Pgdls => config.attack_eps * (step / config.eps_ramp_steps as f32).min(1.0),
         _ => config.attack_eps.into(),

@@ -1,15 +1,9 @@
 //! A training run: epochs, validation, metrics, checkpoints, resume.
-//!
-//! A run's state is the step's number and what [`checkpoint`](self) holds: weights, running statistics of batch norm, the
-//! optimizer's state, with MMA the margin table, sums of metrics. Everything else is a function of the settings and of the data, so a run that goes on from
-//! a checkpoint ends with the same bits as one that never stopped.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
-
-use super::Step;
-use super::lines::StepLine;
+use super::checkpoint::{self, BestValidation};
+use super::method::record_step;
+use super::statistics::StepSums;
+use super::step::TrainingStep;
 use crate::attack::StepLength;
 use crate::batch::DeviceData;
 use crate::config::{Config, as_written};
@@ -18,94 +12,98 @@ use crate::device::{Device, Schedule, Snapshot};
 use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
 };
-use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::model::{self, Model};
 use crate::record::run::{BEST, LAST, METRICS};
-use crate::record::{Kind, MarginCounts, Metrics, Progress, RunFolder, Tensor, TensorFile, write_tensors};
+use crate::record::{EpochRecord, Kind, MarginCounts, Metrics, Progress, ResultRecord, RunFolder, StepRecord};
 use crate::tape::{Loss, Memory, Metric};
 use crate::text::{length, si};
 use crate::{Error, Result};
 
-/// Images that evaluation looks at together.
+/// Number of images that evaluation passes through the network at once.
 const EVALUATION_BATCH: usize = 100;
-/// PGD's iterations, and its restarts (one xent, one cw), in the figures before and after training.
+/// Iterations of PGD in the figures before and after training.
 const RESULT_ITERATIONS: u32 = 40;
+/// Random starts of PGD in the figures before and after training: one on the cross-entropy, one on the cw loss.
 const RESULT_RESTARTS: u32 = 2;
 
-/// What a network is worth on the test images.
+/// Figures of a network on the test images.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
-    /// Accuracy without an attack, in percent.
+pub struct TestResult {
+    /// Accuracy on clean images, in percent.
     pub clean: f64,
     /// Accuracy under PGD-40 at the config's `test_eps`, in percent.
     pub robust: f64,
-    /// Each image's margin, 0 where it is wrong.
+    /// Margin of each image, 0 if it is misclassified.
     pub margins: Vec<f32>,
 }
 
-/// How a run ended.
+/// Figures of a run that has ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Summary {
-    /// Before the first step.
-    pub before: Standing,
-    /// The best checkpoint.
-    pub after: Standing,
-    /// The step after which the best checkpoint was written.
+pub struct TrainingResult {
+    /// Figures of the untrained network.
+    pub before: TestResult,
+    /// Figures of the best checkpoint.
+    pub after: TestResult,
+    /// Number of steps after which the best checkpoint was written.
     pub best_step: u32,
 }
 
-#[derive(Serialize)]
-struct EpochLine {
-    epoch: u32,
-    validation_accuracy: f64,
-    validation_mean_margin: f64,
-    best: bool,
-    /// The validation margins.
-    margins: MarginCounts,
-}
-
-#[derive(Serialize)]
-struct ResultLine<'a> {
-    weights: &'a str,
-    weights_step: u32,
-    test_images: usize,
-    clean_accuracy: f64,
-    robust_accuracy: f64,
-    robust_attack: String,
-    mean_margin: f64,
-    device_bytes: usize,
-}
-
 /// Training in progress: the device, what is recorded for it, and the run's state.
-struct Run<'a> {
+struct TrainingRun<'a> {
     config: &'a Config,
     folder: &'a RunFolder,
     device: &'a mut dyn Device,
     model: Box<dyn Model>,
-    training: Step,
+    training: TrainingStep,
     batches: Batches,
-    validation: (Examples, MarginMeasurement),
-    test: (Examples, MarginMeasurement, Vec<VerifiedAttack>),
+    validation: MeasuredImages,
+    test: MeasuredImages,
+    /// PGD on the test images.
+    test_attack: Vec<VerifiedAttack>,
     metrics: Metrics,
-    /// Sums of metrics on their way from the device, and after which step.
+    /// Sums of metrics that are being copied from the device, with the number of steps done.
     sums: Option<(u32, Box<dyn Snapshot>)>,
     progress: Progress,
-    /// What the last line of metrics says.
+    /// Text of the latest figures, for the progress.
     figures: String,
+    /// Number of steps done.
     step: u32,
-    /// The step of the last checkpoint.
+    /// Number of steps at the last checkpoint.
     saved: u32,
-    /// Memory taken on the device.
+    /// Memory taken on the device, in bytes.
     device_bytes: usize,
-    best: Option<(f64, u32)>,
+    best: Option<BestValidation>,
 }
 
-/// Trains, in a folder that holds a new run or, if `resume`, one that stopped. `splits` is the data that the config
+/// Images whose accuracy and margins are measured.
+struct MeasuredImages {
+    examples: Examples,
+    margins: MarginMeasurement,
+}
+
+impl MeasuredImages {
+    fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize, config: &Config) -> Self {
+        let examples = Examples::new(memory, model, name, n, EVALUATION_BATCH);
+        let margins = MarginMeasurement::new(memory, model, &examples, config);
+        MeasuredImages { examples, margins }
+    }
+
+    fn measure_margins(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
+        self.margins.measure(device, &self.examples, |_| ())
+    }
+
+    /// Accuracy on clean images, in percent.
+    fn clean_accuracy(&self, device: &mut dyn Device) -> Result<f64> {
+        Ok(accuracy(&self.examples.correct(device)?))
+    }
+}
+
+/// Trains in a folder that holds a new run or, if `resume`, one that was stopped. `splits` is the data that the config
 /// names, cut to its sizes.
 ///
 /// # Errors
-/// Files that cannot be read or written, a checkpoint of another run, or losses or weights that are not numbers any
-/// more; or the device failed. The last checkpoint stays whole, and a run that cannot go on from it is as it was.
+/// Files cannot be read or written, a checkpoint is another run's, losses or weights are infinite or NaN, or the device
+/// failed. The last checkpoint stays whole. A run that cannot be resumed is left unchanged.
 pub fn run(
     config: &Config,
     splits: &Splits,
@@ -113,17 +111,17 @@ pub fn run(
     device: &mut dyn Device,
     resume: bool,
     quiet: bool,
-) -> Result<Summary> {
-    let mut run = Run::new(config, splits, folder, device, resume, quiet)?;
-    let summary = run.train().map_err(|error| match error {
-        Error::Device(message) => Error::Device(format!("{message}\n{}", run.way_on())),
+) -> Result<TrainingResult> {
+    let mut run = TrainingRun::new(config, splits, folder, device, resume, quiet)?;
+    let result = run.train().map_err(|error| match error {
+        Error::Device(message) => Error::Device(format!("{message}\n{}", run.resume_hint())),
         other => other,
     })?;
     run.progress.finish();
-    Ok(summary)
+    Ok(result)
 }
 
-impl<'a> Run<'a> {
+impl<'a> TrainingRun<'a> {
     fn new(
         config: &'a Config,
         splits: &Splits,
@@ -132,55 +130,34 @@ impl<'a> Run<'a> {
         resume: bool,
         quiet: bool,
     ) -> Result<Self> {
-        let n = splits.train.len();
-        if n == 0 {
-            return Err(Error::usage(format!("{}: no training images are left after validation", splits.source)));
-        }
-        let mut memory = Memory::default();
         let mut model = model::build(&config.architecture());
-        if model.image() != [splits.train.height, splits.train.width, splits.train.channels] {
-            return Err(Error::usage(format!(
-                "--model: {} takes images {:?} (height, width, channels); those of {} are {:?}",
-                model.describe(),
-                model.image(),
-                splits.source,
-                [splits.train.height, splits.train.width, splits.train.channels]
-            )));
-        }
+        check_images(&*model, splits)?;
+        let n = splits.train.len();
+        let mut memory = Memory::default();
         model.declare(&mut memory);
         let data = DeviceData::new(&mut memory, &*model, "train", n);
-        let training = super::record(&mut memory, &*model, &data, config);
-        let examples =
-            |memory: &mut Memory, name: &str, n: usize| Examples::new(memory, &*model, name, n, EVALUATION_BATCH);
-        let validation = examples(&mut memory, "validation", splits.validation.len());
-        let test = examples(&mut memory, "test", splits.test.len());
-        let validation_margins = MarginMeasurement::new(&mut memory, &*model, &validation, config);
-        let test_margins = MarginMeasurement::new(&mut memory, &*model, &test, config);
-        let settings = AttackSettings {
-            nb_iter: Some(RESULT_ITERATIONS),
-            nb_restart: RESULT_RESTARTS,
-            step: StepLength::EpsOver(30.0),
-            loss: Loss::Xent,
-            nb_sample: 0,
-            seed: config.seed,
-        };
-        let pgd = attacks::record(&mut memory, &*model, &test, &[AttackName::Pgd], config, &settings)?;
-        let norm = config.norm;
-        let pgd: Vec<VerifiedAttack> =
-            pgd.into_iter().map(|attack| VerifiedAttack::new(&mut memory, &*model, &test, norm, attack)).collect();
+        let training = record_step(&mut memory, &*model, &data, config);
+        let measured =
+            |memory: &mut Memory, name: &str, n: usize| MeasuredImages::new(memory, &*model, name, n, config);
+        let validation = measured(&mut memory, "validation", splits.validation.len());
+        let test = measured(&mut memory, "test", splits.test.len());
+        let test_attack = record_test_attack(&mut memory, &*model, &test.examples, config)?;
 
-        let schedules = [&training.schedule, validation_margins.schedule(), test_margins.schedule()];
-        let programs =
-            schedules.into_iter().flat_map(Schedule::programs).chain(pgd.iter().flat_map(VerifiedAttack::programs));
-        let clean = validation.programs().into_iter().chain(test.programs());
-        let device_bytes = device.allocate(&memory, &programs.chain(clean).collect::<Vec<_>>())?;
+        let schedules = [&training.schedule, validation.margins.schedule(), test.margins.schedule()];
+        let programs = schedules
+            .into_iter()
+            .flat_map(Schedule::programs)
+            .chain(test_attack.iter().flat_map(VerifiedAttack::programs))
+            .chain(validation.examples.programs())
+            .chain(test.examples.programs());
+        let device_bytes = device.allocate(&memory, &programs.collect::<Vec<_>>())?;
         data.upload(device, &splits.train)?;
-        validation.upload(device, &splits.validation)?;
-        test.upload(device, &splits.test)?;
+        validation.examples.upload(device, &splits.validation)?;
+        test.examples.upload(device, &splits.test)?;
 
         let (step, best, metrics) = if resume {
-            // All is read before anything is changed.
-            let (step, best) = restore(config, folder, &*model, &training, device)?;
+            // Everything is read before anything is changed.
+            let (step, best) = checkpoint::load_last(config, folder, &*model, &training, device)?;
             let metrics = Metrics::resume(&folder.file(METRICS), u64::from(step))?;
             folder.write_config(&config.to_toml())?;
             (step, best, metrics)
@@ -189,15 +166,16 @@ impl<'a> Run<'a> {
             folder.write_config(&config.to_toml())?;
             (0, None, Metrics::create(&folder.file(METRICS))?)
         };
-        let mut run = Run {
+        let mut run = TrainingRun {
             config,
             folder,
             device,
             batches: Batches::new(config.seed, n, config.training_batch_size),
             model,
             training,
-            validation: (validation, validation_margins),
-            test: (test, test_margins, pgd),
+            validation,
+            test,
+            test_attack,
             metrics,
             sums: None,
             progress: Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(step), quiet),
@@ -208,26 +186,26 @@ impl<'a> Run<'a> {
             best,
         };
         if !resume {
-            run.checkpoint()?;
+            run.write_checkpoint()?;
         }
         let (model, device, bytes) = (run.model.describe(), run.device.describe(), si(device_bytes as f64));
         run.progress.note(&format!("{model} on {device}; {bytes}B of memory"));
         Ok(run)
     }
 
-    /// All steps, and what the network was worth before them and is worth after.
-    fn train(&mut self) -> Result<Summary> {
-        let before = self.before()?;
+    /// Runs all steps, and measures the network before and after them.
+    fn train(&mut self) -> Result<TrainingResult> {
+        let before = self.measure_untrained()?;
         let end = self.config.max_num_training_steps;
         while self.step < end {
             self.train_step()?;
             let done = self.step;
             if done.is_multiple_of(self.config.disp_interval) || done == end {
-                self.take_sums()?;
+                self.request_sums()?;
             }
             let validates = self.epoch_ends() || done == end;
             let saves = validates || done.is_multiple_of(self.config.checkpoint_interval);
-            self.log(saves)?;
+            self.write_sums(saves)?;
             self.progress.update(u64::from(done), &self.figures);
             if saves {
                 self.check_weights()?;
@@ -236,14 +214,14 @@ impl<'a> Run<'a> {
                 self.validate()?;
             }
             if saves {
-                self.checkpoint()?;
+                self.write_checkpoint()?;
             }
         }
-        self.finish(before)
+        self.measure_best(before)
     }
 
-    /// What is whole, and how to go on from it, where the device cannot.
-    fn way_on(&self) -> String {
+    /// Message that says how to go on after the device has failed.
+    fn resume_hint(&self) -> String {
         format!(
             "the checkpoint of step {} is whole; `maxmargin train --resume {}` goes on from it",
             self.saved,
@@ -251,7 +229,7 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// One step on the next batch.
+    /// Runs one step on the next batch.
     fn train_step(&mut self) -> Result<()> {
         let index = self.batches.at(self.step);
         self.device.write_u32(&self.training.batch.index, index)?;
@@ -265,36 +243,42 @@ impl<'a> Run<'a> {
         self.batches.epoch_of(self.step) > self.batches.epoch_of(self.step - 1)
     }
 
-    /// Asks the device for what was summed since it was asked before, and lets it sum anew, without waiting for it.
-    fn take_sums(&mut self) -> Result<()> {
-        self.log(true)?;
+    /// Requests the sums of metrics since the last request from the device, without waiting for them, and sets them to 0.
+    fn request_sums(&mut self) -> Result<()> {
+        self.write_sums(true)?;
         self.sums = Some((self.step, self.device.snapshot(&self.training.metrics)?));
         self.device.write_f32(&self.training.metrics, &[0.0; Metric::COUNT])
     }
 
-    /// Writes the line of the sums that were asked for, if they have come; if `wait`, when they have. Before anything
-    /// else is written, they must: so the lines keep their order, and what diverged is not saved.
-    fn log(&mut self, wait: bool) -> Result<()> {
+    /// Writes the line of the requested sums if they have arrived, or waits for them if `wait`. Waiting before anything
+    /// else is written keeps the lines in order, and no checkpoint is written after a divergence.
+    fn write_sums(&mut self, wait: bool) -> Result<()> {
         let Some((step, snapshot)) = self.sums.take() else { return Ok(()) };
         if !(wait || snapshot.ready()?) {
             self.sums = Some((step, snapshot));
             return Ok(());
         }
-        let line = StepLine::new(self.config, step, &snapshot.f32s()?);
+        let figures = (self.training.figures)(&StepSums(&snapshot.f32s()?));
+        let line = StepRecord { learning_rate: Some(self.learning_rate(step)), ..figures };
         self.metrics.write(Kind::Step, u64::from(step), &line)?;
-        if let Some(found) = line.diverged() {
-            return Err(self.diverged(step, &found));
+        if let Some(losses) = line.divergence() {
+            return Err(self.diverged(step, &losses));
         }
         self.figures = line.to_string();
         Ok(())
     }
 
-    /// Refuses weights and running statistics that are not numbers: what is written shall be of use.
+    /// Learning rate of the last of `step` steps.
+    fn learning_rate(&self, step: u32) -> f32 {
+        let schedule = &self.config.learning_rate_schedule;
+        schedule.iter().take_while(|(from, _)| *from < step).last().map_or(0.0, |(_, rate)| *rate)
+    }
+
+    /// Refuses weights and running statistics that are infinite or NaN, so that none are saved.
     fn check_weights(&self) -> Result<()> {
         let state = self.model.read(self.device)?;
-        let broken = |values: &Vec<f32>| values.iter().copied().find(|value| !value.is_finite());
         for (what, values) in ["a weight", "a running statistic of batch norm"].iter().zip(&state) {
-            if let Some(value) = broken(values) {
+            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
                 return Err(self.diverged(self.step, &format!("{what} is {value}")));
             }
         }
@@ -309,133 +293,121 @@ impl<'a> Run<'a> {
         ))
     }
 
-    /// Measures the validation images' margins and keeps the weights if their mean is the largest so far.
+    /// Measures the validation images' margins, and saves the weights if their mean is the largest so far.
     fn validate(&mut self) -> Result<()> {
-        let (examples, margins) = &self.validation;
-        let margins = margins.measure(self.device, examples, |_| ())?;
-        let (mean, right) = (mean(&margins), accuracy(&examples.correct(self.device)?));
-        let best = self.best.is_none_or(|(before, _)| mean > before);
+        let margins = self.validation.measure_margins(self.device)?;
+        let (mean_margin, accuracy) = (mean(&margins), self.validation.clean_accuracy(self.device)?);
+        let best = self.best.is_none_or(|before| mean_margin > before.mean_margin);
         if best {
-            self.best = Some((mean, self.step));
-            let metadata = BTreeMap::from([
-                ("step".into(), self.step.to_string()),
-                ("validation_mean_margin".into(), mean.to_string()),
-            ]);
-            write_tensors(&self.folder.file(BEST), &self.weights("")?, &metadata)?;
+            let found = BestValidation { mean_margin, step: self.step };
+            self.best = Some(found);
+            checkpoint::write_best(self.folder, &*self.model, self.device, found)?;
         }
         let epoch = self.batches.epoch_of(self.step - 1) + 1;
-        let margins = MarginCounts::of(&margins, self.config.max_eps(), MarginCounts::RECORDED);
-        let line = EpochLine { epoch, validation_accuracy: right, validation_mean_margin: mean, best, margins };
+        let line = EpochRecord {
+            epoch,
+            validation_accuracy: Some(accuracy),
+            validation_mean_margin: Some(mean_margin),
+            best,
+            margins: Some(MarginCounts::of(&margins, self.config.max_eps(), MarginCounts::RECORDED)),
+        };
         self.metrics.write(Kind::Epoch, u64::from(self.step), &line)?;
         let mark = if best { ", the best so far" } else { "" };
-        self.progress.note(&format!("epoch {epoch}: validation {right:.2} % right, mean margin {mean:.4}{mark}"));
+        let figures = format!("{accuracy:.2} % correct, mean margin {mean_margin:.4}{mark}");
+        self.progress.note(&format!("epoch {epoch}: validation {figures}"));
         Ok(())
     }
 
-    fn weights(&self, prefix: &str) -> Result<Vec<Tensor>> {
-        Ok(state_to_tensors(&*self.model, prefix, &self.model.read(self.device)?))
-    }
-
-    /// Writes all that a run needs to go on.
-    fn checkpoint(&mut self) -> Result<()> {
-        let mut tensors = self.weights("weights.")?;
-        for state in &self.training.optimizer_state {
-            let values = self.device.read_f32(state)?;
-            tensors.extend(to_tensors(self.model.params(), &format!("{}.", state.name), &values));
-        }
-        for buffer in self.training.margins.iter().chain([&self.training.metrics]) {
-            tensors.push(Tensor::new(&buffer.name, &buffer.dims, self.device.read_f32(buffer)?));
-        }
-        let mut metadata = BTreeMap::from([("step".into(), self.step.to_string())]);
-        if let Some((margin, step)) = self.best {
-            // As bits: what is compared after a resume is what was compared before.
-            metadata.insert("best_margin_bits".into(), margin.to_bits().to_string());
-            metadata.insert("best_step".into(), step.to_string());
-        }
-        write_tensors(&self.folder.file(LAST), &tensors, &metadata)?;
+    /// Writes the state to resume from.
+    fn write_checkpoint(&mut self) -> Result<()> {
+        checkpoint::write_last(self.folder, &*self.model, &self.training, self.device, self.step, self.best)?;
         self.saved = self.step;
         Ok(())
     }
 
-    /// What the network on the device is worth on the test images.
-    fn stand(&mut self) -> Result<Standing> {
-        let (examples, margins, pgd) = &self.test;
-        let eps = self.config.test_eps;
-        Ok(Standing {
-            clean: accuracy(&examples.correct(self.device)?),
-            robust: accuracy(&robust_examples(pgd, self.device, examples, eps)?),
-            margins: margins.measure(self.device, examples, |_| ())?,
+    /// Measures the network on the device on the test images.
+    fn test(&mut self) -> Result<TestResult> {
+        let robust = robust_examples(&self.test_attack, self.device, &self.test.examples, self.config.test_eps)?;
+        Ok(TestResult {
+            clean: self.test.clean_accuracy(self.device)?,
+            robust: accuracy(&robust),
+            margins: self.test.measure_margins(self.device)?,
         })
     }
 
-    fn result(&mut self, standing: &Standing, weights: &str, weights_step: u32) -> Result<()> {
+    fn write_result(&mut self, result: &TestResult, weights: &str, weights_step: u32) -> Result<()> {
         let eps = as_written(self.config.test_eps);
-        let line = ResultLine {
-            weights,
+        let line = ResultRecord {
+            weights: weights.into(),
             weights_step,
-            test_images: standing.margins.len(),
-            clean_accuracy: standing.clean,
-            robust_accuracy: standing.robust,
+            test_images: result.margins.len() as u64,
+            clean_accuracy: Some(result.clean),
+            robust_accuracy: Some(result.robust),
             robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {}, {RESULT_RESTARTS} starts (xent, cw)", length(eps)),
-            mean_margin: mean(&standing.margins),
-            device_bytes: self.device_bytes,
+            mean_margin: Some(mean(&result.margins)),
+            device_bytes: Some(self.device_bytes as u64),
         };
         self.metrics.write(Kind::Result, u64::from(self.step), &line)
     }
 
-    /// The untrained network's standing: measured with the initial weights, which the seed gives.
-    fn before(&mut self) -> Result<Standing> {
+    /// Measures the untrained network, whose weights the seed gives.
+    fn measure_untrained(&mut self) -> Result<TestResult> {
         let now = self.model.read(self.device)?;
         self.model.load(self.device, &self.model.initial(self.config.seed))?;
-        let images = self.test.0.len();
+        let images = self.test.examples.len();
         self.progress.note(&format!("measuring the untrained network on {images} test images"));
-        let standing = self.stand()?;
+        let result = self.test()?;
         self.model.load(self.device, &now)?;
         if self.step == 0 {
-            self.result(&standing, "initial", 0)?;
+            self.write_result(&result, "initial", 0)?;
         }
-        Ok(standing)
+        Ok(result)
     }
 
-    /// The best checkpoint's standing, and the end of the record.
-    fn finish(&mut self, before: Standing) -> Result<Summary> {
-        let best = TensorFile::read(&self.folder.file(BEST))?;
-        self.model.load(self.device, &state_from_tensors(&*self.model, "", &best)?)?;
-        let images = self.test.0.len();
+    /// Measures the best checkpoint, and writes the last line of the metrics.
+    fn measure_best(&mut self, before: TestResult) -> Result<TrainingResult> {
+        let best_step = checkpoint::load_best(self.folder, &*self.model, self.device)?;
+        let images = self.test.examples.len();
         self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
-        let after = self.stand()?;
-        let best_step = best.meta("step")?;
-        self.result(&after, BEST, best_step)?;
-        Ok(Summary { before, after, best_step })
+        let after = self.test()?;
+        self.write_result(&after, BEST, best_step)?;
+        Ok(TrainingResult { before, after, best_step })
     }
 }
 
-/// Puts a run's last checkpoint on the device. Returns its step, and the best margin with its step.
-fn restore(
-    config: &Config,
-    folder: &RunFolder,
+/// Refuses data without training images, or whose images the model does not take.
+fn check_images(model: &dyn Model, splits: &Splits) -> Result<()> {
+    let Splits { train, source, .. } = splits;
+    if train.is_empty() {
+        return Err(Error::usage(format!("{source}: no training images are left after validation")));
+    }
+    if model.image() != train.image_dims() {
+        return Err(Error::usage(format!(
+            "--model: {} takes images {:?} (height, width, channels); those of {source} are {:?}",
+            model.describe(),
+            model.image(),
+            train.image_dims()
+        )));
+    }
+    Ok(())
+}
+
+/// Records the attack of the figures before and after training.
+fn record_test_attack(
+    memory: &mut Memory,
     model: &dyn Model,
-    training: &Step,
-    device: &mut dyn Device,
-) -> Result<(u32, Option<(f64, u32)>)> {
-    let file = TensorFile::read(&folder.file(LAST))?;
-    model.load(device, &state_from_tensors(model, "weights.", &file)?)?;
-    for state in &training.optimizer_state {
-        device.write_f32(state, &from_tensors(model.params(), &format!("{}.", state.name), &file)?)?;
-    }
-    for buffer in training.margins.iter().chain([&training.metrics]) {
-        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?)?;
-    }
-    let (step, end) = (file.meta("step")?, config.max_num_training_steps);
-    if step > end {
-        let message = format!("metadata `step`: expected at most the run's {end}, found {step}");
-        return Err(Error::format(&file.path, message));
-    }
-    device.write_u32(&training.step, &[step])?;
-    if !file.metadata.contains_key("best_step") {
-        return Ok((step, None));
-    }
-    // The run ends with these weights: better told now if they are not there.
-    state_from_tensors(model, "", &TensorFile::read(&folder.file(BEST))?)?;
-    Ok((step, Some((f64::from_bits(file.meta("best_margin_bits")?), file.meta("best_step")?))))
+    examples: &Examples,
+    config: &Config,
+) -> Result<Vec<VerifiedAttack>> {
+    let settings = AttackSettings {
+        nb_iter: Some(RESULT_ITERATIONS),
+        nb_restart: RESULT_RESTARTS,
+        step: StepLength::EpsOver(30.0),
+        loss: Loss::Xent,
+        nb_sample: 0,
+        seed: config.seed,
+    };
+    let attacks = attacks::record(memory, model, examples, &[AttackName::Pgd], config, &settings)?;
+    let verified = |attack| VerifiedAttack::new(memory, model, examples, config.norm, attack);
+    Ok(attacks.into_iter().map(verified).collect())
 }

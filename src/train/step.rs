@@ -1,32 +1,37 @@
-//! What the steps of all methods share: the batch and its gathering, the gradient, the optimizer, the sums of metrics.
+//! Parts that the steps of all methods share: the batch and its gathering, the gradient, the optimizer, the metrics.
 
+use super::statistics::{BatchStatistics, StepSums};
 use crate::batch::{Batch, DeviceData};
 use crate::config::{Config, OptimizerKind};
 use crate::device::Schedule;
 use crate::model::Model;
-use crate::tape::{Buffer, Loss, Memory, Metric, OptimizerRule, Program, Tape, Value};
+use crate::record::StepRecord;
+use crate::tape::{Buffer, Loss, Memory, Metric, MetricOperands, OptimizerRule, Program, Tape, Value};
 
-/// A step of training by any method: what a run feeds it, replays, and keeps.
+/// A step of training by any method: its input, its state, and the programs that a run replays.
 #[derive(Clone, Debug)]
-pub struct Step {
-    /// The batch: whoever trains writes `index` and `rows` before each step.
+pub struct TrainingStep {
+    /// Batch of the step; its `index` and `rows` are written before each step.
     pub batch: Batch,
-    /// The number of the step, u32 `[1]`, from 0; the step counts it up.
+    /// Number of steps done, u32 `[1]`; the step increments it.
     pub step: Buffer,
-    /// The optimizer's state: Adam's m and v, or SGD's momentum; each as long as the parameters.
+    /// State of the optimizer: Adam's m and v, or SGD's momentum; each as long as the parameters.
     pub optimizer_state: Vec<Buffer>,
-    /// Sums over the steps since they were last zeroed, by [`Metric`].
+    /// Sums over the steps since they were last set to 0, by [`Metric`].
     pub metrics: Buffer,
-    /// MMA: every training example's margin `[n]`.
+    /// Figures that the method makes of the sums. They lack the learning rate.
+    pub figures: fn(&StepSums) -> StepRecord,
+    /// MMA: margin of every training example `[n]`.
     pub margins: Option<Buffer>,
-    /// MMA: how many examples of the last step were right, so attacked, u32 `[1]`.
-    pub right: Option<Buffer>,
-    /// A whole step.
+    /// MMA: number of correct, hence attacked, examples of the last step, u32 `[1]`.
+    pub correct: Option<Buffer>,
+    /// Programs of a whole step.
     pub schedule: Schedule,
 }
 
-/// What every step is built around. A method records its own programs, and takes the shared parts from here.
-pub(super) struct Frame<'a> {
+/// Recorder of a step: the buffers that every method has, and the recording of the shared parts. A method records its own
+/// programs around them.
+pub(super) struct StepRecorder<'a> {
     pub model: &'a dyn Model,
     pub data: &'a DeviceData,
     pub config: &'a Config,
@@ -36,31 +41,17 @@ pub(super) struct Frame<'a> {
     pub metrics: Buffer,
 }
 
-/// What the sums of metrics are made of, each by example.
-pub(super) struct Sums<'a> {
-    /// An example counts as right by these.
-    pub logits: &'a Buffer,
-    /// For [`Metric::CleanLoss`].
-    pub clean_loss: &'a Buffer,
-    /// For [`Metric::MarginLoss`].
-    pub margin_loss: &'a Buffer,
-    /// Of the margin loss; `None`: its mean.
-    pub weights: Option<&'a Buffer>,
-    /// For [`Metric::Eps`]; `None`: 0.
-    pub eps: Option<&'a Buffer>,
-}
-
-impl<'a> Frame<'a> {
-    /// Buffers for batches of `data`.
-    pub fn new(memory: &mut Memory, model: &'a dyn Model, data: &'a DeviceData, config: &'a Config) -> Frame<'a> {
-        // A larger batch than the data is all of it.
+impl<'a> StepRecorder<'a> {
+    /// Declares the buffers for batches of `data`.
+    pub fn new(memory: &mut Memory, model: &'a dyn Model, data: &'a DeviceData, config: &'a Config) -> Self {
+        // A batch that is larger than the data is all of it.
         let n = config.training_batch_size.min(data.labels.dims[0]);
         let state = match config.optimizer {
             OptimizerKind::Adam => &["adam.m", "adam.v"][..],
             OptimizerKind::Sgd => &["sgd.momentum"],
         };
         let parameters = model.params().len();
-        Frame {
+        StepRecorder {
             model,
             data,
             config,
@@ -71,22 +62,22 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// A buffer for the logits of a batch.
+    /// Buffer for the logits of a batch, `[n, classes]`.
     pub fn logits(&self, memory: &mut Memory, name: &str) -> Buffer {
         memory.f32(name, &[self.batch.capacity(), self.model.classes()])
     }
 
-    /// A buffer for a number of each example.
-    pub fn by_example(&self, memory: &mut Memory, name: &str) -> Buffer {
+    /// Buffer for a number of each example, `[n]`.
+    pub fn per_example(&self, memory: &mut Memory, name: &str) -> Buffer {
         memory.f32(name, &self.batch.labels.dims)
     }
 
-    /// A buffer for a gradient by all parameters.
-    pub fn by_parameter(&self, memory: &mut Memory, name: &str) -> Buffer {
+    /// Buffer for a gradient with respect to all parameters.
+    pub fn gradient_buffer(&self, memory: &mut Memory, name: &str) -> Buffer {
         memory.f32(name, &[self.model.params().len()])
     }
 
-    /// Records the gathering of the batch, moved and mirrored if the config says so.
+    /// Records the gathering of the batch, augmented if the config says so.
     pub fn gather(&self, tape: &mut Tape) {
         match self.config.augment {
             true => self.data.gather_augmented(tape, &self.batch, self.config.seed, &self.step),
@@ -94,7 +85,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Records the gradient of `sum(loss * weights)` by all parameters, written to `gradient`.
+    /// Records the gradient of `sum(loss * weights)` with respect to all parameters, written to `gradient`.
     pub fn gradient(&self, tape: &mut Tape, loss: Value, weights: Value, gradient: &Buffer) {
         let wanted = self.model.params().leaves(tape);
         let found = tape.grad(loss, weights, &wanted);
@@ -103,10 +94,10 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// New weights, from one gradient, or from that of the margin loss and the clean one's; and the step's share of the
-    /// metrics.
-    pub fn update(&self, gradients: &[&Buffer], sums: &Sums) -> Program {
-        let Frame { model, config, .. } = *self;
+    /// Records the update: the optimizer's step along one gradient, or along that of the margin loss and that of the clean
+    /// loss; and the addition of `statistics` to the metrics.
+    pub fn update(&self, gradients: &[&Buffer], statistics: &BatchStatistics) -> Program {
+        let StepRecorder { model, config, .. } = *self;
         let mut tape = Tape::new("update");
         let rule = OptimizerRule {
             schedule: config.learning_rate_schedule.clone(),
@@ -123,25 +114,26 @@ impl<'a> Frame<'a> {
         }
         tape.set_rows(&self.batch.rows);
         let n = self.batch.capacity();
-        let (logits, labels) = (tape.leaf(sums.logits), tape.leaf(&self.batch.labels));
-        let hard = tape.loss(config.loss_rule(Loss::Lm), logits, labels);
-        let [clean, margin] = [sums.clean_loss, sums.margin_loss].map(|b| tape.leaf(b));
-        let weights = match sums.weights {
+        let (logits, labels) = (tape.leaf(statistics.logits), tape.leaf(&self.batch.labels));
+        let logit_margin = tape.loss(config.loss_rule(Loss::Lm), logits, labels);
+        let [loss, weighted_loss] = [statistics.loss, statistics.weighted_loss].map(|b| tape.leaf(b));
+        let weights = match statistics.weights {
             Some(weights) => tape.leaf(weights),
             None => tape.mean_weights(n),
         };
-        let eps = match sums.eps {
+        let eps = match statistics.eps {
             Some(eps) => tape.leaf(eps),
             None => tape.fill(0.0, &[n]),
         };
-        tape.accumulate_metrics([clean, hard, weights, margin, eps], &self.metrics);
+        let operands = MetricOperands { loss, logit_margin, weights, weighted_loss, eps };
+        tape.accumulate_metrics(operands, &self.metrics);
         tape.increment(&self.step);
         tape.finish()
     }
 
-    /// The step of a method that keeps nothing of its own from step to step.
-    pub fn finish(self, schedule: Schedule) -> Step {
-        let Frame { batch, step, optimizer_state, metrics, .. } = self;
-        Step { batch, step, optimizer_state, metrics, margins: None, right: None, schedule }
+    /// Builds the step of a method that has no state of its own.
+    pub fn finish(self, schedule: Schedule, figures: fn(&StepSums) -> StepRecord) -> TrainingStep {
+        let StepRecorder { batch, step, optimizer_state, metrics, .. } = self;
+        TrainingStep { batch, step, optimizer_state, metrics, figures, margins: None, correct: None, schedule }
     }
 }

@@ -1,58 +1,59 @@
-//! A step of TRADES (Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019): right
-//! on the images as they are, and the same answer all around them.
+//! A step of TRADES (Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019):
+//! correct predictions on clean images, and equal predictions on the attacked images.
 //!
-//! 1. the natural logits, in evaluation mode: once for all iterations
-//! 2. PGD on the Kullback-Leibler divergence from them, begun at the image and a little normal noise; no label is asked
-//! 3. the clean loss plus beta times the divergence at the points found, both passes in training mode; its gradient goes
-//!    through both
+//! 1. logits of the clean images, in evaluation mode: once for all iterations
+//! 2. PGD on the KL divergence from them, started at the image plus a little normal noise; it reads no labels
+//! 3. clean loss plus beta times the KL divergence of the attacked images, both passes in training mode; its gradient
+//!    flows through both passes
 //! 4. the optimizer
 //!
-//! In training mode two batches move batch norm's running statistics, the natural one first. (The authors' code computes
-//! the natural logits twice there, and its second pass moves them once more.)
+//! In training mode two batches update batch norm's running statistics, the clean one first. (The authors' code computes
+//! the clean logits twice in training mode, and its second pass updates the statistics once more.)
 
 use std::sync::Arc;
 
-use super::Step;
 use super::pgd::balls;
-use super::step::{Frame, Sums};
+use super::statistics::{BatchStatistics, StepSums};
+use super::step::{StepRecorder, TrainingStep};
 use crate::attack::{Ascent, Pgd, StartNoise};
 use crate::batch::DeviceData;
 use crate::config::Config;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
+use crate::record::StepRecord;
 use crate::tape::{Memory, Tape};
 
-/// Deviation of the noise that the attack starts with: at the image itself the divergence has no gradient.
-pub const START: f32 = 0.001;
+/// Standard deviation of the noise at the attack's start: at the image itself the gradient of the divergence is 0.
+pub const START_DEVIATION: f32 = 0.001;
 
-/// Records a step on batches of `data`. The attack's buffers are called `batch.adv`, `batch.eps` and `batch.step`.
-pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> Step {
-    let frame = Frame::new(memory, model, data, config);
-    let [natural, logits] = ["natural_logits", "logits"].map(|name| frame.logits(memory, name));
-    let [clean_loss, kl] = ["clean_loss", "kl"].map(|name| frame.by_example(memory, name));
-    let gradient = frame.by_parameter(memory, "gradient");
+/// Records a step on batches of `data`. The attack's buffers are named `batch.adv`, `batch.eps` and `batch.step`.
+pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
+    let recorder = StepRecorder::new(memory, model, data, config);
+    let [natural, logits] = ["natural_logits", "logits"].map(|name| recorder.logits(memory, name));
+    let [clean_loss, kl] = ["clean_loss", "kl"].map(|name| recorder.per_example(memory, name));
+    let gradient = recorder.gradient_buffer(memory, "gradient");
     let ascent = Ascent {
         rule: config.pgd_rule(),
         iterations: config.nb_iter,
-        noise: StartNoise::Normal { deviation: START, seed: config.seed, step: frame.step.clone() },
+        noise: StartNoise::Normal { deviation: START_DEVIATION, seed: config.seed, step: recorder.step.clone() },
     };
-    let pgd = Pgd::ascending(memory, model, &frame.batch, &ascent, &|tape, logits| {
+    let pgd = Pgd::ascending(memory, model, &recorder.batch, &ascent, &|tape, logits| {
         let natural = tape.leaf(&natural);
         tape.kl(natural, logits)
     });
 
     let mut tape = Tape::new("natural_pass");
-    tape.set_rows(&frame.batch.rows);
-    frame.gather(&mut tape);
-    balls(&mut tape, &frame, &pgd);
-    let x = tape.leaf(&frame.batch.x);
+    tape.set_rows(&recorder.batch.rows);
+    recorder.gather(&mut tape);
+    balls(&mut tape, &recorder, &pgd);
+    let x = tape.leaf(&recorder.batch.x);
     let found = model.logits(&mut tape, x, Mode::Eval);
     tape.keep(found, &natural);
     let natural_pass = tape.finish();
 
     let mut tape = Tape::new("trades_pass");
-    tape.set_rows(&frame.batch.rows);
-    let [x, adv, labels] = [&frame.batch.x, &pgd.adv, &frame.batch.labels].map(|b| tape.leaf(b));
+    tape.set_rows(&recorder.batch.rows);
+    let [x, adv, labels] = [&recorder.batch.x, &pgd.adv, &recorder.batch.labels].map(|b| tape.leaf(b));
     let [found, adversarial] = [x, adv].map(|images| model.logits(&mut tape, images, Mode::Train));
     tape.keep(found, &logits);
     let clean = tape.loss(config.loss_rule(config.clean_loss_fn), found, labels);
@@ -61,15 +62,26 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     tape.keep(divergence, &kl);
     let weighted = tape.scale(divergence, config.trades_beta);
     let loss = tape.add(clean, weighted);
-    let weights = tape.mean_weights(frame.batch.capacity());
-    frame.gradient(&mut tape, loss, weights, &gradient);
+    let weights = tape.mean_weights(recorder.batch.capacity());
+    recorder.gradient(&mut tape, loss, weights, &gradient);
 
-    let sums = Sums { logits: &logits, clean_loss: &clean_loss, margin_loss: &kl, weights: None, eps: None };
-    let update = frame.update(&[&gradient], &sums);
+    let statistics =
+        BatchStatistics { logits: &logits, loss: &clean_loss, weighted_loss: &kl, weights: None, eps: None };
+    let update = recorder.update(&[&gradient], &statistics);
     let mut schedule = Schedule::default();
     schedule.then(&Arc::new(natural_pass), 1);
     schedule.extend(&pgd.schedule);
     schedule.then(&Arc::new(tape.finish()), 1);
     schedule.then(&Arc::new(update), 1);
-    frame.finish(schedule)
+    recorder.finish(schedule, figures)
+}
+
+/// Figures of the steps since the line before.
+pub(super) fn figures(sums: &StepSums) -> StepRecord {
+    StepRecord {
+        clean_loss: Some(sums.mean_loss()),
+        kl: Some(sums.weighted_loss()),
+        clean_accuracy: Some(sums.accuracy()),
+        ..StepRecord::default()
+    }
 }

@@ -266,7 +266,7 @@ fn past_its_budget_a_bench_begins_nothing_and_lists_what_it_left() {
     assert_eq!(figures["complete"], false);
     assert!(list(&figures, "items").is_empty() && list(&figures, "kernels").is_empty());
     let left = list(&figures, "not_timed");
-    assert_eq!(names(&left[..3]), ["mma_step", "clean_pass", "choose_right"]);
+    assert_eq!(names(&left[..3]), ["mma_step", "clean_pass", "gather_correct"]);
     assert!(names(left).contains(&"conv_pool_backward_input"), "{left:?}");
     let sentence = format!("\n{} items were not timed: the budget of 0 s was spent\n", left.len());
     assert!(said.out.ends_with(&sentence), "{}", said.out);

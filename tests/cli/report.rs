@@ -447,7 +447,7 @@ fn a_folder_that_is_no_run_and_files_that_are_broken_are_named_with_what_was_exp
     refused(&["run/metrics.jsonl: line 2: expected a JSON object with kind and step"]);
     let text = "{\"kind\":\"step\",\"step\":1,\"clean_loss\":\"low\"}\n";
     fs::write(run.join("metrics.jsonl"), text).expect("metrics");
-    refused(&["run/metrics.jsonl: line 1: ", "string \"low\", expected f64"]);
+    refused(&["run/metrics.jsonl: line 1: ", "string \"low\", expected f32"]);
     fs::write(run.join("metrics.jsonl"), metrics).expect("metrics");
 
     let at = run.join("evaluation-paper");

@@ -40,9 +40,9 @@ fn after(device: &mut dyn Device, config: &Config) -> After {
     let sums = device.read_f32(&trained.mma.metrics).unwrap();
     let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
     After {
-        correct: device.read_u32(&trained.mma.right[1]).unwrap()[0],
-        clean_loss: sums[Metric::CleanLoss as usize],
-        margin_loss: sums[Metric::MarginLoss as usize],
+        correct: device.read_u32(&trained.mma.correct).unwrap()[0],
+        clean_loss: sums[Metric::MeanLoss as usize],
+        margin_loss: sums[Metric::WeightedLoss as usize],
         margins: device.read_f32(&trained.mma.eps).unwrap(),
         weights_sha256: Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
         weight_changes: weights.iter().zip(&before).map(|(after, before)| after - before).step_by(SAMPLED).collect(),

@@ -187,7 +187,7 @@ fn cpu_and_gpu_take_the_same_first_steps() {
     let (cpu, gpu): (&mut dyn Device, &mut dyn Device) = (&mut cpu, &mut gpu);
     trained.prepare(cpu);
     trained.prepare(gpu);
-    let Mma { right: [_, count], eps, logits, .. } = &trained.mma;
+    let Mma { correct: count, eps, logits, .. } = &trained.mma;
     for (step, n) in [BATCH, BATCH, 7].into_iter().enumerate() {
         trained.step(cpu, n);
         trained.step(gpu, n);
@@ -223,7 +223,7 @@ fn smallest_steps() {
         trained.prepare(&mut device);
         trained.step(&mut device, 3);
         let device: &dyn Device = &device;
-        assert!(device.read_u32(&trained.mma.right[1]).unwrap()[0] > 0, "something is attacked");
+        assert!(device.read_u32(&trained.mma.correct).unwrap()[0] > 0, "something is attacked");
     }
 }
 

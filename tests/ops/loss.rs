@@ -301,16 +301,16 @@ fn accumulate(n: usize) {
         let mut all: Vec<Sum> = sums.values.iter().map(|&v| near(v, v)).collect();
         if n == 0 {
             // The mean over nothing is no number; a batch is never empty.
-            all[Metric::CleanLoss as usize] = exact(f64::NAN);
+            all[Metric::MeanLoss as usize] = exact(f64::NAN);
         }
         all[Metric::Steps as usize] += 1.0;
         for i in 0..n {
             all[Metric::Examples as usize] += 1.0;
-            all[Metric::CleanLoss as usize] += clean.values[i] / n as f64;
+            all[Metric::MeanLoss as usize] += clean.values[i] / n as f64;
             if weights.values[i] > 0.0 {
-                all[Metric::MarginLoss as usize] += weights.values[i] * margin.values[i];
+                all[Metric::WeightedLoss as usize] += weights.values[i] * margin.values[i];
             } else {
-                all[Metric::Reached as usize] += 1.0;
+                all[Metric::ZeroWeights as usize] += 1.0;
             }
             all[Metric::Correct as usize] += f64::from(lm.values[i] < 0.0);
             all[Metric::Eps as usize] += eps.values[i];

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use maxmargin::record::{Figures, Progress};
+use maxmargin::record::{Progress, StepRecord};
 
 use crate::{CHILD, child};
 
@@ -28,21 +28,28 @@ impl Shared {
     }
 }
 
-const FIGURES: Figures = Figures { loss: 0.5, accuracy: 0.934, mean_margin: 0.2811 };
+fn figures() -> StepRecord {
+    StepRecord {
+        margin_loss: Some(0.5),
+        clean_accuracy: Some(0.934),
+        mean_margin: Some(0.2811),
+        ..StepRecord::default()
+    }
+}
 
 #[test]
 fn without_a_terminal_lines_come_at_intervals_and_at_the_end() {
     let out = Shared::default();
     let mut progress = Progress::lines("steps", 100, 0, Box::new(out.clone()), Duration::from_secs(3600));
     for step in 1..=100 {
-        progress.update(step, &FIGURES);
+        progress.update(step, &figures());
     }
     progress.finish();
     let text = out.text();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    let figures = "left  loss 0.5000  accuracy 93.4 %  mean margin 0.2811";
-    assert!(lines[0].starts_with("steps 1/100  ") && lines[0].ends_with(figures), "{lines:?}");
+    let shown = "left  loss 0.5000  accuracy 93.4 %  mean margin 0.2811";
+    assert!(lines[0].starts_with("steps 1/100  ") && lines[0].ends_with(shown), "{lines:?}");
     assert!(lines[1].starts_with("steps 100/100  ") && lines[1].contains(" steps/s  0:00:00 left"), "{lines:?}");
 }
 
@@ -50,9 +57,9 @@ fn without_a_terminal_lines_come_at_intervals_and_at_the_end() {
 fn notes_stand_on_lines_of_their_own() {
     let out = Shared::default();
     let mut progress = Progress::lines("steps", 2, 0, Box::new(out.clone()), Duration::ZERO);
-    progress.update(1, &FIGURES);
+    progress.update(1, &figures());
     progress.note("epoch 1: mean margin 0.25, the best so far");
-    progress.update(2, &FIGURES);
+    progress.update(2, &figures());
     let text = out.text();
     assert_eq!(text.lines().count(), 3);
     assert_eq!(text.lines().nth(1), Some("epoch 1: mean margin 0.25, the best so far"));
@@ -71,7 +78,7 @@ fn an_output_that_cannot_be_written_to_does_not_end_the_run() {
     }
     let mut progress = Progress::lines("steps", 1, 0, Box::new(Closed), Duration::ZERO);
     progress.note("note");
-    progress.update(1, &FIGURES);
+    progress.update(1, &figures());
     progress.finish();
 }
 
@@ -82,8 +89,8 @@ fn a_piped_stderr_gets_plain_lines_and_quiet_gets_none() {
     if let Some(role) = std::env::var_os(CHILD) {
         let mut progress = Progress::new("steps", 3, 1, role == *"quiet");
         progress.note("a note");
-        progress.update(2, &FIGURES);
-        progress.update(3, &FIGURES);
+        progress.update(2, &figures());
+        progress.update(3, &figures());
         return progress.finish();
     }
     let stderr = |role: &str| {

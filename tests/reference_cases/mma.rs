@@ -85,13 +85,13 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
         device.write_f32(&numbers, &noise(seeds[k % seeds.len()], config.norm, &*model, &unit(&bytes))).unwrap();
         device.replay(&mma.schedule).unwrap();
 
-        let [selected, count] = &mma.right;
+        let (selected, count) = (&mma.selected, &mma.correct);
         let mut right = vec![0f64; n];
         let count = device.read_u32(count).unwrap()[0] as usize;
         device.read_u32(selected).unwrap()[..count].iter().for_each(|&i| right[i as usize] = 1.0);
         let rows = |buffer| device.read_f32(buffer).unwrap()[..n].iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
         let of_one = |value: f64, part: &str| relative_f64(&[value], case.values(&named(k, part)));
-        let [margin_loss, shares] = &mma.margin_loss;
+        let (margin_loss, shares) = (&mma.margin_loss, &mma.margin_weights);
         let (expected_right, expected_eps) = (case.values(&named(k, "right")), case.values(&named(k, "eps")));
         let search_step = f64::from(config.max_eps()) * 0.5f64.powi(config.num_search_steps as i32);
         let off = rows(&mma.eps).into_iter().zip(expected_eps).map(|(eps, e)| (eps - e).abs() / search_step);

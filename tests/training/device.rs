@@ -12,7 +12,7 @@ use maxmargin::device::{Device, Schedule, Snapshot};
 use maxmargin::record::RunFolder;
 use maxmargin::record::run::LAST;
 use maxmargin::tape::{Buffer, Memory, Program};
-use maxmargin::train::run::run;
+use maxmargin::train::run;
 use maxmargin::{Error, Result};
 
 use crate::{assert_same, begin, done, metrics, temporary, tensors};

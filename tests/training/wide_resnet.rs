@@ -214,7 +214,7 @@ fn the_published_run_takes_less_than_three_gigabytes() {
     let run = RunFolder::create(folder.path()).expect("a folder");
     let mut device = Planned(Cell::new(0));
     let began = std::time::Instant::now();
-    train::run::run(&config, &splits, &run, &mut device, false, true).expect_err("it only plans");
+    train::run(&config, &splits, &run, &mut device, false, true).expect_err("it only plans");
     let gigabytes = device.0.get() as f64 / 1e9;
     assert!((1.0..3.0).contains(&gigabytes), "{gigabytes:.2} GB");
     assert!(began.elapsed().as_secs_f64() < 10.0, "to plan took {:?}", began.elapsed());

@@ -264,18 +264,18 @@ fn sum(terms: impl Iterator<Item = f32>) -> f32 {
     terms.map(f64::from).sum::<f64>() as f32
 }
 
-/// Adds a training step to the sums. `values` are clean loss, clean lm, weights, margin loss and eps, each `[n]`.
-pub(super) fn accumulate_metrics(sums: &mut [f32], values: &[&[f32]]) {
-    let [clean, lm, weights, margin, eps] = values else { unreachable!("five values a row") };
-    let n = clean.len() as f32;
+/// Adds a step to the sums; `operands` are those of [`crate::tape::MetricOperands`], in its order.
+pub(super) fn accumulate_metrics(sums: &mut [f32], operands: &[&[f32]]) {
+    let [loss, logit_margin, weights, weighted_loss, eps] = operands else { unreachable!("five operands") };
+    let n = loss.len() as f32;
     let mut add = |metric: Metric, value: f32| sums[metric as usize] += value;
     add(Metric::Steps, 1.0);
     add(Metric::Examples, n);
-    add(Metric::CleanLoss, sum(clean.iter().copied()) / n);
-    // A row of weight 0 may hold NaN or infinity: it is left out, not multiplied by 0.
-    let trained = weights.iter().zip(*margin).filter(|(w, _)| **w > 0.0);
-    add(Metric::MarginLoss, sum(trained.map(|(w, m)| w * m)));
-    add(Metric::Correct, lm.iter().filter(|m| **m < 0.0).count() as f32);
+    add(Metric::MeanLoss, sum(loss.iter().copied()) / n);
+    // An example of weight 0 may have any loss, even NaN: it is left out, not multiplied by 0.
+    let weighted = weights.iter().zip(*weighted_loss).filter(|(w, _)| **w > 0.0);
+    add(Metric::WeightedLoss, sum(weighted.map(|(w, loss)| w * loss)));
+    add(Metric::Correct, logit_margin.iter().filter(|m| **m < 0.0).count() as f32);
     add(Metric::Eps, sum(eps.iter().copied()));
-    add(Metric::Reached, weights.iter().filter(|w| **w == 0.0).count() as f32);
+    add(Metric::ZeroWeights, weights.iter().filter(|w| **w == 0.0).count() as f32);
 }

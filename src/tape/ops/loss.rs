@@ -4,6 +4,7 @@ use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};
 use crate::tape::loss::{LossRule, TargetedLoss};
 use crate::tape::memory::{Buffer, DType};
+use crate::tape::metric::MetricOperands;
 
 impl Tape {
     /// [`Op::Loss`].
@@ -52,9 +53,10 @@ impl Tape {
         self.same(Op::HingeWeights { hinge }, &[eps])
     }
 
-    /// [`Op::AccumulateMetrics`]: clean loss, clean lm, weights, margin loss, eps.
-    pub fn accumulate_metrics(&mut self, rows: [Value; 5], sums: &Buffer) {
+    /// [`Op::AccumulateMetrics`]: adds a step to `sums`.
+    pub fn accumulate_metrics(&mut self, operands: MetricOperands, sums: &Buffer) {
+        let MetricOperands { loss, logit_margin, weights, weighted_loss, eps } = operands;
         let sums = self.leaf(sums);
-        self.push(Op::AccumulateMetrics, &rows, &[sums]);
+        self.push(Op::AccumulateMetrics, &[loss, logit_margin, weights, weighted_loss, eps], &[sums]);
     }
 }

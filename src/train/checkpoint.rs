@@ -1,0 +1,113 @@
+//! Checkpoints of a run: the state that it goes on from, as tensors of a file.
+//!
+//! A run's state is the number of its step, weights, batch norm's running statistics, the optimizer's state, the sums of
+//! metrics and, with MMA, the margin table. Everything else is a function of the settings and the data, so a run that goes
+//! on from a checkpoint ends with the same bits as one that never stopped.
+
+use std::collections::BTreeMap;
+
+use super::step::TrainingStep;
+use crate::config::Config;
+use crate::device::Device;
+use crate::model::Model;
+use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
+use crate::record::run::{BEST, LAST};
+use crate::record::{RunFolder, Tensor, TensorFile, write_tensors};
+use crate::{Error, Result};
+
+/// Prefix of the names of the weights and running statistics in [`LAST`]; those in [`BEST`] have none.
+const WEIGHTS: &str = "weights.";
+
+/// Validation with the largest mean margin so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BestValidation {
+    pub mean_margin: f64,
+    /// Number of steps done.
+    pub step: u32,
+}
+
+/// Writes the weights of the best validation so far.
+pub(super) fn write_best(
+    folder: &RunFolder,
+    model: &dyn Model,
+    device: &dyn Device,
+    best: BestValidation,
+) -> Result<()> {
+    let metadata = BTreeMap::from([
+        ("step".into(), best.step.to_string()),
+        ("validation_mean_margin".into(), best.mean_margin.to_string()),
+    ]);
+    write_tensors(&folder.file(BEST), &weights(model, device, "")?, &metadata)
+}
+
+/// Loads the weights of the best validation onto the device; returns the number of its step.
+pub(super) fn load_best(folder: &RunFolder, model: &dyn Model, device: &mut dyn Device) -> Result<u32> {
+    let file = TensorFile::read(&folder.file(BEST))?;
+    model.load(device, &state_from_tensors(model, "", &file)?)?;
+    file.meta("step")
+}
+
+fn weights(model: &dyn Model, device: &dyn Device, prefix: &str) -> Result<Vec<Tensor>> {
+    Ok(state_to_tensors(model, prefix, &model.read(device)?))
+}
+
+/// Writes the state of a run after `step` steps.
+pub(super) fn write_last(
+    folder: &RunFolder,
+    model: &dyn Model,
+    training: &TrainingStep,
+    device: &dyn Device,
+    step: u32,
+    best: Option<BestValidation>,
+) -> Result<()> {
+    let mut tensors = weights(model, device, WEIGHTS)?;
+    for state in &training.optimizer_state {
+        let values = device.read_f32(state)?;
+        tensors.extend(to_tensors(model.params(), &format!("{}.", state.name), &values));
+    }
+    for buffer in training.margins.iter().chain([&training.metrics]) {
+        tensors.push(Tensor::new(&buffer.name, &buffer.dims, device.read_f32(buffer)?));
+    }
+    let mut metadata = BTreeMap::from([("step".into(), step.to_string())]);
+    if let Some(best) = best {
+        // As bits, so that a resumed run compares with the very same number.
+        metadata.insert("best_margin_bits".into(), best.mean_margin.to_bits().to_string());
+        metadata.insert("best_step".into(), best.step.to_string());
+    }
+    write_tensors(&folder.file(LAST), &tensors, &metadata)
+}
+
+/// Loads the state of a run onto the device. Returns the number of its step and the best validation so far.
+///
+/// # Errors
+/// The checkpoint cannot be read, is another run's, or is beyond the last step of `config`; or the best validation's
+/// weights cannot be read.
+pub(super) fn load_last(
+    config: &Config,
+    folder: &RunFolder,
+    model: &dyn Model,
+    training: &TrainingStep,
+    device: &mut dyn Device,
+) -> Result<(u32, Option<BestValidation>)> {
+    let file = TensorFile::read(&folder.file(LAST))?;
+    model.load(device, &state_from_tensors(model, WEIGHTS, &file)?)?;
+    for state in &training.optimizer_state {
+        device.write_f32(state, &from_tensors(model.params(), &format!("{}.", state.name), &file)?)?;
+    }
+    for buffer in training.margins.iter().chain([&training.metrics]) {
+        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?)?;
+    }
+    let (step, end) = (file.meta("step")?, config.max_num_training_steps);
+    if step > end {
+        let message = format!("metadata `step`: expected at most the run's {end}, found {step}");
+        return Err(Error::format(&file.path, message));
+    }
+    device.write_u32(&training.step, &[step])?;
+    if !file.metadata.contains_key("best_step") {
+        return Ok((step, None));
+    }
+    // The run ends by measuring these weights: refuse now rather than then if they cannot be read.
+    state_from_tensors(model, "", &TensorFile::read(&folder.file(BEST))?)?;
+    let mean_margin = f64::from_bits(file.meta("best_margin_bits")?);
+    Ok((step, Some(BestValidation { mean_margin, step: file.meta("best_step")? })))
+}
