@@ -135,7 +135,11 @@ fn main() {
     assert_eq!(right as usize, batch, "every example is right, so every one is attacked");
     assert!(sums[Metric::MeanLoss as usize].is_finite(), "the losses are numbers");
     if preset_name == "mnist-linf" {
-        assert_eq!(sums[Metric::ZeroWeights as usize], 0.0, "every boundary lies below d_max, so every one is trained on");
+        assert_eq!(
+            sums[Metric::ZeroWeights as usize],
+            0.0,
+            "every boundary lies below d_max, so every one is trained on"
+        );
     }
 }
 

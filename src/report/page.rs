@@ -57,7 +57,14 @@ fn describe(run: &RecordedRun) -> String {
         crate::model::build(&config.architecture()).describe(),
         format!("preset {}, seed {}", escape(&config.preset), config.seed),
     ];
-    let done = run.metrics.steps.iter().map(|line| line.step).chain(run.metrics.epochs.iter().map(|line| line.step)).max().unwrap_or(0);
+    let done = run
+        .metrics
+        .steps
+        .iter()
+        .map(|line| line.step)
+        .chain(run.metrics.epochs.iter().map(|line| line.step))
+        .max()
+        .unwrap_or(0);
     parts.push(format!("{done} of {} steps", config.max_num_training_steps));
     if let Some(best) = run.metrics.epochs.iter().rfind(|line| line.best) {
         parts.push(format!("best checkpoint after step {}", best.step));

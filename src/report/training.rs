@@ -79,12 +79,18 @@ fn curves(runs: &[Numbered]) -> Result<String> {
             .map(|(i, _, run)| Series {
                 colour: Colour::Series(*i),
                 mark: Mark::Dots,
-                points: run.metrics.epochs.iter().map(|line| (line.step as f64, figure(line).unwrap_or(f64::NAN))).collect(),
+                points: run
+                    .metrics
+                    .epochs
+                    .iter()
+                    .map(|line| (line.step as f64, figure(line).unwrap_or(f64::NAN)))
+                    .collect(),
             })
             .collect::<Vec<_>>()
     };
     let last = |run: &RecordedRun| {
-        let lines = run.metrics.steps.iter().map(|line| line.step).chain(run.metrics.epochs.iter().map(|line| line.step));
+        let lines =
+            run.metrics.steps.iter().map(|line| line.step).chain(run.metrics.epochs.iter().map(|line| line.step));
         lines.max().unwrap_or(0) as f64
     };
     let x = Axis::from_zero("step", runs.iter().map(|(.., run)| last(run)));
@@ -225,7 +231,11 @@ fn margins((i, source, run): Numbered) -> Result<String> {
 }
 
 /// Shares of images by step and margin, and how many validations are shown.
-fn over_time(i: usize, run: &RecordedRun, recorded: &[(&AtStep<EpochRecord>, &MarginCounts)]) -> Result<(String, usize)> {
+fn over_time(
+    i: usize,
+    run: &RecordedRun,
+    recorded: &[(&AtStep<EpochRecord>, &MarginCounts)],
+) -> Result<(String, usize)> {
     let many = recorded.len().div_ceil(COLUMNS).max(1);
     // The last validation is always shown.
     let shown: Vec<_> = recorded.iter().rev().step_by(many).rev().collect();
@@ -248,8 +258,9 @@ fn over_time(i: usize, run: &RecordedRun, recorded: &[(&AtStep<EpochRecord>, &Ma
         }
     }
     let d_max = as_written(run.config.hinge_maxeps);
-    let mean =
-        |(line, _): &(&AtStep<EpochRecord>, &MarginCounts)| (line.step as f64, line.validation_mean_margin.unwrap_or(f64::NAN));
+    let mean = |(line, _): &(&AtStep<EpochRecord>, &MarginCounts)| {
+        (line.step as f64, line.validation_mean_margin.unwrap_or(f64::NAN))
+    };
     let series = [
         Series { colour: Colour::Muted, mark: Mark::Thin, points: vec![(0.0, d_max), (from, d_max)] },
         Series { colour: Colour::Ink, mark: Mark::Line, points: recorded.iter().map(mean).collect() },

@@ -107,7 +107,8 @@ impl Mma {
             },
         };
         let an_pgd = AnPgd::new(memory, model, &attacked, pgd, search);
-        let clean_gradient = (config.clean_loss_coeff > 0.0).then(|| recorder.gradient_buffer(memory, "clean_gradient"));
+        let clean_gradient =
+            (config.clean_loss_coeff > 0.0).then(|| recorder.gradient_buffer(memory, "clean_gradient"));
         let gradient = recorder.gradient_buffer(memory, "gradient");
 
         let clean = mma.clean_pass(&recorder, clean_gradient.as_ref());
@@ -157,7 +158,11 @@ impl Mma {
         let mut tape = Tape::new("gather_correct");
         tape.set_rows(&attacked.rows);
         let selected = tape.leaf(&self.selected);
-        let whole = [(&self.batch.x, &attacked.x), (&self.batch.labels, &attacked.labels), (&self.batch.index, &attacked.index)];
+        let whole = [
+            (&self.batch.x, &attacked.x),
+            (&self.batch.labels, &attacked.labels),
+            (&self.batch.index, &attacked.index),
+        ];
         for (from, to) in whole.into_iter().chain(noise) {
             let from = tape.leaf(from);
             let rows = tape.gather_rows(from, selected);

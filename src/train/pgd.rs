@@ -31,7 +31,11 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
         loss: config.loss_rule(config.margin_loss_fn),
         rule: config.pgd_rule(),
         iterations: config.nb_iter,
-        noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::TrainStart, step: recorder.step.clone() },
+        noise: StartNoise::CounterBased {
+            seed: config.seed,
+            purpose: Purpose::TrainStart,
+            step: recorder.step.clone(),
+        },
     };
     let pgd = Pgd::new(memory, model, &recorder.batch, &settings);
 

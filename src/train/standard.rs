@@ -29,13 +29,8 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let weights = tape.mean_weights(recorder.batch.capacity());
     recorder.gradient(&mut tape, loss, weights, &gradient);
 
-    let statistics = BatchStatistics {
-        logits: &logits,
-        loss: &clean_loss,
-        weighted_loss: &clean_loss,
-        weights: None,
-        eps: None,
-    };
+    let statistics =
+        BatchStatistics { logits: &logits, loss: &clean_loss, weighted_loss: &clean_loss, weights: None, eps: None };
     let update = recorder.update(&[&gradient], &statistics);
     let mut schedule = Schedule::default();
     schedule.then(&Arc::new(tape.finish()), 1);
