@@ -1,18 +1,25 @@
-//! Fused programs compute what the recorded ops compute: a wide ResNet's forward pass, an iteration of PGD and a training
-//! pass, on every device.
+//! Fusion in wide ResNets. Fused programs give the results of the recorded ops, on every device: in the forward pass,
+//! in an iteration of PGD and in a training pass. And the programs have the expected ops.
 
 mod support;
 
+use std::collections::BTreeMap;
+
+use maxmargin::attack::{Pgd, PgdSettings, StartNoise};
+use maxmargin::batch::Batch;
 use maxmargin::config::Fidelity;
 use maxmargin::model::{Mode, Model, ModelState, WideResNet, image_buffer};
-use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
+use maxmargin::tape::{
+    Buffer, ConvFusion, ConvGradientFusion, Loss, LossRule, Memory, Norm, Op, PgdRule, Program, Tape,
+};
 use support::{Random, TestDevice, devices};
 
-/// Rows of a batch, and how many of them are active.
+/// Capacity of a batch.
 const CAPACITY: usize = 4;
+/// Number of active rows.
 const ROWS: u32 = 3;
 
-/// A pass of a wide ResNet: its model, what it has to be given, what it computes.
+/// A pass of a wide ResNet: its model, inputs and results.
 struct Pass {
     memory: Memory,
     model: Box<dyn Model>,
@@ -22,6 +29,7 @@ struct Pass {
     results: Vec<Buffer>,
 }
 
+/// Kind of a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Forward(Mode),
@@ -37,7 +45,7 @@ const KINDS: [Kind; 5] = [
     Kind::Training(Mode::Train),
 ];
 
-/// Records a pass; what it computes stands in `results`.
+/// Records a pass. Its results are written to `results`.
 fn record(tape: &mut Tape, kind: Kind) -> Pass {
     let mut memory = Memory::default();
     let mut model: Box<dyn Model> = Box::new(WideResNet::new(10, 2));
@@ -79,11 +87,11 @@ fn record(tape: &mut Tape, kind: Kind) -> Pass {
             }
         }
     }
-    results.push(model.statistics().expect("batch norm has some").buffer().clone());
+    results.push(model.statistics().expect("the network has batch norm").buffer().clone());
     Pass { memory, model, x, labels, rows, results }
 }
 
-/// Numbers with which batch norm is no identity.
+/// Initial parameters and statistics, moved so that batch norm is not the identity.
 fn state(model: &dyn Model) -> ModelState {
     let mut random = Random(8);
     let mut state = model.initial(3);
@@ -98,7 +106,7 @@ fn state(model: &dyn Model) -> ModelState {
     state
 }
 
-/// All results of a pass, and the names of its program's ops.
+/// Results of a pass, and the names of its program's ops.
 fn run(make: TestDevice, kind: Kind, fuse: bool) -> (Vec<Vec<f32>>, Vec<&'static str>) {
     let mut tape = if fuse { Tape::new("fused") } else { Tape::new("plain").without_fusion() };
     let pass = record(&mut tape, kind);
@@ -106,7 +114,7 @@ fn run(make: TestDevice, kind: Kind, fuse: bool) -> (Vec<Vec<f32>>, Vec<&'static
     let mut device = make.open();
     device.allocate(&pass.memory, &[&program]).expect("memory");
     pass.model.load(&mut *device, &state(&*pass.model)).unwrap();
-    // With these images no ReLU's input is so near 0 that a rounding decides what it lets pass.
+    // With these images no input of a ReLU is so near 0 that rounding decides its sign.
     let x: Vec<f32> = Random(6).image(&pass.x.dims).values.iter().map(|&v| v as f32).collect();
     device.write_f32(&pass.x, &x).unwrap();
     device.write_u32(&pass.labels, &[3, 1, 4, 1]).unwrap();
@@ -116,7 +124,7 @@ fn run(make: TestDevice, kind: Kind, fuse: bool) -> (Vec<Vec<f32>>, Vec<&'static
     (results, program.nodes.iter().map(|node| node.op.name()).collect())
 }
 
-/// Off by at most 1e-5 of a result's length: the order of roundings is another.
+/// The difference is at most 1e-5 of a result's l2 norm: the order of roundings differs.
 #[test]
 fn fused_and_unfused_passes_of_a_wide_resnet_agree() {
     for (make, kind) in devices().into_iter().flat_map(|make| KINDS.map(|kind| (make, kind))) {
@@ -131,4 +139,85 @@ fn fused_and_unfused_passes_of_a_wide_resnet_agree() {
             assert!(size > 0.0 && off <= 1e-5 * size, "{kind:?}, result {number}: off by {off} of {size}");
         }
     }
+}
+
+/// Number of ops of each name in a program.
+fn counted(program: &Program) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    program.nodes.iter().for_each(|node| *counts.entry(node.op.name()).or_default() += 1);
+    counts
+}
+
+/// The wide ResNet 28-4, declared in `memory`.
+fn wide_resnet_28_4(memory: &mut Memory) -> WideResNet {
+    let mut model = WideResNet::new(28, 4);
+    model.declare(memory);
+    model
+}
+
+/// 25 convolutions, three of them with a shortcut. Each, with all ops that follow it, is one op forward and one
+/// backward.
+#[test]
+fn an_iteration_of_pgd_on_the_wide_resnet_has_one_op_each_way_for_a_convolution_and_few_others() {
+    let mut memory = Memory::default();
+    let model = wide_resnet_28_4(&mut memory);
+    let batch = Batch::new(&mut memory, &model, "attack", 2);
+    let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
+    let settings = PgdSettings {
+        loss: LossRule { loss: Loss::Slm, confidence: 0.0 },
+        rule: PgdRule { norm: Norm::Linf, l2_order, l2_grad_floor },
+        iterations: 10,
+        noise: StartNoise::None,
+    };
+    let pgd = Pgd::new(&mut memory, &model, &batch, &settings);
+    let iteration = pgd.schedule.programs().find(|p| p.name == "pgd_iteration").expect("PGD has iterations");
+    let expected = [
+        ("standardize", 1),
+        ("conv2d_fused", 25),
+        ("global_mean", 1),
+        ("linear_bias", 1),
+        ("loss_backward", 1),
+        ("linear_backward_input", 1),
+        ("global_mean_backward", 1),
+        ("batch_norm_relu_backward_input", 1),
+        ("conv2d_fused_backward_input", 24),
+        ("conv2d_backward_input", 1),
+        ("standardize_backward", 1),
+        ("pgd_step", 1),
+    ];
+    assert_eq!(counted(iteration), BTreeMap::from(expected), "{iteration}");
+}
+
+#[test]
+fn a_training_pass_of_the_wide_resnet_has_no_batch_norm_fused_with_a_convolution() {
+    let mut memory = Memory::default();
+    let model = wide_resnet_28_4(&mut memory);
+    let mut tape = Tape::new("training");
+    let x = tape.leaf(&memory.f32("x", &[2, 32, 32, 3]));
+    let labels = tape.leaf(&memory.u32("labels", &[2]));
+    let logits = model.logits(&mut tape, x, Mode::Train);
+    let loss = tape.loss(LossRule { loss: Loss::Xent, confidence: 0.0 }, logits, labels);
+    let mean = tape.mean_weights(2);
+    let wanted = model.params().leaves(&mut tape);
+    for value in tape.grad(loss, mean, &wanted) {
+        let buffer = memory.f32("gradient", tape.dims(value));
+        tape.keep(value, &buffer);
+    }
+    let program = tape.finish();
+    for node in &program.nodes {
+        let norm = matches!(&node.op, Op::Conv2dFused(ConvFusion { norm: true, .. }));
+        let gradient = matches!(&node.op, Op::Conv2dFusedBackwardInput(ConvGradientFusion { norm: true, .. }));
+        assert!(!norm && !gradient, "{:?}", node.op);
+    }
+    let counts = counted(&program);
+    // 12 blocks end in a sum, three of them with a shortcut. Batch norm follows each convolution, and ReLU follows
+    // batch norm.
+    let of = |name: &str| counts.get(name).copied().unwrap_or(0);
+    assert_eq!((of("conv2d_fused"), of("conv2d")), (12, 13), "{counts:?}");
+    for name in
+        ["batch_norm_relu_training", "batch_norm_relu_backward_weight", "batch_norm_relu_training_backward_input"]
+    {
+        assert_eq!(of(name), 25, "{name}");
+    }
+    assert_eq!(of("conv2d_backward_weight"), 28);
 }

@@ -1,8 +1,8 @@
-//! The boundary: a device holds memory and runs programs. Nothing above it knows which device it is.
+//! Devices: they hold memory and run programs. Modules above know the trait [`Device`] alone, not which device it is.
 //!
-//! [`Device`] has few methods: allocate once, copy in, copy out, run a program, replay a whole training step.
-//! Each device is one exhaustive `match` over [`Op`](crate::tape::Op), so a new op does not compile until
-//! every device has it. A device knows ops and buffers; it knows nothing of models, attacks or training.
+//! A device allocates once, copies in, copies out, runs a program, and replays a whole training step. Each device is
+//! one exhaustive `match` over [`Op`](crate::tape::Op), so a new op does not compile until every device has it. A
+//! device knows ops and buffers; it knows no model, attack or training.
 
 pub mod cpu;
 pub mod cuda;
@@ -13,75 +13,75 @@ use std::time::Instant;
 use crate::Result;
 use crate::tape::{Buffer, DType, Memory, Program};
 
-/// Programs with how often each runs: a whole step, which a device can be given at once.
+/// A sequence of programs, such as a whole training step, which is given to a device at once.
 #[derive(Clone, Debug, Default)]
 pub struct Schedule {
-    /// In order: a program, and how many times it runs before the next.
+    /// Stages in order: a program, and how many times it runs before the next stage.
     pub stages: Vec<(Arc<Program>, u32)>,
 }
 
 impl Schedule {
-    /// Adds a program that runs `times` times.
+    /// Appends a stage: a program that runs `times` times.
     pub fn then(&mut self, program: &Arc<Program>, times: u32) {
         self.stages.push((program.clone(), times));
     }
 
-    /// Its programs, each once a stage.
+    /// Programs of the stages, in order.
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
         self.stages.iter().map(|(program, _)| &**program)
     }
 
-    /// Adds all stages of another schedule.
+    /// Appends the stages of another schedule.
     pub fn extend(&mut self, other: &Schedule) {
         self.stages.extend(other.stages.iter().cloned());
     }
 }
 
-/// Something that holds buffers and runs programs.
+/// A device: it holds buffers and runs programs. Work runs in the order in which it was given.
 pub trait Device {
-    /// What it is, in words.
+    /// Description of the device for people.
     fn describe(&self) -> String;
 
-    /// Multiprocessors of a GPU; `None` of a device that has none.
+    /// Number of multiprocessors of a GPU; `None`: the device has none.
     fn multiprocessors(&self) -> Option<usize> {
         None
     }
 
-    /// Takes all memory that will be used: the buffers of `memory`, zeroed, and what the largest of `programs` needs
-    /// while it runs. Called once, when every program is known. Returns the bytes taken.
+    /// Allocates all memory: the buffers of `memory`, zeroed, and the workspace of the largest of `programs`. Called
+    /// once, when every program is known. Returns the number of bytes.
     ///
     /// # Errors
-    /// There is not so much memory: says how much was asked for and what makes it less.
+    /// The device has too little memory. The message gives the bytes needed and the settings that reduce them.
     fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize>;
 
     /// Copies bytes to the front of a buffer, after all work given so far.
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()>;
 
-    /// Waits for all work given so far, and copies a buffer's content out, from the front, until `bytes` is full.
+    /// Waits for all work given so far, then fills `bytes` with the front of a buffer.
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()>;
 
-    /// A copy of a buffer as it is after all work given so far, without waiting for it.
+    /// Starts to copy a buffer, as it is after all work given so far, and does not wait for it.
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     fn snapshot(&mut self, buffer: &Buffer) -> Result<Box<dyn Snapshot>>;
 
-    /// Runs a program, or gives it to the device to run after all work given so far.
+    /// Runs a program, or queues it after all work given so far.
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     fn execute(&mut self, program: &Program) -> Result<()>;
 
-    /// Runs a whole schedule. A device that can be given it at once overrides this.
+    /// Runs a whole schedule, or queues it. A device that takes a schedule at once overrides this.
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     fn replay(&mut self, schedule: &Schedule) -> Result<()> {
         for (program, times) in &schedule.stages {
             for _ in 0..*times {
@@ -91,11 +91,11 @@ pub trait Device {
         Ok(())
     }
 
-    /// Seconds that a schedule takes from its first op to its last, after all work given so far. A device that works
-    /// beside the host overrides this with its own clock.
+    /// Seconds of a schedule from its first op to its last, after all work given so far. A device that runs
+    /// asynchronously overrides this with its own clock.
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     fn time(&mut self, schedule: &Schedule) -> Result<f64> {
         let start = Instant::now();
         self.replay(schedule)?;
@@ -103,15 +103,15 @@ pub trait Device {
     }
 }
 
-/// A buffer's content on its way from the device.
+/// Content of a buffer on its way from the device.
 pub trait Snapshot {
-    /// Whether it has arrived.
+    /// `true`: the content has arrived.
     ///
     /// # Errors
     /// The device failed.
     fn ready(&self) -> Result<bool>;
 
-    /// Waits until it has arrived.
+    /// Waits for the content.
     ///
     /// # Errors
     /// The device failed.
@@ -119,7 +119,7 @@ pub trait Snapshot {
 }
 
 impl dyn Snapshot {
-    /// Waits for it, as single precision.
+    /// Waits for the content, as single-precision numbers.
     ///
     /// # Errors
     /// The device failed.
@@ -130,10 +130,10 @@ impl dyn Snapshot {
 }
 
 impl dyn Device + '_ {
-    /// Copies numbers to the front of a buffer of single precision: see [`Device::write_bytes`].
+    /// Copies numbers to the front of a single-precision buffer: see [`Device::write_bytes`].
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     pub fn write_f32(&mut self, buffer: &Buffer, data: &[f32]) -> Result<()> {
         check(buffer, DType::F32, data.len());
         self.write_bytes(buffer, bytemuck::cast_slice(data))
@@ -142,7 +142,7 @@ impl dyn Device + '_ {
     /// Copies integers to the front of a buffer of integers: see [`Device::write_bytes`].
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     pub fn write_u32(&mut self, buffer: &Buffer, data: &[u32]) -> Result<()> {
         check(buffer, DType::U32, data.len());
         self.write_bytes(buffer, bytemuck::cast_slice(data))
@@ -151,16 +151,16 @@ impl dyn Device + '_ {
     /// Copies bytes to the front of a buffer of bytes: see [`Device::write_bytes`].
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     pub fn write_u8(&mut self, buffer: &Buffer, data: &[u8]) -> Result<()> {
         check(buffer, DType::U8, data.len());
         self.write_bytes(buffer, data)
     }
 
-    /// The whole content of a buffer of single precision: see [`Device::read_bytes`].
+    /// Whole content of a single-precision buffer: see [`Device::read_bytes`].
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     pub fn read_f32(&self, buffer: &Buffer) -> Result<Vec<f32>> {
         check(buffer, DType::F32, 0);
         let mut out = vec![0f32; buffer.len()];
@@ -168,10 +168,10 @@ impl dyn Device + '_ {
         Ok(out)
     }
 
-    /// The whole content of a buffer of integers: see [`Device::read_bytes`].
+    /// Whole content of a buffer of integers: see [`Device::read_bytes`].
     ///
     /// # Errors
-    /// The device failed, here or in work given before.
+    /// The device failed, in this call or in work given before.
     pub fn read_u32(&self, buffer: &Buffer) -> Result<Vec<u32>> {
         check(buffer, DType::U32, 0);
         let mut out = vec![0u32; buffer.len()];
@@ -180,6 +180,7 @@ impl dyn Device + '_ {
     }
 }
 
+/// Panics if the buffer has another element type or fewer than `len` elements.
 fn check(buffer: &Buffer, dtype: DType, len: usize) {
     assert_eq!(buffer.dtype, dtype, "{} holds {}", buffer.name, buffer.dtype.name());
     assert!(len <= buffer.len(), "{} has {} elements, not {len}", buffer.name, buffer.len());

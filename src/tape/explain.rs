@@ -1,4 +1,4 @@
-//! Programs in words: what `maxmargin explain` prints.
+//! Programs as text, for `maxmargin explain`.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use super::op::Op;
 use super::plan::{Program, Region};
 
 impl Program {
-    /// The value as it is printed: a buffer's name, or `%` and its number.
+    /// Text of a value: its buffer's name, or `%` and its number.
     fn label(&self, value: Value) -> String {
         self.values[value.0].home.as_ref().map_or_else(|| format!("%{}", value.0), |b| b.name.clone())
     }
 
-    /// One line a value that has a place in the workspace: offset, bytes, shape; and the sum.
+    /// Size of the workspace, then a line for each value in it: offset, bytes, shape.
     pub fn explain_memory(&self) -> String {
         let mut lines = format!("{}: workspace {} bytes\n", self.name, self.workspace);
         for (v, place) in self.places.iter().enumerate() {
@@ -32,7 +32,7 @@ impl Program {
 }
 
 impl fmt::Display for Program {
-    /// One line an op: results and shapes, name, operands.
+    /// One line an op: results and shape, name, operands.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {} ops", self.name, self.nodes.len())?;
         for node in &self.nodes {

@@ -1,31 +1,33 @@
-//! Formulas of numbers: what [`Op::Map`](super::Op::Map) and [`Op::Reduce`](super::Op::Reduce) compute of each element.
+//! Elementwise programs: formulas that [`Op::Map`](super::Op::Map) and [`Op::Reduce`](super::Op::Reduce) evaluate for
+//! each element.
 //!
-//! An attack's bookkeeping (a step, a best point, a step size that is halved) is arithmetic on rows. It is written as
-//! a formula where it is recorded, with the usual operators, and held as data: instructions for a machine with a stack,
-//! which every device runs. So an attack is one file, and has no kernels of its own.
+//! The bookkeeping of an attack (a step, a best point, a step size that is halved) is arithmetic on rows. A formula is
+//! written with the usual operators where it is recorded, and held as data: instructions for a stack machine, which
+//! every device interprets. So an attack is one file and needs no kernels of its own.
 
 use std::fmt;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// Instructions that a formula may have.
+/// Maximum number of instructions of a formula.
 pub const FORMULA_LENGTH: usize = 64;
-/// Numbers that it may hold at once.
+/// Maximum number of values on the stack.
 pub const FORMULA_DEPTH: usize = 8;
-/// Inputs that it may read.
+/// Maximum number of inputs of a formula.
 pub const FORMULA_INPUTS: usize = 8;
 
-/// One step of a formula. It takes its operands from the stack, the last one uppermost, and leaves its result there.
+/// Instruction of the stack machine. It takes its operands from the stack, the last one uppermost, and pushes its
+/// result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Instruction {
-    /// An input's number of this element, of this row, or of all.
+    /// -> the value of an input for this element; or for this row, or for all elements.
     Input(u8),
-    /// What the buffer that is updated holds.
+    /// -> the former value of the element in the updated buffer.
     Old,
-    /// The place of the element in its row, from 0.
+    /// -> the index of the element in its row, from 0.
     Element,
-    /// A constant.
+    /// -> a constant.
     Number(f32),
-    /// i -> the number at place i of a table, or of this row's; the nearest place if there is none.
+    /// i -> entry i of a table, or of this row's table. The index is clamped to the table; NaN reads entry 0.
     At(u8),
     /// a, b -> a + b.
     Add,
@@ -35,38 +37,38 @@ pub enum Instruction {
     Mul,
     /// a, b -> a / b.
     Div,
-    /// a, b -> b if b < a, else a.
+    /// a, b -> b if b < a, else a; a if either is NaN.
     Min,
-    /// a, b -> b if a < b, else a.
+    /// a, b -> b if a < b, else a; a if either is NaN.
     Max,
     /// a, b -> 1 if a < b, else 0.
     Less,
     /// a -> -a.
     Neg,
-    /// a -> its magnitude.
+    /// a -> |a|.
     Abs,
-    /// a -> 1, 0 or -1; 0 of not-a-number.
+    /// a -> 1, 0 or -1; 0 if a is NaN.
     Sign,
-    /// a -> its square root.
+    /// a -> the square root of a.
     Sqrt,
     /// a -> e^a.
     Exp,
-    /// a -> its natural logarithm.
+    /// a -> the natural logarithm of a.
     Ln,
-    /// a -> its hyperbolic tangent.
+    /// a -> the hyperbolic tangent of a.
     Tanh,
-    /// a -> its cosine.
+    /// a -> the cosine of a.
     Cos,
-    /// a -> the largest whole number that is not larger.
+    /// a -> a rounded down to an integer.
     Floor,
-    /// a -> the nearest whole number, the even one of two.
+    /// a -> a rounded to the nearest integer, ties to even.
     Round,
     /// c, a, b -> a if c is not 0, else b.
     Select,
 }
 
 impl Instruction {
-    /// How many numbers it takes.
+    /// Number of operands.
     pub fn operands(self) -> usize {
         use Instruction::*;
         match self {
@@ -77,7 +79,7 @@ impl Instruction {
         }
     }
 
-    /// What it makes of them in words, for prints.
+    /// Text of the instruction applied to the texts of its operands.
     fn text(self, operands: &[String]) -> String {
         let infix = |sign: &str| format!("({} {sign} {})", operands[0], operands[1]);
         match self {
@@ -97,146 +99,150 @@ impl Instruction {
     }
 }
 
-/// A formula: what one element of the result is.
+/// A formula for one element of a result: an elementwise program.
 #[derive(Clone, PartialEq)]
 pub struct Formula {
     code: Vec<Instruction>,
 }
 
 impl Formula {
+    /// Formula of an instruction without operands.
     fn leaf(instruction: Instruction) -> Formula {
         Formula { code: vec![instruction] }
     }
 
-    /// The number of input `i`.
+    /// Value of input `i`.
     pub fn input(i: usize) -> Formula {
         Formula::leaf(Instruction::Input(u8::try_from(i).expect("few inputs")))
     }
 
-    /// What the buffer that is updated holds.
+    /// Former value of the element in the updated buffer.
     pub fn old() -> Formula {
         Formula::leaf(Instruction::Old)
     }
 
-    /// The place of the element in its row, from 0.
+    /// Index of the element in its row, from 0.
     pub fn element() -> Formula {
         Formula::leaf(Instruction::Element)
     }
 
+    /// `instruction` applied to `operands`.
     fn of(instruction: Instruction, operands: impl IntoIterator<Item = Formula>) -> Formula {
         let mut code: Vec<_> = operands.into_iter().flat_map(|operand| operand.code).collect();
         code.push(instruction);
         Formula { code }
     }
 
+    /// A unary instruction applied to this formula.
     fn one(&self, instruction: Instruction) -> Formula {
         Formula::of(instruction, [self.clone()])
     }
 
+    /// A binary instruction applied to this formula and another.
     fn two(&self, instruction: Instruction, other: impl Into<Formula>) -> Formula {
         Formula::of(instruction, [self.clone(), other.into()])
     }
 
-    /// The smaller of two; this one where they cannot be compared.
+    /// Smaller of two values; this one if either is NaN.
     pub fn min(&self, other: impl Into<Formula>) -> Formula {
         self.two(Instruction::Min, other)
     }
 
-    /// The larger of two; this one where they cannot be compared.
+    /// Larger of two values; this one if either is NaN.
     pub fn max(&self, other: impl Into<Formula>) -> Formula {
         self.two(Instruction::Max, other)
     }
 
-    /// Not less than `least`, not more than `most`.
+    /// Clamped to [`least`, `most`].
     pub fn clamp(&self, least: impl Into<Formula>, most: impl Into<Formula>) -> Formula {
         self.max(least).min(most)
     }
 
-    /// 1 where it is less than the other, else 0.
+    /// 1 if it is less than the other value, else 0.
     pub fn less(&self, other: impl Into<Formula>) -> Formula {
         self.two(Instruction::Less, other)
     }
 
-    /// `yes` where this is not 0, else `no`.
+    /// `yes` if this value is not 0, else `no`.
     pub fn select(&self, yes: impl Into<Formula>, no: impl Into<Formula>) -> Formula {
         Formula::of(Instruction::Select, [self.clone(), yes.into(), no.into()])
     }
 
-    /// The number at this place (from 0) of `table`: an input `[k]`, or `[n, k]`, a table a row.
+    /// Entry of `table` at this index, from 0. The table is an input `[k]`, or `[n, k]` with one table a row.
     ///
     /// # Panics
-    /// `table` is not an input.
+    /// If `table` is not an input.
     pub fn index_into(&self, table: &Formula) -> Formula {
         let [Instruction::Input(table)] = table.code[..] else { panic!("index_into: a table is an input") };
         self.one(Instruction::At(table))
     }
 
-    /// The magnitude.
+    /// Absolute value.
     pub fn abs(&self) -> Formula {
         self.one(Instruction::Abs)
     }
 
-    /// 1, 0 or -1.
+    /// 1, 0 or -1; 0 of NaN.
     pub fn sign(&self) -> Formula {
         self.one(Instruction::Sign)
     }
 
-    /// The square root.
+    /// Square root.
     pub fn sqrt(&self) -> Formula {
         self.one(Instruction::Sqrt)
     }
 
-    /// e to this power.
+    /// e to the power of this value.
     pub fn exp(&self) -> Formula {
         self.one(Instruction::Exp)
     }
 
-    /// The natural logarithm.
+    /// Natural logarithm.
     pub fn ln(&self) -> Formula {
         self.one(Instruction::Ln)
     }
 
-    /// The hyperbolic tangent.
+    /// Hyperbolic tangent.
     pub fn tanh(&self) -> Formula {
         self.one(Instruction::Tanh)
     }
 
-    /// The cosine.
+    /// Cosine.
     pub fn cos(&self) -> Formula {
         self.one(Instruction::Cos)
     }
 
-    /// Rounded down.
+    /// Rounded down to an integer.
     pub fn floor(&self) -> Formula {
         self.one(Instruction::Floor)
     }
 
-    /// Rounded to the nearest whole number, to the even one of two.
+    /// Rounded to the nearest integer, ties to even.
     pub fn round(&self) -> Formula {
         self.one(Instruction::Round)
     }
 
-    /// The instructions, in order.
+    /// Instructions, in order.
     pub fn code(&self) -> &[Instruction] {
         &self.code
     }
 
-    /// Whether it reads what the buffer that is updated holds.
+    /// `true`: the formula reads the former content of the updated buffer.
     pub fn reads_old(&self) -> bool {
         self.code.contains(&Instruction::Old)
     }
 
-    /// Whether an input is a table: read by place, not by row.
+    /// `true`: an input is a table, read by index.
     pub fn is_table(&self, input: usize) -> bool {
         self.code.iter().any(|i| matches!(i, Instruction::At(table) if usize::from(*table) == input))
     }
 
-    /// The arithmetic of one element.
+    /// Number of operations of one element.
     pub fn flops(&self) -> usize {
         self.code.iter().filter(|i| i.operands() > 0).count()
     }
 
-    /// Refuses what no device takes. A wrong formula is the program's own mistake.
+    /// Panics if the formula exceeds a limit that all devices have.
     pub(super) fn check(&self, inputs: usize) {
         let count = self.code.len();
         assert!(count <= FORMULA_LENGTH, "a formula of {count} instructions; at most {FORMULA_LENGTH}: {self:?}");
@@ -244,13 +250,13 @@ impl Formula {
         let mut held = 0;
         for instruction in &self.code {
             held = held + 1 - instruction.operands();
-            assert!(held <= FORMULA_DEPTH, "a formula holds more than {FORMULA_DEPTH} numbers at once: {self:?}");
+            assert!(held <= FORMULA_DEPTH, "a formula holds more than {FORMULA_DEPTH} values at once: {self:?}");
         }
     }
 }
 
 impl fmt::Debug for Formula {
-    /// As it would be written: `x0 + 2 * x1` with all its brackets.
+    /// The formula as it is written, with all brackets: `(x0 + (2 * x1))`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut stack: Vec<String> = Vec::new();
         for instruction in &self.code {
@@ -273,7 +279,7 @@ impl From<&Formula> for Formula {
     }
 }
 
-/// An operator between formulas, references to them and numbers.
+/// Implements an operator between formulas, references to formulas and numbers.
 macro_rules! operator {
     ($operator:ident, $method:ident) => {
         impl<T: Into<Formula>> $operator<T> for Formula {
@@ -321,14 +327,14 @@ impl Neg for &Formula {
     }
 }
 
-/// What is made of a formula's numbers along a row.
+/// Reduction of a formula's values along a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
-    /// Their sum, in double precision and in a fixed order, rounded once.
+    /// Sum in double precision and in a fixed order, rounded once.
     Sum,
-    /// The largest; -infinity of none. Not-a-number is passed over.
+    /// Maximum; -infinity if there is no number. NaN is ignored.
     Max,
-    /// The smallest; infinity of none. Not-a-number is passed over.
+    /// Minimum; infinity if there is no number. NaN is ignored.
     Min,
 }
 
@@ -337,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_formula_is_written_as_usual_and_printed_with_all_its_brackets() {
+    fn a_formula_is_written_with_operators_and_printed_with_all_brackets() {
         let [x, y] = [0, 1].map(Formula::input);
         let formula = (&x + 2.0 * y.sign()).clamp(0.0, 1.0) - x.less(&y).select(-&x, 3.0);
         assert_eq!(format!("{formula:?}"), "(min(max((x0 + (2 * sign(x1))), 0), 1) - select((x0 < x1), -x0, 3))");
@@ -345,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_read_by_place() {
+    fn a_table_is_read_by_index() {
         let [x, table] = [0, 1].map(Formula::input);
         let formula = (x + 1.0).index_into(&table);
         assert_eq!(format!("{formula:?}"), "x1[(x0 + 1)]");
@@ -354,13 +360,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a formula of 65 instructions; at most 64")]
-    fn a_formula_that_is_too_long_is_refused() {
+    fn a_formula_of_too_many_instructions_is_refused() {
         (0..32).fold(Formula::input(0), |sum, _| sum + 1.0).check(1);
     }
 
     #[test]
-    #[should_panic(expected = "holds more than 8 numbers at once")]
-    fn a_formula_that_is_too_deep_is_refused() {
+    #[should_panic(expected = "holds more than 8 values at once")]
+    fn a_formula_of_too_many_values_at_once_is_refused() {
         (0..8).fold(Formula::input(0), |sum, _| Formula::input(0) + sum).check(1);
     }
 }

@@ -1,19 +1,19 @@
-//! Ops that one pass over memory can do together:
+//! Fusion: chains of ops that one pass over memory computes.
 //!
-//! - convolution (stride 1), bias, ReLU and 2x2 max-pool: [`Op::ConvPool`]
-//! - a linear layer's product, bias and, if it follows, ReLU: [`Op::LinearBias`]
-//! - the gradient by a linear layer's input, and by what ReLU made that input of: [`Op::LinearBackwardInput`] with y
-//! - batch norm and ReLU
-//! - a convolution, a block's shortcut (1x1), a residual sum, and batch norm in evaluation mode with ReLU:
-//!   [`Op::Conv2dFused`]; and the gradients by their inputs: [`Op::Conv2dFusedBackwardInput`]
+//! - convolution (stride 1), bias, ReLU and 2x2 max-pooling: [`Op::ConvPool`]
+//! - the product of a linear layer, bias and, optionally, ReLU: [`Op::LinearBias`]
+//! - the input gradient of a linear layer and that of the ReLU before it: [`Op::LinearBackwardInput`] with y
+//! - batch norm and ReLU: [`Op::BatchNorm`] and [`Op::BatchNormTraining`] with ReLU
+//! - a convolution, the shortcut of a residual block (1x1), the residual sum, and batch norm in evaluation mode with
+//!   ReLU: [`Op::Conv2dFused`]; their input gradients: [`Op::Conv2dFusedBackwardInput`]
 
 use super::graph::{Tape, Value};
 use super::op::Op;
 use super::params::{ConvFusion, ConvGradientFusion};
 
 impl Tape {
-    /// Replaces every chain that has a fused op with a gradient of its own. Values inside a chain must be used by the
-    /// chain alone; the chain's result keeps its handle. Called before a gradient is recorded and when the tape is
+    /// Replaces every chain by its fused op, if that op has gradients. A value inside a chain must be used by the chain
+    /// alone; the result of the chain keeps its handle. Called before gradients are recorded and when the tape is
     /// finished.
     pub fn fuse(&mut self) {
         if !self.fusing {
@@ -54,7 +54,8 @@ impl Tape {
         self.nodes.retain(|node| !node.outputs.is_empty());
     }
 
-    /// Node `first` and those after it that are `ops`, each of the one before it.
+    /// Nodes of a chain: node `first`, then one node for each of `ops`, the only reader of the result before it.
+    /// `None`: there is no such chain.
     fn chain(&self, first: usize, ops: &[Op]) -> Option<Vec<usize>> {
         let mut chain = vec![first];
         for op in ops {
@@ -69,8 +70,9 @@ impl Tape {
         Some(chain)
     }
 
-    /// Puts `op` into the place of a chain's last node. Its inputs are those of the first, then what the others read
-    /// besides one another; its outputs are the last one's, then what the first computes besides the chain's values.
+    /// Replaces the last node of a chain by `op` and clears the others. The inputs of `op` are those of the first node,
+    /// then the other operands of the later nodes; its outputs are those of the last node, then the other outputs of
+    /// the first.
     fn replace(&mut self, chain: &[usize], op: Op) {
         let mut inputs = Vec::new();
         let beside = self.nodes[chain[0]].outputs[1..].to_vec();
@@ -86,14 +88,15 @@ impl Tape {
         }
     }
 
-    /// The one node that reads `value`, if there is just one and no buffer keeps the value.
+    /// The node that reads `value`, if it is the only one and no buffer holds the value.
     fn only_use(&self, value: Value) -> Option<usize> {
         let mut users = (0..self.nodes.len()).filter(|&i| self.nodes[i].inputs.contains(&value));
         let user = users.next()?;
         (users.next().is_none() && self.values[value.0].home.is_none()).then_some(user)
     }
 
-    /// Gives convolutions what follows them. Called when all gradients are recorded: none is taken of the results.
+    /// Fuses convolutions and their input gradients with the ops that follow them. The fused ops have no gradients, so
+    /// this is called when all gradients have been recorded.
     pub(super) fn fuse_convolutions(&mut self) {
         if !self.fusing {
             return;
@@ -109,6 +112,7 @@ impl Tape {
         self.nodes.retain(|node| !node.outputs.is_empty());
     }
 
+    /// Fuses convolution `at` with the sum and the batch norm that follow it.
     fn fuse_conv2d(&mut self, at: usize) {
         let Op::Conv2d(window) = self.nodes[at].op else { unreachable!("called for a convolution") };
         let mut fusion = ConvFusion { window, shortcut: None, addend: false, sum: true, norm: false };
@@ -146,8 +150,9 @@ impl Tape {
         }
     }
 
+    /// Fuses input gradient `at` of a convolution with the sums and the gradient of batch norm that follow it.
     fn fuse_conv2d_backward_input(&mut self, at: usize) {
-        let Op::Conv2dBackwardInput(window) = self.nodes[at].op else { unreachable!("called for its gradient") };
+        let Op::Conv2dBackwardInput(window) = self.nodes[at].op else { unreachable!("called for an input gradient") };
         let mut fusion = ConvGradientFusion { window, shortcut: None, norm: false, addend: false };
         let mut inputs = self.nodes[at].inputs.clone();
         let mut chain = vec![at];
@@ -180,7 +185,7 @@ impl Tape {
         }
     }
 
-    /// The sum that alone uses the result of node `at`, and what it adds to it.
+    /// The sum that is the only reader of node `at`'s result, and the other value that it adds.
     fn next_sum(&self, at: usize) -> Option<(usize, Value)> {
         let result = self.nodes[at].outputs[0];
         let add = self.only_use(result)?;
@@ -190,8 +195,8 @@ impl Tape {
         (!both).then_some((add, if a == result { b } else { a }))
     }
 
-    /// Appends the operands of the 1x1 convolution that computes `value` to those of node `main`, and takes it away, if
-    /// it is a shortcut beside it. Returns its stride.
+    /// If `value` is computed by a shortcut beside node `main`: appends the shortcut's operands to `inputs`, clears its
+    /// node and returns its stride.
     fn take_shortcut(&mut self, main: usize, value: Value, inputs: &mut Vec<Value>) -> Option<usize> {
         let (at, stride) = self.shortcut(main, value)?;
         inputs.append(&mut self.nodes[at].inputs);
@@ -199,8 +204,8 @@ impl Tape {
         Some(stride)
     }
 
-    /// The node that computes `value`, and its stride, if it is a 1x1 convolution without padding of which only a sum
-    /// with node `main` is used, or if both are gradients of such by their inputs.
+    /// The node that computes `value`, and its stride, if it is a shortcut beside node `main`: a 1x1 convolution
+    /// without padding whose result is only added to that of `main`. Likewise for input gradients.
     fn shortcut(&self, main: usize, value: Value) -> Option<(usize, usize)> {
         let at = self.computing(value)?;
         let (node, main) = (&self.nodes[at], &self.nodes[main]);
@@ -216,7 +221,7 @@ impl Tape {
         (single && node.rows == main.rows && self.only_use(value).is_some()).then_some((at, stride))
     }
 
-    /// Whether node `at` is the shortcut of a larger convolution, which will take it.
+    /// True if node `at` is the shortcut beside a larger convolution, which is fused with it.
     fn is_shortcut(&self, at: usize) -> bool {
         let main = |(_, other): (usize, Value)| self.computing(other);
         self.next_sum(at).and_then(main).is_some_and(|main| {

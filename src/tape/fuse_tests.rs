@@ -1,19 +1,15 @@
-//! What becomes of convolutions, shortcuts, sums and batch norm when a tape is finished.
+//! Fusion of convolutions, shortcuts, sums and batch norm when a tape is finished.
 
-use std::collections::BTreeMap;
+use crate::tape::graph::{Tape, Value};
+use crate::tape::memory::{Buffer, Memory};
+use crate::tape::op::Op;
+use crate::tape::ops::batch_norm::BatchNorm;
+use crate::tape::params::{ConvFusion, ConvGradientFusion, ConvWindow};
 
-use crate::attack::{Pgd, PgdSettings, StartNoise};
-use crate::batch::Batch;
-use crate::config::Fidelity;
-use crate::model::{Mode, Model, WideResNet};
-use crate::tape::{
-    BatchNorm, Buffer, ConvFusion, ConvGradientFusion, ConvWindow, Loss, LossRule, Memory, Norm, Op, PgdRule, Program,
-    Tape, Value,
-};
-
+/// A 3x3 convolution with this window keeps the size of an image.
 const SAME: ConvWindow = ConvWindow { padding: 1, stride: 1 };
 
-/// A tape with leaves of its own.
+/// A tape with its own memory.
 struct Recorded {
     memory: Memory,
     tape: Tape,
@@ -33,27 +29,27 @@ impl Recorded {
         self.tape.leaf(&buffer)
     }
 
-    /// A convolution of x with filters of their own: `k` of them, `size x size`.
+    /// A convolution of x with `k` new filters, `size x size`.
     fn conv(&mut self, x: Value, k: usize, size: usize, window: ConvWindow) -> Value {
         let c = self.tape.dims(x)[3];
         let w = self.leaf(&[k, size, size, c]);
         self.tape.conv2d(x, w, window)
     }
 
-    /// Batch norm of x in a mode.
-    fn norm(&mut self, x: Value, mode: Mode) -> Value {
+    /// Batch norm of x with new operands, in training or in evaluation mode.
+    fn norm(&mut self, x: Value, training: bool) -> Value {
         let c = self.tape.dims(x)[3];
         let [weight, bias] = [(); 2].map(|()| self.leaf(&[c]));
         let [running_mean, running_variance] = [(); 2].map(|()| self.buffer(&[c]));
         let norm = BatchNorm { weight, bias, running_mean, running_variance };
-        match mode {
-            Mode::Train => self.tape.batch_norm_training(x, &norm),
-            Mode::Eval => self.tape.batch_norm(x, &norm),
+        match training {
+            true => self.tape.batch_norm_training(x, &norm),
+            false => self.tape.batch_norm(x, &norm),
         }
     }
 
-    fn norm_relu(&mut self, x: Value, mode: Mode) -> Value {
-        let normalized = self.norm(x, mode);
+    fn norm_relu(&mut self, x: Value, training: bool) -> Value {
+        let normalized = self.norm(x, training);
         self.tape.relu(normalized)
     }
 
@@ -63,7 +59,7 @@ impl Recorded {
         self.tape.keep(value, &buffer);
     }
 
-    /// The finished program's ops. Every value that a buffer keeps is a result of one of them.
+    /// Ops of the finished program. Checks that each value that a buffer holds is computed once.
     fn ops(self) -> Vec<Op> {
         let kept: Vec<Value> = (0..self.tape.values.len()).map(Value).collect();
         let computed = |v: &&Value| self.tape.nodes.iter().any(|node| node.outputs.contains(v));
@@ -87,23 +83,23 @@ fn fused_gradient(window: ConvWindow, shortcut: Option<usize>, norm: bool, adden
 }
 
 #[test]
-fn a_convolution_takes_the_batch_norm_and_relu_of_its_result() {
+fn a_convolution_is_fused_with_the_batch_norm_and_relu_of_its_result() {
     let mut r = Recorded::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let conv = r.conv(x, 5, 3, SAME);
-    let y = r.norm_relu(conv, Mode::Eval);
+    let y = r.norm_relu(conv, false);
     r.keep(y);
     assert_eq!(r.ops(), [fused(SAME, None, false, false, true)]);
 }
 
 #[test]
-fn a_sum_that_something_else_reads_or_a_buffer_keeps_is_a_result_too() {
+fn a_sum_that_another_op_reads_or_a_buffer_holds_is_an_output_too() {
     for kept in [false, true] {
         let mut r = Recorded::new();
         let x = r.leaf(&[2, 4, 4, 3]);
         let conv = r.conv(x, 3, 3, SAME);
         let sum = r.tape.add(x, conv);
-        let y = r.norm_relu(sum, Mode::Eval);
+        let y = r.norm_relu(sum, false);
         r.keep(y);
         if kept {
             r.keep(sum);
@@ -117,7 +113,7 @@ fn a_sum_that_something_else_reads_or_a_buffer_keeps_is_a_result_too() {
 }
 
 #[test]
-fn a_convolution_whose_own_result_is_needed_takes_no_sum() {
+fn a_convolution_whose_own_result_is_needed_is_not_fused_with_a_sum() {
     for kept in [false, true] {
         let mut r = Recorded::new();
         let x = r.leaf(&[2, 4, 4, 3]);
@@ -137,11 +133,11 @@ fn a_convolution_whose_own_result_is_needed_takes_no_sum() {
 }
 
 #[test]
-fn batch_norm_without_relu_or_whose_own_result_is_needed_is_not_taken() {
+fn batch_norm_without_relu_or_whose_own_result_is_needed_is_not_fused() {
     let mut r = Recorded::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let conv = r.conv(x, 3, 3, SAME);
-    let y = r.norm(conv, Mode::Eval);
+    let y = r.norm(conv, false);
     r.keep(y);
     let positive = r.tape.relu(y);
     r.keep(positive);
@@ -149,7 +145,7 @@ fn batch_norm_without_relu_or_whose_own_result_is_needed_is_not_taken() {
 }
 
 #[test]
-fn a_shortcut_is_taken_whether_it_is_recorded_before_its_convolution_or_after_it() {
+fn a_shortcut_is_fused_if_it_is_recorded_before_its_convolution_or_after_it() {
     for (stride, first) in [(1, true), (1, false), (2, true), (2, false)] {
         let window = ConvWindow { padding: 0, stride };
         let main = ConvWindow { padding: 1, stride };
@@ -159,14 +155,14 @@ fn a_shortcut_is_taken_whether_it_is_recorded_before_its_convolution_or_after_it
         let conv = r.conv(x, 5, 3, main);
         let shortcut = early.unwrap_or_else(|| r.conv(x, 5, 1, window));
         let sum = r.tape.add(shortcut, conv);
-        let y = r.norm_relu(sum, Mode::Eval);
+        let y = r.norm_relu(sum, false);
         r.keep(y);
         assert_eq!(r.ops(), [fused(main, Some(stride), false, false, true)], "stride {stride}, first: {first}");
     }
 }
 
 #[test]
-fn a_shortcut_whose_own_result_is_needed_is_added_as_it_is() {
+fn a_shortcut_whose_own_result_is_needed_is_an_addend() {
     let mut r = Recorded::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let shortcut = r.conv(x, 5, 1, ConvWindow { padding: 0, stride: 1 });
@@ -179,25 +175,25 @@ fn a_shortcut_whose_own_result_is_needed_is_added_as_it_is() {
 }
 
 #[test]
-fn batch_norm_in_training_mode_is_taken_by_no_convolution() {
+fn batch_norm_in_training_mode_is_not_fused_with_a_convolution() {
     let mut r = Recorded::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let conv = r.conv(x, 3, 3, SAME);
     let sum = r.tape.add(conv, x);
-    let y = r.norm_relu(sum, Mode::Train);
+    let y = r.norm_relu(sum, true);
     r.keep(y);
     assert_eq!(r.ops(), [fused(SAME, None, true, true, false), Op::BatchNormTraining { relu: true }]);
 }
 
-/// The gradients by the inputs of a block with and without a convolution as its shortcut: of its second convolution,
-/// then of its first, which takes the shortcut's or the sum with what came through the block's input.
+/// Input gradients of a residual block, with and without a convolution as its shortcut: of its second convolution, then
+/// of its first, which is fused with the shortcut's gradient or with the sum of the identity shortcut.
 #[test]
-fn a_blocks_gradients_take_batch_norm_and_the_shortcut() {
+fn the_input_gradients_of_a_block_are_fused_with_batch_norm_and_the_shortcut() {
     for stride in [None, Some(1), Some(2)] {
         let mut r = Recorded::new();
         let before = r.leaf(&[2, 8, 8, 3]);
         let x = r.tape.scale(before, 1.0);
-        let active = r.norm_relu(x, Mode::Eval);
+        let active = r.norm_relu(x, false);
         let channels = if stride.is_some() { 5 } else { 3 };
         let shortcut = match stride {
             Some(stride) => r.conv(active, channels, 1, ConvWindow { padding: 0, stride }),
@@ -205,7 +201,7 @@ fn a_blocks_gradients_take_batch_norm_and_the_shortcut() {
         };
         let main = ConvWindow { padding: 1, stride: stride.unwrap_or(1) };
         let inner = r.conv(active, channels, 3, main);
-        let inner = r.norm_relu(inner, Mode::Eval);
+        let inner = r.norm_relu(inner, false);
         let inner = r.conv(inner, channels, 3, SAME);
         let sum = r.tape.add(shortcut, inner);
         let dims = r.tape.dims(sum).to_vec();
@@ -217,83 +213,4 @@ fn a_blocks_gradients_take_batch_norm_and_the_shortcut() {
         let expected = [fused_gradient(SAME, None, true, false), fused_gradient(main, stride, true, stride.is_none())];
         assert_eq!(ops.iter().filter(backward).cloned().collect::<Vec<Op>>(), expected, "{stride:?}");
     }
-}
-
-/// How many ops of each name a program has.
-fn counted(program: &Program) -> BTreeMap<&'static str, usize> {
-    let mut counts = BTreeMap::new();
-    program.nodes.iter().for_each(|node| *counts.entry(node.op.name()).or_default() += 1);
-    counts
-}
-
-/// The wide ResNet 28-4, declared.
-fn network(memory: &mut Memory) -> WideResNet {
-    let mut model = WideResNet::new(28, 4);
-    model.declare(memory);
-    model
-}
-
-/// 25 convolutions and three shortcuts, each with all that follows it: one op forward and one backward.
-#[test]
-fn an_iteration_of_pgd_on_the_wide_resnet_is_an_op_for_each_convolution_and_few_more() {
-    let mut memory = Memory::default();
-    let model = network(&mut memory);
-    let target = Batch::new(&mut memory, &model, "attack", 2);
-    let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
-    let settings = PgdSettings {
-        loss: LossRule { loss: Loss::Slm, confidence: 0.0 },
-        rule: PgdRule { norm: Norm::Linf, l2_order, l2_grad_floor },
-        iterations: 10,
-        noise: StartNoise::None,
-    };
-    let pgd = Pgd::new(&mut memory, &model, &target, &settings);
-    let iteration = pgd.schedule.programs().find(|p| p.name == "pgd_iteration").expect("PGD has iterations");
-    let expected = [
-        ("standardize", 1),
-        ("conv2d_fused", 25),
-        ("global_mean", 1),
-        ("linear_bias", 1),
-        ("loss_backward", 1),
-        ("linear_backward_input", 1),
-        ("global_mean_backward", 1),
-        ("batch_norm_relu_backward_input", 1),
-        ("conv2d_fused_backward_input", 24),
-        ("conv2d_backward_input", 1),
-        ("standardize_backward", 1),
-        ("pgd_step", 1),
-    ];
-    assert_eq!(counted(iteration), BTreeMap::from(expected), "{iteration}");
-}
-
-#[test]
-fn a_training_pass_of_the_wide_resnet_normalizes_by_itself() {
-    let mut memory = Memory::default();
-    let model = network(&mut memory);
-    let mut tape = Tape::new("training");
-    let x = tape.leaf(&memory.f32("x", &[2, 32, 32, 3]));
-    let labels = tape.leaf(&memory.u32("labels", &[2]));
-    let logits = model.logits(&mut tape, x, Mode::Train);
-    let loss = tape.loss(LossRule { loss: Loss::Xent, confidence: 0.0 }, logits, labels);
-    let mean = tape.mean_weights(2);
-    let wanted = model.params().leaves(&mut tape);
-    for value in tape.grad(loss, mean, &wanted) {
-        let buffer = memory.f32("gradient", tape.dims(value));
-        tape.keep(value, &buffer);
-    }
-    let program = tape.finish();
-    for node in &program.nodes {
-        let norm = matches!(&node.op, Op::Conv2dFused(ConvFusion { norm: true, .. }));
-        let gradient = matches!(&node.op, Op::Conv2dFusedBackwardInput(ConvGradientFusion { norm: true, .. }));
-        assert!(!norm && !gradient, "{:?}", node.op);
-    }
-    let counts = counted(&program);
-    // 12 blocks end in a sum, three of them with a shortcut; batch norm follows each convolution, and ReLU batch norm.
-    let of = |name: &str| counts.get(name).copied().unwrap_or(0);
-    assert_eq!((of("conv2d_fused"), of("conv2d")), (12, 13), "{counts:?}");
-    for name in
-        ["batch_norm_relu_training", "batch_norm_relu_backward_weight", "batch_norm_relu_training_backward_input"]
-    {
-        assert_eq!(of(name), 25, "{name}");
-    }
-    assert_eq!(of("conv2d_backward_weight"), 28);
 }

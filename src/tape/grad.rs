@@ -1,16 +1,17 @@
-//! The gradient of a recorded computation, for the values that were asked for.
+//! Gradients of a recorded computation with respect to wanted values.
 //!
-//! Only ops on a path from a wanted value to the loss are walked, and of each only the gradients of operands
-//! on such a path are formed: an attack asks for the input, and no weight's gradient is ever computed. The
-//! first contribution to a gradient is a value of its own and later ones are added to it, so nothing is
-//! zero-filled. (The idea of walking for targets only is also tinygrad's.)
+//! Only ops on a path from a wanted value to the loss are differentiated, and each only with respect to operands on
+//! such a path. An attack asks for the gradient with respect to its input, so no gradient of a weight is computed. The
+//! first contribution to a gradient is a value of its own and later ones are added to it, so nothing is filled with
+//! zeros. (tinygrad also differentiates for targets only.)
 
 use super::graph::{Node, Tape, Value};
 use super::memory::DType;
 use super::op::Op;
 
 impl Tape {
-    /// The gradient of `sum(loss * weights)` by each of `wanted`, in their order. `loss` and `weights` are `[n]`.
+    /// Records the gradients of `sum(loss * weights)` with respect to each of `wanted`, in their order. `loss` and
+    /// `weights` are `[n]`.
     ///
     /// # Panics
     /// If `loss` does not depend on a wanted value, or if an op between them has no gradient.
@@ -23,7 +24,7 @@ impl Tape {
         }
         for node in &self.nodes {
             if node.inputs.iter().any(|v| on_path[v.0]) {
-                // No gradient goes through a class or a choice.
+                // Classes and choices have no gradient.
                 let numbers = node.outputs.iter().filter(|v| self.values[v.0].dtype == DType::F32);
                 numbers.for_each(|v| on_path[v.0] = true);
             }
@@ -34,7 +35,7 @@ impl Tape {
             let node = self.nodes[at].clone();
             let Some(dy) = node.outputs.first().and_then(|y| gradient[y.0]) else { continue };
             let rows = std::mem::replace(&mut self.rows, node.rows);
-            // ReLU's part is the same for all operands; y has the shape of what it was applied to.
+            // The gradient of ReLU is common to all operands.
             let dy = match node.op {
                 Op::LinearBias { relu: true } => self.relu_backward(dy, node.outputs[0]),
                 _ => dy,
@@ -48,7 +49,7 @@ impl Tape {
                     (1 | 2, Some(sums)) => sums[place - 1],
                     (_, sums) => self.backward(&node, sums, place, dy),
                 };
-                // What has no rows is added as a whole: a weight that two passes over a batch use, say.
+                // Operands without rows are added as a whole, such as a weight that is used twice.
                 let by_rows = std::mem::replace(&mut self.rows, node.rows.filter(|_| has_rows(&node.op, place)));
                 let sum = gradient[input.0].map_or(part, |before| self.add(before, part));
                 gradient[input.0] = Some(sum);
@@ -60,6 +61,7 @@ impl Tape {
         wanted.iter().map(found).collect()
     }
 
+    /// Records the gradient of ReLU with respect to its input.
     fn relu_backward(&mut self, dy: Value, y: Value) -> Value {
         let dims = self.dims(dy).to_vec();
         let dx = self.value(&dims, DType::F32, None);
@@ -67,7 +69,8 @@ impl Tape {
         dx
     }
 
-    /// The gradients of batch norm by weight and bias, where they are wanted or the gradient by x needs them.
+    /// Records the gradients of batch norm with respect to weight and bias, if they are wanted or if the gradient with
+    /// respect to x needs them.
     fn batch_norm_sums(&mut self, node: &Node, on_path: &[bool], dy: Value) -> Option<[Value; 2]> {
         let (relu, statistics, x_needs_them) = match node.op {
             Op::BatchNorm { relu } => (relu, [node.inputs[3], node.inputs[4]], false),
@@ -85,7 +88,8 @@ impl Tape {
         Some(sums)
     }
 
-    /// Records the gradient of one op by its operand number `place`; `sums` are batch norm's.
+    /// Records the gradient of one op with respect to operand number `place`. `sums` are dweight and dbias of batch
+    /// norm.
     fn backward(&mut self, node: &Node, sums: Option<[Value; 2]>, place: usize, dy: Value) -> Value {
         let (x, y) = (&node.inputs, &node.outputs);
         let (backward, inputs) = match (&node.op, place) {
@@ -107,7 +111,7 @@ impl Tape {
                 (Op::BatchNormBackwardInput { relu }, [dy, x[1], x[4]].into_iter().chain(kept).collect())
             }
             (&Op::BatchNormTraining { relu }, 0) => {
-                let [dweight, dbias] = sums.expect("batch norm's gradient by x needs them");
+                let [dweight, dbias] = sums.expect("recorded before the gradient with respect to x");
                 let inputs = vec![dy, x[0], x[1], x[2], y[1], y[2], dweight, dbias];
                 (Op::BatchNormTrainingBackwardInput { relu }, inputs)
             }
@@ -116,7 +120,7 @@ impl Tape {
             (Op::Kl, 0) => (Op::KlBackwardP, vec![x[0], x[1], dy]),
             (Op::Kl, 1) => (Op::KlBackwardQ, vec![x[0], x[1], dy]),
             (&Op::TargetedLoss(loss), 0) => (Op::TargetedLossBackward(loss), vec![x[0], x[1], x[2], dy]),
-            _ => panic!("grad: {} has no gradient by operand {place}", node.op.name()),
+            _ => panic!("grad: {} has no gradient with respect to operand {place}", node.op.name()),
         };
         let dims = self.dims(x[place]).to_vec();
         let dx = self.value(&dims, DType::F32, None);
@@ -125,7 +129,7 @@ impl Tape {
     }
 }
 
-/// Whether operand number `place` of an op has the batch's rows; weights, biases and statistics have none.
+/// True if operand number `place` of an op has the rows of the batch. Weights, biases and statistics have none.
 fn has_rows(op: &Op, place: usize) -> bool {
     place == 0 || matches!(op, Op::Add | Op::Kl)
 }

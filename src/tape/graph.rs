@@ -7,27 +7,27 @@ use super::op::Op;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value(pub(crate) usize);
 
-/// What is known of a value.
+/// Shape, type and storage of a value.
 #[derive(Clone, Debug)]
 pub struct ValueInfo {
     /// Dimensions, the slowest first.
     pub dims: Vec<usize>,
     /// Element type.
     pub dtype: DType,
-    /// The buffer that holds it; `None`: the plan gives it a place.
+    /// Buffer that holds the value; `None`: the memory plan gives it a place in the workspace.
     pub home: Option<Buffer>,
 }
 
 /// One op with its operands.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What is computed.
+    /// The op.
     pub op: Op,
-    /// What is read.
+    /// Values read.
     pub inputs: Vec<Value>,
-    /// What is written; a buffer among them is updated.
+    /// Values written. A buffer among them is updated.
     pub outputs: Vec<Value>,
-    /// u32 `[1]`: how many rows are computed; `None`: all.
+    /// Number of active rows, u32 `[1]`; `None`: all rows are active.
     pub rows: Option<Value>,
 }
 
@@ -42,31 +42,35 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// An empty tape; `name` is what prints call it.
+    /// An empty tape, called `name` in printed programs.
     pub fn new(name: &str) -> Tape {
         Tape { name: name.into(), values: Vec::new(), nodes: Vec::new(), rows: None, fusing: true }
     }
 
-    /// From here on, ops compute only as many rows as `rows` (u32 `[1]`) holds when they run.
+    /// Sets the number of active rows of the ops recorded from here on: the content of `rows`, u32 `[1]`, when they
+    /// run.
     pub fn set_rows(&mut self, rows: &Buffer) {
         let rows = self.leaf(rows);
-        assert_eq!((self.dims(rows), self.dtype(rows)), (&[1][..], DType::U32), "a row count is u32 [1]");
+        assert_eq!((self.dims(rows), self.dtype(rows)), (&[1][..], DType::U32), "the number of active rows is u32 [1]");
         self.rows = Some(rows);
     }
 
-    /// Leaves every op as it was recorded: what tests compare fused programs with.
+    /// Turns fusion off: the program has every op as it was recorded. Tests compare fused programs with such a program.
     pub fn without_fusion(mut self) -> Tape {
         self.fusing = false;
         self
     }
 
-    /// The content of a buffer.
+    /// The value that a buffer holds.
     pub fn leaf(&mut self, buffer: &Buffer) -> Value {
         let known = self.values.iter().position(|v| v.home.as_ref() == Some(buffer));
         known.map_or_else(|| self.value(&buffer.dims, buffer.dtype, Some(buffer.clone())), Value)
     }
 
-    /// Has the op that computes `value` write it to `buffer`.
+    /// Stores `value` in `buffer`: the op that computes it writes there.
+    ///
+    /// # Panics
+    /// If the shapes or types differ, or if the value has a buffer.
     pub fn keep(&mut self, value: Value, buffer: &Buffer) {
         let info = &mut self.values[value.0];
         assert_eq!((&info.dims, info.dtype), (&buffer.dims, buffer.dtype), "{} keeps a value", buffer.name);
@@ -89,12 +93,13 @@ impl Tape {
         &self.nodes
     }
 
+    /// Adds a value.
     pub(crate) fn value(&mut self, dims: &[usize], dtype: DType, home: Option<Buffer>) -> Value {
         self.values.push(ValueInfo { dims: dims.to_vec(), dtype, home });
         Value(self.values.len() - 1)
     }
 
-    /// Records `op` with the current row count.
+    /// Records `op` with the current number of active rows.
     pub(crate) fn push(&mut self, op: Op, inputs: &[Value], outputs: &[Value]) {
         self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.to_vec(), rows: self.rows });
     }

@@ -1,4 +1,4 @@
-//! The losses: formulas of one example's logits.
+//! Losses: functions of one example's logits.
 
 use crate::choice::choices;
 
@@ -11,34 +11,34 @@ choices! {
         Slm = "slm",
         /// Logit margin: `max_{j != y} z_j - z_y`; negative where the label has the largest logit.
         Lm = "lm",
-        /// Carlini and Wagner's: `max(lm + confidence, 0)`.
+        /// Carlini and Wagner's loss: `max(lm + confidence, 0)`.
         Cw = "cw",
         /// Difference of logits ratio (Croce and Hein, 2020): `lm / (z_(1) - z_(3) + 1e-12)`, where `z_(k)` is the k-th
-        /// largest logit. It stays the same where all logits are multiplied by one positive number. For attacks alone.
+        /// largest logit. It does not change if all logits are multiplied by a positive number. For attacks alone.
         Dlr = "dlr",
     }
 }
 
 impl Loss {
-    /// How many classes it needs.
+    /// Least number of classes for which the loss is defined.
     pub fn least_classes(self) -> usize {
         if self == Loss::Dlr { 3 } else { 2 }
     }
 }
 
-/// Which loss, and the confidence of [`Loss::Cw`].
+/// A loss with its parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossRule {
-    /// The formula.
+    /// The loss.
     pub loss: Loss,
-    /// cw's confidence; the others ignore it.
+    /// Confidence of [`Loss::Cw`]; the other losses ignore it.
     pub confidence: f32,
 }
 
-/// A loss of one example with logits `z`, label `y` and a target class `t`; it is ascended as the others are.
+/// A loss of one example with logits `z`, label `y` and target class `t`. Attacks maximize it, as every other loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TargetedLoss {
-    /// Minus the loss with the target as the label (advertorch's `targeted`).
+    /// The negated loss with the target as the label (`targeted` in advertorch).
     Minus(LossRule),
     /// `(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)` (Croce and Hein, 2020).
     Dlr,
@@ -47,7 +47,7 @@ pub enum TargetedLoss {
 }
 
 impl TargetedLoss {
-    /// How many classes it needs.
+    /// Least number of classes for which the loss is defined.
     pub fn least_classes(self) -> usize {
         match self {
             TargetedLoss::Minus(rule) => rule.loss.least_classes(),

@@ -1,23 +1,23 @@
-//! What lives from one program to the next: parameters, data sets, batches, margins.
+//! Buffers: memory that lives from one program to the next, such as parameters, data sets, batches and margins.
 //!
-//! A [`Memory`] only counts: it gives each buffer its place in a region that a device allocates once.
+//! A [`Memory`] is a layout. It gives each buffer its place in a region that a device allocates once.
 
-/// Words (4 bytes) that every place is aligned to: 64 bytes, a cache line and a vector register.
+/// Alignment of every place in words of 4 bytes: 64 bytes, a cache line and a vector register.
 pub const ALIGN_WORDS: usize = 16;
 
-/// The type of a buffer's or value's elements.
+/// Element type of a buffer or a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
-    /// Single precision.
+    /// Single-precision floating point.
     F32,
-    /// Counts, labels, indices.
+    /// Unsigned integers: counts, labels, indices.
     U32,
-    /// Pixels as they are stored; the code of a pooling choice.
+    /// Bytes: stored pixels, and choices of max-pooling.
     U8,
 }
 
 impl DType {
-    /// Bytes an element.
+    /// Bytes of an element.
     pub fn size(self) -> usize {
         match self {
             DType::F32 | DType::U32 => 4,
@@ -25,7 +25,7 @@ impl DType {
         }
     }
 
-    /// Name as it is printed.
+    /// Name in prints and messages.
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
@@ -35,10 +35,10 @@ impl DType {
     }
 }
 
-/// A place in persistent memory, with a shape: a plain handle, good on every device.
+/// A shaped place in persistent memory: a plain handle, the same on every device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// Name as it is printed.
+    /// Name in prints and messages.
     pub name: String,
     /// First byte, counted from the start of the region.
     pub offset: usize,
@@ -49,22 +49,25 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.dims.iter().product()
     }
 
-    /// Whether it has no elements.
+    /// `true`: the buffer has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.len() * self.dtype.size()
     }
 
-    /// A part of this buffer: `dims` elements from element `start` on. 4-byte types only.
+    /// Part of this buffer, of shape `dims`, from element `start` on.
+    ///
+    /// # Panics
+    /// If the part ends beyond the buffer, or if the buffer holds bytes.
     pub fn part(&self, name: &str, start: usize, dims: &[usize]) -> Buffer {
         let len: usize = dims.iter().product();
         assert!(
@@ -79,16 +82,16 @@ impl Buffer {
     }
 }
 
-/// The layout of persistent memory.
+/// Layout of persistent memory.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// Every buffer, in the order it was asked for.
+    /// Every buffer, in the order of their declaration.
     pub buffers: Vec<Buffer>,
     bytes: usize,
 }
 
 impl Memory {
-    /// A place for `dims` elements. Its content is zero until something writes it.
+    /// Declares a buffer of shape `dims`. Its content is zero until it is written.
     pub fn buffer(&mut self, name: &str, dims: &[usize], dtype: DType) -> Buffer {
         let buffer = Buffer { name: name.into(), offset: self.bytes, dims: dims.to_vec(), dtype };
         self.bytes = (self.bytes + buffer.bytes()).next_multiple_of(4 * ALIGN_WORDS);
@@ -96,17 +99,17 @@ impl Memory {
         buffer
     }
 
-    /// Single-precision elements: see [`Memory::buffer`].
+    /// Declares a single-precision buffer: see [`Memory::buffer`].
     pub fn f32(&mut self, name: &str, dims: &[usize]) -> Buffer {
         self.buffer(name, dims, DType::F32)
     }
 
-    /// Unsigned integers: see [`Memory::buffer`].
+    /// Declares a buffer of unsigned integers: see [`Memory::buffer`].
     pub fn u32(&mut self, name: &str, dims: &[usize]) -> Buffer {
         self.buffer(name, dims, DType::U32)
     }
 
-    /// Bytes of the whole region.
+    /// Size of the whole region in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -1,14 +1,16 @@
-//! A computation recorded as data: ops on shapes, its gradient for what was asked, a memory plan.
+//! Computations recorded as data: ops on shapes, gradients, fused ops, a memory plan.
 //!
-//! - [`op`]: the ops: formulas and shapes; [`loss`](Loss): the losses
-//! - [`record`](Tape): one method an op, which checks shapes and returns the result's handle
-//! - [`grad`](Tape::grad): the gradient, along the paths to what was asked and no others
-//! - [`fuse`](Tape::fuse): ops that one pass over memory can do together
-//! - [`formula`]: arithmetic on rows, written where it is recorded and held as data
-//! - [`plan`](Tape::finish): a place for every value; the result is a [`Program`], which a device runs
-//! - [`memory`](Memory): what lives from program to program
+//! - `graph`: [`Tape`], the recorder; its values and nodes
+//! - `op`: [`Op`], all ops with their formulas and operands; `params`, `loss`: their parameters
+//! - `ops`: recording functions, one method an op and one file a family, which check shapes
+//! - [`formula`]: elementwise programs, arithmetic on rows as data
+//! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
+//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory
+//! - `plan`: [`Tape::finish`], the memory plan; the result is a [`Program`], which a device runs
+//! - `memory`: [`Memory`], buffers that live longer than a program
+//! - `explain`: programs as text
 //!
-//! A tape holds no numbers and knows no device.
+//! A tape holds no numbers and knows no device. Wrong shapes are mistakes of the caller: recording functions panic.
 
 mod explain;
 pub mod formula;

@@ -1,34 +1,34 @@
-//! The ops: formula, shapes, and what the gradient of each needs.
+//! Ops: the formula of each, its operands and their shapes.
 //!
-//! Images are `[n, h, w, c]`, convolution weights `[k, kh, kw, c]`, linear weights `[out, in]`. The first
-//! dimension of every batch is its rows; an op recorded with a row count computes that many rows and
-//! leaves the others as they were.
+//! Images are `[n, h, w, c]`, filters `[k, kh, kw, c]`, linear weights `[out, in]`. The first dimension of a batch is
+//! its rows. An op recorded with a number of active rows computes these rows and leaves the others unchanged.
 
 use super::formula::{Formula, Reduction};
 use super::loss::{LossRule, TargetedLoss};
 use super::params::{ConvFusion, ConvGradientFusion, ConvWindow, Direction, Norm, OptimizerRule, PgdRule};
 use crate::rng::Purpose;
 
-/// One op. The comment of each gives its inputs -> outputs; an output marked * is a buffer that is updated.
+/// One op. Each comment gives inputs -> outputs. Inputs in brackets are optional; an output marked * is a buffer
+/// updated in place. `d` before a name is the gradient with respect to it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// `out[i] = src[index[i]]`: src `[m, ..]`, index u32 `[n]` -> `[n, ..]`, of any element type.
+    /// `out[i] = src[index[i]]`: src `[m, ..]` of any element type, index u32 `[n]` -> `[n, ..]`.
     GatherRows,
     /// `dst[index[i]] = src[i]`: src `[n, ..]`, index u32 `[n]` -> dst* `[m, ..]`.
     ScatterRows,
-    /// step u32 `[1]`, index u32 `[n]` -> u32 `[n, 3]`: where each image is cut out of itself with `reach` pixels around
-    /// it, from the top and from the left (0 to `2 reach`), and whether it is mirrored then (0 or 1). Counted by seed,
-    /// step and index.
+    /// step u32 `[1]`, index u32 `[n]` -> choice u32 `[n, 3]`: the random crop of each image, padded by `reach` pixels:
+    /// its top and left offset (0 to `2 reach`), and 1 if it is mirrored, else 0. Counter-based random numbers, by
+    /// seed, step and index.
     DrawAugmentation {
-        /// The run's seed.
+        /// Seed of the run.
         seed: u64,
-        /// Pixels around the image.
+        /// Padding of the image in pixels.
         reach: u32,
     },
-    /// [`Op::GatherRows`] of images as bytes, each cut out of itself with `reach` reflected pixels around it, and mirrored:
-    /// src `[m, h, w, c]`, index u32 `[n]`, choice u32 `[n, 3]` -> `[n, h, w, c]`.
+    /// [`Op::GatherRows`] of images as bytes, each padded by `reach` reflected pixels, then cropped and mirrored by its
+    /// choice: src `[m, h, w, c]`, index u32 `[n]`, choice u32 `[n, 3]` -> `[n, h, w, c]`.
     GatherAugmented {
-        /// Pixels around the image: fewer than it has.
+        /// Padding of the image in pixels, less than its height and width.
         reach: u32,
     },
     /// `out = byte / 255`: u8 -> f32 of the same shape.
@@ -37,7 +37,7 @@ pub enum Op {
     Copy,
     /// `out = value` -> f32 of any shape.
     Fill {
-        /// What every element becomes.
+        /// Value of every element.
         value: f32,
     },
     /// `out = a + b`.
@@ -47,185 +47,193 @@ pub enum Op {
         /// The factor.
         factor: f32,
     },
-    /// `out = max(a, least)`.
+    /// `out = max(a, least)`; NaN becomes `least`.
     ClampMin {
         /// The least value.
         least: f32,
     },
 
-    /// Up to eight inputs, f32 or u32, each of the result's shape, one number a row `[n]`, one `[1]`, or a table (one `[k]`,
-    /// or one a row `[n, k]`) -> the formula of them, element by element; or out*, which the formula may read, too.
+    /// Elementwise program: up to eight inputs -> the formula's value of each element, or out*, whose former content
+    /// the formula may read. An input is f32 or u32, and has the result's shape, or one number a row `[n]`, or one
+    /// number `[1]`, or is a table, `[k]` for all rows or `[n, k]` with one a row.
     Map(Formula),
-    /// The same inputs -> `[n]`: what the formula's numbers come to along each row, which is as long as the longest
-    /// input's.
+    /// Reduction of an elementwise program along rows: inputs as those of [`Op::Map`] -> `[n]`. A row has as many
+    /// elements as one of the longest input.
     Reduce(Reduction, Formula),
 
-    /// x `[n, h, w, c]`, w `[k, kh, kw, c]` -> `[n, h', w', k]`, where [`ConvWindow::outputs`] gives h' and w'.
+    /// Convolution: x `[n, h, w, c]`, w `[k, kh, kw, c]` -> `[n, h', w', k]`; [`ConvWindow::outputs`] gives h' and w'.
     Conv2d(ConvWindow),
-    /// dy, w -> dx: the gradient of [`Op::Conv2d`] by its input.
+    /// dy, w -> dx of [`Op::Conv2d`].
     Conv2dBackwardInput(ConvWindow),
-    /// dy, x -> dw, summed over the rows.
+    /// dy, x -> dw of [`Op::Conv2d`], summed over the active rows.
     Conv2dBackwardWeight(ConvWindow),
-    /// x `[.., k]`, bias `[k]` -> `[.., k]`.
+    /// `x + bias`: x `[.., k]`, bias `[k]` -> `[.., k]`.
     AddBias,
-    /// dy `[.., k]` -> dbias `[k]`: the sum over everything but the last dimension.
+    /// dy `[.., k]` -> dbias `[k]`: the sum over all dimensions but the last.
     AddBiasBackwardBias,
-    /// `max(x, 0)`.
+    /// `max(x, 0)`. NaN passes through.
     Relu,
-    /// dy, y -> `dy` where `y > 0`, else 0: at 0 the gradient is 0.
+    /// dy, y -> dx of [`Op::Relu`]: `dy` where `y > 0`, else 0.
     ReluBackward,
-    /// 2x2 windows, stride 2: x `[n, h, w, c]` -> `[n, h/2, w/2, c]` and the choice, u8 of the same shape: which of
-    /// the window's four (row-major) is the first maximum.
+    /// 2x2 max-pooling with stride 2: x `[n, h, w, c]` -> `[n, h/2, w/2, c]`; and the choice, u8 of the same shape: the
+    /// index, 0 to 3 (row-major), of the window's first maximum.
     MaxPool2d,
-    /// dy, choice -> dx `[n, h, w, c]`.
+    /// dy, choice -> dx `[n, h, w, c]` of [`Op::MaxPool2d`].
     MaxPool2dBackward,
-    /// Convolution, bias, ReLU and 2x2 max-pool in one: x, w, bias -> pooled, and the choice: 0 to 3, or
-    /// [`NO_CHOICE`] where ReLU is 0. The three quarters of the convolution that no gradient reaches are known
-    /// from the choice, and its backward ops skip them.
+    /// Convolution, bias, ReLU and 2x2 max-pooling in one: x, w, bias -> pooled; and the choice, 0 to 3, or
+    /// [`NO_CHOICE`] where ReLU gives 0. At least three quarters of the convolution's outputs have no gradient. The
+    /// choice names them, and the backward ops skip them.
+    ///
+    /// [`NO_CHOICE`]: super::NO_CHOICE
     ConvPool(ConvWindow),
-    /// dy (pooled), choice, w -> dx.
+    /// dy (pooled), choice, w -> dx of [`Op::ConvPool`].
     ConvPoolBackwardInput(ConvWindow),
-    /// dy (pooled), choice, x -> dw.
+    /// dy (pooled), choice, x -> dw of [`Op::ConvPool`].
     ConvPoolBackwardWeight(ConvWindow),
-    /// dy (pooled), choice -> dbias.
+    /// dy (pooled), choice -> dbias of [`Op::ConvPool`].
     ConvPoolBackwardBias,
-    /// `x w^T`: x `[n, ..]` with `in` elements a row, w `[out, in]` -> `[n, out]`.
+    /// Linear layer, `x w^T`: x `[n, ..]` with `in` elements a row, w `[out, in]` -> `[n, out]`.
     Linear,
-    /// [`Op::Linear`], [`Op::AddBias`] and perhaps [`Op::Relu`] in one: x, w, bias `[out]` -> y. Where ReLU is part of
-    /// it, the gradients take dy after [`Op::ReluBackward`] with the kept y.
+    /// [`Op::Linear`], [`Op::AddBias`] and, optionally, [`Op::Relu`] in one: x, w, bias `[out]` -> y. With ReLU, the
+    /// gradients start from [`Op::ReluBackward`] of dy and y.
     LinearBias {
-        /// Whether ReLU is applied.
+        /// `true`: followed by ReLU.
         relu: bool,
     },
-    /// dy `[n, out]`, w, (y) -> dx, of x's shape. With y `[n, in]`, what ReLU made the layer's input of,
-    /// [`Op::ReluBackward`] is part of it: dx is 0 where y is not positive.
+    /// dy `[n, out]`, w, (y `[n, in]`) -> dx of [`Op::Linear`], of x's shape. With y, the layer's input and the result
+    /// of a ReLU, [`Op::ReluBackward`] is included: dx is 0 where y is not positive.
     LinearBackwardInput,
-    /// dy, x -> dw, summed over the rows.
+    /// dy, x -> dw of [`Op::Linear`], summed over the active rows.
     LinearBackwardWeight,
 
     /// logits `[n, classes]`, labels u32 `[n]` -> the loss of each row `[n]`.
     Loss(LossRule),
-    /// logits, labels, dvalue `[n]` -> dlogits.
+    /// logits, labels, dvalue `[n]` -> dlogits of [`Op::Loss`].
     LossBackward(LossRule),
-    /// logits p, logits q, each `[n, classes]` -> the Kullback-Leibler divergence of each row `[n]`: `sum_j P_j (log P_j - log
-    /// Q_j)` with the softmax P of p and Q of q. A class whose P is 0 adds 0.
+    /// Kullback-Leibler divergence KL(P || Q) of each row: logits p and q, each `[n, classes]` -> `[n]`:
+    /// `sum_j P_j (log P_j - log Q_j)`, where P is the softmax of p and Q that of q. A class with `P_j = 0` adds 0.
     Kl,
-    /// p, q, dvalue `[n]` -> dp: `dvalue P_j (log P_j - log Q_j - kl)`.
+    /// p, q, dvalue `[n]` -> dp of [`Op::Kl`]: `dvalue P_j (log P_j - log Q_j - kl)`.
     KlBackwardP,
-    /// p, q, dvalue `[n]` -> dq: `dvalue (Q_j - P_j)`.
+    /// p, q, dvalue `[n]` -> dq of [`Op::Kl`]: `dvalue (Q_j - P_j)`.
     KlBackwardQ,
-    /// logits `[n, classes]`, labels, targets, each u32 `[n]` -> the loss of each row `[n]`.
+    /// logits `[n, classes]`, labels u32 `[n]`, target classes u32 `[n]` -> the loss of each row `[n]`.
     TargetedLoss(TargetedLoss),
-    /// logits, labels, targets, dvalue `[n]` -> dlogits.
+    /// logits, labels, targets, dvalue `[n]` -> dlogits of [`Op::TargetedLoss`].
     TargetedLossBackward(TargetedLoss),
-    /// logits `[n, classes]`, labels, (run u32 `[1]`) -> u32 `[n]`: of the classes other than the label, in the order of
-    /// their logits, the one that comes after `rank` others (with run, `rank + run`), or the last. The largest logit comes
-    /// first, of equal ones that of the first class.
+    /// logits `[n, classes]`, labels, (run u32 `[1]`) -> u32 `[n]`: the class at place `rank` (with run, `rank + run`),
+    /// from 0, among the classes other than the label; or the last class. Classes are ordered by descending logits;
+    /// those of equal logits keep their order.
     RankClass {
-        /// How many come before it.
+        /// Number of classes before it.
         rank: u32,
     },
-    /// x `[n, ..]` -> each row less its mean, over its deviation (n - 1 in the variance), which is taken to be at least
-    /// `1 / sqrt(elements of a row)`; and that deviation `[n]`. (The released code's `PerImageStandardize`.)
+    /// x `[n, ..]` -> `(x - mean) / deviation` of each row; and the deviation `[n]`: the standard deviation (with
+    /// Bessel's correction), but at least `1 / sqrt(elements of a row)`. (The released code's `PerImageStandardize`.)
     Standardize,
-    /// dy, y, deviation `[n]` -> dx: through the mean, and through the deviation where it is above its least value.
+    /// dy, y, deviation `[n]` -> dx of [`Op::Standardize`]. No gradient passes through a deviation at its least value.
     StandardizeBackward,
-    /// x `[.., c]`, weight, bias, mean, variance, each `[c]` -> `x scale + shift`, where `scale = weight / sqrt(variance
-    /// + eps)` and `shift = bias - mean scale`: batch norm in evaluation mode. See [`BATCH_NORM_EPS`].
+    /// Batch norm in evaluation mode: x `[.., c]`, weight, bias, mean, variance, each `[c]` -> `x scale + shift`, where
+    /// `scale = weight / sqrt(variance + eps)` and `shift = bias - mean scale`. See
+    /// [`BATCH_NORM_EPS`](super::BATCH_NORM_EPS).
     BatchNorm {
-        /// Whether ReLU is applied.
+        /// `true`: followed by ReLU.
         relu: bool,
     },
-    /// dy, weight, variance, (y) -> dx: the gradient of [`Op::BatchNorm`] by x; with y, where ReLU is part of it.
+    /// dy, weight, variance, (y) -> dx of [`Op::BatchNorm`]. y is given if ReLU is included.
     BatchNormBackwardInput {
-        /// Whether ReLU is part of it.
+        /// `true`: the gradient of ReLU is included.
         relu: bool,
     },
-    /// x `[n, .., c]`, weight, bias `[c]` -> y, and the batch's mean and variance `[c]` (over rows and pixels; n in the
-    /// variance): batch norm in training mode, [`Op::BatchNorm`] with the batch's own statistics. The running mean* and
-    /// variance* move towards them (n - 1 in the variance) by [`BATCH_NORM_MOMENTUM`]. Without a row nothing changes.
+    /// Batch norm in training mode: x `[n, .., c]`, weight, bias `[c]` -> y, mean, variance, running mean*, running
+    /// variance*, the last four `[c]`. Mean and (biased) variance are those of the active rows and their pixels; y is
+    /// [`Op::BatchNorm`] with them. The running statistics move towards the mean and the unbiased variance by
+    /// [`BATCH_NORM_MOMENTUM`](super::BATCH_NORM_MOMENTUM). Without an active row nothing changes.
     BatchNormTraining {
-        /// Whether ReLU is applied.
+        /// `true`: followed by ReLU.
         relu: bool,
     },
-    /// dy, x, weight, bias, mean, variance, dweight, dbias -> dx: the gradient of [`Op::BatchNormTraining`] by x.
+    /// dy, x, weight, bias, mean, variance, dweight, dbias -> dx of [`Op::BatchNormTraining`].
     BatchNormTrainingBackwardInput {
-        /// Whether ReLU is part of it: what it let pass is known from x.
+        /// `true`: the gradient of ReLU is included; the sign of its input is computed again from x.
         relu: bool,
     },
-    /// dy, x, weight, bias, mean, variance -> dweight, dbias: of both modes.
+    /// dy, x, weight, bias, mean, variance -> dweight, dbias of batch norm in both modes, summed over the active rows.
     BatchNormBackwardWeight {
-        /// Whether ReLU is part of it: what it let pass is known from x.
+        /// `true`: the gradient of ReLU is included; the sign of its input is computed again from x.
         relu: bool,
     },
-    /// x `[n, h, w, c]` -> the mean over the pixels `[n, c]`.
+    /// Mean over the pixels: x `[n, h, w, c]` -> `[n, c]`.
     GlobalMean,
-    /// dy `[n, c]` -> dx `[n, h, w, c]`.
+    /// dy `[n, c]` -> dx `[n, h, w, c]` of [`Op::GlobalMean`].
     GlobalMeanBackward,
-    /// [`Op::Conv2d`] with what follows it: x, w, (shortcut's x, w), (addend), (weight, bias, mean, variance) -> (sum),
-    /// (normalized).
+    /// [`Op::Conv2d`] and ops that follow it: x, w, (x and w of the shortcut), (addend), (weight, bias, mean, variance)
+    /// -> (sum), (normalized).
     Conv2dFused(ConvFusion),
-    /// [`Op::Conv2dBackwardInput`] with what follows it: dy, w, (shortcut's dy, w), (weight, variance, y), (addend) -> dx.
+    /// [`Op::Conv2dBackwardInput`] and ops that follow it: dy, w, (dy and w of the shortcut), (weight, variance, y),
+    /// (addend) -> dx.
     Conv2dFusedBackwardInput(ConvGradientFusion),
 
-    /// -> `[n]`: 1 / rows: the weights of a mean.
+    /// Weights of a mean over the active rows: -> `[n]`: 1 / rows.
     MeanWeights,
-    /// eps `[n]` -> `[n]`: 1 / rows where `eps < hinge`, else 0 (Algorithm 2: examples whose margin reached d_max
-    /// are not trained on, but counted).
+    /// eps `[n]` -> `[n]`: 1 / rows where `eps < hinge`, else 0. (Algorithm 2: examples whose margin has reached d_max
+    /// are counted, but not trained on.)
     HingeWeights {
         /// d_max.
         hinge: f32,
     },
-    /// values `[n]` -> which rows are negative, ascending, at the front of u32 `[n]`; how many, u32 `[1]`.
+    /// values `[n]` -> indices of the negative values, ascending, at the front of u32 `[n]`; their number, u32 `[1]`.
     SelectNegative,
 
-    /// step u32 `[1]`, index u32 `[n]` -> uniform noise `[n, ..]`, counted by seed, purpose, step, index and element;
-    /// in `[-1, 1)` if signed, else in `[0, 1)`.
+    /// step u32 `[1]`, index u32 `[n]` -> uniform noise `[n, ..]` in `[-1, 1)` if signed, else in `[0, 1)`.
+    /// Counter-based random numbers, by seed, purpose, step, index and element.
     Uniform {
-        /// The run's seed.
+        /// Seed of the run.
         seed: u64,
-        /// What the numbers are for.
+        /// Purpose: each has its own stream of random numbers.
         purpose: Purpose,
-        /// The range.
+        /// `true`: in `[-1, 1)`; `false`: in `[0, 1)`.
         signed: bool,
     },
-    /// x, eps `[n]`, noise -> PGD's first point (advertorch's `rand_init_delta`).
+    /// x, eps `[n]`, noise -> the first point of PGD (`rand_init_delta` of advertorch).
     PgdStart(Norm),
-    /// x, dx, eps `[n]`, step `[n]` -> adv*: one iteration of PGD: step along the gradient, back into ball and box.
+    /// One iteration of PGD: x, dx, eps `[n]`, step `[n]` -> adv*: a step along the gradient, then the projection onto
+    /// ball and box.
     PgdStep(PgdRule),
-    /// x, adv, ball `[n]`, t `[n]` -> the point at `t` along `adv - x`, which is `ball` long (`Direction::Eps`), or as
-    /// long as its norm says (`Direction::Unit`).
+    /// x, adv, ball `[n]`, t `[n]` -> `x + t (adv - x) / length`. The length is `ball` ([`Direction::Eps`]) or the norm
+    /// of `adv - x` ([`Direction::Unit`]).
     AlongDirection {
-        /// The norm of the length.
+        /// Norm of `adv - x`.
         norm: Norm,
-        /// What `t` is a multiple of.
+        /// Unit of `t`.
         direction: Direction,
-        /// Whether the point is clamped to [0, 1].
+        /// `true`: the point is clamped to [0, 1].
         clamp: bool,
     },
-    /// point z, anchor a, w `[n, ..]`, value f `[n]` -> d: the smallest move of z inside the box [0, 1] after which the
-    /// function that is f at a and has the gradient w is 0, `f + w . (z + d - a) = 0`. Where the box has no such point, d
-    /// leads to the corner that comes nearest to it. Numbers without a gradient stay. (FAB's projection; Croce and Hein,
-    /// 2020.)
+    /// FAB's projection (Croce and Hein, 2020): point z, anchor a, gradient w, each `[n, ..]`, value f `[n]` -> d: the
+    /// smallest move of z inside the box [0, 1] onto the hyperplane `f + w . (z + d - a) = 0`. If the box does not meet
+    /// the hyperplane, d leads to the corner nearest to it. Coordinates with `w = 0` do not move.
     ProjectHyperplane(Norm),
-    /// loss `[n]` -> t*, low*, high*: one halving of the bracket around the loss's zero, and its middle.
+    /// One step of bisection for the zero of the loss: loss `[n]` at t -> t*, low*, high*: the halved bracket and its
+    /// middle.
     Bisect {
-        /// The bracket's upper end at the start.
+        /// Upper end of the bracket at the start.
         max_eps: f32,
     },
 
-    /// dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, m*, v* `[p]`.
+    /// A step of Adam: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, m*, v*, each `[p]`.
     Adam(OptimizerRule),
-    /// dmargin, (dclean), step -> params*, momentum* `[p]`.
+    /// A step of SGD with momentum: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, momentum*, each `[p]`.
     Sgd(OptimizerRule),
-    /// -> counter* u32 `[1]`, one larger.
+    /// Adds 1 to counter* u32 `[1]`.
     Increment,
-    /// loss, logit margin, weights, weighted loss, eps, each `[n]` -> sums*: see [`Metric`](super::Metric).
+    /// Adds a training step to sums*: loss, logit margin, weights, weighted loss, eps, each `[n]` -> sums*; see
+    /// [`Metric`](super::Metric).
     AccumulateMetrics,
 }
 
 impl Op {
-    /// The name of the op, of its function on every device, and of its tests.
+    /// Name of the op, of its function on every device, and of its test.
     pub fn name(&self) -> &'static str {
         match self {
             Op::GatherRows => "gather_rows",

@@ -33,83 +33,82 @@ choices! {
     }
 }
 
-/// What batch norm adds to a variance: PyTorch's default.
+/// Added to the variance in batch norm: PyTorch's default.
 pub const BATCH_NORM_EPS: f32 = 1e-5;
-/// The share of a batch in the running statistics after it: PyTorch's default.
+/// Weight of a batch in the running statistics after it: PyTorch's default.
 pub const BATCH_NORM_MOMENTUM: f32 = 0.1;
 
-/// [`Op::ConvPool`]'s choice where the maximum is not positive: no gradient passes.
+/// Choice of `Op::ConvPool` where the maximum is not positive, so that no gradient passes.
 pub const NO_CHOICE: u8 = 4;
 
 /// Geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvWindow {
-    /// Zeros around the image.
+    /// Zeros on each side of the image.
     pub padding: usize,
-    /// Step of the window.
+    /// Pixels between neighbouring windows.
     pub stride: usize,
 }
 
 impl ConvWindow {
-    /// Outputs along a side of `size` pixels: `(size + 2 padding - kernel) / stride + 1`.
+    /// Number of outputs along a side of `size` pixels: `(size + 2 padding - kernel) / stride + 1`.
     pub fn outputs(self, size: usize, kernel: usize) -> usize {
         (size + 2 * self.padding - kernel) / self.stride + 1
     }
 }
 
-/// What follows a convolution and is computed with it, in this order. One of the last two is there.
+/// Ops that follow a convolution and are computed with it, in this order. At least one of `sum` and `norm` is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvFusion {
-    /// Of the convolution.
+    /// Geometry of the convolution.
     pub window: ConvWindow,
-    /// The stride of a 1x1 convolution (no padding) whose results are added: a block's shortcut.
+    /// Stride of a 1x1 convolution without padding whose result is added: the shortcut of a residual block.
     pub shortcut: Option<usize>,
-    /// Whether another value is added.
+    /// `true`: another value is added.
     pub addend: bool,
-    /// Whether the sum of all these is a result.
+    /// `true`: the sum of these is an output.
     pub sum: bool,
-    /// Whether [`Op::BatchNorm`] of that sum, with ReLU, is a result.
+    /// `true`: batch norm (evaluation mode) of the sum, with ReLU, is an output.
     pub norm: bool,
 }
 
-/// What follows a convolution's gradient by its input and is computed with it, in this order.
+/// Ops that follow the input gradient of a convolution and are computed with it, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvGradientFusion {
-    /// Of the convolution.
+    /// Geometry of the convolution.
     pub window: ConvWindow,
-    /// The stride of a 1x1 convolution (no padding) of the same input, whose gradient is added.
+    /// Stride of a 1x1 convolution without padding of the same input, whose input gradient is added.
     pub shortcut: Option<usize>,
-    /// Whether [`Op::BatchNormBackwardInput`], with ReLU, is applied to the sum.
+    /// `true`: the gradient of batch norm (evaluation mode) with ReLU is applied to the sum.
     pub norm: bool,
-    /// Whether another value is added at the end.
+    /// `true`: another value is added at the end.
     pub addend: bool,
 }
 
-/// How PGD takes a step.
+/// Rule of a step of PGD.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PgdRule {
-    /// linf: along the sign; l2: along the gradient over its norm.
+    /// Norm of the ball. A step goes along the sign of the gradient (linf), or along the gradient over its norm (l2).
     pub norm: Norm,
-    /// l2: what comes first after the step.
+    /// Order of the projections in l2.
     pub l2_order: L2Order,
-    /// l2: the least norm that is divided by.
+    /// Least value of the gradient's norm in l2.
     pub l2_grad_floor: f32,
 }
 
 /// Largest number of entries of a learning rate schedule: the optimizer kernels take it as an array of this length.
 pub const MAX_LEARNING_RATES: usize = 32;
 
-/// How gradients become weights. The gradient is `(1 - clean_coeff) dmargin + clean_coeff dclean`, and
-/// `weight_decay` times the weights is added to it.
+/// Rule of an optimizer. The gradient is `(1 - clean_coeff) dmargin + clean_coeff dclean + weight_decay weights`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptimizerRule {
-    /// (from step, learning rate), ascending, the first from 0; at most [`MAX_LEARNING_RATES`].
+    /// Learning rates, as (first step, rate), ascending from step 0; at most [`MAX_LEARNING_RATES`].
     pub schedule: Vec<(u32, f32)>,
-    /// The clean loss's share of the gradient.
+    /// Weight of the clean loss's gradient.
     pub clean_coeff: f32,
-    /// L2 penalty.
+    /// L2 penalty of the weights.
     pub weight_decay: f32,
-    /// SGD's momentum; Adam ignores it.
+    /// Momentum of SGD; Adam ignores it.
     pub momentum: f32,
 }
 

@@ -1,69 +1,71 @@
-//! A place for every value: the memory plan.
+//! Memory plan: a place for every value.
 //!
-//! A value lives from the op that computes it to the last op that reads it. Values whose lives do not
-//! overlap share places in one workspace, which all programs of a device share too: nothing in it lives
-//! longer than its program runs.
+//! A value lives from the op that computes it to the last op that reads it. Values whose lifetimes do not overlap share
+//! places in one workspace. All programs of a device share that workspace, so its content is lost when a program ends.
 
 use super::graph::{Node, Tape, ValueInfo};
 use super::memory::ALIGN_WORDS;
 
-/// Which memory a place is in.
+/// Region of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Region {
-    /// Buffers: what lives from program to program.
+    /// Buffers, which live from program to program.
     Persistent,
-    /// Values of the program that runs.
+    /// Values of the running program.
     Workspace,
 }
 
-/// Where a value is.
+/// Location of a value in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    /// Which memory.
+    /// Region.
     pub region: Region,
-    /// First byte.
+    /// First byte, counted from the start of the region.
     pub offset: usize,
-    /// Length in bytes.
+    /// Size in bytes.
     pub bytes: usize,
 }
 
-/// A finished tape: every value has its place. What a device runs.
+/// A finished tape, which a device runs. Every value has a place.
 #[derive(Clone, Debug)]
 pub struct Program {
     /// The tape's name.
     pub name: String,
-    /// What is run, in order.
+    /// The ops, in the order in which they run.
     pub nodes: Vec<Node>,
-    /// What is known of each value.
+    /// Shape, type and storage of each value.
     pub values: Vec<ValueInfo>,
-    /// Where each value is; a value that no op computes or reads has no place.
+    /// Place of each value; `None`: no op computes or reads it.
     pub places: Vec<Option<Place>>,
-    /// Bytes of workspace that it needs.
+    /// Size of the workspace in bytes.
     pub workspace: usize,
 }
 
 impl Tape {
-    /// Fuses, drops what nobody reads, and plans.
+    /// Fuses ops, drops ops whose results are unused, and plans memory.
+    ///
+    /// # Panics
+    /// If an op reads a value before it is computed.
     pub fn finish(mut self) -> Program {
         self.fuse();
-        self.drop_unread();
+        self.drop_unused();
         self.fuse_convolutions();
-        let mut life: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
+        let mut lifetimes: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {
             for v in node.inputs.iter().chain(&node.outputs).chain(&node.rows) {
-                let born = life[v.0].map_or(at, |(born, _)| born);
-                life[v.0] = Some((born, at));
+                let born = lifetimes[v.0].map_or(at, |(born, _)| born);
+                lifetimes[v.0] = Some((born, at));
                 let computed = node.outputs.contains(v) || born < at || self.values[v.0].home.is_some();
                 assert!(computed, "{}: {} reads {v:?} before it is computed", self.name, node.op.name());
             }
         }
         let mut places: Vec<Option<Place>> = vec![None; self.values.len()];
         let mut workspace = 0;
-        let mut order: Vec<usize> = (0..self.values.len()).filter(|&v| life[v].is_some()).collect();
-        order.sort_by_key(|&v| life[v]);
+        let mut order: Vec<usize> = (0..self.values.len()).filter(|&v| lifetimes[v].is_some()).collect();
+        order.sort_by_key(|&v| lifetimes[v]);
         let mut alive: Vec<(Place, usize)> = Vec::new();
         for v in order {
-            let (info, (born, dies)) = (&self.values[v], life[v].expect("filtered"));
+            let (info, (born, dies)) = (&self.values[v], lifetimes[v].expect("filtered"));
             let bytes = info.dims.iter().product::<usize>() * info.dtype.size();
             places[v] = Some(match &info.home {
                 Some(buffer) => Place { region: Region::Persistent, offset: buffer.offset, bytes },
@@ -88,9 +90,9 @@ impl Tape {
         Program { name: self.name, nodes: self.nodes, values: self.values, places, workspace }
     }
 
-    /// Drops every op whose results no buffer keeps and no later op reads: an attack's loss, say, of which only the
-    /// gradient is used.
-    fn drop_unread(&mut self) {
+    /// Drops every op whose results no buffer holds and no later op reads, such as the loss of an attack that uses only
+    /// its gradient.
+    fn drop_unused(&mut self) {
         let mut read: Vec<bool> = self.values.iter().map(|v| v.home.is_some()).collect();
         for at in (0..self.nodes.len()).rev() {
             if self.nodes[at].outputs.iter().any(|v| read[v.0]) {
@@ -106,7 +108,7 @@ impl Tape {
 mod tests {
     use super::super::{Memory, Tape};
 
-    /// Values alive at the same time never overlap, and a chain needs no more than two places.
+    /// Values alive at the same time never overlap. The chain needs two places, and its first value a third.
     #[test]
     fn values_that_live_together_have_places_of_their_own() {
         let mut memory = Memory::default();
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_is_not_computed() {
+    fn an_op_whose_result_is_unused_is_dropped() {
         let mut memory = Memory::default();
         let (from, to) = (memory.f32("x", &[4]), memory.f32("y", &[4]));
         let mut tape = Tape::new("two ends");

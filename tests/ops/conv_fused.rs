@@ -1,5 +1,5 @@
-//! Convolutions with what follows them: a shortcut, a sum, batch norm in evaluation mode with ReLU; and the gradients by
-//! their inputs.
+//! Convolutions with what follows them: a shortcut, a sum, batch norm in evaluation mode with ReLU; and the gradients
+//! by their inputs.
 
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
@@ -26,8 +26,8 @@ fn third<T>(number: usize, all: Vec<T>) -> Vec<T> {
     all.into_iter().skip(number % 3).step_by(3).collect()
 }
 
-/// A shortcut beside `s`: a 1x1 convolution of `stride` with results of the same shape, of an image with other channels;
-/// with stride 2 the image's last row and column begin a window or do not.
+/// A shortcut beside `s`: a 1x1 convolution of `stride` with results of the same shape, of an image with other
+/// channels; with stride 2 the image's last row and column begin a window or do not.
 fn shortcut(s: &Shape, stride: usize) -> Shape {
     let [n, h, w, k] = s.y();
     let size = |size: usize, spare: usize| if stride == 1 { size } else { 2 * size - spare };

@@ -10,8 +10,8 @@ const SHAPES: [&[usize]; 7] = [&[9, 1], &[9, 7], &[9, 2, 2, 4], &[9, 17], &[9, 2
 /// Each row's way to its hyperplane, as a share of the longest that the box has room for.
 const SHARES: [f64; 9] = [0.3, -0.05, 0.0, 0.7, -0.99, 2.0, -1.5, 0.5, 0.2];
 
-/// Point, anchor, gradient and value. Some numbers have no gradient, those of row 7 none at all; some are at the box, all
-/// of row 8. Row 2 is on its hyperplane; rows 5 and 6 have theirs outside the box.
+/// Point, anchor, gradient and value. Some numbers have no gradient, those of row 7 none at all; some are at the box,
+/// all of row 8. Row 2 is on its hyperplane; rows 5 and 6 have theirs outside the box.
 fn problems(dims: &[usize], far: bool) -> [Array; 4] {
     let mut random = Random(dims.iter().product::<usize>() as u64);
     let mut z = random.image(dims);

@@ -159,8 +159,8 @@ pub fn draw_augmentation() {
     }
 }
 
-/// Which element of the image stands at `at` when it is cut out at `start` with `reach` reflected elements before it and
-/// behind it: the edge itself is not repeated.
+/// Which element of the image stands at `at` when it is cut out at `start` with `reach` reflected elements before it
+/// and behind it: the edge itself is not repeated.
 fn reflected(at: usize, start: usize, reach: usize, size: usize) -> usize {
     let line: Vec<usize> = (1..=reach).rev().chain(0..size).chain((size - 1 - reach..size - 1).rev()).collect();
     line[start + at]

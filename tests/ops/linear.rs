@@ -5,8 +5,8 @@ use maxmargin::tape::{DType, Op};
 use super::support::fake::longer_rung;
 use super::support::{Array, OpCase, Random, Sum, exact};
 
-/// Rows, inputs, outputs: around the 256 columns of a task, as many inputs and outputs as in LeNet5's layers, and sums of
-/// few terms, which are not cut into shares, in more than one tile.
+/// Rows, inputs, outputs: around the 256 columns of a task, as many inputs and outputs as in LeNet5's layers, and sums
+/// of few terms, which are not cut into shares, in more than one tile.
 const SIZES: [[usize; 3]; 19] = [
     [1, 1, 1],
     [3, 7, 5],

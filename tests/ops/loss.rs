@@ -71,8 +71,8 @@ fn softplus(v: f64) -> f64 {
     v.max(0.0) + (-v.abs()).exp().ln_1p()
 }
 
-/// `(z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12)`, and its derivative by each logit. Equal logits are
-/// sorted by their classes.
+/// `(z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12)`, and its derivative by each logit. Equal logits
+/// are sorted by their classes.
 pub fn ratio(z: &[f64], raised: usize, lowered: usize, last: usize) -> (Sum, Vec<Sum>) {
     let mut sorted: Vec<usize> = (0..z.len()).collect();
     sorted.sort_by(|&a, &b| z[b].partial_cmp(&z[a]).unwrap());

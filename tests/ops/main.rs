@@ -1,6 +1,6 @@
 //! Every op on every device against a reference in double precision: plain loops, written from the op's description
-//! (`tape::Op`) and the paper, not from a device's code. One file a family of ops, of the same name as on the tape, on the
-//! CPU, in the lowering and in the kernels.
+//! (`tape::Op`) and the paper, not from a device's code. One file a family of ops, of the same name as on the tape, on
+//! the CPU, in the lowering and in the kernels.
 //!
 //! [`support::OpCase`] says what is watched besides the numbers: outputs start as NaN, rows beyond the active ones and
 //! everything around keep their bits, two runs and one or two threads agree bit for bit. [`support::TOLERANCE`] is the

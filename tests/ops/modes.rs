@@ -1,5 +1,5 @@
-//! Every op once more on the fake driver in each of its modes and under AddressSanitizer, in a process of its own. These
-//! tests are the longer rung. `tests/defects` proves that each mode finds the defects that it is for.
+//! Every op once more on the fake driver in each of its modes and under AddressSanitizer, in a process of its own.
+//! These tests are the longer rung. `tests/defects` proves that each mode finds the defects that it is for.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -36,8 +36,8 @@ impl Arena {
         bytemuck::cast_slice_mut(&mut self.persistent)
     }
 
-    /// Bytes of the places to read and of the places to write. A place may be read several times; a place to write overlaps
-    /// no other.
+    /// Bytes of the places to read and of the places to write. A place may be read several times; a place to write
+    /// overlaps no other.
     ///
     /// # Panics
     /// If a place to write overlaps another place.

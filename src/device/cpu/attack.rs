@@ -40,8 +40,8 @@ fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
     sums.iter().sum()
 }
 
-/// The neighbour of `v` among floating-point numbers, towards 0 or away from it. `v` is finite and not 0. Apart from the
-/// sign, numbers are ordered as their bits.
+/// The neighbour of `v` among floating-point numbers, towards 0 or away from it. `v` is finite and not 0. Apart from
+/// the sign, numbers are ordered as their bits.
 #[inline(always)]
 fn neighbour(v: f32, towards_zero: bool) -> f32 {
     f32::from_bits(v.to_bits().wrapping_add_signed(if towards_zero { -1 } else { 1 }))
@@ -73,8 +73,8 @@ fn clamp(v: f32, (low, high): (f32, f32)) -> f32 {
 }
 
 /// Projects `adv` onto the l2 ball: scales `adv - x` down to length eps. The result is inside the ball, since the last
-/// addition is rounded towards x, and the factor is less than eps / length by more than the other three roundings (2^-24
-/// each) may add.
+/// addition is rounded towards x, and the factor is less than eps / length by more than the other three roundings
+/// (2^-24 each) may add.
 #[inline(always)]
 fn into_l2_ball(adv: &mut [f32], x: &[f32], eps: f32) {
     let length = sum_of_squares(adv, x, |a, x| a - x).sqrt();
@@ -90,8 +90,8 @@ fn into_box(adv: &mut [f32]) {
     adv.iter_mut().for_each(|a| *a = clamp(*a, (0.0, 1.0)));
 }
 
-/// Writes the first point of PGD: in linf `x + eps noise`, in l2 the noise itself, projected onto the ball around x; then
-/// clamped to the box.
+/// Writes the first point of PGD: in linf `x + eps noise`, in l2 the noise itself, projected onto the ball around x;
+/// then clamped to the box.
 pub(super) fn pgd_start(adv: &mut [f32], x: &[f32], eps: &[f32], noise: &[f32], n: usize, norm: Norm) {
     if n == 0 {
         return;

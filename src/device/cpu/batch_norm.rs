@@ -1,7 +1,7 @@
 //! Batch norm in both modes, with ReLU or without.
 //!
-//! Sums run over blocks of pixels in double precision; the blocks' sums are added in order. Here a pixel is the `c` channels
-//! of one position of one row.
+//! Sums run over blocks of pixels in double precision; the blocks' sums are added in order. Here a pixel is the `c`
+//! channels of one position of one row.
 
 use rayon::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Convolution and its gradients.
 //!
-//! All are sums of products, computed by [`microkernel`] over a zero-padded image. There a kernel row (`kw c` elements) of a
-//! window is a run of consecutive elements, so no im2col matrix is formed; only the filters are packed.
+//! All are sums of products, computed by [`microkernel`] over a zero-padded image. There a kernel row (`kw c` elements)
+//! of a window is a run of consecutive elements, so no im2col matrix is formed; only the filters are packed.
 
 use std::ops::Range;
 
@@ -60,8 +60,8 @@ impl ConvSizes {
         PaddedImage { top: self.padding, left: self.padding, rows, columns, c: self.c }
     }
 
-    /// The output gradient of an image, padded so that every tap that reaches an input pixel reads inside it: the gradient,
-    /// or 0 where no window is.
+    /// The output gradient of an image, padded so that every tap that reaches an input pixel reads inside it: the
+    /// gradient, or 0 where no window is.
     fn padded_gradient(&self) -> PaddedImage {
         let [top, left] = [self.kh, self.kw].map(|size| size.div_ceil(self.stride) - 1);
         let last = |size: usize| (size - 1 + self.padding) / self.stride + 1;
@@ -117,9 +117,9 @@ pub(super) fn conv2d(out: &mut [f32], x: &[f32], w: &[f32], n: usize, shape: &Co
 
 /// Gradient of a convolution with respect to its input, for images of one shape.
 ///
-/// Input pixel (y, x) meets tap (ky, kx) only if `y + padding` and `ky` are equal modulo the stride, and likewise `x` and
-/// `kx`. So pixels are divided into classes by these remainders. For each class the gradient is a convolution of the padded
-/// dy with the class's taps of the filters, in reverse order.
+/// Input pixel (y, x) meets tap (ky, kx) only if `y + padding` and `ky` are equal modulo the stride, and likewise `x`
+/// and `kx`. So pixels are divided into classes by these remainders. For each class the gradient is a convolution of
+/// the padded dy with the class's taps of the filters, in reverse order.
 pub(super) struct BackwardInput<'a> {
     shape: &'a ConvSizes,
     channels: &'a ChannelBlocks,
@@ -182,7 +182,8 @@ impl BackwardInput<'_> {
 }
 
 impl Class {
-    /// The class of pixels whose padded row and column leave `remainders`; it meets `taps` rows and columns of the kernel.
+    /// The class of pixels whose padded row and column leave `remainders`; it meets `taps` rows and columns of the
+    /// kernel.
     fn new(shape: &ConvSizes, remainders: [usize; 2], taps: [usize; 2], filters: Range<usize>) -> Class {
         let &ConvSizes { h, w, c, k, padding, stride, .. } = shape;
         let frame = shape.padded_gradient();

@@ -1,5 +1,5 @@
-//! Convolutions and their input gradients, fused with the ops that follow them. The following ops are applied to the result
-//! of one image while it is in the core's cache.
+//! Convolutions and their input gradients, fused with the ops that follow them. The following ops are applied to the
+//! result of one image while it is in the core's cache.
 
 use rayon::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Convolution, bias, ReLU and 2x2 max-pooling in one op.
 //!
-//! After a 2x2 max-pool at most one in four of the convolution's outputs has a gradient, and ReLU leaves fewer. The backward
-//! ops visit those outputs alone; the choice that the forward op recorded names them. Each adds one number times a filter to
-//! dx, or one number times a window of the image to dw, in vector registers.
+//! After a 2x2 max-pool at most one in four of the convolution's outputs has a gradient, and ReLU leaves fewer. The
+//! backward ops visit those outputs alone; the choice that the forward op recorded names them. Each adds one number
+//! times a filter to dx, or one number times a window of the image to dw, in vector registers.
 
 use std::ops::Range;
 
@@ -112,8 +112,8 @@ pub(super) fn conv_pool_backward_bias(dbias: &mut [f32], dy: &[f32], choice: &[u
 
 /// Layout of filters for vector registers.
 ///
-/// A kernel row (kw c elements) takes whole vectors. Elements of a vector beyond its kernel row are 0 in the packed filter, so
-/// the sums are not changed by what the padded image holds there.
+/// A kernel row (kw c elements) takes whole vectors. Elements of a vector beyond its kernel row are 0 in the packed
+/// filter, so the sums are not changed by what the padded image holds there.
 struct FilterLayout {
     /// Elements of a vector.
     lanes: usize,
@@ -153,7 +153,8 @@ impl FilterLayout {
         shape.padded_image().len() + self.lanes
     }
 
-    /// Index in the packed filters of the first element of vector `v` of filter `k`: they lie as `[v / block][k][v % block]`.
+    /// Index in the packed filters of the first element of vector `v` of filter `k`: they lie as
+    /// `[v / block][k][v % block]`.
     fn place(&self, v: usize, k: usize, filters: usize) -> usize {
         ((v / self.block * filters + k) * self.block + v % self.block) * self.lanes
     }
@@ -228,8 +229,8 @@ struct ChosenOutputs {
 
 /// Outputs of one image's convolution that have a gradient.
 ///
-/// Consecutive ones are far apart in the image. Neighbouring windows overlap, and a processor stalls on a load that overlaps
-/// a store it has just made.
+/// Consecutive ones are far apart in the image. Neighbouring windows overlap, and a processor stalls on a load that
+/// overlaps a store it has just made.
 fn chosen_outputs(dy: &[f32], choice: &[u8], shape: &ConvSizes) -> Vec<ChosenOutputs> {
     const PLACES: usize = NO_CHOICE as usize;
     /// Distance, in rows of pooled outputs, between consecutive outputs.

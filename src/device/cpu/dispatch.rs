@@ -1,5 +1,5 @@
-//! From an op to the function that computes it: one exhaustive `match` over [`Op`]. The function stands in the file of the
-//! op's family.
+//! From an op to the function that computes it: one exhaustive `match` over [`Op`]. The function stands in the file of
+//! the op's family.
 
 use super::arena::Arena;
 use super::{
@@ -101,7 +101,7 @@ pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
             let (capacity, inputs) = (out_dims[0], formula_inputs(program, node, &x));
             let rowed = inputs.iter().enumerate().filter(|(i, _)| !formula.is_table(*i));
             let longest = rowed.map(|(_, (_, dims))| dims.iter().product::<usize>()).max();
-            let row = longest.expect("a formula has an input with rows") / capacity;
+            let row = longest.expect("a formula has an input that is not a table") / capacity;
             let bound = formula::BoundFormula::new(formula, inputs, capacity, row);
             formula::reduce(&mut f32s_mut(y0)[..active.unwrap_or(capacity)], *reduction, &bound);
         }

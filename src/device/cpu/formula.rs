@@ -1,4 +1,5 @@
-//! Interpreter of elementwise programs ([`Formula`]): a stack machine that runs each instruction for a block of elements.
+//! Interpreter of elementwise programs ([`Formula`]): a stack machine that runs each instruction for a block of
+//! elements.
 
 use rayon::prelude::*;
 
@@ -103,8 +104,8 @@ impl<'a> BoundFormula<'a> {
         BoundFormula { code: formula.code(), inputs: inputs.into_iter().enumerate().map(reading).collect(), row }
     }
 
-    /// Evaluates `lanes` (at most [`LANES`]) elements of a row from `element` on. The results are the first `lanes` numbers at
-    /// the bottom of the stack.
+    /// Evaluates `lanes` (at most [`LANES`]) elements of a row from `element` on. The results are the first `lanes`
+    /// numbers at the bottom of the stack.
     #[inline(always)]
     fn run<T: Number>(&self, stack: &mut Stack, old: &[T], row: usize, element: usize, lanes: usize) {
         let mut held = 0;

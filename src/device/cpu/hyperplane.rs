@@ -69,10 +69,10 @@ fn sums(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> [f64; 2]) -> [f64; 2] {
 
 /// Writes the smallest move d of each point z inside the box after which `value + w . (z + d - anchor)` is 0.
 ///
-/// In both norms each coordinate of the solution moves at its own speed for the same lambda. The change of the function is a
-/// piecewise linear, concave function of lambda: its slope falls each time a coordinate reaches the box. So Newton's method
-/// from lambda = 0 never passes the solution, and reaches it with the step from the solution's own piece. No sorting is
-/// needed.
+/// In both norms each coordinate of the solution moves at its own speed for the same lambda. The change of the function
+/// is a piecewise linear, concave function of lambda: its slope falls each time a coordinate reaches the box. So
+/// Newton's method from lambda = 0 never passes the solution, and reaches it with the step from the solution's own
+/// piece. No sorting is needed.
 pub(super) fn project_hyperplane(d: &mut [f32], z: &[f32], anchor: &[f32], w: &[f32], value: &[f32], norm: Norm) {
     let row = z.len() / value.len();
     let rows = d.par_chunks_mut(row).zip(z.par_chunks(row)).zip(anchor.par_chunks(row)).zip(w.par_chunks(row));

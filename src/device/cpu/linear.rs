@@ -1,5 +1,5 @@
-//! Linear layers: matrix products over fixed blocks of output features. Bias, ReLU and the gradient of ReLU are applied to a
-//! block while it is in the core's cache.
+//! Linear layers: matrix products over fixed blocks of output features. Bias, ReLU and the gradient of ReLU are applied
+//! to a block while it is in the core's cache.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par, unzip, zip};
@@ -51,8 +51,8 @@ pub(super) fn linear_bias(y: &mut [f32], x: &[f32], w: &[f32], bias: &[f32], n: 
     });
 }
 
-/// Writes y = x w^T. `epilogue(first, columns)` is applied to each block of columns `[.., n]` of y; `first` is the number of
-/// its first column.
+/// Writes y = x w^T. `epilogue(first, columns)` is applied to each block of columns `[.., n]` of y; `first` is the
+/// number of its first column.
 fn layer(y: &mut [f32], x: &[f32], w: &[f32], n: usize, w_dims: &[usize], epilogue: impl Fn(usize, &mut [f32]) + Sync) {
     let &[out, inner] = w_dims else { unreachable!("w is [out, in]") };
     let x = MatRef::from_row_major_slice(&x[..n * inner], n, inner);

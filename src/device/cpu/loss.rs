@@ -31,8 +31,8 @@ fn others(z: &[f32], y: usize) -> impl Iterator<Item = usize> {
     (0..z.len()).filter(move |&j| j != y)
 }
 
-/// Classes by their logits, the largest first; classes of equal logits keep their order. A NaN comes before or after all
-/// numbers, by its sign.
+/// Classes by their logits, the largest first; classes of equal logits keep their order. A NaN comes before or after
+/// all numbers, by its sign.
 fn ranked(z: &[f32]) -> Vec<usize> {
     let mut classes: Vec<usize> = (0..z.len()).collect();
     // -0 + 0 is 0, so the two zeros are equal.
@@ -163,7 +163,8 @@ pub(super) fn targeted_loss_backward(
     }
 }
 
-/// Writes the class at `rank` (from 0) among the classes other than the label, ordered by their logits, or the last class.
+/// Writes the class at `rank` (from 0) among the classes other than the label, ordered by their logits, or the last
+/// class.
 pub(super) fn rank_class(out: &mut [u32], logits: &[f32], labels: &[u32], rank: usize) {
     let classes = logits.len() / labels.len();
     for ((out, z), &y) in out.iter_mut().zip(logits.chunks_exact(classes)).zip(labels) {
@@ -206,7 +207,8 @@ impl Divergence {
         Divergence { log_sums: q.sum.ln() - p.sum.ln(), p, q }
     }
 
-    /// `log P_j - log Q_j`, computed from logits: it is finite where a probability is 0, and exactly 0 if both rows are equal.
+    /// `log P_j - log Q_j`, computed from logits: it is finite where a probability is 0, and exactly 0 if both rows are
+    /// equal.
     fn log_ratio(&self, p: f32, q: f32) -> f32 {
         (p - self.p.largest) - (q - self.q.largest) + self.log_sums
     }

@@ -1,8 +1,8 @@
 //! Micro-kernels: sums of products in vector registers, from which every convolution of this device is made.
 //!
-//! The channels of a result lie in vectors, so one number of x is multiplied by a whole vector of weights. A register tile,
-//! of rows times vectors, is summed over at most [`TERMS`] terms at a time. That keeps rounding errors small and the weights
-//! in the L1 and L2 caches.
+//! The channels of a result lie in vectors, so one number of x is multiplied by a whole vector of weights. A register
+//! tile, of rows times vectors, is summed over at most [`TERMS`] terms at a time. That keeps rounding errors small and
+//! the weights in the L1 and L2 caches.
 
 use std::array::from_fn;
 use std::ops::Range;
@@ -20,8 +20,8 @@ pub(super) const ROWS: usize = 12;
 
 /// Channels of a result, divided into blocks of whole vectors.
 ///
-/// An operand packed for these blocks holds, block by block, one row of channels a term. A row ends in zeros if the block has
-/// fewer channels than its width.
+/// An operand packed for these blocks holds, block by block, one row of channels a term. A row ends in zeros if the
+/// block has fewer channels than its width.
 pub(super) struct ChannelBlocks {
     pub blocks: Vec<ChannelBlock>,
     /// Sum of the blocks' widths.
@@ -95,7 +95,8 @@ trait RegisterTile {
     fn run<S: Simd, const P: usize, const V: usize>(self, simd: S);
 }
 
-/// Runs `tile` with as many rows of `vectors` vectors as the registers hold beside the weights and one broadcast number.
+/// Runs `tile` with as many rows of `vectors` vectors as the registers hold beside the weights and one broadcast
+/// number.
 #[inline(always)]
 fn tiled<S: Simd>(simd: S, vectors: usize, tile: impl RegisterTile) {
     match (vectors, S::REGISTER_COUNT >= 32) {
@@ -238,8 +239,8 @@ pub(super) struct PixelRow {
     pub len: usize,
 }
 
-/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all rows: the gradient of [`SumTerms`]
-/// with respect to its weights, in their packed layout.
+/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all rows: the gradient of
+/// [`SumTerms`] with respect to its weights, in their packed layout.
 pub(super) struct SumPixels<'a> {
     pub out: &'a mut [f32],
     /// The padded images, followed by [`ROWS`] more elements.

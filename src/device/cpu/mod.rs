@@ -1,8 +1,8 @@
-//! The CPU device: tasks of rayon over rows, micro-kernels for convolutions, and the matrix products of `faer` for linear
-//! layers.
+//! The CPU device: tasks of rayon over rows, micro-kernels for convolutions, and the matrix products of `faer` for
+//! linear layers.
 //!
-//! Work is divided by rows or by blocks of a fixed size, never by the number of threads, and every sum has a fixed order. So a
-//! program gives the same bits on one thread and on many.
+//! Work is divided by rows or by blocks of a fixed size, never by the number of threads, and every sum has a fixed
+//! order. So a program gives the same bits on one thread and on many.
 //!
 //! - `dispatch`: from an op to its function; one file a family of ops, of the same name as on the tape
 //! - `microkernel`, `padded_image`, `scratch`, `simd`: parts that the families share

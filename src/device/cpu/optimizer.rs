@@ -12,8 +12,8 @@ const BETAS: [f64; 2] = [0.9, 0.999];
 /// Added to the denominator of Adam's step.
 const EPS: f32 = 1e-8;
 
-/// Gradients of the parameters from `start` on: `(1 - c) dmargin + c dclean`; without dclean, dmargin. `parts` is dmargin,
-/// and dclean if there is one.
+/// Gradients of the parameters from `start` on: `(1 - c) dmargin + c dclean`; without dclean, dmargin. `parts` is
+/// dmargin, and dclean if there is one.
 #[inline(always)] // so that it is compiled for the caller's vector instructions
 fn gradients<'a>(parts: &[&'a [f32]], start: usize, rule: &OptimizerRule) -> impl Iterator<Item = f32> + use<'a> {
     let (clean, c) = parts.get(1).map_or((parts[0], 0.0), |clean| (*clean, rule.clean_coeff));

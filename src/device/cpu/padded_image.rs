@@ -21,7 +21,8 @@ impl PaddedImage {
         self.rows * self.pitch()
     }
 
-    /// Copies an image of `width` pixels a row into the zero-padded buffer `padded`. Elements beyond the padded image become 0.
+    /// Copies an image of `width` pixels a row into the zero-padded buffer `padded`. Elements beyond the padded image
+    /// become 0.
     pub(super) fn pad(&self, padded: &mut [f32], image: &[f32], width: usize) {
         let (left, row) = (self.left * self.c, width * self.c);
         let (above, rest) = padded.split_at_mut(self.top * self.pitch());

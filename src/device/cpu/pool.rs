@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-/// Calls `f(output, channel, maximum, place)` for each output of a 2x2 max-pool of an image `[h, w, k]`. `place` is the first
-/// of the window's four elements (row-major) that holds the maximum.
+/// Calls `f(output, channel, maximum, place)` for each output of a 2x2 max-pool of an image `[h, w, k]`. `place` is the
+/// first of the window's four elements (row-major) that holds the maximum.
 #[inline(always)] // so that it is compiled for the caller's vector instructions
 pub(super) fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, usize, f32, u8)) {
     for (oy, rows) in conv.chunks_exact(2 * w * k).enumerate() {

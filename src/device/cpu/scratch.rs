@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-/// Writes the transpose of a matrix, `from`, with `columns` columns. `to` has rows of `pitch` elements, which end in zeros;
-/// as many rows are written as `to` has. The transpose goes tile by tile, so that both sides of a tile stay in the L1 cache.
+/// Writes the transpose of a matrix, `from`, with `columns` columns. `to` has rows of `pitch` elements, which end in
+/// zeros; as many rows are written as `to` has. The transpose goes tile by tile, so that both sides of a tile stay in
+/// the L1 cache.
 pub(super) fn transpose(to: &mut [f32], from: &[f32], columns: usize, pitch: usize) {
     const TILE: usize = 16;
     if columns == 0 || pitch == 0 {

@@ -1,4 +1,4 @@
-//! PGD, the search for the boundary, and their random numbers.
+//! PGD, the bisection for the decision boundary, and their random numbers.
 
 use crate::rng::Purpose;
 use crate::tape::Op;
@@ -7,7 +7,7 @@ use crate::tape::memory::Buffer;
 use crate::tape::params::{Direction, Norm, PgdRule};
 
 impl Tape {
-    /// [`Op::Uniform`], as many values a row as `like` has.
+    /// [`Op::Uniform`] of the shape of `like`.
     pub fn uniform(
         &mut self,
         like: Value,
@@ -29,7 +29,7 @@ impl Tape {
         self.same(Op::PgdStart(norm), &[x, eps, noise])
     }
 
-    /// [`Op::PgdStep`]: moves `adv`.
+    /// [`Op::PgdStep`], which updates `adv`.
     pub fn pgd_step(&mut self, rule: PgdRule, adv: &Buffer, x: Value, dx: Value, eps: Value, step: Value) {
         let adv = self.leaf(adv);
         assert!(self.dims(adv) == self.dims(x) && self.dims(x) == self.dims(dx), "pgd_step: adv, x and dx");
@@ -39,7 +39,7 @@ impl Tape {
     }
 
     /// [`Op::AlongDirection`].
-    #[allow(clippy::too_many_arguments)] // the op's operands and its three choices
+    #[allow(clippy::too_many_arguments)] // the four operands of the op and its three parameters
     pub fn along_direction(
         &mut self,
         norm: Norm,

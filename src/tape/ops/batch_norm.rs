@@ -4,12 +4,12 @@ use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};
 use crate::tape::memory::{Buffer, DType};
 
-/// The operands of batch norm beside its input, each `[c]`.
+/// Operands of batch norm beside its input, each `[c]`.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
-    /// What the normalized values are multiplied by.
+    /// Factor of the normalized values.
     pub weight: Value,
-    /// What is added then.
+    /// Bias, added after the multiplication.
     pub bias: Value,
     /// Running mean.
     pub running_mean: Buffer,
@@ -18,7 +18,7 @@ pub struct BatchNorm {
 }
 
 impl Tape {
-    /// [`Op::BatchNorm`] with the running statistics.
+    /// [`Op::BatchNorm`], with the running statistics.
     pub fn batch_norm(&mut self, x: Value, norm: &BatchNorm) -> Value {
         let operands = [norm.weight, norm.bias, self.leaf(&norm.running_mean), self.leaf(&norm.running_variance)];
         self.check_channels(x, &operands);

@@ -4,7 +4,7 @@ use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};
 use crate::tape::params::ConvWindow;
 
-/// `[n, h', w', k]` of a convolution of x `[n, h, w, c]` by w `[k, kh, kw, c]`.
+/// Shape `[n, h', w', k]` of the convolution of x `[n, h, w, c]` with filters `[k, kh, kw, c]`.
 fn conv_dims(x: &[usize], w: &[usize], window: ConvWindow) -> [usize; 4] {
     let (&[n, h, wide, c], &[k, kh, kw, wc]) = (x, w) else { panic!("conv2d: x {x:?}, w {w:?}") };
     assert_eq!(c, wc, "conv2d: channels of x {x:?} and w {w:?}");

@@ -1,4 +1,4 @@
-//! Ops that touch each element once.
+//! Elementwise ops, and biases.
 
 use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};

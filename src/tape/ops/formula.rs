@@ -6,7 +6,7 @@ use crate::tape::graph::{Tape, Value};
 use crate::tape::memory::{Buffer, DType};
 
 impl Tape {
-    /// [`Op::Map`]: `formula` of the inputs' numbers, of the longest input's shape.
+    /// [`Op::Map`]: evaluates `formula` for each element. The result has the shape of the longest input.
     pub fn map<const N: usize>(&mut self, inputs: [Value; N], formula: impl FnOnce([Formula; N]) -> Formula) -> Value {
         let formula = formula(std::array::from_fn(Formula::input));
         let dims = self.longest(&inputs, &formula);
@@ -14,8 +14,8 @@ impl Tape {
         self.op(Op::Map(formula), &inputs, &dims)
     }
 
-    /// [`Op::Map`] in place: `formula` of what `buffer` holds and of the inputs' numbers. What a buffer of integers gets
-    /// loses its fraction, and is 0 where it is negative.
+    /// [`Op::Map`] in place: evaluates `formula` of the former content of `buffer` and of the inputs. A buffer of
+    /// integers drops the fraction of a value; a negative value becomes 0.
     pub fn map_into<const N: usize>(
         &mut self,
         buffer: &Buffer,
@@ -30,7 +30,7 @@ impl Tape {
         self.push(Op::Map(formula), &inputs, &[out]);
     }
 
-    /// [`Op::Reduce`]: what `formula` of the inputs' numbers comes to along each row.
+    /// [`Op::Reduce`]: reduces the values of `formula` along each row.
     pub fn reduce<const N: usize>(
         &mut self,
         reduction: Reduction,
@@ -43,13 +43,14 @@ impl Tape {
         self.op(Op::Reduce(reduction, formula), &inputs, &dims[..1])
     }
 
-    /// The shape of the longest input that is no table; of two, the first.
+    /// Shape of the longest input that is not a table; the first of several.
     fn longest(&self, inputs: &[Value], formula: &Formula) -> Vec<usize> {
         let values = (inputs.iter().enumerate()).filter(|(i, _)| !formula.is_table(*i)).map(|(_, v)| self.dims(*v));
         let longest = values.reduce(|a, b| if b.iter().product::<usize>() > a.iter().product() { b } else { a });
-        longest.expect("a formula has an input with rows").to_vec()
+        longest.expect("a formula has an input that is not a table").to_vec()
     }
 
+    /// Checks the shapes and types of a formula's inputs for a result of shape `dims`.
     fn check_formula(&self, inputs: &[Value], dims: &[usize], formula: &Formula) {
         formula.check(inputs.len());
         let numbers = [DType::F32, DType::U32];
@@ -60,7 +61,7 @@ impl Tape {
                 false => found == dims || found == &dims[..1] || found == [1],
             };
             assert!(fits, "a formula of shape {dims:?}: input {i} is {found:?}");
-            assert!(numbers.contains(&self.dtype(input)), "a formula's input {i} is of bytes");
+            assert!(numbers.contains(&self.dtype(input)), "input {i} of a formula holds bytes");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whole images: augmentation, standardization, the mean over pixels.
+//! Ops on whole images: augmentation, standardization, the mean over pixels.
 
 use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};
@@ -19,13 +19,13 @@ impl Tape {
         assert_eq!(self.dims(choice), [n, 3], "gather_augmented: three choices a row");
         let &[_, h, w, c] = self.dims(src) else { panic!("gather_augmented: src {:?}", self.dims(src)) };
         assert!((reach as usize) < h.min(w), "gather_augmented: {reach} pixels around an image of {h} x {w}");
-        assert_eq!(self.dtype(src), DType::U8, "gather_augmented: images as bytes");
+        assert_eq!(self.dtype(src), DType::U8, "gather_augmented: images are bytes");
         let out = self.value(&[n, h, w, c], DType::U8, None);
         self.push(Op::GatherAugmented { reach }, &[src, index, choice], &[out]);
         out
     }
 
-    /// [`Op::Standardize`]: the images.
+    /// [`Op::Standardize`]; returns the standardized images.
     pub fn standardize(&mut self, x: Value) -> Value {
         let dims = self.dims(x).to_vec();
         let (out, deviation) = (self.value(&dims, DType::F32, None), self.value(&dims[..1], DType::F32, None));

@@ -13,7 +13,7 @@ impl Tape {
         self.op(Op::Loss(rule), &[logits, labels], &[n])
     }
 
-    /// [`Op::Kl`] of logits `q` from logits `p`.
+    /// [`Op::Kl`]: KL(P || Q) of logits `p` and `q`.
     pub fn kl(&mut self, p: Value, q: Value) -> Value {
         assert_eq!(self.dims(p), self.dims(q), "kl: p and q");
         let n = self.dims(p)[0];
@@ -35,7 +35,7 @@ impl Tape {
         class
     }
 
-    /// How many rows of logits there are; each has a label, and at least so many classes.
+    /// Number of rows of `logits`. Checks that each row has the labels, and at least `classes` classes.
     fn examples(&self, logits: Value, labels: &[Value], classes: usize, what: &str) -> usize {
         let &[n, found] = self.dims(logits) else { panic!("{what}: logits {:?}", self.dims(logits)) };
         assert!(found >= classes, "{what}: {classes} classes are needed, there are {found}");

@@ -1,4 +1,4 @@
-//! Optimizers and the step counter.
+//! Optimizers, and the counter of steps.
 
 use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};
@@ -6,7 +6,7 @@ use crate::tape::memory::Buffer;
 use crate::tape::params::OptimizerRule;
 
 impl Tape {
-    /// [`Op::Adam`]; `state` is m, v.
+    /// [`Op::Adam`]; `state` is m and v.
     pub fn adam(
         &mut self,
         rule: OptimizerRule,

@@ -1,4 +1,4 @@
-//! Rows by index, and the selection of rows.
+//! Ops that gather, scatter and select rows.
 
 use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};
@@ -21,7 +21,7 @@ impl Tape {
         self.push(Op::ScatterRows, &[src, index], &[dst]);
     }
 
-    /// [`Op::SelectNegative`]: writes the rows' places to `selected` and their number to `count`.
+    /// [`Op::SelectNegative`]: writes the indices of the negative values to `selected` and their number to `count`.
     pub fn select_negative(&mut self, values: Value, selected: &Buffer, count: &Buffer) {
         let (selected, count) = (self.leaf(selected), self.leaf(count));
         assert_eq!(self.dims(values), self.dims(selected), "select_negative");
