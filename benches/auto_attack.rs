@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use maxmargin::attack::{ApgdLoss, ApgdSettings, Attack, FabSettings, Start, apgd, fab};
+use maxmargin::attack::{ApgdLoss, ApgdSettings, ApgdStart, Attack, FabSettings, apgd, fab};
 use maxmargin::batch::Batch;
 use maxmargin::catalog::DatasetKind;
 use maxmargin::choice::Choice as _;
@@ -42,7 +42,7 @@ fn main() {
     let target = Batch::new(&mut memory, model, "a.x", batch);
     let mut attacks = Vec::new();
     for loss in [ApgdLoss::Xent, ApgdLoss::Dlr, ApgdLoss::TargetedDlr] {
-        let settings = ApgdSettings { start: Start::Image, ..ApgdSettings::published(loss, norm, 0) };
+        let settings = ApgdSettings { start: ApgdStart::Image, ..ApgdSettings::published(loss, norm, 0) };
         attacks.push(apgd(&mut memory, model, &target, &settings).expect("ten classes"));
     }
     for targeted in [true, false] {

@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
-use maxmargin::attack::{ApgdLoss, ApgdSettings, Attack, AutoAttack, FabSettings, Start, apgd, auto_attack, fab};
+use maxmargin::attack::{ApgdLoss, ApgdSettings, ApgdStart, Attack, AutoAttack, FabSettings, apgd, auto_attack, fab};
 use maxmargin::batch::Batch;
 use maxmargin::device::Schedule;
 use maxmargin::model::{LeNet5, Mode, Model, image_buffer};
@@ -124,7 +124,7 @@ fn ball_and_box_are_kept_exactly_and_eps_0_moves_nothing() {
         for loss in LOSSES {
             let mut attacked = with_apgd(make, &given, &settings(loss, norm, 12));
             let stages = attacked.attack.schedule.stages.clone();
-            let point = attacked.state(".point");
+            let point = attacked.carried(".point");
             for program in stages.iter().flat_map(|(program, times)| (0..*times).map(move |_| program)) {
                 attacked.device.execute(program).unwrap();
                 for (i, at) in attacked.rows(&point).iter().enumerate() {
@@ -182,7 +182,7 @@ fn without_a_gradient_nothing_moves() {
     given.labels.fill(4);
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         for loss in LOSSES {
-            let settings = ApgdSettings { start: Start::Image, ..settings(loss, norm, 8) };
+            let settings = ApgdSettings { start: ApgdStart::Image, ..settings(loss, norm, 8) };
             assert_eq!(with_apgd(make, &given, &settings).run(0), given.x, "{norm} {loss:?}");
         }
         for (targeted, ball) in [(false, false), (true, false), (true, true)] {
@@ -200,12 +200,12 @@ fn apgd_starts_where_the_ball_ends_elsewhere_for_each_example_run_and_seed() {
     given.eps.fill(0.2);
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         let start = |seed: u64, run: u32| {
-            let settings = ApgdSettings { start: Start::Random { seed }, ..settings(ApgdLoss::Xent, norm, 1) };
+            let settings = ApgdSettings { start: ApgdStart::Random { seed }, ..settings(ApgdLoss::Xent, norm, 1) };
             let mut attacked = with_apgd(make, &given, &settings);
             attacked.device.write_u32(&attacked.attack.run, &[run]).unwrap();
             let first = attacked.attack.schedule.stages[0].0.clone();
             attacked.device.execute(&first).unwrap();
-            attacked.rows(&attacked.state(".point"))
+            attacked.rows(&attacked.carried(".point"))
         };
         let all = [start(1, 0), start(1, 1), start(2, 0)].concat();
         for (i, point) in all.iter().enumerate() {
@@ -267,10 +267,10 @@ impl Oracle {
             let mut schedule = Schedule::default();
             schedule.then(&Arc::new(tape.finish()), 1);
             let run = memory.u32("oracle.run", &[1]);
-            let state = vec![point.clone(), value, gradient, margin, ones, class];
-            Attack { name: "oracle".into(), eps: None, run, runs: 1, adv: point, state, schedule }
+            let carried = vec![point.clone(), value, gradient, margin, ones, class];
+            Attack { name: "oracle".into(), eps: None, run, runs: 1, adv: point, carried, schedule }
         });
-        let [ones, class, point] = [".ones", ".class", ".point"].map(|part| attacked.state(part));
+        let [ones, class, point] = [".ones", ".class", ".point"].map(|part| attacked.carried(part));
         attacked.device.write_f32(&ones, &vec![1.0; given.x.len()]).unwrap();
         attacked.device.write_u32(&class, classes).unwrap();
         Oracle { attacked, point }
@@ -280,7 +280,7 @@ impl Oracle {
         self.attacked.device.write_f32(&self.point, &points.concat()).unwrap();
         self.attacked.run(0);
         let rows = |part: &str| -> Vec<Vec<f64>> {
-            let rows = self.attacked.rows(&self.attacked.state(part));
+            let rows = self.attacked.rows(&self.attacked.carried(part));
             rows.into_iter().map(|row| row.into_iter().map(f64::from).collect()).collect()
         };
         At {
@@ -381,17 +381,17 @@ fn apgd_goes_step_by_step_as_plain_words_say() {
             let (mut model, values) = lenet5();
             let mut attacked = Attacked::of(make, &given, &mut model, &values, |memory, model, target| {
                 let points = image_buffer(memory, model, "starts.given", target.capacity());
-                let start = Start::Given(points.clone());
+                let start = ApgdStart::Given(points.clone());
                 let mut attack =
                     apgd(memory, model, target, &ApgdSettings { start, ..settings(loss, norm, ITERATIONS) }).unwrap();
-                attack.state.push(points);
+                attack.carried.push(points);
                 attack
             });
-            let given_starts = attacked.state(".given");
+            let given_starts = attacked.carried(".given");
             attacked.device.write_f32(&given_starts, &starts).unwrap();
             attacked.device.write_u32(&attacked.attack.run, &[1]).unwrap();
             let stages = attacked.attack.schedule.stages.clone();
-            let point = attacked.state(".point");
+            let point = attacked.carried(".point");
             let mut points = Vec::new();
             for program in stages.iter().flat_map(|(program, times)| (0..*times).map(move |_| program)) {
                 attacked.device.execute(program).unwrap();
@@ -400,7 +400,7 @@ fn apgd_goes_step_by_step_as_plain_words_say() {
             // The last program finds out, and moves no more.
             assert_eq!(points.len(), ITERATIONS as usize + 2);
             let classes = match loss {
-                ApgdLoss::TargetedDlr => attacked.device.read_u32(&attacked.state(".classes")).unwrap(),
+                ApgdLoss::TargetedDlr => attacked.device.read_u32(&attacked.carried(".target")).unwrap(),
                 _ => vec![0; 4],
             };
             let mut oracle = Oracle::new(make, &given, loss, &classes);

@@ -142,7 +142,7 @@ fn never_raises_its_loss(make: TestDevice, norm: Norm, eps: f32) {
     let mut given = Given::random(12, [8, 8, 1], 3, 6, [0.2, 0.8]);
     given.eps = vec![eps; 6];
     let mut attacked = Attacked::new(make, &given, square_of(norm, 60));
-    let best = attacked.state("best");
+    let best = attacked.carried("best");
     let (stages, adv) = (attacked.attack.schedule.stages.clone(), attacked.attack.adv.clone());
     let mut before: Option<(Vec<Vec<f32>>, Vec<f32>)> = None;
     for (program, times) in &stages {
@@ -254,7 +254,7 @@ fn spsa_estimates_the_gradient() {
     let settings = SpsaSettings { samples: 400, at_once: 100, seed: 9, ..SpsaSettings::default() };
     for make in devices() {
         let mut attacked = Attacked::new(make, &given, spsa_of(settings.clone()));
-        let gradient = attacked.state("gradient");
+        let gradient = attacked.carried("gradient");
         for (program, times) in &attacked.attack.schedule.stages.clone()[..2] {
             (0..*times).for_each(|_| attacked.device.execute(program).unwrap());
         }

@@ -185,8 +185,8 @@ fn step(make: TestDevice, config: &Config, given: &Given, number: u32) -> After 
     After {
         parameters: device.read_f32(model.params().buffer()).unwrap(),
         metrics: device.read_f32(&step.metrics).unwrap(),
-        eps: named("batch.eps", BATCH.len()),
-        adv: named("batch.adv", BATCH.len() * PIXELS),
+        eps: named("batch.pgd.eps", BATCH.len()),
+        adv: named("batch.pgd.adv", BATCH.len() * PIXELS),
     }
 }
 

@@ -192,7 +192,7 @@ fn where_nothing_is_adversarial_the_result_is_the_image_and_everything_a_number(
     for (make, method) in devices().into_iter().flat_map(|make| shorter().map(|method| (make, method))) {
         let mut attacked = Attacked::new(make, &given, &method.record);
         assert_eq!(attacked.run(0), given.x, "{}", method.name);
-        for buffer in &attacked.attack.state {
+        for buffer in &attacked.attack.carried {
             assert!(attacked.rows(buffer).concat().iter().all(|v| !v.is_nan()), "{}: {}", method.name, buffer.name);
         }
     }
@@ -247,7 +247,7 @@ fn ddn_goes_where_its_words_say() {
         let settings = DdnSettings { iterations, levels: None, ..DdnSettings::default() };
         let mut attacked = Attacked::new(make, &given, ddn_of(settings));
         attacked.run(0);
-        for (i, point) in attacked.rows(&attacked.state("point")).iter().enumerate() {
+        for (i, point) in attacked.rows(&attacked.carried("point")).iter().enumerate() {
             for (got, expected) in point.iter().zip(ddn_by_its_words(&given, i, iterations)) {
                 assert!((f64::from(*got) - expected).abs() < 1e-4, "example {i}: {got}, not {expected}");
             }

@@ -4,123 +4,146 @@
 
 use std::sync::Arc;
 
-use super::{Attack, Pgd, PgdSettings};
+use super::common::fill;
+use super::interface::Attack;
+use super::pgd::{Pgd, PgdSettings};
+use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::config::{Direction, SearchResult};
 use crate::device::Schedule;
-use crate::model::{Mode, Model, image_buffer};
-use crate::tape::{Buffer, LossRule, Memory, Norm, Tape, Value};
+use crate::model::{Mode, Model};
+use crate::tape::{Buffer, LossRule, Memory, Norm, Program, Tape, Value};
 
-/// Where the bisection starts. Its first sign is that of the loss at PGD's own point.
+/// Start of the bisection. Its first sign is that of the loss at PGD's own point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SearchStart {
-    /// At PGD's eps. Along [`Direction::Unit`] that is not always PGD's own point: then the sign is that at eps.
+    /// PGD's eps. Along [`Direction::Unit`] that is not always PGD's own point: then the sign is that at eps.
     Eps,
-    /// At half the upper bound.
+    /// Half the upper bound.
     HalfMaxEps,
 }
 
-/// How the boundary is searched for.
+/// Settings of the bisection.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
-    /// The loss whose zero is the boundary: negative where the example is classified right.
+    /// Loss whose zero is the boundary: negative where the example is classified correctly.
     pub loss: LossRule,
-    /// Halvings.
+    /// Halvings of the bracket.
     pub steps: u32,
-    /// Upper end of the bracket.
+    /// Upper end of the first bracket.
     pub max_eps: f32,
-    /// Where it starts.
+    /// Start of the bisection.
     pub start: SearchStart,
-    /// What margins are measured in.
+    /// Norm of margins.
     pub norm: Norm,
-    /// What the margin is a multiple of.
+    /// Unit of margins.
     pub direction: Direction,
-    /// Which end of the last bracket is the result.
+    /// End of the last bracket that is the result.
     pub result: SearchResult,
-    /// Batch norm's mode.
+    /// Mode of batch norm.
     pub mode: Mode,
 }
 
-/// AN-PGD around a model. Whoever runs it fills what [`Pgd`] asks for.
+/// AN-PGD recorded for a batch. Before a run, the buffers that [`Pgd`] reads are written.
 #[derive(Clone, Debug)]
 pub struct AnPgd {
     /// The attack that finds the direction.
     pub pgd: Pgd,
-    /// The margin of each example `[n]`, in the norm's unit.
+    /// Margin of each example `[n]`, in the norm's unit.
     pub margin: Buffer,
-    /// PGD and the search.
+    /// Programs of PGD and of the search.
     pub schedule: Schedule,
-    target: Batch,
+    batch: Batch,
     search: Search,
 }
 
+/// Bracket of each example's margin, and the length that is tried next, each `[n]`.
+struct Bracket {
+    t: Buffer,
+    low: Buffer,
+    high: Buffer,
+}
+
 impl AnPgd {
-    /// Records the search after `pgd` on `target`.
-    pub fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, pgd: Pgd, search: Search) -> AnPgd {
-        let n = target.capacity();
-        let name = |part: &str| format!("{}.{part}", target.name);
-        let [t, low, high] = ["t", "low", "high"].map(|part| memory.f32(&name(part), &[n]));
+    /// Records the search after `pgd` on `batch`.
+    pub fn new(memory: &mut Memory, model: &dyn Model, batch: &Batch, pgd: Pgd, search: Search) -> AnPgd {
+        AnPgd::record(&mut Workspace::new(memory, model, batch, "an-pgd"), pgd, search)
+    }
+
+    fn record(workspace: &mut Workspace, pgd: Pgd, search: Search) -> AnPgd {
+        let [t, low, high] = ["t", "low", "high"].map(|part| workspace.scalars(Carried, part));
         let margin = match search.result {
             SearchResult::Midpoint => t.clone(),
             SearchResult::Adversarial => high.clone(),
         };
-        let mut schedule = pgd.schedule.clone();
-        let an_pgd = AnPgd { pgd, margin, schedule: Schedule::default(), target: target.clone(), search };
+        let (model, bracket) = (workspace.model, Bracket { t, low, high });
+        let schedule = pgd.schedule.clone();
+        let mut an_pgd = AnPgd { pgd, margin, schedule, batch: workspace.batch.clone(), search };
+        an_pgd.schedule.then(&Arc::new(an_pgd.start(model, &bracket)), 1);
+        // The bracket is halved `steps` times, once by the sign at the start.
+        an_pgd.schedule.then(&Arc::new(an_pgd.probe(model, &bracket)), search.steps - 1);
+        let end = an_pgd.end(model, &bracket);
+        if !end.nodes.is_empty() {
+            an_pgd.schedule.then(&Arc::new(end), 1);
+        }
+        an_pgd
+    }
 
-        let mut tape = Tape::new("search_start");
-        tape.set_rows(&target.rows);
+    /// The first bracket, halved by the sign at the start.
+    fn start(&self, model: &dyn Model, Bracket { t, low, high }: &Bracket) -> Program {
+        let AnPgd { search, batch, .. } = self;
+        let mut tape = batch.tape("search_start");
         let point = match (search.start, search.direction) {
             // PGD's point may lie nearer than eps, where the box cut it: its sign says nothing of the point at eps.
-            (SearchStart::Eps, Direction::Unit) => an_pgd.point_at(&mut tape, &an_pgd.pgd.eps, true),
-            _ => tape.leaf(&an_pgd.pgd.adv),
+            (SearchStart::Eps, Direction::Unit) => self.point_at(&mut tape, &self.pgd.eps, true),
+            _ => tape.leaf(&self.pgd.adv),
         };
-        let logits = model.logits(&mut tape, point, search.mode);
-        let labels = tape.leaf(&target.labels);
-        let loss = tape.loss(search.loss, logits, labels);
+        let loss = self.loss(&mut tape, model, point);
         let first = match search.start {
             SearchStart::Eps => {
-                let eps = tape.leaf(&an_pgd.pgd.eps);
+                let eps = tape.leaf(&self.pgd.eps);
                 tape.copy(eps)
             }
-            SearchStart::HalfMaxEps => tape.fill(search.max_eps * 0.5, &[n]),
+            SearchStart::HalfMaxEps => tape.fill(search.max_eps * 0.5, &t.dims),
         };
-        tape.keep(first, &t);
-        for (value, buffer) in [(0.0, &low), (search.max_eps, &high)] {
-            let end = tape.fill(value, &[n]);
-            tape.keep(end, buffer);
-        }
-        tape.bisect(search.max_eps, loss, &t, &low, &high);
-        schedule.then(&Arc::new(tape.finish()), 1);
+        tape.keep(first, t);
+        fill(&mut tape, low, 0.0);
+        fill(&mut tape, high, search.max_eps);
+        tape.bisect(search.max_eps, loss, t, low, high);
+        tape.finish()
+    }
 
-        let mut tape = Tape::new("search_probe");
-        tape.set_rows(&target.rows);
-        let probe = an_pgd.point_at(&mut tape, &t, true);
-        let logits = model.logits(&mut tape, probe, search.mode);
-        let labels = tape.leaf(&target.labels);
-        let loss = tape.loss(search.loss, logits, labels);
-        tape.bisect(search.max_eps, loss, &t, &low, &high);
-        // The bracket is halved `steps` times, once by PGD's own point.
-        schedule.then(&Arc::new(tape.finish()), search.steps - 1);
+    /// One halving.
+    fn probe(&self, model: &dyn Model, Bracket { t, low, high }: &Bracket) -> Program {
+        let mut tape = self.batch.tape("search_probe");
+        let point = self.point_at(&mut tape, t, true);
+        let loss = self.loss(&mut tape, model, point);
+        tape.bisect(self.search.max_eps, loss, t, low, high);
+        tape.finish()
+    }
 
-        // The released code also evaluates the last middle. Nobody reads its sign, but batch norm in training mode takes
-        // it into the running statistics; where nothing is left of it, nothing is done.
-        let mut tape = Tape::new("search_end");
-        tape.set_rows(&target.rows);
-        let middle = an_pgd.point_at(&mut tape, &t, true);
-        model.logits(&mut tape, middle, search.mode);
-        let program = tape.finish();
-        if !program.nodes.is_empty() {
-            schedule.then(&Arc::new(program), 1);
-        }
-        AnPgd { schedule, ..an_pgd }
+    /// Logits of the last midpoint, as the released code evaluates it. Nothing reads them, but batch norm in training
+    /// mode takes the midpoint into its running statistics; without it the program is empty.
+    fn end(&self, model: &dyn Model, bracket: &Bracket) -> Program {
+        let mut tape = self.batch.tape("search_end");
+        let point = self.point_at(&mut tape, &bracket.t, true);
+        model.logits(&mut tape, point, self.search.mode);
+        tape.finish()
+    }
+
+    fn loss(&self, tape: &mut Tape, model: &dyn Model, point: Value) -> Value {
+        let logits = model.logits(tape, point, self.search.mode);
+        let labels = tape.leaf(&self.batch.labels);
+        tape.loss(self.search.loss, logits, labels)
     }
 
     /// AN-PGD as a minimum-norm attack: PGD in a ball of radius `eps` for all, then the search between there and
-    /// `search.max_eps`; the result is the upper end of the last bracket, the nearest point known to be misclassified.
+    /// `search.max_eps`. The result is the upper end of the last bracket, the nearest point known to be misclassified.
     pub fn attack(
         memory: &mut Memory,
         model: &dyn Model,
-        target: &Batch,
+        batch: &Batch,
         settings: &PgdSettings,
         search: Search,
         [eps, step]: [f32; 2],
@@ -133,22 +156,21 @@ impl AnPgd {
             mode: Mode::Eval,
             ..search
         };
-        let pgd = Pgd::new(memory, model, target, settings);
-        let an_pgd = AnPgd::new(memory, model, target, pgd, search);
-        let adv = image_buffer(memory, model, "an-pgd.adv", target.capacity());
-        let mut tape = Tape::new("an_pgd_ball");
-        tape.set_rows(&target.rows);
-        tape.map_into(&an_pgd.pgd.eps, [], |_, []| eps.into());
-        tape.map_into(&an_pgd.pgd.step, [], |_, []| step.into());
+        let mut workspace = Workspace::new(memory, model, batch, "an-pgd");
+        let pgd = Pgd::untargeted(&mut workspace, settings);
+        let an_pgd = AnPgd::record(&mut workspace, pgd, search);
+        let adv = workspace.images(Scratch, "boundary_point");
+        let mut ball = batch.tape("an_pgd_ball");
+        fill(&mut ball, &an_pgd.pgd.eps, eps);
+        fill(&mut ball, &an_pgd.pgd.step, step);
+        let mut result = batch.tape("an_pgd_result");
+        let point = an_pgd.boundary_point(&mut result, true);
+        result.keep(point, &adv);
         let mut schedule = Schedule::default();
-        schedule.then(&Arc::new(tape.finish()), 1);
+        schedule.then(&Arc::new(ball.finish()), 1);
         schedule.extend(&an_pgd.schedule);
-        let mut tape = Tape::new("an_pgd_result");
-        tape.set_rows(&target.rows);
-        let point = an_pgd.boundary_point(&mut tape, true);
-        tape.keep(point, &adv);
-        schedule.then(&Arc::new(tape.finish()), 1);
-        Attack { name: "an-pgd".into(), eps: None, run: run.clone(), runs: 1, adv, state: Vec::new(), schedule }
+        schedule.then(&Arc::new(result.finish()), 1);
+        workspace.attack(run.clone(), None, adv, schedule)
     }
 
     /// Records the point on each example's boundary.
@@ -157,7 +179,7 @@ impl AnPgd {
     }
 
     fn point_at(&self, tape: &mut Tape, t: &Buffer, clamp: bool) -> Value {
-        let [x, adv, eps, t] = [&self.target.x, &self.pgd.adv, &self.pgd.eps, t].map(|b| tape.leaf(b));
+        let [x, adv, eps, t] = [&self.batch.x, &self.pgd.adv, &self.pgd.eps, t].map(|b| tape.leaf(b));
         tape.along_direction(self.search.norm, self.search.direction, clamp, x, adv, eps, t)
     }
 }

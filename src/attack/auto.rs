@@ -1,37 +1,41 @@
-//! AutoAttack (Croce and Hein, ICML 2020): attacks that are run one after the other, each on what the ones before it left.
+//! AutoAttack (Croce and Hein, ICML 2020): attacks that run one after the other, each on the examples that are still
+//! robust.
 
-use super::{ApgdLoss, ApgdSettings, Attack, FabSettings, SquareSettings, apgd, fab, square};
+use super::apgd::{ApgdLoss, ApgdSettings, apgd};
+use super::fab::{FabSettings, fab};
+use super::interface::Attack;
+use super::square::{SquareSettings, square};
 use crate::Result;
 use crate::batch::Batch;
 use crate::model::Model;
 use crate::tape::{Memory, Norm};
 
-/// Which attacks there are.
+/// Version of AutoAttack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AutoAttack {
-    /// As RobustBench runs it: four attacks.
+    /// RobustBench's: four attacks.
     Standard,
-    /// More starts, and the untargeted forms: six.
+    /// More starts, and the untargeted forms: six attacks.
     Plus,
 }
 
-/// One of the attacks.
+/// One of AutoAttack's attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    /// So many random starts of a loss; or nine targets.
+enum Member {
+    /// A number of random starts, or nine target classes.
     Apgd(ApgdLoss, u32),
-    /// Nine targets.
+    /// Nine target classes.
     FabTargeted,
-    /// So many starts.
+    /// A number of random starts.
     Fab(u32),
     /// 5,000 queries.
     Square,
 }
 
 impl AutoAttack {
-    /// In the order of the released program.
-    fn parts(self) -> &'static [Part] {
-        use Part::*;
+    /// Attacks in the released program's order.
+    fn members(self) -> &'static [Member] {
+        use Member::*;
         match self {
             AutoAttack::Standard => &[Apgd(ApgdLoss::Xent, 1), Apgd(ApgdLoss::TargetedDlr, 9), FabTargeted, Square],
             AutoAttack::Plus => &[
@@ -46,29 +50,29 @@ impl AutoAttack {
     }
 }
 
-/// Records the attacks on `target`.
+/// Records the attacks on `batch`.
 ///
 /// # Errors
 /// The network has too few classes: the targeted losses need four.
 pub fn auto_attack(
     memory: &mut Memory,
     model: &dyn Model,
-    target: &Batch,
+    batch: &Batch,
     version: AutoAttack,
     norm: Norm,
     seed: u64,
 ) -> Result<Vec<Attack>> {
-    let record = |part: &Part| match *part {
-        Part::Apgd(loss, runs) => {
+    let record = |member: &Member| match *member {
+        Member::Apgd(loss, runs) => {
             let settings = ApgdSettings { runs, ..ApgdSettings::published(loss, norm, seed) };
-            apgd(memory, model, target, &settings)
+            apgd(memory, model, batch, &settings)
         }
-        Part::FabTargeted => fab(memory, model, target, &FabSettings::published(norm, true, true, seed)),
-        Part::Fab(runs) => {
+        Member::FabTargeted => fab(memory, model, batch, &FabSettings::published(norm, true, true, seed)),
+        Member::Fab(runs) => {
             let settings = FabSettings { runs, ..FabSettings::published(norm, false, true, seed) };
-            fab(memory, model, target, &settings)
+            fab(memory, model, batch, &settings)
         }
-        Part::Square => Ok(square(memory, model, target, &SquareSettings { seed, ..SquareSettings::published(norm) })),
+        Member::Square => Ok(square(memory, model, batch, &SquareSettings { seed, ..SquareSettings::published(norm) })),
     };
-    version.parts().iter().map(record).collect()
+    version.members().iter().map(record).collect()
 }

@@ -1,66 +1,69 @@
-//! PGD (Madry et al., 2018) in linf and l2, each example with its own eps and step, as advertorch's
+//! PGD (Madry et al., 2018) in linf and l2, each example with its own eps and step size, as advertorch's
 //! `LinfPGDAttack` and `L2PGDAttack` run it.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Attack;
-use super::start::normal_noise;
+use super::common::{choose_target_class, fill};
+use super::interface::Attack;
+use super::noise::normal_noise;
+use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::device::Schedule;
-use crate::model::{Mode, Model, image_buffer};
+use crate::model::{Mode, Model};
 use crate::rng::Purpose;
 use crate::tape::{Buffer, LossRule, Memory, Norm, PgdRule, Program, Tape, TargetedLoss, Value};
 
-/// What the random start is made of.
+/// Random start of PGD.
 #[derive(Clone, Debug)]
 pub enum StartNoise {
     /// No random start: PGD begins at the image.
     None,
     /// Counter-based random numbers.
     CounterBased {
-        /// The run's seed.
+        /// Seed of the run.
         seed: u64,
-        /// What they are for.
+        /// Purpose of the numbers.
         purpose: Purpose,
-        /// u32 `[1]`: the step, or the restart.
+        /// u32 `[1]`: the training step, or the number of the restart.
         step: Buffer,
     },
-    /// The numbers in this buffer, of the images' shape: in [-1, 1) for linf, in [0, 1) for l2.
+    /// Numbers in this buffer, of the images' shape: in [-1, 1) for linf, in [0, 1) for l2.
     Given(Buffer),
-    /// Counted numbers of the normal distribution, added to the image as they are: TRADES's start, for training. Ball and
-    /// box are those of the first iteration's end.
+    /// Counter-based random numbers of the normal distribution, added to the image as they are: TRADES's start, for
+    /// training. The first iteration brings the point into ball and box.
     Normal {
-        /// Their standard deviation.
+        /// Standard deviation.
         deviation: f32,
-        /// The run's seed.
+        /// Seed of the run.
         seed: u64,
-        /// u32 `[1]`: the step.
+        /// u32 `[1]`: the training step.
         step: Buffer,
     },
 }
 
-/// How PGD runs.
+/// Settings of PGD that ascends a [`LossRule`].
 #[derive(Clone, Debug)]
 pub struct PgdSettings {
-    /// The loss that is ascended.
+    /// Loss that is ascended.
     pub loss: LossRule,
     /// Norm and projection.
     pub rule: PgdRule,
     /// Iterations.
     pub iterations: u32,
-    /// The random start.
+    /// Random start.
     pub noise: StartNoise,
 }
 
-/// How PGD ascends what is no [`LossRule`].
+/// Settings of PGD that ascends another function of the logits.
 #[derive(Clone, Debug)]
 pub struct Ascent {
     /// Norm and projection.
     pub rule: PgdRule,
     /// Iterations.
     pub iterations: u32,
-    /// The random start.
+    /// Random start.
     pub noise: StartNoise,
 }
 
@@ -70,17 +73,17 @@ impl PgdSettings {
     }
 }
 
-/// How long PGD's step is.
+/// Step size of PGD.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StepLength {
-    /// Each example's eps over this.
+    /// Each example's eps divided by this number.
     EpsOver(f32),
-    /// This, for all.
+    /// One number for all examples.
     Fixed(f32),
 }
 
 impl StepLength {
-    /// The step in a ball of radius `eps`.
+    /// Step size in a ball of radius `eps`.
     pub fn at(self, eps: f32) -> f32 {
         match self {
             StepLength::EpsOver(parts) => eps / parts,
@@ -89,109 +92,159 @@ impl StepLength {
     }
 }
 
-/// PGD around a model. Whoever runs it fills the target, `eps` and `step` first.
+/// PGD recorded for a batch. Before a run, the batch, `eps` and `step` are written.
 #[derive(Clone, Debug)]
 pub struct Pgd {
     /// Radius of each example's ball `[n]`.
     pub eps: Buffer,
-    /// Step of each example `[n]`, in the norm's unit.
+    /// Step size of each example `[n]`, in the norm's unit.
     pub step: Buffer,
-    /// The point PGD is at, and in the end the adversarial example, `[n, h, w, c]`.
+    /// Current point, and in the end the adversarial example, `[n, h, w, c]`.
     pub adv: Buffer,
-    /// The whole attack.
+    /// Programs of the attack.
     pub schedule: Schedule,
 }
 
+/// Recording of an ascended function of the logits: from `[n, classes]` to `[n]`.
+type Objective<'a> = &'a dyn Fn(&mut Tape, Value) -> Value;
+
 impl Pgd {
-    /// Records the attack on `target`.
-    pub fn new(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &PgdSettings) -> Pgd {
-        let loss = settings.loss;
-        Pgd::ascending(memory, model, target, &settings.ascent(), &|tape, logits| {
-            let labels = tape.leaf(&target.labels);
+    /// Records the attack on `batch`.
+    pub fn new(memory: &mut Memory, model: &dyn Model, batch: &Batch, settings: &PgdSettings) -> Pgd {
+        Pgd::untargeted(&mut Workspace::new(memory, model, batch, "pgd"), settings)
+    }
+
+    /// Records the attack on `batch` that ascends what `objective` records of the logits: `[n]` from `[n, classes]`.
+    pub fn ascending(
+        memory: &mut Memory,
+        model: &dyn Model,
+        batch: &Batch,
+        ascent: &Ascent,
+        objective: &dyn Fn(&mut Tape, Value) -> Value,
+    ) -> Pgd {
+        Pgd::record(&mut Workspace::new(memory, model, batch, "pgd"), ascent, objective)
+    }
+
+    /// [`Pgd::new`] in a workspace.
+    pub(super) fn untargeted(workspace: &mut Workspace, settings: &PgdSettings) -> Pgd {
+        let (batch, loss) = (workspace.batch, settings.loss);
+        Pgd::record(workspace, &settings.ascent(), &|tape, logits| {
+            let labels = tape.leaf(&batch.labels);
             tape.loss(loss, logits, labels)
         })
     }
 
-    /// [`Pgd::new`] towards a class, u32 `[n]`: minus the loss with it as the label is ascended.
-    fn towards(
-        memory: &mut Memory,
-        model: &dyn Model,
-        target: &Batch,
-        settings: &PgdSettings,
-        classes: &Buffer,
-    ) -> Pgd {
-        let loss = TargetedLoss::Minus(settings.loss);
-        Pgd::ascending(memory, model, target, &settings.ascent(), &|tape, logits| {
-            let [labels, classes] = [&target.labels, classes].map(|buffer| tape.leaf(buffer));
+    /// PGD towards target classes, u32 `[n]`: ascends minus the loss with the target class as the label.
+    fn targeted(workspace: &mut Workspace, settings: &PgdSettings, classes: &Buffer) -> Pgd {
+        let (batch, loss) = (workspace.batch, TargetedLoss::Minus(settings.loss));
+        Pgd::record(workspace, &settings.ascent(), &|tape, logits| {
+            let [labels, classes] = [&batch.labels, classes].map(|buffer| tape.leaf(buffer));
             tape.targeted_loss(loss, logits, labels, classes)
         })
     }
 
-    /// Records the attack on `target` that ascends what `loss` records of an example's logits: `[n]` from `[n, classes]`.
-    pub fn ascending(
-        memory: &mut Memory,
+    fn record(workspace: &mut Workspace, ascent: &Ascent, objective: Objective) -> Pgd {
+        let mut pgd = Pgd {
+            eps: workspace.scalars(Carried, "eps"),
+            step: workspace.scalars(Carried, "step"),
+            adv: workspace.images(Carried, "adv"),
+            schedule: Schedule::default(),
+        };
+        let ones = workspace.scalars(Scratch, "ones");
+        let (model, batch) = (workspace.model, workspace.batch);
+        pgd.schedule.then(&Arc::new(pgd.start(batch, &ones, ascent)), 1);
+        pgd.schedule.then(&Arc::new(pgd.iteration(model, batch, &ones, ascent.rule, objective)), ascent.iterations);
+        pgd
+    }
+
+    fn start(&self, batch: &Batch, ones: &Buffer, ascent: &Ascent) -> Program {
+        let mut tape = batch.tape("pgd_start");
+        let (x, eps) = (tape.leaf(&batch.x), tape.leaf(&self.eps));
+        let norm = ascent.rule.norm;
+        let first = match &ascent.noise {
+            StartNoise::None => tape.copy(x),
+            StartNoise::Given(noise) => {
+                let noise = tape.leaf(noise);
+                tape.pgd_start(norm, x, eps, noise)
+            }
+            StartNoise::CounterBased { seed, purpose, step } => {
+                let (step, index) = (tape.leaf(step), tape.leaf(&batch.index));
+                let noise = tape.uniform(x, step, index, *seed, *purpose, norm == Norm::Linf);
+                tape.pgd_start(norm, x, eps, noise)
+            }
+            StartNoise::Normal { deviation, seed, step } => {
+                let (step, index) = (tape.leaf(step), tape.leaf(&batch.index));
+                let purposes = [Purpose::TrainStart, Purpose::TrainAngle];
+                let noise = normal_noise(&mut tape, x, step, index, *seed, purposes);
+                tape.map([x, noise], |[x, noise]| x + *deviation * noise)
+            }
+        };
+        tape.keep(first, &self.adv);
+        fill(&mut tape, ones, 1.0);
+        tape.finish()
+    }
+
+    fn iteration(
+        &self,
         model: &dyn Model,
-        target: &Batch,
-        ascent: &Ascent,
-        loss: &dyn Fn(&mut Tape, Value) -> Value,
-    ) -> Pgd {
-        let n = target.capacity();
-        let name = |part: &str| format!("{}.{part}", target.name);
-        let (eps, step) = (memory.f32(&name("eps"), &[n]), memory.f32(&name("step"), &[n]));
-        let adv = image_buffer(memory, model, &name("adv"), n);
-        let ones = memory.f32(&name("ones"), &[n]);
-        let mut schedule = Schedule::default();
-        schedule.then(&Arc::new(start(target, &eps, &adv, &ones, ascent)), 1);
-        let iteration = iteration(model, target, [&eps, &step, &adv, &ones], ascent.rule, loss);
-        schedule.then(&Arc::new(iteration), ascent.iterations);
-        Pgd { eps, step, adv, schedule }
+        batch: &Batch,
+        ones: &Buffer,
+        rule: PgdRule,
+        objective: Objective,
+    ) -> Program {
+        let mut tape = batch.tape("pgd_iteration");
+        let [x, eps, step, point, ones] = [&batch.x, &self.eps, &self.step, &self.adv, ones].map(|b| tape.leaf(b));
+        let logits = model.logits(&mut tape, point, Mode::Eval);
+        let ascended = objective(&mut tape, logits);
+        let dx = tape.grad(ascended, ones, &[point])[0];
+        tape.pgd_step(rule, &self.adv, x, dx, eps, step);
+        tape.finish()
     }
 }
 
 /// PGD from random starts, as an attack of its own.
 #[derive(Clone, Debug)]
 pub struct RestartedPgd {
-    /// The loss that is ascended.
+    /// Loss that is ascended.
     pub loss: LossRule,
     /// Norm and projection.
     pub rule: PgdRule,
     /// Iterations.
     pub iterations: u32,
-    /// The step.
+    /// Step size.
     pub step: StepLength,
-    /// The seed of the random starts.
+    /// Seed of the random starts.
     pub seed: u64,
-    /// Which of the starts that the seed gives; of a targeted attack, which of the other classes: start number r leads
-    /// to the one with the (r + 2)-th largest logit.
+    /// Numbers of the random starts, in the order of the seed. Start number r of a targeted attack leads to the class
+    /// with the (r + 2)-th largest logit of the image.
     pub starts: Range<u32>,
-    /// Whether it leads to a class.
+    /// `true`: each start leads to a target class.
     pub targeted: bool,
 }
 
 impl RestartedPgd {
-    /// Records the attack on `target`; `run`, u32 `[1]`, counts its runs.
-    pub fn record(&self, memory: &mut Memory, model: &dyn Model, target: &Batch, run: &Buffer) -> Attack {
-        let start = memory.u32("pgd.start", &[1]);
+    /// Records the attack on `batch`.
+    pub fn record(&self, memory: &mut Memory, model: &dyn Model, batch: &Batch) -> Attack {
+        let name = format!("pgd-{}{}", self.loss.loss, if self.targeted { "-t" } else { "" });
+        let mut workspace = Workspace::new(memory, model, batch, &name);
+        let (run, start) = (workspace.counter("run"), workspace.counter("start"));
         let settings = PgdSettings {
             loss: self.loss,
             rule: self.rule,
             iterations: self.iterations,
             noise: StartNoise::CounterBased { seed: self.seed, purpose: Purpose::EvaluateStart, step: start.clone() },
         };
-        let classes = self.targeted.then(|| memory.u32("pgd.classes", &[target.capacity()]));
-        let pgd = match &classes {
-            Some(classes) => Pgd::towards(memory, model, target, &settings, classes),
-            None => Pgd::new(memory, model, target, &settings),
+        let target = self.targeted.then(|| workspace.classes(Carried, "target"));
+        let pgd = match &target {
+            Some(target) => Pgd::targeted(&mut workspace, &settings, target),
+            None => Pgd::untargeted(&mut workspace, &settings),
         };
         let mut tape = Tape::new("pgd_choose");
-        let number = tape.leaf(run);
+        let number = tape.leaf(&run);
         tape.map_into(&start, [number], |_, [number]| number + self.starts.start as f32);
-        tape.set_rows(&target.rows);
-        if let Some(classes) = &classes {
-            let [x, labels, start] = [&target.x, &target.labels, &start].map(|buffer| tape.leaf(buffer));
-            let logits = model.logits(&mut tape, x, Mode::Eval);
-            let class = tape.rank_class(0, logits, labels, Some(start));
-            tape.keep(class, classes);
+        tape.set_rows(&batch.rows);
+        if let Some(target) = &target {
+            choose_target_class(&mut tape, model, batch, &start, target);
         }
         let eps = tape.leaf(&pgd.eps);
         tape.map_into(&pgd.step, [eps], |_, [eps]| match self.step {
@@ -201,61 +254,7 @@ impl RestartedPgd {
         let mut schedule = Schedule::default();
         schedule.then(&Arc::new(tape.finish()), 1);
         schedule.extend(&pgd.schedule);
-        Attack {
-            name: format!("pgd-{}{}", self.loss.loss, if self.targeted { "-t" } else { "" }),
-            eps: Some(pgd.eps.clone()),
-            run: run.clone(),
-            runs: self.starts.end - self.starts.start,
-            adv: pgd.adv.clone(),
-            state: [pgd.eps, pgd.step, pgd.adv].into_iter().chain(classes).collect(),
-            schedule,
-        }
+        let runs = self.starts.end - self.starts.start;
+        Attack { runs, ..workspace.attack(run, Some(pgd.eps), pgd.adv, schedule) }
     }
-}
-
-/// The first point, and what every iteration weighs the losses with.
-fn start(target: &Batch, eps: &Buffer, adv: &Buffer, ones: &Buffer, ascent: &Ascent) -> Program {
-    let mut tape = Tape::new("pgd_start");
-    tape.set_rows(&target.rows);
-    let (x, eps) = (tape.leaf(&target.x), tape.leaf(eps));
-    let norm = ascent.rule.norm;
-    let first = match &ascent.noise {
-        StartNoise::None => tape.copy(x),
-        StartNoise::Given(noise) => {
-            let noise = tape.leaf(noise);
-            tape.pgd_start(norm, x, eps, noise)
-        }
-        StartNoise::CounterBased { seed, purpose, step } => {
-            let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
-            let noise = tape.uniform(x, step, index, *seed, *purpose, norm == Norm::Linf);
-            tape.pgd_start(norm, x, eps, noise)
-        }
-        StartNoise::Normal { deviation, seed, step } => {
-            let (step, index) = (tape.leaf(step), tape.leaf(&target.index));
-            let purposes = [Purpose::TrainStart, Purpose::TrainAngle];
-            let noise = normal_noise(&mut tape, x, step, index, *seed, purposes);
-            tape.map([x, noise], |[x, noise]| x + *deviation * noise)
-        }
-    };
-    tape.keep(first, adv);
-    let weights = tape.fill(1.0, &ones.dims);
-    tape.keep(weights, ones);
-    tape.finish()
-}
-
-fn iteration(
-    model: &dyn Model,
-    target: &Batch,
-    [eps, step, adv, ones]: [&Buffer; 4],
-    rule: PgdRule,
-    loss: &dyn Fn(&mut Tape, Value) -> Value,
-) -> Program {
-    let mut tape = Tape::new("pgd_iteration");
-    tape.set_rows(&target.rows);
-    let [x, eps, step, point, ones] = [&target.x, eps, step, adv, ones].map(|b| tape.leaf(b));
-    let logits = model.logits(&mut tape, point, Mode::Eval);
-    let loss = loss(&mut tape, logits);
-    let dx = tape.grad(loss, ones, &[point])[0];
-    tape.pgd_step(rule, adv, x, dx, eps, step);
-    tape.finish()
 }

@@ -1,33 +1,35 @@
 //! Square (Andriushchenko et al., ECCV 2020) in linf and l2, as AutoAttack runs it: an attack that sees logits alone.
 //!
-//! Random search: each query changes a random square window of the best point so far, and is kept where the label's
-//! margin becomes smaller. Windows become smaller, too. An example that is broken is left alone. (AutoAttack draws the
-//! same window for every example of a batch; here each has its own.)
+//! Random search: each query changes a random square window of the best point so far; the change is kept where the
+//! label's margin becomes smaller. The windows shrink as the search goes on. An adversarial example is left alone.
+//! (AutoAttack draws the same window for every example of a batch; here each has its own.)
 
 use std::sync::Arc;
 
-use super::Attack;
-use super::rows::Workspace;
-use super::windows::{Heights, SIGNS, SearchWindow, TINY, Tiles, modulo, point_at, sign};
+use super::common::{TINY, copy_into, logit_margin};
+use super::interface::Attack;
+use super::search_window::{HillHeights, SIGNS, SearchWindow, Tiles, modulo, point_at, sign};
+use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::config::L2Order;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, Formula, Loss, LossRule, Memory, Norm, PgdRule, Program, Reduction, Tape, Value};
+use crate::tape::{Buffer, Formula, Memory, Norm, PgdRule, Program, Reduction, Tape, Value};
 
-/// How Square runs. The defaults are AutoAttack's.
+/// Settings of Square. The defaults are AutoAttack's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SquareSettings {
-    /// Of the ball.
+    /// Norm of the ball.
     pub norm: Norm,
     /// Queries after the first: 5,000.
     pub queries: u32,
-    /// The share of the image that the first windows cover: 0.8.
+    /// Fraction of the image that the first windows cover: 0.8.
     pub p_init: f32,
     /// Runs, each from another start: 1.
     pub restarts: u32,
-    /// Counts the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
@@ -37,18 +39,18 @@ impl SquareSettings {
         SquareSettings { norm, queries: 5000, p_init: 0.8, restarts: 1, seed: 0 }
     }
 
-    /// The share of the image that query `i` (from 0) changes: halved as AutoAttack's schedule of 10,000 queries does it,
-    /// stretched to the number of queries.
-    fn share(&self, i: u32) -> f64 {
+    /// Fraction of the image that query `i` (from 0) changes: halved as in AutoAttack's schedule of 10,000 queries,
+    /// which is scaled to the number of queries.
+    fn fraction(&self, i: u32) -> f64 {
         const HALVED_AFTER: [u64; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
         let at = u64::from(i) * 10_000 / u64::from(self.queries);
         let halvings = HALVED_AFTER.iter().filter(|after| at > **after).count();
         f64::from(self.p_init) / f64::from(1 << halvings)
     }
 
-    /// The side of query `i`'s window, in an image of `h` x `w`.
+    /// Side of query `i`'s window, in an image of `h` x `w`.
     fn side(&self, i: u32, [h, w]: [usize; 2]) -> usize {
-        let side = (self.share(i) * (h * w) as f64).sqrt().round_ties_even() as usize;
+        let side = (self.fraction(i) * (h * w) as f64).sqrt().round_ties_even() as usize;
         let side = match self.norm {
             Norm::Linf => side.max(1),
             // Odd, so that it has a middle.
@@ -60,46 +62,47 @@ impl SquareSettings {
 
 struct Square<'a> {
     model: &'a dyn Model,
-    target: &'a Batch,
+    batch: &'a Batch,
     settings: &'a SquareSettings,
     run: Buffer,
     eps: Buffer,
-    /// The best point, and its logit margin `[n]`: not negative where it is broken.
+    /// Best point, and its logit margin `[n]`: not negative where it is adversarial.
     adv: Buffer,
     best: Buffer,
-    /// linf: the point that is tried.
+    /// linf: point that is tried.
     candidate: Buffer,
-    /// What a query's random numbers are counted by, u32 `[1]`; the numbers of the start and of a query, `[n, ..]`.
+    /// Number of the query, u32 `[1]`: the counter of its random numbers.
     query: Buffer,
+    /// Random numbers of the start and of a query, `[n, ..]`.
     first_numbers: Buffer,
     numbers: Buffer,
-    /// l2: the tiles of the first point, and what windows hold.
+    /// l2: tiles of the first point, and the tables that patterns are made of.
     tiles: Tiles,
-    heights: Heights,
+    heights: HillHeights,
 }
 
-/// Records Square on `target`.
-pub fn square(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: &SquareSettings) -> Attack {
-    let ([h, w, c], n) = (model.image(), target.capacity());
+/// Records Square on `batch`.
+pub fn square(memory: &mut Memory, model: &dyn Model, batch: &Batch, settings: &SquareSettings) -> Attack {
+    let ([h, w, c], n) = (model.image(), batch.capacity());
     let sides: Vec<usize> = (0..settings.queries).map(|i| settings.side(i, [h, w])).collect();
     let tiles = Tiles::new([h, w, c]);
-    let mut room = Workspace { memory, model, target, attack: "square" };
+    let mut workspace = Workspace::new(memory, model, batch, "square");
     let (at_first, heights) = match settings.norm {
-        Norm::Linf => (w * c, Heights::new(&mut room, [])),
-        Norm::L2 => (tiles.numbers(), Heights::new(&mut room, sides.iter().copied().chain([tiles.side]))),
+        Norm::Linf => (w * c, HillHeights::new(&mut workspace, [])),
+        Norm::L2 => (tiles.numbers(), HillHeights::new(&mut workspace, sides.iter().copied().chain([tiles.side]))),
     };
     let square = Square {
         model,
-        target,
+        batch,
         settings,
-        run: room.count("run"),
-        eps: room.by_row("eps"),
-        adv: room.images("adv"),
-        best: room.by_row("best"),
-        candidate: room.images("candidate"),
-        query: room.count("query"),
-        first_numbers: room.f32("first_numbers", &[n, at_first]),
-        numbers: room.f32("numbers", &[n, SIGNS + c]),
+        run: workspace.counter("run"),
+        eps: workspace.scalars(Carried, "eps"),
+        adv: workspace.images(Carried, "adv"),
+        best: workspace.scalars(Carried, "best"),
+        candidate: workspace.images(Scratch, "candidate"),
+        query: workspace.counter("query"),
+        first_numbers: workspace.numbers("first_numbers", &[n, at_first]),
+        numbers: workspace.numbers("numbers", &[n, SIGNS + c]),
         tiles,
         heights,
     };
@@ -111,42 +114,33 @@ pub fn square(memory: &mut Memory, model: &dyn Model, target: &Batch, settings: 
     for same in sides.chunk_by(|a, b| a == b) {
         schedule.then(&Arc::new(square.query(same[0])), same.len() as u32);
     }
-    Attack {
-        name: "square".into(),
-        state: vec![square.adv.clone(), square.best.clone()],
-        eps: Some(square.eps),
-        run: square.run,
-        runs: settings.restarts,
-        adv: square.adv,
-        schedule,
-    }
+    Attack { runs: settings.restarts, ..workspace.attack(square.run, Some(square.eps), square.adv, schedule) }
 }
 
 impl Square<'_> {
-    /// The logit margin at a point: positive, or 0, where it is adversarial.
+    /// Logit margin at a point.
     fn margin(&self, tape: &mut Tape, point: Value) -> Value {
-        let labels = tape.leaf(&self.target.labels);
         let logits = self.model.logits(tape, point, Mode::Eval);
-        tape.loss(LossRule { loss: Loss::Lm, confidence: 0.0 }, logits, labels)
+        logit_margin(tape, self.batch, logits)
     }
 
     /// Random numbers in [0, 1), as many a row as `numbers` has.
     fn draw(&self, tape: &mut Tape, numbers: &Buffer, step: &Buffer, purpose: Purpose) -> Value {
-        let [like, step, index] = [numbers, step, &self.target.index].map(|b| tape.leaf(b));
+        let [like, step, index] = [numbers, step, &self.batch.index].map(|b| tape.leaf(b));
         let drawn = tape.uniform(like, step, index, self.settings.seed, purpose, false);
         tape.keep(drawn, numbers);
         drawn
     }
 
-    /// linf: stripes, each column of each channel at one end of the ball. l2: tiles. And the first query of that point.
+    /// First point, and its margin. linf: vertical stripes, each channel at one end of the ball. l2: tiles.
     fn start(&self) -> Program {
         let [_, w, c] = self.model.image();
         let mut tape = Tape::new("square_start");
         let run = tape.leaf(&self.run);
         tape.map_into(&self.query, [run], |_, [run]| run * self.settings.queries as f32);
-        tape.set_rows(&self.target.rows);
+        tape.set_rows(&self.batch.rows);
         let numbers = self.draw(&mut tape, &self.first_numbers, &self.run, Purpose::SquareStart);
-        let [x, eps] = [&self.target.x, &self.eps].map(|b| tape.leaf(b));
+        let [x, eps] = [&self.batch.x, &self.eps].map(|b| tape.leaf(b));
         let noise = match self.settings.norm {
             Norm::Linf => {
                 tape.map([x, numbers], |[_, numbers]| sign(modulo(&Formula::element(), w * c).index_into(&numbers)))
@@ -167,7 +161,7 @@ impl Square<'_> {
     fn query(&self, side: usize) -> Program {
         let mut tape = Tape::new(&format!("square_query_{side}"));
         tape.increment(&self.query);
-        tape.set_rows(&self.target.rows);
+        tape.set_rows(&self.batch.rows);
         let numbers = self.draw(&mut tape, &self.numbers, &self.query, Purpose::SquareQuery);
         let window = SearchWindow { image: self.model.image(), side };
         let candidate = match self.settings.norm {
@@ -182,32 +176,33 @@ impl Square<'_> {
         tape.finish()
     }
 
-    /// Each channel of the window moves by 2 eps, up or down, back into ball and box: to one of their ends.
+    /// linf's candidate: each channel of the window moves by 2 eps, up or down, and is projected into ball and box: to
+    /// one of their ends.
     fn change_linf(&self, tape: &mut Tape, numbers: Value, window: SearchWindow) -> Value {
-        let [x, adv, eps] = [&self.target.x, &self.adv, &self.eps].map(|b| tape.leaf(b));
-        let inside = window.inside(tape, x, numbers);
+        let [x, adv, eps] = [&self.batch.x, &self.adv, &self.eps].map(|b| tape.leaf(b));
+        let inside = window.changed(tape, x, numbers);
         let direction = tape.map([inside, numbers], |[inside, numbers]| {
             inside * sign((modulo(&Formula::element(), window.image[2]) + SIGNS as f32).index_into(&numbers))
         });
         let step = tape.map([eps], |[eps]| eps * 2.0);
-        tape.map_into(&self.candidate, [adv], |_, [adv]| adv);
+        copy_into(tape, &self.candidate, adv);
         let rule = PgdRule { norm: Norm::Linf, l2_order: L2Order::BoxBall, l2_grad_floor: 0.0 };
         tape.pgd_step(rule, &self.candidate, x, direction, eps, step);
         tape.leaf(&self.candidate)
     }
 
-    /// The window gets a random relief added to the direction of what is there, and the length of what two windows held
-    /// and of what the ball has left; the other window is emptied.
+    /// l2's candidate: a random pattern is added to the direction of the window's change, which gets the norm of what
+    /// two windows had and of what the ball has left; the other window is emptied.
     fn change_l2(&self, tape: &mut Tape, numbers: Value, window: SearchWindow) -> Value {
-        let [x, adv, eps] = [&self.target.x, &self.adv, &self.eps].map(|b| tape.leaf(b));
+        let [x, adv, eps] = [&self.batch.x, &self.adv, &self.eps].map(|b| tape.leaf(b));
         let [h, w, c] = window.image;
         let pixels = (h * w) as f32;
         let change = tape.map([adv, x], |[adv, x]| adv - x);
-        let inside = window.inside(tape, x, numbers);
+        let inside = window.changed(tape, x, numbers);
         let emptied = window.emptied(tape, x, numbers);
-        let relief = window.relief(tape, x, numbers, self.heights.of(window.side));
+        let pattern = window.pattern(tape, x, numbers, self.heights.of(window.side));
 
-        // Means over the pixels of each channel `[n, c]`.
+        // Mean squares over the pixels of each channel `[n, c]`.
         let squares = tape.map([change, inside], |[change, inside]| &change * &change * inside);
         let here = tape.global_mean(squares);
         let squares =
@@ -215,11 +210,11 @@ impl Square<'_> {
         let of_both = tape.global_mean(squares);
         let of_image = tape.reduce(Reduction::Sum, [change], |[change]| &change * &change);
 
-        let content = tape.map([inside, relief, change, numbers, here], |[inside, relief, change, numbers, here]| {
+        let content = tape.map([inside, pattern, change, numbers, here], |[inside, pattern, change, numbers, here]| {
             let channel = modulo(&Formula::element(), c);
             let sign = sign((&channel + SIGNS as f32).index_into(&numbers));
-            let long = (channel.index_into(&here) * pixels).sqrt();
-            inside.select(relief * sign + change / (long + TINY), 0.0)
+            let norm = (channel.index_into(&here) * pixels).sqrt();
+            inside.select(pattern * sign + change / (norm + TINY), 0.0)
         });
         let squares = tape.map([content], |[content]| &content * &content);
         let of_content = tape.global_mean(squares);

@@ -1,4 +1,4 @@
-//! A data set on the device: bytes stay bytes until a batch is gathered.
+//! A data set on the device: pixels stay bytes until a batch is gathered.
 
 use super::Batch;
 use crate::Result;
@@ -7,10 +7,10 @@ use crate::device::Device;
 use crate::model::{Model, batch_dims};
 use crate::tape::{Buffer, DType, Memory, Tape, Value};
 
-/// Pixels around a training image within which it is moved.
+/// Largest shift of an augmented image, in pixels.
 const REACH: u32 = 4;
 
-/// The examples of a data set, on the device.
+/// Examples of a data set, on the device.
 #[derive(Clone, Debug)]
 pub struct DeviceData {
     /// Pixels as bytes `[n, h, w, c]`.
@@ -20,7 +20,7 @@ pub struct DeviceData {
 }
 
 impl DeviceData {
-    /// Workspace for `n` of a model's images.
+    /// Buffers for `n` of a model's images.
     pub fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize) -> DeviceData {
         let dims = batch_dims(model, n);
         DeviceData {
@@ -38,27 +38,27 @@ impl DeviceData {
         device.write_u32(&self.labels, &dataset.labels.iter().map(|&l| u32::from(l)).collect::<Vec<_>>())
     }
 
-    /// Records the gathering of a batch by index: images in [0, 1] and labels, written to `target`.
-    pub fn gather(&self, tape: &mut Tape, target: &Batch) {
-        let [images, index] = [&self.images, &target.index].map(|b| tape.leaf(b));
+    /// Records the gathering of a batch by its index: writes images in [0, 1] and labels.
+    pub fn gather(&self, tape: &mut Tape, batch: &Batch) {
+        let [images, index] = [&self.images, &batch.index].map(|b| tape.leaf(b));
         let bytes = tape.gather_rows(images, index);
-        self.write(tape, target, bytes);
+        self.write(tape, batch, bytes);
     }
 
-    /// [`DeviceData::gather`] with the images moved and mirrored, as the numbers counted by the seed, `step` (u32 `[1]`)
-    /// and each example's index say.
-    pub fn gather_augmented(&self, tape: &mut Tape, target: &Batch, seed: u64, step: &Buffer) {
-        let [images, index, step] = [&self.images, &target.index, step].map(|b| tape.leaf(b));
+    /// [`DeviceData::gather`] with the images shifted and mirrored: by counter-based random numbers of the seed, `step`
+    /// (u32 `[1]`) and each example's index.
+    pub fn gather_augmented(&self, tape: &mut Tape, batch: &Batch, seed: u64, step: &Buffer) {
+        let [images, index, step] = [&self.images, &batch.index, step].map(|b| tape.leaf(b));
         let choice = tape.draw_augmentation(seed, REACH, step, index);
         let bytes = tape.gather_augmented(REACH, images, index, choice);
-        self.write(tape, target, bytes);
+        self.write(tape, batch, bytes);
     }
 
-    fn write(&self, tape: &mut Tape, target: &Batch, bytes: Value) {
-        let [labels, index] = [&self.labels, &target.index].map(|b| tape.leaf(b));
+    fn write(&self, tape: &mut Tape, batch: &Batch, bytes: Value) {
+        let [labels, index] = [&self.labels, &batch.index].map(|b| tape.leaf(b));
         let x = tape.bytes_to_unit(bytes);
-        tape.keep(x, &target.x);
+        tape.keep(x, &batch.x);
         let labels = tape.gather_rows(labels, index);
-        tape.keep(labels, &target.labels);
+        tape.keep(labels, &batch.labels);
     }
 }

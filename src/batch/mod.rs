@@ -8,7 +8,7 @@ mod device_data;
 pub use device_data::DeviceData;
 
 use crate::model::{Model, image_buffer};
-use crate::tape::{Buffer, Memory};
+use crate::tape::{Buffer, Memory, Tape};
 
 /// Buffers for a batch of up to `n` examples.
 #[derive(Clone, Debug)]
@@ -35,6 +35,13 @@ impl Batch {
             index: memory.u32(&format!("{name}.index"), &[n]),
             rows: memory.u32(&format!("{name}.rows"), &[1]),
         }
+    }
+
+    /// Tape whose ops work on the batch's active rows.
+    pub fn tape(&self, name: &str) -> Tape {
+        let mut tape = Tape::new(name);
+        tape.set_rows(&self.rows);
+        tape
     }
 
     /// Largest number of examples that fit.

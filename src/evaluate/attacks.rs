@@ -133,17 +133,17 @@ pub fn record(
                 let xent = nb_restart - nb_restart / 2;
                 for (loss, starts) in [(Loss::Xent, 0..xent), (Loss::Cw, xent..nb_restart)] {
                     if !starts.is_empty() {
-                        attacks.push(pgd(loss, starts).record(memory, model, batch, &run));
+                        attacks.push(pgd(loss, starts).record(memory, model, batch));
                     }
                 }
             }
             AttackName::PgdLoss => {
-                attacks.push(pgd(settings.loss, 0..nb_restart).record(memory, model, batch, &run));
+                attacks.push(pgd(settings.loss, 0..nb_restart).record(memory, model, batch));
             }
             AttackName::PgdT => {
                 let others = 0..model.classes() as u32 - 1;
                 let pgd = RestartedPgd { targeted: true, ..pgd(settings.loss, others) };
-                attacks.push(pgd.record(memory, model, batch, &run));
+                attacks.push(pgd.record(memory, model, batch));
             }
             AttackName::FabT | AttackName::Fab => {
                 let in_ball = *name == AttackName::FabT;

@@ -9,14 +9,11 @@ use std::sync::Arc;
 use super::examples::{Examples, LOGIT_MARGIN};
 use super::passes::Passes;
 use crate::Result;
-use crate::attack::Attack;
+use crate::attack::{Attack, RowCompaction};
 use crate::batch::Batch;
 use crate::device::{Device, Schedule};
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Memory, Norm, Program, Reduction, Tape};
-
-/// Repetitions of a run's programs in a piece. After each piece progress is reported, and examples may leave.
-const PIECE: u32 = 50;
 
 /// Fraction of a batch above which the examples that remain are not moved together.
 const WORTH_KEEPING: f64 = 0.75;
@@ -32,7 +29,7 @@ pub struct VerifiedAttack {
     pieces: Vec<AttackPiece>,
     verifier: Verifier,
     /// Absent where no example may leave the batch.
-    compaction: Option<Compaction>,
+    compaction: Option<RowCompaction>,
 }
 
 /// Part of an attack's schedule, and its passes for each example.
@@ -40,14 +37,6 @@ pub struct VerifiedAttack {
 struct AttackPiece {
     schedule: Schedule,
     passes: Passes,
-}
-
-/// Moves the rows of an attack's state that remain to the front of the batch.
-#[derive(Clone, Debug)]
-struct Compaction {
-    /// Row from which each row is moved, u32 `[n]`.
-    from: Buffer,
-    program: Arc<Program>,
 }
 
 /// One run of an attack on one batch.
@@ -94,27 +83,16 @@ impl VerifiedAttack {
     ) -> VerifiedAttack {
         let (batch, n) = (&examples.batch, examples.batch.capacity());
         let verifier = Verifier::new(memory, model, batch, norm, &attack);
-        let pieces = pieces(&attack.schedule).into_iter();
+        let pieces = attack.pieces().into_iter();
         let pieces =
             pieces.map(|schedule| AttackPiece { passes: Passes::of_schedule(&schedule, model, n), schedule }).collect();
-        let compaction = (attack.eps.is_some() && !attack.state.is_empty()).then(|| {
-            let from = memory.u32(&format!("{}.from", attack.name), &[n]);
-            let mut tape = Tape::new("move_rows");
-            tape.set_rows(&batch.rows);
-            let at = tape.leaf(&from);
-            for buffer in &attack.state {
-                let old = tape.leaf(buffer);
-                let moved = tape.gather_rows(old, at);
-                tape.map_into(buffer, [moved], |_, [moved]| moved);
-            }
-            Compaction { from, program: Arc::new(tape.finish()) }
-        });
+        let compaction = attack.eps.is_some().then(|| RowCompaction::new(memory, batch, &attack));
         VerifiedAttack { pieces, verifier, compaction, attack }
     }
 
     /// Programs that a run executes.
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        let compaction = self.compaction.as_ref().map(|compaction| &*compaction.program);
+        let compaction = self.compaction.as_ref().map(RowCompaction::program);
         self.attack.schedule.programs().chain([self.verifier.program()]).chain(compaction)
     }
 
@@ -149,14 +127,13 @@ impl VerifiedAttack {
             }
             let leaving = places.iter().zip(verified).filter(|(_, result)| result.adversarial);
             leaving.for_each(|(&place, result)| results[place] = Some(result));
-            device.write_u32(&compaction.from, &left)?;
             places = left.iter().map(|&row| places[row as usize]).collect();
             let index: Vec<u32> = places.iter().map(|&place| index[place]).collect();
             if index.is_empty() {
                 break;
             }
             examples.load(device, &index)?;
-            device.execute(&compaction.program)?;
+            compaction.run(device, &left)?;
         }
         if !places.is_empty() {
             let verified = self.verify(device, places.len(), batch, &mut passes)?;
@@ -267,23 +244,4 @@ pub fn robust_examples(
         }
     }
     Ok(robust)
-}
-
-/// A schedule in pieces of at most [`PIECE`] repetitions.
-fn pieces(schedule: &Schedule) -> Vec<Schedule> {
-    let mut pieces = vec![Schedule::default()];
-    let mut free = PIECE;
-    for (program, times) in &schedule.stages {
-        let mut left = *times;
-        while left > 0 {
-            if free == 0 {
-                pieces.push(Schedule::default());
-                free = PIECE;
-            }
-            let now = left.min(free);
-            pieces.last_mut().expect("there is one").then(program, now);
-            (left, free) = (left - now, free - now);
-        }
-    }
-    pieces
 }

@@ -4,7 +4,7 @@ use maxmargin::attack::Attack;
 use maxmargin::batch::Batch;
 use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model, OutputLayer, Params};
-use maxmargin::tape::{Buffer, Memory, Norm, Tape, Value};
+use maxmargin::tape::{Buffer, ConvWindow, Memory, Norm, Tape, Value};
 
 use super::{LinearModel, Random, TestDevice};
 
@@ -171,8 +171,8 @@ impl Attacked {
     }
 
     /// The buffer of the attack's state whose name ends so.
-    pub fn state(&self, part: &str) -> Buffer {
-        let found = self.attack.state.iter().find(|buffer| buffer.name.ends_with(part));
+    pub fn carried(&self, part: &str) -> Buffer {
+        let found = self.attack.carried.iter().find(|buffer| buffer.name.ends_with(part));
         found.unwrap_or_else(|| panic!("no {part} in the state of {}", self.attack.name)).clone()
     }
 }
@@ -273,6 +273,57 @@ impl Model for DeadModel {
         let hidden = tape.relu(hidden);
         let logits = tape.linear(hidden, w2);
         tape.add_bias(logits, b2)
+    }
+
+    fn declare(&mut self, memory: &mut Memory) {
+        self.params.declare(memory, "params");
+    }
+}
+
+/// Network of two convolutions whose logits are computed image by image, so that an example's bits do not depend on the
+/// others of its batch. (A linear layer is a product of matrices, which sums in another order for few rows.)
+#[derive(Clone)]
+pub struct ConvolutionModel {
+    image: [usize; 3],
+    params: Params,
+}
+
+impl ConvolutionModel {
+    pub fn new(image: [usize; 3], classes: usize) -> ConvolutionModel {
+        const HIDDEN: usize = 3;
+        let [h, w, c] = image;
+        let mut params = Params::default();
+        params.weight("conv1.weight", &[HIDDEN, c, 3, 3], &[HIDDEN, 3, 3, c], 0);
+        params.weight("conv2.weight", &[classes, HIDDEN, h, w], &[classes, h, w, HIDDEN], 0);
+        params.bias("conv2.bias");
+        ConvolutionModel { image, params }
+    }
+}
+
+impl Model for ConvolutionModel {
+    fn describe(&self) -> String {
+        "two convolutions".into()
+    }
+
+    fn image(&self) -> [usize; 3] {
+        self.image
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn output_layer(&self) -> OutputLayer {
+        OutputLayer { weight: "conv2.weight", bias: "conv2.bias" }
+    }
+
+    fn logits(&self, tape: &mut Tape, x: Value, _: Mode) -> Value {
+        let [w1, w2, bias] = self.params.leaves(tape)[..] else { unreachable!("two layers, one bias") };
+        let hidden = tape.conv2d(x, w1, ConvWindow { stride: 1, padding: 1 });
+        let hidden = tape.relu(hidden);
+        let logits = tape.conv2d(hidden, w2, ConvWindow { stride: 1, padding: 0 });
+        let logits = tape.global_mean(logits);
+        tape.add_bias(logits, bias)
     }
 
     fn declare(&mut self, memory: &mut Memory) {

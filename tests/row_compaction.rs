@@ -1,0 +1,167 @@
+//! Row compaction: when examples leave the batch between the pieces of a long attack, the others end at the same bits.
+
+mod support;
+
+use maxmargin::Result;
+use maxmargin::attack::{
+    ApgdLoss, ApgdSettings, Attack, FabSettings, RestartedPgd, RowCompaction, SpsaSettings, SquareSettings, StepLength,
+    apgd, fab, spsa, square,
+};
+use maxmargin::batch::Batch;
+use maxmargin::config::L2Order;
+use maxmargin::device::Device;
+use maxmargin::model::Model;
+use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Program};
+use support::attacked::{ConvolutionModel, Given};
+use support::{Random, TestDevice, fast_devices};
+
+/// Iterations: rows are compacted after 50 and after 100.
+const ITERATIONS: u32 = 130;
+const IMAGE: [usize; 3] = [6, 5, 2];
+const CLASSES: usize = 5;
+/// Examples that stay in the batch after each of the first two pieces.
+const KEPT: [&[usize]; 2] = [&[1, 2, 4, 6, 7], &[2, 6, 7]];
+const EXAMPLES: usize = 8;
+
+type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Result<Attack>>;
+
+/// Every attack within balls, with the norm of its balls.
+fn bounded_attacks() -> Vec<(Norm, Record)> {
+    let mut attacks: Vec<(Norm, Record)> = Vec::new();
+    for norm in [Norm::Linf, Norm::L2] {
+        for targeted in [false, true] {
+            let pgd = RestartedPgd {
+                loss: LossRule { loss: Loss::Slm, confidence: 0.0 },
+                rule: PgdRule { norm, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 },
+                iterations: ITERATIONS,
+                step: StepLength::EpsOver(400.0),
+                seed: 3,
+                starts: 0..2,
+                targeted,
+            };
+            attacks.push((norm, Box::new(move |memory, model, batch| Ok(pgd.record(memory, model, batch)))));
+            let settings =
+                FabSettings { iterations: ITERATIONS, runs: 2, ..FabSettings::published(norm, targeted, true, 3) };
+            attacks.push((norm, Box::new(move |memory, model, batch| fab(memory, model, batch, &settings))));
+        }
+        for loss in [ApgdLoss::Xent, ApgdLoss::Dlr, ApgdLoss::TargetedDlr] {
+            let settings = ApgdSettings { iterations: ITERATIONS, runs: 2, ..ApgdSettings::published(loss, norm, 3) };
+            attacks.push((norm, Box::new(move |memory, model, batch| apgd(memory, model, batch, &settings))));
+        }
+        let settings = SquareSettings { queries: ITERATIONS, restarts: 2, seed: 3, ..SquareSettings::published(norm) };
+        attacks.push((norm, Box::new(move |memory, model, batch| Ok(square(memory, model, batch, &settings)))));
+    }
+    let settings = SpsaSettings { iterations: ITERATIONS, samples: 4, at_once: 2, ..SpsaSettings::default() };
+    attacks.push((Norm::Linf, Box::new(move |memory, model, batch| Ok(spsa(memory, model, batch, &settings)))));
+    attacks
+}
+
+/// Examples whose balls all differ, and random weights.
+fn problem(norm: Norm) -> (Given, Vec<f32>) {
+    let mut given = Given::random(21, IMAGE, CLASSES, EXAMPLES, [-0.1, 1.1]);
+    given.labels = (0..EXAMPLES as u32).map(|i| i % CLASSES as u32).collect();
+    let largest = if norm == Norm::Linf { 0.1 } else { 0.8 };
+    given.eps = (1..=EXAMPLES).map(|i| largest * i as f32 / EXAMPLES as f32).collect();
+    let mut random = Random(22);
+    let values = (0..3 * 9 * IMAGE[2] + CLASSES * (3 * 30 + 1)).map(|_| random.unit() as f32 - 0.5).collect();
+    (given, values)
+}
+
+/// An attack on its device, with the row compaction of some of its buffers.
+struct Compacted {
+    device: Box<dyn Device>,
+    batch: Batch,
+    attack: Attack,
+    compaction: RowCompaction,
+}
+
+impl Compacted {
+    /// Records an attack; the row compaction leaves behind the carried buffer whose name ends with `.forgotten`.
+    fn new(
+        make: TestDevice,
+        (given, values): &(Given, Vec<f32>),
+        record: &Record,
+        forgotten: Option<&str>,
+    ) -> Compacted {
+        let mut memory = Memory::default();
+        let mut model = ConvolutionModel::new(IMAGE, CLASSES);
+        model.declare(&mut memory);
+        let batch = Batch::new(&mut memory, &model, "images", EXAMPLES);
+        let attack = record(&mut memory, &model, &batch).expect("enough classes");
+        let mut moved = attack.clone();
+        moved.carried.retain(|buffer| forgotten.is_none_or(|part| !buffer.name.ends_with(&format!(".{part}"))));
+        assert_eq!(moved.carried.len() + usize::from(forgotten.is_some()), attack.carried.len());
+        let compaction = RowCompaction::new(&mut memory, &batch, &moved);
+        let mut device = make.open();
+        let programs: Vec<&Program> = attack.schedule.programs().chain([compaction.program()]).collect();
+        device.allocate(&memory, &programs).expect("memory");
+        model.params().load(&mut *device, values).unwrap();
+        device.write_f32(attack.eps.as_ref().expect("a bounded attack"), &given.eps).unwrap();
+        device.write_u32(&attack.run, &[1]).unwrap();
+        Compacted { device, batch, attack, compaction }
+    }
+
+    /// Writes the batch of these examples.
+    fn load(&mut self, given: &Given, examples: &[usize]) {
+        let Compacted { device, batch, .. } = self;
+        let images: Vec<f32> = examples.iter().flat_map(|&i| given.x[i].clone()).collect();
+        let of = |values: &[u32]| examples.iter().map(|&i| values[i]).collect::<Vec<u32>>();
+        device.write_f32(&batch.x, &images).unwrap();
+        device.write_u32(&batch.labels, &of(&given.labels)).unwrap();
+        device.write_u32(&batch.index, &of(&given.index)).unwrap();
+        device.write_u32(&batch.rows, &[examples.len() as u32]).unwrap();
+    }
+
+    /// Results of the examples that stay to the end, where those of `kept` stay after each piece.
+    fn run(mut self, given: &Given, kept: &[&[usize]]) -> Vec<Vec<u32>> {
+        let mut examples: Vec<usize> = (0..EXAMPLES).collect();
+        self.load(given, &examples);
+        for (at, piece) in self.attack.pieces().iter().enumerate() {
+            self.device.replay(piece).unwrap();
+            let Some(&kept) = kept.get(at) else { continue };
+            let rows: Vec<u32> = (0..examples.len() as u32).filter(|&r| kept.contains(&examples[r as usize])).collect();
+            self.load(given, kept);
+            self.compaction.run(&mut *self.device, &rows).unwrap();
+            examples = kept.to_vec();
+        }
+        let pixels = IMAGE.iter().product();
+        let results = self.device.read_f32(&self.attack.adv).unwrap();
+        let result = |row: usize| results[row * pixels..][..pixels].iter().map(|v| v.to_bits()).collect();
+        (0..examples.len()).map(result).collect()
+    }
+}
+
+/// Results of the last examples without and with row compaction.
+fn both(make: TestDevice, norm: Norm, record: &Record, forgotten: Option<&str>) -> [Vec<Vec<u32>>; 2] {
+    let problem = problem(norm);
+    let whole = Compacted::new(make, &problem, record, None).run(&problem.0, &[]);
+    let compacted = Compacted::new(make, &problem, record, forgotten).run(&problem.0, &KEPT);
+    [KEPT[1].iter().map(|&example| whole[example].clone()).collect(), compacted]
+}
+
+#[test]
+fn every_bounded_attack_gives_the_same_bits_with_and_without_row_compaction() {
+    for (make, (norm, record)) in
+        fast_devices().into_iter().flat_map(|make| bounded_attacks().into_iter().map(move |a| (make, a)))
+    {
+        let name = {
+            let problem = problem(norm);
+            Compacted::new(make, &problem, &record, None).attack.name
+        };
+        let [whole, compacted] = both(make, norm, &record, None);
+        assert!(whole == compacted, "{name} {norm}: row compaction changed a result");
+    }
+}
+
+/// The test above sees a buffer that is left behind: each attack's balls, and its results so far.
+#[test]
+fn a_carried_buffer_that_is_left_behind_changes_a_result() {
+    for (make, (norm, record)) in
+        fast_devices().into_iter().flat_map(|make| bounded_attacks().into_iter().map(move |a| (make, a)))
+    {
+        for forgotten in ["eps", "adv"] {
+            let [whole, compacted] = both(make, norm, &record, Some(forgotten));
+            assert!(whole != compacted, "{norm}: {forgotten} was left behind, and nobody noticed");
+        }
+    }
+}
