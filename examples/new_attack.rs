@@ -1,7 +1,7 @@
 //! A new attack on the crate's public API: MI-FGSM, the iterative fast gradient sign method with momentum (Dong et al.,
 //! "Boosting adversarial attacks with momentum", CVPR 2018), in linf.
 //!
-//! An attack is two programs and a list of buffers; it needs no kernel of its own, and runs on every device.
+//! An attack is two programs and the buffers of a workspace; it needs no kernel of its own, and runs on every device.
 //!
 //! ```text
 //! cargo run --release --example new_attack
@@ -12,25 +12,28 @@ mod digits;
 use std::sync::Arc;
 
 use maxmargin::Result;
-use maxmargin::attack::Attack;
+use maxmargin::attack::Retention::{Carried, Scratch};
+use maxmargin::attack::{Attack, Workspace};
 use maxmargin::batch::Batch;
 use maxmargin::config::Method;
 use maxmargin::device::{Device, Schedule, cpu::Cpu};
 use maxmargin::evaluate::{Examples, VerifiedAttack, accuracy, robust_examples};
 use maxmargin::model::state_dict::load_model;
-use maxmargin::model::{Mode, Model, image_buffer};
-use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Reduction, Tape};
+use maxmargin::model::{Mode, Model};
+use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Reduction};
 
 /// Records MI-FGSM on `batch`: `iterations` steps of eps / `iterations` along the sign of the momentum, which is
 /// `decay` times the last one plus the gradient over its l1 norm.
 fn mi_fgsm(memory: &mut Memory, model: &dyn Model, batch: &Batch, iterations: u32, decay: f32) -> Attack {
-    let n = batch.capacity();
-    let [adv, momentum] = ["mi-fgsm.adv", "mi-fgsm.momentum"].map(|name| image_buffer(memory, model, name, n));
-    let [eps, step, ones] = ["mi-fgsm.eps", "mi-fgsm.step", "mi-fgsm.ones"].map(|name| memory.f32(name, &[n]));
-    let run = memory.u32("mi-fgsm.run", &[1]);
+    let mut workspace = Workspace::new(memory, model, batch, "mi-fgsm");
+    let run = workspace.counter("run");
+    let eps = workspace.scalars(Carried, "eps");
+    let step = workspace.scalars(Carried, "step");
+    let adv = workspace.images(Carried, "adv");
+    let momentum = workspace.images(Carried, "momentum");
+    let ones = workspace.scalars(Scratch, "ones");
 
-    let mut tape = Tape::new("mi_fgsm_start");
-    tape.set_rows(&batch.rows);
+    let mut tape = batch.tape("mi_fgsm_start");
     let [x, radius] = [&batch.x, &eps].map(|buffer| tape.leaf(buffer));
     let first = tape.copy(x);
     tape.keep(first, &adv);
@@ -42,8 +45,7 @@ fn mi_fgsm(memory: &mut Memory, model: &dyn Model, batch: &Batch, iterations: u3
     tape.keep(length, &step);
     let start = tape.finish();
 
-    let mut tape = Tape::new("mi_fgsm_iteration");
-    tape.set_rows(&batch.rows);
+    let mut tape = batch.tape("mi_fgsm_iteration");
     let [x, labels, point, radius, length, weights] =
         [&batch.x, &batch.labels, &adv, &eps, &step, &ones].map(|buffer| tape.leaf(buffer));
     let logits = model.logits(&mut tape, point, Mode::Eval);
@@ -60,8 +62,7 @@ fn mi_fgsm(memory: &mut Memory, model: &dyn Model, batch: &Batch, iterations: u3
     let mut schedule = Schedule::default();
     schedule.then(&Arc::new(start), 1);
     schedule.then(&Arc::new(iteration), iterations);
-    let state = vec![eps.clone(), step, adv.clone(), momentum];
-    Attack { name: "mi-fgsm".into(), eps: Some(eps), run, runs: 1, adv, state, schedule }
+    workspace.attack(run, Some(eps), adv, schedule)
 }
 
 pub fn main() -> Result<()> {

@@ -2,7 +2,7 @@
 //! optimizer is an op of its own, [`Op::Adam`](crate::tape::Op::Adam).)
 
 use super::common::fill;
-use super::workspace::{Lifetime, Workspace};
+use super::workspace::{Retention, Workspace};
 use crate::tape::{Buffer, Tape, Value};
 
 /// PyTorch's defaults.
@@ -22,7 +22,7 @@ impl Adam {
     /// Buffers for the means; `rate` is the learning rate.
     pub fn new(workspace: &mut Workspace, rate: f32) -> Adam {
         Adam {
-            means: ["adam.first", "adam.second"].map(|part| workspace.images(Lifetime::Carried, part)),
+            means: ["adam.first", "adam.second"].map(|part| workspace.images(Retention::Carried, part)),
             weights: ["adam.first_weight", "adam.second_weight"].map(|part| workspace.numbers(part, &[1])),
             rate,
         }

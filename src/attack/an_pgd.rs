@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::common::fill;
 use super::interface::Attack;
 use super::pgd::{Pgd, PgdSettings};
-use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::config::{Direction, SearchResult};

@@ -10,7 +10,7 @@ use super::common::{
 };
 use super::interface::Attack;
 use super::noise::unit_noise;
-use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::Result;
 use crate::batch::Batch;

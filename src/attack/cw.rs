@@ -12,7 +12,7 @@ use super::adam::Adam;
 use super::common::{constant, copy_into, fill, logit_margin};
 use super::interface::Attack;
 use super::state::Nearest;
-use super::workspace::Lifetime::Carried;
+use super::workspace::Retention::Carried;
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::device::Schedule;

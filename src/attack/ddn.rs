@@ -9,7 +9,7 @@ use super::common::unit_direction;
 use super::common::{copy_into, cosine_rate, fill, is_adversarial, largest_distance, logit_margin, row_norm};
 use super::interface::Attack;
 use super::state::{IterationCounter, Nearest};
-use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::device::Schedule;

@@ -12,7 +12,7 @@ use super::common::{
 };
 use super::interface::Attack;
 use super::state::{IterationCounter, Nearest};
-use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::device::Schedule;

@@ -42,3 +42,4 @@ pub use interface::Attack;
 pub use pgd::{Ascent, Pgd, PgdSettings, RestartedPgd, StartNoise, StepLength};
 pub use spsa::{SpsaSettings, spsa};
 pub use square::{SquareSettings, square};
+pub use workspace::{Retention, Workspace};

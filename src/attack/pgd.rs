@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::common::{choose_target_class, fill};
 use super::interface::Attack;
 use super::noise::normal_noise;
-use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::device::Schedule;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::adam::Adam;
 use super::common::{LOGIT_MARGIN, constant, copy_into, fill, project_into_ball};
 use super::interface::Attack;
-use super::workspace::Lifetime::Carried;
+use super::workspace::Retention::Carried;
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::device::Schedule;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::common::{TINY, copy_into, logit_margin};
 use super::interface::Attack;
 use super::search_window::{HillHeights, SIGNS, SearchWindow, Tiles, modulo, point_at, sign};
-use super::workspace::Lifetime::{Carried, Scratch};
+use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::config::L2Order;

@@ -1,7 +1,7 @@
 //! State that attacks have in common: the nearest adversarial point, the number of iterations done.
 
 use super::common::fill;
-use super::workspace::{Lifetime, Workspace};
+use super::workspace::{Retention, Workspace};
 use crate::tape::{Buffer, Tape, Value};
 
 /// Nearest adversarial point of each example so far.
@@ -16,8 +16,8 @@ impl Nearest {
     /// Buffers for the point and its distance.
     pub fn new(workspace: &mut Workspace) -> Nearest {
         Nearest {
-            adv: workspace.images(Lifetime::Carried, "adv"),
-            distance: workspace.scalars(Lifetime::Carried, "nearest"),
+            adv: workspace.images(Retention::Carried, "adv"),
+            distance: workspace.scalars(Retention::Carried, "nearest"),
         }
     }
 

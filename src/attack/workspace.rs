@@ -2,7 +2,7 @@
 //!
 //! Between stages of a schedule, examples that are done may leave the batch (see
 //! [`RowCompaction`](super::RowCompaction)). A buffer by row that stayed behind would then hold the state of other
-//! examples. So none can be made without its [`Lifetime`], and the list of the buffers that are carried along builds
+//! examples. So none can be made without its [`Retention`], and the list of the buffers that are carried along builds
 //! itself.
 
 use super::interface::Attack;
@@ -13,7 +13,7 @@ use crate::tape::{Buffer, DType, Memory};
 
 /// Treatment of a buffer by row when examples leave the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lifetime {
+pub enum Retention {
     /// Read by a later stage than the one that wrote it: each row moves with its example.
     Carried,
     /// Written before it is read in every program, or alike in all rows: stays in place.
@@ -21,8 +21,10 @@ pub(super) enum Lifetime {
 }
 
 /// Maker of an attack's buffers, each named after the batch and the attack, and in the end of the attack itself.
-pub(super) struct Workspace<'a> {
+pub struct Workspace<'a> {
+    /// Network under attack.
     pub model: &'a dyn Model,
+    /// Examples under attack.
     pub batch: &'a Batch,
     memory: &'a mut Memory,
     attack: String,
@@ -36,18 +38,18 @@ impl<'a> Workspace<'a> {
     }
 
     /// One number a pixel `[n, h, w, c]`.
-    pub fn images(&mut self, lifetime: Lifetime, part: &str) -> Buffer {
-        self.by_row(lifetime, part, &batch_dims(self.model, self.batch.capacity()), DType::F32)
+    pub fn images(&mut self, retention: Retention, part: &str) -> Buffer {
+        self.by_row(retention, part, &batch_dims(self.model, self.batch.capacity()), DType::F32)
     }
 
     /// One number a row `[n]`.
-    pub fn scalars(&mut self, lifetime: Lifetime, part: &str) -> Buffer {
-        self.by_row(lifetime, part, &[self.batch.capacity()], DType::F32)
+    pub fn scalars(&mut self, retention: Retention, part: &str) -> Buffer {
+        self.by_row(retention, part, &[self.batch.capacity()], DType::F32)
     }
 
     /// One class a row, u32 `[n]`.
-    pub fn classes(&mut self, lifetime: Lifetime, part: &str) -> Buffer {
-        self.by_row(lifetime, part, &[self.batch.capacity()], DType::U32)
+    pub fn classes(&mut self, retention: Retention, part: &str) -> Buffer {
+        self.by_row(retention, part, &[self.batch.capacity()], DType::U32)
     }
 
     /// Numbers that no row compaction concerns: of the whole batch, or drawn anew by every program.
@@ -65,9 +67,9 @@ impl<'a> Workspace<'a> {
         self.integers(part, &[1])
     }
 
-    fn by_row(&mut self, lifetime: Lifetime, part: &str, dims: &[usize], dtype: DType) -> Buffer {
+    fn by_row(&mut self, retention: Retention, part: &str, dims: &[usize], dtype: DType) -> Buffer {
         let buffer = self.buffer(part, dims, dtype);
-        if lifetime == Lifetime::Carried {
+        if retention == Retention::Carried {
             self.carried.push(buffer.clone());
         }
         buffer
