@@ -112,3 +112,8 @@ pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// The examples of `docs/extending.md`, as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/extending.md")]
+pub struct Extending;

@@ -168,6 +168,43 @@ fn flags_in_documents_are_flags_of_the_program() {
     assert!(unknown.is_empty(), "no such flag:\n{}", unknown.join("\n"));
 }
 
+/// The excerpts of a document: the lines of code blocks that begin with a comment that names a file of the project.
+fn excerpts(text: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    let blocks = text.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
+    blocks.filter_map(|(_, block)| {
+        let (first, lines) = block.split_once('\n')?;
+        let path = first.strip_prefix("// ").filter(|path| is_path(path))?;
+        Some((path, lines.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "..").collect()))
+    })
+}
+
+#[test]
+fn excerpts_in_documents_are_lines_of_the_files_they_name() {
+    let mut count = 0;
+    for document in documents() {
+        for (path, lines) in excerpts(&read(&document)) {
+            let source = read(path);
+            let mut rest = source.lines().map(str::trim);
+            for line in lines {
+                assert!(rest.any(|found| found == line), "{document}: no line of {path}, or in another order: {line}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 0, "docs/extending.md has excerpts");
+}
+
+#[test]
+fn every_check_of_an_evaluation_has_a_section() {
+    let source = read("src/evaluate/checks.rs");
+    let table = source.split("pub const CHECKS").nth(1).and_then(|rest| rest.split("];").next()).expect("a table");
+    let names = table.lines().filter_map(|line| line.trim().strip_prefix("name: \"")?.strip_suffix("\","));
+    let names: Vec<&str> = names.collect();
+    let sections = anchors(&read("docs/checks.md"));
+    let missing: Vec<_> = names.iter().filter(|name| !sections.iter().any(|section| section == *name)).collect();
+    assert!(!names.is_empty() && missing.is_empty(), "docs/checks.md has no section for {missing:?} of {names:?}");
+}
+
 #[test]
 fn the_readme_has_at_most_250_lines() {
     let lines = read("README.md").lines().count();
