@@ -13,8 +13,7 @@ use maxmargin::Result;
 use maxmargin::attack::StepLength;
 use maxmargin::config::Method;
 use maxmargin::device::cpu::Cpu;
-use maxmargin::evaluate::request::{EvaluationRequest, OutputPaths, Split};
-use maxmargin::evaluate::{AttackName, AttackSettings};
+use maxmargin::evaluate::{AttackName, AttackSettings, EvaluationRequest, OutputPaths, Split};
 use maxmargin::tape::Loss;
 
 pub fn main() -> Result<()> {
