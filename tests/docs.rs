@@ -147,8 +147,9 @@ fn flags(text: &str) -> impl Iterator<Item = String> {
 fn flags_in_documents_are_flags_of_the_program() {
     let overview = help(&[]);
     let commands = overview.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let commands: Vec<_> =
-        commands.filter_map(|line| line.split_whitespace().next()).filter(|c| *c != "help").collect();
+    // A command's line is indented by two columns; the lines on which its description goes on are indented further.
+    let names = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let commands: Vec<_> = names.filter(|name| !["", "help"].contains(name)).collect();
     assert!(commands.contains(&"train"), "{overview}");
     let mut known: BTreeSet<String> =
         commands.iter().flat_map(|command| flags(&help(&[command])).collect::<Vec<_>>()).collect();
