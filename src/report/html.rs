@@ -1,48 +1,31 @@
-//! Pieces of HTML. Whatever comes from a file goes through [`escape`] before it stands in a page.
+//! Parts of an HTML page. Arguments are HTML already; text from files is escaped by [`super::escape`].
 
-use super::plot::variables;
+use super::escape::escape;
+use super::plot::{Colour, variables};
 
-/// How the page looks.
+/// Style sheet of the page.
 const STYLE: &str = include_str!("page.css");
 
-/// Text as HTML shows it, in an attribute too.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // HTML has no such characters.
-            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// A column of a table: its title, as HTML, and what it has.
+/// Column of a table by its title.
 #[derive(Clone, Debug)]
 pub enum Column {
-    /// Words, which begin at the left.
+    /// Words, aligned to the left.
     Words(String),
-    /// Numbers, which end at the right.
+    /// Numbers, aligned to the right.
     Numbers(String),
 }
 
-/// A column of words.
+/// Column of words.
 pub fn words(title: &str) -> Column {
     Column::Words(title.into())
 }
 
-/// A column of numbers.
+/// Column of numbers.
 pub fn numbers(title: &str) -> Column {
     Column::Numbers(title.into())
 }
 
-/// A table of cells that are HTML already; a row has a class, which may be empty.
+/// Table of rows, each with a CSS class, which may be empty.
 pub fn table(columns: &[Column], rows: &[(&str, Vec<String>)]) -> String {
     let cell = |tag: &str, column: &Column, cell: &str| match column {
         Column::Words(_) => format!("<{tag} class=\"words\">{cell}</{tag}>"),
@@ -61,18 +44,32 @@ pub fn table(columns: &[Column], rows: &[(&str, Vec<String>)]) -> String {
     text + "</tbody></table></div>\n"
 }
 
-/// A list of names and what they are, both HTML already.
+/// List of names with their values.
 pub fn facts(facts: &[(&str, String)]) -> String {
     let item = |(name, value): &(&str, String)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>");
     format!("<dl class=\"facts\">{}</dl>\n", facts.iter().map(item).collect::<Vec<_>>().concat())
 }
 
-/// A picture with what is to be said of it, which is HTML already.
+/// Picture with its caption.
 pub fn figure(picture: &str, caption: &str) -> String {
     format!("<figure>{picture}<figcaption>{caption}</figcaption></figure>\n")
 }
 
-/// A whole page. It loads nothing and runs nothing, and says so to the browser.
+/// Swatch of a colour with its meaning.
+pub fn key(colour: Colour, meaning: &str) -> String {
+    format!("<span class=\"key\"><i style=\"background:{}\"></i>{meaning}</span>", colour.css())
+}
+
+/// Box with warnings, which are plain text; empty if there are none.
+pub fn warning_box(title: &str, warnings: &[String]) -> String {
+    if warnings.is_empty() {
+        return String::new();
+    }
+    let items: String = warnings.iter().map(|warning| format!("<li>{}</li>", escape(warning))).collect();
+    format!("<div class=\"warning\" role=\"alert\"><b>{title}</b><ul>{items}</ul></div>\n")
+}
+
+/// Whole page. Its content security policy forbids scripts and everything that would be loaded.
 pub fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     let [light, dark] = variables();
@@ -84,18 +81,4 @@ pub fn page(title: &str, body: &str) -> String {
          :root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{STYLE}</style>\n</head>\n\
          <body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_text_wherever_it_stands() {
-        assert_eq!(escape("a & b"), "a &amp; b");
-        assert_eq!(escape("<script>alert('x')</script>"), "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;");
-        assert_eq!(escape("\" onload=\""), "&quot; onload=&quot;");
-        assert_eq!(escape("a\u{0}\u{1b}[31m\u{7f}\n"), "a\u{fffd}\u{fffd}[31m\u{fffd}\n");
-        assert_eq!(escape("ε 8/255 – 図"), "ε 8/255 – 図");
-    }
 }

@@ -1,14 +1,14 @@
-//! Images inside a page: PNG files as data URIs.
+//! Images in a page: PNG files as data URIs.
 
 use crate::{Error, Result};
 
-/// The digits of base 64, RFC 4648.
+/// Digits of base 64 (RFC 4648).
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// An image `[height, width, channels]`, grey or in colour, a byte a value, as a data URI.
+/// Data URI of an image `[height, width, channels]`, a byte a value, with 1 or 3 channels.
 ///
 /// # Errors
-/// The sizes do not fit the bytes.
+/// The shape does not fit the number of bytes.
 pub fn data_uri([height, width, channels]: [usize; 3], pixels: &[u8]) -> Result<String> {
     let mut file = Vec::new();
     let refuse = |e: png::EncodingError| Error::failed(format!("image {height} x {width} x {channels}: {e}"));
@@ -20,7 +20,7 @@ pub fn data_uri([height, width, channels]: [usize; 3], pixels: &[u8]) -> Result<
     Ok(format!("data:image/png;base64,{}", base64(&file)))
 }
 
-/// Bytes in base 64, padded.
+/// Base 64 of bytes, padded.
 fn base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
@@ -35,7 +35,7 @@ fn base64(bytes: &[u8]) -> String {
 
 /// Values in [0, 1] as bytes.
 pub fn bytes(values: &[f32]) -> Vec<u8> {
-    // What is no number becomes 0.
+    // NaN becomes 0.
     values.iter().map(|value| (value * 255.0).round() as u8).collect()
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base_64_is_that_of_rfc_4648() {
+    fn base_64_agrees_with_rfc_4648() {
         let words = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
         let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
         assert_eq!(words.map(|word| base64(word.as_bytes())), expected);
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_can_be_read_again() {
+    fn an_image_becomes_a_png_unless_its_shape_does_not_fit() {
         let uri = data_uri([1, 2, 3], &[1, 2, 3, 4, 5, 6]).unwrap();
         assert!(uri.starts_with("data:image/png;base64,iVBORw0KGgo"), "{uri}");
         assert!(data_uri([2, 2, 1], &[0]).is_err() && data_uri([0, 2, 1], &[]).is_err());

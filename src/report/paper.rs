@@ -1,82 +1,93 @@
-//! The paper's figures, transcribed: what a report shows beside those of a run.
+//! Figures of the paper, transcribed, to stand beside those of a run.
 //!
-//! A row is a model: its name, accuracy on clean images, AvgAcc (mean over clean images and every eps), AvgRobAcc (mean
-//! over every eps), and the accuracy at each eps, all in percent, on the 10,000 test images. Robust means: right under
-//! ten random starts of PGD on the model and as many transferred from each of the other models. The models' numbers are
-//! the eps they were trained with or d_max, on CIFAR10 in linf as multiples of 1/255; "ens" is an ensemble of several,
-//! "PGD-Madry" and TRADES are weights that others published.
+//! A row has a model's name, accuracy on clean images, AvgAcc (mean over clean images and every eps), AvgRobAcc (mean
+//! over every eps), and the accuracy at each eps, all in percent, on the 10,000 test images. Robust images are correct
+//! under ten random starts of PGD on the model and as many transferred from each of the other models. The number in a
+//! model's name is its d_max or the eps it was trained with, on CIFAR10 in linf as a multiple of 1/255; "ens" is an
+//! ensemble of several models, "PGD-Madry" and TRADES are weights that others published.
 //!
-//! How sure a figure is stands behind it:
+//! The sign behind a figure tells its source:
 //!
 //! | sign | |
 //! | --- | --- |
 //! | `!` | verified: seen in the paper's review thread or in AutoAttack's table of results |
 //! | `*` | the mean of verified figures of its row |
-//! | none | an unverified transcription; its row's averages are the means of its other figures |
-//! | `~` | an unverified transcription, rounded |
+//! | none | unverified transcription; the averages of its row are the means of the other figures |
+//! | `~` | unverified transcription, rounded |
 //! | `-` | not known |
 //!
-//! Left out are PGD-12, -20, -28 and -32, PGDLS-20, -28 and -32, and OMMA-32 on CIFAR10 in linf: not known.
+//! PGD-12, -20, -28 and -32, PGDLS-20, -28 and -32, and OMMA-32 on CIFAR10 in linf are left out: they are not known.
 
 use crate::catalog::DatasetKind;
 use crate::tape::Norm;
 use crate::text::length;
 
-/// How sure a figure is.
+/// Reliability of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transcription {
     /// Seen in the paper's review thread or in AutoAttack's table, or the mean of such figures.
     Verified,
-    /// Transcribed from the paper without a second look.
+    /// Transcribed from the paper without a second source.
     Unverified,
 }
 
-/// A figure as it was transcribed.
+/// Figure of the paper.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PaperFigure {
-    /// Its digits, `~` before them where it is rounded.
+    /// Digits as transcribed, after `~` if they are rounded.
     pub text: &'static str,
-    /// The number.
+    /// Value.
     pub value: f64,
-    /// How sure it is.
-    pub standing: Transcription,
+    /// Reliability.
+    pub transcription: Transcription,
 }
 
-/// A model's figures; `None` where one is not known.
+/// Figures of a model; `None` where one is not known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaperRow {
-    /// The paper's name for the model.
+    /// Name of the model in the paper.
     pub name: &'static str,
-    /// In the order of the table's columns.
+    /// Figures in the order of the table's columns.
     pub figures: Vec<Option<PaperFigure>>,
 }
 
+/// Accuracy of a published model under AutoAttack.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PaperAutoAttack {
+    /// Name of the model in the paper.
+    pub model: &'static str,
+    /// Radius of the balls.
+    pub eps: f64,
+    /// Accuracy in percent.
+    pub accuracy: PaperFigure,
+}
+
 impl PaperRow {
-    /// Whether all of its figures are verified, none, or some (`None`).
-    pub fn standing(&self) -> Option<Transcription> {
-        let mut known = self.figures.iter().flatten().map(|figure| figure.standing);
+    /// Reliability of all known figures; `None` if they differ.
+    pub fn transcription(&self) -> Option<Transcription> {
+        let mut known = self.figures.iter().flatten().map(|figure| figure.transcription);
         let first = known.next()?;
         known.all(|other| other == first).then_some(first)
     }
 }
 
-/// A table of the paper.
+/// Table of the paper for a data set in a norm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaperTable {
-    /// What it is of: "CIFAR10, linf".
+    /// Title, such as "CIFAR10, linf".
     pub title: &'static str,
-    /// The attacks' eps; the columns after clean, AvgAcc and AvgRobAcc.
+    /// Eps of the attacks: the columns after clean, AvgAcc and AvgRobAcc.
     pub eps: Vec<f64>,
-    /// A model each.
+    /// Rows, one a model.
     pub rows: Vec<PaperRow>,
-    /// AutoAttack on the published weights: model, eps, accuracy in percent.
-    pub autoattack: Option<(&'static str, f64, PaperFigure)>,
-    /// The least l2 distances that Carlini and Wagner's attack found on the first 1,000 test images: clean accuracy in
-    /// percent, then mean, lower quartile, median and upper quartile of the distance.
+    /// AutoAttack on the published weights.
+    pub autoattack: Option<PaperAutoAttack>,
+    /// Least l2 distances by Carlini and Wagner's attack on the first 1,000 test images: clean accuracy in percent, then
+    /// mean, lower quartile, median and upper quartile of the distance.
     pub distances: Vec<PaperRow>,
 }
 
-/// Accuracy in linf on CIFAR10, eps 4, 8, 12, 16, 20, 24, 28 and 32 of 255.
+/// Accuracies on CIFAR10 in linf at eps 4, 8, 12, 16, 20, 24, 28 and 32 of 255.
 const CIFAR10_LINF: &str = "
 STD        94.92  10.55   0.00      0      0      0      0      0     0     0     0
 PGD-4      90.44  22.95  14.51  66.31  33.49  12.22   3.01   0.75  0.24  0.06  0.01
@@ -99,7 +110,7 @@ PGD-Madry  87.14  27.22  19.73  68.01 44.68!  25.03  12.15   5.18  1.95  0.64  0
 TRADES     84.9!  30.4*  23.6*  71.0!  52.9!  33.0!  18.2!   8.3!  3.6!  1.4!  0.7!
 ";
 
-/// Accuracy in linf on MNIST, eps 0.1, 0.2, 0.3 and 0.4.
+/// Accuracies on MNIST in linf at eps 0.1, 0.2, 0.3 and 0.4.
 const MNIST_LINF: &str = "
 STD         99.21  35.02  18.97  73.58   2.31      0      0
 PGD-0.1     99.40  48.85  36.22  96.35  48.51   0.01      0
@@ -120,7 +131,7 @@ PGD-Madry   98.53  76.04  70.41  97.08  94.83  89.64   0.11
 TRADES      99.5!  78.0*  72.6*  98.8!  97.3!  94.1!   0.1!
 ";
 
-/// Accuracy in l2 on CIFAR10, eps 0.5, 1, 1.5, 2 and 2.5.
+/// Accuracies on CIFAR10 in l2 at eps 0.5, 1, 1.5, 2 and 2.5.
 const CIFAR10_L2: &str = "
 PGD-0.5    89.10  33.6  22.5  65.61 33.21 11.25  2.31  0.38
 PGD-1.0    83.25 39.70 30.99  66.69 46.08 26.05 11.92  4.21
@@ -137,7 +148,7 @@ OMMA-1.0   89.02 35.18 24.41  65.43 36.89 14.77  4.18  0.79
 OMMA-2.0   86.06 39.32 29.97  65.28 43.82 24.85 11.53  4.36
 ";
 
-/// Accuracy in l2 on MNIST, eps 1, 2, 3 and 4.
+/// Accuracies on MNIST in l2 at eps 1, 2, 3 and 4.
 const MNIST_L2: &str = "
 STD       99.21 41.84 27.49 86.61 22.78  0.59     0
 PGD-1.0   99.30 48.78 36.15 95.06 46.84  2.71     0
@@ -153,7 +164,7 @@ MMA-4.0   98.57 ~62.3 ~53.2 ~93.7     -     -     -
 MMA-6.0   97.72 ~62.3 ~53.5     -     -     -     -
 ";
 
-/// Distances in l2 on CIFAR10.
+/// Distances on CIFAR10 in l2.
 const CIFAR10_L2_DISTANCES: &str = "
 STD       95.1! 0.09! 0.05! 0.08! 0.13!
 PGD-0.5   89.2! 0.80! 0.32! 0.76! 1.21!
@@ -171,7 +182,7 @@ MMA-2.0   84.2! 1.03! 0.26! 0.92! 1.62!
 MMA-3.0   81.2! 1.09! 0.21! 0.92! 1.73!
 ";
 
-/// Distances in l2 on MNIST.
+/// Distances on MNIST in l2.
 const MNIST_L2_DISTANCES: &str = "
 STD       99.0! 1.57! 1.19! 1.57! 1.95!
 PGD-1.0   99.2! 1.95! 1.58! 1.95! 2.33!
@@ -187,7 +198,7 @@ MMA-4.0   98.5! 2.67! 1.86! 2.72! 3.52!
 MMA-6.0   97.7! 2.76! 1.84! 2.72! 3.61!
 ";
 
-/// The paper's table of a data set and a norm. The bundled digits are MNIST's.
+/// Table of the paper for a data set in a norm; MNIST's for the bundled digits.
 pub fn table(dataset: DatasetKind, norm: Norm) -> PaperTable {
     let grid = |n: u32, step: f64| (1..=n).map(|i| f64::from(i) * step).collect::<Vec<_>>();
     let (title, eps, rows, autoattack, distances) = match (dataset, norm) {
@@ -201,11 +212,12 @@ pub fn table(dataset: DatasetKind, norm: Norm) -> PaperTable {
         (_, Norm::L2) => ("MNIST, l2", grid(4, 1.0), MNIST_L2, ("", 0.0, "-"), MNIST_L2_DISTANCES),
     };
     let (model, at, accuracy) = autoattack;
-    let autoattack = figure(accuracy).map(|accuracy| (model, at, accuracy));
+    let autoattack = figure(accuracy).map(|accuracy| PaperAutoAttack { model, eps: at, accuracy });
     PaperTable { title, eps, rows: parse(rows), autoattack, distances: parse(distances) }
 }
 
-/// The paper's name for a model of `method` ("MMA", "OMMA", "PGD", "PGDLS") and d_max or eps `length`; "STD" has neither.
+/// Name in the paper of a model trained by `method` ("MMA", "OMMA", "PGD", "PGDLS") with the d_max or eps `length`;
+/// "STD" has neither.
 pub fn model_name(dataset: DatasetKind, norm: Norm, method: &str, length: f64) -> String {
     if method == "STD" {
         return method.into();
@@ -226,11 +238,11 @@ fn parse(text: &'static str) -> Vec<PaperRow> {
     text.lines().filter_map(row).collect()
 }
 
-/// A figure with its sign; none for `-`.
+/// Figure of a word with its sign; `None` for `-`.
 fn figure(word: &'static str) -> Option<PaperFigure> {
     let text = word.trim_end_matches(['!', '*']);
-    let standing = if text == word { Transcription::Unverified } else { Transcription::Verified };
-    text.trim_start_matches('~').parse().ok().map(|value| PaperFigure { text, value, standing })
+    let transcription = if text == word { Transcription::Unverified } else { Transcription::Verified };
+    text.trim_start_matches('~').parse().ok().map(|value| PaperFigure { text, value, transcription })
 }
 
 #[cfg(test)]
@@ -245,7 +257,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_row_has_a_figure_or_none_for_every_column() {
+    fn every_row_has_as_many_figures_as_columns() {
         for (dataset, norm) in ALL {
             let table = table(dataset, norm);
             for row in &table.rows {
@@ -253,7 +265,7 @@ mod tests {
             }
             for row in &table.distances {
                 assert_eq!(row.figures.iter().flatten().count(), 5, "{}: {}", table.title, row.name);
-                assert_eq!(row.standing(), Some(Transcription::Verified));
+                assert_eq!(row.transcription(), Some(Transcription::Verified));
             }
         }
         assert_eq!(ALL.map(|(dataset, norm)| table(dataset, norm).rows.len()), [19, 13, 17, 12]);
@@ -293,16 +305,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_verified_is_told_from_what_is_not() {
+    fn verified_figures_are_told_from_unverified_ones() {
         let table = table(DatasetKind::Cifar10, Norm::Linf);
         let row = |name: &str| table.rows.iter().find(|row| row.name == name).unwrap();
-        assert_eq!(row("MMA-32").standing(), Some(Transcription::Verified));
-        assert_eq!(row("TRADES").standing(), Some(Transcription::Verified));
-        assert_eq!(row("PGD-8").standing(), Some(Transcription::Unverified));
-        assert_eq!(row("PGD-Madry").standing(), None, "some are");
+        assert_eq!(row("MMA-32").transcription(), Some(Transcription::Verified));
+        assert_eq!(row("TRADES").transcription(), Some(Transcription::Verified));
+        assert_eq!(row("PGD-8").transcription(), Some(Transcription::Unverified));
+        assert_eq!(row("PGD-Madry").transcription(), None, "some figures are verified");
         let eight = row("PGD-Madry").figures[4].unwrap();
-        assert_eq!((eight.text, eight.value, eight.standing), ("44.68", 44.68, Transcription::Verified));
-        assert_eq!(table.autoattack.unwrap().2.value, 41.44);
+        assert_eq!((eight.text, eight.value, eight.transcription), ("44.68", 44.68, Transcription::Verified));
+        assert_eq!(table.autoattack.unwrap().accuracy.value, 41.44);
     }
 
     #[test]

@@ -1,8 +1,7 @@
-//! Plots as inline SVG: lines, bars, and shares by shade.
+//! Plots as inline SVG: lines, bars, and fractions as shades.
 //!
-//! A plot has no legend: colours are told on the page. Colours are CSS variables of the page, so that they follow a
-//! light or dark theme. Any number may be plotted: what is no number is a gap, what is out of the axes lies on their
-//! edge.
+//! A plot has no legend: the page names the colours. Colours are CSS variables of the page, so that they follow a light
+//! or dark theme. Any number may be plotted: NaN and infinity are gaps, points outside the axes lie on their edge.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -10,21 +9,21 @@ use std::ops::Range;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use super::html::escape;
+use super::escape::escape;
 use crate::{Error, Result};
 
-/// A plot's size, twice that of a column of the page: coordinates are whole numbers.
+/// Size of a plot, twice that of a column of the page, because coordinates are whole numbers.
 const SIZE: (u32, u32) = (960, 600);
-/// The size of a plot as wide as the page.
+/// Size of a plot as wide as the page.
 const WIDE: (u32, u32) = (1920, 640);
-/// Of a label's letters, as plotters counts them: 1.24 times that of the SVG.
+/// Size of a label's letters in plotters' unit, 1.24 times the SVG's.
 const LETTERS: u32 = 31;
-/// A line has no more points than this; more are averaged.
+/// Largest number of points of a line; more are averaged.
 const POINTS: usize = 600;
-/// Axes do not go further: on longer ones single steps are lost.
+/// End of the longest axis: on a longer one single steps are lost in rounding.
 const FAR: f64 = 1e12;
 
-/// Every colour, on light and on dark paper. The first are those of series, in turn.
+/// Colours on a light and on a dark page. The first ones are those of series, in turn.
 const COLOURS: [(RGBColor, &str); 12] = [
     (RGBColor(0x1f, 0x6f, 0xc5), "#6aaef5"),
     (RGBColor(0xd9, 0x5f, 0x0e), "#ff9c56"),
@@ -39,21 +38,21 @@ const COLOURS: [(RGBColor, &str); 12] = [
     (RGBColor(0x6b, 0x75, 0x80), "#97a2ae"),
     (RGBColor(0xdd, 0xe1, 0xe6), "#333a43"),
 ];
-/// How many of them are for series.
+/// Number of colours for series.
 const SERIES: usize = 8;
 
-/// A colour of the page.
+/// Colour of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
-    /// That of a series; they repeat.
+    /// Colour of a series by its number; colours repeat.
     Series(usize),
-    /// That of wrong images, and of warnings.
-    Wrong,
-    /// That of text.
+    /// Colour of misclassified images, and of warnings.
+    Misclassified,
+    /// Colour of text.
     Ink,
-    /// That of remarks.
+    /// Colour of remarks.
     Muted,
-    /// That of lines in the background.
+    /// Colour of lines in the background.
     Grid,
 }
 
@@ -61,7 +60,7 @@ impl Colour {
     fn number(self) -> usize {
         match self {
             Colour::Series(i) => i % SERIES,
-            Colour::Wrong => SERIES,
+            Colour::Misclassified => SERIES,
             Colour::Ink => SERIES + 1,
             Colour::Muted => SERIES + 2,
             Colour::Grid => SERIES + 3,
@@ -72,13 +71,13 @@ impl Colour {
         COLOURS[self.number()].0
     }
 
-    /// The colour's CSS variable.
+    /// CSS variable of the colour.
     pub fn css(self) -> String {
         format!("var(--c{})", self.number())
     }
 }
 
-/// The CSS variables of all colours, on light paper and on dark.
+/// CSS variables of all colours, on a light page and on a dark one.
 pub fn variables() -> [String; 2] {
     let hex = |RGBColor(r, g, b): RGBColor| format!("#{r:02x}{g:02x}{b:02x}");
     let list = |value: &dyn Fn(usize) -> String| {
@@ -90,43 +89,43 @@ pub fn variables() -> [String; 2] {
     [list(&|i| hex(COLOURS[i].0)), list(&|i| COLOURS[i].1.into())]
 }
 
-/// How a series looks.
+/// Look of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// A line.
+    /// Line.
     Line,
-    /// A thin line behind the others.
+    /// Thin line behind the others.
     Thin,
-    /// A dashed line.
+    /// Dashed line.
     Dashes,
-    /// A dotted line.
+    /// Dotted line.
     Specks,
-    /// A line through dots.
+    /// Line through dots.
     Dots,
 }
 
-/// Points in a colour.
+/// Points that are drawn in one colour.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Their colour.
+    /// Colour of the points.
     pub colour: Colour,
-    /// How they look.
+    /// Look of the points.
     pub mark: Mark,
-    /// (x, y), by ascending x.
+    /// Points `(x, y)`, by ascending x.
     pub points: Vec<(f64, f64)>,
 }
 
-/// An axis.
+/// Axis of a plot.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    /// What it shows, and the unit.
+    /// Quantity and unit.
     pub title: String,
-    /// Its ends.
+    /// Ends of the axis.
     pub range: Range<f64>,
 }
 
 impl Axis {
-    /// From 0 or the least value, if that is less, to a little beyond the largest.
+    /// Axis from 0, or from the least value if that is less, to a little beyond the largest.
     pub fn from_zero(title: &str, values: impl Iterator<Item = f64>) -> Self {
         let (mut low, mut high) = (0f64, 0f64);
         for value in values.filter(|value| value.is_finite()) {
@@ -138,7 +137,7 @@ impl Axis {
         Axis { title: title.into(), range: low..high + 0.02 * (high - low) }
     }
 
-    /// Percent.
+    /// Axis from 0 to 100 percent.
     pub fn percent(title: &str) -> Self {
         Axis { title: title.into(), range: 0.0..100.0 }
     }
@@ -148,20 +147,20 @@ impl Axis {
     }
 }
 
-/// A rectangle whose shade tells a share.
+/// Rectangle whose shade tells a fraction.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// From left to right.
+    /// Left and right edge.
     pub x: Range<f64>,
-    /// From bottom to top.
+    /// Lower and upper edge.
     pub y: Range<f64>,
-    /// Its colour.
+    /// Colour.
     pub colour: Colour,
-    /// From 0, nothing, to 1, the full colour.
+    /// Shade from 0, transparent, to 1, the full colour.
     pub shade: f64,
 }
 
-/// Lines and dots; `label` says in words what the plot shows.
+/// Plot of lines and dots; `label` describes it for screen readers.
 ///
 /// # Errors
 /// The plot cannot be drawn.
@@ -169,7 +168,7 @@ pub fn lines(label: &str, x: &Axis, y: &Axis, series: &[Series]) -> Result<Strin
     draw(label, SIZE, x, y, &[], series)
 }
 
-/// Rectangles, and lines over them, as wide as the page if `wide`.
+/// Plot of rectangles, and lines over them, as wide as the page if `wide`.
 ///
 /// # Errors
 /// The plot cannot be drawn.
@@ -244,7 +243,7 @@ fn stroke(chart: &mut Chart, mark: Mark, colour: Colour, points: Vec<(f64, f64)>
     Ok(())
 }
 
-/// At most [`POINTS`] points: each is the mean of as many neighbours.
+/// At most [`POINTS`] points, each the mean of equally many neighbours.
 fn averaged(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let many = points.len().div_ceil(POINTS).max(1);
     let mean = |part: &[(f64, f64)]| {
@@ -254,7 +253,7 @@ fn averaged(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(many).map(mean).collect()
 }
 
-/// A number at an axis.
+/// Number at a tick of an axis.
 fn tick(value: f64) -> String {
     let (value, unit) = match value.abs() {
         v if v >= 1e6 => (value / 1e6, " M"),
@@ -266,7 +265,7 @@ fn tick(value: f64) -> String {
     format!("{}{unit}", if text == "-0" { "0" } else { text })
 }
 
-/// The SVG for a page: named in words, as large as its place, in the page's colours.
+/// SVG for a page: labelled, as large as its container, in the page's colours.
 fn themed(label: &str, (width, height): (u32, u32), svg: &str) -> String {
     let inner = svg.split_once('>').map_or("", |(_, inner)| inner);
     let begin = format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">", escape(label));
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plot_is_named_and_in_the_page_s_colours_and_asks_for_nothing() {
+    fn a_plot_has_a_label_and_the_page_s_colours_and_loads_nothing() {
         let svg = plot(&[(0.0, 1.0), (10.0, 2.0)]);
         assert!(svg.starts_with("<svg viewBox=\"0 0 960 600\" role=\"img\" aria-label=\"a plot\">"), "{svg}");
         assert!(svg.contains("stroke=\"var(--c0)\"") && !svg.contains("=\"#") && !svg.contains("http"), "{svg}");
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_a_gap() {
+    fn nan_and_infinity_are_gaps() {
         let svg = plot(&[(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0), (4.0, f64::INFINITY), (5.0, 2.0)]);
         assert_eq!(svg.matches("<circle").count(), 4);
         let line = "fill=\"none\" opacity=\"1\" stroke=\"var(--c0)\"";

@@ -1,4 +1,4 @@
-//! `maxmargin report`: what the page says is what the files say; what is missing or broken is told.
+//! `maxmargin report`: the page has the figures of the files; missing and malformed files are named.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{done_in, refused_in};
 
-/// The files of a run of a moment, three epochs long.
+/// Files of a short run of three epochs.
 fn files() -> &'static BTreeMap<String, Vec<u8>> {
     static RUN: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
     RUN.get_or_init(|| {
@@ -29,7 +29,7 @@ fn files() -> &'static BTreeMap<String, Vec<u8>> {
     })
 }
 
-/// A folder with runs of these names, all the same.
+/// Folder with equal runs of these names.
 fn runs(names: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for name in names {
@@ -41,7 +41,7 @@ fn runs(names: &[&str]) -> TempDir {
     folder
 }
 
-/// The page that `report` with `flags` writes to `at`.
+/// Page that `report` with `flags` writes to `at`.
 fn page(folder: &Path, flags: &str, at: &str) -> String {
     let said = done_in(folder, &format!("report {flags}"));
     assert!(said.out.starts_with(&format!("wrote {at}: ")) && said.err.is_empty(), "{said:?}");
@@ -54,10 +54,10 @@ fn has(page: &str, parts: &[&str]) {
     }
 }
 
-/// An evaluation of a network on MNIST's digits, linf.
+/// Report of an evaluation on the bundled digits, linf.
 fn evaluation() -> Value {
     json!({
-        "maxmargin": "0.1.0", "commit": "5aaeff8", "weights": "run/best.safetensors",
+        "schema_version": 2, "maxmargin": "0.1.0", "commit": "5aaeff8", "weights": "run/best.safetensors",
         "weights_sha256": "0123456789abcdef00", "model": "LeNet5 of the test", "dataset": "digits", "split": "test",
         "images": "bundled digits, test", "count": 12345, "norm": "linf", "protocol": "paper", "seed": 17,
         "device": "CPU of the test", "method": "mma", "d_max": 0.45, "clean_accuracy": 91.23,
@@ -71,7 +71,7 @@ fn evaluation() -> Value {
         "minimum_norm": [{"name": "ddn", "found": 998, "mean": 1.3821, "quartiles": [1.1043, 1.3885, 1.6017],
                           "forward": 1000, "backward": 900, "seconds": 1.0}],
         "mean_margin": 0.2847, "margins": [0.0, 0.2, 0.3, 0.47], "max_eps": 0.4725,
-        "forward_passes": 1234567, "backward_passes": 7654321, "seconds": 98.76, "suspicious": []
+        "forward_passes": 1234567, "backward_passes": 7654321, "seconds": 98.76, "warnings": []
     })
 }
 
@@ -83,7 +83,7 @@ fn evaluate(run: &Path, name: &str, evaluation: &Value) {
 }
 
 #[test]
-fn a_run_s_page_is_complete_in_itself_and_lies_in_its_folder() {
+fn a_run_s_page_loads_nothing_and_is_written_to_its_folder() {
     let folder = runs(&["run"]);
     let page = page(folder.path(), "run", "run/report.html");
     has(
@@ -148,7 +148,7 @@ fn several_runs_are_in_every_plot() {
 }
 
 #[test]
-fn an_evaluation_s_figures_stand_beside_the_paper_s() {
+fn an_evaluation_s_figures_stand_beside_the_paper_s_figures() {
     let folder = runs(&["run"]);
     evaluate(&folder.path().join("run"), "paper", &evaluation());
     let page = page(folder.path(), "run", "run/report.html");
@@ -171,21 +171,21 @@ fn an_evaluation_s_figures_stand_beside_the_paper_s() {
             "<td class=\"words\">pgd-xent</td><td>5</td><td>840</td><td>190</td><td>420,000</td><td>410,000</td><td>12.5</td>",
             "<td class=\"words\">ddn</td><td>998</td>",
             "<td>1.3821</td><td>1.1043</td><td>1.3885</td><td>1.6017</td>",
-            "Margins of 4 images by AN-PGD; red, below 0: the 1 wrong ones.",
-            // The paper's: one verified, one not, and which of them was trained as the run was.
+            "Margins of 4 images by AN-PGD; red, below 0: the 1 misclassified ones.",
+            // Figures of the paper, verified and unverified; the row of the model that was trained in the same way.
             "<tr class=\"match\"><td class=\"words\">paper, MMA-0.45</td><td><b>98.95</b></td>",
             "<td><b>85.24</b></td><td class=\"words\">verified</td>",
             "<td class=\"words\">paper, PGD-0.3</td><td><span class=\"unsure\">98.96</span></td>",
             "<td class=\"words\">paper value, unverified transcription</td>",
-            "AutoAttack leaves <b>91.40</b> % right of the published MMA-0.45 at eps 0.3",
-            "the bundled digits are a part of it",
+            "The accuracy of the published MMA-0.45 under AutoAttack is <b>91.40</b> % at eps 0.3",
+            "the bundled digits are a part of MNIST",
         ],
     );
     assert!(!page.contains("MMA-32") && !page.contains("class=\"warning\""));
 }
 
 #[test]
-fn a_run_without_the_clean_loss_is_omma_s() {
+fn a_run_without_the_clean_loss_is_shown_as_omma() {
     let folder = runs(&["run"]);
     let toml = folder.path().join("run/config.toml");
     let text = fs::read_to_string(&toml).expect("settings");
@@ -263,7 +263,7 @@ fn each_data_set_and_norm_has_the_paper_s_rows_of_its_own() {
 }
 
 #[test]
-fn an_evaluation_may_lack_all_that_it_need_not_have() {
+fn an_evaluation_of_the_necessary_fields_is_shown() {
     let folder = runs(&["run"]);
     let least = json!({"weights": "w", "dataset": "digits", "count": 3, "norm": "linf", "clean_accuracy": 66.67});
     evaluate(&folder.path().join("run"), "x", &least);
@@ -273,18 +273,24 @@ fn an_evaluation_may_lack_all_that_it_need_not_have() {
 }
 
 #[test]
-fn what_is_suspicious_stands_before_everything_else() {
+fn warnings_stand_before_everything_else() {
     let folder = runs(&["run"]);
-    let mut found = evaluation();
-    found["suspicious"] = json!(["apgd-ce: no pass <at all>"]);
-    evaluate(&folder.path().join("run"), "autoattack", &found);
-    let page = page(folder.path(), "run", "run/report.html");
-    let first = page.find("run / evaluation-autoattack: apgd-ce: no pass &lt;at all&gt;").expect("a warning");
-    assert!(first < page.find("<h2>").expect("a chapter"));
-    assert_eq!(page.matches("class=\"warning\"").count(), 2, "above all, and at the evaluation");
+    let mut current = evaluation();
+    current["warnings"] = json!(["no-passes: apgd-ce <at all>"]);
+    let mut former = evaluation();
+    let fields = former.as_object_mut().expect("an object");
+    ["schema_version", "warnings"].iter().for_each(|name| drop(fields.remove(*name)));
+    fields.insert("suspicious".into(), json!(["no-passes: apgd-ce <at all>"]));
+    for evaluation in [current, former] {
+        evaluate(&folder.path().join("run"), "autoattack", &evaluation);
+        let page = page(folder.path(), "run", "run/report.html");
+        let first = page.find("run / evaluation-autoattack: no-passes: apgd-ce &lt;at all&gt;").expect("a warning");
+        assert!(first < page.find("<h2>").expect("a chapter"));
+        assert_eq!(page.matches("class=\"warning\"").count(), 2, "above the chapters, and at the evaluation");
+    }
 }
 
-/// Adversarial examples of the first `n` bundled test digits: `distance` is added to what is black.
+/// Adversarial images of the first `n` bundled test digits: `distance` is added to each pixel.
 fn adversarial(folder: &Path, n: usize, distance: f32) {
     let digits = data::load(DatasetKind::Digits, Path::new("nowhere"), 1).expect("the digits").test.take(n);
     let pixels: Vec<f32> = digits.images.iter().map(|&v| (f32::from(v) / 255.0 + distance).min(1.0)).collect();
@@ -299,12 +305,12 @@ fn adversarial(folder: &Path, n: usize, distance: f32) {
 }
 
 #[test]
-fn adversarial_examples_are_shown_beside_the_clean_ones_with_what_is_known() {
+fn adversarial_examples_are_shown_beside_the_clean_ones_with_their_facts() {
     let folder = runs(&["run"]);
     evaluate(&folder.path().join("run"), "paper", &evaluation());
     let at = folder.path().join("run/evaluation-paper");
     adversarial(&at, 4, 0.1);
-    // Of four one is wrong as it is, and one was not broken.
+    // Of four images one is misclassified without an attack, and one is robust.
     let rows = "0,7,7,0.2,0.1,pgd-cw\n1,2,2,0.05,0.1,pgd-xent\n2,1,8,0,0,clean\n3,0,0,0.4,,\n";
     let header = "index,label,clean_prediction,margin,broken_eps,broken_by\n";
     fs::write(at.join("images.csv"), format!("{header}{rows}")).expect("a file");
@@ -314,8 +320,8 @@ fn adversarial_examples_are_shown_beside_the_clean_ones_with_what_is_known() {
         &[
             "Adversarial examples by the &lt;attack&gt;: 2 of 4",
             "their difference times 5",
-            "image 0 · label <b>7</b> · predicted 7 · eps 0.1 · broken at 0.1 by pgd-cw",
-            "image 1 · label <b>2</b> · predicted 2 · eps 0.1 · broken at 0.1 by pgd-xent",
+            "image 0 · label <b>7</b> · predicted 7 · eps 0.1 · adversarial at 0.1 by pgd-cw",
+            "image 1 · label <b>2</b> · predicted 2 · eps 0.1 · adversarial at 0.1 by pgd-xent",
         ],
     );
     assert_eq!(shown.matches("<img src=\"data:image/png;base64,iVBORw0KGgo").count(), 6, "three of each");
@@ -326,7 +332,7 @@ fn adversarial_examples_are_shown_beside_the_clean_ones_with_what_is_known() {
 }
 
 #[test]
-fn adversarial_examples_of_other_data_are_shown_alone_and_why() {
+fn adversarial_examples_of_other_data_are_shown_alone_with_the_reason() {
     let folder = runs(&["run"]);
     let mut found = evaluation();
     found["dataset"] = "mnist".into();
@@ -338,7 +344,7 @@ fn adversarial_examples_of_other_data_are_shown_alone_and_why() {
 }
 
 #[test]
-fn what_comes_from_files_is_text_and_nothing_else() {
+fn text_from_files_is_escaped() {
     let name = "run'<img src=x onerror=alert(1)>&\"";
     let folder = runs(&[]);
     let run = folder.path().join(name);
@@ -356,7 +362,7 @@ fn what_comes_from_files_is_text_and_nothing_else() {
     found["robust"][0]["attack"] = evil.into();
     found["robust"][0]["attacks"][0]["name"] = evil.into();
     found["minimum_norm"][0]["name"] = evil.into();
-    found["suspicious"] = json!([evil]);
+    found["warnings"] = json!([evil]);
     evaluate(&run, evil, &found);
     let at = run.join(format!("evaluation-{evil}"));
     adversarial(&at, 1, 0.1);
@@ -424,7 +430,7 @@ fn a_run_that_was_killed_has_a_page_of_what_it_measured() {
 }
 
 #[test]
-fn a_folder_that_is_no_run_and_files_that_are_broken_are_named_with_what_was_expected() {
+fn folders_of_another_kind_and_malformed_files_are_refused_with_what_was_expected() {
     let folder = runs(&["run"]);
     let run = folder.path().join("run");
     let refused = |parts: &[&str]| refused_in(folder.path(), "report run", parts);
@@ -442,7 +448,7 @@ fn a_folder_that_is_no_run_and_files_that_are_broken_are_named_with_what_was_exp
     fs::remove_file(run.join("metrics.jsonl")).expect("metrics");
     refused(&["error: run: the run has no metrics.jsonl"]);
     fs::write(run.join("metrics.jsonl"), "").expect("metrics");
-    refused(&["run/metrics.jsonl: expected a line of figures", "nothing yet"]);
+    refused(&["run/metrics.jsonl: expected at least one line of figures", "nothing yet"]);
     fs::write(run.join("metrics.jsonl"), "{\"kind\":\"step\",\"step\":1}\n{\"kind\"\n").expect("metrics");
     refused(&["run/metrics.jsonl: line 2: expected a JSON object with kind and step"]);
     let text = "{\"kind\":\"step\",\"step\":1,\"clean_loss\":\"low\"}\n";
@@ -453,13 +459,17 @@ fn a_folder_that_is_no_run_and_files_that_are_broken_are_named_with_what_was_exp
     let at = run.join("evaluation-paper");
     evaluate(&run, "paper", &evaluation());
     fs::write(at.join("evaluation.json"), "{\"weights\": \"w\",\n \"count\": 3").expect("a file");
-    let expected =
-        "run/evaluation-paper/evaluation.json: expected an evaluation as `maxmargin evaluate` writes it; found: ";
+    let expected = "run/evaluation-paper/evaluation.json: expected an evaluation as `maxmargin evaluate` writes it, of schema_version 2 \
+         or less; found: ";
     refused(&[expected, "line 2"]);
     let mut lacking = evaluation();
     lacking.as_object_mut().expect("an object").remove("norm");
     evaluate(&run, "paper", &lacking);
     refused(&[expected, "missing field `norm`"]);
+    let mut newer = evaluation();
+    newer["schema_version"] = json!(3);
+    evaluate(&run, "paper", &newer);
+    refused(&["run/evaluation-paper/evaluation.json: expected schema_version 2 or less, found 3", "newer maxmargin"]);
     evaluate(&run, "paper", &evaluation());
     adversarial(&at, 1, 0.1);
     fs::write(at.join("images.csv"), "index,label\n").expect("a file");

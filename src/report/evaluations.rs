@@ -1,0 +1,199 @@
+//! Chapter of a page about evaluations: robust accuracy beside the paper's, then the figures of each evaluation.
+
+use super::comparison::{comparison, paper_figure};
+use super::escape::escape;
+use super::examples::Pictures;
+use super::html::{facts, figure, key, numbers, table, warning_box, words};
+use super::paper;
+use super::plot::{Axis, Cell, Colour, Mark, Series, cells};
+use super::shown::{ShownEvaluation, method};
+use super::sources::ReportSource;
+use super::values::{UNKNOWN, distance, grouped, percent};
+use crate::Result;
+use crate::catalog::DatasetKind;
+use crate::evaluate::report::{AttackStatistics, EvaluationReport, MinimumNormResult, RobustAccuracy};
+use crate::record::MarginCounts;
+use crate::tape::Norm;
+use crate::text::length;
+
+/// Bins of the histogram of an evaluation's margins.
+const BINS: usize = 42;
+
+/// The chapter. `pictures` has the images of adversarial examples.
+///
+/// # Errors
+/// A plot cannot be drawn, or a file beside an evaluation has another form.
+pub fn chapter(sources: &[ReportSource], pictures: &mut Pictures) -> Result<String> {
+    let all = ShownEvaluation::all(sources);
+    let mut text = String::from("<h2>Accuracy under attack</h2>\n");
+    if all.is_empty() {
+        text += "<p>No evaluation was found. <code>maxmargin evaluate RUN</code> writes one into the run's folder; then \
+                 write this page again.</p>\n";
+        return Ok(text);
+    }
+    let kind = |shown: &ShownEvaluation| (shown.report().dataset, shown.report().norm);
+    let mut kinds: Vec<(DatasetKind, Norm)> = Vec::new();
+    for kind in all.iter().map(kind) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    for (dataset, norm) in kinds {
+        let group: Vec<_> = all.iter().copied().filter(|shown| kind(shown) == (dataset, norm)).collect();
+        text += &comparison(dataset, norm, &group)?;
+    }
+    text += "<h2>Evaluations</h2>\n";
+    for shown in &all {
+        text += &evaluation(shown)?;
+        text += &pictures.of(shown)?;
+    }
+    Ok(text)
+}
+
+/// Figures of one evaluation.
+fn evaluation(shown: &ShownEvaluation) -> Result<String> {
+    let report = shown.report();
+    let mut text = format!("<h3>{}</h3>\n", key(shown.colour, &shown.name()));
+    text += &warning_box("Warnings about these figures (docs/checks.md explains each)", &report.warnings);
+    text += &settings(shown);
+    text += &at_each_eps(&report.robust);
+    text += &minimum_norm(report);
+    text += &margins(shown)?;
+    Ok(text)
+}
+
+/// Figures and settings of an evaluation as a list.
+fn settings(shown: &ShownEvaluation) -> String {
+    let report = shown.report();
+    let known = |value: &str| if value.is_empty() { UNKNOWN.into() } else { escape(value) };
+    let code = |value: &str| if value.is_empty() { UNKNOWN.into() } else { format!("<code>{}</code>", escape(value)) };
+    let optional = |value: &Option<String>| known(value.as_deref().unwrap_or_default());
+    let images = match [&*report.images, &*report.split].into_iter().find(|text| !text.is_empty()) {
+        Some(text) => format!("{} ({})", grouped(report.count as u64), escape(text)),
+        None => grouped(report.count as u64),
+    };
+    let trained = match (&report.method, &shown.source.run) {
+        (None, Some(run)) => method(&run.config),
+        (method, _) => optional(&method.as_ref().map(|method| method.to_uppercase())),
+    };
+    facts(&[
+        ("clean accuracy, %", percent(Some(report.clean_accuracy))),
+        ("AvgAcc, %", percent(report.average_accuracy)),
+        ("AvgRobAcc, %", percent(report.average_robust_accuracy)),
+        ("mean margin", distance(report.mean_margin)),
+        ("images", images),
+        ("protocol", optional(&report.protocol)),
+        ("seed", report.seed.map_or(UNKNOWN.into(), |seed| seed.to_string())),
+        ("forward passes of an image", grouped(report.forward_passes)),
+        ("backward passes of an image", grouped(report.backward_passes)),
+        ("seconds", report.seconds.map_or(UNKNOWN.into(), |seconds| format!("{seconds:.1}"))),
+        ("network", known(&report.model)),
+        ("trained by", trained),
+        ("d_max", shown.d_max().map_or(UNKNOWN.into(), length)),
+        ("weights", code(&report.weights)),
+        ("SHA-256 of the weights begins", code(&report.weights_sha256.chars().take(16).collect::<String>())),
+        ("maxmargin", known(&report.maxmargin)),
+        ("commit", code(report.commit.as_deref().unwrap_or_default())),
+        ("device", known(&report.device)),
+    ])
+}
+
+/// Tables of the accuracy at each eps, and of each attack.
+fn at_each_eps(robust: &[RobustAccuracy]) -> String {
+    if robust.is_empty() {
+        return String::new();
+    }
+    let row = |at: &RobustAccuracy| {
+        let attack = if at.attack.is_empty() { UNKNOWN.into() } else { escape(&at.attack) };
+        ("", vec![length(at.eps), percent(Some(at.accuracy)), attack])
+    };
+    let rows: Vec<_> = robust.iter().map(row).collect();
+    let text = table(&[numbers("eps"), numbers("accuracy, %"), words("attack")], &rows);
+    let attacks = robust.iter().flat_map(|at| at.attacks.iter().enumerate().map(|(i, attack)| (at.eps, i, attack)));
+    let attacks: Vec<_> =
+        attacks.map(|(eps, i, attack)| (if i == 0 { "begin" } else { "" }, attack_row(eps, attack))).collect();
+    if attacks.is_empty() {
+        return text;
+    }
+    let others = ["runs", "attacked", "adversarial", "forward passes", "backward passes", "seconds"].map(numbers);
+    let head: Vec<_> = [numbers("eps"), words("attack")].into_iter().chain(others).collect();
+    text + &format!("<details open><summary>each attack</summary>\n{}</details>\n", table(&head, &attacks))
+}
+
+/// Row of an attack at an eps.
+fn attack_row(eps: f64, attack: &AttackStatistics) -> Vec<String> {
+    let AttackStatistics { name, runs, attacked, broken, passes, seconds, .. } = attack;
+    let counts = [u64::from(*runs), *attacked as u64, *broken as u64, passes.forward, passes.backward].map(grouped);
+    let mut row = vec![length(eps), escape(name)];
+    row.extend(counts);
+    row.push(format!("{seconds:.1}"));
+    row
+}
+
+/// Table of the minimum-norm attacks' distances beside the paper's.
+fn minimum_norm(report: &EvaluationReport) -> String {
+    if report.minimum_norm.is_empty() {
+        return String::new();
+    }
+    let own = |attack: &MinimumNormResult| {
+        let MinimumNormResult { name, found, attacked, mean, quartiles, passes, seconds } = attack;
+        let mut row = vec![escape(name), grouped(*found as u64), grouped(*attacked as u64)];
+        row.push(percent(Some(report.clean_accuracy)));
+        row.extend([*mean].into_iter().chain(*quartiles).map(|value| distance(Some(value))));
+        row.extend([grouped(passes.forward), grouped(passes.backward), format!("{seconds:.1}")]);
+        ("ours", row)
+    };
+    let mut rows: Vec<_> = report.minimum_norm.iter().map(own).collect();
+    let published = paper::table(report.dataset, report.norm).distances;
+    for row in &published {
+        let mut cells = vec![format!("paper, {}", row.name), UNKNOWN.into(), UNKNOWN.into()];
+        cells.extend(row.figures.iter().map(|figure| paper_figure(*figure)));
+        cells.extend([UNKNOWN; 3].map(String::from));
+        rows.push(("", cells));
+    }
+    let others = ["found", "attacked", "clean, %", "mean", "lower quartile", "median", "upper quartile"].map(numbers);
+    let costs = ["forward passes", "backward passes", "seconds"].map(numbers);
+    let head: Vec<_> = [words("nearest adversarial examples")].into_iter().chain(others).chain(costs).collect();
+    let note = match published.is_empty() {
+        true => "",
+        false => {
+            "<p class=\"note\">The paper's distances: Carlini and Wagner's attack on the first 1,000 test images; \
+             verified (the paper's review thread).</p>\n"
+        }
+    };
+    table(&head, &rows) + note
+}
+
+/// Histogram of the margins, if they were measured.
+fn margins(shown: &ShownEvaluation) -> Result<String> {
+    let report = shown.report();
+    let Some(margins) = report.margins.as_ref().filter(|margins| !margins.is_empty()) else { return Ok(String::new()) };
+    let largest = margins.iter().copied().filter(|margin| margin.is_finite()).fold(1e-9, f32::max);
+    let max = if report.max_eps > 0.0 { report.max_eps } else { largest };
+    let counts = MarginCounts::of(margins, max.min(1e12), BINS);
+    let percentage = |count: usize| 100.0 * count as f64 / margins.len() as f64;
+    let width = f64::from(counts.max) / BINS as f64;
+    let bar = |x, colour, count| Cell { x, y: 0.0..percentage(count), colour, shade: 0.85 };
+    let mut bars = vec![bar(-width..-0.1 * width, Colour::Misclassified, counts.wrong)];
+    for (bin, &count) in counts.bins.iter().enumerate() {
+        bars.push(bar(f64::from(counts.edge(bin))..f64::from(counts.edge(bin + 1)), shown.colour, count));
+    }
+    let x = Axis { title: format!("margin, {}", report.norm), range: -width..f64::from(counts.max) };
+    let y = Axis::from_zero("images, %", bars.iter().map(|bar| bar.y.end));
+    let d_max = shown.d_max().map(|d_max| Series {
+        colour: Colour::Muted,
+        mark: Mark::Thin,
+        points: vec![(d_max, 0.0), (d_max, y.range.end)],
+    });
+    let plot = cells("histogram of margins", true, &x, &y, &bars, &Vec::from_iter(d_max))?;
+    let beyond = match counts.above + counts.below + counts.nan {
+        0 => String::new(),
+        n => format!(" {n} of another value are not shown."),
+    };
+    let caption = format!(
+        "Margins of {} images by AN-PGD; red, below 0: the {} misclassified ones. Grey: d_max.{beyond}",
+        grouped(margins.len() as u64),
+        grouped(counts.wrong as u64)
+    );
+    Ok(figure(&plot, &caption))
+}
