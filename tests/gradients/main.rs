@@ -1,5 +1,5 @@
-//! `Tape::grad` against central differences of the same computation in double precision, and what it does not do: walk
-//! paths that nobody asked for, or fill anything with zeros.
+//! `Tape::grad` against central differences of the same computation in double precision. It differentiates along no
+//! other paths than those to the wanted values, and fills nothing with zeros.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,9 +12,9 @@ use maxmargin::tape::{BatchNorm, Buffer, ConvWindow, Loss, LossRule, Memory, Op,
 use support::double::evaluate;
 use support::{Array, Random, TestDevice, devices};
 
-// ---- A program, what its leaves hold, and its gradient both ways
+// ---- A program, the content of its leaves, and its gradient, computed in both ways
 
-/// Leaves with their content. The first dimension of `x`, `labels` and `weights` has one row more than is active.
+/// Leaves with their content. All rows of a batch but the last are active.
 #[derive(Default)]
 struct Given {
     memory: Memory,
@@ -22,6 +22,7 @@ struct Given {
 }
 
 impl Given {
+    /// Adds a leaf.
     fn leaf(&mut self, tape: &mut Tape, name: &str, content: Array) -> Value {
         let buffer = self.memory.buffer(name, &content.dims, content.dtype);
         let value = tape.leaf(&buffer);
@@ -30,13 +31,13 @@ impl Given {
     }
 }
 
-/// Records a computation whose result is a loss by row; returns it with the values that gradients are wanted of.
+/// Records a computation. Returns its loss, one number a row, and the wanted values.
 type Record<'a> = &'a dyn Fn(&mut Tape, &mut Given) -> (Value, Vec<Value>);
 
-/// The capacity of the batches here, of which all rows but one are active.
+/// Capacity of a batch; all rows but the last are active.
 const CAPACITY: usize = 4;
 
-/// The gradients that a device computes of `sum(loss * weights)`, and the program.
+/// Gradients of `sum(loss * weights)` that a device computes, and the program.
 fn gradients(make: TestDevice, fuse: bool, weights: &Array, record: Record) -> (Vec<Vec<f64>>, Program) {
     let mut tape = if fuse { Tape::new("gradient") } else { Tape::new("gradient").without_fusion() };
     let mut given = Given::default();
@@ -67,7 +68,7 @@ fn gradients(make: TestDevice, fuse: bool, weights: &Array, record: Record) -> (
     (kept.iter().map(|b| device.read_f32(b).unwrap().into_iter().map(f64::from).collect()).collect(), program)
 }
 
-/// Central differences in double precision of up to `most` elements of each wanted value: (place, difference).
+/// Central differences in double precision for up to `most` elements of each wanted value, as (index, difference).
 fn differences(weights: &Array, most: usize, record: Record) -> Vec<Vec<(usize, f64)>> {
     const H: f64 = 1e-6;
     let (mut tape, mut given) = (Tape::new("differences").without_fusion(), Given::default());
@@ -82,23 +83,24 @@ fn differences(weights: &Array, most: usize, record: Record) -> Vec<Vec<(usize, 
     let mut differences = Vec::new();
     for value in wanted {
         let len = leaves[&value].len();
-        let places: Vec<usize> =
+        let indices: Vec<usize> =
             if len <= most { (0..len).collect() } else { (0..most).map(|_| random.below(len)).collect() };
-        let difference = places.into_iter().map(|place| {
-            let before = leaves[&value][place];
+        let difference = indices.into_iter().map(|index| {
+            let before = leaves[&value][index];
             let [above, below] = [before + H, before - H].map(|v| {
-                leaves.get_mut(&value).unwrap()[place] = v;
+                leaves.get_mut(&value).unwrap()[index] = v;
                 total(&leaves)
             });
-            leaves.get_mut(&value).unwrap()[place] = before;
-            (place, (above - below) / (2.0 * H))
+            leaves.get_mut(&value).unwrap()[index] = before;
+            (index, (above - below) / (2.0 * H))
         });
         differences.push(difference.collect());
     }
     differences
 }
 
-/// Checks the gradient of a computation, fused and not, on every device. Off by at most 1e-5 of the largest.
+/// Checks the gradients of a computation, with fusion and without, on every device. The error is at most 1e-5 of the
+/// largest derivative.
 fn check(what: &str, most: usize, record: Record) {
     let weights = Array::f32(&[CAPACITY], [0.3, -2.0, 1.0, f64::NAN]);
     let expected = differences(&weights, most, record);
@@ -106,12 +108,12 @@ fn check(what: &str, most: usize, record: Record) {
         let (found, program) = gradients(make, fuse, &weights, record);
         for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let largest = expected.iter().fold(0f64, |m, (_, d)| m.max(d.abs()));
-            for &(place, difference) in expected {
-                let error = (found[place] - difference).abs();
+            for &(index, difference) in expected {
+                let error = (found[index] - difference).abs();
                 assert!(
                     error <= 1e-5 * largest + 1e-9,
-                    "{what}, fused: {fuse}, wanted value {number}, element {place}: {}, not {difference}\n{program}",
-                    found[place]
+                    "{what}, fused: {fuse}, wanted value {number}, element {index}: {}, not {difference}\n{program}",
+                    found[index]
                 );
             }
         }
@@ -119,23 +121,25 @@ fn check(what: &str, most: usize, record: Record) {
     }
 }
 
+/// Labels below `classes`.
 fn labels(classes: usize) -> Array {
     Array::u32((0..CAPACITY as u32).map(|i| i * 2 % classes as u32))
 }
 
+/// Every loss.
 fn rules() -> [LossRule; 5] {
     [Loss::Xent, Loss::Slm, Loss::Lm, Loss::Cw, Loss::Dlr].map(|loss| LossRule { loss, confidence: 50.0 })
 }
 
 // ---- LeNet5
 
-/// A small LeNet5 on images of two channels; the row that is not active is no number.
+/// Loss of a small LeNet5 on images of two channels, its input and its parameters. The inactive row is NaN.
 fn lenet5(tape: &mut Tape, given: &mut Given, rule: LossRule) -> (Value, Value, Vec<Value>) {
     let model = LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5);
     model_loss(tape, given, Box::new(model), Mode::Eval, rule, 5)
 }
 
-/// The loss of a model, its input and its parameters.
+/// Loss of a model, its input and its parameters.
 fn model_loss(
     tape: &mut Tape,
     given: &mut Given,
@@ -153,7 +157,7 @@ fn model_loss(
     (loss, x, params)
 }
 
-/// Gives a model its first values; batch norm's are other than those, which are all the same.
+/// Gives a model its initial values, moved for batch norm, whose initial values are all equal.
 fn fill(given: &mut Given, model: &mut dyn Model) {
     model.declare(&mut given.memory);
     let mut random = Random(8);
@@ -167,7 +171,7 @@ fn fill(given: &mut Given, model: &mut dyn Model) {
     }
 }
 
-/// A batch of a model's images; the one that is not active is no number.
+/// A batch of images for a model. The inactive image is NaN.
 fn images(tape: &mut Tape, given: &mut Given, model: &dyn Model, name: &str, seed: u64) -> Value {
     let dims = [&[CAPACITY][..], &model.image()].concat();
     let mut content = Random(seed).image(&dims);
@@ -180,7 +184,7 @@ fn images(tape: &mut Tape, given: &mut Given, model: &dyn Model, name: &str, see
 }
 
 #[test]
-fn lenet5s_gradients_by_input_and_by_every_parameter_are_those_of_the_formulas() {
+fn lenet5_has_the_expected_gradients_with_respect_to_its_input_and_every_parameter() {
     for rule in rules() {
         check(&format!("input, {rule:?}"), 400, &|tape, given| {
             let (loss, x, _) = lenet5(tape, given, rule);
@@ -194,7 +198,7 @@ fn lenet5s_gradients_by_input_and_by_every_parameter_are_those_of_the_formulas()
 }
 
 #[test]
-fn a_targeted_loss_has_the_gradient_of_its_formula() {
+fn a_targeted_loss_has_the_expected_gradient() {
     for targeted in [TargetedLoss::Minus(rules()[0]), TargetedLoss::Dlr, TargetedLoss::Difference] {
         check(&format!("{targeted:?}"), 400, &|tape, given| {
             let x = given.leaf(tape, "x", Random(1).signed(&[CAPACITY, 6]));
@@ -206,7 +210,7 @@ fn a_targeted_loss_has_the_gradient_of_its_formula() {
     }
 }
 
-/// The names of the ops that a gradient adds to LeNet5.
+/// Names of the gradient ops of LeNet5's program; `choose` gives the wanted values from the input and the parameters.
 fn backward_ops(fuse: bool, choose: &dyn Fn(Value, Vec<Value>) -> Vec<Value>) -> Vec<&'static str> {
     let weights = Array::f32(&[CAPACITY], [1.0; CAPACITY]);
     let (_, program) = gradients(devices()[0], fuse, &weights, &|tape, given| {
@@ -218,7 +222,7 @@ fn backward_ops(fuse: bool, choose: &dyn Fn(Value, Vec<Value>) -> Vec<Value>) ->
 }
 
 #[test]
-fn the_gradient_by_the_input_forms_no_parameters_gradient() {
+fn the_gradient_with_respect_to_the_input_computes_no_gradient_of_a_parameter() {
     assert_eq!(
         backward_ops(true, &|x, _| vec![x]),
         [
@@ -235,10 +239,10 @@ fn the_gradient_by_the_input_forms_no_parameters_gradient() {
 }
 
 #[test]
-fn the_gradient_by_the_parameters_stops_at_the_first_convolution() {
+fn the_gradient_with_respect_to_the_parameters_stops_at_the_first_convolution() {
     let count = |names: &[&str], name: &str| names.iter().filter(|n| **n == name).count();
     let fused = backward_ops(true, &|_, params| params);
-    assert_eq!(count(&fused, "conv_pool_backward_input"), 1, "the second convolution's alone: {fused:?}");
+    assert_eq!(count(&fused, "conv_pool_backward_input"), 1, "only that of the second convolution: {fused:?}");
     assert_eq!(count(&fused, "conv_pool_backward_weight"), 2);
     assert_eq!(count(&fused, "conv_pool_backward_bias"), 2);
     let plain = backward_ops(false, &|_, params| params);
@@ -247,7 +251,7 @@ fn the_gradient_by_the_parameters_stops_at_the_first_convolution() {
 }
 
 #[test]
-fn the_gradient_by_the_last_layer_goes_no_further() {
+fn the_gradient_with_respect_to_the_last_layer_goes_no_further() {
     assert_eq!(
         backward_ops(true, &|_, params| params[6..].to_vec()),
         ["loss_backward", "linear_backward_weight", "add_bias_backward_bias"]
@@ -258,7 +262,7 @@ fn the_gradient_by_the_last_layer_goes_no_further() {
 
 const MODES: [Mode; 2] = [Mode::Eval, Mode::Train];
 
-/// Batch norm of x and ReLU, with leaves of its own; its weight and bias are wanted.
+/// Batch norm of x and ReLU, with new leaves; weight and bias are wanted values.
 fn norm_relu(tape: &mut Tape, given: &mut Given, x: Value, mode: Mode, wanted: &mut Vec<Value>) -> Value {
     let c = *tape.dims(x).last().unwrap();
     let number = wanted.len();
@@ -279,8 +283,8 @@ fn norm_relu(tape: &mut Tape, given: &mut Given, x: Value, mode: Mode, wanted: &
     tape.relu(normalized)
 }
 
-/// A block on standardized images: its shortcut is a 1x1 convolution with `stride`, recorded before the main convolutions
-/// or after them, or the block's input (`None`).
+/// A residual block on standardized images. Its shortcut is a 1x1 convolution with `stride`, recorded before or after
+/// the main convolutions, or the identity (`None`).
 fn block(
     tape: &mut Tape,
     given: &mut Given,
@@ -325,7 +329,7 @@ fn block(
 }
 
 #[test]
-fn blocks_with_every_shortcut_have_the_gradients_of_their_formulas_in_both_modes() {
+fn residual_blocks_with_every_shortcut_have_the_expected_gradients_in_both_modes() {
     for mode in MODES {
         for (stride, first) in [(None, true), (Some(1), true), (Some(1), false), (Some(2), true), (Some(2), false)] {
             let what = format!("{mode:?}, shortcut's stride {stride:?}, recorded first: {first}");
@@ -334,7 +338,7 @@ fn blocks_with_every_shortcut_have_the_gradients_of_their_formulas_in_both_modes
     }
 }
 
-/// An image of one colour, whose deviation is held at its least value.
+/// One image has almost one colour, so its deviation is at its least value.
 #[test]
 fn standardization_passes_no_gradient_through_a_deviation_at_its_least_value() {
     check("one colour", 48, &|tape, given| {
@@ -354,7 +358,7 @@ fn wide_resnet(tape: &mut Tape, given: &mut Given, mode: Mode) -> (Value, Value,
 }
 
 #[test]
-fn a_wide_resnets_gradients_by_input_and_by_every_parameter_are_those_of_the_formulas_in_both_modes() {
+fn a_wide_resnet_has_the_expected_gradients_with_respect_to_its_input_and_every_parameter_in_both_modes() {
     for mode in MODES {
         check(&format!("wide ResNet, {mode:?}"), 3, &|tape, given| {
             let (loss, x, params) = wide_resnet(tape, given, mode);
@@ -363,9 +367,9 @@ fn a_wide_resnets_gradients_by_input_and_by_every_parameter_are_those_of_the_for
     }
 }
 
-// ---- Programs of all kinds
+// ---- Programs of other kinds
 
-/// A program of random layers, with values used twice; wanted are the image and every parameter.
+/// A program of random layers, some of whose values are used twice. The image and every parameter are wanted.
 fn random_program(seed: u64, tape: &mut Tape, given: &mut Given) -> (Value, Vec<Value>) {
     let mut random = Random(seed);
     let image = [CAPACITY, 4 + 2 * random.below(3), 4 + 2 * random.below(3), 1 + random.below(3)];
@@ -419,13 +423,13 @@ fn random_program(seed: u64, tape: &mut Tape, given: &mut Given) -> (Value, Vec<
 }
 
 #[test]
-fn random_programs_have_the_gradients_of_their_formulas() {
+fn random_programs_have_the_expected_gradients() {
     for seed in 0..60 {
         check(&format!("program {seed}"), 12, &|tape, given| random_program(seed, tape, given));
     }
 }
 
-/// A chain that fusing would take is left alone where something else reads a value inside it.
+/// Fusion leaves a chain alone if another op reads a value inside it.
 #[test]
 fn a_chain_with_a_second_reader_is_not_fused() {
     check("second reader", 30, &|tape, given| {
@@ -444,8 +448,8 @@ fn a_chain_with_a_second_reader_is_not_fused() {
     });
 }
 
-/// The ops of `tape` and its gradient where a hidden linear layer has bias and ReLU, and something else, perhaps, reads
-/// what number `second` of its three ops computes.
+/// Names of the forward ops and ReLU gradients of a network with a hidden linear layer, bias and ReLU. Another op reads
+/// the result of number `second` of these three ops.
 fn hidden_layer(second: Option<usize>) -> Vec<&'static str> {
     let record = |tape: &mut Tape, given: &mut Given| {
         let x = given.leaf(tape, "x", Random(1).signed(&[CAPACITY, 6]));
@@ -470,8 +474,8 @@ fn hidden_layer(second: Option<usize>) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_linear_layer_is_fused_with_what_alone_reads_it() {
-    // The second linear layer has no bias. Where ReLU's result has one reader, its gradient is fused, too.
+fn a_linear_layer_is_fused_with_the_only_reader_of_its_result() {
+    // The second linear layer has no bias. If the result of ReLU has one reader, its gradient is fused, too.
     assert_eq!(hidden_layer(None), ["linear_bias_relu", "linear"]);
     assert_eq!(hidden_layer(Some(0)), ["linear", "add_bias", "relu", "linear", "relu_backward"]);
     assert_eq!(hidden_layer(Some(1)), ["linear_bias", "relu", "linear", "relu_backward"]);
@@ -480,7 +484,7 @@ fn a_linear_layer_is_fused_with_what_alone_reads_it() {
 
 #[test]
 #[should_panic(expected = "the loss does not depend on")]
-fn a_gradient_by_what_the_loss_does_not_depend_on_is_a_mistake_that_is_named() {
+fn a_gradient_with_respect_to_a_value_that_the_loss_does_not_depend_on_is_refused() {
     let weights = Array::f32(&[CAPACITY], [1.0; CAPACITY]);
     gradients(devices()[0], true, &weights, &|tape, given| {
         let a = given.leaf(tape, "a", Random(1).signed(&[CAPACITY]));

@@ -1,4 +1,5 @@
-//! What is used twice, as parameters are by two passes over a batch: its gradient is the sum of both.
+//! Gradients of values that are used twice, such as parameters by two passes over a batch: the sum of both
+//! contributions.
 
 use maxmargin::model::{LeNet5, Mode, Model};
 use maxmargin::tape::{BatchNorm, ConvWindow, Tape, Value};
@@ -6,8 +7,8 @@ use maxmargin::tape::{BatchNorm, ConvWindow, Tape, Value};
 use super::support::{Array, Random};
 use super::{CAPACITY, Given, check, devices, fill, gradients, images, labels, rules};
 
-/// TRADES's loss: the cross-entropy of images, and the divergence of the logits of others from theirs. Wanted are both
-/// images and the parameters.
+/// Loss of TRADES: the cross-entropy of natural images, and the divergence of their logits and those of adversarial
+/// images. Both images and the parameters are wanted.
 fn trades(tape: &mut Tape, given: &mut Given, mut model: LeNet5) -> (Value, Vec<Value>) {
     fill(given, &mut model);
     let both = ["natural", "adversarial"].map(|name| images(tape, given, &model, name, name.len() as u64));
@@ -21,13 +22,13 @@ fn trades(tape: &mut Tape, given: &mut Given, mut model: LeNet5) -> (Value, Vec<
 }
 
 #[test]
-fn lenet5s_gradients_by_both_images_and_every_parameter() {
+fn lenet5_has_the_expected_gradients_with_respect_to_both_images_and_every_parameter() {
     check("LeNet5", 200, &|tape, given| trades(tape, given, LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5)));
 }
 
-/// Batch norm in training mode: each pass has statistics of its own, and the running ones move twice.
+/// Batch norm in training mode: each pass has its own statistics, and the running statistics move twice.
 #[test]
-fn a_normalized_layers_gradients_by_both_images_and_every_parameter() {
+fn a_normalized_layer_has_the_expected_gradients_with_respect_to_both_images_and_every_parameter() {
     check("normalized", 100, &|tape, given| {
         let both = [1, 2].map(|seed| given.leaf(tape, &format!("x {seed}"), Random(seed).image(&[CAPACITY, 5, 6, 3])));
         let mut parameter = |tape: &mut Tape, name: &str, dims: &[usize]| {
@@ -55,7 +56,7 @@ fn a_normalized_layers_gradients_by_both_images_and_every_parameter() {
 }
 
 #[test]
-fn the_divergence_of_logits_has_its_gradient_by_both() {
+fn the_divergence_has_the_expected_gradient_with_respect_to_both_logits() {
     check("kl", 100, &|tape, given| {
         let [p, q] =
             [1, 2].map(|seed| given.leaf(tape, &format!("logits {seed}"), Random(seed).signed(&[CAPACITY, 7])));
@@ -64,7 +65,7 @@ fn the_divergence_of_logits_has_its_gradient_by_both() {
 }
 
 #[test]
-fn a_value_used_twice_gets_the_sum_of_both_gradients() {
+fn the_gradient_of_a_value_used_twice_is_the_sum_of_both_contributions() {
     let weights = Array::f32(&[CAPACITY], [0.5, -1.0, 2.0, 0.0]);
     let (found, _) = gradients(devices()[0], true, &weights, &|tape, given| {
         let a = given.leaf(tape, "a", Random(1).signed(&[CAPACITY]));

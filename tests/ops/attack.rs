@@ -1,5 +1,5 @@
-//! PGD and the search for the boundary, each example with its own eps. What PGD promises of ball and box, to the last
-//! bit, is in tests/attacks.rs.
+//! PGD and the bisection for the decision boundary, each example with its own eps. tests/attacks.rs tests that PGD
+//! stays inside ball and box to the last bit.
 
 use maxmargin::config::{Direction, L2Order};
 use maxmargin::rng::{Purpose, philox};
@@ -7,11 +7,11 @@ use maxmargin::tape::{DType, Norm, Op, PgdRule};
 
 use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
-/// Images of 1, 7, 16, 17, 784, 1,031 (a prime), 3,072 and 4,096 numbers.
+/// Images of 1, 7, 16, 17, 784, 1,031 (a prime), 3,072 and 4,096 elements.
 const SHAPES: [&[usize]; 8] =
     [&[5, 1, 1, 1], &[6, 7], &[5, 2, 2, 4], &[5, 17], &[5, 28, 28, 1], &[4, 1031], &[3, 32, 32, 3], &[2, 4096]];
 
-/// Images among them black and white pixels.
+/// Images with black and white pixels among others.
 fn image(seed: u64, dims: &[usize]) -> Array {
     let mut random = Random(seed);
     let values: Vec<f64> = (0..dims.iter().product())
@@ -30,7 +30,7 @@ fn radii(n: usize) -> Array {
     Array::f32(&[n], [0.3, 0.0, 8.0 / 255.0, 1.5, 0.5, 2.0].into_iter().take(n))
 }
 
-/// The elements of row `i`.
+/// Elements of row `i`.
 fn row(a: &Array, i: usize) -> &[f64] {
     &a.values[i * a.row()..][..a.row()]
 }
@@ -53,17 +53,19 @@ pub fn uniform() {
     }
 }
 
+/// Euclidean norm.
 fn length(delta: &[f64]) -> f64 {
     delta.iter().map(|d| d * d).sum::<f64>().sqrt()
 }
 
-/// `point` moved into the ball of radius `eps` around `x`.
+/// Projection of `point` onto the l2 ball of radius `eps` around `x`.
 fn into_ball(point: &[f64], x: &[f64], eps: f64) -> Vec<f64> {
     let delta: Vec<f64> = point.iter().zip(x).map(|(p, x)| p - x).collect();
     let factor = (eps / length(&delta)).min(1.0);
     delta.iter().zip(x).map(|(d, x)| if factor < 1.0 { x + d * factor } else { x + d }).collect()
 }
 
+/// Projection of `point` onto the box [0, 1].
 fn into_box(point: &[f64]) -> Vec<f64> {
     point.iter().map(|p| p.clamp(0.0, 1.0)).collect()
 }
@@ -88,7 +90,7 @@ pub fn pgd_start() {
     }
 }
 
-/// Points where PGD may be, with gradients: some zero, one row all zero, one tiny.
+/// A state of PGD: adv, x, dx, eps, step. Some gradients are 0; those of one row are all 0, those of another tiny.
 fn pgd_state(dims: &[usize]) -> [Array; 5] {
     let (x, eps, n) = (image(1, dims), radii(dims[0]), dims[0]);
     let step = Array::f32(&[n], [0.01, 0.1, 0.0, 0.7, 2.5, 0.3].into_iter().take(n));
@@ -103,7 +105,7 @@ fn pgd_state(dims: &[usize]) -> [Array; 5] {
     [adv, x, dx, eps, step]
 }
 
-/// linf: one rounded step, then the nearest numbers inside ball and box. sign(0) is 0.
+/// Step in linf: one rounded step, then the nearest number inside ball and box. The sign of 0 is 0.
 fn linf_step(adv: f64, x: f64, g: f64, eps: f64, step: f64) -> Sum {
     let sign = if g > 0.0 {
         1.0
@@ -118,7 +120,7 @@ fn linf_step(adv: f64, x: f64, g: f64, eps: f64, step: f64) -> Sum {
     exact(rounded(adv + step * sign).value.clamp(low, high))
 }
 
-/// l2: along the gradient over its norm; `size` is the terms' sum for each element.
+/// Step in l2 along the gradient over its norm. The size of an element is the sum of its terms' magnitudes.
 fn l2_step(adv: &[f64], x: &[f64], g: &[f64], eps: f64, step: f64, rule: &PgdRule) -> Vec<Sum> {
     let norm = length(g).max(f64::from(rule.l2_grad_floor));
     let moved: Vec<f64> = adv.iter().zip(g).map(|(a, g)| a + step * g / norm).collect();
@@ -153,13 +155,13 @@ pub fn pgd_step() {
     }
 }
 
-/// A point that did not move has no direction: the result is the image.
+/// If adv equals the image, there is no direction: the result is the image.
 #[test]
 pub fn along_direction() {
     for dims in SHAPES {
         let (x, mut adv, ball, n) = (image(1, dims), image(2, dims), radii(dims[0]), dims[0]);
         let row_len = x.row();
-        adv.values[row_len..2 * row_len].copy_from_slice(row(&x, 1)); // whose ball is 0
+        adv.values[row_len..2 * row_len].copy_from_slice(row(&x, 1)); // the example with ball 0
         let t = Array::f32(&[n], [0.0, 0.4, 0.01, 1.5, 0.45, 3.0].into_iter().take(n));
         for norm in [Norm::Linf, Norm::L2] {
             for (direction, clamp) in
@@ -188,7 +190,7 @@ pub fn along_direction() {
     }
 }
 
-/// The lower end rises where the loss is negative, the upper end falls elsewhere: at 0 and where it is no number.
+/// Where the loss is negative, the lower end of the bracket rises. Elsewhere, 0 and NaN included, the upper end falls.
 #[test]
 pub fn bisect() {
     let loss = Array::f32(&[7], [-1.0, 1.0, 0.0, -0.0, f64::NAN, -1e-45, -1.0]);

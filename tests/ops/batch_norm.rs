@@ -1,18 +1,18 @@
-//! Batch norm in both modes, with ReLU and without, as Ioffe and Szegedy (2015) define it and PyTorch keeps its running
-//! statistics.
+//! Batch norm in both modes, with ReLU and without, as defined by Ioffe and Szegedy (2015); running statistics as
+//! PyTorch keeps them.
 
 use maxmargin::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, DType, Op};
 
 use super::support::{Array, OpCase, Random, Sum, TOLERANCE, exact, near};
 
-/// One element; channels 1, prime, around 16, 64 and 256; rows of channels around 1,024; the wide ResNet's layers.
+/// One element; 1 channel, primes, and around 16, 64 and 256 channels; around 1,024 pixels; layers of the wide ResNet.
 const SHAPES: [&[usize]; 14] = [
     &[1, 1],
     &[5, 1, 1, 7],
     &[3, 5, 3, 1],
     &[1023, 3],
     &[1025, 2],
-    &[3, 18, 19, 5], // 1,026 rows of channels
+    &[3, 18, 19, 5], // 1,026 pixels
     &[4, 3, 3, 15],
     &[2, 7, 9, 16],
     &[9, 5, 5, 17],
@@ -23,12 +23,12 @@ const SHAPES: [&[usize]; 14] = [
     &[3, 2, 2, 257],
 ];
 
-/// What a channel's numbers look like.
+/// Distribution of a channel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Data {
-    /// In [-1, 1).
+    /// Uniform in [-1, 1).
     Plain,
-    /// Means a thousand times their deviations, of both signs.
+    /// Means of both signs, a thousand times the standard deviation.
     FarFromZero,
 }
 
@@ -44,8 +44,8 @@ struct Given {
 }
 
 impl Given {
-    /// Channel 1 has weight 0 and a positive bias, channel 2 weight, bias and mean 0 and some x of exactly 0: ReLU's
-    /// tie. Everywhere else what ReLU sees is far from 0 as measured by its rounding.
+    /// Channel 1 has weight 0 and a positive bias. Channel 2 has bias and mean 0 and some x of exactly 0, where the
+    /// input of ReLU is 0. All other inputs of ReLU are so far from 0 that rounding does not change their sign.
     fn new(dims: &[usize], data: Data) -> Given {
         let c = *dims.last().unwrap();
         let mut random = Random(1);
@@ -70,7 +70,7 @@ impl Given {
         for i in 0..given.x.values.len() {
             let Sum { value, size } = given.normalized(i);
             if value.abs() < 1e-4 * size && size > 0.0 && i % c != 2 {
-                // Two deviations away on the side where its bias lies.
+                // Two standard deviations away, on the side of the bias.
                 let side = (given.bias.values[i % c] * given.weight.values[i % c]).signum();
                 given.x.values[i] = f64::from((given.mean.values[i % c] + 2.0 * side * spread) as f32);
                 let Sum { value, size } = given.normalized(i);
@@ -80,6 +80,7 @@ impl Given {
         given
     }
 
+    /// Number of channels.
     fn channels(&self) -> usize {
         *self.dims.last().unwrap()
     }
@@ -89,6 +90,7 @@ impl Given {
         1.0 / (self.variance.values[channel] + f64::from(BATCH_NORM_EPS)).sqrt()
     }
 
+    /// `weight / sqrt(variance + eps)`.
     fn scale(&self, channel: usize) -> f64 {
         self.weight.values[channel] * self.inverse(channel)
     }
@@ -103,12 +105,12 @@ impl Given {
         sum
     }
 
-    /// dy of element `i` behind ReLU.
+    /// Gradient that ReLU passes for element `i`.
     fn through(&self, relu: bool, i: usize) -> f64 {
         if relu && self.normalized(i).value <= 0.0 { 0.0 } else { self.dy.values[i] }
     }
 
-    /// Element `i` less its mean over its deviation; the size of both terms.
+    /// `(x - mean) / sqrt(variance + eps)` of element `i`, with the magnitudes of both terms.
     fn unit(&self, i: usize) -> Sum {
         let channel = i % self.channels();
         let (x, mean, inverse) = (self.x.values[i], self.mean.values[channel], self.inverse(channel));
@@ -116,10 +118,12 @@ impl Given {
     }
 }
 
+/// ReLU, if `relu`.
 fn rectified(relu: bool, Sum { value, size }: Sum) -> Sum {
     near(if relu { value.max(0.0) } else { value }, size)
 }
 
+/// Calls `check` with operands of every shape and distribution.
 fn everything(check: impl Fn(Given)) {
     for (dims, data) in SHAPES.into_iter().flat_map(|dims| [(dims, Data::Plain), (dims, Data::FarFromZero)]) {
         check(Given::new(dims, data));
@@ -145,9 +149,9 @@ pub fn batch_norm_relu() {
     evaluation(true);
 }
 
-/// Not-a-number passes through, ReLU or not: a network that diverged says so.
+/// NaN passes through, with ReLU or without: so a network that has diverged is noticed.
 #[test]
-fn batch_norm_of_what_is_no_number_is_no_number() {
+fn nan_passes_through_batch_norm() {
     let x = Array::f32(&[2, 3], [f64::NAN, 1.0, 2.0, 3.0, f64::NAN, -1.0]);
     let [ones, zeros] = [1.0, 0.0].map(|v| Array::f32(&[3], [v; 3]));
     let scale = 1.0 / (1.0 + f64::from(BATCH_NORM_EPS)).sqrt();
@@ -171,7 +175,7 @@ pub fn batch_norm_backward_input() {
     });
 }
 
-/// The gradient is 0 where y is not positive.
+/// The gradient is 0 where y is not positive, and where it is NaN.
 #[test]
 pub fn batch_norm_relu_backward_input() {
     everything(|g| {
@@ -189,8 +193,8 @@ pub fn batch_norm_relu_backward_input() {
     });
 }
 
-/// Mean and variance of a channel's numbers, by the definition, with the sizes that rounding goes by: a variance may
-/// be off as if its mean were off by as much as it may.
+/// Mean and variance of a channel's numbers, by their definition. The size of the variance allows for a mean that is
+/// off by its own tolerance.
 fn statistics(values: &[f64]) -> [Sum; 2] {
     let count = values.len() as f64;
     let mut mean = Sum::default();
@@ -199,7 +203,7 @@ fn statistics(values: &[f64]) -> [Sum; 2] {
     [mean, near(variance, variance + TOLERANCE * mean.size * mean.size)]
 }
 
-/// Without a row, the running statistics stay as they are.
+/// Checks batch norm in training mode. Without an active row the running statistics do not change.
 fn training(g: &Given, relu: bool) {
     let c = g.channels();
     let running = [Random(5).signed(&[c]), Random(6).image(&[c])];
@@ -227,11 +231,11 @@ fn training(g: &Given, relu: bool) {
                 results[0][at * c + channel] = rectified(relu, near(off_centre + bias, size));
             }
             let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-            let share = f64::from(BATCH_NORM_MOMENTUM);
+            let momentum = f64::from(BATCH_NORM_MOMENTUM);
             let moved = |from: f64, to: Sum, times: f64| {
                 near(
-                    (1.0 - share) * from + share * times * to.value,
-                    (1.0 - share) * from.abs() + share * times * to.size,
+                    (1.0 - momentum) * from + momentum * times * to.value,
+                    (1.0 - momentum) * from.abs() + momentum * times * to.size,
                 )
             };
             results[1].push(mean);
@@ -253,15 +257,15 @@ pub fn batch_norm_relu_training() {
     everything(|g| training(&g, true));
 }
 
-/// More rows of channels than one round of a GPU's sums of sums takes.
+/// More pixels than one pass of a GPU's second stage of sums takes.
 #[test]
-fn batch_norm_sums_many_rows_of_channels() {
+fn batch_norm_sums_many_pixels() {
     let given = Given::new(&[33, 8, 8, 67], Data::FarFromZero);
     training(&given, true);
     backward_weight(&given, true);
 }
 
-/// Errors of rounding add up in a sum of many terms of one sign, unless it is made of short ones.
+/// Rounding errors accumulate in a long sum of terms of one sign, unless it is divided into short sums.
 #[test]
 fn batch_norm_training_sums_many_terms_of_one_sign() {
     let dims = [20, 32, 32, 3];
@@ -283,10 +287,10 @@ fn batch_norm_training_sums_many_terms_of_one_sign() {
             let scale = 1.0 / (variance.value + f64::from(BATCH_NORM_EPS)).sqrt();
             near((x - mean.value) * scale, 3.0 * (x.abs() + mean.size) * scale)
         });
-        let share = f64::from(BATCH_NORM_MOMENTUM);
-        let mean = |[mean, _]: &[Sum; 2]| near(share * mean.value, share * mean.size);
+        let momentum = f64::from(BATCH_NORM_MOMENTUM);
+        let mean = |[mean, _]: &[Sum; 2]| near(momentum * mean.value, momentum * mean.size);
         let variance = |[_, variance]: &[Sum; 2]| {
-            let moved = 1.0 - share + share * variance.value * count / (count - 1.0);
+            let moved = 1.0 - momentum + momentum * variance.value * count / (count - 1.0);
             near(moved, moved)
         };
         let [means, variances] = [0, 1].map(|i| found.iter().map(|f| f[i]).collect());
@@ -298,9 +302,9 @@ fn training_backward_input(relu: bool) {
     everything(|g| {
         let c = g.channels();
         let [dweight, dbias] = [7, 8].map(|seed| {
-            // Sums over the rows are as large as their number.
-            let rows = g.x.values.len() as f64 / c as f64;
-            Array::f32(&[c], Random(seed).signed(&[c]).values.iter().map(|v| v * rows))
+            // Sums over pixels grow with their number.
+            let pixels = g.x.values.len() as f64 / c as f64;
+            Array::f32(&[c], Random(seed).signed(&[c]).values.iter().map(|v| v * pixels))
         });
         let case = OpCase::new(Op::BatchNormTrainingBackwardInput { relu }).rows(&g.dy).rows(&g.x);
         let case = case.whole(&g.weight).whole(&g.bias).whole(&g.mean).whole(&g.variance).whole(&dweight);

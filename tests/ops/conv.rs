@@ -1,4 +1,4 @@
-//! Convolution and its gradients, as sums over the pairs of pixels that the definition names.
+//! Convolution and its gradients, as sums over the products in the definition.
 
 use maxmargin::tape::{ConvWindow, DType, Op};
 
@@ -6,7 +6,7 @@ use super::support::{Array, OpCase, Random, Sum};
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct ConvCase {
     pub n: usize,
     pub h: usize,
     pub w: usize,
@@ -17,57 +17,60 @@ pub struct Shape {
     pub window: ConvWindow,
 }
 
-/// Images `n x h x w x c`, filters `k x kh x kw`, padding and stride.
-pub const fn shape([n, h, w, c]: [usize; 4], [k, kh, kw]: [usize; 3], padding: usize, stride: usize) -> Shape {
-    Shape { n, h, w, c, k, kh, kw, window: ConvWindow { padding, stride } }
+/// A case from images `n x h x w x c`, filters `k x kh x kw`, padding and stride.
+pub const fn conv_case([n, h, w, c]: [usize; 4], [k, kh, kw]: [usize; 3], padding: usize, stride: usize) -> ConvCase {
+    ConvCase { n, h, w, c, k, kh, kw, window: ConvWindow { padding, stride } }
 }
 
-pub const SHAPES: [Shape; 20] = [
-    shape([1, 1, 1, 1], [1, 1, 1], 0, 1),
-    shape([5, 4, 4, 1], [1, 1, 1], 0, 1),
-    shape([2, 28, 28, 1], [32, 5, 5], 2, 1),  // LeNet5's first
-    shape([2, 14, 14, 32], [64, 5, 5], 2, 1), // LeNet5's second
-    shape([3, 8, 8, 3], [7, 3, 3], 1, 1),
-    shape([3, 6, 6, 8], [9, 3, 3], 1, 1),
-    shape([9, 6, 6, 3], [5, 3, 3], 1, 1), // more than two groups of four images
-    shape([2, 5, 7, 16], [8, 3, 3], 0, 1),
-    shape([2, 9, 7, 5], [11, 3, 3], 1, 2),
-    shape([2, 8, 8, 4], [6, 3, 3], 1, 2), // the last column begins no window
-    shape([2, 8, 6, 3], [4, 1, 1], 0, 2),
-    shape([2, 7, 9, 2], [15, 3, 5], 0, 1),
-    shape([2, 17, 16, 1], [16, 3, 3], 1, 2), // one channel, but not every column
-    shape([6, 8, 8, 15], [17, 5, 5], 0, 2),
-    shape([5, 5, 5, 1], [3, 5, 5], 4, 1), // every overlap of filter and image
-    shape([2, 3, 3, 2], [2, 1, 1], 3, 1), // windows wholly outside the image
-    shape([2, 2, 3, 1], [2, 1, 2], 2, 1), // the same with one channel
+pub const SHAPES: [ConvCase; 20] = [
+    conv_case([1, 1, 1, 1], [1, 1, 1], 0, 1),
+    conv_case([5, 4, 4, 1], [1, 1, 1], 0, 1),
+    conv_case([2, 28, 28, 1], [32, 5, 5], 2, 1),  // first of LeNet5
+    conv_case([2, 14, 14, 32], [64, 5, 5], 2, 1), // second of LeNet5
+    conv_case([3, 8, 8, 3], [7, 3, 3], 1, 1),
+    conv_case([3, 6, 6, 8], [9, 3, 3], 1, 1),
+    conv_case([9, 6, 6, 3], [5, 3, 3], 1, 1), // more than two groups of four images
+    conv_case([2, 5, 7, 16], [8, 3, 3], 0, 1),
+    conv_case([2, 9, 7, 5], [11, 3, 3], 1, 2),
+    conv_case([2, 8, 8, 4], [6, 3, 3], 1, 2), // no window begins at the last column
+    conv_case([2, 8, 6, 3], [4, 1, 1], 0, 2),
+    conv_case([2, 7, 9, 2], [15, 3, 5], 0, 1),
+    conv_case([2, 17, 16, 1], [16, 3, 3], 1, 2), // one channel, but not every column
+    conv_case([6, 8, 8, 15], [17, 5, 5], 0, 2),
+    conv_case([5, 5, 5, 1], [3, 5, 5], 4, 1), // every overlap of filter and image
+    conv_case([2, 3, 3, 2], [2, 1, 1], 3, 1), // windows outside the image
+    conv_case([2, 2, 3, 1], [2, 1, 2], 2, 1), // windows outside the image, one channel
     LARGE[0],
     LARGE[1],
     LARGE[2],
 ];
 
-/// So many results, forward, by the input and by the weights, that a GPU takes its larger tiles.
-pub const LARGE: [Shape; 3] = [
-    shape([6, 26, 26, 4], [256, 1, 1], 0, 1),
-    shape([6, 26, 26, 256], [4, 1, 1], 0, 1),
-    shape([1, 6, 6, 64], [512, 5, 5], 0, 1),
+/// Cases with so many results, in the forward op and in both gradients, that a GPU takes its larger tiles.
+pub const LARGE: [ConvCase; 3] = [
+    conv_case([6, 26, 26, 4], [256, 1, 1], 0, 1),
+    conv_case([6, 26, 26, 256], [4, 1, 1], 0, 1),
+    conv_case([1, 6, 6, 64], [512, 5, 5], 0, 1),
 ];
 
-impl Shape {
+impl ConvCase {
+    /// ConvCase of x.
     pub fn x(&self) -> [usize; 4] {
         [self.n, self.h, self.w, self.c]
     }
 
+    /// ConvCase of w.
     pub fn filters(&self) -> [usize; 4] {
         [self.k, self.kh, self.kw, self.c]
     }
 
+    /// ConvCase of y.
     pub fn y(&self) -> [usize; 4] {
         let ConvWindow { padding, stride } = self.window;
         let out = |size: usize, kernel: usize| (size + 2 * padding - kernel) / stride + 1;
         [self.n, out(self.h, self.kh), out(self.w, self.kw), self.k]
     }
 
-    /// Calls `f` with the elements of y, w and x of every product that the convolution of `n` images sums.
+    /// Calls `f` with the indices in y, w and x of every product of the convolution of `n` images.
     pub fn products(&self, n: usize, mut f: impl FnMut(usize, usize, usize)) {
         let ConvWindow { padding, stride } = self.window;
         let [_, out_h, out_w, _] = self.y();
@@ -148,10 +151,10 @@ pub fn conv2d_backward_weight() {
     }
 }
 
-/// Errors of rounding add up in a sum of thousands of terms of one sign, unless it is made of short ones.
+/// Rounding errors accumulate in a sum of thousands of terms of one sign, unless it is divided into short sums.
 #[test]
 fn conv2d_backward_weight_sums_many_terms_of_one_sign() {
-    let s = shape([50, 14, 14, 32], [4, 5, 5], 2, 1);
+    let s = conv_case([50, 14, 14, 32], [4, 5, 5], 2, 1);
     let (x, dy) = (Random(1).image(&s.x()), Random(2).image(&s.y()));
     let case = OpCase::new(Op::Conv2dBackwardWeight(s.window)).rows(&dy).rows(&x);
     case.gives_whole(&s.filters(), DType::F32).check(|n| vec![s.backward_weight(n, &dy, &x)]);

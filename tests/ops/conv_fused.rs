@@ -1,80 +1,82 @@
-//! Convolutions with what follows them: a shortcut, a sum, batch norm in evaluation mode with ReLU; and the gradients
-//! by their inputs.
+//! Convolutions fused with the ops that follow them (a shortcut, a sum, batch norm in evaluation mode with ReLU), and
+//! their input gradients.
 
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
-use super::conv::{LARGE, SHAPES, Shape, shape};
+use super::conv::{ConvCase, LARGE, SHAPES, conv_case};
 use super::support::fake::longer_rung;
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
-/// The wide ResNet 28-4: its first layer, then each kind of its others, on small images: the reference cases have large
-/// ones.
-const NETWORK: [Shape; 4] = [
-    shape([2, 8, 8, 3], [16, 3, 3], 1, 1),
-    shape([1, 8, 8, 16], [64, 3, 3], 1, 1),
-    shape([1, 8, 8, 64], [128, 3, 3], 1, 2),
-    shape([2, 4, 4, 256], [256, 3, 3], 1, 1),
+/// Layers of the wide ResNet 28-4 on small images: the first, then one of each other kind. The reference cases have
+/// large images.
+const NETWORK: [ConvCase; 4] = [
+    conv_case([2, 8, 8, 3], [16, 3, 3], 1, 1),
+    conv_case([1, 8, 8, 16], [64, 3, 3], 1, 1),
+    conv_case([1, 8, 8, 64], [128, 3, 3], 1, 2),
+    conv_case([2, 4, 4, 256], [256, 3, 3], 1, 1),
 ];
 
-/// Whether a shape has so many products that few combinations are tried on it.
-fn is_costly(s: &Shape) -> bool {
+/// True if a case has so many products that few combinations are tried on it.
+fn is_costly(s: &ConvCase) -> bool {
     NETWORK.iter().chain(&LARGE).any(|large| large.x() == s.x() && large.filters() == s.filters())
 }
 
-/// A third of all combinations, another for each shape: there are so many shapes that each meets several.
+/// A third of all combinations; which third depends on the case, so that every combination meets several cases.
 fn third<T>(number: usize, all: Vec<T>) -> Vec<T> {
     all.into_iter().skip(number % 3).step_by(3).collect()
 }
 
-/// A shortcut beside `s`: a 1x1 convolution of `stride` with results of the same shape, of an image with other
-/// channels; with stride 2 the image's last row and column begin a window or do not.
-fn shortcut(s: &Shape, stride: usize) -> Shape {
+/// A shortcut beside `s`: a 1x1 convolution of `stride` whose result has the shape of that of `s`, of an image with
+/// other channels. With stride 2 a window may or may not begin at the image's last row and column.
+fn shortcut(s: &ConvCase, stride: usize) -> ConvCase {
     let [n, h, w, k] = s.y();
     let size = |size: usize, spare: usize| if stride == 1 { size } else { 2 * size - spare };
     let channels = [s.c + 3, s.k.max(2) - 1][s.h % 2];
-    shape([n, size(h, h % 2), size(w, 1 - w % 2), channels], [k, 1, 1], 0, stride)
+    conv_case([n, size(h, h % 2), size(w, 1 - w % 2), channels], [k, 1, 1], 0, stride)
 }
 
-/// The same for gradients: a 1x1 convolution of the image of `s`, with another number of filters.
-fn gradient_shortcut(s: &Shape, stride: usize) -> Shape {
-    shape(s.x(), [[s.k + 3, s.k.max(2) - 1][s.w % 2], 1, 1], 0, stride)
+/// A shortcut whose input has the shape of that of `s`: a 1x1 convolution with another number of filters.
+fn gradient_shortcut(s: &ConvCase, stride: usize) -> ConvCase {
+    conv_case(s.x(), [[s.k + 3, s.k.max(2) - 1][s.w % 2], 1, 1], 0, stride)
 }
 
-/// Rows of a result: those of the first `n` images.
+/// Results of the first `n` images.
 fn first(sums: &[Sum], n: usize, dims: [usize; 4]) -> Vec<Sum> {
     sums[..n * dims[1..].iter().product::<usize>()].to_vec()
 }
 
+/// Adds `others` to `sums`.
 fn total(sums: &mut [Sum], others: impl IntoIterator<Item = Sum>) {
     sums.iter_mut().zip(others).for_each(|(s, o)| *s = near(s.value + o.value, s.size + o.size));
 }
 
+/// Elements of `a` as sums of one term.
 fn addend(a: &Array) -> impl Iterator<Item = Sum> {
     a.values.iter().map(|&v| near(v, v.abs()))
 }
 
-/// Batch norm's operands for `c` channels: a channel with weight 0 is among them.
-struct Norm {
+/// Operands of batch norm. One of the channels has weight 0.
+struct NormOperands {
     weight: Array,
     bias: Array,
     mean: Array,
     variance: Array,
 }
 
-impl Norm {
-    fn new(c: usize) -> Norm {
+impl NormOperands {
+    fn new(c: usize) -> NormOperands {
         let mut weight = Random(11).signed(&[c]);
         weight.values[c / 2] = 0.0;
         let [bias, mean] = [12, 13].map(|seed| Random(seed).signed(&[c]));
         let variance = Array::f32(&[c], Random(14).image(&[c]).values.iter().map(|v| v * 4.0));
-        Norm { weight, bias, mean, variance }
+        NormOperands { weight, bias, mean, variance }
     }
 
     fn scale(&self, channel: usize) -> f64 {
         self.weight.values[channel] / (self.variance.values[channel] + f64::from(BATCH_NORM_EPS)).sqrt()
     }
 
-    /// ReLU of the normalized `sum` of a channel.
+    /// Batch norm and ReLU of the `sum` of a channel.
     fn apply(&self, channel: usize, Sum { value, size }: Sum) -> Sum {
         let (scale, bias, mean) = (self.scale(channel), self.bias.values[channel], self.mean.values[channel]);
         let size = (size + mean.abs()) * scale.abs() + bias.abs();
@@ -82,7 +84,7 @@ impl Norm {
     }
 }
 
-/// What follows a convolution: all that the op can be, but a convolution alone.
+/// Every fusion that the op can have, except a convolution alone.
 fn fusions(window: ConvWindow) -> Vec<ConvFusion> {
     let mut all = Vec::new();
     for shortcut in [None, Some(1), Some(2)] {
@@ -97,10 +99,10 @@ fn fusions(window: ConvWindow) -> Vec<ConvFusion> {
     all
 }
 
-fn check_fused(s: &Shape, fusions: &[ConvFusion]) {
+fn check_fused(s: &ConvCase, fusions: &[ConvFusion]) {
     let (x, w) = (Random(1).signed(&s.x()), Random(2).signed(&s.filters()));
     let convolution = s.forward(s.n, &x, &w);
-    let norm = Norm::new(s.k);
+    let norm = NormOperands::new(s.k);
     let other = Random(5).signed(&s.y());
     for &fusion in fusions {
         let mut sum = convolution.clone();
@@ -138,8 +140,8 @@ pub fn conv2d_fused() {
     }
 }
 
-/// On the wide ResNet's layers and in a GPU's larger tiles: as in a block's first convolution, and as in its second,
-/// where the shortcut is the input or a convolution.
+/// Layers of the wide ResNet, and cases with a GPU's larger tiles; fused as the first convolution of a block, and as
+/// the second with either shortcut, the identity or a convolution.
 #[test]
 fn conv2d_fused_in_large_layers() {
     if !longer_rung("large layers") {
@@ -152,7 +154,7 @@ fn conv2d_fused_in_large_layers() {
     }
 }
 
-/// What follows a convolution's gradient by its input: all that the op can be, but that gradient alone.
+/// Every fusion that the gradient op can have, except an input gradient alone.
 fn gradient_fusions(window: ConvWindow) -> Vec<ConvGradientFusion> {
     let mut all = Vec::new();
     for shortcut in [None, Some(1), Some(2)] {
@@ -165,12 +167,12 @@ fn gradient_fusions(window: ConvWindow) -> Vec<ConvGradientFusion> {
     all
 }
 
-fn check_fused_backward_input(s: &Shape, fusions: &[ConvGradientFusion]) {
+fn check_fused_backward_input(s: &ConvCase, fusions: &[ConvGradientFusion]) {
     let (dy, w) = (Random(1).signed(&s.y()), Random(2).signed(&s.filters()));
     let convolution = s.backward_input(s.n, &dy, &w);
-    let norm = Norm::new(s.c);
+    let norm = NormOperands::new(s.c);
     let other = Random(5).signed(&s.x());
-    // What ReLU may have made, and negative numbers, which it does not make.
+    // Possible results of ReLU, and negative numbers, which it never returns.
     let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN].map(|v| f64::from(v as f32));
     let mut y = Random(6).signed(&s.x());
     y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, corner)| *v = corner);
@@ -205,7 +207,7 @@ pub fn conv2d_fused_backward_input() {
     }
 }
 
-/// As in a block's second convolution, and as in its first, where the shortcut is the input or a convolution.
+/// Fused as the second convolution of a block, and as the first with either shortcut, the identity or a convolution.
 #[test]
 fn conv2d_fused_backward_input_in_large_layers() {
     if !longer_rung("large layers") {

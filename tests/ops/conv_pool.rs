@@ -3,30 +3,31 @@
 
 use maxmargin::tape::{DType, NO_CHOICE, Op};
 
-use super::conv::{LARGE, Shape, shape};
+use super::conv::{ConvCase, LARGE, conv_case};
 use super::pool::{first_maximum, halved, window};
 use super::support::{Array, OpCase, Random, Sum, exact};
 
-/// Kernels of 1 to 10 rows, so that filters take every number of vectors; rows around a vector's 8 and 16 elements.
-fn shapes() -> Vec<Shape> {
+/// Filters of 1 to 10 kernel rows, which take every number of vectors; kernel rows and channels around the 8 and 16
+/// elements of a vector.
+fn shapes() -> Vec<ConvCase> {
     let mut all = vec![
-        shape([2, 28, 28, 1], [32, 5, 5], 2, 1),  // LeNet5's first
-        shape([2, 14, 14, 32], [64, 5, 5], 2, 1), // LeNet5's second
-        shape([3, 28, 28, 1], [8, 3, 3], 1, 1),
-        shape([9, 6, 4, 3], [5, 3, 3], 1, 1), // more than two groups of four images
-        shape([1, 2, 2, 1], [1, 1, 1], 0, 1),
-        shape([2, 2, 2, 1], [3, 1, 1], 1, 1), // windows wholly outside the image
-        shape([2, 4, 4, 7], [1, 3, 3], 2, 1),
+        conv_case([2, 28, 28, 1], [32, 5, 5], 2, 1),  // first of LeNet5
+        conv_case([2, 14, 14, 32], [64, 5, 5], 2, 1), // second of LeNet5
+        conv_case([3, 28, 28, 1], [8, 3, 3], 1, 1),
+        conv_case([9, 6, 4, 3], [5, 3, 3], 1, 1), // more than two groups of four images
+        conv_case([1, 2, 2, 1], [1, 1, 1], 0, 1),
+        conv_case([2, 2, 2, 1], [3, 1, 1], 1, 1), // windows outside the image
+        conv_case([2, 4, 4, 7], [1, 3, 3], 2, 1),
     ];
     all.extend(LARGE);
-    all.extend((1..=10).map(|kh| shape([2, kh + 3, 6, 2], [3, kh, 3], 0, 1)));
-    all.extend([7, 8, 9, 15, 16, 17, 33].map(|c| shape([2, 5, 5, c], [4, 2, 2], 0, 1)));
-    all.extend([7, 8, 9, 15, 16, 17].map(|k| shape([2, 4, 6, 4], [k, 3, 3], 1, 1)));
+    all.extend((1..=10).map(|kh| conv_case([2, kh + 3, 6, 2], [3, kh, 3], 0, 1)));
+    all.extend([7, 8, 9, 15, 16, 17, 33].map(|c| conv_case([2, 5, 5, c], [4, 2, 2], 0, 1)));
+    all.extend([7, 8, 9, 15, 16, 17].map(|k| conv_case([2, 4, 6, 4], [k, 3, 3], 1, 1)));
     all
 }
 
-/// With coarse numbers all sums are exact, so values and choices are exact too, ties and zeros included; with any
-/// numbers the value is near, and a choice is not asked for.
+/// With coarse numbers all sums are exact, so values and choices are exact too, ties and zeros included. With random
+/// numbers the value is near, and any choice is allowed.
 #[test]
 pub fn conv_pool() {
     for s in shapes() {
@@ -56,8 +57,8 @@ pub fn conv_pool() {
     }
 }
 
-/// dy with zeros among it, and a choice that is often none.
-fn gradient(s: &Shape) -> (Array, Array) {
+/// dy with zeros, and choices, many of which are [`NO_CHOICE`].
+fn gradient(s: &ConvCase) -> (Array, Array) {
     let out = halved(s.y());
     let (mut dy, mut random) = (Random(1).signed(&out), Random(2));
     dy.values.iter_mut().for_each(|v| *v *= f64::from(random.below(4) > 0));
@@ -65,8 +66,8 @@ fn gradient(s: &Shape) -> (Array, Array) {
     (dy, choice)
 }
 
-/// The gradient by the convolution's own output.
-fn unpooled(s: &Shape, n: usize, dy: &Array, choice: &Array) -> Array {
+/// Gradient with respect to the output of the convolution.
+fn unpooled(s: &ConvCase, n: usize, dy: &Array, choice: &Array) -> Array {
     let mut full = Array::f32(&s.y(), vec![0.0; s.y().iter().product()]);
     for at in (0..n * dy.row()).filter(|&at| choice.values[at] as u8 != NO_CHOICE) {
         full.values[window(s.y(), at, choice.values[at] as usize)] = dy.values[at];

@@ -1,4 +1,4 @@
-//! Ops that touch each element once.
+//! Elementwise ops, and biases.
 
 use maxmargin::tape::{DType, Op};
 
@@ -8,7 +8,7 @@ use super::support::{Array, OpCase, Random, Sum, exact, rounded};
 const SHAPES: [&[usize]; 9] =
     [&[1], &[1, 1], &[5, 7], &[7, 8], &[3, 9], &[17, 15], &[16, 1031], &[2, 8192], &[3, 2, 5461]];
 
-/// Numbers at which elementwise ops have corners, then random ones.
+/// Random numbers with special values among them.
 fn numbers(seed: u64, dims: &[usize]) -> Array {
     let corners = [0.0, -0.0, 1.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-45, -1e-45, 3.4e38];
     let mut a = Random(seed).signed(dims);
@@ -81,7 +81,7 @@ pub fn scale() {
     }
 }
 
-/// Not-a-number, an example's unknown margin, becomes the least value.
+/// NaN, an example's unknown margin, becomes the least value.
 #[test]
 pub fn clamp_min() {
     for least in [0.0, 0.1, -0.5] {
@@ -89,7 +89,7 @@ pub fn clamp_min() {
     }
 }
 
-/// Not-a-number passes through: a network that diverged says so.
+/// NaN passes through: so a network that has diverged is noticed.
 #[test]
 pub fn relu() {
     map(Op::Relu, |x| exact(if x <= 0.0 { 0.0 } else { x }));
@@ -101,6 +101,7 @@ pub fn relu_backward() {
     zip(Op::ReluBackward, |dy, y| exact(if y > 0.0 { dy } else { 0.0 }));
 }
 
+/// Shapes with a bias along the last dimension.
 const BIASED: [&[usize]; 10] = [
     &[1, 1],
     &[2, 1, 1, 7],

@@ -1,22 +1,23 @@
-//! Formulas: every instruction, every way of reading an input, against the same arithmetic in double precision.
+//! Elementwise programs: every instruction and every kind of input, against the same arithmetic in double precision.
 
 use maxmargin::tape::formula::{FORMULA_DEPTH, FORMULA_INPUTS, FORMULA_LENGTH};
 use maxmargin::tape::{DType, Formula, Op, Reduction};
 
 use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
-/// Rows of one element, around a warp, a block of threads and a block of lanes, and an image.
+/// Rows of one element, of about a warp, a block of threads and a block of lanes, and an image.
 const SHAPES: [&[usize]; 8] = [&[1, 1], &[5], &[3, 31], &[2, 33], &[4, 255], &[3, 257], &[2, 4, 4, 3], &[2, 1027]];
 
+/// Input `i`.
 fn x(i: usize) -> Formula {
     Formula::input(i)
 }
 
-/// What an instruction makes of two numbers: as a formula, and in double precision with its tolerance.
-type Instruction = (Formula, fn(f64, f64) -> Sum);
+/// A formula of two inputs, and its value in double precision with its tolerance.
+type Expected = (Formula, fn(f64, f64) -> Sum);
 
-/// Each instruction; of the second number only what the instruction is defined for.
-fn instructions() -> Vec<Instruction> {
+/// Formulas that use each instruction, with operands for which it is defined.
+fn instructions() -> Vec<Expected> {
     let root = || (x(1).abs() + 0.25, 0.25);
     let (positive, _) = root();
     vec![
@@ -57,7 +58,7 @@ fn instructions() -> Vec<Instruction> {
     ]
 }
 
-/// Ties, zeros of both signs and what is not finite among random numbers.
+/// Random numbers with ties, zeros of both signs, infinities and NaN among them.
 fn numbers(seed: u64, dims: &[usize]) -> Array {
     let corners = [0.0, -0.0, 0.5, -0.5, 1.25, 2.75, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
     let mut a = Random(seed).signed(dims);
@@ -67,7 +68,7 @@ fn numbers(seed: u64, dims: &[usize]) -> Array {
 
 #[test]
 pub fn map() {
-    // Every instruction at one shape, one of each arity at every shape.
+    // Every instruction at one shape, a few at every shape.
     for (seed, dims) in SHAPES.iter().enumerate() {
         let (a, b) = (numbers(seed as u64, dims), Random(99 + seed as u64).coarse(dims));
         for (formula, expected) in instructions().into_iter().step_by(if dims.len() > 2 { 1 } else { 9 }) {
@@ -79,7 +80,7 @@ pub fn map() {
 }
 
 #[test]
-fn a_formula_reads_by_element_by_row_and_one_for_all() {
+fn a_formula_reads_a_number_an_element_a_number_a_row_and_one_number_for_all() {
     for dims in SHAPES {
         let (full, by_row, one) = (Random(1).signed(dims), Random(2).signed(&dims[..1]), Random(3).signed(&[1]));
         OpCase::new(Op::Map(x(0) + x(1) * x(2)))
@@ -98,7 +99,7 @@ fn a_formula_reads_by_element_by_row_and_one_for_all() {
 }
 
 #[test]
-fn a_formula_updates_what_it_reads_as_old() {
+fn a_formula_in_place_reads_the_former_content() {
     for dims in SHAPES {
         let (old, a) = (Random(4).signed(dims), Random(5).signed(dims));
         OpCase::new(Op::Map(x(0).less(Formula::old()).select(x(0), Formula::old()))).rows(&a).updates_rows(&old).check(
@@ -107,18 +108,18 @@ fn a_formula_updates_what_it_reads_as_old() {
     }
 }
 
-/// A place before the table is its first, one behind it its last, and what is not a number the first.
+/// An index before the table reads its first entry, one behind it the last, and NaN the first.
 #[test]
-fn a_formula_reads_tables_by_place() {
+fn a_formula_reads_tables_by_index() {
     let table = Random(6).signed(&[7]);
     for dims in SHAPES {
-        let mut place = Random(7).coarse(dims);
-        place.values.iter_mut().for_each(|v| *v *= 8.0);
-        place.values[0] = f64::NAN;
-        OpCase::new(Op::Map(x(0).index_into(&x(1)))).rows(&place).whole(&table).gives_rows(dims, DType::F32).check(
+        let mut index = Random(7).coarse(dims);
+        index.values.iter_mut().for_each(|v| *v *= 8.0);
+        index.values[0] = f64::NAN;
+        OpCase::new(Op::Map(x(0).index_into(&x(1)))).rows(&index).whole(&table).gives_rows(dims, DType::F32).check(
             |n| {
                 let at = |&v: &f64| exact(table.values[(v.max(0.0) as usize).min(6)]);
-                vec![place.values[..n * place.row()].iter().map(at).collect()]
+                vec![index.values[..n * index.row()].iter().map(at).collect()]
             },
         );
     }
@@ -127,19 +128,19 @@ fn a_formula_reads_tables_by_place() {
 #[test]
 fn each_row_reads_its_own_table() {
     for dims in SHAPES {
-        let (table, place) =
+        let (table, index) =
             (Random(12).signed(&[dims[0], 5]), Array::f32(dims, (0..dims.iter().product()).map(|i| (i % 7) as f64)));
-        OpCase::new(Op::Map(x(0).index_into(&x(1)))).rows(&place).rows(&table).gives_rows(dims, DType::F32).check(
+        OpCase::new(Op::Map(x(0).index_into(&x(1)))).rows(&index).rows(&table).gives_rows(dims, DType::F32).check(
             |n| {
-                let at = |i: usize| exact(table.values[i / place.row() * 5 + (place.values[i] as usize).min(4)]);
-                vec![(0..n * place.row()).map(at).collect()]
+                let at = |i: usize| exact(table.values[i / index.row() * 5 + (index.values[i] as usize).min(4)]);
+                vec![(0..n * index.row()).map(at).collect()]
             },
         );
     }
 }
 
 #[test]
-fn integers_are_read_as_numbers_and_written_without_their_fraction() {
+fn integers_are_read_as_numbers_and_written_without_a_fraction() {
     let (counts, one) = (Array::u32([0, 7, 1 << 20]), Array::u32([3]));
     let dims = [3, 2];
     let full = Array::f32(&dims, [0.0, 1.0, 2.5, -3.0, f64::NAN, 7.9]);
@@ -169,7 +170,7 @@ fn an_element_knows_its_place_in_its_row() {
 }
 
 #[test]
-fn the_longest_the_deepest_and_the_widest_formula_are_computed() {
+fn formulas_of_the_most_instructions_inputs_and_stacked_values_are_computed() {
     let dims = &[3, 40][..];
     let arrays: Vec<Array> = (0..FORMULA_INPUTS).map(|i| Random(20 + i as u64).coarse(dims)).collect();
     let wide = (1..FORMULA_INPUTS).fold(x(0), |sum, i| sum + x(i));
@@ -218,9 +219,9 @@ pub fn reduce() {
     }
 }
 
-/// What is not a number is passed over by an extreme and not by a sum.
+/// A maximum or minimum ignores NaN; a sum does not.
 #[test]
-fn an_extreme_passes_over_what_is_not_a_number() {
+fn a_maximum_or_minimum_ignores_nan() {
     let a = Array::f32(&[2, 3], [f64::NAN, 2.0, -1.0, f64::NAN, f64::NAN, f64::NAN]);
     for (reduction, expected) in [
         (Reduction::Max, [2.0, f64::NEG_INFINITY]),

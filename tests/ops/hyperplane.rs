@@ -1,17 +1,17 @@
-//! FAB's projection onto a hyperplane inside the box.
+//! Projection of FAB onto a hyperplane inside the box.
 
 use maxmargin::tape::{DType, Norm, Op};
 
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
-/// Points of 1, 7, 16, 17, 784, 1,031 (a prime) and 3,072 numbers.
+/// Points of 1, 7, 16, 17, 784, 1,031 (a prime) and 3,072 coordinates.
 const SHAPES: [&[usize]; 7] = [&[9, 1], &[9, 7], &[9, 2, 2, 4], &[9, 17], &[9, 28, 28, 1], &[9, 1031], &[9, 32, 32, 3]];
 
-/// Each row's way to its hyperplane, as a share of the longest that the box has room for.
-const SHARES: [f64; 9] = [0.3, -0.05, 0.0, 0.7, -0.99, 2.0, -1.5, 0.5, 0.2];
+/// Distance of each point to its hyperplane, as a fraction of the largest that the box allows.
+const FRACTIONS: [f64; 9] = [0.3, -0.05, 0.0, 0.7, -0.99, 2.0, -1.5, 0.5, 0.2];
 
-/// Point, anchor, gradient and value. Some numbers have no gradient, those of row 7 none at all; some are at the box,
-/// all of row 8. Row 2 is on its hyperplane; rows 5 and 6 have theirs outside the box.
+/// Point, anchor, gradient and value. Some coordinates have gradient 0, in row 7 all; some are at the box, in row 8
+/// all. Row 2 is on its hyperplane; the hyperplanes of rows 5 and 6 are outside the box.
 fn problems(dims: &[usize], far: bool) -> [Array; 4] {
     let mut random = Random(dims.iter().product::<usize>() as u64);
     let mut z = random.image(dims);
@@ -36,15 +36,15 @@ fn problems(dims: &[usize], far: bool) -> [Array; 4] {
         let at = i * row..(i + 1) * row;
         let (z, a, w) = (&z.values[at.clone()], &anchor.values[at.clone()], &w.values[at]);
         let most: f64 =
-            z.iter().zip(w).map(|(z, w)| if w * SHARES[i] > 0.0 { w * z } else { -w * (1.0 - z) }.abs()).sum();
+            z.iter().zip(w).map(|(z, w)| if w * FRACTIONS[i] > 0.0 { w * z } else { -w * (1.0 - z) }.abs()).sum();
         let between: f64 = (0..row).map(|e| w[e] * (z[e] - a[e])).sum();
-        if most == 0.0 { SHARES[i] - between } else { SHARES[i] * most - between }
+        if most == 0.0 { FRACTIONS[i] - between } else { FRACTIONS[i] * most - between }
     });
     let value = Array::f32(&dims[..1], value.collect::<Vec<_>>());
     [z, anchor, w, value]
 }
 
-/// The move of one point, by bisection for the multiplier.
+/// Move of one point, found by bisection for the multiplier.
 fn moves(z: &[f64], a: &[f64], w: &[f64], value: f64, norm: Norm) -> Vec<f64> {
     let here = value + (0..z.len()).map(|e| w[e] * (z[e] - a[e])).sum::<f64>();
     let at = |lambda: f64| -> Vec<f64> {
@@ -75,7 +75,8 @@ pub fn project_hyperplane() {
                     let at = i * z.row()..(i + 1) * z.row();
                     let [z, a, w] = [&z, &anchor, &w].map(|array| &array.values[at.clone()]);
                     let d = moves(z, a, w, value.values[i], norm);
-                    // The multiplier is as exact as sums in double precision are, not as the smallest move.
+                    // The error of the multiplier is that of sums in double precision, not relative to the smallest
+                    // move.
                     let one = |(d, w): (f64, f64)| if w == 0.0 { exact(0.0) } else { near(d, d.abs() + 1e-3) };
                     d.into_iter().zip(w.to_vec()).map(one).collect::<Vec<Sum>>()
                 };

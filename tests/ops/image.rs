@@ -5,7 +5,7 @@ use maxmargin::tape::{DType, Op};
 
 use super::support::{Array, OpCase, Random, exact, near};
 
-/// One element, one pixel, primes, the images of both data sets, and around 1,024 elements.
+/// Images of one element, of one pixel, of prime sizes, of both data sets, and of around 1,024 elements.
 const IMAGES: [[usize; 4]; 8] = [
     [3, 1, 1, 1],
     [3, 1, 1, 2],
@@ -17,13 +17,13 @@ const IMAGES: [[usize; 4]; 8] = [
     [3, 25, 41, 1], // 1,025
 ];
 
-/// The least deviation, as single precision has it.
+/// Least deviation, in single precision.
 fn least(row: usize) -> f64 {
     f64::from(1.0 / (row as f32).sqrt())
 }
 
-/// Images of other kinds: ordinary, of one colour, nearly of one colour (below the least deviation), and black with one
-/// white value, cyclically.
+/// Images of four kinds in turn: random, of one colour, almost of one colour (below the least deviation), and black
+/// with one white element.
 fn images(dims: &[usize]) -> Array {
     let mut x = Random(1).image(dims);
     let row = x.row();
@@ -41,12 +41,12 @@ fn images(dims: &[usize]) -> Array {
     x
 }
 
-/// y and deviation of an image in double precision, and its mean magnitude.
+/// y and deviation of an image in double precision, and the mean of its elements' magnitudes.
 fn standardized(image: &[f64]) -> (Vec<f64>, f64, f64) {
     let n = image.len() as f64;
     let mean = image.iter().sum::<f64>() / n;
     let squares: f64 = image.iter().map(|x| (x - mean).powi(2)).sum();
-    // The deviation of one element is nothing.
+    // One element has the deviation 0.
     let deviation = if image.len() == 1 { 0.0 } else { (squares / (n - 1.0)).sqrt() };
     let deviation = deviation.max(1.0 / n.sqrt());
     let y = image.iter().map(|x| (x - mean) / deviation).collect();
@@ -71,7 +71,7 @@ pub fn standardize() {
     }
 }
 
-/// Where the deviation is its least value, it is a constant: no gradient passes through it.
+/// A deviation at its least value is a constant: no gradient passes through it.
 #[test]
 pub fn standardize_backward() {
     for dims in IMAGES {
@@ -103,7 +103,7 @@ pub fn standardize_backward() {
     }
 }
 
-/// The wide ResNet's last images, one pixel, and around 64 and 256 channels.
+/// Features of one pixel, with around 64 and 256 channels, and of the wide ResNet's last layer.
 const FEATURES: [[usize; 4]; 7] =
     [[1, 1, 1, 1], [5, 1, 1, 7], [3, 3, 5, 1], [2, 7, 9, 63], [4, 8, 8, 64], [2, 5, 3, 67], [3, 8, 8, 256]];
 
@@ -133,8 +133,8 @@ pub fn global_mean_backward() {
     }
 }
 
-/// An image's choices hang on seed, step and its place in the data set alone: words 0 to 2 of its first block, each
-/// scaled to its range.
+/// The choices of an image depend on the seed, the step and its index in the data set alone. They are words 0 to 2 of
+/// the first block of random numbers, each scaled to its range.
 #[test]
 pub fn draw_augmentation() {
     for (seed, step, reach) in [(0, 0, 4), (7 + (3 << 32), 49_999, 4), (u64::MAX, u32::MAX, 0), (1, 2, 1)] {
@@ -159,8 +159,8 @@ pub fn draw_augmentation() {
     }
 }
 
-/// Which element of the image stands at `at` when it is cut out at `start` with `reach` reflected elements before it
-/// and behind it: the edge itself is not repeated.
+/// Index along an axis of the element at `at` of a crop that starts at `start`, in a line padded by `reach` reflected
+/// elements on each side. The reflection does not repeat the edge.
 fn reflected(at: usize, start: usize, reach: usize, size: usize) -> usize {
     let line: Vec<usize> = (1..=reach).rev().chain(0..size).chain((size - 1 - reach..size - 1).rev()).collect();
     line[start + at]
@@ -171,7 +171,7 @@ pub fn gather_augmented() {
     for (h, w, c, reach) in [(32, 32, 3, 4), (5, 7, 1, 4), (6, 5, 3, 4), (2, 2, 1, 1), (7, 3, 2, 0), (9, 11, 4, 2)] {
         let mut random = Random(3);
         let src = Array::u8(&[5, h, w, c], (0..5 * h * w * c).map(|_| random.word() as u8));
-        // Every corner, the middle, and places beside both.
+        // Offsets at the ends, in the middle, and next to these.
         let mut places = vec![0, 1, reach, reach + 1, 2 * reach];
         places.retain(|&place| place <= 2 * reach);
         places.dedup();

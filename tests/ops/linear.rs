@@ -1,12 +1,12 @@
-//! Linear layers, as sums of products, with bias and ReLU. Where ReLU's input is 0 or no number is the point.
+//! Linear layers, as sums of products, with bias and ReLU; inputs of ReLU that are 0 or NaN are among the cases.
 
 use maxmargin::tape::{DType, Op};
 
 use super::support::fake::longer_rung;
 use super::support::{Array, OpCase, Random, Sum, exact};
 
-/// Rows, inputs, outputs: around the 256 columns of a task, as many inputs and outputs as in LeNet5's layers, and sums
-/// of few terms, which are not cut into shares, in more than one tile.
+/// Rows, inputs, outputs: around the 256 columns of two tasks, as many inputs and outputs as in LeNet5's layers, and
+/// sums of few terms, which are not split, in more than one tile.
 const SIZES: [[usize; 3]; 19] = [
     [1, 1, 1],
     [3, 7, 5],
@@ -32,7 +32,7 @@ const SIZES: [[usize; 3]; 19] = [
 /// LeNet5's first linear layer.
 const LENET5: [usize; 3] = [5, 3136, 1024];
 
-/// Calls `f` with the elements of y, w and x of every product that `n` rows sum.
+/// Calls `f` with the indices in y, w and x of every product of `n` rows.
 fn products(n: usize, [_, inner, out]: [usize; 3], mut f: impl FnMut(usize, usize, usize)) {
     for (row, o) in (0..n).flat_map(|row| (0..out).map(move |o| (row, o))) {
         (0..inner).for_each(|i| f(row * out + o, o * inner + i, row * inner + i));
@@ -51,7 +51,7 @@ pub fn linear() {
     }
 }
 
-/// With coarse numbers all sums are exact, zeros and what is no number included; with any numbers they are near.
+/// With coarse numbers all results are exact, zeros and NaN included. With random numbers they are near.
 fn with_bias(relu: bool, size: [usize; 3]) {
     let [n, inner, out] = size;
     let (mut x, w, mut bias) =
@@ -67,11 +67,11 @@ fn with_bias(relu: bool, size: [usize; 3]) {
             let mut y = vec![Sum::default(); n * out];
             products(n, size, |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
             y.iter_mut().enumerate().for_each(|(i, sum)| *sum += bias.values[i % out]);
-            let finished = y.into_iter().map(|Sum { value, size }| {
+            let results = y.into_iter().map(|Sum { value, size }| {
                 let value = if relu && value <= 0.0 { 0.0 } else { value };
                 if coarse { exact(value) } else { Sum { value, size } }
             });
-            vec![finished.collect()]
+            vec![results.collect()]
         });
     }
 }
@@ -86,7 +86,7 @@ pub fn linear_bias_relu() {
     SIZES.iter().for_each(|&size| with_bias(true, size));
 }
 
-/// x may be images: its rows are taken as they lie.
+/// x may be images: each is one row of inputs.
 #[test]
 fn linear_takes_images_as_rows() {
     let (x, w) = (Random(1).signed(&[3, 2, 2, 5]), Random(2).signed(&[7, 20]));
@@ -112,8 +112,8 @@ pub fn linear_backward_input() {
     SIZES.into_iter().for_each(backward_input);
 }
 
-/// What ReLU may have made: zeros of both signs, a least number, an infinity, what is no number, and negative numbers,
-/// which it does not make.
+/// Possible results of ReLU (zeros of both signs, the least number, infinity, NaN), and negative numbers, which it
+/// never returns.
 fn rectified(dims: &[usize]) -> Array {
     let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN];
     let mut y = Random(3).signed(dims);
@@ -122,7 +122,7 @@ fn rectified(dims: &[usize]) -> Array {
 }
 
 #[test]
-fn linear_backward_input_is_0_where_relu_s_result_is_not_positive() {
+fn linear_backward_input_is_0_where_the_result_of_relu_is_not_positive() {
     for size @ [n, inner, out] in SIZES {
         let (dy, w, y) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]), rectified(&[n, inner]));
         let case = OpCase::new(Op::LinearBackwardInput).rows(&dy).whole(&w).rows(&y);

@@ -1,11 +1,11 @@
-//! Losses by example, and what training makes of them.
+//! Losses of examples and their gradients, weights of examples, and the metrics of training.
 
 use maxmargin::tape::{DType, Loss, LossRule, Metric, Op, TargetedLoss};
 
 use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
-/// Rows of logits and their labels: random ones of several magnitudes, ties, and extremes.
-pub fn batches() -> Vec<(Array, Array)> {
+/// Logits and their labels: random ones of several magnitudes, ties, and extremes.
+fn batches() -> Vec<(Array, Array)> {
     let mut random = Random(1);
     let mut batch = |classes: usize| {
         let mut rows: Vec<Vec<f64>> = Vec::new();
@@ -26,8 +26,8 @@ pub fn batches() -> Vec<(Array, Array)> {
     [2, 3, 10, 17, 100].map(&mut batch).into()
 }
 
-/// Every loss that so many classes have.
-pub fn rules(classes: usize) -> Vec<LossRule> {
+/// Every loss that is defined for so many classes.
+fn rules(classes: usize) -> Vec<LossRule> {
     let rule = |loss, confidence| LossRule { loss, confidence };
     [
         rule(Loss::Xent, 0.0),
@@ -43,23 +43,27 @@ pub fn rules(classes: usize) -> Vec<LossRule> {
     .collect()
 }
 
-/// What the losses of a row are made of. `size` is what single precision makes `slm` uncertain by, in units of one
-/// rounding.
-struct Margins {
+/// LogitMargins of a row of logits z with label y.
+struct LogitMargins {
+    /// `logsumexp_{j != y} z_j`.
     lse: f64,
+    /// Soft logit margin.
     slm: f64,
+    /// Logit margin.
     lm: f64,
+    /// First class other than the label with the largest logit.
     best: usize,
+    /// Error of `slm` in single precision, in units of one rounding.
     size: f64,
 }
 
-fn margins(z: &[f64], y: usize) -> Margins {
+fn logit_margins(z: &[f64], y: usize) -> LogitMargins {
     let others = || (0..z.len()).filter(|&j| j != y);
     let most = others().map(|j| z[j]).fold(f64::NEG_INFINITY, f64::max);
     let best = others().find(|&j| z[j] == most).unwrap();
     let lse = most + others().map(|j| (z[j] - most).exp()).sum::<f64>().ln();
     let lm = most - z[y];
-    Margins { lse, slm: lse - z[y], lm, best, size: lm.abs() + (z.len() as f64).ln() }
+    LogitMargins { lse, slm: lse - z[y], lm, best, size: lm.abs() + (z.len() as f64).ln() }
 }
 
 fn sigmoid(v: f64) -> f64 {
@@ -71,9 +75,9 @@ fn softplus(v: f64) -> f64 {
     v.max(0.0) + (-v.abs()).exp().ln_1p()
 }
 
-/// `(z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12)`, and its derivative by each logit. Equal logits
-/// are sorted by their classes.
-pub fn ratio(z: &[f64], raised: usize, lowered: usize, last: usize) -> (Sum, Vec<Sum>) {
+/// `(z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12)`, and its derivative with respect to each logit.
+/// Classes of equal logits keep their order.
+fn ratio(z: &[f64], raised: usize, lowered: usize, last: usize) -> (Sum, Vec<Sum>) {
     let mut sorted: Vec<usize> = (0..z.len()).collect();
     sorted.sort_by(|&a, &b| z[b].partial_cmp(&z[a]).unwrap());
     let (first, lower) = (sorted[0], [sorted[2], sorted[last - 1]]);
@@ -88,9 +92,9 @@ pub fn ratio(z: &[f64], raised: usize, lowered: usize, last: usize) -> (Sum, Vec
     (near(value, value.abs()), (0..z.len()).map(derivative).collect())
 }
 
-/// The loss of a row.
-pub fn value(z: &[f64], y: usize, rule: LossRule) -> Sum {
-    let m = margins(z, y);
+/// Loss of a row.
+fn value(z: &[f64], y: usize, rule: LossRule) -> Sum {
+    let m = logit_margins(z, y);
     match rule.loss {
         Loss::Xent => near(softplus(m.slm), softplus(m.slm) + sigmoid(m.slm) * m.size),
         Loss::Slm => near(m.slm, m.size),
@@ -114,13 +118,13 @@ pub fn loss() {
     }
 }
 
-/// `dv` times the loss's derivative by each logit of a row.
-pub fn gradient(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<Sum> {
-    let m = margins(z, y);
-    let soft = |j: usize, share: f64, size: f64| {
+/// `dv` times the derivative of the loss with respect to each logit of a row.
+fn gradient(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<Sum> {
+    let m = logit_margins(z, y);
+    let soft = |j: usize, factor: f64, size: f64| {
         let p = if j == y { -1.0 } else { (z[j] - m.lse).exp() };
         let exponent = if j == y { 0.0 } else { (z[j] - m.lse).abs() + (z.len() as f64).ln() };
-        near(dv * share * p, (dv * share * p).abs() * (1.0 + exponent + size))
+        near(dv * factor * p, (dv * factor * p).abs() * (1.0 + exponent + size))
     };
     let hard = |j: usize| exact(dv * (f64::from(j == m.best) - f64::from(j == y)));
     let one = |j: usize| match rule.loss {
@@ -133,11 +137,12 @@ pub fn gradient(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<Sum> {
     (0..z.len()).map(one).collect()
 }
 
-pub fn times(factor: f64, sum: Sum) -> Sum {
+/// `factor` times `sum`.
+fn times(factor: f64, sum: Sum) -> Sum {
     near(factor * sum.value, (factor * sum.size).abs())
 }
 
-/// lm and cw choose the first of equal logits; cw passes a gradient where it is exactly 0, as PyTorch's clamp does.
+/// lm and cw choose the first of equal logits. cw has a gradient where it is exactly 0, as with PyTorch's clamp.
 #[test]
 pub fn loss_backward() {
     for (logits, labels) in batches() {
@@ -157,7 +162,7 @@ pub fn loss_backward() {
     }
 }
 
-/// Logits that a divergence compares: those of [`batches`] with others, themselves, and ones a little off.
+/// Pairs of logits p and q: those of [`batches`] with others, with themselves, and with slightly different ones.
 fn pairs() -> Vec<(Array, Array)> {
     let with = |(p, _): (Array, Array)| {
         let row = p.row();
@@ -167,25 +172,26 @@ fn pairs() -> Vec<(Array, Array)> {
         let same = p.values.clone();
         [others, off, same].map(|q| (p.clone(), Array::f32(&p.dims, q)))
     };
-    // Of 3, 10 and 100 classes.
+    // Batches of 3, 10 and 100 classes.
     let [_, few, ten, _, many] = <[_; 5]>::try_from(batches()).expect("five");
     [few, ten, many].into_iter().flat_map(with).collect()
 }
 
-/// A row's log-softmax, and how far below the largest logit each is: what single precision rounds.
+/// Log-softmax of a row, and the distance of each logit from the largest, whose rounding is the error in single
+/// precision.
 fn log_softmax(z: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum = z.iter().map(|z| (z - most).exp()).sum::<f64>().ln();
     (z.iter().map(|z| z - most - sum).collect(), z.iter().map(|z| most - z).collect())
 }
 
-/// What a row's divergence is made of: P and its uncertainty, log P - log Q and its uncertainty, Q and its uncertainty.
+/// Terms of the divergence of a row, each with its tolerance: P, log P - log Q, and Q of each class.
 fn divergence(p: &[f64], q: &[f64]) -> Vec<[Sum; 3]> {
     let ((log_p, p_below), (log_q, q_below)) = (log_softmax(p), log_softmax(q));
     let sums = 2.0 * (p.len() as f64).ln();
     let one = |j: usize| {
         let ratio = log_p[j] - log_q[j];
-        // Equal logits give exactly equal numbers.
+        // Equal logits give equal numbers, so the ratio is exact.
         let size = if p == q { 0.0 } else { p_below[j] + q_below[j] + sums };
         [
             near(log_p[j].exp(), log_p[j].exp() * (2.0 + p_below[j])),
@@ -196,11 +202,12 @@ fn divergence(p: &[f64], q: &[f64]) -> Vec<[Sum; 3]> {
     (0..p.len()).map(one).collect()
 }
 
+/// Product of two numbers with tolerances.
 fn product(a: Sum, b: Sum) -> Sum {
     near(a.value * b.value, a.size * b.value.abs() + a.value.abs() * b.size)
 }
 
-/// `sum_j P_j (log P_j - log Q_j)`.
+/// The divergence, `sum_j P_j (log P_j - log Q_j)`.
 fn divergence_of(row: &[[Sum; 3]]) -> Sum {
     let mut sum = Sum::default();
     for &[p, ratio, _] in row {
@@ -211,7 +218,7 @@ fn divergence_of(row: &[[Sum; 3]]) -> Sum {
     sum
 }
 
-/// Checks an op on all pairs; `formula` gives the results of a row from what its divergence is made of and dvalue.
+/// Checks an op on all pairs. `formula` gives the results of a row from the terms of its divergence and dvalue.
 fn check_kl(op: &Op, formula: impl Fn(&[[Sum; 3]], f64) -> Vec<Sum>) {
     for (p, q) in pairs() {
         let n = p.dims[0];
@@ -228,13 +235,13 @@ fn check_kl(op: &Op, formula: impl Fn(&[[Sum; 3]], f64) -> Vec<Sum>) {
     }
 }
 
-/// Equal logits: exactly 0, whatever they are. A class of probability 0 adds 0.
+/// The divergence of equal logits is exactly 0. A class of probability 0 adds 0.
 #[test]
 pub fn kl() {
     check_kl(&Op::Kl, |row, _| vec![divergence_of(row)]);
 }
 
-/// Exactly 0 where the logits are equal.
+/// The gradient is exactly 0 where the logits are equal.
 #[test]
 pub fn kl_backward_p() {
     check_kl(&Op::KlBackwardP, |row, dvalue| {
@@ -248,7 +255,7 @@ pub fn kl_backward_p() {
     });
 }
 
-/// Exactly 0 where the logits are equal.
+/// The gradient is exactly 0 where the logits are equal.
 #[test]
 pub fn kl_backward_q() {
     check_kl(&Op::KlBackwardQ, |row, dvalue| {
@@ -268,7 +275,7 @@ pub fn mean_weights() {
     }
 }
 
-/// A margin of exactly d_max is no longer trained on, but counted.
+/// An example whose margin is exactly d_max is counted, but not trained on.
 #[test]
 pub fn hinge_weights() {
     let eps = Array::f32(&[6], [0.0, 0.3, 0.45, f64::from(0.45f32.next_down()), 0.4725, 0.1]);
@@ -280,7 +287,7 @@ pub fn hinge_weights() {
     }
 }
 
-/// A row of weight 0 has reached d_max; its margin loss may be anything, even no number.
+/// The margin of a row of weight 0 has reached d_max. Its weighted loss is ignored, even if it is NaN.
 #[test]
 pub fn accumulate_metrics() {
     for n in [5, 600] {
@@ -289,18 +296,18 @@ pub fn accumulate_metrics() {
 }
 
 fn accumulate(n: usize) {
-    let rows = |five: [f64; 5]| Array::f32(&[n], five.into_iter().cycle().take(n));
-    let clean = rows([0.5, 2.0, 0.25, 1e-3, 7.0]);
-    let lm = rows([-3.0, 1.0, 0.0, -0.1, -0.0]);
-    let weights = rows([0.2, 0.0, 0.2, 0.2, 0.0]);
-    let margin = rows([1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
-    let eps = rows([0.1, 0.47, 0.0, 0.3, 0.46]);
+    let column = |five: [f64; 5]| Array::f32(&[n], five.into_iter().cycle().take(n));
+    let clean = column([0.5, 2.0, 0.25, 1e-3, 7.0]);
+    let lm = column([-3.0, 1.0, 0.0, -0.1, -0.0]);
+    let weights = column([0.2, 0.0, 0.2, 0.2, 0.0]);
+    let margin = column([1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
+    let eps = column([0.1, 0.47, 0.0, 0.3, 0.46]);
     let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
     let case = OpCase::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
     case.updates_whole(&sums).check(|n| {
         let mut all: Vec<Sum> = sums.values.iter().map(|&v| near(v, v)).collect();
         if n == 0 {
-            // The mean over nothing is no number; a batch is never empty.
+            // The mean over no rows is NaN; a batch is never empty.
             all[Metric::MeanLoss as usize] = exact(f64::NAN);
         }
         all[Metric::Steps as usize] += 1.0;
@@ -319,14 +326,14 @@ fn accumulate(n: usize) {
     });
 }
 
-/// Every targeted loss that so many classes have.
+/// Every targeted loss that is defined for so many classes.
 fn losses(classes: usize) -> Vec<TargetedLoss> {
     let minus = rules(classes).into_iter().map(TargetedLoss::Minus);
     let all = minus.chain([TargetedLoss::Dlr, TargetedLoss::Difference]);
     all.filter(|targeted| classes >= targeted.least_classes()).collect()
 }
 
-/// Logits, labels and targets; some targets are the label.
+/// Logits, labels and target classes; some targets are the label.
 fn targeted() -> Vec<[Array; 3]> {
     let with_targets = |(logits, labels): (Array, Array)| {
         let mut random = Random(5);
@@ -385,7 +392,7 @@ pub fn targeted_loss_backward() {
     }
 }
 
-/// Equal logits come in the order of their classes, 0 and -0 among them; after the last class there is none.
+/// Classes of equal logits, 0 and -0 included, keep their order. A rank beyond the last class gives the last.
 #[test]
 pub fn rank_class() {
     let zeros = (Array::f32(&[2, 4], [0.0, -0.0, 0.0, -0.0, -0.0, 0.0, 1.0, -0.0]), Array::u32([0, 2]));
@@ -404,14 +411,14 @@ pub fn rank_class() {
     }
 }
 
-/// What is no number has a place among the classes, too: whichever it is, a target is a class.
+/// NaN has some place in the order of classes, so the result is always a class.
 #[test]
-fn targets_are_classes_whatever_the_logits_are() {
+fn the_ranked_class_is_a_class_even_if_logits_are_nan() {
     let logits = Array::f32(&[3, 4], [[f64::NAN; 4], [0.0, f64::NAN, 1.0, 2.0], [f64::INFINITY; 4]].concat());
     let labels = Array::u32([3, 0, 1]);
     for rank in 0..4 {
         let case = OpCase::new(Op::RankClass { rank }).rows(&logits).rows(&labels);
-        // Any of 0 to 3: 1.5 and no more than 1.5 from it.
+        // Any class of 0 to 3: within 1.5 of 1.5.
         case.gives_rows(&[3], DType::U32).check(|n| vec![vec![near(1.5, 1.5e6); n]]);
     }
 }

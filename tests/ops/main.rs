@@ -2,9 +2,9 @@
 //! (`tape::Op`) and the paper, not from a device's code. One file a family of ops, of the same name as on the tape, on
 //! the CPU, in the lowering and in the kernels.
 //!
-//! [`support::OpCase`] says what is watched besides the numbers: outputs start as NaN, rows beyond the active ones and
-//! everything around keep their bits, two runs and one or two threads agree bit for bit. [`support::TOLERANCE`] is the
-//! one law of tolerance; a `Sum` of size 0 allows none.
+//! [`support::OpCase`] checks more than the numbers. Outputs start as NaN; rows beyond the active ones and the memory
+//! around keep their bits; two runs, and runs on one and on two threads, give the same bits. [`support::TOLERANCE`] is
+//! the one rule of tolerance; a `Sum` of size 0 allows no difference.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -32,7 +32,7 @@ use std::path::Path;
 use maxmargin::device::cuda::KERNELS;
 use maxmargin::tape::Op;
 
-/// The test of each op. A new op does not compile until it has one.
+/// Test of each op. A new op does not compile until it has a test.
 fn test_of(op: &Op) -> fn() {
     match op {
         Op::GatherRows => rows::gather_rows,

@@ -4,10 +4,10 @@ use maxmargin::tape::{Op, OptimizerRule};
 
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
-/// One parameter, few, and around a task's 16,384.
+/// Numbers of parameters: one, few, and around the 16,384 of a task.
 const LENGTHS: [usize; 5] = [1, 7, 16_383, 16_384, 16_385];
 
-/// Before, at and after changes of the learning rate; and far on.
+/// Steps before, at and after changes of the learning rate, and a late one.
 const STEPS: [u32; 6] = [0, 1, 9, 10, 999, 99_999];
 
 fn rules() -> [OptimizerRule; 3] {
@@ -24,13 +24,13 @@ fn rules() -> [OptimizerRule; 3] {
     ]
 }
 
-/// The learning rate of a step: that of the last entry which has begun.
+/// Learning rate of a step: that of the last entry of the schedule that has begun.
 fn rate(rule: &OptimizerRule, step: u32) -> f64 {
     let begun = rule.schedule.iter().filter(|(from, _)| *from <= step).max_by_key(|(from, _)| *from);
     f64::from(begun.unwrap().1)
 }
 
-/// `(1 - c) dmargin + c dclean + decay p`; without a clean gradient, dmargin is all of it.
+/// Gradient `(1 - c) dmargin + c dclean + decay p`; without dclean, `dmargin + decay p`.
 fn gradient(rule: &OptimizerRule, dmargin: f64, dclean: Option<f64>, p: f64) -> Sum {
     let c = f64::from(rule.clean_coeff);
     let mut g = Sum::default();
@@ -45,8 +45,8 @@ fn gradient(rule: &OptimizerRule, dmargin: f64, dclean: Option<f64>, p: f64) -> 
     g
 }
 
-/// Checks an optimizer on every length, rule and step, with and without a clean gradient. `f(i, gradient, rate)` gives
-/// the new parameter and its states.
+/// Checks an optimizer on every length, rule and step, with and without dclean.
+/// `f(rule, step, parameter, states, gradient)` gives the new parameter and states.
 fn check(
     op: impl Fn(OptimizerRule) -> Op,
     states: &[&dyn Fn(usize) -> Array],
@@ -82,7 +82,7 @@ fn check(
     }
 }
 
-/// Constants in double precision: 0.999 in single precision would put the first steps off by 5e-5.
+/// Constants are in double precision: 0.999 in single precision would make the first steps wrong by 5e-5.
 #[test]
 pub fn adam() {
     let m = |len: usize| Random(4).signed(&[len]);

@@ -1,4 +1,4 @@
-//! Max-pooling. Ties are the point: the first maximum in row-major order is chosen.
+//! 2x2 max-pooling. In a tie the first maximum in row-major order is chosen.
 
 use maxmargin::tape::{DType, Op};
 
@@ -8,18 +8,19 @@ use super::support::{Array, OpCase, Random, exact};
 const POOLED: [[usize; 4]; 6] =
     [[1, 2, 2, 1], [3, 2, 4, 7], [2, 28, 28, 32], [5, 6, 2, 8], [2, 4, 4, 17], [4, 4, 6, 16]];
 
-/// The element of an image batch `[n, h, w, c]` at place 0 to 3 (row-major) of the window that output `at` pools.
+/// Index in an image batch `[n, h, w, c]` of the element at place 0 to 3 (row-major) of the window of output `at`.
 pub fn window([_, h, w, c]: [usize; 4], at: usize, place: usize) -> usize {
     let (image, pixel, channel) = (at / (h / 2 * (w / 2) * c), at / c % (h / 2 * (w / 2)), at % c);
     let (y, x) = (pixel / (w / 2) * 2 + place / 2, pixel % (w / 2) * 2 + place % 2);
     ((image * h + y) * w + x) * c + channel
 }
 
+/// Shape of the pooled batch.
 pub fn halved([n, h, w, c]: [usize; 4]) -> [usize; 4] {
     [n, h / 2, w / 2, c]
 }
 
-/// The value and place of the first maximum of a window.
+/// Value and place of the first maximum of a window.
 pub fn first_maximum(values: [f64; 4]) -> (f64, usize) {
     let most = values.into_iter().fold(f64::NEG_INFINITY, f64::max);
     (most, values.iter().position(|&v| v == most).unwrap())

@@ -1,4 +1,4 @@
-//! Rows by index, and the selection of rows.
+//! Ops that gather, scatter and select rows.
 
 use maxmargin::tape::{DType, Op};
 
@@ -42,14 +42,14 @@ pub fn scatter_rows() {
     }
 }
 
-/// Neither 0 nor -0 nor not-a-number is negative; places beyond the count are nobody's.
+/// 0, -0 and NaN are not negative. The indices beyond the count are unspecified.
 #[test]
 pub fn select_negative() {
     let corners = vec![-1.0, 0.0, -0.0, f64::NAN, -1e-45, f64::INFINITY, f64::NEG_INFINITY];
     let many = Random(7).signed(&[1031]).values;
     for values in [corners, vec![1.0; 5], vec![-2.0; 9], vec![-1.0; 513], many] {
         let values = Array::f32(&[values.len()], values);
-        // The places found are at the front; what lies behind them is not looked at by anyone, so any number will do.
+        // The indices found are at the front. The op may write anything behind them.
         OpCase::new(Op::SelectNegative)
             .rows(&values)
             .gives_rows(&values.dims, DType::U32)
