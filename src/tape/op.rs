@@ -16,9 +16,9 @@ pub enum Op {
     GatherRows,
     /// `dst[index[i]] = src[i]`: src `[n, ..]`, index u32 `[n]` -> dst* `[m, ..]`.
     ScatterRows,
-    /// step u32 `[1]`, index u32 `[n]` -> choice u32 `[n, 3]`: the random crop of each image, padded by `reach` pixels:
-    /// its top and left offset (0 to `2 reach`), and 1 if it is mirrored, else 0. Counter-based random numbers, by
-    /// seed, step and index.
+    /// Random crop of each image, padded by `reach` pixels: step u32 `[1]`, index u32 `[n]` -> choice u32 `[n, 3]`: top
+    /// and left offset (0 to `2 reach`), and 1 if it is mirrored, else 0. Counter-based random numbers, by seed, step
+    /// and index.
     DrawAugmentation {
         /// Seed of the run.
         seed: u64,
@@ -106,7 +106,7 @@ pub enum Op {
     /// dy, x -> dw of [`Op::Linear`], summed over the active rows.
     LinearBackwardWeight,
 
-    /// logits `[n, classes]`, labels u32 `[n]` -> the loss of each row `[n]`.
+    /// Loss of each row: logits `[n, classes]`, labels u32 `[n]` -> `[n]`.
     Loss(LossRule),
     /// logits, labels, dvalue `[n]` -> dlogits of [`Op::Loss`].
     LossBackward(LossRule),
@@ -117,19 +117,20 @@ pub enum Op {
     KlBackwardP,
     /// p, q, dvalue `[n]` -> dq of [`Op::Kl`]: `dvalue (Q_j - P_j)`.
     KlBackwardQ,
-    /// logits `[n, classes]`, labels u32 `[n]`, target classes u32 `[n]` -> the loss of each row `[n]`.
+    /// Targeted loss of each row: logits `[n, classes]`, labels u32 `[n]`, target classes u32 `[n]` -> `[n]`.
     TargetedLoss(TargetedLoss),
     /// logits, labels, targets, dvalue `[n]` -> dlogits of [`Op::TargetedLoss`].
     TargetedLossBackward(TargetedLoss),
-    /// logits `[n, classes]`, labels, (run u32 `[1]`) -> u32 `[n]`: the class at place `rank` (with run, `rank + run`),
-    /// from 0, among the classes other than the label; or the last class. Classes are ordered by descending logits;
-    /// those of equal logits keep their order.
+    /// Class by rank: logits `[n, classes]`, labels, (run u32 `[1]`) -> u32 `[n]`: the class at place `rank` (with run,
+    /// `rank + run`), from 0, among the classes other than the label; or the last class. Classes are ordered by
+    /// descending logits; those of equal logits keep their order.
     RankClass {
         /// Number of classes before it.
         rank: u32,
     },
-    /// x `[n, ..]` -> `(x - mean) / deviation` of each row; and the deviation `[n]`: the standard deviation (with
-    /// Bessel's correction), but at least `1 / sqrt(elements of a row)`. (The released code's `PerImageStandardize`.)
+    /// Standardization of images: x `[n, ..]` -> `(x - mean) / deviation` of each row; and the deviation `[n]`: the
+    /// standard deviation (with Bessel's correction), but at least `1 / sqrt(elements of a row)`. (The released code's
+    /// `PerImageStandardize`.)
     Standardize,
     /// dy, y, deviation `[n]` -> dx of [`Op::Standardize`]. No gradient passes through a deviation at its least value.
     StandardizeBackward,
@@ -176,16 +177,17 @@ pub enum Op {
 
     /// Weights of a mean over the active rows: -> `[n]`: 1 / rows.
     MeanWeights,
-    /// eps `[n]` -> `[n]`: 1 / rows where `eps < hinge`, else 0. (Algorithm 2: examples whose margin has reached d_max
-    /// are counted, but not trained on.)
+    /// Weights of Algorithm 2: eps `[n]` -> `[n]`: 1 / rows where `eps < hinge`, else 0. Examples whose margin has
+    /// reached d_max are counted, but not trained on.
     HingeWeights {
         /// d_max.
         hinge: f32,
     },
-    /// values `[n]` -> indices of the negative values, ascending, at the front of u32 `[n]`; their number, u32 `[1]`.
+    /// Selection of rows: values `[n]` -> indices of the negative values, ascending, at the front of u32 `[n]`; their
+    /// number, u32 `[1]`.
     SelectNegative,
 
-    /// step u32 `[1]`, index u32 `[n]` -> uniform noise `[n, ..]` in `[-1, 1)` if signed, else in `[0, 1)`.
+    /// Uniform noise: step u32 `[1]`, index u32 `[n]` -> `[n, ..]` in `[-1, 1)` if signed, else in `[0, 1)`.
     /// Counter-based random numbers, by seed, purpose, step, index and element.
     Uniform {
         /// Seed of the run.
@@ -195,13 +197,13 @@ pub enum Op {
         /// `true`: in `[-1, 1)`; `false`: in `[0, 1)`.
         signed: bool,
     },
-    /// x, eps `[n]`, noise -> the first point of PGD (`rand_init_delta` of advertorch).
+    /// First point of PGD (`rand_init_delta` of advertorch): x, eps `[n]`, noise -> adv.
     PgdStart(Norm),
     /// One iteration of PGD: x, dx, eps `[n]`, step `[n]` -> adv*: a step along the gradient, then the projection onto
     /// ball and box.
     PgdStep(PgdRule),
-    /// x, adv, ball `[n]`, t `[n]` -> `x + t (adv - x) / length`. The length is `ball` ([`Direction::Eps`]) or the norm
-    /// of `adv - x` ([`Direction::Unit`]).
+    /// Point along a direction: x, adv, ball `[n]`, t `[n]` -> `x + t (adv - x) / length`. The length is `ball`
+    /// ([`Direction::Eps`]) or the norm of `adv - x` ([`Direction::Unit`]).
     AlongDirection {
         /// Norm of `adv - x`.
         norm: Norm,

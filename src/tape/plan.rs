@@ -106,7 +106,8 @@ impl Tape {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Memory, Tape};
+    use crate::tape::graph::Tape;
+    use crate::tape::memory::Memory;
 
     /// Values alive at the same time never overlap. The chain needs two places, and its first value a third.
     #[test]

@@ -56,8 +56,8 @@ impl ConvSizes {
 
     /// The input image with the padding of the convolution.
     pub(super) fn padded_image(&self) -> PaddedImage {
-        let [rows, columns] = [self.h, self.w].map(|size| size + 2 * self.padding);
-        PaddedImage { top: self.padding, left: self.padding, rows, columns, c: self.c }
+        let [h, w] = [self.h, self.w].map(|size| size + 2 * self.padding);
+        PaddedImage { top: self.padding, left: self.padding, h, w, c: self.c }
     }
 
     /// The output gradient of an image, padded so that every tap that reaches an input pixel reads inside it: the
@@ -65,8 +65,8 @@ impl ConvSizes {
     fn padded_gradient(&self) -> PaddedImage {
         let [top, left] = [self.kh, self.kw].map(|size| size.div_ceil(self.stride) - 1);
         let last = |size: usize| (size - 1 + self.padding) / self.stride + 1;
-        let (rows, columns) = (top + self.out_h.max(last(self.h)), left + self.out_w.max(last(self.w)));
-        PaddedImage { top, left, rows, columns, c: self.k }
+        let (h, w) = (top + self.out_h.max(last(self.h)), left + self.out_w.max(last(self.w)));
+        PaddedImage { top, left, h, w, c: self.k }
     }
 }
 
@@ -143,22 +143,22 @@ impl BackwardInput<'_> {
         scratch(kh * kw * k * channels.padded, |filters| {
             let (mut classes, mut at, mut rest) = (Vec::new(), 0, &mut *filters);
             for (a, b) in (0..stride).flat_map(|a| (0..stride).map(move |b| (a, b))) {
-                let [rows, columns] = [kh - a.min(kh), kw - b.min(kw)].map(|size| size.div_ceil(stride));
-                let len = rows * columns * k * channels.padded;
+                let [taps_y, taps_x] = [kh - a.min(kh), kw - b.min(kw)].map(|size| size.div_ceil(stride));
+                let len = taps_y * taps_x * k * channels.padded;
                 let (part, tail) = std::mem::take(&mut rest).split_at_mut(len);
                 rest = tail;
-                let parts: Vec<_> = channels.parts_mut(part, rows * columns * k).collect();
+                let parts: Vec<_> = channels.parts_mut(part, taps_y * taps_x * k).collect();
                 parts.into_par_iter().for_each(|(block, part)| {
                     for (i, to) in part.chunks_exact_mut(block.width).enumerate() {
                         let (tap, filter) = (i / k, i % k);
                         let (ky, kx) =
-                            (a + (rows - 1 - tap / columns) * stride, b + (columns - 1 - tap % columns) * stride);
+                            (a + (taps_y - 1 - tap / taps_x) * stride, b + (taps_x - 1 - tap % taps_x) * stride);
                         let (to, spare) = to.split_at_mut(block.channels.len());
                         to.copy_from_slice(&w[((filter * kh + ky) * kw + kx) * c..][block.channels.clone()]);
                         spare.fill(0.0);
                     }
                 });
-                classes.push(Class::new(shape, [a, b], [rows, columns], at..at + len));
+                classes.push(Class::new(shape, [a, b], [taps_y, taps_x], at..at + len));
                 at += len;
             }
             f(&BackwardInput { shape, channels, classes, filters })
@@ -219,21 +219,22 @@ pub(super) fn conv2d_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], n: u
     let together = (WINDOWS / m).clamp(1, GROUP);
     let row =
         |i: usize, oy: usize| PixelRow { x: i * frame.len() + oy * shape.stride * frame.pitch(), len: shape.out_w };
-    let rows: Vec<_> = (0..together).flat_map(|i| (0..shape.out_h).map(move |oy| row(i, oy))).collect();
+    let pixel_rows: Vec<_> = (0..together).flat_map(|i| (0..shape.out_h).map(move |oy| row(i, oy))).collect();
     scratch(terms * channels.padded, |total| {
         sum_groups(total, n, |out, images| {
             let first = images.start;
             for i in images.clone().step_by(together) {
                 let count = together.min(images.end - i);
                 let (x, dy) = (&x[i * shape.image_len()..], &dy[i * m * shape.k..][..count * m * shape.k]);
-                scratch(count * frame.len() + microkernel::ROWS, |framed| {
-                    for (framed, x) in framed.chunks_exact_mut(frame.len()).zip(x.chunks_exact(shape.image_len())) {
-                        frame.pad(framed, x, shape.w);
+                scratch(count * frame.len() + microkernel::ROWS, |padded| {
+                    for (padded, x) in padded.chunks_exact_mut(frame.len()).zip(x.chunks_exact(shape.image_len())) {
+                        frame.pad(padded, x, shape.w);
                     }
                     scratch(count * m * channels.padded, |packed| {
                         channels.pack_rows(packed, dy, shape.k);
-                        let (x, dy, rows, add) = (&*framed, &*packed, &rows[..count * shape.out_h], i > first);
-                        pulp::Arch::new().dispatch(SumPixels { out, x, dy, channels, rows, step, runs, add });
+                        let (x, dy, pixel_rows, add) =
+                            (&*padded, &*packed, &pixel_rows[..count * shape.out_h], i > first);
+                        pulp::Arch::new().dispatch(SumPixels { out, x, dy, channels, pixel_rows, step, runs, add });
                     });
                 });
             }

@@ -26,9 +26,9 @@ pub(super) fn conv_pool(
     shape: &ConvSizes,
 ) {
     let pooled = shape.outputs() * shape.k / 4;
-    let rows = out.par_chunks_mut(pooled).zip(choice.par_chunks_mut(pooled)).zip(x.par_chunks(shape.image_len()));
+    let images = out.par_chunks_mut(pooled).zip(choice.par_chunks_mut(pooled)).zip(x.par_chunks(shape.image_len()));
     Forward::with(shape, w, |forward| {
-        rows.take(n).for_each(|((out, choice), image)| {
+        images.take(n).for_each(|((out, choice), image)| {
             scratch(shape.outputs() * shape.k, |conv| {
                 forward.image(conv, image, false);
                 vectorized(
@@ -61,8 +61,8 @@ pub(super) fn conv_pool_backward_input(
     let layout = FilterLayout::new(shape);
     scratch(shape.k * layout.row(), |filters| {
         layout.pack(filters, w, shape);
-        let rows = dx.par_chunks_mut(shape.image_len()).zip(dy.par_chunks(pooled)).zip(choice.par_chunks(pooled));
-        rows.take(n).for_each(|((dx, dy), choice)| {
+        let images = dx.par_chunks_mut(shape.image_len()).zip(dy.par_chunks(pooled)).zip(choice.par_chunks(pooled));
+        images.take(n).for_each(|((dx, dy), choice)| {
             let outputs = chosen_outputs(dy, choice, shape);
             scratch(layout.padded(shape), |padded| {
                 padded.fill(0.0);
@@ -233,13 +233,13 @@ struct ChosenOutputs {
 /// overlaps a store it has just made.
 fn chosen_outputs(dy: &[f32], choice: &[u8], shape: &ConvSizes) -> Vec<ChosenOutputs> {
     const PLACES: usize = NO_CHOICE as usize;
-    /// Distance, in rows of pooled outputs, between consecutive outputs.
+    /// Distance, in lines of pooled outputs, between consecutive outputs.
     const APART: usize = 3;
     let mut found: [Vec<ChosenOutputs>; PLACES] = Default::default();
-    let (rows, columns) = (shape.out_h / 2, shape.out_w / 2);
-    let order = (0..APART).flat_map(|phase| (0..columns).map(move |x| (phase, x)));
-    for (y, x) in order.flat_map(|(phase, x)| (phase..rows).step_by(APART).map(move |y| (y, x))) {
-        let pixel = (y * columns + x) * shape.k;
+    let (height, width) = (shape.out_h / 2, shape.out_w / 2);
+    let order = (0..APART).flat_map(|phase| (0..width).map(move |x| (phase, x)));
+    for (y, x) in order.flat_map(|(phase, x)| (phase..height).step_by(APART).map(move |y| (y, x))) {
+        let pixel = (y * width + x) * shape.k;
         for filter in (0..shape.k).step_by(MASK) {
             let first = pixel + filter;
             let filters = first..first + MASK.min(shape.k - filter);

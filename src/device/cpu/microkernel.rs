@@ -74,9 +74,9 @@ impl ChannelBlocks {
     }
 
     /// Packs rows of `count` channels.
-    pub(super) fn pack_rows(&self, packed: &mut [f32], rows: &[f32], count: usize) {
-        for (block, part) in self.parts_mut(packed, rows.len() / count) {
-            for (to, row) in part.chunks_exact_mut(block.width).zip(rows.chunks_exact(count)) {
+    pub(super) fn pack_rows(&self, packed: &mut [f32], from: &[f32], count: usize) {
+        for (block, part) in self.parts_mut(packed, from.len() / count) {
+            for (to, row) in part.chunks_exact_mut(block.width).zip(from.chunks_exact(count)) {
                 let (to, spare) = to.split_at_mut(block.channels.len());
                 to.copy_from_slice(&row[block.channels.clone()]);
                 spare.fill(0.0);
@@ -122,11 +122,11 @@ pub(super) struct TermRun {
     pub len: usize,
 }
 
-/// `rows` runs of `len` terms, `pitch` elements apart. A run of more than [`TERMS`] terms is divided.
-pub(super) fn term_runs(rows: usize, len: usize, pitch: usize) -> Vec<TermRun> {
+/// `count` runs of `len` terms, `pitch` elements apart. A run of more than [`TERMS`] terms is divided.
+pub(super) fn term_runs(count: usize, len: usize, pitch: usize) -> Vec<TermRun> {
     let longest = len.div_ceil(len.div_ceil(TERMS).max(1)).max(1);
     let cut = |at: usize| (0..len).step_by(longest).map(move |i| TermRun { x: at + i, len: longest.min(len - i) });
-    (0..rows).flat_map(|row| cut(row * pitch)).collect()
+    (0..count).flat_map(|run| cut(run * pitch)).collect()
 }
 
 /// Number of leading `lengths` whose sum is at most `most`, but at least one; and that sum.
@@ -239,7 +239,7 @@ pub(super) struct PixelRow {
     pub len: usize,
 }
 
-/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all rows: the gradient of
+/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all `pixel_rows`: the gradient of
 /// [`SumTerms`] with respect to its weights, in their packed layout.
 pub(super) struct SumPixels<'a> {
     pub out: &'a mut [f32],
@@ -248,7 +248,7 @@ pub(super) struct SumPixels<'a> {
     /// Packed gradient, a row of channels a pixel.
     pub dy: &'a [f32],
     pub channels: &'a ChannelBlocks,
-    pub rows: &'a [PixelRow],
+    pub pixel_rows: &'a [PixelRow],
     /// Elements of x from one pixel of a row to the next.
     pub step: usize,
     pub runs: &'a [TermRun],
@@ -261,18 +261,18 @@ impl WithSimd for SumPixels<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let pixels = self.rows.iter().map(|row| row.len).sum();
+        let pixels = self.pixel_rows.iter().map(|row| row.len).sum();
         let terms = self.runs.iter().map(|run| run.len).sum();
         for (block, out) in self.channels.parts_mut(self.out, terms) {
-            let (mut dy, mut rows) = (self.channels.part(self.dy, pixels, block), self.rows);
+            let (mut dy, mut pixel_rows) = (self.channels.part(self.dy, pixels, block), self.pixel_rows);
             let mut add = self.add;
-            while !rows.is_empty() {
-                let (count, pixels) = together(rows.iter().map(|row| row.len), PIXELS);
-                let (now, later) = rows.split_at(count);
+            while !pixel_rows.is_empty() {
+                let (count, pixels) = together(pixel_rows.iter().map(|row| row.len), PIXELS);
+                let (now, later) = pixel_rows.split_at(count);
                 let (dy_now, dy_later) = dy.split_at(pixels * block.width);
                 let (x, step, runs) = (self.x, self.step, self.runs);
-                tiled(simd, block.vectors, TermTile { out, x, dy: dy_now, rows: now, step, runs, add });
-                (rows, dy, add) = (later, dy_later, true);
+                tiled(simd, block.vectors, TermTile { out, x, dy: dy_now, pixel_rows: now, step, runs, add });
+                (pixel_rows, dy, add) = (later, dy_later, true);
             }
         }
     }
@@ -283,7 +283,7 @@ struct TermTile<'a> {
     out: &'a mut [f32],
     x: &'a [f32],
     dy: &'a [f32],
-    rows: &'a [PixelRow],
+    pixel_rows: &'a [PixelRow],
     step: usize,
     runs: &'a [TermRun],
     add: bool,
@@ -300,7 +300,7 @@ impl RegisterTile for TermTile<'_> {
             for (tile, out) in now.chunks_mut(P).enumerate() {
                 let mut acc = [[simd.splat_f32s(0.0); V]; P];
                 let mut dy = dy;
-                for row in self.rows {
+                for row in self.pixel_rows {
                     let (now, later) = dy.split_at(row.len);
                     let mut x = &self.x[row.x + run.x + tile * P..];
                     for dy in now {

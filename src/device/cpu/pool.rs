@@ -28,8 +28,8 @@ pub(super) fn pool(conv: &[f32], w: usize, k: usize, mut f: impl FnMut(usize, us
 pub(super) fn max_pool2d(out: &mut [f32], choice: &mut [u8], x: &[f32], n: usize, dims: &[usize]) {
     let &[_, h, w, c] = dims else { unreachable!("shapes were checked when recorded") };
     let pooled = h * w * c / 4;
-    let rows = out.par_chunks_mut(pooled).zip(choice.par_chunks_mut(pooled)).zip(x.par_chunks(h * w * c));
-    rows.take(n).for_each(|((out, choice), x)| {
+    let images = out.par_chunks_mut(pooled).zip(choice.par_chunks_mut(pooled)).zip(x.par_chunks(h * w * c));
+    images.take(n).for_each(|((out, choice), x)| {
         pool(x, w, c, |at, _, best, place| (out[at], choice[at]) = (best, place));
     });
 }
@@ -38,8 +38,8 @@ pub(super) fn max_pool2d(out: &mut [f32], choice: &mut [u8], x: &[f32], n: usize
 pub(super) fn max_pool2d_backward(dx: &mut [f32], dy: &[f32], choice: &[u8], n: usize, dims: &[usize]) {
     let &[_, h, w, c] = dims else { unreachable!("shapes were checked when recorded") };
     let pooled = h * w * c / 4;
-    let rows = dx.par_chunks_mut(h * w * c).zip(dy.par_chunks(pooled)).zip(choice.par_chunks(pooled));
-    rows.take(n).for_each(|((dx, dy), choice)| {
+    let images = dx.par_chunks_mut(h * w * c).zip(dy.par_chunks(pooled)).zip(choice.par_chunks(pooled));
+    images.take(n).for_each(|((dx, dy), choice)| {
         dx.fill(0.0);
         for (at, (&dy, &choice)) in dy.iter().zip(choice).enumerate() {
             let (pixel, channel) = (at / c, at % c);
