@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::OwnRates;
 use crate::{Error, Result};
 
 /// Keys of the copy that items are compared with.
@@ -18,6 +17,17 @@ const COPY: [&str; 2] = ["copy_bytes_per_s", "200 MB"];
 const PRODUCT: [&str; 3] = ["matmul_flops_per_s", "fp32", "8192"];
 /// Keys of the time from a kernel to the next one within a CUDA graph.
 const GRAPH_NODE: [&str; 2] = ["launch_s", "graph_node"];
+
+/// Rates that our own kernels reached in this bench. They are no peaks of the device.
+#[derive(Clone, Debug, Serialize)]
+pub struct OwnRates {
+    /// Bytes a second, read and written, of a copy of [`super::BenchSettings::megabytes`].
+    pub copy_bytes_per_s: f64,
+    /// Floating-point operations a second of the fastest matrix product.
+    pub product_flops_per_s: f64,
+    /// Rows, columns and depth of that product.
+    pub product_size: usize,
+}
 
 /// Rates that a GPU reached with PyTorch.
 #[derive(Clone, Debug)]

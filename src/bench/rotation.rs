@@ -207,8 +207,9 @@ fn program(name: &str, ops: Vec<(Op, Vec<Place>)>) -> Program {
 
 #[cfg(test)]
 mod tests {
+        use super::super::settings::{BenchSettings, ROTATED_MEGABYTES};
+    use super::super::timer::MOST_RUNS;
     use super::super::workload::BenchStep;
-    use super::super::{BenchSettings, MOST_RUNS, ROTATED_MEGABYTES};
     use super::*;
     use crate::device::cpu::Cpu;
     use crate::device::cuda::TYPICAL_MULTIPROCESSORS;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{BenchItem, References};
+use super::ceilings::References;
+use super::item::BenchItem;
 
 /// Launches of the same kernels within a step.
 #[derive(Clone, Debug, Serialize)]

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{BenchItem, BenchReport, KernelTime, Reference, References, StepSummary};
+use super::ceilings::{Reference, References};
+use super::item::BenchItem;
+use super::report::BenchReport;
+use super::summary::{KernelTime, StepSummary};
 use crate::text::si;
 
 impl fmt::Display for BenchReport {

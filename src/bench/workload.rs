@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::BenchSettings;
+use super::settings::BenchSettings;
 use crate::batch::DeviceData;
 use crate::config::{Method, preset};
 use crate::device::Device;

@@ -1,0 +1,89 @@
+//! Items of a bench: each a program, or a step, that was timed or is not timed yet.
+
+use serde::Serialize;
+
+use super::timer::RunTime;
+use super::workload::shape;
+use crate::device::cuda;
+use crate::device::cuda::launch::{Cost, TotalCost};
+use crate::tape::Program;
+
+/// One thing that was timed.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchItem {
+    /// `step`, `program`, `op` or `attack`.
+    pub group: &'static str,
+    /// Name of the op or program.
+    pub name: String,
+    /// Shapes of its operands.
+    pub shape: String,
+    /// Kernels that a GPU runs for it.
+    pub kernels: Vec<&'static str>,
+    /// Launches of these kernels.
+    pub launches: u64,
+    /// Runs of it in a training step; 0 where no step does it at this size.
+    pub times_a_step: u32,
+    /// Copies of its operands on which it ran in turn.
+    pub copies: usize,
+    /// Median seconds of a run.
+    pub median_s: f64,
+    /// Least seconds of a run.
+    pub least_s: f64,
+    /// `median_s` times `times_a_step`, as a share of the step's median; `None` where the step was not timed.
+    pub share_of_step: Option<f64>,
+    /// Bytes that it moves, each operand once.
+    pub bytes: u64,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Bytes a second, as a share of the reference copy's.
+    pub of_copy: f64,
+    /// Operations a second, as a share of the reference product's.
+    pub of_product: f64,
+}
+
+/// An item that was not timed.
+#[derive(Clone, Debug, Serialize)]
+pub struct UntimedItem {
+    /// See [`BenchItem::group`].
+    pub group: &'static str,
+    /// See [`BenchItem::name`].
+    pub name: String,
+    /// See [`BenchItem::shape`].
+    pub shape: String,
+}
+
+impl BenchItem {
+    /// An item of launches that are `total` together. `BenchReport::settle` adds its shares.
+    pub(super) fn new(group: &'static str, name: &str, total: TotalCost, time: RunTime) -> BenchItem {
+        let TotalCost { launches, cost: Cost { bytes, flops } } = total;
+        BenchItem {
+            group,
+            name: name.to_owned(),
+            shape: String::new(),
+            kernels: Vec::new(),
+            launches,
+            times_a_step: 0,
+            copies: 1,
+            median_s: time.median,
+            least_s: time.least,
+            share_of_step: None,
+            bytes,
+            flops,
+            of_copy: 0.0,
+            of_product: 0.0,
+        }
+    }
+
+    /// An item that is a program of a single op.
+    pub(super) fn of_op(group: &'static str, name: &str, program: &Program, time: RunTime, multiprocessors: usize) -> BenchItem {
+        let launches = cuda::launches(program, &program.nodes[0], multiprocessors);
+        let kernels = launches.iter().map(|launch| launch.kernel).collect();
+        let total = TotalCost::of(program, multiprocessors);
+        BenchItem { shape: shape(program), kernels, ..BenchItem::new(group, name, total, time) }
+    }
+
+    /// Median seconds of all of its runs in a step.
+    pub(super) fn seconds_a_step(&self) -> f64 {
+        self.median_s * f64::from(self.times_a_step)
+    }
+}

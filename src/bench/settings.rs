@@ -1,0 +1,32 @@
+//! Settings of a bench.
+
+use super::ceilings::Ceilings;
+
+/// Bytes that are touched between two uses of an op's operand, in millions: several times the L2 cache, which is 50 MB
+/// on an H100 and 60 MB on an H200, because a cache does not drop the oldest line first.
+pub const ROTATED_MEGABYTES: usize = 256;
+
+/// Settings of a bench.
+#[derive(Clone, Debug)]
+pub struct BenchSettings {
+    /// Name of the published settings of the step.
+    pub preset: String,
+    /// LeNet5's width, where it is not the preset's.
+    pub width: Option<f64>,
+    /// Examples a step, where they are not the preset's.
+    pub batch_size: Option<usize>,
+    /// Bytes of each tensor of the attacks' steps and of the copy, in millions.
+    pub megabytes: usize,
+    /// Bytes that are touched between two uses of an op's operand, in millions: see [`ROTATED_MEGABYTES`].
+    pub rotated_megabytes: usize,
+    /// The largest matrix product tried: a power of two.
+    pub product: usize,
+    /// Measurements of each item, of which the median is taken.
+    pub rounds: usize,
+    /// Part of the names of the items that are timed; `None`: all items.
+    pub only: Option<String>,
+    /// Rates that items are compared with, instead of our own.
+    pub ceilings: Option<Ceilings>,
+    /// Seconds after which no further item is begun. Our own copy and products are timed in any case.
+    pub budget_s: Option<f64>,
+}
