@@ -1,61 +1,61 @@
-//! The one error type. Every message names the file or flag, what was expected and what was found.
+//! Error type of the crate. Every message names the file or flag, what was expected and what was found.
 
 use std::path::{Path, PathBuf};
 
-/// What can go wrong. The binary prints it and ends with exit code 2.
+/// An error. The binary prints it and ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// File or folder.
         path: PathBuf,
-        /// What was tried, as a verb: "read", "write", "create".
+        /// Operation, as a verb: "read", "write", "create".
         action: &'static str,
-        /// The system's own reason.
+        /// Reason given by the system.
         source: std::io::Error,
     },
-    /// A file was read, but its content is not what it must be.
+    /// A file was read, but its content is invalid.
     #[error("{}: {message}", path.display())]
     Format {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// Field or byte offset, what was expected, what was found.
+        /// Field or byte offset, what was expected and what was found.
         message: String,
     },
-    /// A setting or flag is out of its range, or two contradict each other.
+    /// A setting or flag is out of its range, or two of them contradict each other.
     #[error("{0}")]
     Usage(String),
-    /// What was asked for is sound, but cannot go on: training diverged.
+    /// A valid request cannot be completed: training diverged.
     #[error("{0}")]
     Failed(String),
-    /// The device is not there, or not of use, or cannot go on: memory ran out, or a kernel failed.
+    /// The device is missing or unsuitable, or has failed: it ran out of memory, or a kernel failed.
     #[error("{0}")]
     Device(String),
 }
 
 impl Error {
-    /// An I/O error at `path` while doing `action`.
+    /// I/O error at `path` during `action`.
     pub fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
         Error::Io { path: path.to_owned(), action, source }
     }
 
-    /// Wrong content in `path`: `message` says where, what was expected and what was found.
+    /// Invalid content of `path`. `message` says where, what was expected and what was found.
     pub fn format(path: &Path, message: impl Into<String>) -> Self {
         Error::Format { path: path.to_owned(), message: message.into() }
     }
 
-    /// Work that cannot go on; `message` says why and what may help.
+    /// Work that cannot be completed. `message` says why and what may help.
     pub fn failed(message: impl Into<String>) -> Self {
         Error::Failed(message.into())
     }
 
-    /// A device that is of no use or cannot go on; `message` says why and what may help.
+    /// Device that is unsuitable or has failed. `message` says why and what may help.
     pub fn device(message: impl Into<String>) -> Self {
         Error::Device(message.into())
     }
 
-    /// A wrong setting; `message` names the flag.
+    /// Invalid setting. `message` names the flag.
     pub fn usage(message: impl Into<String>) -> Self {
         Error::Usage(message.into())
     }

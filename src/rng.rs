@@ -1,42 +1,42 @@
-//! Random numbers that are counted, not drawn.
+//! Counter-based random numbers.
 //!
-//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a key
-//! and a counter to four 32-bit words. The key is the run's seed; the counter says what the number
-//! is for. So a number depends on nothing that was drawn before it: resuming a run needs the step
-//! number, not a generator's state, and any device or thread gets the same bits.
+//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a key and a counter to four
+//! 32-bit words. The key is the run's seed; the counter identifies the use of the number. So a number does not depend on
+//! the numbers drawn before it: resuming a run needs the number of its step, not a generator's state, and every device and
+//! thread gets the same bits.
 
-/// What a random number is for. Part of the counter, so purposes never share numbers.
+/// Use of a random number. It is part of the counter, so different uses never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Purpose {
-    /// Initial weights: `example` is the parameter's place in the state dict.
+    /// Initial weights: `example` is the parameter's position in the state dict.
     Init = 0,
-    /// The order of the examples: `step` is the epoch.
+    /// Order of the examples: `step` is the epoch.
     Order = 1,
-    /// The random start of the attack within a training step.
+    /// Random start of the attack within a training step.
     TrainStart = 2,
-    /// The random start of the attack that measures margins: `step` is 0.
+    /// Random start of the attack that measures margins: `step` is 0.
     MarginStart = 3,
-    /// The random start of evaluation attacks: `step` is the restart.
+    /// Random start of evaluation attacks: `step` is the restart.
     EvaluateStart = 4,
-    /// How a training image is cut and mirrored.
+    /// Crop and flip of a training image.
     Augment = 5,
-    /// The angle of the normal random start within a training step, whose radius is of `TrainStart`.
+    /// Angle of the normal random start within a training step; the radius is that of [`Purpose::TrainStart`].
     TrainAngle = 6,
-    /// The angle beside [`Purpose::EvaluateStart`]'s radius, where the start is made of normal numbers.
+    /// Angle of a normal random start of evaluation attacks; the radius is that of [`Purpose::EvaluateStart`].
     EvaluateAngle = 7,
-    /// The direction that an attack takes where there is no gradient: `step` is the iteration.
+    /// Direction of an attack's step if the gradient is 0: `step` is the iteration.
     AttackDirection = 10,
-    /// The signs along which SPSA takes differences: `step` is the pass.
+    /// Signs along which SPSA takes differences: `step` is the pass.
     SpsaSigns = 11,
-    /// Square's first point: `step` is the restart.
+    /// First point of Square: `step` is the restart.
     SquareStart = 12,
-    /// A query of Square: `step` is its number.
+    /// Query of Square: `step` is its number.
     SquareQuery = 13,
 }
 
-/// Four random words for `(seed, purpose, step, example, block)`; element `e` of an example is word
-/// `e % 4` of block `e / 4`.
+/// Four random words for `(seed, purpose, step, example, block)`. Element `e` of an example is word `e % 4` of block
+/// `e / 4`.
 pub fn philox(seed: u64, purpose: Purpose, step: u32, example: u32, block: u32) -> [u32; 4] {
     philox4x32_10([block, example, step, purpose as u32], [seed as u32, (seed >> 32) as u32])
 }
@@ -54,12 +54,12 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The upper 24 bits as a number in `[0, 1)`; exact in single precision.
+/// Converts the upper 24 bits to a number in `[0, 1)`, exact in single precision.
 pub fn unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
-/// The upper 24 bits as a number in `[-1, 1)`; exact in single precision.
+/// Converts the upper 24 bits to a number in `[-1, 1)`, exact in single precision.
 pub fn signed_unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 8_388_608.0) - 1.0
 }
@@ -67,7 +67,7 @@ pub fn signed_unit(word: u32) -> f32 {
 /// Four independent numbers of the standard normal distribution (Box and Muller, 1958), from four words.
 pub fn normal(words: [u32; 4]) -> [f32; 4] {
     let pair = |a: u32, b: u32| {
-        // In (0, 1]: its logarithm is a number.
+        // The argument lies in (0, 1], so its logarithm is finite.
         let radius = (-2.0 * ((f64::from(a) + 1.0) / 4_294_967_296.0).ln()).sqrt();
         let angle = std::f64::consts::TAU * f64::from(b) / 4_294_967_296.0;
         [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn purposes_steps_and_examples_do_not_share_numbers() {
+    fn purposes_steps_examples_blocks_and_seeds_share_no_numbers() {
         let all = [
             philox(7, Purpose::Init, 1, 2, 3),
             philox(7, Purpose::Order, 1, 2, 3),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_ranges() {
+    fn units_reach_the_lower_end_of_their_range_and_not_the_upper() {
         assert_eq!((unit(0), signed_unit(0)), (0.0, -1.0));
         assert!(unit(!0) < 1.0 && signed_unit(!0) < 1.0);
     }

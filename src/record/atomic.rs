@@ -1,8 +1,8 @@
-//! Files are replaced whole or not at all.
+//! Replacement of files, whole or not at all.
 //!
-//! The new content goes to a temporary file in the same folder, is synced to the disk, and takes the name by a
-//! rename; then the folder is synced. Whoever reads the name finds the former content or the new one, whenever
-//! the process or the machine stops. This module does not append and does not lock.
+//! The new content goes to a temporary file in the same folder, is synced to the disk, and takes the name by a rename;
+//! then the folder is synced. A reader finds the former content or the new one, whenever the process or the machine stops.
+//! This module does not append and does not lock.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -10,14 +10,14 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// How the name of a temporary file ends. It begins with a dot and the name that it shall take.
+/// End of the names of temporary files. They begin with a dot and the name of the file to replace.
 pub(super) const PARTIAL: &str = ".partial";
 
-/// Puts what `content` writes under the name `path`, as a whole.
+/// Replaces the file at `path` as a whole by what `content` writes.
 ///
 /// # Errors
-/// Where anything fails (a full disk, a read-only folder, `content` itself), the temporary file is removed, a
-/// former file at `path` is as it was, and the error says what was tried, why it failed and what may help.
+/// Writing fails (a full disk, a read-only folder, `content` itself). The temporary file is removed, a former file at
+/// `path` is unchanged, and the error says what was tried, why it failed and what may help.
 pub fn write_atomic(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     replace(path, content).map_err(|source| cannot(path, "write", source))
 }
@@ -31,7 +31,7 @@ fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
     // Temporary files are private by default, but this one becomes an ordinary file: the umask decides.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // Dropped on any early return, and removes itself then.
+    // The temporary file removes itself when it is dropped by an early return.
     let mut temporary = builder.tempfile_in(folder)?;
     {
         let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
@@ -46,7 +46,7 @@ fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
     Ok(())
 }
 
-/// An I/O error with what may help, and whether there is a former file.
+/// Builds an I/O error whose message says what may help, and that a former file is unchanged if there is one.
 pub(super) fn cannot(path: &Path, action: &'static str, source: io::Error) -> Error {
     let help = match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space or choose another disk",

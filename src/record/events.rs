@@ -1,12 +1,12 @@
-//! The lines of `metrics.jsonl` once more, as an event file that TensorBoard reads.
+//! Event files for TensorBoard, which hold the figures of `metrics.jsonl`.
 //!
-//! A run has one if the file [`EVENTS`] lies in its folder: whoever starts the run puts an empty one there, and a run
-//! that goes on writes it on. When a run starts, the file is made anew from the lines there are; so it never holds
-//! what a resumed run does again, and its bytes are a function of `metrics.jsonl`.
+//! A run writes one if the file [`EVENTS`] lies in its folder: an empty one is put there before the run starts. When a run
+//! starts or is resumed, the file is written anew from the lines of `metrics.jsonl`. So it never holds a step twice, and
+//! its bytes are a function of `metrics.jsonl`.
 //!
-//! Every number of a line becomes a scalar `kind/name`, and counted margins a histogram. The format is TensorFlow's: a
-//! record is a length, a checksum of it, the bytes of an `Event` message of protobuf, and a checksum of those. Only
-//! what is needed of both stands here.
+//! Every number of a line becomes a scalar `kind/name`, and margin counts become a histogram. The format is TensorFlow's: a
+//! record is a length, a checksum of it, the bytes of an `Event` message of protobuf, and a checksum of those. Only the
+//! parts of both formats that are needed are implemented.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -19,26 +19,26 @@ use super::atomic::{cannot, write_atomic};
 use super::metrics::CLOCK;
 use crate::Result;
 
-/// The event file's name. TensorBoard looks for `tfevents` in it.
+/// Name of the event file. TensorBoard looks for `tfevents` in it.
 pub const EVENTS: &str = "events.out.tfevents.maxmargin";
 
-/// What the first event of a file says.
+/// File version, the content of the first event of a file.
 const VERSION: &[u8] = b"brain.Event:2";
 
-/// The open file.
+/// An open event file.
 #[derive(Debug)]
 pub struct Events {
     path: PathBuf,
     file: File,
-    /// Whether it has its first event, which says the version.
+    /// True once the file has its first event, which holds the version.
     begun: bool,
 }
 
 impl Events {
-    /// The event file beside `metrics`, if there is one, with what `lines` of it say and nothing else.
+    /// Opens the event file beside `metrics`, if there is one, and replaces its content by the figures of `lines`.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] where it cannot be written.
+    /// [`crate::Error::Io`] if it cannot be written.
     pub fn beside(metrics: &Path, lines: &[Value]) -> Result<Option<Self>> {
         let path = metrics.with_file_name(EVENTS);
         if !path.is_file() {
@@ -49,10 +49,10 @@ impl Events {
         Ok(Some(Events { path, file, begun: !lines.is_empty() }))
     }
 
-    /// Appends what a line says.
+    /// Appends the figures of a line.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] where the file cannot be written.
+    /// [`crate::Error::Io`] if the file cannot be written.
     pub fn append(&mut self, line: &Value) -> Result<()> {
         let records = records(std::slice::from_ref(line), self.begun);
         self.begun = true;
@@ -60,7 +60,7 @@ impl Events {
     }
 }
 
-/// The records of `lines`, and that of the version before them if the file has not `begun`.
+/// Records of `lines`, after that of the version if the file has not `begun`.
 fn records(lines: &[Value], begun: bool) -> Vec<u8> {
     let version = |first: &Value| {
         let mut event = Vec::new();
@@ -72,12 +72,12 @@ fn records(lines: &[Value], begun: bool) -> Vec<u8> {
     first.into_iter().chain(lines.iter().map(event)).flat_map(|message| record(&message)).collect()
 }
 
-/// When a line was written, in seconds since 1970; lines of older versions do not say.
+/// Time at which a line was written, in seconds since 1970; 0 for lines of older versions, which lack it.
 fn wall_time(line: &Value) -> f64 {
     line[CLOCK]["unix"].as_f64().unwrap_or(0.0)
 }
 
-/// The `Event` of a line: its time, its step, and a `Summary` with a value a figure.
+/// `Event` message of a line: its time, its step, and a `Summary` with a value for each figure.
 fn event(line: &Value) -> Vec<u8> {
     let mut summary = Vec::new();
     let kind = line["kind"].as_str().unwrap_or_default();
@@ -103,13 +103,13 @@ fn event(line: &Value) -> Vec<u8> {
     event
 }
 
-/// A `HistogramProto`. Wrong images have a bin of their own below 0, as wide as the others: TensorBoard draws none
-/// without a width. Sums of the margins are not known here.
+/// `HistogramProto` message of margin counts. Misclassified images have a bin of their own below 0, as wide as the others,
+/// because TensorBoard draws no bin without a width. The fields for sums of the margins are left out.
 fn histogram(counts: &MarginCounts) -> Vec<u8> {
     let width = f64::from(counts.max) / counts.bins.len().max(1) as f64;
     let edges = (1..=counts.bins.len()).map(|i| f64::from(counts.edge(i)));
     let limits: Vec<f64> = [0.0].into_iter().chain(edges).collect();
-    let numbers: Vec<f64> = [counts.wrong].iter().chain(&counts.bins).map(|&count| count as f64).collect();
+    let numbers: Vec<f64> = [counts.misclassified].iter().chain(&counts.bins).map(|&count| count as f64).collect();
     let mut proto = Vec::new();
     double(&mut proto, 1, -width);
     double(&mut proto, 2, f64::from(counts.max));
@@ -119,19 +119,19 @@ fn histogram(counts: &MarginCounts) -> Vec<u8> {
     proto
 }
 
-/// A message as a record.
+/// Record of a message.
 fn record(message: &[u8]) -> Vec<u8> {
     let length = (message.len() as u64).to_le_bytes();
     [&length[..], &masked(crc32c(&length)).to_le_bytes(), message, &masked(crc32c(message)).to_le_bytes()].concat()
 }
 
-/// What stands before a field: its number and how its value is written (0 varint, 1 eight bytes, 2 a length and so many
-/// bytes, 5 four bytes).
+/// Key before a field: its number and its wire type (0: varint, 1: eight bytes, 2: a length and that many bytes, 5: four
+/// bytes).
 fn key(field: u64, wire: u64) -> Vec<u8> {
     varint(field << 3 | wire)
 }
 
-/// A number by seven bits a byte, the lowest first.
+/// Number in groups of seven bits, the lowest first, a byte each.
 fn varint(mut value: u64) -> Vec<u8> {
     let mut out = Vec::new();
     while value >= 0x80 {
@@ -153,13 +153,13 @@ fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
     out.extend(value);
 }
 
-/// CRC-32C (Castagnoli; RFC 3720), bit by bit: a line has few bytes.
+/// CRC-32C (Castagnoli; RFC 3720), bit by bit, which is fast enough for lines of a few hundred bytes.
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
 }
 
-/// A checksum as records have it, so that records within records do not look like their own checksums.
+/// Checksum as stored in records. The mask keeps the checksum of data that holds checksums itself from degenerating.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -1,45 +1,45 @@
-//! Margins counted by bins, small enough for a line of `metrics.jsonl`. How they are shown is not known here.
+//! Histograms of margins, small enough for a line of `metrics.jsonl`. Their display is not part of this module.
 
 use serde::{Deserialize, Serialize};
 
-/// How many margins of a set of images lie where. The counts add up to the number of images: nothing is left out.
+/// Histogram of the margins of a set of images. The counts add up to the number of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MarginCounts {
-    /// The end of the last bin: 1.05 d_max, the largest margin that a search can find.
+    /// Upper edge of the last bin: 1.05 d_max, the largest margin that a search can find.
     pub max: f32,
-    /// Margins of exactly 0, which wrong images have.
-    pub wrong: usize,
-    /// Margins in bins of equal width from 0 to `max`; one on an edge counts in the bin below it.
+    /// Number of margins of exactly 0, which misclassified images have.
+    #[serde(rename = "wrong")]
+    pub misclassified: usize,
+    /// Numbers of margins in bins of equal width from 0 to `max`; a margin on an edge counts in the bin below it.
     pub bins: Vec<usize>,
-    /// Margins larger than `max`.
-    #[serde(default, skip_serializing_if = "none")]
+    /// Number of margins larger than `max`.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub above: usize,
-    /// Margins less than 0.
-    #[serde(default, skip_serializing_if = "none")]
+    /// Number of margins less than 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub below: usize,
-    /// Margins that are not a number.
-    #[serde(default, skip_serializing_if = "none")]
+    /// Number of margins that are NaN.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub nan: usize,
 }
 
-/// Whether a count is left out of a line.
-fn none(count: &usize) -> bool {
+fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
 impl MarginCounts {
-    /// How many bins a run records. d_max is an edge of one: 1.05 d_max are 42 times 0.025 d_max.
+    /// Number of bins that a run records. d_max is an edge between two of them: 1.05 d_max is 42 times 0.025 d_max.
     pub const RECORDED: usize = 42;
 
     /// Counts `margins` in `bins` bins from 0 to `max`.
     pub fn of(margins: &[f32], max: f32, bins: usize) -> Self {
-        let mut counts = MarginCounts { max, wrong: 0, bins: vec![0; bins], above: 0, below: 0, nan: 0 };
+        let mut counts = MarginCounts { max, misclassified: 0, bins: vec![0; bins], above: 0, below: 0, nan: 0 };
         let edges: Vec<f32> = (0..=bins).map(|i| counts.edge(i)).collect();
         for &margin in margins {
             let count = match edges.partition_point(|&edge| edge < margin) {
                 _ if margin.is_nan() => &mut counts.nan,
                 _ if margin < 0.0 => &mut counts.below,
-                _ if margin == 0.0 => &mut counts.wrong,
+                _ if margin == 0.0 => &mut counts.misclassified,
                 bin => counts.bins.get_mut(bin.wrapping_sub(1)).unwrap_or(&mut counts.above),
             };
             *count += 1;
@@ -47,15 +47,15 @@ impl MarginCounts {
         counts
     }
 
-    /// Where bin `i` begins, and bin `i - 1` ends.
+    /// Lower edge of bin `i`, which is the upper edge of bin `i - 1`.
     pub fn edge(&self, i: usize) -> f32 {
         (f64::from(self.max) * i as f64 / self.bins.len() as f64) as f32
     }
 
-    /// How many images were counted.
+    /// Number of images counted.
     pub fn total(&self) -> usize {
-        // What a file says may be anything; a sum that is too large for a number is none.
-        let others = [self.wrong, self.above, self.below, self.nan];
+        // Counts read from a file may have any value: their sum must not overflow.
+        let others = [self.misclassified, self.above, self.below, self.nan];
         self.bins.iter().chain(&others).fold(0, |sum, &count| sum.saturating_add(count))
     }
 }
@@ -68,7 +68,7 @@ mod tests {
     fn every_margin_is_counted_once() {
         let margins = [0.0, -0.0, 0.05, 0.1, 0.1f32.next_up(), 0.4, 0.5, -0.1, f32::NAN, f32::INFINITY];
         let counts = MarginCounts::of(&margins, 0.4, 4);
-        let expected = MarginCounts { max: 0.4, wrong: 2, bins: vec![2, 1, 0, 1], above: 2, below: 1, nan: 1 };
+        let expected = MarginCounts { max: 0.4, misclassified: 2, bins: vec![2, 1, 0, 1], above: 2, below: 1, nan: 1 };
         assert_eq!(counts, expected);
         assert_eq!(counts.total(), margins.len());
     }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_counts_of_what_is_out_of_range_only_where_there_are_any() {
+    fn counts_of_margins_out_of_range_are_written_only_if_there_are_any() {
         let text = |margins: &[f32]| serde_json::to_string(&MarginCounts::of(margins, 0.5, 2)).unwrap();
         assert_eq!(text(&[0.0, 0.1]), r#"{"max":0.5,"wrong":1,"bins":[1,0]}"#);
         assert_eq!(text(&[0.6]), r#"{"max":0.5,"wrong":0,"bins":[0,0],"above":1}"#);
@@ -93,9 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_s_counts_may_be_absurd() {
-        let counts = MarginCounts { wrong: usize::MAX, ..MarginCounts::of(&[0.1], 0.5, 2) };
+    fn absurd_counts_of_a_file_do_not_overflow() {
+        let counts = MarginCounts { misclassified: usize::MAX, ..MarginCounts::of(&[0.1], 0.5, 2) };
         assert_eq!(counts.total(), usize::MAX);
-        assert!(MarginCounts::of(&[], 0.5, 0).edge(0).is_nan(), "no bins have no edges, but no panic");
+        assert!(MarginCounts::of(&[], 0.5, 0).edge(0).is_nan(), "without bins the edge is NaN, but nothing panics");
     }
 }

@@ -1,9 +1,9 @@
-//! `metrics.jsonl`: what a run measured, one JSON object a line.
+//! `metrics.jsonl`: the figures of a run, one JSON object a line.
 //!
-//! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the only thing
-//! that differs between two equal runs: the time. A line is written before the checkpoint of its step; so the
-//! lines beyond a checkpoint's step are those that a run resumed from it will write again, and are dropped.
-//! Which figures there are is not known here. JSON has no NaN: one is written as `null`.
+//! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the time, which alone
+//! differs between two equal runs. A line is written before the checkpoint of its step. So the lines beyond a checkpoint's
+//! step are those that a run resumed from it will write again, and they are dropped.
+//! The figures are [`figures`](super::figures)' part. JSON has no NaN: it is written as `null`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -17,60 +17,60 @@ use super::atomic::{cannot, write_atomic};
 use super::events::Events;
 use crate::{Error, Result};
 
-/// The field under which whatever depends on the time stands.
+/// Name of the field that holds everything that depends on the time.
 pub const CLOCK: &str = "clock";
 
-/// What a line tells of.
+/// Kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The training steps since the line before.
+    /// Training steps since the line before.
     Step,
-    /// The end of an epoch.
+    /// End of an epoch.
     Epoch,
-    /// The network before training (step 0) or after it.
+    /// Network before training (step 0) or after it.
     Result,
 }
 
-/// The open file.
+/// An open `metrics.jsonl`.
 #[derive(Debug)]
 pub struct Metrics {
     path: PathBuf,
     file: File,
     began: Instant,
-    /// The same lines for TensorBoard, if that was asked for.
+    /// Event file for TensorBoard, if the run has one.
     events: Option<Events>,
 }
 
 #[derive(Serialize)]
-struct Line<'a, T> {
+struct MetricsLine<'a, T> {
     kind: Kind,
     step: u64,
     #[serde(flatten)]
     figures: &'a T,
-    clock: Clock,
+    clock: WriteTime,
 }
 
 #[derive(Serialize)]
-struct Clock {
-    /// Since this process opened the file.
+struct WriteTime {
+    /// Seconds since this process opened the file.
     seconds: f64,
-    /// Since the beginning of 1970.
+    /// Seconds since the beginning of 1970.
     unix: f64,
 }
 
-/// What every line must have.
+/// Fields that every line must have.
 #[derive(Deserialize)]
-struct Head {
+struct LineHead {
     kind: Kind,
     step: u64,
 }
 
 impl Metrics {
-    /// A new, empty file. Its lines go to the event file beside it, too, if there is one ([`Events`]).
+    /// Creates an empty file. Its lines also go to the event file beside it if there is one ([`Events`]).
     ///
     /// # Errors
-    /// [`Error::Io`] where it exists or cannot be created.
+    /// [`Error::Io`] if it exists or cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create_new(true).open(path);
         Self::new(path, file.map_err(|e| cannot(path, "create", e))?, &[])
@@ -81,12 +81,12 @@ impl Metrics {
         Ok(Metrics { path: path.to_owned(), file, began: Instant::now(), events })
     }
 
-    /// The file of a run that goes on from a checkpoint of `step`: drops the lines after it, a result at this
-    /// step (the run writes it again) and a torn last line; from the event file beside it, too, if there is one.
+    /// Opens the file of a run that is resumed from a checkpoint of `step`. Drops the lines after that step, a result at
+    /// that step (the run writes it again) and an incomplete last line; also from the event file beside it.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read or written; [`Error::Format`] with the line's number where a line
-    /// other than the last is none of ours.
+    /// [`Error::Io`] if it cannot be read or written; [`Error::Format`] with the line's number if a line other than the
+    /// last is not an object with `kind` and `step`.
     pub fn resume(path: &Path, step: u64) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').collect();
@@ -112,19 +112,19 @@ impl Metrics {
         Self::new(path, file, &values)
     }
 
-    /// Appends a line. `figures` is a struct or map whose names are not `kind`, `step` or `clock`.
+    /// Appends a line. `figures` is a struct or map without fields named `kind`, `step` or `clock`.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be written (a full disk); [`Error::Format`] where `figures` is
-    /// neither a struct nor a map.
+    /// [`Error::Io`] if the file cannot be written (a full disk); [`Error::Format`] if `figures` is neither a struct nor a
+    /// map.
     pub fn write(&mut self, kind: Kind, step: u64, figures: &impl Serialize) -> Result<()> {
         let milliseconds = |seconds: f64| (seconds * 1e3).round() / 1e3;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        let clock = Clock { seconds: milliseconds(self.began.elapsed().as_secs_f64()), unix: milliseconds(unix) };
-        let mut line = serde_json::to_string(&Line { kind, step, figures, clock })
+        let clock = WriteTime { seconds: milliseconds(self.began.elapsed().as_secs_f64()), unix: milliseconds(unix) };
+        let mut line = serde_json::to_string(&MetricsLine { kind, step, figures, clock })
             .map_err(|e| Error::format(&self.path, format!("line of step {step}: {e}")))?;
         line.push('\n');
-        // One write for the whole line: a killed process leaves it there or not.
+        // A single write for the whole line, so that a killed process rarely leaves a part of it.
         self.file.write_all(line.as_bytes()).map_err(|e| cannot(&self.path, "append to", e))?;
         match &mut self.events {
             Some(events) => events.append(&serde_json::from_str(&line).unwrap_or_default()),
@@ -133,11 +133,11 @@ impl Metrics {
     }
 }
 
-/// Every line of `metrics.jsonl`, in order; without a torn last one, which a process that was killed may leave.
+/// Reads every line of `metrics.jsonl`, in order. An incomplete last line, which a killed process may leave, is ignored.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read; [`Error::Format`] with the number of the first line that is not a
-/// whole JSON object with `kind` and `step`.
+/// [`Error::Io`] if it cannot be read; [`Error::Format`] with the number of the first line that is not a JSON object with
+/// `kind` and `step`.
 pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let whole = &bytes[..bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1)];
@@ -145,10 +145,10 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
     lines.map(|(i, line)| Ok(parse(line).map_err(|e| bad_line(path, i, &e))?.1)).collect()
 }
 
-/// A line as what every line must have, and as a whole.
-fn parse(line: &[u8]) -> serde_json::Result<(Head, Value)> {
+/// Parses a line: its required fields, and the whole line.
+fn parse(line: &[u8]) -> serde_json::Result<(LineHead, Value)> {
     let value: Value = serde_json::from_slice(line)?;
-    Ok((Head::deserialize(&value)?, value))
+    Ok((LineHead::deserialize(&value)?, value))
 }
 
 fn bad_line(path: &Path, index: usize, error: &serde_json::Error) -> Error {

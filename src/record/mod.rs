@@ -1,16 +1,16 @@
-//! What a run leaves behind: its folder, its checkpoints, its metrics, and what it says meanwhile.
+//! Records of a run: its folder, its checkpoints, its metrics, and its progress on stderr.
 //!
-//! - [`atomic`]: the one way in which a file is replaced.
-//! - [`tensors`]: safetensors files, with errors that say what is wrong where.
-//! - [`run`]: the run folder, its names and its lock.
-//! - [`metrics`]: `metrics.jsonl`, cut back when a run goes on.
+//! - [`atomic`]: replacement of files, whole or not at all.
+//! - [`tensors`]: safetensors files, with errors that name the byte or the tensor.
+//! - [`run`]: the run folder, the names of its files and its lock.
+//! - [`metrics`]: `metrics.jsonl`, truncated to the checkpoint when a run is resumed.
 //! - [`figures`]: the figures in its lines, for those who write them and those who read them.
 //! - [`margins`]: histograms of margins, for a line of them.
-//! - [`events`]: the same figures once more, as TensorBoard reads them.
-//! - [`progress`]: the bar or the lines on stderr.
+//! - [`events`]: the same figures for TensorBoard.
+//! - [`progress`]: the progress bar or lines on stderr.
 //!
-//! Nothing here knows models, attacks or training: tensors have names and shapes, settings are anything that
-//! serde can write, and the meaning of both lies with the caller.
+//! This module knows no models, attacks or training: tensors have names and shapes, and settings are text. The caller
+//! knows the meaning of both.
 
 pub mod atomic;
 pub mod events;
@@ -28,4 +28,4 @@ pub use margins::MarginCounts;
 pub use metrics::{Kind, Metrics, read_metrics};
 pub use progress::Progress;
 pub use run::RunFolder;
-pub use tensors::{Data, Element, Tensor, TensorFile, write_tensors};
+pub use tensors::{Element, Tensor, TensorData, TensorFile, write_tensors};

@@ -1,7 +1,7 @@
-//! What a run says while it trains, on stderr: a bar on a terminal, plain lines elsewhere, or nothing.
+//! Progress of a run on stderr: a bar on a terminal, plain lines elsewhere, or nothing.
 //!
-//! Both have the same content. Speed and time left count the steps of this process alone, so they are right
-//! after a resume too. A stderr that cannot be written to never ends a run. Nothing is recorded here.
+//! Bar and lines have the same content. Speed and time left count the steps of this process alone, so they are correct
+//! after a resume too. A stderr that cannot be written to never ends a run. This module writes no files.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// The least time between two plain lines; the last step has its line in any case.
+/// Least time between two plain lines. The last step has its line in any case.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The bar, the lines or the silence.
+/// Progress of a number of steps.
 pub struct Progress {
     unit: &'static str,
     total: u64,
@@ -28,8 +28,7 @@ enum Sink {
 }
 
 impl Progress {
-    /// Progress on stderr of `total` steps, or what else `unit` calls them, of which `start` were done before this
-    /// process.
+    /// Progress on stderr of `total` steps, of which `start` were done before this process. `unit` is their name: "steps".
     pub fn new(unit: &'static str, total: u64, start: u64, quiet: bool) -> Self {
         if quiet {
             return Self::with(unit, total, start, Sink::Quiet);
@@ -37,7 +36,7 @@ impl Progress {
         if !io::stderr().is_terminal() {
             return Self::lines(unit, total, start, Box::new(io::stderr()), LINE_INTERVAL);
         }
-        // Two lines, so that all of it fits into 80 columns.
+        // Two lines, so that everything fits into 80 columns.
         let style =
             ProgressStyle::with_template("[{wide_bar}] {prefix}\n{msg}").unwrap_or(ProgressStyle::default_bar());
         let bar = ProgressBar::new(total)
@@ -47,7 +46,7 @@ impl Progress {
         Self::with(unit, total, start, Sink::Bar(bar))
     }
 
-    /// Plain lines to `out`, at most one in `every`, whatever `out` is.
+    /// Progress in plain lines to `out`, at most one in `every`.
     pub fn lines(unit: &'static str, total: u64, start: u64, out: Box<dyn Write + Send>, every: Duration) -> Self {
         Self::with(unit, total, start, Sink::Lines { out, every, last: None })
     }
@@ -56,7 +55,7 @@ impl Progress {
         Progress { unit, total, start, began: Instant::now(), sink }
     }
 
-    /// `step` steps are done; `figures` are the latest known, such as a [`StepRecord`](super::StepRecord).
+    /// Shows that `step` steps are done. `figures` are the latest known, such as a [`StepRecord`](super::StepRecord).
     pub fn update(&mut self, step: u64, figures: &dyn Display) {
         let pace = || pace(self.unit, step, self.total, self.start, self.began.elapsed());
         match &mut self.sink {
@@ -77,7 +76,7 @@ impl Progress {
         }
     }
 
-    /// A line of its own, above the bar. Nothing where quiet.
+    /// Writes a line of its own, above the bar. Writes nothing if quiet.
     pub fn note(&mut self, message: &str) {
         match &mut self.sink {
             Sink::Quiet => {}
@@ -86,7 +85,7 @@ impl Progress {
         }
     }
 
-    /// Leaves the bar as it stands, and what follows begins on a new line.
+    /// Ends the progress: the bar stays as it is, and later output begins on a new line.
     pub fn finish(self) {
         match self.sink {
             Sink::Quiet => {}
@@ -96,7 +95,7 @@ impl Progress {
     }
 }
 
-/// `1200/3000  8.4 steps/s  0:03:34 left`
+/// Steps done, speed and time left: `1200/3000  8.4 steps/s  0:03:34 left`.
 fn pace(unit: &str, step: u64, total: u64, start: u64, elapsed: Duration) -> String {
     let done = step.saturating_sub(start) as f64;
     if done == 0.0 || elapsed.is_zero() {
@@ -119,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn hours_are_counted() {
+    fn time_left_may_be_hours() {
         assert_eq!(pace("steps", 1, 7385, 0, Duration::from_secs(1)), "1/7385  1.0 steps/s  2:03:04 left");
     }
 
     #[test]
-    fn before_the_first_step_no_speed_is_claimed() {
+    fn no_speed_is_shown_before_the_first_step() {
         assert_eq!(pace("steps", 1080, 3000, 1080, Duration::from_secs(5)), "1080/3000");
     }
 }

@@ -1,8 +1,8 @@
-//! The run folder: which files it has, who may write there, and how it is created or opened again.
+//! The run folder: the names of its files, its lock, its creation and its opening for a resume.
 //!
-//! One process at a time holds a run, by a lock on the file `lock` that the system takes back when the process
-//! ends, however it ends. Reading a run needs no lock: its files are replaced whole. What the settings and the
-//! tensors mean is not known here.
+//! One process at a time holds a run, by a lock on the file `lock`, which the system releases when the process ends for
+//! whatever reason. Reading a run needs no lock, because its files are replaced whole. This module does not know the
+//! meaning of settings and tensors.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
@@ -12,18 +12,18 @@ use super::atomic::{PARTIAL, cannot, write_atomic};
 use super::events::EVENTS;
 use crate::{Error, Result};
 
-/// The settings of the run.
+/// Name of the file of settings.
 pub const CONFIG: &str = "config.toml";
-/// One line of JSON a logging interval, an epoch and the result: see [`super::metrics`].
+/// Name of the file of metrics, with a line of JSON for each logging interval, epoch and result: see [`super::metrics`].
 pub const METRICS: &str = "metrics.jsonl";
-/// The weights with the largest validation margin, by PyTorch's names.
+/// Name of the file of the weights with the largest validation margin, under PyTorch's names.
 pub const BEST: &str = "best.safetensors";
-/// All that is needed to go on: weights, optimizer, margin table, step.
+/// Name of the file of the state to resume from: weights, optimizer, margin table, number of steps.
 pub const LAST: &str = "last.safetensors";
-/// The file that is locked while a process trains here. It stays, empty.
+/// Name of the file that is locked while a process trains in the folder. It is empty and stays.
 const LOCK: &str = "lock";
 
-/// A run folder that this process holds until it drops this.
+/// A run folder that this process holds until the value is dropped.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -31,11 +31,10 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A new run at `path`, which is created with its parents. The folder may exist, but not hold a run.
+    /// Creates the folder of a new run at `path`, with its parents. The folder may exist, but must not hold a run.
     ///
     /// # Errors
-    /// [`Error::Usage`] where it holds one, or another process trains there; [`Error::Io`] where it cannot be
-    /// created.
+    /// [`Error::Usage`] if it holds a run, or another process trains there; [`Error::Io`] if it cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).map_err(|e| cannot(path, "create", e))?;
         let folder = Self::hold(path)?;
@@ -48,7 +47,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// A new run in a folder of its own below `runs`: `<preset>-<seed>`, then `<preset>-<seed>-2` and so on.
+    /// Creates a new folder for a run below `runs`: `<preset>-<seed>`, then `<preset>-<seed>-2` and so on.
     ///
     /// # Errors
     /// As [`RunFolder::create`].
@@ -56,7 +55,7 @@ impl RunFolder {
         fs::create_dir_all(runs).map_err(|e| cannot(runs, "create", e))?;
         let mut path = runs.join(format!("{preset}-{seed}"));
         for number in 2u64.. {
-            // Fails if it exists, so that of two processes that start together each gets its own.
+            // `create_dir` fails if the folder exists, so two processes that start together get different folders.
             match fs::create_dir(&path) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(cannot(&path, "create", e)),
@@ -67,11 +66,12 @@ impl RunFolder {
         Self::create(&path)
     }
 
-    /// The run at `path`, to go on with it. Removes what a killed process left of an unfinished write. A run that was
-    /// stopped before its first checkpoint has measured nothing and is open as a new one: it has no [`LAST`].
+    /// Opens the folder of a run to resume it. Removes temporary files of a killed process. A run that was stopped before
+    /// its first checkpoint has measured nothing and no [`LAST`]; it is opened like a new one.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there is no run to resume, naming what is missing, or another process trains there.
+    /// [`Error::Usage`] if there is no run to resume (the message names the missing file), or another process trains
+    /// there.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         if !path.is_dir() {
@@ -103,6 +103,7 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// Locks the folder.
     fn hold(path: &Path) -> Result<Self> {
         let file = path.join(LOCK);
         let lock = File::create(&file).map_err(|e| cannot(&file, "create", e))?;
@@ -116,20 +117,20 @@ impl RunFolder {
         Ok(RunFolder { path: path.to_owned(), lock })
     }
 
-    /// The folder.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of one of its files: [`CONFIG`], [`METRICS`], [`BEST`], [`LAST`] or another name.
+    /// Path of a file in the folder: [`CONFIG`], [`METRICS`], [`BEST`], [`LAST`] or another name.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Lets the run write TensorBoard's event file, too, from now on: [`super::Events`].
+    /// Creates an empty event file if there is none, so that the run writes one for TensorBoard: see [`super::Events`].
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be created.
+    /// [`Error::Io`] if it cannot be created.
     pub fn record_events(&self) -> Result<()> {
         let path = self.file(EVENTS);
         OpenOptions::new().append(true).create(true).open(&path).map(drop).map_err(|e| cannot(&path, "create", e))
@@ -146,8 +147,8 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // Closing the file is not enough while a child process that is just being started still shares it.
-        // Where unlocking fails, the end of the process does it.
+        // Closing the file does not unlock it while a child process that is just being started still shares it.
+        // If unlocking fails, the end of the process releases the lock.
         let _ = self.lock.unlock();
     }
 }

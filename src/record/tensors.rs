@@ -1,10 +1,9 @@
-//! Safetensors files: named arrays and a table of strings.
+//! Safetensors files: named arrays, and metadata as a table of strings.
 //!
-//! Reading leaves the format's checks to the `safetensors` crate and explains what it refused: which bytes,
-//! which tensor, and what the file looks like instead. Writing is done here, because the same content shall
-//! give the same bytes: the crate keeps the table of strings in a map with a random order. What is written is
-//! plain for any reader, PyTorch's `safetensors.torch.load_file` among them. What the tensors mean is not
-//! known here.
+//! The `safetensors` crate checks files on reading; this module explains what the crate refused: which bytes, which tensor,
+//! and which other format the file seems to have. This module does the writing, because equal contents shall give equal
+//! bytes, and the crate keeps the metadata in a map with a random order. Any reader of the format reads the files, such as
+//! PyTorch's `safetensors.torch.load_file`. The meaning of the tensors is not known here.
 
 use std::any::type_name;
 use std::cmp::Reverse;
@@ -22,98 +21,99 @@ use crate::{Error, Result};
 
 const _: () = assert!(cfg!(target_endian = "little"), "safetensors files are little-endian");
 
-/// The key of the table of strings among the tensors' names.
+/// Key of the metadata among the tensors' names.
 const METADATA: &str = "__metadata__";
-/// The header's length stands in so many bytes at the beginning.
+/// Number of bytes at the beginning of a file that hold the header's length.
 const LENGTH: usize = 8;
 
-/// The elements of a tensor, the last index running fastest.
+/// Elements of a tensor in row-major order.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Data {
-    /// Single precision. Half precision (F16, BF16) is read as this, without loss.
+pub enum TensorData {
+    /// Single precision. Half precision (F16, BF16) is converted to it, without loss.
     F32(Vec<f32>),
     /// Double precision.
     F64(Vec<f64>),
-    /// Bytes; truth values (BOOL) are read as this.
+    /// Bytes. Truth values (BOOL) are read as bytes.
     U8(Vec<u8>),
-    /// Signed, 32 bits.
+    /// Signed integers of 32 bits.
     I32(Vec<i32>),
-    /// Unsigned, 32 bits.
+    /// Unsigned integers of 32 bits.
     U32(Vec<u32>),
-    /// Signed, 64 bits.
+    /// Signed integers of 64 bits.
     I64(Vec<i64>),
 }
 
-impl Data {
-    /// The format's name of the type, the elements as bytes, and how many bytes one takes.
+impl TensorData {
+    /// Name of the type in the format, the elements as bytes, and the number of bytes of one element.
     fn stored(&self) -> (&'static str, &[u8], usize) {
         match self {
-            Data::F32(v) => ("F32", bytemuck::cast_slice(v), 4),
-            Data::F64(v) => ("F64", bytemuck::cast_slice(v), 8),
-            Data::U8(v) => ("U8", v, 1),
-            Data::I32(v) => ("I32", bytemuck::cast_slice(v), 4),
-            Data::U32(v) => ("U32", bytemuck::cast_slice(v), 4),
-            Data::I64(v) => ("I64", bytemuck::cast_slice(v), 8),
+            TensorData::F32(v) => ("F32", bytemuck::cast_slice(v), 4),
+            TensorData::F64(v) => ("F64", bytemuck::cast_slice(v), 8),
+            TensorData::U8(v) => ("U8", v, 1),
+            TensorData::I32(v) => ("I32", bytemuck::cast_slice(v), 4),
+            TensorData::U32(v) => ("U32", bytemuck::cast_slice(v), 4),
+            TensorData::I64(v) => ("I64", bytemuck::cast_slice(v), 8),
         }
     }
 
-    /// The elements that `bytes` hold. Copies, because the bytes of a file are not aligned.
+    /// Parses elements from `bytes`; `None` for an unsupported type. Copies them, because the bytes of a file are not
+    /// aligned.
     fn parse(dtype: Dtype, bytes: &[u8]) -> Option<Self> {
         fn collect<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
             bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
         }
         Some(match dtype {
-            Dtype::F32 => Data::F32(collect(bytes)),
-            Dtype::F16 => Data::F32(collect::<f16>(bytes).into_iter().map(f16::to_f32).collect()),
-            Dtype::BF16 => Data::F32(collect::<bf16>(bytes).into_iter().map(bf16::to_f32).collect()),
-            Dtype::F64 => Data::F64(collect(bytes)),
-            Dtype::U8 | Dtype::BOOL => Data::U8(bytes.to_vec()),
-            Dtype::I32 => Data::I32(collect(bytes)),
-            Dtype::U32 => Data::U32(collect(bytes)),
-            Dtype::I64 => Data::I64(collect(bytes)),
+            Dtype::F32 => TensorData::F32(collect(bytes)),
+            Dtype::F16 => TensorData::F32(collect::<f16>(bytes).into_iter().map(f16::to_f32).collect()),
+            Dtype::BF16 => TensorData::F32(collect::<bf16>(bytes).into_iter().map(bf16::to_f32).collect()),
+            Dtype::F64 => TensorData::F64(collect(bytes)),
+            Dtype::U8 | Dtype::BOOL => TensorData::U8(bytes.to_vec()),
+            Dtype::I32 => TensorData::I32(collect(bytes)),
+            Dtype::U32 => TensorData::U32(collect(bytes)),
+            Dtype::I64 => TensorData::I64(collect(bytes)),
             _ => return None,
         })
     }
 }
 
-/// A type that tensors can be made of.
+/// Type of a tensor's elements.
 pub trait Element: Copy + Sized + 'static {
-    /// The format's name of the type.
+    /// Name of the type in the format.
     const NAME: &'static str;
-    /// The elements, if they are of this type.
-    fn of(data: &Data) -> Option<&[Self]>;
-    /// The elements as [`Data`].
-    fn into_data(elements: Vec<Self>) -> Data;
+    /// Elements of `data`, if they have this type.
+    fn of(data: &TensorData) -> Option<&[Self]>;
+    /// Converts elements to [`TensorData`].
+    fn into_data(elements: Vec<Self>) -> TensorData;
 }
 
 macro_rules! element {
     ($($type:ty => $variant:ident),*) => {$(
         impl Element for $type {
             const NAME: &'static str = stringify!($variant);
-            fn of(data: &Data) -> Option<&[Self]> {
-                if let Data::$variant(elements) = data { Some(elements) } else { None }
+            fn of(data: &TensorData) -> Option<&[Self]> {
+                if let TensorData::$variant(elements) = data { Some(elements) } else { None }
             }
-            fn into_data(elements: Vec<Self>) -> Data {
-                Data::$variant(elements)
+            fn into_data(elements: Vec<Self>) -> TensorData {
+                TensorData::$variant(elements)
             }
         }
     )*};
 }
 element!(f32 => F32, f64 => F64, u8 => U8, i32 => I32, u32 => U32, i64 => I64);
 
-/// A named array.
+/// A tensor with its name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
-    /// Its name, unique within a file.
+    /// Name, unique within a file.
     pub name: String,
-    /// Its sizes; none for a single number.
+    /// Shape; empty for a scalar.
     pub shape: Vec<usize>,
-    /// As many elements as the product of the sizes.
-    pub data: Data,
+    /// Elements; their number is the product of the shape.
+    pub data: TensorData,
 }
 
 impl Tensor {
-    /// A tensor of these elements. [`write_tensors`] checks that their number fits the shape.
+    /// Tensor of the given elements. [`write_tensors`] checks that their number fits the shape.
     pub fn new<T: Element>(name: impl Into<String>, shape: &[usize], elements: Vec<T>) -> Self {
         Tensor { name: name.into(), shape: shape.to_vec(), data: T::into_data(elements) }
     }
@@ -122,29 +122,28 @@ impl Tensor {
 /// A safetensors file in memory.
 #[derive(Clone, Debug)]
 pub struct TensorFile {
-    /// Where it was read from.
+    /// Path from which it was read.
     pub path: PathBuf,
-    /// Its tensors, in the order in which they lie in the file.
+    /// Tensors, in the order of their data in the file.
     pub tensors: Vec<Tensor>,
-    /// Its table of strings.
+    /// Metadata, a table of strings.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl TensorFile {
-    /// Reads the whole file. Takes twice the file's size in memory, whatever its header claims.
+    /// Reads a whole file. Takes twice the file's size in memory, whatever its header claims.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, and those of [`TensorFile::parse`].
+    /// [`Error::Io`] if it cannot be read, and those of [`TensorFile::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         Self::parse(path, &bytes)
     }
 
-    /// The content of a file; `path` is only named in errors.
+    /// Parses the content of a file. `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::Format`] where it is truncated, is something else, or contradicts itself, with the byte or the
-    /// tensor.
+    /// [`Error::Format`] with the byte or the tensor if the content is truncated, of another format, or contradictory.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let refuse = |error| Error::format(path, explain(bytes, error));
         let (header, declared) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
@@ -153,7 +152,7 @@ impl TensorFile {
         for name in declared.offset_keys() {
             let Some(info) = declared.info(&name) else { continue };
             let (first, end) = (begin + info.data_offsets.0, begin + info.data_offsets.1);
-            let data = Data::parse(info.dtype, &bytes[first..end]).ok_or_else(|| {
+            let data = TensorData::parse(info.dtype, &bytes[first..end]).ok_or_else(|| {
                 let can = "F32, F16, BF16, F64, U8, BOOL, I32, U32, I64";
                 Error::format(
                     path,
@@ -166,10 +165,10 @@ impl TensorFile {
         Ok(TensorFile { path: path.to_owned(), tensors, metadata })
     }
 
-    /// The tensor of that name.
+    /// Tensor called `name`.
     ///
     /// # Errors
-    /// [`Error::Format`] where there is none; lists the names most alike.
+    /// [`Error::Format`] with the most similar names if there is none.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
         self.tensors.iter().find(|t| t.name == name).ok_or_else(|| {
             let mut near: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
@@ -181,10 +180,10 @@ impl TensorFile {
         })
     }
 
-    /// The elements of the tensor of that name, which must have this type and this shape.
+    /// Elements of the tensor called `name`, which must have the type `T` and the shape `shape`.
     ///
     /// # Errors
-    /// [`Error::Format`] where it is missing or has another type or shape; names both.
+    /// [`Error::Format`] if it is missing, or has another type or shape; the message names both.
     pub fn get<T: Element>(&self, name: &str, shape: &[usize]) -> Result<&[T]> {
         let tensor = self.tensor(name)?;
         T::of(&tensor.data).filter(|_| tensor.shape == shape).ok_or_else(|| {
@@ -194,10 +193,10 @@ impl TensorFile {
         })
     }
 
-    /// An entry of the table of strings, as a `T`.
+    /// Entry `key` of the metadata, parsed as a `T`.
     ///
     /// # Errors
-    /// [`Error::Format`] where the entry is missing or does not read as a `T`.
+    /// [`Error::Format`] if the entry is missing or cannot be parsed.
     pub fn meta<T: FromStr>(&self, key: &str) -> Result<T> {
         let refuse = |found: String| {
             let expected = type_name::<T>().rsplit("::").next().unwrap_or_default().to_lowercase();
@@ -208,13 +207,13 @@ impl TensorFile {
     }
 }
 
-/// Writes a safetensors file, whole or not at all. The same content gives the same bytes.
+/// Writes a safetensors file, whole or not at all. Equal contents give equal bytes.
 ///
 /// # Errors
-/// [`Error::Io`] as [`write_atomic`] does; [`Error::Format`] where a name occurs twice or is reserved, or a
-/// shape does not fit its elements.
+/// [`Error::Io`] as [`write_atomic`]; [`Error::Format`] if a name occurs twice or is reserved, or a shape does not fit its
+/// elements.
 pub fn write_tensors(path: &Path, tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> Result<()> {
-    // Wide elements first: then every tensor is aligned to its elements, as readers that map files want it.
+    // Wide elements first, so that every tensor is aligned to its elements, as readers that map files require.
     let mut stored: Vec<_> = tensors.iter().map(|t| (t, t.data.stored())).collect();
     stored.sort_by_key(|(_, (.., width))| Reverse(*width));
     let mut header = serde_json::Map::new();
@@ -244,13 +243,13 @@ pub fn write_tensors(path: &Path, tensors: &[Tensor], metadata: &BTreeMap<String
     })
 }
 
-/// How many characters two names share at their beginnings and ends.
+/// Number of characters that two names share at their beginnings and ends.
 fn likeness(a: &str, b: &str) -> usize {
     let same = |pair: &(char, char)| pair.0 == pair.1;
     a.chars().zip(b.chars()).take_while(same).count() + a.chars().rev().zip(b.chars().rev()).take_while(same).count()
 }
 
-/// What is wrong with a file that the reader refused: what it looks like, or which bytes or tensor are wrong.
+/// Explains why the crate refused a file: the format that it seems to have, or the bytes or the tensor in error.
 fn explain(bytes: &[u8], error: SafeTensorError) -> String {
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else {
         return format!("byte 0: expected a safetensors file, which begins with 8 bytes; found {} bytes", bytes.len());
@@ -291,7 +290,7 @@ fn explain(bytes: &[u8], error: SafeTensorError) -> String {
     }
 }
 
-/// The format that files passed off as safetensors often have.
+/// Name of the format of a file that is not safetensors, for formats that are often confused with it.
 fn other_format(bytes: &[u8]) -> Option<&'static str> {
     // A header of 60 bytes begins with `<` and seven zeros, so one character is not enough.
     let page = bytes[0] == b'<' && (bytes[1].is_ascii_alphabetic() || bytes[1] == b'!' || bytes[1] == b'?');
@@ -307,7 +306,7 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// The first tensor whose type and shape do not fit its place in the file.
+/// First tensor whose type and shape do not fit its `data_offsets`.
 fn misfit(header: &[u8]) -> Option<(String, TensorInfo)> {
     let entries: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
     let infos = entries.into_iter().filter(|(name, _)| name != METADATA);

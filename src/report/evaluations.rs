@@ -174,7 +174,7 @@ fn margins(shown: &ShownEvaluation) -> Result<String> {
     let percentage = |count: usize| 100.0 * count as f64 / margins.len() as f64;
     let width = f64::from(counts.max) / BINS as f64;
     let bar = |x, colour, count| Cell { x, y: 0.0..percentage(count), colour, shade: 0.85 };
-    let mut bars = vec![bar(-width..-0.1 * width, Colour::Misclassified, counts.wrong)];
+    let mut bars = vec![bar(-width..-0.1 * width, Colour::Misclassified, counts.misclassified)];
     for (bin, &count) in counts.bins.iter().enumerate() {
         bars.push(bar(f64::from(counts.edge(bin))..f64::from(counts.edge(bin + 1)), shown.colour, count));
     }
@@ -193,7 +193,7 @@ fn margins(shown: &ShownEvaluation) -> Result<String> {
     let caption = format!(
         "Margins of {} images by AN-PGD; red, below 0: the {} misclassified ones. Grey: d_max.{beyond}",
         grouped(margins.len() as u64),
-        grouped(counts.wrong as u64)
+        grouped(counts.misclassified as u64)
     );
     Ok(figure(&plot, &caption))
 }

@@ -282,8 +282,8 @@ fn margins_by_step(shown: &ShownRun, columns: &[RecordedMargins]) -> Result<Stri
         let x = from..epoch.step as f64;
         from = x.end;
         let mut cell = |y, colour, shade| rectangles.push(Cell { x: x.clone(), y, colour, shade });
-        if counts.wrong > 0 {
-            cell(-STRIP * largest..-0.01 * largest, Colour::Misclassified, fraction(counts.wrong, counts).sqrt());
+        if counts.misclassified > 0 {
+            cell(-STRIP * largest..-0.01 * largest, Colour::Misclassified, fraction(counts.misclassified, counts).sqrt());
         }
         for (bin, &count) in counts.bins.iter().enumerate().filter(|(_, count)| **count > 0) {
             let y = f64::from(counts.edge(bin))..f64::from(counts.edge(bin + 1));
@@ -313,7 +313,7 @@ fn outlines(recorded: &[RecordedMargins]) -> Result<(String, String)> {
         let percentage = |count: usize| 100.0 * count as f64 / counts.total().max(1) as f64;
         let mut points = Vec::new();
         let mut bar = |from: f64, to: f64, count| points.extend([(from, percentage(count)), (to, percentage(count))]);
-        bar(-f64::from(counts.max) / bins, 0.0, counts.wrong);
+        bar(-f64::from(counts.max) / bins, 0.0, counts.misclassified);
         for (bin, &count) in counts.bins.iter().enumerate() {
             bar(f64::from(counts.edge(bin)), f64::from(counts.edge(bin + 1)), count);
         }

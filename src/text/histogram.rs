@@ -14,7 +14,7 @@ const BINS: usize = 10;
 pub fn histogram(margins: &[f32], max: f32, width: usize) -> Vec<String> {
     let counts = MarginCounts::of(margins, max, BINS);
     let decimals = decimals(max / BINS as f32);
-    let mut rows = vec![("wrong".to_string(), counts.wrong)];
+    let mut rows = vec![("wrong".to_string(), counts.misclassified)];
     rows.extend(counts.bins.iter().enumerate().map(|(i, &count)| {
         let (low, high) = (counts.edge(i), counts.edge(i + 1));
         (format!("{low:.decimals$} to {high:.decimals$}"), count)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use maxmargin::record::{Data, Tensor, TensorFile, write_tensors};
+use maxmargin::record::{Tensor, TensorData, TensorFile, write_tensors};
 use serde_json::{Value, json};
 
 use crate::{message, names, strings, temporary};
@@ -233,7 +233,7 @@ fn what_cannot_be_read_back_is_not_written() {
     let refused = |tensors: &[Tensor]| message(write_tensors(&path, tensors, &BTreeMap::new()), &path);
     let short = refused(&[Tensor::new("w", &[2, 3], vec![0f32; 5])]);
     assert!(short.contains("tensor `w`: shape [2, 3] does not fit 5 elements"), "{short}");
-    refused(&[Tensor { name: "w".into(), shape: vec![usize::MAX, 2], data: Data::U8(vec![]) }]);
+    refused(&[Tensor { name: "w".into(), shape: vec![usize::MAX, 2], data: TensorData::U8(vec![]) }]);
     let twice = refused(&[Tensor::new("w", &[1], vec![0f32]), Tensor::new("w", &[1], vec![1f32])]);
     assert!(twice.contains("tensor `w`"), "{twice}");
     refused(&[Tensor::new("__metadata__", &[1], vec![0f32])]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use maxmargin::record::events::EVENTS;
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
-use maxmargin::record::{Data, TensorFile};
+use maxmargin::record::{TensorData, TensorFile};
 
 use crate::{assert_same, begin, done, go_on, left, metrics, temporary, tensors};
 
@@ -94,7 +94,7 @@ pub fn killed_ends_as_one_never_stopped(
     let last = tensors(&whole, LAST);
     // Those of MMA; other methods keep none.
     if let Some(margins) = last.tensors.iter().find(|tensor| tensor.name == "margins") {
-        let attacked = matches!(&margins.data, Data::F32(margins) if margins.iter().any(|&margin| margin > 0.0));
+        let attacked = matches!(&margins.data, TensorData::F32(margins) if margins.iter().any(|&margin| margin > 0.0));
         assert!(attacked, "{what}: nothing was attacked");
     }
 

@@ -123,7 +123,7 @@ fn an_epoch_line_tells_how_the_validation_margins_are_distributed() {
     for line in lines.iter().filter(|line| line["kind"] == "epoch") {
         let counts: MarginCounts = serde_json::from_value(line["margins"].clone()).unwrap();
         assert_eq!((counts.max, counts.bins.len(), counts.total()), (0.4725, MarginCounts::RECORDED, 50));
-        let right = 100.0 * (50 - counts.wrong) as f64 / 50.0;
+        let right = 100.0 * (50 - counts.misclassified) as f64 / 50.0;
         assert_eq!(right, number(line, "validation_accuracy"), "wrong images have no margin");
         // The mean lies between those of margins at the lower and at the upper ends of their bins.
         let mean = |of: usize| {
