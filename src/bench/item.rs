@@ -75,7 +75,13 @@ impl BenchItem {
     }
 
     /// An item that is a program of a single op.
-    pub(super) fn of_op(group: &'static str, name: &str, program: &Program, time: RunTime, multiprocessors: usize) -> BenchItem {
+    pub(super) fn of_op(
+        group: &'static str,
+        name: &str,
+        program: &Program,
+        time: RunTime,
+        multiprocessors: usize,
+    ) -> BenchItem {
         let launches = cuda::launches(program, &program.nodes[0], multiprocessors);
         let kernels = launches.iter().map(|launch| launch.kernel).collect();
         let total = TotalCost::of(program, multiprocessors);

@@ -207,7 +207,7 @@ fn program(name: &str, ops: Vec<(Op, Vec<Place>)>) -> Program {
 
 #[cfg(test)]
 mod tests {
-        use super::super::settings::{BenchSettings, ROTATED_MEGABYTES};
+    use super::super::settings::{BenchSettings, ROTATED_MEGABYTES};
     use super::super::timer::MOST_RUNS;
     use super::super::workload::BenchStep;
     use super::*;

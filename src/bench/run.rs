@@ -19,7 +19,6 @@ use crate::tape::Memory;
 /// Seconds of the largest matrix product at most: after one that takes longer, larger ones are not tried.
 const PRODUCT_SECONDS: f64 = 0.1;
 
-
 /// Follower of a bench.
 pub trait BenchObserver {
     /// An item is about to be timed.

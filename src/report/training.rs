@@ -283,7 +283,11 @@ fn margins_by_step(shown: &ShownRun, columns: &[RecordedMargins]) -> Result<Stri
         from = x.end;
         let mut cell = |y, colour, shade| rectangles.push(Cell { x: x.clone(), y, colour, shade });
         if counts.misclassified > 0 {
-            cell(-STRIP * largest..-0.01 * largest, Colour::Misclassified, fraction(counts.misclassified, counts).sqrt());
+            cell(
+                -STRIP * largest..-0.01 * largest,
+                Colour::Misclassified,
+                fraction(counts.misclassified, counts).sqrt(),
+            );
         }
         for (bin, &count) in counts.bins.iter().enumerate().filter(|(_, count)| **count > 0) {
             let y = f64::from(counts.edge(bin))..f64::from(counts.edge(bin + 1));
