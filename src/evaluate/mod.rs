@@ -23,6 +23,7 @@ pub mod checks;
 pub mod examples;
 mod findings;
 pub mod folder;
+mod hash;
 pub mod image_rows;
 pub mod margins;
 mod network;

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use super::examples::Examples;
+use super::hash::file_sha256;
 use super::request::Split;
 use crate::catalog::CLASSES;
 use crate::config::Config;
@@ -101,17 +100,4 @@ pub(super) fn upload<'a>(
         examples.upload(device, &images.dataset)?;
     }
     Ok(bytes)
-}
-
-/// SHA-256 of a file, in hexadecimal digits.
-///
-/// # Errors
-/// The file cannot be read.
-pub(super) fn file_sha256(path: &Path) -> Result<String> {
-    Ok(sha256(&std::fs::read(path).map_err(|source| Error::io(path, "read", source))?))
-}
-
-/// SHA-256 of bytes, in hexadecimal digits.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

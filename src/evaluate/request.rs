@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::attacks::{AttackName, AttackSettings};
-use super::network::{file_sha256, sha256};
+use super::hash::{file_sha256, sha256};
 use crate::Result;
 use crate::choice::choices;
 use crate::config::{Config, Method};

@@ -1,20 +1,20 @@
-//! A histogram of margins for the terminal. Draws what was counted; where the margins come from is not known here.
+//! Histogram of margins for the terminal.
 
 use crate::record::MarginCounts;
 
-/// How many bins lie between 0 and the largest margin.
+/// Number of bins between 0 and the largest margin.
 const BINS: usize = 10;
 
-/// One line a bin of `margins`: its range, count, share of all margins, and a bar of at most `width` characters.
+/// Lines of a histogram of `margins`, one a bin: its range, count, percentage, and a bar of at most `width` characters.
 ///
-/// The first line counts the margins of exactly 0, which wrong examples have. Then come ten bins of equal width
-/// up to `max`, the largest margin that a search can find (1.05 d_max); a margin on an edge counts in the bin
-/// below it. Margins above `max` or below 0 and those that are not a number have lines of their own, if there
-/// are any: nothing is left out, and the counts add up to the number of margins.
+/// The first line counts the margins of exactly 0, which misclassified examples have. Ten bins of equal width up to `max`
+/// follow, the largest margin that a search can find (1.05 d_max); a margin on an edge counts in the bin below it.
+/// Margins above `max`, below 0 and NaN have lines of their own if there are any, so that the counts add up to the number
+/// of margins.
 pub fn histogram(margins: &[f32], max: f32, width: usize) -> Vec<String> {
     let counts = MarginCounts::of(margins, max, BINS);
     let decimals = decimals(max / BINS as f32);
-    let mut rows = vec![("wrong".to_string(), counts.misclassified)];
+    let mut rows = vec![("misclassified".to_string(), counts.misclassified)];
     rows.extend(counts.bins.iter().enumerate().map(|(i, &count)| {
         let (low, high) = (counts.edge(i), counts.edge(i + 1));
         (format!("{low:.decimals$} to {high:.decimals$}"), count)
@@ -22,7 +22,7 @@ pub fn histogram(margins: &[f32], max: f32, width: usize) -> Vec<String> {
     let others = [
         (format!("above {max:.decimals$}"), counts.above),
         ("below 0".into(), counts.below),
-        ("not a number".into(), counts.nan),
+        ("NaN".into(), counts.nan),
     ];
     rows.extend(others.into_iter().filter(|(_, count)| *count > 0));
 
@@ -31,7 +31,7 @@ pub fn histogram(margins: &[f32], max: f32, width: usize) -> Vec<String> {
     let digits = most.to_string().len();
     let all = margins.len().max(1) as f64;
     let line = |(label, count): (String, usize)| {
-        // A count that is not 0 shows, however small.
+        // A count above 0 has at least one character.
         let bar = "#".repeat((count as f64 / most as f64 * width as f64).ceil() as usize);
         let percent = 100.0 * count as f64 / all;
         format!("{label:<labels$}  {count:>digits$}  {percent:5.1} %  {bar}").trim_end().to_string()
@@ -39,7 +39,7 @@ pub fn histogram(margins: &[f32], max: f32, width: usize) -> Vec<String> {
     rows.into_iter().map(line).collect()
 }
 
-/// Enough decimals for two figures of a bin's width.
+/// Number of decimals that show two digits of a bin's width.
 fn decimals(width: f32) -> usize {
     (1.0 - width.log10().floor()).clamp(1.0, 9.0) as usize
 }
@@ -48,30 +48,30 @@ fn decimals(width: f32) -> usize {
 mod tests {
     use super::*;
 
-    /// The count in the row that begins with `label`; none where there is no such row.
+    /// Count in the row that begins with `label`, if there is one.
     fn count(rows: &[String], label: &str) -> Option<usize> {
         let row = rows.iter().find(|row| row.starts_with(label))?;
         row[label.len()..].split_whitespace().next()?.parse().ok()
     }
 
     #[test]
-    fn it_reads_like_this() {
+    fn a_histogram_has_a_row_for_each_bin() {
         let mut margins = vec![0.0; 5];
         margins.extend([0.04, 0.1, 0.13]);
         margins.extend([1.0; 12]);
         let rows = histogram(&margins, 1.0, 24);
         let expected = "\
-wrong          5   25.0 %  ##########
-0.00 to 0.10   2   10.0 %  ####
-0.10 to 0.20   1    5.0 %  ##
-0.20 to 0.30   0    0.0 %
-0.30 to 0.40   0    0.0 %
-0.40 to 0.50   0    0.0 %
-0.50 to 0.60   0    0.0 %
-0.60 to 0.70   0    0.0 %
-0.70 to 0.80   0    0.0 %
-0.80 to 0.90   0    0.0 %
-0.90 to 1.00  12   60.0 %  ########################";
+misclassified   5   25.0 %  ##########
+0.00 to 0.10    2   10.0 %  ####
+0.10 to 0.20    1    5.0 %  ##
+0.20 to 0.30    0    0.0 %
+0.30 to 0.40    0    0.0 %
+0.40 to 0.50    0    0.0 %
+0.50 to 0.60    0    0.0 %
+0.60 to 0.70    0    0.0 %
+0.70 to 0.80    0    0.0 %
+0.80 to 0.90    0    0.0 %
+0.90 to 1.00   12   60.0 %  ########################";
         assert_eq!(rows.join("\n"), expected);
     }
 
@@ -88,24 +88,24 @@ wrong          5   25.0 %  ##########
     }
 
     #[test]
-    fn only_an_exact_zero_is_wrong() {
+    fn only_a_margin_of_exactly_0_is_misclassified() {
         let rows = histogram(&[0.0, -0.0, f32::from_bits(1)], 0.4725, 10);
-        assert_eq!(count(&rows, "wrong"), Some(2));
+        assert_eq!(count(&rows, "misclassified"), Some(2));
         assert_eq!(count(&rows, "0.000 to 0.047"), Some(1));
     }
 
     #[test]
-    fn what_is_out_of_range_or_no_number_has_a_row_of_its_own() {
+    fn margins_out_of_range_and_nan_have_rows_of_their_own() {
         let rows = histogram(&[-0.1, 0.5, f32::INFINITY, f32::NAN, f32::NEG_INFINITY, 0.2], 0.4, 10);
         assert_eq!(count(&rows, "below 0"), Some(2));
         assert_eq!(count(&rows, "above 0.400"), Some(2));
-        assert_eq!(count(&rows, "not a number"), Some(1));
+        assert_eq!(count(&rows, "NaN"), Some(1));
         assert_eq!(rows.len(), 1 + BINS + 3);
-        assert_eq!(histogram(&[0.2], 0.4, 10).len(), 1 + BINS, "no such rows without a need");
+        assert_eq!(histogram(&[0.2], 0.4, 10).len(), 1 + BINS, "no such row without such a margin");
     }
 
     #[test]
-    fn edges_of_small_ranges_can_be_told_apart() {
+    fn edges_of_small_ranges_have_enough_decimals() {
         let rows = histogram(&[0.002], 1.05 * 8.0 / 255.0, 10);
         assert!(rows[1].starts_with("0.0000 to 0.0033"), "{rows:?}");
         assert!(rows[10].starts_with("0.0296 to 0.0329"), "{rows:?}");
@@ -119,11 +119,11 @@ wrong          5   25.0 %  ##########
     }
 
     #[test]
-    fn a_range_that_is_none_loses_no_margin() {
+    fn an_invalid_range_loses_no_margin() {
         for max in [0.0, -1.0, f32::NAN, f32::INFINITY] {
             let rows = histogram(&[0.0, 0.5, f32::NAN], max, 10);
-            let shares = rows.iter().filter(|row| row.contains("33.3 %")).count();
-            assert_eq!(shares, 3, "{max}: {rows:?}");
+            let thirds = rows.iter().filter(|row| row.contains("33.3 %")).count();
+            assert_eq!(thirds, 3, "{max}: {rows:?}");
         }
     }
 }

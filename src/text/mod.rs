@@ -1,7 +1,7 @@
-//! Text for the terminal out of plain numbers: short numbers, lengths, histograms.
+//! Numbers as text for the terminal: short numbers, lengths, histograms.
 //!
 //! - [`si`]: a number with three digits and a prefix.
-//! - [`length`]: a radius or distance, as a fraction of 255 where it is one.
+//! - [`length`]: a radius or distance, as a multiple of 1/255 if it is one.
 //! - [`histogram`](mod@histogram): margins by bins.
 
 pub mod histogram;

@@ -1,7 +1,7 @@
-//! Numbers without many digits.
+//! Numbers with few digits.
 
-/// A number that is not negative, with three digits and a prefix: `3.27 M`. Below 1,000 it is rounded to a whole
-/// number where it is one, and has three digits otherwise.
+/// Number with three digits and a prefix, such as `3.27 M`. Whole numbers below 1,000 are written out. The number is not
+/// negative.
 pub fn si(value: f64) -> String {
     let prefixes = ["", " k", " M", " G", " T", " P"];
     let mut scaled = value;
@@ -20,11 +20,12 @@ pub fn si(value: f64) -> String {
     format!("{scaled:.digits$}{}", prefixes[at])
 }
 
-/// A length in pixels' values, such as an attack's eps: `0.3`, or `8/255` where that is what a number of many digits is.
+/// Radius or distance in units of a pixel's value, such as `0.3`. A multiple of 1/255 with many digits is written as
+/// `8/255`.
 pub fn length(eps: f64) -> String {
     let text = eps.to_string();
     let steps = (eps * 255.0).round();
-    // Single precision is a part in ten million.
+    // The rounding error of single precision is a part in ten million.
     if text.len() > 6 && steps >= 1.0 && (eps * 255.0 / steps - 1.0).abs() < 1e-6 {
         return format!("{steps}/255");
     }
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_is_a_short_number_or_a_multiple_of_a_pixels_step() {
+    fn a_length_is_a_short_number_or_a_multiple_of_1_255() {
         for (eps, text) in [
             (0.3, "0.3"),
             (1.0, "1"),

@@ -60,7 +60,7 @@ fn weights_are_attacked_and_their_margins_measured() {
         "\nAvgRobAcc, the mean over the eps  ",
         "\nAvgAcc, with the clean accuracy  ",
         "\nmean margin by AN-PGD  ",
-        "\nmargins, linf\nwrong ",
+        "\nmargins, linf\nmisclassified ",
         "\n0.425 to 0.472 ",
     ] {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);

@@ -25,8 +25,8 @@ fn training_shows_settings_data_folder_and_the_result_before_and_after() {
         "\nclean accuracy  ",
         "\naccuracy under PGD-40, eps 0.3  ",
         "\nmean margin, linf  ",
-        "\nmargins, untrained\nwrong ",
-        "\nmargins, trained\nwrong ",
+        "\nmargins, untrained\nmisclassified ",
+        "\nmargins, trained\nmisclassified ",
         "\nruns/quick-0/best.safetensors holds the weights after step ",
     ] {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);
