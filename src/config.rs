@@ -23,7 +23,7 @@ mod validate;
 pub mod value;
 
 pub use crate::tape::{Direction, L2Order};
-pub use kinds::{Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
+pub use kinds::{FidelityPreset, Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
 pub use presets::{DEFAULT_PRESET, Preset, preset, presets};
 pub use rules::as_written;
 pub use settings::{Config, FIDELITY_SETTINGS, Fidelity, RUN_SETTINGS, Setting};

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::device_flags::DeviceFlags;
 use super::evaluate::{self, EvaluateArgs, EvaluateRunFlags, RequiredAccuracies};
 use super::measure::{AttackFlags, ImageFlags, Measure};
+use super::output::Outcome;
 use super::values::count;
-use super::{Machine, Outcome};
 use crate::Result;
 use crate::evaluate::AttackName;
 
@@ -37,7 +38,7 @@ pub(super) struct AttackArgs {
     #[arg(long, value_name = "FILE", default_value = "adversarial.safetensors")]
     save: PathBuf,
     #[command(flatten)]
-    machine: Machine,
+    device_flags: DeviceFlags,
     /// Images a batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
@@ -48,10 +49,10 @@ pub(super) struct AttackArgs {
 }
 
 pub(super) fn run(args: AttackArgs) -> Result<Outcome> {
-    let AttackArgs { checkpoint, save, machine, batch_size, images, mut attack } = args;
+    let AttackArgs { checkpoint, save, device_flags, batch_size, images, mut attack } = args;
     if attack.attack.is_empty() && attack.protocol.is_none() {
         attack.attack = vec![Measure::Attack(AttackName::Pgd)];
     }
-    let run = EvaluateRunFlags { json: None, out: None, save: Some(Some(save)), machine, batch_size };
+    let run = EvaluateRunFlags { json: None, out: None, save: Some(Some(save)), device_flags, batch_size };
     evaluate::run(EvaluateArgs { checkpoint, run, images, attack, required: RequiredAccuracies::default() })
 }

@@ -1,12 +1,13 @@
 //! `maxmargin bench`: the speed of the device, kernel by kernel.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::device_flags::DeviceFlags;
+use super::output::{Outcome, folder_exists, print, print_message};
+use super::presets;
 use super::values::{count, number};
-use super::{Machine, Outcome, folder_exists, presets, print};
 use crate::bench::{self, BenchObserver, BenchReport, BenchSettings, Ceilings, ROTATED_MEGABYTES};
 use crate::record::write_atomic;
 use crate::{Error, Result};
@@ -34,7 +35,7 @@ const MOST_ROTATED: usize = 4096;
 #[command(after_help = EXAMPLES)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
-    machine: Machine,
+    device_flags: DeviceFlags,
     /// Write the figures to this file, anew after every item: a bench that is cut leaves those it had, with "complete":
     /// false and the list of items that were not timed
     #[arg(long, value_name = "FILE", help_heading = "Run")]
@@ -82,8 +83,7 @@ struct BenchProgress<'a> {
 impl BenchObserver for BenchProgress<'_> {
     fn begins(&mut self, name: &str) {
         if !self.quiet {
-            // Nobody is left to be told if this fails.
-            let _ = writeln!(std::io::stderr(), "timing {name}");
+            print_message(&format!("timing {name}"));
         }
     }
 
@@ -95,7 +95,7 @@ impl BenchObserver for BenchProgress<'_> {
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
-    let BenchArgs { machine, json, budget, ceilings, preset, width, batch_size, megabytes, .. } = args;
+    let BenchArgs { device_flags, json, budget, ceilings, preset, width, batch_size, megabytes, .. } = args;
     let BenchArgs { rotated_megabytes, product, rounds, only, .. } = args;
     if !product.is_power_of_two() {
         return Err(Error::usage(format!("--product: expected a power of two; found {product}")));
@@ -124,8 +124,8 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
         ceilings,
         budget_s: budget,
     };
-    let mut device = machine.open()?;
-    let mut progress = BenchProgress { quiet: machine.quiet, json: json.as_deref() };
+    let mut device = device_flags.open()?;
+    let mut progress = BenchProgress { quiet: device_flags.quiet, json: json.as_deref() };
     let report = bench::run(device.as_mut(), &settings, &mut progress)?;
     print(&report.to_string())?;
     Ok(Outcome::Done)

@@ -3,9 +3,9 @@
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::settings::FidelityPreset;
 use crate::catalog::{DatasetKind, WeightNames};
 use crate::choice::Choice;
+use crate::config::FidelityPreset;
 use crate::evaluate::{AttackName, Protocol, request::Split};
 use crate::tape::{Loss, Norm};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, print};
+use super::output::{Outcome, print};
 use crate::Result;
 
 /// Show which images are found, or bring in a downloaded package

@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{Outcome, machine, print};
+use super::device_flags::start_threads;
+use super::output::{Outcome, print};
 use crate::Result;
 use crate::device::cuda::{self, Cuda, Gpu, KERNELS, KernelInfo, NVCC, TARGETS};
 
@@ -17,7 +18,7 @@ pub(super) struct DevicesArgs {
 }
 
 pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
-    machine::start_threads(None)?;
+    start_threads(None)?;
     let mut text = format!("cpu      {} threads, matrix products by faer\n", rayon::current_num_threads());
     match cuda::find() {
         Err(reason) => text += &format!("cuda     cannot be used. {reason}\n"),

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings};
+use super::output::{Outcome, folder_exists, print};
 use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
-use super::{Machine, Outcome, folder_exists, print};
 use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
 use crate::evaluate::report::RobustAccuracy;
 use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
@@ -63,7 +64,7 @@ pub(super) struct EvaluateRunFlags {
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub save: Option<Option<PathBuf>>,
     #[command(flatten)]
-    pub machine: Machine,
+    pub device_flags: DeviceFlags,
     /// Images a batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     pub batch_size: usize,
@@ -134,7 +135,7 @@ struct EvaluatePlan {
     save: Option<SaveTo>,
     /// File for the report, beside the folder.
     json: Option<PathBuf>,
-    machine: Machine,
+    device_flags: DeviceFlags,
     required: RequiredAccuracies,
 }
 
@@ -146,9 +147,9 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     if let Some(SaveTo::File(path)) = &plan.save {
         folder_exists("--save", path)?;
     }
-    let mut device = plan.machine.open()?;
+    let mut device = plan.device_flags.open()?;
     let folder = plan.folder.map(|folder| folder.prepare(&plan.request.hash()?)).transpose()?;
-    if let Some(PreparedFolder { passed_over, .. }) = folder.as_ref().filter(|_| !plan.machine.quiet) {
+    if let Some(PreparedFolder { passed_over, .. }) = folder.as_ref().filter(|_| !plan.device_flags.quiet) {
         for other in passed_over {
             // Nobody is left to be told if this fails.
             let _ = writeln!(std::io::stderr(), "{} is of other flags, weights or program and stays", other.display());
@@ -210,7 +211,7 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
         eps,
         margins: measures.contains(&Measure::Margins),
         batch_size: run.batch_size,
-        quiet: run.machine.quiet,
+        quiet: run.device_flags.quiet,
     };
     let folder = run.out.map(EvaluationFolder::At);
     let folder = folder.or_else(|| of_run.map(|run| EvaluationFolder::InRun { run, name }));
@@ -218,7 +219,7 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
     if matches!(save, Some(SaveTo::InFolder)) && folder.is_none() {
         return Err(Error::usage("--save: expected a file: weights alone have no folder without --out"));
     }
-    Ok(EvaluatePlan { request, folder, save, json: run.json, machine: run.machine, required })
+    Ok(EvaluatePlan { request, folder, save, json: run.json, device_flags: run.device_flags, required })
 }
 
 /// Measurements that the flags name, in their order.
@@ -271,7 +272,7 @@ mod tests {
     }
 
     fn plan_of(line: &str) -> Result<EvaluatePlan> {
-        let command = super::super::released_spellings(EvaluateProgram::command());
+        let command = super::super::spelling::released_spellings(EvaluateProgram::command());
         let matches = command.try_get_matches_from(format!("program {line}").split(' ')).unwrap();
         plan(EvaluateProgram::from_arg_matches(&matches).unwrap().args)
     }

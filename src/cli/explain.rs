@@ -2,8 +2,9 @@
 
 use clap::{Args, ValueEnum};
 
+use super::output::{Outcome, print};
+use super::presets;
 use super::values::count;
-use super::{Outcome, presets, print};
 use crate::batch::DeviceData;
 use crate::config::{DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch, TotalCost};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, folder_exists, print};
+use super::output::{Outcome, folder_exists, print};
 use crate::catalog::WeightNames;
 use crate::model::state_dict::{LoadedModel, load_model, state_to_tensors};
 use crate::record::run::BEST;

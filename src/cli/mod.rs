@@ -7,29 +7,30 @@ mod attack;
 mod bench;
 mod choices;
 mod data;
+mod device_flags;
 mod devices;
 mod evaluate;
 mod explain;
 mod export;
-mod machine;
 mod measure;
+mod output;
 mod presets;
 mod report;
 mod settings;
+mod spelling;
 mod train;
 mod transfer;
 mod values;
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write as _};
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{Error, Result};
-use machine::Machine;
+pub use output::Outcome;
+use output::print_error;
+use spelling::released_spellings;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,15 +74,6 @@ enum Verb {
     Bench(bench::BenchArgs),
 }
 
-/// How a command ended that met no error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It did what was asked.
-    Done,
-    /// A check that was asked for failed.
-    CheckFailed,
-}
-
 /// Runs the program on its arguments, of which the first is its name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut command = command();
@@ -114,7 +106,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             ExitCode::from(2)
         }
     }
@@ -125,17 +117,6 @@ fn command() -> Command {
     Cli::command().mut_subcommands(released_spellings)
 }
 
-/// Accepts every flag with underscores, names of values in any case, and negative numbers as values, so that the
-/// message about them is ours.
-fn released_spellings(command: Command) -> Command {
-    command.mut_args(|arg| {
-        let longs = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
-        let underscored: Vec<_> = longs.filter(|long| long.contains('-')).map(|long| long.replace('-', "_")).collect();
-        let takes_value = arg.get_action().takes_values();
-        arg.aliases(underscored).ignore_case(takes_value).allow_negative_numbers(takes_value)
-    })
-}
-
 /// The flags of the subcommand that were given, as `--name`.
 fn given_flags(command: &Command, matches: &ArgMatches) -> Vec<String> {
     let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
@@ -143,44 +124,6 @@ fn given_flags(command: &Command, matches: &ArgMatches) -> Vec<String> {
     args.filter(|arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine))
         .filter_map(|arg| arg.get_long().map(|long| format!("--{long}")))
         .collect()
-}
-
-/// Prints `error` and what caused it to the standard error.
-fn complain(error: &Error) {
-    let mut text = format!("error: {error}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        // Some messages already end with their cause's.
-        if !text.contains(&inner_text) {
-            text.push_str(&format!("\n  caused by: {inner_text}"));
-        }
-        cause = inner.source();
-    }
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// Refuses `flag path` where no file can be, before anything is computed for it.
-fn folder_exists(flag: &str, path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match folder.is_dir() {
-        true => Ok(()),
-        false => Err(Error::usage(format!("{flag} {}: there is no folder {}", path.display(), folder.display()))),
-    }
-}
-
-/// Writes `text` to the standard output. A reader that went away (`| head -1`) is no error.
-///
-/// # Errors
-/// The output cannot be written for another reason, such as a full disk.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(source) if source.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::io(Path::new("standard output"), "write", source))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::{Outcome, print};
+use super::output::{Outcome, print};
 use crate::config::{self, DEFAULT_PRESET, Preset};
 use crate::{Error, Result};
 

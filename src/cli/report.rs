@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, folder_exists, print};
+use super::output::{Outcome, folder_exists, print};
 use crate::Result;
 use crate::record::write_atomic;
 use crate::report::page;

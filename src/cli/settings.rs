@@ -4,19 +4,11 @@ use clap::builder::{EnumValueParser, PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::catalog::DatasetKind;
-use crate::choice::{Choice as _, choices};
-use crate::config::{Config, FIDELITY_SETTINGS, Fidelity, Method, Preset, RUN_SETTINGS, Setting, presets};
+use crate::choice::Choice as _;
+use crate::config::{
+    Config, FIDELITY_SETTINGS, Fidelity, FidelityPreset, Method, Preset, RUN_SETTINGS, Setting, presets,
+};
 use crate::tape::{Loss, Norm};
-
-choices! {
-    /// Values of `--fidelity`.
-    pub enum FidelityPreset {
-        /// The released code, which the published figures came from.
-        Released = "released",
-        /// The paper's text, as it is written or meant.
-        Paper = "paper",
-    }
-}
 
 /// The settings that were given as flags.
 #[derive(Clone, Debug)]
@@ -172,7 +164,7 @@ mod tests {
     }
 
     fn applied(mut config: Config, flags: &[String]) -> Config {
-        let command = super::super::released_spellings(<SettingsParser as clap::CommandFactory>::command());
+        let command = super::super::spelling::released_spellings(<SettingsParser as clap::CommandFactory>::command());
         let matches = command.try_get_matches_from([&["program".to_owned()], flags].concat()).unwrap();
         SettingsParser::from_arg_matches(&matches).unwrap().settings.apply(&mut config);
         config

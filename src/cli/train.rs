@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::device_flags::DeviceFlags;
+use super::output::{Outcome, print};
+use super::presets;
 use super::settings::SettingsFlags;
-use super::{Machine, Outcome, presets, print};
 use crate::catalog::DatasetKind;
 use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
 use crate::data::{self, Dataset, Splits};
@@ -86,7 +88,7 @@ struct TrainRunFlags {
     #[arg(long)]
     tensorboard: bool,
     #[command(flatten)]
-    machine: Machine,
+    device_flags: DeviceFlags,
     /// Print the effective settings and stop
     #[arg(long)]
     dry_run: bool,
@@ -115,14 +117,14 @@ struct TrainPlan {
     /// Whether TensorBoard's event file is asked for.
     tensorboard: bool,
     /// What computes, and how much it says.
-    machine: Machine,
+    device_flags: DeviceFlags,
 }
 
 /// `given`: the flags of the command line, as `--name`.
 pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     let dry_run = args.run.dry_run;
     let plan = plan(args, given)?;
-    if dry_run || !plan.machine.quiet {
+    if dry_run || !plan.device_flags.quiet {
         print(&plan.config.describe())?;
     }
     if dry_run {
@@ -134,7 +136,7 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
 fn execute(plan: &TrainPlan) -> Result<Outcome> {
     let TrainPlan { config, place, .. } = plan;
     let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
-    let mut device = plan.machine.open()?;
+    let mut device = plan.device_flags.open()?;
     let folder = match place {
         RunPlace::Numbered => RunFolder::create_below(Path::new("runs"), &name(config), config.seed)?,
         RunPlace::New(path) => RunFolder::create(path)?,
@@ -144,7 +146,7 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
         folder.record_events()?;
     }
     let shown = folder.path().display();
-    if !plan.machine.quiet {
+    if !plan.device_flags.quiet {
         let Splits { train, validation, test, source } = &splits;
         let counts = [train, validation, test].map(Dataset::len);
         let [train, validation, test] = counts;
@@ -154,7 +156,7 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
     }
     // A run stopped before its first checkpoint begins anew.
     let resume = matches!(place, RunPlace::Resumed(_)) && folder.file(LAST).is_file();
-    let summary = train::run(config, &splits, &folder, device.as_mut(), resume, plan.machine.quiet)?;
+    let summary = train::run(config, &splits, &folder, device.as_mut(), resume, plan.device_flags.quiet)?;
     print(&table(config, &summary))?;
     print(&format!(
         "\n{shown}/{BEST} holds the weights after step {}, PyTorch's names and layouts\n",
@@ -210,8 +212,8 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<TrainPlan> {
             (config, flags.savepath.map_or(RunPlace::Numbered, RunPlace::New))
         }
     };
-    let TrainRunFlags { data, tensorboard, machine, .. } = flags;
-    Ok(TrainPlan { config, place, data, tensorboard, machine })
+    let TrainRunFlags { data, tensorboard, device_flags, .. } = flags;
+    Ok(TrainPlan { config, place, data, tensorboard, device_flags })
 }
 
 /// The settings that flags override.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings, weights};
+use super::output::{Outcome, folder_exists, print};
 use super::values::count;
-use super::{Machine, Outcome, folder_exists, print};
 use crate::config::Config;
 use crate::evaluate::transfer::TransferRequest;
 use crate::evaluate::{AttackName, Split};
@@ -33,7 +34,7 @@ pub(super) struct TransferArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
-    machine: Machine,
+    device_flags: DeviceFlags,
     /// Images a batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
@@ -44,7 +45,7 @@ pub(super) struct TransferArgs {
 }
 
 pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
-    let TransferArgs { checkpoints, json, machine, batch_size, images, attack } = args;
+    let TransferArgs { checkpoints, json, device_flags, batch_size, images, attack } = args;
     let Checkpoint { config, .. } = Checkpoint::find(&checkpoints[0], &images, &attack)?;
     let attacks = bounded(&attack)?;
     if images.split != Split::Test {
@@ -57,7 +58,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
     if let Some(path) = &json {
         folder_exists("--json", path)?;
     }
-    let mut device = machine.open()?;
+    let mut device = device_flags.open()?;
     let request = TransferRequest {
         weights: checkpoints.iter().map(|path| weights(path)).collect(),
         settings: settings(&attack, &config)?,
@@ -68,7 +69,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
         attacks,
         eps,
         batch_size,
-        quiet: machine.quiet,
+        quiet: device_flags.quiet,
     };
     let report = request.run(device.as_mut())?;
     print(&report.table())?;

@@ -78,3 +78,13 @@ choices! {
         TestEps = "test-eps",
     }
 }
+
+choices! {
+    /// Sources of all choices between the released code and the paper.
+    pub enum FidelityPreset {
+        /// The released code, which the published figures came from.
+        Released = "released",
+        /// The paper's text, as it is written or meant.
+        Paper = "paper",
+    }
+}

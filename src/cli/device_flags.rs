@@ -1,9 +1,8 @@
 //! What computes: the flags that say so, and the device they mean.
 
-use std::io::Write as _;
-
 use clap::Args;
 
+use super::output::print_message;
 use super::values;
 use crate::device::Device;
 use crate::device::cpu::Cpu;
@@ -38,7 +37,7 @@ pub(super) fn choice(text: &str) -> std::result::Result<DeviceChoice, String> {
 /// What computes, and how much it says meanwhile.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Run")]
-pub(super) struct Machine {
+pub(super) struct DeviceFlags {
     /// What computes: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU that works, else the CPU. `maxmargin
     /// devices` lists them
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
@@ -55,7 +54,7 @@ pub(super) struct Machine {
     pub quiet: bool,
 }
 
-impl Machine {
+impl DeviceFlags {
     /// The device, with its threads. Where `auto` cannot take a GPU that is there, a line says why.
     ///
     /// # Errors
@@ -71,8 +70,7 @@ impl Machine {
                 Err(reason) if self.sync => Err(reason),
                 Err(reason) => {
                     if !self.quiet {
-                        // Nobody is left to be told if this fails.
-                        let _ = writeln!(std::io::stderr(), "--device auto takes the CPU: {reason}");
+                        print_message(&format!("--device auto takes the CPU: {reason}"));
                     }
                     Ok(Box::new(Cpu::new()))
                 }

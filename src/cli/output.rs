@@ -1,0 +1,58 @@
+//! Results, errors and exit codes of commands.
+
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Result of a command that ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The command has done its work: exit code 0.
+    Done,
+    /// A required check failed: exit code 1.
+    CheckFailed,
+}
+
+/// Writes `text` to the standard output. A reader that went away (`| head -1`) is not an error.
+///
+/// # Errors
+/// The output cannot be written for another reason, such as a full disk.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::io(Path::new("standard output"), "write", source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to the standard error. Nothing is done if that fails: there is no other place for a message.
+pub fn print_message(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes `error` and its causes to the standard error.
+pub fn print_error(error: &Error) {
+    let mut text = format!("error: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        // Some messages already end with their cause's.
+        if !text.contains(&inner_text) {
+            text.push_str(&format!("\n  caused by: {inner_text}"));
+        }
+        cause = inner.source();
+    }
+    print_message(&text);
+}
+
+/// Refuses `flag path` if the folder of the file does not exist, before anything is computed for it.
+pub fn folder_exists(flag: &str, path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{flag} {}: there is no folder {}", path.display(), folder.display()))),
+    }
+}
