@@ -29,11 +29,11 @@
 //!
 //! ```text
 //! given x, its label y, and eps, its last margin
-//! 1  x_adv = PGD(x, y, eps)                    attack/pgd.rs          Pgd::new: start, iteration
+//! 1  x_adv = PGD(x, y, eps)                    attack/pgd.rs          Pgd: start, iteration
 //!                                              device/cpu/attack.rs   pgd_start, pgd_step
 //!                                              kernels/attack.cu      pgd_step_linf, pgd_step_l2
 //! 2  u = (x_adv - x) / eps                     tape/op.rs             Op::AlongDirection
-//! 3  find t with loss(x + t u) = 0             attack/an_pgd.rs       AnPgd::new: search_start, search_probe
+//! 3  find t with loss(x + t u) = 0             attack/an_pgd.rs       AnPgd: start, probe
 //!    by bisection in [0, 1.05 d_max]           device/cpu/attack.rs, kernels/attack.cu  bisect
 //! 4  the boundary point x + t u, the margin t  attack/an_pgd.rs       boundary_point
 //! ```

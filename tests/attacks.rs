@@ -1,4 +1,4 @@
-//! What attacks promise: the ball and the box are kept exactly, in real numbers; on a linear model the margin is known
+//! PGD and AN-PGD: PGD's points stay exactly inside ball and box, in real numbers; on a linear model the margin is known,
 //! and AN-PGD finds it.
 
 mod support;
@@ -12,11 +12,11 @@ use maxmargin::rng::Purpose;
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Program, Tape};
 use support::{LinearModel, Random, TestDevice, devices};
 
-// ---- An attack with its device
+// ---- PGD on its device
 
-/// What an attack is run on. `weights` are the linear model's, a row a class.
+/// Weights of a linear model, a row for each class, and the examples that PGD runs on.
 #[derive(Clone)]
-struct Given {
+struct PgdProblem {
     image: [usize; 3],
     weights: Vec<Vec<f64>>,
     bias: Vec<f64>,
@@ -27,42 +27,44 @@ struct Given {
     step: Vec<f32>,
 }
 
-struct Bench {
+/// Model, batch and memory for one attack.
+struct PgdRunner {
     device: Box<dyn Device>,
     memory: Memory,
     model: LinearModel,
-    target: Batch,
-    number: Buffer,
+    batch: Batch,
+    restart: Buffer,
 }
 
-impl Bench {
-    fn new(make: TestDevice, given: &Given) -> Bench {
+impl PgdRunner {
+    fn new(make: TestDevice, given: &PgdProblem) -> PgdRunner {
         let mut memory = Memory::default();
         let mut model = LinearModel::new(given.image, given.bias.len());
         model.declare(&mut memory);
-        let target = Batch::new(&mut memory, &model, "a.x", given.x.len());
-        let number = memory.u32("number", &[1]);
-        Bench { device: make.open(), memory, model, target, number }
+        let batch = Batch::new(&mut memory, &model, "images", given.x.len());
+        let restart = memory.u32("restart", &[1]);
+        PgdRunner { device: make.open(), memory, model, batch, restart }
     }
 
-    /// Takes memory and writes everything that an attack reads.
-    fn fill(&mut self, given: &Given, pgd: &Pgd, programs: &[&Program]) {
+    /// Allocates memory and writes the inputs of an attack.
+    fn fill(&mut self, given: &PgdProblem, pgd: &Pgd, programs: &[&Program]) {
         self.device.allocate(&self.memory, programs).expect("memory");
         let parameters: Vec<f32> = given.weights.concat().iter().chain(&given.bias).map(|&v| v as f32).collect();
         self.model.params().load(&mut *self.device, &parameters).unwrap();
-        self.device.write_f32(&self.target.x, &given.x.concat()).unwrap();
-        self.device.write_u32(&self.target.labels, &given.labels).unwrap();
-        self.device.write_u32(&self.target.index, &given.index).unwrap();
-        self.device.write_u32(&self.target.rows, &[given.x.len() as u32]).unwrap();
+        self.device.write_f32(&self.batch.x, &given.x.concat()).unwrap();
+        self.device.write_u32(&self.batch.labels, &given.labels).unwrap();
+        self.device.write_u32(&self.batch.index, &given.index).unwrap();
+        self.device.write_u32(&self.batch.rows, &[given.x.len() as u32]).unwrap();
         self.device.write_f32(&pgd.eps, &given.eps).unwrap();
         self.device.write_f32(&pgd.step, &given.step).unwrap();
     }
 
-    fn counted(&self, seed: u64) -> StartNoise {
-        StartNoise::CounterBased { seed, purpose: Purpose::EvaluateStart, step: self.number.clone() }
+    fn noise(&self, seed: u64) -> StartNoise {
+        StartNoise::CounterBased { seed, purpose: Purpose::EvaluateStart, step: self.restart.clone() }
     }
 
-    fn rows(&self, buffer: &Buffer) -> Vec<Vec<f32>> {
+    /// Content of a buffer, row by row.
+    fn read(&self, buffer: &Buffer) -> Vec<Vec<f32>> {
         let row = buffer.len() / buffer.dims[0];
         self.device.read_f32(buffer).unwrap().chunks(row).map(<[f32]>::to_vec).collect()
     }
@@ -73,24 +75,24 @@ fn settings(norm: Norm, l2_order: L2Order, loss: Loss, iterations: u32, noise: S
     PgdSettings { loss: LossRule { loss, confidence: 0.0 }, rule, iterations, noise }
 }
 
-/// PGD's point after the start and after each of `iterations`.
+/// PGD's point after the start and after each iteration.
 fn trajectory(
     make: TestDevice,
-    given: &Given,
-    number: u32,
-    settings: impl Fn(&Bench) -> PgdSettings,
+    given: &PgdProblem,
+    restart: u32,
+    settings: impl Fn(&PgdRunner) -> PgdSettings,
 ) -> Vec<Vec<Vec<f32>>> {
-    let mut bench = Bench::new(make, given);
-    let settings = settings(&bench);
-    let pgd = Pgd::new(&mut bench.memory, &bench.model, &bench.target, &settings);
-    bench.fill(given, &pgd, &pgd.schedule.programs().collect::<Vec<_>>());
-    let number_buffer = bench.number.clone();
-    bench.device.write_u32(&number_buffer, &[number]).unwrap();
+    let mut runner = PgdRunner::new(make, given);
+    let settings = settings(&runner);
+    let pgd = Pgd::new(&mut runner.memory, &runner.model, &runner.batch, &settings);
+    runner.fill(given, &pgd, &pgd.schedule.programs().collect::<Vec<_>>());
+    let counter = runner.restart.clone();
+    runner.device.write_u32(&counter, &[restart]).unwrap();
     let mut points = Vec::new();
     for (program, times) in &pgd.schedule.stages {
         for _ in 0..*times {
-            bench.device.execute(program).unwrap();
-            points.push(bench.rows(&pgd.adv));
+            runner.device.execute(program).unwrap();
+            points.push(runner.read(&pgd.adv));
         }
     }
     assert_eq!(points.len(), settings.iterations as usize + 1);
@@ -110,9 +112,8 @@ fn length(norm: Norm, delta: &[f64]) -> f64 {
 
 // ---- Ball and box
 
-/// Images on which roundings are of every kind: bytes, any numbers, the ends of the box, and one number all over, for
-/// which all pixels are rounded alike.
-fn pictures(random: &mut Random, pixels: usize) -> Vec<Vec<f32>> {
+/// Images that round in every way: bytes, any numbers, the ends of the box, and equal pixels, which all round alike.
+fn awkward_images(random: &mut Random, pixels: usize) -> Vec<Vec<f32>> {
     let mut all = vec![
         (0..pixels).map(|_| random.below(256) as f32 / 255.0).collect(),
         (0..pixels).map(|_| random.unit() as f32).collect(),
@@ -122,19 +123,19 @@ fn pictures(random: &mut Random, pixels: usize) -> Vec<Vec<f32>> {
     all
 }
 
-/// Every picture with every eps.
-fn adversarially_chosen(image: [usize; 3], radii: &[f32]) -> Given {
+/// Every image with every eps.
+fn awkward_problem(image: [usize; 3], radii: &[f32]) -> PgdProblem {
     let mut random = Random(7);
     let pixels = image.iter().product();
-    let pictures = pictures(&mut random, pixels);
-    let n = pictures.len() * radii.len();
-    let eps: Vec<f32> = (0..n).map(|i| radii[i / pictures.len()]).collect();
-    Given {
+    let images = awkward_images(&mut random, pixels);
+    let n = images.len() * radii.len();
+    let eps: Vec<f32> = (0..n).map(|i| radii[i / images.len()]).collect();
+    PgdProblem {
         image,
         // One pair of classes has equal weights but for the sign: all pixels move alike.
         weights: vec![vec![0.01; pixels], vec![-0.01; pixels], random.signed(&[pixels]).values],
         bias: vec![0.0, 0.1, -0.2],
-        x: pictures.iter().cycle().take(n).cloned().collect(),
+        x: images.iter().cycle().take(n).cloned().collect(),
         labels: (0..n as u32).map(|i| i % 3).collect(),
         index: (0..n as u32).collect(),
         step: eps.iter().map(|eps| eps * 0.7).collect(),
@@ -142,23 +143,23 @@ fn adversarially_chosen(image: [usize; 3], radii: &[f32]) -> Given {
     }
 }
 
-fn ball_and_box_are_kept(norm: Norm, l2_order: L2Order, image: [usize; 3], radii: &[f32]) {
-    let given = adversarially_chosen(image, radii);
+fn assert_points_stay_inside_ball_and_box(norm: Norm, l2_order: L2Order, image: [usize; 3], radii: &[f32]) {
+    let given = awkward_problem(image, radii);
     for (make, with_noise) in devices().into_iter().flat_map(|make| [(make, true), (make, false)]) {
-        let points = trajectory(make, &given, 3, |bench| {
-            let noise = if with_noise { bench.counted(5) } else { StartNoise::None };
+        let points = trajectory(make, &given, 3, |runner| {
+            let noise = if with_noise { runner.noise(5) } else { StartNoise::None };
             settings(norm, l2_order, Loss::Slm, 5, noise)
         });
         for (iteration, adv) in points.iter().enumerate() {
             for (i, (adv, x)) in adv.iter().zip(&given.x).enumerate() {
-                let what = format!("{norm:?} {l2_order:?}, picture {}, after {iteration} iterations", i % 7);
-                let (long, eps) = (length(norm, &deltas(adv, x)), given.eps[i]);
-                assert!(long <= f64::from(eps), "{what}: {long} > {eps}, by {:.1e}", long / f64::from(eps) - 1.0);
+                let what = format!("{norm:?} {l2_order:?}, image {}, after {iteration} iterations", i % 7);
+                let (found, eps) = (length(norm, &deltas(adv, x)), given.eps[i]);
+                assert!(found <= f64::from(eps), "{what}: {found} > {eps}, by {:.1e}", found / f64::from(eps) - 1.0);
                 assert!(adv.iter().all(|a| (0.0..=1.0).contains(a)), "{what}: left the box");
                 if eps == 0.0 {
                     assert!(adv.iter().zip(x).all(|(a, x)| a.to_bits() == x.to_bits()), "{what}: eps 0 moved");
                 } else if iteration == 5 && eps > 1e-4 {
-                    assert!(long > 0.5 * f64::from(eps) || x[0] == x[1], "{what}: {long} of {eps}, too timid");
+                    assert!(found > 0.5 * f64::from(eps) || x[0] == x[1], "{what}: {found} of {eps}, too little");
                 }
             }
         }
@@ -166,30 +167,30 @@ fn ball_and_box_are_kept(norm: Norm, l2_order: L2Order, image: [usize; 3], radii
 }
 
 #[test]
-fn linf_keeps_ball_and_box_exactly_and_eps_0_moves_nothing() {
+fn linf_points_stay_exactly_inside_ball_and_box_and_eps_0_moves_nothing() {
     let radii = [0.1, 0.3, 8.0 / 255.0, 0.45, 1e-3, 1e-7, 0.0];
-    ball_and_box_are_kept(Norm::Linf, L2Order::BoxBall, [28, 28, 1], &radii);
+    assert_points_stay_inside_ball_and_box(Norm::Linf, L2Order::BoxBall, [28, 28, 1], &radii);
 }
 
 #[test]
-fn l2_keeps_ball_and_box_exactly_and_eps_0_moves_nothing() {
+fn l2_points_stay_exactly_inside_ball_and_box_and_eps_0_moves_nothing() {
     let radii = [2.0, 0.5, 128.0 / 255.0, 0.1, 1e-2, 1e-4, 1e-6, 0.0];
     for (order, image) in
         [(L2Order::BoxBall, [28, 28, 1]), (L2Order::BallBox, [32, 32, 3]), (L2Order::BoxBall, [1, 3, 1])]
     {
-        ball_and_box_are_kept(Norm::L2, order, image, &radii);
+        assert_points_stay_inside_ball_and_box(Norm::L2, order, image, &radii);
     }
 }
 
-// ---- Examples by themselves
+// ---- Independence of examples
 
 #[test]
-fn each_example_is_attacked_as_if_it_were_alone_with_its_eps() {
+fn an_example_s_result_depends_on_its_own_eps_alone() {
     for (make, norm) in devices().into_iter().flat_map(|make| [(make, Norm::Linf), (make, Norm::L2)]) {
         let radii = [0.3, 0.1, 1.0];
-        let mixed = adversarially_chosen([4, 5, 1], &radii);
-        let attack = |given: &Given| {
-            trajectory(make, given, 0, |b| settings(norm, L2Order::BoxBall, Loss::Xent, 4, b.counted(5))).pop().unwrap()
+        let mixed = awkward_problem([4, 5, 1], &radii);
+        let attack = |given: &PgdProblem| {
+            trajectory(make, given, 0, |b| settings(norm, L2Order::BoxBall, Loss::Xent, 4, b.noise(5))).pop().unwrap()
         };
         let together = attack(&mixed);
         for eps in radii {
@@ -206,7 +207,7 @@ fn each_example_is_attacked_as_if_it_were_alone_with_its_eps() {
 #[test]
 fn a_zero_gradient_moves_nothing() {
     for (make, norm) in devices().into_iter().flat_map(|make| [(make, Norm::Linf), (make, Norm::L2)]) {
-        let mut given = adversarially_chosen([4, 4, 1], &[0.3, 0.0, 2.0]);
+        let mut given = awkward_problem([4, 4, 1], &[0.3, 0.0, 2.0]);
         given.weights = vec![vec![0.0; 16]; 3];
         let points = trajectory(make, &given, 0, |_| settings(norm, L2Order::BallBox, Loss::Slm, 3, StartNoise::None));
         points.iter().for_each(|adv| assert_eq!(adv, &given.x));
@@ -215,10 +216,10 @@ fn a_zero_gradient_moves_nothing() {
 
 // ---- Random starts
 
-/// The points that attacks start from.
-fn starts(make: TestDevice, norm: Norm, seed: u64, number: u32, index: &[u32]) -> Vec<Vec<f32>> {
+/// Random starts of the examples `index`.
+fn starts(make: TestDevice, norm: Norm, seed: u64, restart: u32, index: &[u32]) -> Vec<Vec<f32>> {
     let n = index.len();
-    let given = Given {
+    let given = PgdProblem {
         image: [4, 4, 1],
         weights: vec![vec![0.0; 16]; 2],
         bias: vec![0.0; 2],
@@ -228,7 +229,7 @@ fn starts(make: TestDevice, norm: Norm, seed: u64, number: u32, index: &[u32]) -
         eps: vec![0.25; n],
         step: vec![0.1; n],
     };
-    trajectory(make, &given, number, |b| settings(norm, L2Order::BoxBall, Loss::Xent, 0, b.counted(seed))).remove(0)
+    trajectory(make, &given, restart, |b| settings(norm, L2Order::BoxBall, Loss::Xent, 0, b.noise(seed))).remove(0)
 }
 
 #[test]
@@ -240,7 +241,7 @@ fn random_starts_differ_by_example_restart_and_seed_and_by_nothing_else() {
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b), "{norm:?}: two equal starts");
         }
-        // The same examples elsewhere in a batch start at the same points.
+        // An example starts at its own point in any row.
         assert_eq!(starts(make, norm, 1, 0, &[7, 0]), [first[2].clone(), first[0].clone()]);
     }
 }
@@ -253,34 +254,34 @@ fn linf_starts_fill_the_ball_and_l2_starts_lie_on_its_surface() {
             starts(make, Norm::Linf, 1, 0, &index).concat().iter().map(|a| f64::from(*a) - 0.5).collect();
         let mean = linf.iter().sum::<f64>() / linf.len() as f64;
         let variance = linf.iter().map(|d| d * d).sum::<f64>() / linf.len() as f64;
-        // Uniform in [-1/4, 1/4): 3,200 numbers, whose mean has a deviation of 0.0026.
+        // Uniform in [-1/4, 1/4): the mean of 3,200 numbers has a standard deviation of 0.0026.
         assert!(mean.abs() < 0.01 && (variance - 0.25f64.powi(2) / 3.0).abs() < 0.002, "{mean} {variance}");
         for point in starts(make, Norm::L2, 1, 0, &index) {
-            let long = length(Norm::L2, &deltas(&point, &[0.5; 16]));
-            assert!((0.2499..=0.25).contains(&long), "{long}");
+            let found = length(Norm::L2, &deltas(&point, &[0.5; 16]));
+            assert!((0.2499..=0.25).contains(&found), "{found}");
         }
     }
 }
 
-// ---- AN-PGD on a linear model, where the margin is |f| over the dual norm of w
+// ---- AN-PGD on a linear model, whose margin is |f| over the dual norm of w
 
-/// Two classes, and a third that is far away: example `i` has the margin `margins[i]`. The images lie in the middle of
+/// Two classes, and a third that is far away. Example `i` has the margin `margins[i]`. The images lie in the middle of
 /// the box, which does not bind.
-fn linear_problem(norm: Norm, margins: &[f64], eps: f32, iterations: u32) -> Given {
+fn linear_problem(norm: Norm, margins: &[f64], eps: f32, iterations: u32) -> PgdProblem {
     let image = [5, 5, 1];
     let w = Random(11).signed(&[25]).values;
     let dual = match norm {
         Norm::Linf => w.iter().map(|w| w.abs()).sum::<f64>(),
         Norm::L2 => length(Norm::L2, &w),
     };
-    // f = w x + b is negative on the right side; x moves along w until f is as wanted.
+    // f = w x + b is negative where the label is predicted; x moves along w until f is as wanted.
     let along = |f: f64| -> Vec<f32> {
         let square: f64 = w.iter().map(|w| w * w).sum();
         w.iter().map(|w| (0.5 + f / square * w) as f32).collect()
     };
     let middle: f64 = w.iter().map(|w| 0.5 * w).sum();
     let n = margins.len();
-    Given {
+    PgdProblem {
         image,
         weights: vec![vec![0.0; 25], w.clone(), vec![0.0; 25]],
         bias: vec![0.0, -middle, -100.0],
@@ -305,35 +306,35 @@ fn search(norm: Norm, max_eps: f32) -> Search {
     }
 }
 
-/// What a search found: margins, PGD's points, boundary points and the search's loss at them.
-struct Found {
+/// Results of a search: margins, boundary points and the search's loss at them.
+struct SearchResults {
     margins: Vec<f64>,
     boundary: Vec<Vec<f32>>,
     losses: Vec<f32>,
 }
 
-fn an_pgd(make: TestDevice, given: &Given, search: Search, iterations: u32) -> Found {
-    let mut bench = Bench::new(make, given);
+fn an_pgd(make: TestDevice, given: &PgdProblem, search: Search, iterations: u32) -> SearchResults {
+    let mut runner = PgdRunner::new(make, given);
     let settings = settings(search.norm, L2Order::BoxBall, Loss::Slm, iterations, StartNoise::None);
-    let pgd = Pgd::new(&mut bench.memory, &bench.model, &bench.target, &settings);
-    let found = AnPgd::new(&mut bench.memory, &bench.model, &bench.target, pgd.clone(), search);
+    let pgd = Pgd::new(&mut runner.memory, &runner.model, &runner.batch, &settings);
+    let found = AnPgd::new(&mut runner.memory, &runner.model, &runner.batch, pgd.clone(), search);
     let n = given.x.len();
-    let (point, loss) = (bench.memory.f32("boundary", &bench.target.x.dims), bench.memory.f32("loss", &[n]));
+    let (point, loss) = (runner.memory.f32("boundary", &runner.batch.x.dims), runner.memory.f32("loss", &[n]));
     let mut tape = Tape::new("boundary");
     let boundary = found.boundary_point(&mut tape, true);
     tape.keep(boundary, &point);
-    let logits = bench.model.logits(&mut tape, boundary, Mode::Eval);
-    let labels = tape.leaf(&bench.target.labels);
+    let logits = runner.model.logits(&mut tape, boundary, Mode::Eval);
+    let labels = tape.leaf(&runner.batch.labels);
     let value = tape.loss(search.loss, logits, labels);
     tape.keep(value, &loss);
     let last = tape.finish();
-    bench.fill(given, &pgd, &found.schedule.programs().chain([&last]).collect::<Vec<_>>());
-    bench.device.replay(&found.schedule).unwrap();
-    bench.device.execute(&last).unwrap();
-    Found {
-        margins: bench.device.read_f32(&found.margin).unwrap().into_iter().map(f64::from).collect(),
-        boundary: bench.rows(&point),
-        losses: bench.device.read_f32(&loss).unwrap(),
+    runner.fill(given, &pgd, &found.schedule.programs().chain([&last]).collect::<Vec<_>>());
+    runner.device.replay(&found.schedule).unwrap();
+    runner.device.execute(&last).unwrap();
+    SearchResults {
+        margins: runner.device.read_f32(&found.margin).unwrap().into_iter().map(f64::from).collect(),
+        boundary: runner.read(&point),
+        losses: runner.device.read_f32(&loss).unwrap(),
     }
 }
 
@@ -348,8 +349,9 @@ fn an_pgd_finds_the_analytic_margin_of_a_linear_model() {
             for direction in [Direction::Eps, Direction::Unit] {
                 let found = an_pgd(make, &given, Search { start, direction, ..search(norm, max_eps) }, 20);
                 for ((&margin, &found), x) in margins.iter().zip(&found.margins).zip(&given.x) {
-                    // From half the upper bound the sign is that of PGD's own point, so the search may begin in the
-                    // wrong half (as the released code's does): between the half and eps it ends at the half.
+                    // At half the upper bound the sign is that of PGD's own point, so the search may begin in the
+                    // wrong half (as the released code's does). A margin between that half and eps is then found at
+                    // the half.
                     let half = f64::from(max_eps) / 2.0;
                     let misled = start == SearchStart::HalfMaxEps && margin > half && margin < f64::from(eps);
                     let expected = if misled { half } else { margin };
@@ -367,7 +369,7 @@ fn an_pgd_finds_the_analytic_margin_of_a_linear_model() {
 #[test]
 fn ten_halvings_leave_a_1024th_of_the_bracket() {
     let (eps, max_eps) = (0.1f32, 0.2f32);
-    // Out of reach on the one hand, wrong from the start on the other.
+    // One example is out of reach, the other misclassified from the start.
     let given = linear_problem(Norm::Linf, &[0.25, -0.05], eps, 5);
     for make in devices() {
         let found = an_pgd(make, &given, search(Norm::Linf, max_eps), 5).margins;
@@ -376,12 +378,12 @@ fn ten_halvings_leave_a_1024th_of_the_bracket() {
         off.iter().for_each(|off| assert!(*off > 0.0 && *off <= step, "{found:?}"));
         let search = Search { result: SearchResult::Adversarial, ..search(Norm::Linf, max_eps) };
         let found = an_pgd(make, &given, search, 5).margins;
-        assert_eq!(found[0], f64::from(max_eps), "what was never found adversarial has the upper bound");
+        assert_eq!(found[0], f64::from(max_eps), "an example without an adversarial point has the upper bound");
     }
 }
 
 #[test]
-fn the_adversarial_end_of_the_bracket_lies_on_the_wrong_side() {
+fn the_adversarial_end_of_the_bracket_is_misclassified() {
     for (norm, eps, max_eps) in [(Norm::Linf, 0.15f32, 0.2f32), (Norm::L2, 0.5, 0.8)] {
         let margins: Vec<f64> = (1..40).map(|i| f64::from(max_eps) * f64::from(i) / 40.0).collect();
         let given = linear_problem(norm, &margins, eps, 20);
@@ -396,10 +398,10 @@ fn the_adversarial_end_of_the_bracket_lies_on_the_wrong_side() {
     }
 }
 
-/// Two pixels, the first already white: PGD in l2 loses the first's share to the box and stays inside its ball, and the
-/// boundary is 0.09 away along the second.
-fn clipped(iterations: u32, eps: f32) -> Given {
-    Given {
+/// Two pixels, the first already white: the box cuts off the first's part of PGD's change in l2, which ends inside its
+/// ball; the boundary is 0.09 away along the second.
+fn clipped(iterations: u32, eps: f32) -> PgdProblem {
+    PgdProblem {
         image: [1, 2, 1],
         weights: vec![vec![0.0; 2], vec![3.0, 4.0]],
         bias: vec![0.0, -(3.0 + 4.0 * 0.59)],
@@ -412,8 +414,8 @@ fn clipped(iterations: u32, eps: f32) -> Given {
     .steps(iterations)
 }
 
-impl Given {
-    fn steps(mut self, iterations: u32) -> Given {
+impl PgdProblem {
+    fn steps(mut self, iterations: u32) -> PgdProblem {
         self.step.iter_mut().for_each(|step| *step /= iterations as f32);
         self
     }
@@ -424,19 +426,19 @@ fn the_unit_direction_gives_the_true_distance_where_the_box_cut_the_perturbation
     // The perturbation ends at 0.12, beyond the boundary, in a ball of 0.15.
     for make in devices() {
         let given = clipped(1, 0.15);
-        let distance = |found: &Found| length(Norm::L2, &deltas(&found.boundary[0], &given.x[0]));
+        let distance = |found: &SearchResults| length(Norm::L2, &deltas(&found.boundary[0], &given.x[0]));
         let unit = an_pgd(make, &given, Search { direction: Direction::Unit, ..search(Norm::L2, 0.2) }, 1);
         assert!((unit.margins[0] - 0.09).abs() <= 0.2 / 1024.0, "{}", unit.margins[0]);
         assert!((distance(&unit) - unit.margins[0]).abs() < 1e-6);
-        // The released code's margin is as many parts of the ball, of which the perturbation filled 4 / 5.
-        let parts = an_pgd(make, &given, search(Norm::L2, 0.2), 1);
-        assert!((parts.margins[0] - 0.09 / 0.8).abs() <= 0.2 / 1024.0, "{}", parts.margins[0]);
-        assert!((distance(&parts) - 0.8 * parts.margins[0]).abs() < 1e-6);
+        // The released code's margin is a multiple of eps, of which the perturbation had 4 / 5.
+        let multiple = an_pgd(make, &given, search(Norm::L2, 0.2), 1);
+        assert!((multiple.margins[0] - 0.09 / 0.8).abs() <= 0.2 / 1024.0, "{}", multiple.margins[0]);
+        assert!((distance(&multiple) - 0.8 * multiple.margins[0]).abs() < 1e-6);
     }
 }
 
 #[test]
-fn the_unit_direction_measures_the_first_sign_where_it_begins() {
+fn the_unit_direction_takes_the_first_sign_at_its_start() {
     // The perturbation ends at 0.08, before the boundary, in a ball of 0.1, beyond it.
     for make in devices() {
         let unit = Search { direction: Direction::Unit, ..search(Norm::L2, 0.2) };

@@ -1,5 +1,6 @@
-//! AutoAttack's own attacks. On a linear model the distance of the nearest adversarial image is known: APGD breaks those
-//! whose ball is larger, FAB finds it. On a small LeNet5, APGD is held step by step against a plain statement of it.
+//! AutoAttack's own attacks. On a linear model the distance of the nearest adversarial image is known: FAB finds it, and
+//! APGD finds adversarial images of the examples whose ball is larger. On a small LeNet5, APGD is compared step by step
+//! with a plain statement of it.
 
 mod support;
 
@@ -10,7 +11,7 @@ use maxmargin::batch::Batch;
 use maxmargin::device::Schedule;
 use maxmargin::model::{LeNet5, Mode, Model, image_buffer};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, Tape, TargetedLoss};
-use support::attacked::{Attacked, Given, distance};
+use support::attacked::{AttackProblem, AttackRunner, distance};
 use support::{LinearModel, Random, TestDevice, devices};
 
 const NORMS: [Norm; 2] = [Norm::Linf, Norm::L2];
@@ -20,19 +21,19 @@ fn settings(loss: ApgdLoss, norm: Norm, iterations: u32) -> ApgdSettings {
     ApgdSettings { iterations, ..ApgdSettings::published(loss, norm, 7) }
 }
 
-fn with_apgd(make: TestDevice, given: &Given, settings: &ApgdSettings) -> Attacked {
-    Attacked::new(make, given, |memory, model, target| apgd(memory, model, target, settings).unwrap())
+fn with_apgd(make: TestDevice, given: &AttackProblem, settings: &ApgdSettings) -> AttackRunner {
+    AttackRunner::new(make, given, |memory, model, batch| apgd(memory, model, batch, settings).unwrap())
 }
 
-fn with_fab(make: TestDevice, given: &Given, settings: &FabSettings) -> Attacked {
-    Attacked::new(make, given, |memory, model, target| fab(memory, model, target, settings).unwrap())
+fn with_fab(make: TestDevice, given: &AttackProblem, settings: &FabSettings) -> AttackRunner {
+    AttackRunner::new(make, given, |memory, model, batch| fab(memory, model, batch, settings).unwrap())
 }
 
-/// Images of 9 pixels, some at the ends of the box, where these bind, and a linear model. The radii are `shares` of the
-/// distances, in turn.
-fn problem(norm: Norm, classes: usize, shares: &[f64]) -> Given {
-    let mut given = Given::random(5, [3, 3, 1], classes, 12, [-0.2, 1.2]);
-    let eps = |i: usize| (given.distance(norm, i) * shares[i % shares.len()]) as f32;
+/// Images of 9 pixels, some at the ends of the box, which bind there, and a linear model. The radii are the distances
+/// times `factors`, in turn.
+fn problem(norm: Norm, classes: usize, factors: &[f64]) -> AttackProblem {
+    let mut given = AttackProblem::random(5, [3, 3, 1], classes, 12, [-0.2, 1.2]);
+    let eps = |i: usize| (given.distance(norm, i) * factors[i % factors.len()]) as f32;
     given.eps = (0..given.x.len()).map(eps).collect();
     given
 }
@@ -40,26 +41,26 @@ fn problem(norm: Norm, classes: usize, shares: &[f64]) -> Given {
 // ---- A linear model, whose margins are known
 
 #[test]
-fn apgd_breaks_exactly_the_examples_whose_margin_is_smaller_than_their_eps() {
+fn apgd_finds_an_adversarial_image_exactly_where_the_margin_is_smaller_than_eps() {
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         for (loss, classes) in [(ApgdLoss::Xent, 2), (ApgdLoss::Dlr, 3), (ApgdLoss::TargetedDlr, 5)] {
             let mut given = problem(norm, classes, &[1.02, 0.99]);
             if loss == ApgdLoss::Dlr {
-                // Untargeted losses need not lead to the nearest class: there is one that is far.
+                // Untargeted losses need not lead to the nearest class, so one class is far away.
                 given.bias[2] -= 50.0;
-                given.labels = given.x.iter().map(|x| given.answer(x)).collect();
+                given.labels = given.x.iter().map(|x| given.prediction(x)).collect();
                 let eps = |i: usize| (given.distance(norm, i) * [1.02, 0.99][i % 2]) as f32;
                 given.eps = (0..given.x.len()).map(eps).collect();
             }
-            let mut attacked = with_apgd(make, &given, &settings(loss, norm, 40));
-            let mut broken = vec![false; given.x.len()];
-            for run in 0..attacked.attack.runs {
-                for (i, adv) in attacked.run(run).iter().enumerate() {
-                    broken[i] |= given.margin(i, adv) >= 0.0;
+            let mut runner = with_apgd(make, &given, &settings(loss, norm, 40));
+            let mut adversarial = vec![false; given.x.len()];
+            for run in 0..runner.attack.runs {
+                for (i, adv) in runner.run(run).iter().enumerate() {
+                    adversarial[i] |= given.margin(i, adv) >= 0.0;
                 }
             }
             let expected: Vec<bool> = (0..given.x.len()).map(|i| i % 2 == 0).collect();
-            assert_eq!(broken, expected, "{norm} {loss:?}");
+            assert_eq!(adversarial, expected, "{norm} {loss:?}");
         }
     }
 }
@@ -70,11 +71,11 @@ fn fab_finds_the_nearest_adversarial_image() {
         let given = problem(norm, 5, &[1.0]);
         for targeted in [false, true] {
             let settings = FabSettings { iterations: 20, ..FabSettings::published(norm, targeted, false, 0) };
-            let mut attacked = with_fab(make, &given, &settings);
-            assert_eq!(attacked.attack.runs, if targeted { 4 } else { 1 });
+            let mut runner = with_fab(make, &given, &settings);
+            assert_eq!(runner.attack.runs, if targeted { 4 } else { 1 });
             let mut nearest = vec![f64::INFINITY; given.x.len()];
-            for run in 0..attacked.attack.runs {
-                for (i, adv) in attacked.run(run).iter().enumerate() {
+            for run in 0..runner.attack.runs {
+                for (i, adv) in runner.run(run).iter().enumerate() {
                     if given.margin(i, adv) >= 0.0 {
                         nearest[i] = nearest[i].min(distance(norm, adv, &given.x[i]));
                     }
@@ -93,13 +94,13 @@ fn fab_finds_the_nearest_adversarial_image() {
 }
 
 #[test]
-fn what_fab_finds_outside_the_ball_does_not_count() {
+fn fab_counts_nothing_outside_the_ball() {
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         let given = problem(norm, 2, &[1.02, 0.99]);
         let settings = FabSettings { iterations: 20, ..FabSettings::published(norm, false, true, 0) };
         for (i, adv) in with_fab(make, &given, &settings).run(0).iter().enumerate() {
-            let long = distance(norm, adv, &given.x[i]);
-            assert!(long <= f64::from(given.eps[i]), "{norm} {i}: {long} > {}", given.eps[i]);
+            let found = distance(norm, adv, &given.x[i]);
+            assert!(found <= f64::from(given.eps[i]), "{norm} {i}: {found} > {}", given.eps[i]);
             assert_eq!(given.margin(i, adv) >= 0.0, i % 2 == 0, "{norm} {i}");
         }
     }
@@ -107,9 +108,9 @@ fn what_fab_finds_outside_the_ball_does_not_count() {
 
 // ---- Balls
 
-/// Radii from nothing to much, and images at the ends of the box, and of one number all over.
-fn awkward() -> Given {
-    let mut given = Given::random(8, [4, 5, 1], 5, 14, [-0.5, 1.5]);
+/// Radii from 0 to 1, images at the ends of the box, and images whose pixels are all equal.
+fn awkward() -> AttackProblem {
+    let mut given = AttackProblem::random(8, [4, 5, 1], 5, 14, [-0.5, 1.5]);
     for (i, v) in [(0, 0.5), (1, 0.3), (2, 0.7 + 1e-7), (3, 1.0 - 1e-7)] {
         given.x[i].fill(v);
     }
@@ -118,23 +119,23 @@ fn awkward() -> Given {
 }
 
 #[test]
-fn ball_and_box_are_kept_exactly_and_eps_0_moves_nothing() {
+fn points_stay_exactly_inside_ball_and_box_and_eps_0_moves_nothing() {
     let given = awkward();
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         for loss in LOSSES {
-            let mut attacked = with_apgd(make, &given, &settings(loss, norm, 12));
-            let stages = attacked.attack.schedule.stages.clone();
-            let point = attacked.carried(".point");
+            let mut runner = with_apgd(make, &given, &settings(loss, norm, 12));
+            let stages = runner.attack.schedule.stages.clone();
+            let point = runner.carried(".point");
             for program in stages.iter().flat_map(|(program, times)| (0..*times).map(move |_| program)) {
-                attacked.device.execute(program).unwrap();
-                for (i, at) in attacked.rows(&point).iter().enumerate() {
-                    let (long, eps) = (distance(norm, at, &given.x[i]), given.eps[i]);
-                    assert!(long <= f64::from(eps), "{norm} {loss:?} {i}: {long} > {eps}");
+                runner.device.execute(program).unwrap();
+                for (i, at) in runner.read(&point).iter().enumerate() {
+                    let (found, eps) = (distance(norm, at, &given.x[i]), given.eps[i]);
+                    assert!(found <= f64::from(eps), "{norm} {loss:?} {i}: {found} > {eps}");
                     assert!(at.iter().all(|v| (0.0..=1.0).contains(v)), "{norm} {loss:?} {i}: left the box");
                     assert!(eps > 0.0 || at == &given.x[i], "{norm} {loss:?} {i}: eps 0 moved");
                 }
             }
-            for (i, adv) in attacked.rows(&attacked.attack.adv).iter().enumerate() {
+            for (i, adv) in runner.read(&runner.attack.adv).iter().enumerate() {
                 assert!(distance(norm, adv, &given.x[i]) <= f64::from(given.eps[i]), "{norm} {loss:?} {i}: the result");
             }
         }
@@ -142,10 +143,10 @@ fn ball_and_box_are_kept_exactly_and_eps_0_moves_nothing() {
 }
 
 #[test]
-fn each_example_is_attacked_as_if_it_were_alone_with_its_eps() {
+fn an_example_s_result_depends_on_its_own_eps_alone() {
     let given = awkward();
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
-        let attack = |given: &Given| {
+        let attack = |given: &AttackProblem| {
             let apgd = LOSSES.map(|loss| with_apgd(make, given, &settings(loss, norm, 10)).run(1));
             let fab = [false, true].map(|targeted| {
                 let published = FabSettings::published(norm, targeted, true, 3);
@@ -154,9 +155,9 @@ fn each_example_is_attacked_as_if_it_were_alone_with_its_eps() {
             [apgd.to_vec(), fab.to_vec()].concat()
         };
         let together = attack(&given);
-        let same_for_all = attack(&Given { eps: vec![0.1; 14], ..given.clone() });
-        // Products of matrices may be summed in another order in another place, so the example stays in its own.
-        let mut among_others = Given { eps: vec![0.7; 14], ..given.clone() };
+        let same_for_all = attack(&AttackProblem { eps: vec![0.1; 14], ..given.clone() });
+        // A product of matrices may sum in another order in another row, so the examples stay in their rows.
+        let mut among_others = AttackProblem { eps: vec![0.7; 14], ..given.clone() };
         among_others.x.rotate_left(1);
         among_others.labels.rotate_left(1);
         for i in [3, 8] {
@@ -175,7 +176,7 @@ fn each_example_is_attacked_as_if_it_were_alone_with_its_eps() {
 }
 
 #[test]
-fn without_a_gradient_nothing_moves() {
+fn a_zero_gradient_moves_nothing() {
     let mut given = awkward();
     given.weights.iter_mut().for_each(|w| w.fill(0.0));
     given.bias = vec![0.0, 1.0, 2.0, 3.0, 4.0];
@@ -195,22 +196,22 @@ fn without_a_gradient_nothing_moves() {
 // ---- Random starts
 
 #[test]
-fn apgd_starts_where_the_ball_ends_elsewhere_for_each_example_run_and_seed() {
-    let mut given = Given::random(8, [5, 5, 1], 4, 6, [0.5, 0.5]);
+fn apgd_starts_at_distance_eps_at_another_point_for_each_example_run_and_seed() {
+    let mut given = AttackProblem::random(8, [5, 5, 1], 4, 6, [0.5, 0.5]);
     given.eps.fill(0.2);
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         let start = |seed: u64, run: u32| {
             let settings = ApgdSettings { start: ApgdStart::Random { seed }, ..settings(ApgdLoss::Xent, norm, 1) };
-            let mut attacked = with_apgd(make, &given, &settings);
-            attacked.device.write_u32(&attacked.attack.run, &[run]).unwrap();
-            let first = attacked.attack.schedule.stages[0].0.clone();
-            attacked.device.execute(&first).unwrap();
-            attacked.rows(&attacked.carried(".point"))
+            let mut runner = with_apgd(make, &given, &settings);
+            runner.device.write_u32(&runner.attack.run, &[run]).unwrap();
+            let first = runner.attack.schedule.stages[0].0.clone();
+            runner.device.execute(&first).unwrap();
+            runner.read(&runner.carried(".point"))
         };
         let all = [start(1, 0), start(1, 1), start(2, 0)].concat();
         for (i, point) in all.iter().enumerate() {
-            let long = distance(norm, point, &given.x[i % 6]);
-            assert!((0.19999..=f64::from(0.2f32)).contains(&long), "{norm}: {long}");
+            let found = distance(norm, point, &given.x[i % 6]);
+            assert!((0.19999..=f64::from(0.2f32)).contains(&found), "{norm}: {found}");
             assert!(all[..i].iter().all(|other| other != point), "{norm}: two equal starts");
         }
         let changes: Vec<f64> = all.concat().iter().map(|v| f64::from(*v) - 0.5).collect();
@@ -219,18 +220,19 @@ fn apgd_starts_where_the_ball_ends_elsewhere_for_each_example_run_and_seed() {
     }
 }
 
-// ---- APGD in plain words
+// ---- A plain statement of APGD
 
-/// What a model gives at points: losses and gradients, and whether the label has the largest logit.
-struct Oracle {
-    attacked: Attacked,
+/// Evaluation of a model at given points.
+struct PointEvaluator {
+    runner: AttackRunner,
     point: maxmargin::tape::Buffer,
 }
 
-struct At {
+/// Losses, gradients, and flags: `true` where the label has the largest logit.
+struct PointValues {
     losses: Vec<f64>,
     gradients: Vec<Vec<f64>>,
-    right: Vec<bool>,
+    correct: Vec<bool>,
 }
 
 fn lenet5() -> (LeNet5, Vec<f32>) {
@@ -239,19 +241,19 @@ fn lenet5() -> (LeNet5, Vec<f32>) {
     (model, values)
 }
 
-impl Oracle {
-    /// Of the small LeNet5; `classes` are targets.
-    fn new(make: TestDevice, given: &Given, loss: ApgdLoss, classes: &[u32]) -> Oracle {
+impl PointEvaluator {
+    /// Evaluation of the small LeNet5; `classes` are target classes.
+    fn new(make: TestDevice, given: &AttackProblem, loss: ApgdLoss, classes: &[u32]) -> PointEvaluator {
         let (mut model, values) = lenet5();
-        let mut attacked = Attacked::of(make, given, &mut model, &values, |memory, model, target| {
-            let n = target.capacity();
+        let mut runner = AttackRunner::of(make, given, &mut model, &values, |memory, model, batch| {
+            let n = batch.capacity();
             let point = image_buffer(memory, model, "oracle.point", n);
             let gradient = image_buffer(memory, model, "oracle.gradient", n);
             let [value, margin, ones] =
                 ["value", "margin", "ones"].map(|name| memory.f32(&format!("oracle.{name}"), &[n]));
             let class = memory.u32("oracle.class", &[n]);
             let mut tape = Tape::new("oracle");
-            let [at, labels, target, weights] = [&point, &target.labels, &class, &ones].map(|b| tape.leaf(b));
+            let [at, labels, target, weights] = [&point, &batch.labels, &class, &ones].map(|b| tape.leaf(b));
             let logits = model.logits(&mut tape, at, Mode::Eval);
             let rule = |loss| LossRule { loss, confidence: 0.0 };
             let losses = match loss {
@@ -270,29 +272,29 @@ impl Oracle {
             let carried = vec![point.clone(), value, gradient, margin, ones, class];
             Attack { name: "oracle".into(), eps: None, run, runs: 1, adv: point, carried, schedule }
         });
-        let [ones, class, point] = [".ones", ".class", ".point"].map(|part| attacked.carried(part));
-        attacked.device.write_f32(&ones, &vec![1.0; given.x.len()]).unwrap();
-        attacked.device.write_u32(&class, classes).unwrap();
-        Oracle { attacked, point }
+        let [ones, class, point] = [".ones", ".class", ".point"].map(|part| runner.carried(part));
+        runner.device.write_f32(&ones, &vec![1.0; given.x.len()]).unwrap();
+        runner.device.write_u32(&class, classes).unwrap();
+        PointEvaluator { runner, point }
     }
 
-    fn at(&mut self, points: &[Vec<f32>]) -> At {
-        self.attacked.device.write_f32(&self.point, &points.concat()).unwrap();
-        self.attacked.run(0);
-        let rows = |part: &str| -> Vec<Vec<f64>> {
-            let rows = self.attacked.rows(&self.attacked.carried(part));
-            rows.into_iter().map(|row| row.into_iter().map(f64::from).collect()).collect()
+    fn at(&mut self, points: &[Vec<f32>]) -> PointValues {
+        self.runner.device.write_f32(&self.point, &points.concat()).unwrap();
+        self.runner.run(0);
+        let values = |part: &str| -> Vec<Vec<f64>> {
+            let read = self.runner.read(&self.runner.carried(part));
+            read.into_iter().map(|row| row.into_iter().map(f64::from).collect()).collect()
         };
-        At {
-            losses: rows(".value").concat(),
-            gradients: rows(".gradient"),
-            right: rows(".margin").concat().iter().map(|m| *m < 0.0).collect(),
+        PointValues {
+            losses: values(".value").concat(),
+            gradients: values(".gradient"),
+            correct: values(".margin").concat().iter().map(|m| *m < 0.0).collect(),
         }
     }
 }
 
-/// One example's APGD, from the paper's Algorithm 1 and what the released program does; the model is asked elsewhere.
-struct Plain {
+/// APGD of one example, from the paper's Algorithm 1 and the released program. Losses and gradients are given.
+struct PlainApgd {
     norm: Norm,
     x: Vec<f64>,
     eps: f64,
@@ -303,25 +305,25 @@ struct Plain {
     halved: bool,
     before: Vec<f64>,
     iterations: usize,
-    window: usize,
+    period: usize,
     since: usize,
 }
 
-impl Plain {
+impl PlainApgd {
     fn project(&self, v: &[f64]) -> Vec<f64> {
         let change: Vec<f64> = v.iter().zip(&self.x).map(|(v, x)| v - x).collect();
         let scale = match self.norm {
             Norm::Linf => 1.0,
             Norm::L2 => {
-                let long = change.iter().map(|d| d * d).sum::<f64>().sqrt();
-                if long > self.eps { self.eps / long } else { 1.0 }
+                let norm = change.iter().map(|d| d * d).sum::<f64>().sqrt();
+                if norm > self.eps { self.eps / norm } else { 1.0 }
             }
         };
         let most = if self.norm == Norm::Linf { self.eps } else { f64::INFINITY };
         change.iter().zip(&self.x).map(|(d, x)| (x + (d * scale).clamp(-most, most)).clamp(0.0, 1.0)).collect()
     }
 
-    /// From a point whose loss and gradient are given to the next; `number` iterations have been made.
+    /// Next point, from a point with its loss and gradient; `number` iterations are done.
     fn next(&mut self, number: usize, point: &[f64], loss: f64, gradient: &[f64]) -> Vec<f64> {
         let (mut from, mut gradient) = (point.to_vec(), gradient.to_vec());
         if number == 0 {
@@ -329,17 +331,17 @@ impl Plain {
             self.best_at_checkpoint = loss;
             self.before = from.clone();
         } else {
-            // Losses of iterations; what lies before the first counts as 0.
+            // Losses of iterations; the loss before the first counts as 0.
             self.losses.push(loss);
             if loss > self.best.2 {
                 self.best = (from.clone(), gradient.clone(), loss);
             }
             self.since += 1;
-            if self.since == self.window {
+            if self.since == self.period {
                 let n = self.losses.len();
                 let loss_at = |i: usize| if i == 0 { 0.0 } else { self.losses[i - 1] };
-                let rises = (n - self.window + 1..=n).filter(|&i| loss_at(i) > loss_at(i - 1)).count();
-                let seldom = rises as f64 <= 0.75 * self.window as f64;
+                let rises = (n - self.period + 1..=n).filter(|&i| loss_at(i) > loss_at(i - 1)).count();
+                let seldom = rises as f64 <= 0.75 * self.period as f64;
                 let stuck = !self.halved && self.best_at_checkpoint >= self.best.2;
                 self.halved = seldom || stuck;
                 self.best_at_checkpoint = self.best.2;
@@ -347,17 +349,17 @@ impl Plain {
                     self.step /= 2.0;
                     (from, gradient) = (self.best.0.clone(), self.best.1.clone());
                 }
-                let share = |share: f64| ((share * self.iterations as f64) as usize).max(1);
-                self.window = (self.window.max(share(0.03)) - share(0.03)).max(share(0.06));
+                let fraction = |fraction: f64| ((fraction * self.iterations as f64) as usize).max(1);
+                self.period = (self.period.max(fraction(0.03)) - fraction(0.03)).max(fraction(0.06));
                 self.since = 0;
             }
         }
         let a = if number == 0 { 1.0 } else { 0.75 };
-        let steep = gradient.iter().map(|g| g * g).sum::<f64>().sqrt() + 1e-12;
+        let steepness = gradient.iter().map(|g| g * g).sum::<f64>().sqrt() + 1e-12;
         let direction = |g: &f64| match self.norm {
             Norm::Linf if *g == 0.0 => 0.0,
             Norm::Linf => g.signum(),
-            Norm::L2 => g / steep,
+            Norm::L2 => g / steepness,
         };
         let stepped: Vec<f64> = from.iter().zip(&gradient).map(|(v, g)| v + self.step * direction(g)).collect();
         let z = self.project(&stepped);
@@ -369,47 +371,47 @@ impl Plain {
 }
 
 #[test]
-fn apgd_goes_step_by_step_as_plain_words_say() {
+fn apgd_follows_a_plain_statement_of_it_step_by_step() {
     const ITERATIONS: u32 = 30;
     for (make, norm) in devices().into_iter().flat_map(|make| NORMS.map(|norm| (make, norm))) {
         for loss in LOSSES {
             let mut random = Random(4);
-            let mut given = Given::random(6, [8, 8, 2], 5, 4, [-0.1, 1.1]);
+            let mut given = AttackProblem::random(6, [8, 8, 2], 5, 4, [-0.1, 1.1]);
             given.eps = if norm == Norm::Linf { vec![0.1, 0.3, 0.05, 0.02] } else { vec![0.5, 2.0, 1.0, 0.1] };
             given.labels = vec![0, 3, 1, 4];
             let starts: Vec<f32> = given.x.concat().iter().map(|x| x + (random.unit() as f32 - 0.5) * 0.01).collect();
             let (mut model, values) = lenet5();
-            let mut attacked = Attacked::of(make, &given, &mut model, &values, |memory, model, target| {
-                let points = image_buffer(memory, model, "starts.given", target.capacity());
+            let mut runner = AttackRunner::of(make, &given, &mut model, &values, |memory, model, batch| {
+                let points = image_buffer(memory, model, "starts.given", batch.capacity());
                 let start = ApgdStart::Given(points.clone());
                 let mut attack =
-                    apgd(memory, model, target, &ApgdSettings { start, ..settings(loss, norm, ITERATIONS) }).unwrap();
+                    apgd(memory, model, batch, &ApgdSettings { start, ..settings(loss, norm, ITERATIONS) }).unwrap();
                 attack.carried.push(points);
                 attack
             });
-            let given_starts = attacked.carried(".given");
-            attacked.device.write_f32(&given_starts, &starts).unwrap();
-            attacked.device.write_u32(&attacked.attack.run, &[1]).unwrap();
-            let stages = attacked.attack.schedule.stages.clone();
-            let point = attacked.carried(".point");
+            let given_starts = runner.carried(".given");
+            runner.device.write_f32(&given_starts, &starts).unwrap();
+            runner.device.write_u32(&runner.attack.run, &[1]).unwrap();
+            let stages = runner.attack.schedule.stages.clone();
+            let point = runner.carried(".point");
             let mut points = Vec::new();
             for program in stages.iter().flat_map(|(program, times)| (0..*times).map(move |_| program)) {
-                attacked.device.execute(program).unwrap();
-                points.push(attacked.rows(&point));
+                runner.device.execute(program).unwrap();
+                points.push(runner.read(&point));
             }
-            // The last program finds out, and moves no more.
+            // The last program evaluates its point and moves no more.
             assert_eq!(points.len(), ITERATIONS as usize + 2);
             let classes = match loss {
-                ApgdLoss::TargetedDlr => attacked.device.read_u32(&attacked.carried(".target")).unwrap(),
+                ApgdLoss::TargetedDlr => runner.device.read_u32(&runner.carried(".target")).unwrap(),
                 _ => vec![0; 4],
             };
-            let mut oracle = Oracle::new(make, &given, loss, &classes);
-            let found: Vec<At> = points.iter().map(|points| oracle.at(points)).collect();
+            let mut evaluator = PointEvaluator::new(make, &given, loss, &classes);
+            let found: Vec<PointValues> = points.iter().map(|points| evaluator.at(points)).collect();
             let mut halvings = 0;
             for i in 0..given.x.len() {
                 let double = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
                 let eps = f64::from(given.eps[i]);
-                let mut plain = Plain {
+                let mut plain = PlainApgd {
                     norm,
                     x: double(&given.x[i]),
                     eps,
@@ -420,7 +422,7 @@ fn apgd_goes_step_by_step_as_plain_words_say() {
                     halved: true,
                     before: Vec::new(),
                     iterations: ITERATIONS as usize,
-                    window: (0.22 * f64::from(ITERATIONS)) as usize,
+                    period: (0.22 * f64::from(ITERATIONS)) as usize,
                     since: 0,
                 };
                 let first = plain.project(&double(&starts[i * 128..(i + 1) * 128]));
@@ -435,25 +437,25 @@ fn apgd_goes_step_by_step_as_plain_words_say() {
                     close(&next, &points[number + 1][i], &format!("iteration {number}"));
                 }
                 halvings += (2.0 * eps / plain.step).log2() as u32;
-                // The result: the last adversarial point, or the point with the largest loss.
-                let broken = found.iter().rposition(|at| !at.right[i]);
+                // The result is the last adversarial point, or else the point with the largest loss.
+                let adversarial = found.iter().rposition(|at| !at.correct[i]);
                 let most = (0..found.len()).fold(0, |m, k| if found[k].losses[i] > found[m].losses[i] { k } else { m });
-                let adv = &attacked.rows(&attacked.attack.adv)[i];
-                assert_eq!(adv, &points[broken.unwrap_or(most)][i], "{norm} {loss:?}, example {i}");
+                let adv = &runner.read(&runner.attack.adv)[i];
+                assert_eq!(adv, &points[adversarial.unwrap_or(most)][i], "{norm} {loss:?}, example {i}");
             }
             assert!(halvings > 4, "{norm} {loss:?}: steps were halved {halvings} times");
         }
     }
 }
 
-// ---- The whole
+// ---- All of AutoAttack
 
 fn names(version: AutoAttack, classes: usize) -> Result<Vec<(String, u32)>, String> {
     let mut memory = Memory::default();
     let mut model = LinearModel::new([4, 4, 1], classes);
     model.declare(&mut memory);
-    let target = Batch::new(&mut memory, &model, "a.x", 3);
-    let attacks = auto_attack(&mut memory, &model, &target, version, Norm::Linf, 0).map_err(|e| e.to_string())?;
+    let batch = Batch::new(&mut memory, &model, "images", 3);
+    let attacks = auto_attack(&mut memory, &model, &batch, version, Norm::Linf, 0).map_err(|e| e.to_string())?;
     Ok(attacks.into_iter().map(|attack| (attack.name, attack.runs)).collect())
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use maxmargin::data::Batches;
 
-/// The batches of epoch `epoch`, one after the other.
+/// Concatenated batches of an epoch.
 fn order(batches: &mut Batches, epoch: u32) -> Vec<u32> {
     let steps = batches.steps_per_epoch() as u32;
     (epoch * steps..(epoch + 1) * steps).flat_map(|step| batches.at(step).to_vec()).collect()
@@ -23,7 +23,7 @@ fn every_epoch_visits_every_example_once() {
 }
 
 #[test]
-fn epochs_and_seeds_have_orders_of_their_own() {
+fn each_epoch_and_each_seed_has_its_own_order() {
     let orders: HashSet<Vec<u32>> = [0, 1, 2, 1 << 32]
         .into_iter()
         .flat_map(|seed| (0..5).map(move |epoch| order(&mut Batches::new(seed, 100, 10), epoch)))
@@ -33,7 +33,7 @@ fn epochs_and_seeds_have_orders_of_their_own() {
 }
 
 #[test]
-fn a_resumed_step_sees_the_batch_it_would_have_seen() {
+fn a_batch_depends_on_its_step_alone() {
     let mut straight = Batches::new(7, 45, 10);
     let all: Vec<Vec<u32>> = (0..23).map(|step| straight.at(step).to_vec()).collect();
     for (step, batch) in all.iter().enumerate().rev() {
@@ -57,6 +57,6 @@ fn every_example_comes_first_about_equally_often() {
     for epoch in 0..10_000 {
         first[batches.at(epoch)[0] as usize] += 1;
     }
-    // Standard deviation 30: five of them.
+    // The standard deviation is 30; five of them are allowed.
     assert!(first.iter().all(|&times| (850..=1150).contains(&times)), "{first:?}");
 }

@@ -12,7 +12,7 @@ use maxmargin::config::L2Order;
 use maxmargin::device::Device;
 use maxmargin::model::Model;
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Program};
-use support::attacked::{ConvolutionModel, Given};
+use support::attacked::{AttackProblem, ConvolutionModel};
 use support::{Random, TestDevice, fast_devices};
 
 /// Iterations: rows are compacted after 50 and after 100.
@@ -58,8 +58,8 @@ fn bounded_attacks() -> Vec<(Norm, Record)> {
 
 /// Examples whose balls all differ, and random weights. Every label is the class that the output layer's bias favours:
 /// examples are classified correctly, and those of small balls are robust.
-fn problem(norm: Norm) -> (Given, Vec<f32>) {
-    let mut given = Given::random(21, IMAGE, CLASSES, EXAMPLES, [-0.1, 1.1]);
+fn problem(norm: Norm) -> (AttackProblem, Vec<f32>) {
+    let mut given = AttackProblem::random(21, IMAGE, CLASSES, EXAMPLES, [-0.1, 1.1]);
     given.labels.fill(0);
     let largest = if norm == Norm::Linf { 0.1 } else { 0.8 };
     given.eps = (1..=EXAMPLES).map(|i| largest * i as f32 / EXAMPLES as f32).collect();
@@ -82,7 +82,7 @@ impl Compacted {
     /// Records an attack; the row compaction leaves behind the carried buffer whose name ends with `.forgotten`.
     fn new(
         make: TestDevice,
-        (given, values): &(Given, Vec<f32>),
+        (given, values): &(AttackProblem, Vec<f32>),
         record: &Record,
         forgotten: Option<&str>,
     ) -> Compacted {
@@ -105,7 +105,7 @@ impl Compacted {
     }
 
     /// Writes the batch of these examples.
-    fn load(&mut self, given: &Given, examples: &[usize]) {
+    fn load(&mut self, given: &AttackProblem, examples: &[usize]) {
         let Compacted { device, batch, .. } = self;
         let images: Vec<f32> = examples.iter().flat_map(|&i| given.x[i].clone()).collect();
         let of = |values: &[u32]| examples.iter().map(|&i| values[i]).collect::<Vec<u32>>();
@@ -116,7 +116,7 @@ impl Compacted {
     }
 
     /// Results of the examples that stay to the end, where those of `kept` stay after each piece.
-    fn run(mut self, given: &Given, kept: &[&[usize]]) -> Vec<Vec<u32>> {
+    fn run(mut self, given: &AttackProblem, kept: &[&[usize]]) -> Vec<Vec<u32>> {
         let mut examples: Vec<usize> = (0..EXAMPLES).collect();
         self.load(given, &examples);
         for (at, piece) in self.attack.pieces().iter().enumerate() {

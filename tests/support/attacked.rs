@@ -1,4 +1,4 @@
-//! An attack run on a model whose weights are given, and what is known of such models.
+//! An attack run on a model of given weights, and the margins of such models.
 
 use maxmargin::attack::Attack;
 use maxmargin::batch::Batch;
@@ -8,9 +8,9 @@ use maxmargin::tape::{Buffer, ConvWindow, Memory, Norm, Tape, Value};
 
 use super::{LinearModel, Random, TestDevice};
 
-/// What an attack is run on. `weights` are the last layer's, a row a class.
+/// Weights of a linear model, a row for each class, and the examples that an attack runs on.
 #[derive(Clone)]
-pub struct Given {
+pub struct AttackProblem {
     pub image: [usize; 3],
     pub weights: Vec<Vec<f64>>,
     pub bias: Vec<f64>,
@@ -20,10 +20,10 @@ pub struct Given {
     pub eps: Vec<f32>,
 }
 
-impl Given {
-    /// `n` images of random pixels between `low` and `high`, some of them at the ends of the box, and a linear model of
-    /// `classes`, without a bias at the middle of the box. Labels are the model's own answers; eps is 0.
-    pub fn random(seed: u64, image: [usize; 3], classes: usize, n: usize, [low, high]: [f64; 2]) -> Given {
+impl AttackProblem {
+    /// `n` images of random pixels between `low` and `high`, clamped to the box, and a linear model of `classes` whose
+    /// logits are 0 in the middle of the box. Labels are the model's own predictions; eps is 0.
+    pub fn random(seed: u64, image: [usize; 3], classes: usize, n: usize, [low, high]: [f64; 2]) -> AttackProblem {
         let mut random = Random(seed);
         let pixels = image.iter().product();
         let weights: Vec<Vec<f64>> = (0..classes).map(|_| random.signed(&[pixels]).values).collect();
@@ -31,33 +31,32 @@ impl Given {
         let mut pixel = |_| (low + (high - low) * random.unit()).clamp(0.0, 1.0) as f32;
         let x = (0..n).map(|_| (0..pixels).map(&mut pixel).collect()).collect();
         let index = (0..n as u32).map(|i| 3 * i + 1).collect();
-        let mut given = Given { image, weights, bias, x, labels: vec![0; n], index, eps: vec![0.0; n] };
-        given.labels = given.x.iter().map(|x| given.answer(x)).collect();
-        given
+        let mut problem = AttackProblem { image, weights, bias, x, labels: vec![0; n], index, eps: vec![0.0; n] };
+        problem.labels = problem.x.iter().map(|x| problem.prediction(x)).collect();
+        problem
     }
 
-    /// The linear model's logits of an image.
+    /// Logits of an image.
     pub fn logits(&self, x: &[f32]) -> Vec<f64> {
         let logit = |w: &Vec<f64>| w.iter().zip(x).map(|(w, &x)| w * f64::from(x)).sum::<f64>();
         self.weights.iter().zip(&self.bias).map(|(w, b)| logit(w) + b).collect()
     }
 
-    /// The class with the largest logit.
-    pub fn answer(&self, x: &[f32]) -> u32 {
+    /// Class with the largest logit.
+    pub fn prediction(&self, x: &[f32]) -> u32 {
         let z = self.logits(x);
         (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap() as u32
     }
 
-    /// The largest of the other logits less the label's: positive where `x` is adversarial.
+    /// Logit margin: the largest of the other logits less the label's. Positive where `x` is adversarial.
     pub fn margin(&self, example: usize, x: &[f32]) -> f64 {
         let (z, y) = (self.logits(x), self.labels[example] as usize);
         let others = (0..z.len()).filter(|&j| j != y).map(|j| z[j]);
         others.fold(f64::NEG_INFINITY, f64::max) - z[y]
     }
 
-    /// How far the nearest adversarial image of the box is, of the linear model: to each other class it is where the
-    /// change is parallel to the difference of weights (l2) or as long in each pixel (linf), but for pixels that the box
-    /// stops.
+    /// Distance of the nearest adversarial image in the box. The nearest change to each other class is parallel to the
+    /// difference of weights (l2) or equally large in all pixels (linf), but for pixels that the box stops.
     pub fn distance(&self, norm: Norm, example: usize) -> f64 {
         let (x, y) = (&self.x[example], self.labels[example] as usize);
         let z = self.logits(x);
@@ -85,9 +84,9 @@ impl Given {
         (0..z.len()).filter(|&j| j != y).map(to_class).fold(f64::INFINITY, f64::min)
     }
 
-    /// One example of these alone.
-    pub fn only(&self, example: usize) -> Given {
-        Given {
+    /// This problem with one of its examples.
+    pub fn only(&self, example: usize) -> AttackProblem {
+        AttackProblem {
             x: vec![self.x[example].clone()],
             labels: vec![self.labels[example]],
             index: vec![self.index[example]],
@@ -101,6 +100,7 @@ impl Given {
     }
 }
 
+/// Norm of a change.
 pub fn length(norm: Norm, change: &[f64]) -> f64 {
     match norm {
         Norm::Linf => change.iter().fold(0.0, |m, d| d.abs().max(m)),
@@ -108,76 +108,76 @@ pub fn length(norm: Norm, change: &[f64]) -> f64 {
     }
 }
 
-/// The length of `adv - x`.
+/// Distance of `adv` from `x`.
 pub fn distance(norm: Norm, adv: &[f32], x: &[f32]) -> f64 {
     let change: Vec<f64> = adv.iter().zip(x).map(|(&a, &x)| f64::from(a) - f64::from(x)).collect();
     length(norm, &change)
 }
 
-/// An attack and the device that it is on.
-pub struct Attacked {
+/// An attack, recorded and loaded on a device.
+pub struct AttackRunner {
     pub device: Box<dyn Device>,
     pub attack: Attack,
 }
 
-impl Attacked {
-    /// Records an attack on the linear model and writes all that it reads.
+impl AttackRunner {
+    /// Records an attack on the linear model and writes its inputs.
     pub fn new(
         make: TestDevice,
-        given: &Given,
+        problem: &AttackProblem,
         record: impl Fn(&mut Memory, &dyn Model, &Batch) -> Attack,
-    ) -> Attacked {
-        let mut model = LinearModel::new(given.image, given.bias.len());
-        Attacked::of(make, given, &mut model, &given.parameters(), record)
+    ) -> AttackRunner {
+        let mut model = LinearModel::new(problem.image, problem.bias.len());
+        AttackRunner::of(make, problem, &mut model, &problem.parameters(), record)
     }
 
     /// Records an attack on `model`, whose parameters are `values`.
     pub fn of(
         make: TestDevice,
-        given: &Given,
+        problem: &AttackProblem,
         model: &mut dyn Model,
         values: &[f32],
         record: impl Fn(&mut Memory, &dyn Model, &Batch) -> Attack,
-    ) -> Attacked {
+    ) -> AttackRunner {
         let mut memory = Memory::default();
         model.declare(&mut memory);
-        let target = Batch::new(&mut memory, model, "a.x", given.x.len());
-        let attack = record(&mut memory, model, &target);
+        let batch = Batch::new(&mut memory, model, "images", problem.x.len());
+        let attack = record(&mut memory, model, &batch);
         let mut device = make.open();
         device.allocate(&memory, &attack.schedule.programs().collect::<Vec<_>>()).expect("memory");
         model.params().load(&mut *device, values).unwrap();
-        device.write_f32(&target.x, &given.x.concat()).unwrap();
-        device.write_u32(&target.labels, &given.labels).unwrap();
-        device.write_u32(&target.index, &given.index).unwrap();
-        device.write_u32(&target.rows, &[given.x.len() as u32]).unwrap();
+        device.write_f32(&batch.x, &problem.x.concat()).unwrap();
+        device.write_u32(&batch.labels, &problem.labels).unwrap();
+        device.write_u32(&batch.index, &problem.index).unwrap();
+        device.write_u32(&batch.rows, &[problem.x.len() as u32]).unwrap();
         device.write_u32(&attack.run, &[0]).unwrap();
         if let Some(eps) = &attack.eps {
-            device.write_f32(eps, &given.eps).unwrap();
+            device.write_f32(eps, &problem.eps).unwrap();
         }
-        Attacked { device, attack }
+        AttackRunner { device, attack }
     }
 
-    /// Runs it as the run of this number; the results.
+    /// Results of the run of this number.
     pub fn run(&mut self, number: u32) -> Vec<Vec<f32>> {
         self.device.write_u32(&self.attack.run, &[number]).unwrap();
         self.device.replay(&self.attack.schedule).unwrap();
-        self.rows(&self.attack.adv)
+        self.read(&self.attack.adv)
     }
 
-    /// What a buffer holds, row by row.
-    pub fn rows(&self, buffer: &Buffer) -> Vec<Vec<f32>> {
+    /// Content of a buffer, row by row.
+    pub fn read(&self, buffer: &Buffer) -> Vec<Vec<f32>> {
         let row = buffer.len() / buffer.dims[0];
         self.device.read_f32(buffer).unwrap().chunks(row).map(<[f32]>::to_vec).collect()
     }
 
-    /// The buffer of the attack's state whose name ends so.
+    /// The carried buffer whose name ends with `part`.
     pub fn carried(&self, part: &str) -> Buffer {
         let found = self.attack.carried.iter().find(|buffer| buffer.name.ends_with(part));
-        found.unwrap_or_else(|| panic!("no {part} in the state of {}", self.attack.name)).clone()
+        found.unwrap_or_else(|| panic!("{} carries no {part}", self.attack.name)).clone()
     }
 }
 
-/// A linear model of standardized images, of two classes whose weights differ in sign alone: the boundary is a cone
+/// Linear model of standardized images, with two classes whose weights differ in sign alone. The boundary is a cone
 /// around the weights, in the space of images of mean 0.
 #[derive(Clone)]
 pub struct ConeModel {
@@ -224,7 +224,8 @@ impl Model for ConeModel {
     }
 }
 
-/// One unit that is dead for most images: the first class's logit is 1/2, the second's `max(sum of pixels - bar, 0)`.
+/// Network with one unit that is dead for most images. The first class's logit is 1/2, the second's `max(sum of pixels -
+/// bar, 0)`.
 #[derive(Clone)]
 pub struct DeadModel {
     image: [usize; 3],
@@ -242,7 +243,7 @@ impl DeadModel {
         DeadModel { image, params }
     }
 
-    /// Its parameters, with the unit alive where the pixels' sum is more than `bar`.
+    /// Parameters of a network whose unit is alive where the pixels' sum is more than `bar`.
     pub fn values(&self, bar: f32) -> Vec<f32> {
         let pixels: usize = self.image.iter().product();
         [vec![1.0; pixels], vec![-bar, 0.0, 1.0, 0.5, 0.0]].concat()
