@@ -47,10 +47,10 @@ fn failures_on(case: &ReferenceCase, mut device: Box<dyn Device>) -> Vec<String>
         Ok(Some(checks)) => {
             let worst = checks.iter().max_by(|a, b| a.share().total_cmp(&b.share()));
             println!("{label}: {}", worst.expect("a case has outputs"));
-            let wrong = checks.iter().filter(|c| !c.passes()).map(|c: &Comparison| format!("{label}: {c}"));
+            let failed = checks.iter().filter(|c| !c.passes()).map(|c: &Comparison| format!("{label}: {c}"));
             let unread = case.unread();
             let forgotten = (!unread.is_empty()).then(|| format!("{label}: never compared: {unread:?}"));
-            wrong.chain(forgotten).collect()
+            failed.chain(forgotten).collect()
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -260,12 +260,12 @@ fn sgd_follows_momentum_weight_decay_and_the_rates_of_its_steps() {
         tensors.insert(format!("after.{name}"), after);
     }
     (case.metadata, case.tensors) = (metadata, tensors);
-    let wrong =
+    let failed =
         |case: &ReferenceCase| failures(case).into_iter().filter(|f| f.contains("logits") || f.contains("after."));
-    assert_eq!(wrong(&case).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(failed(&case).collect::<Vec<_>>(), [""; 0]);
     for (key, value) in [("momentum", "0.5"), ("weight_decay", "0"), ("lr_at", "{\"0\": 0.5}"), ("lr", "0.5")] {
         let mut case = case.clone();
         case.metadata.insert(key.into(), value.into());
-        assert!(wrong(&case).count() > 0, "{key} = {value}");
+        assert!(failed(&case).count() > 0, "{key} = {value}");
     }
 }

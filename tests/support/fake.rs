@@ -251,10 +251,10 @@ fn stamp(parts: &[impl AsRef<[u8]>]) -> String {
 
 /// Paths and texts of a folder's files with one of these extensions, sorted by name.
 fn texts(folder: &Path, extensions: &[&str]) -> Result<Vec<(PathBuf, String)>, String> {
-    let wrong = |e: std::io::Error| format!("{}: {e}", folder.display());
+    let error = |e: std::io::Error| format!("{}: {e}", folder.display());
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(wrong)? {
-        let path = entry.map_err(wrong)?.path();
+    for entry in fs::read_dir(folder).map_err(error)? {
+        let path = entry.map_err(error)?.path();
         if path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e)) {
             let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
             files.push((path, text));
@@ -300,14 +300,14 @@ impl CompilationUnit {
         if self.object.exists() && fs::read_to_string(&done).is_ok_and(|stamp| stamp == self.stamp) {
             return Ok(false);
         }
-        let wrong = |e: std::io::Error| format!("{}: {e}", self.object.display());
+        let error = |e: std::io::Error| format!("{}: {e}", self.object.display());
         let unit = self.object.with_extension("cpp");
-        fs::write(&unit, &self.text).map_err(wrong)?;
+        fs::write(&unit, &self.text).map_err(error)?;
         let mut compile = Command::new(compiler());
         compile.args(FLAGS).args(&self.flags).arg("-I").arg(driver);
         compile.arg("-iquote").arg(self.source.parent().unwrap_or(driver));
         run(compile.arg(&unit).arg("-o").arg(&self.object))?;
-        fs::write(&done, &self.stamp).map_err(wrong)?;
+        fs::write(&done, &self.stamp).map_err(error)?;
         Ok(true)
     }
 }
@@ -333,7 +333,7 @@ const FLAGS: [&str; 13] = [
 /// Source that includes a kernel file and registers its kernels by name. Each kernel gets a prefix, because it may have
 /// the name of a C library function.
 fn registration(path: &Path, text: &str) -> Result<String, String> {
-    let wrong = |what: &str| format!("{}: {what}", path.display());
+    let error = |what: &str| format!("{}: {what}", path.display());
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let mut renamed = String::new();
     let mut registered = String::new();
@@ -347,15 +347,15 @@ fn registration(path: &Path, text: &str) -> Result<String, String> {
         if let Some((before, after)) = head.split_once("__launch_bounds__")
             && !before.contains('(')
         {
-            let close = closing(after).ok_or_else(|| wrong("__launch_bounds__ without an end"))?;
+            let close = closing(after).ok_or_else(|| error("__launch_bounds__ without an end"))?;
             bounds = &after[..close];
             head = &after[close..];
         }
-        let declaration = head.split_once('(').ok_or_else(|| wrong("a kernel without a parameter list"))?.0;
+        let declaration = head.split_once('(').ok_or_else(|| error("a kernel without a parameter list"))?.0;
         let name = declaration.split_whitespace().next_back().unwrap_or_default();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || !name.chars().all(plain) || name == "void" {
-            return Err(wrong(&format!("expected a kernel's name, found {declaration:?}")));
+            return Err(error(&format!("expected a kernel's name, found {declaration:?}")));
         }
         renamed += &format!("#define {name} kernel_{name}\n");
         let bounds = if bounds.is_empty() { "()" } else { bounds };
@@ -365,7 +365,7 @@ fn registration(path: &Path, text: &str) -> Result<String, String> {
         );
     }
     if found == 0 || found != code.matches("__global__").count() {
-        return Err(wrong(
+        return Err(error(
             "expected kernels declared as `extern \"C\" __global__ void [__launch_bounds__(...)] name(...)`",
         ));
     }
@@ -455,10 +455,10 @@ impl FakeDriver {
         let set: unsafe extern "C" fn(*const c_char) -> *const c_char = unsafe { self.function("fake_cuda_set") };
         let text = CString::new(options).expect("options");
         // SAFETY: the text ends with a zero; the function returns null or a text that lives until the next call.
-        let wrong = unsafe { set(text.as_ptr()) };
-        if !wrong.is_null() {
+        let message = unsafe { set(text.as_ptr()) };
+        if !message.is_null() {
             // SAFETY: the pointer is not null, and the text lives until the next call.
-            panic!("{}", unsafe { CStr::from_ptr(wrong) }.to_string_lossy());
+            panic!("{}", unsafe { CStr::from_ptr(message) }.to_string_lossy());
         }
     }
 
