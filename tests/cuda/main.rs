@@ -230,7 +230,7 @@ fn smallest_steps() {
 #[test]
 fn threads_and_blocks_of_a_training_step_race_nowhere() {
     let _alone = alone();
-    if fake::required("gpu") || !fake::longer_rung("sanitizers") {
+    if fake::required("gpu") || !fake::runs_long_tests("sanitizers") {
         return;
     }
     let which = ["--exact", "smallest_steps", "--include-ignored"];

@@ -4,7 +4,7 @@
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
 use super::conv::{ConvCase, LARGE, SHAPES, conv_case};
-use super::support::fake::longer_rung;
+use super::support::fake::runs_long_tests;
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
 /// Layers of the wide ResNet 28-4 on small images: the first, then one of each other kind. The reference cases have
@@ -144,7 +144,7 @@ pub fn conv2d_fused() {
 /// the second with either shortcut, the identity or a convolution.
 #[test]
 fn conv2d_fused_in_large_layers() {
-    if !longer_rung("large layers") {
+    if !runs_long_tests("large layers") {
         return;
     }
     for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {
@@ -210,7 +210,7 @@ pub fn conv2d_fused_backward_input() {
 /// Fused as the second convolution of a block, and as the first with either shortcut, the identity or a convolution.
 #[test]
 fn conv2d_fused_backward_input_in_large_layers() {
-    if !longer_rung("large layers") {
+    if !runs_long_tests("large layers") {
         return;
     }
     for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {

@@ -2,7 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
-use super::support::fake::longer_rung;
+use super::support::fake::runs_long_tests;
 use super::support::{Array, OpCase, Random, Sum, exact};
 
 /// Rows, inputs, outputs: around the 256 columns of two tasks, as many inputs and outputs as in LeNet5's layers, and
@@ -152,7 +152,7 @@ pub fn linear_backward_weight() {
 
 #[test]
 fn linear_in_large_layers() {
-    if !longer_rung("large layers") {
+    if !runs_long_tests("large layers") {
         return;
     }
     with_bias(true, LENET5);

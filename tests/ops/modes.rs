@@ -1,5 +1,5 @@
 //! Every op once more on the fake driver in each of its modes and under AddressSanitizer, in a process of its own.
-//! These tests are the longer rung. `tests/defects` proves that each mode finds the defects that it is for.
+//! These are long tests. `tests/defects` proves that each mode finds the defects that it is for.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,9 @@ use std::process::{Command, Output};
 
 use maxmargin::device::cuda::KERNELS;
 
-use super::support::fake::{AlteredKernel, KernelBuild, build_altered, library, longer_rung, required, rerun, rung};
+use super::support::fake::{
+    AlteredKernel, KernelBuild, build_altered, library, required, rerun, rung, runs_long_tests,
+};
 
 fn text(output: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -16,7 +18,7 @@ fn text(output: &Output) -> String {
 
 /// Runs the other tests of this suite with the driver's `options`, except those of large layers.
 fn pass(build: KernelBuild, options: &str) {
-    if required("gpu") || !longer_rung("every op with other schedules and under a sanitizer") {
+    if required("gpu") || !runs_long_tests("every op with other schedules and under a sanitizer") {
         return; // the process of a GPU's tests is on the real driver
     }
     let Some(mut command) = rung("fake", rerun(&["--skip", "modes::", "--skip", "in_large_layers"], "kernels", build))

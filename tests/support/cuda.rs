@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use maxmargin::device::cuda::{Cuda, NVCC};
 
-use super::fake::{self, FakeDriver, longer_rung, required, rung};
+use super::fake::{self, FakeDriver, required, rung, runs_long_tests};
 use super::{TestDevice, fingerprints};
 
 static READY: LazyLock<bool> = LazyLock::new(|| {
@@ -22,7 +22,7 @@ static READY: LazyLock<bool> = LazyLock::new(|| {
     true
 });
 
-static BOTH_FORMS: LazyLock<bool> = LazyLock::new(|| longer_rung("tests with an allocation for every operand"));
+static BOTH_FORMS: LazyLock<bool> = LazyLock::new(|| runs_long_tests("tests with an allocation for every operand"));
 
 /// True if `MAXMARGIN_APART=1` is set: every operand then has an allocation of its own, which compute-sanitizer needs,
 /// and every launch is waited for, so that an error names its kernel.
@@ -30,8 +30,8 @@ fn apart_is_asked_for() -> bool {
     std::env::var("MAXMARGIN_APART").is_ok_and(|text| text == "1")
 }
 
-/// Forms of the CUDA device that a suite runs on: one arena, as programs use it, and on the fake driver in the longer
-/// rung separate allocations, too. A [`fake::rerun`] has separate allocations alone.
+/// Forms of the CUDA device that a suite runs on: one arena, as programs use it, and in long tests on the fake driver
+/// separate allocations, too. A [`fake::rerun`] has separate allocations alone.
 pub fn devices() -> Vec<TestDevice> {
     match () {
         () if !*READY => Vec::new(),

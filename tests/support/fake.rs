@@ -1,8 +1,8 @@
 //! The fake CUDA driver: builds `tests/fake_driver` and the kernels with g++, and loads the library into the process.
 //! `tests/fake_driver/README.md` describes the driver and its options.
 //!
-//! The rungs of the ladder of checks are decided here: [`rung`] skips tests that cannot run on this machine, and
-//! [`longer_rung`] those that take long. Both print the reason, and `MAXMARGIN_REQUIRE` forbids both.
+//! This file decides which tests are skipped: [`rung`] those that cannot run on this machine, [`runs_long_tests`] those
+//! that take long. Both print the reason, and `MAXMARGIN_REQUIRE` forbids both.
 #![allow(dead_code)] // each suite uses some of it
 
 use std::ffi::{CStr, CString, c_char};
@@ -39,7 +39,7 @@ pub fn rung<T>(rung: &str, found: Result<T, String>) -> Option<T> {
 
 /// True if tests that take long run: where the fake driver or a GPU is [`required`], as in `.ci/run`. Otherwise prints
 /// that `tests` are skipped.
-pub fn longer_rung(tests: &str) -> bool {
+pub fn runs_long_tests(tests: &str) -> bool {
     let runs = required("fake") || required("gpu");
     if !runs {
         let _ = writeln!(std::io::stderr(), "{tests} skipped: MAXMARGIN_REQUIRE=fake runs them, as .ci/run does");

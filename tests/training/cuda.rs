@@ -6,7 +6,7 @@ use std::process::Command;
 
 use maxmargin::record::run::LAST;
 
-use crate::support::fake::{self, longer_rung, rung};
+use crate::support::fake::{self, rung, runs_long_tests};
 use crate::{assert_same, begin, done, go_on, metrics, run, temporary, tensors};
 
 /// Fewer steps than on the CPU: the fake driver plays every thread of the GPU.
@@ -40,7 +40,7 @@ fn a_run_on_the_gpu_stopped_and_resumed_has_the_bits_of_one_never_stopped() {
 
 #[test]
 fn other_methods_on_the_gpu_stop_and_resume_like_mma() {
-    let Some(driver) = driver().filter(|_| longer_rung("other methods on the GPU")) else { return };
+    let Some(driver) = driver().filter(|_| runs_long_tests("other methods on the GPU")) else { return };
     let folder = temporary();
     for method in ["std", "pgdls", "trades"] {
         let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(format!("{method}-{name}")));
@@ -55,7 +55,7 @@ fn other_methods_on_the_gpu_stop_and_resume_like_mma() {
 
 #[test]
 fn the_order_of_blocks_and_threads_does_not_change_a_bit() {
-    let Some(driver) = driver().filter(|_| longer_rung("training in other orders of threads")) else { return };
+    let Some(driver) = driver().filter(|_| runs_long_tests("training in other orders of threads")) else { return };
     let folder = temporary();
     let orders = ["", "blocks=reversed;threads=reversed", "blocks=random:7;threads=random:7;workers=1"];
     let runs = orders.map(|options| {
@@ -74,8 +74,9 @@ fn a_launch_that_fails_ends_the_run_and_loses_nothing() {
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
     done(on(&driver, &mut begin(&whole, FEW), ""));
     let mut steps = Vec::new();
-    // In training; and in the longer rung in each measurement and in validation, too.
-    let launches = if longer_rung("failures of other launches") { &[8, 500, 1000, 1500, 1900][..] } else { &[1000] };
+    // In training. The long test has failures in each measurement and in validation, too.
+    let launches =
+        if runs_long_tests("failures of other launches") { &[8, 500, 1000, 1500, 1900][..] } else { &[1000] };
     for launch in launches {
         let said = run(on(&driver, &mut begin(&broken, FEW), &format!("fail_launch={launch}")));
         assert_eq!(said.code, Some(2), "{launch}: {said:?}");

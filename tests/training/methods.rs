@@ -6,7 +6,7 @@ use std::process::Command;
 
 use maxmargin::record::run::{BEST, CONFIG, LAST};
 
-use crate::support::fake::longer_rung;
+use crate::support::fake::runs_long_tests;
 use crate::{PROGRAM, begin, done, metrics, temporary, tensors};
 
 const METHODS: [&str; 6] = ["mma", "omma", "std", "pgd", "pgdls", "trades"];
@@ -80,7 +80,7 @@ fn standard_training_falls_to_an_attack_that_the_other_methods_withstand() {
     let folder = temporary();
     let [clean, robust] = worth(folder.path(), "std");
     assert!(clean > 85.0 && robust < 2.0, "std: {clean} % clean, {robust} % under attack");
-    let methods = if longer_rung("training by pgd and trades") { &["mma", "pgd", "trades"][..] } else { &["mma"] };
+    let methods = if runs_long_tests("training by pgd and trades") { &["mma", "pgd", "trades"][..] } else { &["mma"] };
     for method in methods {
         let [clean, robust] = worth(folder.path(), method);
         assert!(clean > 80.0 && robust > 30.0, "{method}: {clean} % clean, {robust} % under attack");
