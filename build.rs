@@ -12,6 +12,9 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "src/device/cuda/abi/header.rs"]
+mod header;
+
 const FLAGS: &[&str] = &[
     "-O3",
     "-std=c++17",
@@ -64,12 +67,16 @@ fn name_the_commit() {
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-changed=src/device/cuda/abi");
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     name_the_commit();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let (sources, headers) = sources();
+    let (sources, mut headers) = sources();
+    let abi = header::text();
+    fs::write(out.join("abi.cuh"), &abi).expect("OUT_DIR is writable");
+    headers += &abi;
     let nvcc = find_nvcc();
     if nvcc.is_none() {
         println!(
@@ -154,6 +161,8 @@ fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path)
         _ => {
             let output = Command::new(nvcc)
                 .args(FLAGS)
+                .arg("-I")
+                .arg(out)
                 .arg("-o")
                 .arg(&image)
                 .arg(source)

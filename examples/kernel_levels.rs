@@ -93,7 +93,7 @@ fn pgd_step(kernel: &'static str, idea: &'static str, vector: usize) -> Level {
     let args = [args, vec![size(IMAGES), size(PIXELS / vector)]].concat();
     Level {
         idea,
-        launch: launch(kernel, [(elements / vector).div_ceil(THREADS as usize), 1], THREADS, args, bytes, 8 * elements),
+        launch: launch(kernel, [(elements / vector).div_ceil(THREADS), 1], THREADS, args, bytes, 8 * elements),
         requested: 16 * elements + 8 * elements / vector,
         operands: vec![adv, x, dx, eps, step],
         expected,
@@ -126,7 +126,7 @@ fn product(kernel: &'static str, idea: &'static str, tile: usize) -> Level {
     let bytes = 4 * operands.iter().map(Vec::len).sum::<usize>();
     let flops = 2 * rows * columns * depth;
     let (grid, threads) = match tile {
-        1 => ([(rows * columns).div_ceil(THREADS as usize), 1], THREADS),
+        1 => ([(rows * columns).div_ceil(THREADS), 1], THREADS),
         _ => ([columns / tile, rows / tile], 256),
     };
     let height = (tile == 1).then(|| size(rows));
@@ -180,10 +180,10 @@ fn products(row: &[f32], b: &[f32], columns: usize) -> Vec<Expected> {
     sums
 }
 
-fn launch(kernel: &'static str, grid: [usize; 2], block: u32, args: Vec<Arg>, bytes: usize, flops: usize) -> Launch {
+fn launch(kernel: &'static str, grid: [usize; 2], block: usize, args: Vec<Arg>, bytes: usize, flops: usize) -> Launch {
     let [across, down] = grid.map(|blocks| u32::try_from(blocks).expect("blocks fit a grid"));
     let cost = Cost { bytes: bytes as u64, flops: flops as u64 };
-    Launch { kernel, grid: [across, down, 1], block, shared: 0, args, cost }
+    Launch { kernel, grid: [across, down, 1], block: block as u32, shared: 0, args, cost }
 }
 
 /// Runs a level and checks its result. Returns the microseconds of a launch on a GPU.

@@ -257,10 +257,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_training_splits_of(parts, x, rows, capacity, pixels, width, chunk, shares);
 }
 
-// The share of a batch in the running statistics after it: `BATCH_NORM_MOMENTUM` in src/tape/params.rs.
-constexpr float MOMENTUM = 0.1f;
-
-__device__ __forceinline__ float moved(float from, float to) { return (1.0f - MOMENTUM) * from + MOMENTUM * to; }
+__device__ __forceinline__ float moved(float from, float to) { return (1.0f - BATCH_NORM_MOMENTUM) * from + BATCH_NORM_MOMENTUM * to; }
 
 // The batch's mean and variance from the shares of the sums, and the running ones; without a row all stay. A warp a
 // channel. 16 bytes a share, at most 256 of them a channel: 0.26 MB for 64 channels, from a cache.

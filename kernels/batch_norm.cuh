@@ -1,8 +1,7 @@
 // What batch norm makes of a channel's numbers: as the CPU does (src/device/cpu/batch_norm.rs), to the bit.
 #pragma once
 
-// What is added to a variance: `BATCH_NORM_EPS` in src/tape/params.rs.
-constexpr float BATCH_NORM_EPS = 1e-5f;
+#include "prelude.cuh"
 
 // 1 / the deviation.
 __device__ __forceinline__ float batch_norm_inverse(float variance) {

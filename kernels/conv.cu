@@ -18,9 +18,9 @@ __device__ __forceinline__ void conv2d_tile(
     const int pixels = s.out_h * s.out_w, outputs = active_rows(rows, capacity) * pixels;
     float* share = y + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k;
     const Store<T::VECTOR> store{share, s.k, {outputs}, epilogue};
-    const int channels = shortcut.s.channels;
+    const int channels = shortcut.shape.channels;
     gemm<T>(outputs, s.k, s.chunk, store,
-            Product{Windows<false>{s, x, outputs}, Along{w, s.k, s.filter()}, s.filter()},
+            Product{Windows<false>{s, x, outputs}, Along{w, s.k, filter_size(s)}, filter_size(s)},
             Product{ShortcutPixels{s, shortcut, shortcut.x, outputs}, Along{shortcut.filters, s.k, channels},
                     channels});
 }
@@ -83,8 +83,8 @@ template <class T>
 __device__ __forceinline__ void conv2d_backward_weight_tile(
     float* dw, const float* dy, const float* x, const unsigned* rows, int capacity, const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
-    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * s.filter(), s.filter(), {s.k}, {}};
-    gemm<T>(s.k, s.filter(), s.chunk, store, Product{Across{dy, s.k}, WindowsAcross<false>{s, x}, outputs});
+    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * filter_size(s), filter_size(s), {s.k}, {}};
+    gemm<T>(s.k, filter_size(s), s.chunk, store, Product{Across{dy, s.k}, WindowsAcross<false>{s, x}, outputs});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)

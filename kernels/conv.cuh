@@ -4,33 +4,17 @@
 
 #include "gemm.cuh"
 
-// Divides numbers below 2^31 by one that is known before the launch: a multiplication and a shift.
-struct Divisor {
-    unsigned multiplier, shift;
+// number / divisor, for numbers below 2^31.
+__device__ __forceinline__ int divide(int number, const Divisor& divisor) {
+    const unsigned long long wide = static_cast<unsigned>(number);
+    return static_cast<int>(wide * divisor.multiplier >> divisor.shift);
+}
 
-    __device__ __forceinline__ int divide(int number) const {
-        return static_cast<int>(static_cast<unsigned long long>(static_cast<unsigned>(number)) * multiplier >> shift);
-    }
-};
-
-// `ConvShape` in src/device/cuda/lower/conv.rs.
-struct ConvShape {
-    int h, w, c;
-    int k, kh, kw;
-    int out_h, out_w;
-    int padding, stride;
-    int chunk;         // terms of a sum that one share has
-    Divisor by_c, by_k, by_kw;
-    Divisor by_image, by_row;  // outputs of an image and of a row of it; pooled, where the op pools
-    Divisor by_more, by_less;  // taps of a row of the filter that are `stride` apart: kw / stride, rounded up and down
-
-    __device__ int filter() const { return kh * kw * c; }
-};
+// Elements of a filter.
+__device__ __forceinline__ int filter_size(const ConvShape& s) { return s.kh * s.kw * s.c; }
 
 // The four outputs of a pooling window have the places 0 to 3, row by row.
 constexpr int PLACES = 4;
-// What the choice is where ReLU is 0 and nothing was chosen.
-constexpr unsigned char NO_CHOICE = 4;
 
 // An output of the convolution.
 struct Pixel {
@@ -43,8 +27,8 @@ template <bool POOLED>
 __device__ __forceinline__ Pixel output_pixel(const ConvShape& s, int i) {
     const int cell = POOLED ? i / PLACES : i;
     const int columns = POOLED ? s.out_w / 2 : s.out_w, cells = POOLED ? s.out_h / 2 * columns : s.out_h * columns;
-    const int image = s.by_image.divide(cell), rest = cell - image * cells;
-    const int y = s.by_row.divide(rest), x = rest - y * columns;
+    const int image = divide(cell, s.by_image), rest = cell - image * cells;
+    const int y = divide(rest, s.by_row), x = rest - y * columns;
     if constexpr (POOLED) return {image, 2 * y + i % PLACES / 2, 2 * x + i % 2};
     return {image, y, x};
 }
@@ -55,7 +39,7 @@ struct Tap {
 };
 
 __device__ __forceinline__ Tap tap(const ConvShape& s, int i, int channels, const Divisor& by_channels) {
-    const int at = by_channels.divide(i), y = s.by_kw.divide(at);
+    const int at = divide(i, by_channels), y = divide(at, s.by_kw);
     return {y, at - y * s.kw, i - at * channels};
 }
 
@@ -100,7 +84,7 @@ struct WindowsAcross {
     const ConvShape& s;
     const float* data;  // x
 
-    __device__ Line line(int i) const { return i < s.filter() ? tap(s, i, s.c, s.by_c) : Tap{OUTSIDE, OUTSIDE, 0}; }
+    __device__ Line line(int i) const { return i < filter_size(s) ? tap(s, i, s.c, s.by_c) : Tap{OUTSIDE, OUTSIDE, 0}; }
     __device__ Place place(const Line& line, int i) const {
         const Pixel at = output_pixel<POOLED>(s, i);
         const float* image = data + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
@@ -194,7 +178,7 @@ struct Gradients {
     }
     template <int VECTOR>
     __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int at) const {
-        const int tap = s.by_k.divide(at), filter = at - tap * s.k, i = of.by_taps.divide(tap);
+        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, of.by_taps);
         const int y = line.y - i, x = line.x - (tap - i * of.taps_x);
         const bool met = live && static_cast<unsigned>(y) < static_cast<unsigned>(s.out_h) &&
                          static_cast<unsigned>(x) < static_cast<unsigned>(s.out_w);
@@ -217,21 +201,10 @@ struct FiltersAcross {
 
     __device__ Line line(int i) const { return i < s.c ? data + i : nullptr; }
     __device__ Place place(Line line, int at) const {
-        const int tap = s.by_k.divide(at), filter = at - tap * s.k, i = of.by_taps.divide(tap);
+        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, of.by_taps);
         const int y = of.tap_y + i * s.stride, x = of.tap_x + (tap - i * of.taps_x) * s.stride;
-        return {line + static_cast<size_t>(filter) * s.filter() + (y * s.kw + x) * s.c, line != nullptr};
+        return {line + static_cast<size_t>(filter) * filter_size(s) + (y * s.kw + x) * s.c, line != nullptr};
     }
-};
-
-// A 1 x 1 convolution without padding whose results are added to another's: its x [n, h, w, channels] and its filters;
-// or, for the gradient by that x, its dy. Without one all is 0. `ShortcutShape` in src/device/cuda/lower/conv.rs.
-struct ShortcutShape {
-    int h, w, channels, stride;
-};
-struct Shortcut {
-    const float* x;
-    const float* filters;
-    ShortcutShape s;
 };
 
 // The pixels of a shortcut's x under the outputs, a line an output: its channels.
@@ -245,7 +218,7 @@ struct ShortcutPixels {
 
     __device__ Line line(int i) const {
         if (i >= outputs) return nullptr;
-        const auto [h, w, channels, stride] = shortcut.s;
+        const auto [h, w, channels, stride] = shortcut.shape;
         const Pixel at = output_pixel<false>(s, i);
         return data + (static_cast<size_t>(at.image * h + at.y * stride) * w + at.x * stride) * channels;
     }
@@ -264,7 +237,7 @@ struct ShortcutGradients {
 
     __device__ Line line(int i) const {
         if (i >= pixels) return nullptr;
-        const auto [h, w, channels, stride] = shortcut.s;
+        const auto [h, w, channels, stride] = shortcut.shape;
         const Pixel at = of.pixel(i);
         if (at.y % stride != 0 || at.x % stride != 0) return nullptr;
         return data + (static_cast<size_t>(at.image * h + at.y / stride) * w + at.x / stride) * channels;
@@ -273,8 +246,8 @@ struct ShortcutGradients {
 
     // How many filters a pixel of the class can meet.
     __device__ int length() const {
-        const bool never = of.stride == shortcut.s.stride && (of.y | of.x) != 0;
-        return never ? 0 : shortcut.s.channels;
+        const bool never = of.stride == shortcut.shape.stride && (of.y | of.x) != 0;
+        return never ? 0 : shortcut.shape.channels;
     }
 };
 

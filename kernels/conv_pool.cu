@@ -11,9 +11,9 @@ __device__ __forceinline__ void conv_pool_tile(
     float* out, unsigned char* choice, const float* x, const float* w, const float* bias, const unsigned* rows,
     int capacity, const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
-    const Along filters{w, s.k, s.filter()};
+    const Along filters{w, s.k, filter_size(s)};
     const Pool pool{out, choice, bias, outputs, s.k};
-    gemm<T>(outputs, s.k, s.chunk, pool, Product{Windows<true>{s, x, outputs}, filters, s.filter()});
+    gemm<T>(outputs, s.k, s.chunk, pool, Product{Windows<true>{s, x, outputs}, filters, filter_size(s)});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
@@ -86,15 +86,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int lane = threadIdx.x % WARP, warps = THREADS / WARP * gridDim.x;
     const int first_of_block = blockIdx.x * (THREADS / WARP);
     if (first_of_block >= blocks) return;
-    for (int i = threadIdx.x; i < s.k * s.filter(); i += THREADS) {
-        const int element = s.by_k.divide(i), filter = i - element * s.k;
-        filters[i] = w[filter * s.filter() + element];
+    for (int i = threadIdx.x; i < s.k * filter_size(s); i += THREADS) {
+        const int element = divide(i, s.by_k), filter = i - element * s.k;
+        filters[i] = w[filter * filter_size(s) + element];
     }
     __syncthreads();
     for (int turn = 0; turn < turns; ++turn) {
         const int block = first_of_block + threadIdx.x / WARP + turn * warps;
         if (block >= blocks) return;
-        const int pixels = s.by_c.divide(block), row = pixels / wide, image = row / high;
+        const int pixels = divide(block, s.by_c), row = pixels / wide, image = row / high;
         const int channel = block - pixels * s.c, x = 2 * (pixels - row * wide), y = 2 * (row - image * high);
         // Of the windows whose outputs reach pixel (y, x), or its neighbours to the right and below.
         const int top = max(y + s.padding - s.kh + 1, 0) / 2, bottom = min((y + s.padding + 1) / 2, s.out_h / 2 - 1);
@@ -137,9 +137,9 @@ __device__ __forceinline__ void conv_pool_backward_weight_tile(
     float* dw, const float* dy, const unsigned char* choice, const float* x, const unsigned* rows, int capacity,
     const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
-    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * s.filter(), s.filter(), {s.k}, {}};
+    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * filter_size(s), filter_size(s), {s.k}, {}};
     const ChosenAcross gradients{dy, choice, s.k};
-    gemm<T>(s.k, s.filter(), s.chunk, store, Product{gradients, WindowsAcross<true>{s, x}, outputs});
+    gemm<T>(s.k, filter_size(s), s.chunk, store, Product{gradients, WindowsAcross<true>{s, x}, outputs});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)

@@ -5,33 +5,6 @@
 // instructions is 80 M of them, 6 us on an H100, beside 5 MB an operand, 1.6 us. The network's pass takes milliseconds.
 #include "prelude.cuh"
 
-// As src/tape/formula.rs has them.
-constexpr int FORMULA_LENGTH = 64;
-constexpr int FORMULA_DEPTH = 8;
-constexpr int FORMULA_INPUTS = 8;
-
-// `Instruction` in src/tape/formula.rs; src/device/cuda/lower/formula.rs numbers them so. An input is read by element,
-// by row, or as one number for all; `_U` are of integers.
-enum Instruction {
-    ELEMENTS, ROWS, ONE, ELEMENTS_U, ROWS_U, ONE_U, OLD, ELEMENT, NUMBER, AT, ADD, SUB, MUL, DIV, MIN, MAX, LESS, NEG,
-    ABS, SIGN, SQRT, EXP, LN, TANH, COS, FLOOR, ROUND, SELECT
-};
-
-// Added to the number of an input that is a table a row: `TABLE_BY_ROW` in src/device/cuda/lower/formula.rs.
-constexpr unsigned TABLE_BY_ROW = 256;
-
-// `FormulaCode` in src/device/cuda/lower/formula.rs. A `number` is a constant, or a table's length.
-struct FormulaCode {
-    unsigned count;
-    unsigned instruction[FORMULA_LENGTH];
-    unsigned input[FORMULA_LENGTH];
-    float number[FORMULA_LENGTH];
-};
-
-struct FormulaInputs {
-    const float* of[FORMULA_INPUTS];
-};
-
 // The number at `place` of a table of `length`, or of this row's; the first where `place` is not a number.
 __device__ __forceinline__ float at_place(const FormulaInputs& inputs, unsigned input, int length, float place,
                                           long long row) {
@@ -51,43 +24,43 @@ __device__ __forceinline__ float evaluate(const FormulaCode& code, const Formula
     float top = 0.0f;
     int held = 0;  // numbers below the uppermost, once there is one
     for (unsigned at = 0; at < code.count; ++at) {
-        const unsigned instruction = code.instruction[at];
-        if (instruction <= NUMBER) {  // one more number
+        const unsigned opcode = code.opcode[at];
+        if (opcode <= Opcode::NUMBER) {  // one more number
             if (at > 0) stack[held++][threadIdx.x] = top;
             const float* input = inputs.of[code.input[at]];
             const unsigned* whole = reinterpret_cast<const unsigned*>(input);
-            switch (instruction) {
-                case ELEMENTS: top = input[row * width + element]; break;
-                case ROWS: top = input[row]; break;
-                case ONE: top = input[0]; break;
-                case ELEMENTS_U: top = static_cast<float>(whole[row * width + element]); break;
-                case ROWS_U: top = static_cast<float>(whole[row]); break;
-                case ONE_U: top = static_cast<float>(whole[0]); break;
-                case OLD: top = to_float(old[row * width + element]); break;
-                case ELEMENT: top = static_cast<float>(element); break;
+            switch (opcode) {
+                case Opcode::READ_ELEMENT: top = input[row * width + element]; break;
+                case Opcode::READ_ROW: top = input[row]; break;
+                case Opcode::READ_ONE: top = input[0]; break;
+                case Opcode::READ_ELEMENT_U32: top = static_cast<float>(whole[row * width + element]); break;
+                case Opcode::READ_ROW_U32: top = static_cast<float>(whole[row]); break;
+                case Opcode::READ_ONE_U32: top = static_cast<float>(whole[0]); break;
+                case Opcode::OLD: top = to_float(old[row * width + element]); break;
+                case Opcode::ELEMENT: top = static_cast<float>(element); break;
                 default: top = code.number[at]; break;
             }
             continue;
         }
-        switch (instruction) {
-            case AT: top = at_place(inputs, code.input[at], static_cast<int>(code.number[at]), top, row); break;
-            case ADD: top = stack[--held][threadIdx.x] + top; break;
-            case SUB: top = stack[--held][threadIdx.x] - top; break;
-            case MUL: top = stack[--held][threadIdx.x] * top; break;
-            case DIV: top = stack[--held][threadIdx.x] / top; break;
-            case MIN: { const float a = stack[--held][threadIdx.x]; top = top < a ? top : a; break; }
-            case MAX: { const float a = stack[--held][threadIdx.x]; top = a < top ? top : a; break; }
-            case LESS: top = stack[--held][threadIdx.x] < top ? 1.0f : 0.0f; break;
-            case NEG: top = -top; break;
-            case ABS: top = fabsf(top); break;
-            case SIGN: top = (top > 0.0f ? 1.0f : 0.0f) - (top < 0.0f ? 1.0f : 0.0f); break;
-            case SQRT: top = sqrtf(top); break;
-            case EXP: top = expf(top); break;
-            case LN: top = logf(top); break;
-            case TANH: top = tanhf(top); break;
-            case COS: top = cosf(top); break;
-            case FLOOR: top = floorf(top); break;
-            case ROUND: top = rintf(top); break;
+        switch (opcode) {
+            case Opcode::AT: top = at_place(inputs, code.input[at], static_cast<int>(code.number[at]), top, row); break;
+            case Opcode::ADD: top = stack[--held][threadIdx.x] + top; break;
+            case Opcode::SUB: top = stack[--held][threadIdx.x] - top; break;
+            case Opcode::MUL: top = stack[--held][threadIdx.x] * top; break;
+            case Opcode::DIV: top = stack[--held][threadIdx.x] / top; break;
+            case Opcode::MIN: { const float a = stack[--held][threadIdx.x]; top = top < a ? top : a; break; }
+            case Opcode::MAX: { const float a = stack[--held][threadIdx.x]; top = a < top ? top : a; break; }
+            case Opcode::LESS: top = stack[--held][threadIdx.x] < top ? 1.0f : 0.0f; break;
+            case Opcode::NEG: top = -top; break;
+            case Opcode::ABS: top = fabsf(top); break;
+            case Opcode::SIGN: top = (top > 0.0f ? 1.0f : 0.0f) - (top < 0.0f ? 1.0f : 0.0f); break;
+            case Opcode::SQRT: top = sqrtf(top); break;
+            case Opcode::EXP: top = expf(top); break;
+            case Opcode::LN: top = logf(top); break;
+            case Opcode::TANH: top = tanhf(top); break;
+            case Opcode::COS: top = cosf(top); break;
+            case Opcode::FLOOR: top = floorf(top); break;
+            case Opcode::ROUND: top = rintf(top); break;
             default: {  // SELECT
                 const float yes = stack[--held][threadIdx.x];
                 const float choice = stack[--held][threadIdx.x];

@@ -2,8 +2,8 @@
 //
 //     out[row, column] = sum over k of A[row, k] B[k, column]
 //
-// A block computes a tile of `out`. It walks along k, DEPTH elements at a time: while it multiplies the ones that lie
-// in one half of shared memory, the next DEPTH columns of A and rows of B are on their way to the other half. Each
+// A block computes a tile of `out`. It walks along k, BLOCK_TILE_DEPTH elements at a time: while it multiplies the ones that lie
+// in one half of shared memory, the next BLOCK_TILE_DEPTH columns of A and rows of B are on their way to the other half. Each
 // thread holds an 8 x 4 part of the tile in registers: for each k it reads 12 numbers from shared memory and does 32
 // multiply-adds, so shared memory keeps up with the arithmetic.
 //
@@ -19,12 +19,12 @@
 #include "ptx.cuh"
 #include "vector.cuh"
 
-constexpr int DEPTH = 16;
 constexpr int FOLD = 8;
 // A thread's part of a tile: two groups of QUAD rows, half a tile apart, by QUAD columns. The rows of a group follow
 // one another, so that the four outputs of a pooling window can meet in one thread.
 constexpr int QUAD = 4;
-constexpr int GROUPS = 2;
+constexpr int GROUPS = THREAD_TILE_ROWS / QUAD;
+static_assert(GROUPS == 2 && THREAD_TILE_COLUMNS == QUAD);
 // Rows of shared memory are padded by so many floats: fewer of the transposing stores meet in one bank.
 constexpr int PADDING = 4;
 
@@ -37,13 +37,13 @@ struct Tile {
     static constexpr bool INTERLEAVED = INTERLEAVED_;
     static constexpr int THREADS = ROWS / (GROUPS * QUAD) * (COLUMNS / QUAD);
 };
-using Scalar = Tile<64, 32, 1, false>;
-using Narrow = Tile<64, 32, 4, true>;
-using Square = Tile<64, 64, 4, true>;
+using Scalar = Tile<BLOCK_TILE_ROWS, NARROW_TILE_COLUMNS, 1, false>;
+using Narrow = Tile<BLOCK_TILE_ROWS, NARROW_TILE_COLUMNS, 4, true>;
+using Square = Tile<BLOCK_TILE_ROWS, SQUARE_TILE_COLUMNS, 4, true>;
 // For kernels where interleaving takes so many more registers that fewer blocks share a multiprocessor. `Scalar` is not
 // interleaved for the same reason.
-using NarrowRowMajor = Tile<64, 32, 4, false>;
-using SquareRowMajor = Tile<64, 64, 4, false>;
+using NarrowRowMajor = Tile<BLOCK_TILE_ROWS, NARROW_TILE_COLUMNS, 4, false>;
+using SquareRowMajor = Tile<BLOCK_TILE_ROWS, SQUARE_TILE_COLUMNS, 4, false>;
 
 // Where VECTOR elements of an operand lie; if not `live` they are 0, and `from` is no address.
 struct Place {
@@ -85,7 +85,7 @@ struct Across {
     }
 };
 
-// One operand's way into shared memory, `tile[DEPTH][LINES]`: a thread's share of it. What stands in memory as it will
+// One operand's way into shared memory, `tile[BLOCK_TILE_DEPTH][LINES]`: a thread's share of it. What stands in memory as it will
 // in the tile is copied there, four elements at a time; what is turned or computed goes through registers. So do single
 // elements: copied one by one, they took more registers than they left.
 template <class T, class Operand, int LINES>
@@ -94,10 +94,10 @@ struct Feed {
     // go across lines: stores to shared memory then never meet in a bank.
     static constexpr bool ALONG = Operand::ALONG && T::VECTOR > 1;
     static constexpr bool COPIED = Operand::PLAIN && !Operand::ALONG && T::VECTOR == 4;
-    static constexpr int NEIGHBOURS = (ALONG ? DEPTH : LINES) / T::VECTOR;
+    static constexpr int NEIGHBOURS = (ALONG ? BLOCK_TILE_DEPTH : LINES) / T::VECTOR;
     static constexpr int STRIDE = T::THREADS / NEIGHBOURS;
-    static constexpr int PASSES = LINES * DEPTH / T::VECTOR / T::THREADS;
-    static_assert(STRIDE * NEIGHBOURS == T::THREADS && PASSES * T::THREADS * T::VECTOR == LINES * DEPTH);
+    static constexpr int PASSES = LINES * BLOCK_TILE_DEPTH / T::VECTOR / T::THREADS;
+    static_assert(STRIDE * NEIGHBOURS == T::THREADS && PASSES * T::THREADS * T::VECTOR == LINES * BLOCK_TILE_DEPTH);
 
     typename Operand::Line lines[ALONG ? PASSES : 1];
     float held[PASSES][T::VECTOR];  // unless COPIED
@@ -114,7 +114,7 @@ struct Feed {
         for (int pass = 0; pass < (ALONG ? PASSES : 1); ++pass) lines[pass] = operand.line(first + line(pass));
     }
 
-    // Sends for elements k to k + DEPTH; from `end` on they are 0, whatever memory holds. Nobody may read the tile.
+    // Sends for elements k to k + BLOCK_TILE_DEPTH; from `end` on they are 0, whatever memory holds. Nobody may read the tile.
     __device__ void fetch(const Operand& operand, int k, int end, float (*tile)[LINES + PADDING]) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
@@ -180,7 +180,7 @@ struct Store {
         Columns of{first, {}};
 #pragma unroll
         for (int j = 0; j < QUAD; ++j) {
-            if (first + j < columns) of.known[j] = epilogue.column(first + j);
+            if (first + j < columns) of.known[j] = epilogue_column(epilogue, first + j);
         }
         return of;
     }
@@ -197,7 +197,7 @@ struct Store {
                 at[i] = order(row + i) * columns + of.first + j;
                 for (int v = 0; v < VECTOR; ++v) finished[i][v] = values[i][j + v];
             }
-            epilogue(finished, at, rows, of.known + j);
+            apply_epilogue(epilogue, finished, at, rows, of.known + j);
 #pragma unroll
             for (int i = 0; i < QUAD; ++i) {
                 if (i < rows) store_vector(out + at[i], finished[i]);
@@ -272,16 +272,16 @@ __device__ __forceinline__ int column_of_thread() {
 
 // Both halves of the shared memory of a block's tiles of A and B.
 template <class T>
-using RowTiles = float (*)[DEPTH][T::ROWS + PADDING];
+using RowTiles = float (*)[BLOCK_TILE_DEPTH][T::ROWS + PADDING];
 template <class T>
-using ColumnTiles = float (*)[DEPTH][T::COLUMNS + PADDING];
+using ColumnTiles = float (*)[BLOCK_TILE_DEPTH][T::COLUMNS + PADDING];
 
 // Adds terms `first` to `end` of a product to a thread's part of the tile at row0, column0.
 template <class T, class A, class B>
 __device__ __forceinline__ void accumulate(
     float (&total)[GROUPS * QUAD][QUAD], const Product<A, B>& product, int row0, int column0, int first, int end,
     RowTiles<T> a_tile, ColumnTiles<T> b_tile) {
-    const int tiles = end > first ? ceil_div(end - first, DEPTH) : 0;
+    const int tiles = end > first ? ceil_div(end - first, BLOCK_TILE_DEPTH) : 0;
     if (tiles == 0) return;
     Feed<T, A, T::ROWS> a_feed;
     Feed<T, B, T::COLUMNS> b_feed;
@@ -298,11 +298,11 @@ __device__ __forceinline__ void accumulate(
     for (int tile = 0; tile < tiles; ++tile) {
         const int now = tile % 2, next = 1 - now;
         if (tile + 1 < tiles) {  // the other half was last read before the barrier that ended the last turn
-            a_feed.fetch(product.a, first + (tile + 1) * DEPTH, end, a_tile[next]);
-            b_feed.fetch(product.b, first + (tile + 1) * DEPTH, end, b_tile[next]);
+            a_feed.fetch(product.a, first + (tile + 1) * BLOCK_TILE_DEPTH, end, a_tile[next]);
+            b_feed.fetch(product.b, first + (tile + 1) * BLOCK_TILE_DEPTH, end, b_tile[next]);
         }
 #pragma unroll
-        for (int k = 0; k < DEPTH; ++k) {
+        for (int k = 0; k < BLOCK_TILE_DEPTH; ++k) {
             float of_a[GROUPS][QUAD], of_b[QUAD];
             for (int g = 0; g < GROUPS; ++g) load_vector(of_a[g], &a_tile[now][k][g * (T::ROWS / GROUPS) + row]);
             load_vector(of_b, &b_tile[now][k][column]);
@@ -328,14 +328,14 @@ __device__ __forceinline__ void accumulate(
 }
 
 // A block's tile of the sum of products of `rows` by `columns`, of its share of their terms: blocks are numbered along
-// x by columns, then by rows of tiles; along y by shares of `chunk` terms each (a multiple of DEPTH), of the products
+// x by columns, then by rows of tiles; along y by shares of `chunk` terms each (a multiple of BLOCK_TILE_DEPTH), of the products
 // one after another. Calls `output(row, output.start(column), values[QUAD][QUAD])` for each of a thread's groups;
 // it must mind the edges. Blocks that have no row leave at once; a share without terms gives zeros.
 template <class T, class Output, class... Products>
 __device__ __forceinline__ void gemm(
     int rows, int columns, int chunk, const Output& output, const Products&... products) {
-    SHARED(float, a_tile, [2][DEPTH][T::ROWS + PADDING]);
-    SHARED(float, b_tile, [2][DEPTH][T::COLUMNS + PADDING]);
+    SHARED(float, a_tile, [2][BLOCK_TILE_DEPTH][T::ROWS + PADDING]);
+    SHARED(float, b_tile, [2][BLOCK_TILE_DEPTH][T::COLUMNS + PADDING]);
     const int across = ceil_div(columns, T::COLUMNS);
     const int row0 = blockIdx.x / across * T::ROWS, column0 = blockIdx.x % across * T::COLUMNS;
     if (row0 >= rows) return;

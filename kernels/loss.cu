@@ -4,9 +4,6 @@
 // 10 classes that is 4 KB: a launch, and no more.
 #include "prelude.cuh"
 
-// `Loss` in src/tape/loss.rs; src/device/cuda/lower/loss.rs numbers them so.
-enum Loss { XENT, SLM, LM, CW, DLR };
-
 // What a row's losses are made of; the same in every lane.
 struct Margins {
     float slm;
@@ -110,7 +107,7 @@ __device__ __forceinline__ long long warp_row() {
 
 // A targeted loss that is minus another takes its kernel, with the targets as labels and -1 as the factor.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    loss(float* __restrict__ out, const float* __restrict__ logits, const unsigned* __restrict__ labels, int kind,
+    loss(float* __restrict__ out, const float* __restrict__ logits, const unsigned* __restrict__ labels, unsigned kind,
          float confidence, float factor, const unsigned* rows, int capacity, int classes) {
     const long long row = warp_row();
     if (row >= active_rows(rows, capacity)) return;
@@ -119,16 +116,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Margins m = margins(z, y, classes);
     float value = m.lm;
     // log(1 + e^slm), without overflow and exact where it is tiny.
-    if (kind == XENT) value = fmaxf(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
-    if (kind == SLM) value = m.slm;
-    if (kind == CW) value = m.lm + confidence < 0.0f ? 0.0f : m.lm + confidence;
-    if (kind == DLR) value = Ratio(z, m.best, y, 3, classes).value;
+    if (kind == LossKind::XENT) value = fmaxf(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
+    if (kind == LossKind::SLM) value = m.slm;
+    if (kind == LossKind::CW) value = m.lm + confidence < 0.0f ? 0.0f : m.lm + confidence;
+    if (kind == LossKind::DLR) value = Ratio(z, m.best, y, 3, classes).value;
     if (threadIdx.x % WARP == 0) out[row] = factor * value;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     loss_backward(float* __restrict__ dlogits, const float* __restrict__ logits, const unsigned* __restrict__ labels,
-                  const float* __restrict__ dvalue, int kind, float confidence, float factor, const unsigned* rows,
+                  const float* __restrict__ dvalue, unsigned kind, float confidence, float factor, const unsigned* rows,
                   int capacity, int classes) {
     const long long row = warp_row();
     if (row >= active_rows(rows, capacity)) return;
@@ -137,13 +134,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Margins m = margins(z, y, classes);
     float share = 1.0f;
     // Xent is softplus(slm): its gradient is slm's times sigmoid(slm).
-    if (kind == XENT) {
+    if (kind == LossKind::XENT) {
         const float e = expf(-fabsf(m.slm));
         share = m.slm > 0.0f ? 1.0f / (1.0f + e) : e / (1.0f + e);
     }
-    if (kind == CW && m.lm + confidence < 0.0f) share = 0.0f;
+    if (kind == LossKind::CW && m.lm + confidence < 0.0f) share = 0.0f;
     share *= factor * dvalue[row];
-    if (kind == DLR) {
+    if (kind == LossKind::DLR) {
         const Ratio ratio(z, m.best, y, 3, classes);
         for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
             dlogits[row * classes + j] = share * ratio.derivative(j);
@@ -153,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
         float dz = j == m.best ? share : 0.0f;
         // Not e^(z_j - logsumexp): where logits are large, that exponent has lost its last digits.
-        if (kind == XENT || kind == SLM) dz = share * (expf(z[j] - m.largest) / m.sum);
+        if (kind == LossKind::XENT || kind == LossKind::SLM) dz = share * (expf(z[j] - m.largest) / m.sum);
         dlogits[row * classes + j] = j == y ? -share : dz;
     }
 }
@@ -315,35 +312,33 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i < n) out[i] = eps[i] < hinge ? 1.0f / static_cast<float>(n) : 0.0f;
 }
 
-// Places in the sums: `Metric` in src/tape/metric.rs.
-enum Metric { STEPS, EXAMPLES, CLEAN_LOSS, MARGIN_LOSS, CORRECT, EPS, REACHED };
-
 // Adds a step's sums: 20 bytes a row. One block, so that the order of the terms is fixed.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    accumulate_metrics(float* __restrict__ sums, const float* __restrict__ clean, const float* __restrict__ lm,
-                       const float* __restrict__ weights, const float* __restrict__ margin,
-                       const float* __restrict__ eps, const unsigned* rows, int capacity) {
+    accumulate_metrics(float* __restrict__ sums, const float* __restrict__ loss,
+                       const float* __restrict__ logit_margin, const float* __restrict__ weights,
+                       const float* __restrict__ weighted_loss, const float* __restrict__ eps, const unsigned* rows,
+                       int capacity) {
     const int n = active_rows(rows, capacity);
-    float clean_loss = 0.0f, margin_loss = 0.0f, correct = 0.0f, all_eps = 0.0f, reached = 0.0f;
+    float loss_sum = 0.0f, weighted_sum = 0.0f, correct = 0.0f, eps_sum = 0.0f, zero_weights = 0.0f;
     for (long long i = threadIdx.x; i < n; i += THREADS) {
-        clean_loss += clean[i];
-        // A row with weight 0 may hold anything: it is left out, not multiplied by 0.
-        if (weights[i] > 0.0f) margin_loss += weights[i] * margin[i];
-        if (lm[i] < 0.0f) correct += 1.0f;
-        all_eps += eps[i];
-        if (weights[i] == 0.0f) reached += 1.0f;
+        loss_sum += loss[i];
+        // A row with weight 0 may hold anything, NaN included: it is left out, not multiplied by 0.
+        if (weights[i] > 0.0f) weighted_sum += weights[i] * weighted_loss[i];
+        if (logit_margin[i] < 0.0f) correct += 1.0f;
+        eps_sum += eps[i];
+        if (weights[i] == 0.0f) zero_weights += 1.0f;
     }
-    clean_loss = block_sum(clean_loss);
-    margin_loss = block_sum(margin_loss);
+    loss_sum = block_sum(loss_sum);
+    weighted_sum = block_sum(weighted_sum);
     correct = block_sum(correct);
-    all_eps = block_sum(all_eps);
-    reached = block_sum(reached);
+    eps_sum = block_sum(eps_sum);
+    zero_weights = block_sum(zero_weights);
     if (threadIdx.x > 0) return;
-    sums[STEPS] += 1.0f;
-    sums[EXAMPLES] += static_cast<float>(n);
-    sums[CLEAN_LOSS] += clean_loss / static_cast<float>(n);
-    sums[MARGIN_LOSS] += margin_loss;
-    sums[CORRECT] += correct;
-    sums[EPS] += all_eps;
-    sums[REACHED] += reached;
+    sums[MetricPlace::STEPS] += 1.0f;
+    sums[MetricPlace::EXAMPLES] += static_cast<float>(n);
+    sums[MetricPlace::MEAN_LOSS] += loss_sum / static_cast<float>(n);
+    sums[MetricPlace::WEIGHTED_LOSS] += weighted_sum;
+    sums[MetricPlace::CORRECT] += correct;
+    sums[MetricPlace::EPS] += eps_sum;
+    sums[MetricPlace::ZERO_WEIGHTS] += zero_weights;
 }

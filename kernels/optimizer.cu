@@ -5,16 +5,6 @@
 #include "prelude.cuh"
 #include "vector.cuh"
 
-// Entries that a schedule may have: `RATES` in src/device/cuda/launch.rs.
-constexpr int RATES = 32;
-
-// Learning rates by step, the first from step 0: `RateSchedule` in src/device/cuda/launch.rs.
-struct RateSchedule {
-    unsigned count;
-    unsigned from[RATES];
-    float rate[RATES];
-};
-
 __device__ __forceinline__ float rate_at(const RateSchedule& schedule, unsigned step) {
     float rate = schedule.rate[0];
     for (unsigned i = 1; i < schedule.count && schedule.from[i] <= step; ++i) rate = schedule.rate[i];

@@ -5,6 +5,8 @@
 // where one is wanted, fmaf says so. So a kernel's arithmetic is what its source says, on every machine.
 #pragma once
 
+#include "abi.cuh"
+
 #ifndef MAXMARGIN_HOST
 // `SHARED(float, tile, [16][17])` is one block's array; the macros exist so that a host compiler can build kernels too.
 #define SHARED(type, name, dims) __shared__ __align__(16) type name dims
@@ -14,10 +16,8 @@
     type* name = reinterpret_cast<type*>(name##_bytes)
 #endif
 
-constexpr int WARP = 32;
+// All lanes of a warp.
 constexpr unsigned FULL_MASK = 0xffffffffu;
-// Threads of a block where a kernel does not say otherwise. `THREADS` in src/device/cuda/launch.rs.
-constexpr int THREADS = 256;
 
 // How many rows are active: the count on the device, or all where none is kept.
 __device__ __forceinline__ int active_rows(const unsigned* rows, int capacity) {

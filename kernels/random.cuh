@@ -1,12 +1,14 @@
 // Random numbers that are counted, not drawn: Philox4x32-10 (Salmon et al., SC 2011), the same bits as src/rng.rs.
 #pragma once
 
+#include "prelude.cuh"
+
 // Ten rounds on a counter of four words with a key of two.
 __device__ __forceinline__ uint4 philox4x32_10(uint4 counter, uint2 key) {
-    for (int round = 0; round < 10; ++round) {
-        if (round > 0) key = make_uint2(key.x + 0x9E3779B9u, key.y + 0xBB67AE85u);
-        const unsigned a_low = counter.x * 0xD2511F53u, a_high = __umulhi(counter.x, 0xD2511F53u);
-        const unsigned b_low = counter.z * 0xCD9E8D57u, b_high = __umulhi(counter.z, 0xCD9E8D57u);
+    for (int round = 0; round < PHILOX_ROUNDS; ++round) {
+        if (round > 0) key = make_uint2(key.x + PHILOX_WEYL_0, key.y + PHILOX_WEYL_1);
+        const unsigned a_low = counter.x * PHILOX_MULTIPLIER_0, a_high = __umulhi(counter.x, PHILOX_MULTIPLIER_0);
+        const unsigned b_low = counter.z * PHILOX_MULTIPLIER_1, b_high = __umulhi(counter.z, PHILOX_MULTIPLIER_1);
         counter = make_uint4(b_high ^ counter.y ^ key.x, b_low, a_high ^ counter.w ^ key.y, a_low);
     }
     return counter;

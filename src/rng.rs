@@ -41,14 +41,21 @@ pub fn philox(seed: u64, purpose: Purpose, step: u32, example: u32, block: u32) 
     philox4x32_10([block, example, step, purpose as u32], [seed as u32, (seed >> 32) as u32])
 }
 
+/// Rounds of Philox4x32-10.
+pub(crate) const PHILOX_ROUNDS: usize = 10;
+/// Multipliers of the first and the third word of the counter.
+pub(crate) const PHILOX_MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// Addends of the words of the key, after each round.
+pub(crate) const PHILOX_WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
 /// Philox4x32 with ten rounds.
 pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for round in 0..10 {
+    for round in 0..PHILOX_ROUNDS {
         if round > 0 {
-            key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+            key = [key[0].wrapping_add(PHILOX_WEYL[0]), key[1].wrapping_add(PHILOX_WEYL[1])];
         }
-        let a = u64::from(counter[0]) * 0xD251_1F53;
-        let b = u64::from(counter[2]) * 0xCD9E_8D57;
+        let a = u64::from(counter[0]) * u64::from(PHILOX_MULTIPLIERS[0]);
+        let b = u64::from(counter[2]) * u64::from(PHILOX_MULTIPLIERS[1]);
         counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
     }
     counter

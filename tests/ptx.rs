@@ -11,8 +11,6 @@ use maxmargin::tape::Memory;
 use support::Random;
 use support::cuda::{fake_driver, open, ready};
 
-const LANES: usize = WARP as usize;
-
 /// Runs a test wherever there is a CUDA device; on the fake one with copies performed at once, and at the wait.
 fn wherever_copies_run(test: impl Fn()) {
     static ONE: Mutex<()> = Mutex::new(());
@@ -36,7 +34,7 @@ fn run(kernel: &'static str, from: &[u32], last: Arg) -> Vec<u32> {
     let device: &mut dyn Device = &mut cuda;
     device.write_u32(&input, from).unwrap();
     let args = vec![Arg::Output(0), Arg::Input(0), last];
-    let launch = Launch { kernel, grid: [1; 3], block: WARP, shared: 0, args, cost: Cost::default() };
+    let launch = Launch { kernel, grid: [1; 3], block: WARP as u32, shared: 0, args, cost: Cost::default() };
     cuda.launch_on(&launch, &[&out], &[&input]).unwrap();
     (&cuda as &dyn Device).read_u32(&out).unwrap()
 }
@@ -55,10 +53,10 @@ fn crossed(words: &[u32], width: usize) -> Vec<u32> {
 /// A copy of `width` words a lane: the words, or zeros in lanes that are not live.
 fn copies(kernel: &'static str, width: usize) {
     wherever_copies_run(|| {
-        let from = words(LANES * width);
+        let from = words(WARP * width);
         for live in [0, u32::MAX, 1, 1 << 31, 0xa53c_0f71] {
             let mut expected = from.clone();
-            for lane in (0..LANES).filter(|lane| live >> lane & 1 == 0) {
+            for lane in (0..WARP).filter(|lane| live >> lane & 1 == 0) {
                 expected[lane * width..][..width].fill(0);
             }
             assert_eq!(run(kernel, &from, Arg::Unsigned(live)), crossed(&expected, width), "live: {live:#x}");
@@ -80,7 +78,7 @@ fn cp_async_16_copies_sixteen_bytes_or_writes_zeros() {
 fn cp_async_wait_waits_for_all_groups_but_the_latest() {
     wherever_copies_run(|| {
         for rows in [1, 2, 3, 64] {
-            let from = words(rows * LANES);
+            let from = words(rows * WARP);
             let found = run("conformance_cp_async_groups", &from, Arg::Int(rows as i32));
             assert_eq!(found, crossed(&from, 1), "{rows} rows");
         }

@@ -5,7 +5,8 @@ use serde::Serialize;
 use super::timer::RunTime;
 use super::workload::shape;
 use crate::device::cuda;
-use crate::device::cuda::launch::{Cost, TotalCost};
+use crate::device::cuda::TotalCost;
+use crate::device::cuda::launch::Cost;
 use crate::tape::Program;
 
 /// One thing that was timed.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::workload::shape;
 use crate::Result;
-use crate::device::cuda::launch::TotalCost;
+use crate::device::cuda::TotalCost;
 use crate::device::{Device, Schedule};
 use crate::tape::{ALIGN_WORDS, Buffer, DType, Memory, Node, Op, Place, Program, Region, Value, ValueInfo};
 

@@ -13,7 +13,7 @@ use super::workload::{AttackSteps, BenchStep, Products, shape};
 use crate::Result;
 use crate::device::Device;
 use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
-use crate::device::cuda::launch::TotalCost;
+use crate::device::cuda::TotalCost;
 use crate::tape::Memory;
 
 /// Seconds of the largest matrix product at most: after one that takes longer, larger ones are not tried.

@@ -187,6 +187,7 @@ fn build_set(kernels: &str, build: KernelBuild, altered: Option<&AlteredKernel>)
     }
     let mut headers = headers;
     headers.extend(texts(&kernels, &["cuh", "h"])?);
+    headers.extend(texts(Path::new(GENERATED_HEADERS), &["cuh"])?);
     let sources = texts(&kernels, &["cu"])?;
     if sources.is_empty() {
         return Err(format!("no kernels in {}", kernels.display()));
@@ -230,6 +231,9 @@ fn build_set(kernels: &str, build: KernelBuild, altered: Option<&AlteredKernel>)
     drop(lock);
     Ok(result)
 }
+
+/// The folder of `abi.cuh`, which `build.rs` makes.
+const GENERATED_HEADERS: &str = env!("OUT_DIR");
 
 fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "g++".to_string())
@@ -304,7 +308,7 @@ impl CompilationUnit {
         let unit = self.object.with_extension("cpp");
         fs::write(&unit, &self.text).map_err(error)?;
         let mut compile = Command::new(compiler());
-        compile.args(FLAGS).args(&self.flags).arg("-I").arg(driver);
+        compile.args(FLAGS).args(&self.flags).arg("-I").arg(driver).arg("-I").arg(GENERATED_HEADERS);
         compile.arg("-iquote").arg(self.source.parent().unwrap_or(driver));
         run(compile.arg(&unit).arg("-o").arg(&self.object))?;
         fs::write(&done, &self.stamp).map_err(error)?;

@@ -7,6 +7,8 @@
 //!
 //! `shared` opens a GPU once a process: context, kernels, streams. `unsafe` and cudarc stand in `driver` alone.
 
+mod abi;
+mod arg;
 #[allow(unsafe_code)]
 mod driver;
 mod images;
@@ -23,6 +25,7 @@ use std::sync::{Arc, PoisonError};
 pub use driver::{DriverInfo, Gpu, driver_is_here, find};
 pub use images::{KERNELS, KernelInfo, KernelUsage, NVCC, TARGETS};
 use launch::{Arg, Launch, Lowered};
+pub use lower::{TYPICAL_MULTIPROCESSORS, TotalCost, launches};
 
 use super::{Device, Schedule, Snapshot};
 use crate::tape::{Buffer, Memory as Layout, Node, Program, Value};
@@ -33,9 +36,6 @@ use shared::{STAGING, SharedGpu, Staging, StreamLease};
 
 /// Shared memory that a launch may add without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
-
-/// Multiprocessors of the GPU that launches are described for where none is at hand: an H100's.
-pub const TYPICAL_MULTIPROCESSORS: usize = 132;
 
 /// A GPU's memory and the work on it. What takes long to open is shared by all devices of the process.
 pub struct Cuda {
@@ -91,12 +91,6 @@ impl LaunchOperands {
 
 /// Pinned memory of a snapshot that was collected, for the next one.
 type Spare = Rc<RefCell<Option<Pinned>>>;
-
-/// Launches of a node on a GPU of so many multiprocessors, which need not be there.
-#[must_use]
-pub fn launches(program: &Program, node: &Node, multiprocessors: usize) -> Vec<Launch> {
-    lower::lower(program, node, multiprocessors).launches
-}
 
 impl Cuda {
     /// Takes GPU `ordinal` into use. With `sync` the host waits after every launch, so that a failure names its

@@ -1,8 +1,8 @@
 //! kernels/attack.cu.
 
+use super::desc::{Desc, rows_of};
 use super::elementwise::width;
-use super::{Arg, Desc, rows_of};
-use crate::device::cuda::launch::{Launch, THREADS};
+use crate::device::cuda::launch::{Arg, Launch, THREADS};
 use crate::rng::Purpose;
 use crate::tape::{Direction, L2Order};
 use crate::tape::{Norm, Op, PgdRule};
@@ -44,7 +44,7 @@ fn launch(
     args.extend_from_slice(numbers);
     args.extend([Arg::Rows, Arg::size(n), Arg::size(wide)]);
     let blocks = match blocks {
-        BlocksPerRow::Many => n * wide.div_ceil(THREADS as usize),
+        BlocksPerRow::Many => n * wide.div_ceil(THREADS),
         BlocksPerRow::One => n,
     };
     let flops = (flops * n * row) as u64;
@@ -85,7 +85,7 @@ pub(super) fn pgd_step(desc: &Desc, rule: PgdRule) -> Launch {
         }
         Norm::L2 => {
             // How many fours a thread would keep; beyond three they are read again from memory.
-            let (kernel, width) = match (row / width).div_ceil(THREADS as usize) {
+            let (kernel, width) = match (row / width).div_ceil(THREADS) {
                 1 if width > 1 => ("pgd_step_l2_registers1", width),
                 2..=3 if width > 1 => ("pgd_step_l2_registers3", width),
                 _ => ("pgd_step_l2", 1),

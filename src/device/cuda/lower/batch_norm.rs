@@ -1,8 +1,8 @@
 //! kernels/batch_norm.cu.
 
+use super::desc::{Desc, rows_of};
 use super::elementwise::width;
-use super::{Arg, Desc, Lowered, rows_of};
-use crate::device::cuda::launch::{Cost, Launch, THREADS, WARP};
+use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 
 /// Items that a thread of a pass takes, so that it has as many reads on their way at once.
 const PASS: usize = 4;
@@ -44,7 +44,7 @@ impl ChannelGrid {
 
     /// Items of a block of which each thread takes `each`.
     fn chunk(&self, each: usize) -> usize {
-        each * (THREADS as usize / (self.c / self.width).min(WARP as usize))
+        each * (THREADS / (self.c / self.width).min(WARP))
     }
 
     /// Items of a split of sums.
@@ -73,7 +73,7 @@ impl ChannelGrid {
         let cost = Cost { bytes: 4 * numbers as u64 * elements, flops: flops as u64 * elements };
         let kernel = if self.width > 1 { x4 } else { one };
         let mut launch = Launch::new(kernel, self.items().div_ceil(chunk), args, cost);
-        launch.grid[1] = u32::try_from(width.div_ceil(WARP as usize)).expect("channels are few");
+        launch.grid[1] = u32::try_from(width.div_ceil(WARP)).expect("channels are few");
         launch
     }
 
@@ -88,7 +88,7 @@ impl ChannelGrid {
         let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();
         let parts = self.c * self.splits();
         let cost = Cost { bytes: (SPLIT_BYTES * parts) as u64, flops: 2 * parts as u64 };
-        let second = Launch::new(kernel, self.c.div_ceil((THREADS / WARP) as usize), args, cost);
+        let second = Launch::new(kernel, self.c.div_ceil(THREADS / WARP), args, cost);
         Lowered { launches: vec![first, second], scratch: SPLIT_BYTES * parts }
     }
 }

@@ -1,8 +1,8 @@
 //! kernels/bias.cuh.
 
-use super::gemm::{SUMMED, sum_splits};
-use super::{Arg, Desc, Lowered, rows_of};
-use crate::device::cuda::launch::Launch;
+use super::desc::{Desc, rows_of};
+use super::gemm::sum_splits;
+use crate::device::cuda::launch::{Arg, Launch, Lowered, WARP};
 
 /// Items that one block adds up: at least so many, and so many that there are at most [`MOST_SPLITS`] blocks of them.
 const SPLIT_MULTIPLE: usize = 128;
@@ -21,7 +21,7 @@ pub(super) fn sum_items(desc: &Desc, kernel: &'static str) -> Lowered {
     let to = if splits > 1 { Arg::Scratch(0) } else { Arg::Output(0) };
     let operands = [to].into_iter().chain((0..desc.inputs()).map(Arg::Input)).chain([Arg::Rows]);
     let args = operands.chain([n, row / k, k, chunk].map(Arg::size)).collect();
-    let mut first = Launch::new(kernel, k.div_ceil(SUMMED), args, desc.cost((items * k) as u64));
+    let mut first = Launch::new(kernel, k.div_ceil(WARP), args, desc.cost((items * k) as u64));
     first.grid[1] = u32::try_from(splits).expect("splits are few");
     let launches = if splits > 1 { vec![first, sum_splits(k, splits)] } else { vec![first] };
     Lowered { launches, scratch: if splits > 1 { 4 * k * splits } else { 0 } }

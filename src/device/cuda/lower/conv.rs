@@ -1,19 +1,10 @@
 //! kernels/conv.cu.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::gemm::{Epilogue, GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
-use super::{Arg, Desc, Lowered};
-use crate::device::cuda::launch::KernelStruct;
+use super::desc::Desc;
+use super::gemm::{GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
+use crate::device::cuda::abi::{ConvShape, Divisor, Epilogue, Shortcut, ShortcutShape};
+use crate::device::cuda::launch::{Arg, Lowered};
 use crate::tape::ConvWindow;
-
-/// Divides numbers below 2^31 by one: a multiplication and a shift.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-struct Divisor {
-    multiplier: u32,
-    shift: u32,
-}
 
 impl Divisor {
     /// With l = ceil(log2 d), m = ceil(2^(31 + l) / d) exceeds the true ratio by less than 1, so that n m / 2^(31 + l)
@@ -25,50 +16,8 @@ impl Divisor {
     }
 }
 
-/// Sizes of a convolution, as its kernels take them: `ConvShape` in kernels/conv.cuh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-struct ConvShape {
-    h: u32,
-    w: u32,
-    c: u32,
-    k: u32,
-    kh: u32,
-    kw: u32,
-    out_h: u32,
-    out_w: u32,
-    padding: u32,
-    stride: u32,
-    chunk: u32,
-    by_c: Divisor,
-    by_k: Divisor,
-    by_kw: Divisor,
-    by_image: Divisor,
-    by_row: Divisor,
-    by_more: Divisor,
-    by_less: Divisor,
-}
-
-impl KernelStruct for ConvShape {
-    const NAME: &'static str = "ConvShape";
-}
-
-/// Sizes of a shortcut's x, or of its dy, as kernels take them; 0 without one: `ShortcutShape` in kernels/conv.cuh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-struct ShortcutShape {
-    h: u32,
-    w: u32,
-    channels: u32,
-    stride: u32,
-}
-
-impl KernelStruct for ShortcutShape {
-    const NAME: &'static str = "ShortcutShape";
-}
-
 /// What a convolution, or its gradient by its input, is computed with.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct FusedTerms {
     /// The stride of a 1x1 convolution whose results, or gradients, are added. Inputs 2 and 3 are its x, or dy, and its
     /// filters.
@@ -82,18 +31,18 @@ impl FusedTerms {
         self.shortcut.map_or(0, |_| desc.input(2)[3])
     }
 
-    /// The shortcut as the kernels take it: `Shortcut` in kernels/conv.cuh.
-    fn shortcut(&self, desc: &Desc) -> Arg {
-        let (operands, shape) = match self.shortcut {
-            Some(stride) => {
-                let int = |n: usize| u32::try_from(n).expect("a size fits an int");
-                let [_, h, w, channels] = [0, 1, 2, 3].map(|i| int(desc.input(2)[i]));
-                ([2, 3].map(Arg::Input), ShortcutShape { h, w, channels, stride: int(stride) })
-            }
-            None => ([Arg::Null, Arg::Null], ShortcutShape::default()),
-        };
-        Arg::Members("Shortcut", operands.into_iter().chain([Arg::of(shape)]).collect())
+    /// The shortcut as the kernels take it.
+    fn shortcut(&self, desc: &Desc) -> Shortcut {
+        let Some(stride) = self.shortcut else { return Shortcut::default() };
+        let [_, h, w, channels] = [0, 1, 2, 3].map(|i| int(desc.input(2)[i]));
+        let shape = ShortcutShape { h, w, channels, stride: int(stride) };
+        Shortcut { x: Arg::Input(2), filters: Arg::Input(3), shape: Arg::of(shape) }
     }
+}
+
+/// A size as C++'s `int`.
+fn int(n: usize) -> i32 {
+    i32::try_from(n).expect("a size fits an int")
 }
 
 /// Sizes of a convolution.
@@ -139,7 +88,6 @@ impl ConvProblem {
 
     fn shape(&self, chunk: usize) -> Arg {
         let (rows, columns) = if self.pooled { (self.out_h / 2, self.out_w / 2) } else { (self.out_h, self.out_w) };
-        let int = |n: usize| u32::try_from(n).expect("a size fits an int");
         Arg::of(ConvShape {
             h: int(self.h),
             w: int(self.w),
@@ -192,9 +140,10 @@ impl ConvProblem {
     /// A convolution or its gradient by its input, as `product` says, of so many operations.
     fn lower(&self, desc: &Desc, product: GemmProblem, flops: u64, kernels: GemmKernels, fused: FusedTerms) -> Lowered {
         let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
-        let (vectors, results) = (self.vectors(desc, &fused), GemmResults::Rows(fused.epilogue));
+        let (vectors, shortcut) = (self.vectors(desc, &fused), Arg::from(fused.shortcut(desc)));
+        let results = GemmResults::Rows(fused.epilogue);
         let work = GemmOperation { kernels, product, vectors, results, flops };
-        work.lower(desc, |chunk, epilogue| self.args(2, [fused.shortcut(desc), epilogue], chunk))
+        work.lower(desc, |chunk, epilogue| self.args(2, [shortcut.clone(), epilogue], chunk))
     }
 
     pub fn backward_weight(&self, desc: &Desc, kernels: GemmKernels) -> Lowered {

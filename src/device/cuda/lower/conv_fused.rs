@@ -1,40 +1,42 @@
 //! Convolutions with what follows them, on the kernels of kernels/conv.cu.
 
 use super::conv::{FusedTerms, backward_input, forward};
-use super::gemm::Epilogue;
-use super::{Desc, Lowered};
+use super::desc::Desc;
+use crate::device::cuda::abi::Epilogue;
+use crate::device::cuda::launch::{Arg, Lowered};
 use crate::tape::{ConvFusion, ConvGradientFusion};
 
-/// The places of the operands of an op that has some of them, in their order.
-struct OperandCursor(usize);
+/// Inputs of an op in their order, of which some are optional.
+struct InputCursor(usize);
 
-impl OperandCursor {
-    /// The next `N`, if they are there.
-    fn next<const N: usize>(&mut self, there: bool) -> [Option<usize>; N] {
+impl InputCursor {
+    /// The next `N` inputs, or as many null operands.
+    fn next<const N: usize>(&mut self, present: bool) -> [Arg; N] {
         [(); N].map(|()| {
-            self.0 += usize::from(there);
-            there.then_some(self.0 - 1)
+            self.0 += usize::from(present);
+            if present { Arg::Input(self.0 - 1) } else { Arg::Null }
         })
     }
 }
 
 pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
     let ConvFusion { window, shortcut, addend, sum, norm } = *fusion;
-    let mut operands = OperandCursor(2);
-    let [_, _] = operands.next(shortcut.is_some());
-    let [before] = operands.next(addend);
-    let [weight, bias, mean, variance] = operands.next(norm);
-    let sum = (sum && norm).then_some(0);
-    let epilogue = Epilogue { before, sum, weight, variance, bias, mean, relu: norm, ..Epilogue::default() };
+    let mut inputs = InputCursor(2);
+    let [_, _] = inputs.next(shortcut.is_some());
+    let [before] = inputs.next(addend);
+    let [weight, bias, mean, variance] = inputs.next(norm);
+    let sum = if sum && norm { Arg::Output(0) } else { Arg::Null };
+    let epilogue =
+        Epilogue { before, sum, weight, variance, bias, mean, relu: Arg::Int(norm.into()), ..Epilogue::default() };
     forward(desc, window, FusedTerms { shortcut, epilogue })
 }
 
 pub(super) fn conv2d_fused_backward_input(desc: &Desc, fusion: &ConvGradientFusion) -> Lowered {
     let ConvGradientFusion { window, shortcut, norm, addend } = *fusion;
-    let mut operands = OperandCursor(2);
-    let [_, _] = operands.next(shortcut.is_some());
-    let [weight, variance, y] = operands.next(norm);
-    let [after] = operands.next(addend);
+    let mut inputs = InputCursor(2);
+    let [_, _] = inputs.next(shortcut.is_some());
+    let [weight, variance, y] = inputs.next(norm);
+    let [after] = inputs.next(addend);
     backward_input(
         desc,
         window,

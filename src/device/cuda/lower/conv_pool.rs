@@ -2,9 +2,10 @@
 
 use super::bias::sum_items;
 use super::conv::{ConvProblem, FusedTerms};
-use super::gemm::{Epilogue, GemmOperation, GemmPlan, GemmResults};
-use super::{Arg, Desc, Lowered};
-use crate::device::cuda::launch::{Launch, THREADS};
+use super::desc::Desc;
+use super::gemm::{GemmOperation, GemmPlan, GemmResults};
+use crate::device::cuda::abi::Epilogue;
+use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
 use crate::tape::ConvWindow;
 
 /// Whether a pooled gradient's chosen outputs are better visited one by one: a tile would have few columns.
@@ -39,7 +40,7 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
 
 /// A warp for each channel of 2 x 2 pixels, several in turn.
 fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
-    const WARPS: usize = THREADS as usize / 32;
+    const WARPS: usize = THREADS / WARP;
     const TURNS: usize = 4;
     let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).chain([Arg::size(TURNS)]).collect();
     let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;

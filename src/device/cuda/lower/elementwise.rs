@@ -1,8 +1,8 @@
 //! kernels/elementwise.cu.
 
 use super::bias::sum_items;
-use super::{Arg, Desc, Lowered, rows_of};
-use crate::device::cuda::launch::Launch;
+use super::desc::{Desc, rows_of};
+use crate::device::cuda::launch::{Arg, Launch, Lowered};
 
 /// Elements that a thread reads and writes at once: four where the elements of a row and all addresses allow it.
 pub(super) fn width(desc: &Desc, row: usize) -> usize {

@@ -1,77 +1,79 @@
 //! kernels/formula.cu.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use super::{Arg, Desc, rows_of};
-use crate::device::cuda::launch::{KernelStruct, Launch};
-use crate::tape::formula::{FORMULA_INPUTS, FORMULA_LENGTH, Formula, Instruction};
+use super::desc::{Desc, rows_of};
+use crate::device::cuda::abi::{FORMULA_INPUTS, FormulaCode, FormulaInputs, Opcode, TABLE_BY_ROW};
+use crate::device::cuda::launch::{Arg, Launch};
+use crate::tape::formula::{Formula, Instruction};
 use crate::tape::{DType, Reduction};
 
-/// What is added to the number of an input that is a table a row.
-const TABLE_BY_ROW: u32 = 256;
-
-/// A formula's instructions as the kernels take them: `FormulaCode` in kernels/formula.cu.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-struct FormulaCode {
-    count: u32,
-    instruction: [u32; FORMULA_LENGTH],
-    input: [u32; FORMULA_LENGTH],
-    number: [f32; FORMULA_LENGTH],
-}
-
-impl KernelStruct for FormulaCode {
-    const NAME: &'static str = "FormulaCode";
-}
-
-/// As kernels/formula.cu numbers them; what reads an input has its own numbers, by how it is read.
-fn number(instruction: Instruction) -> u32 {
+/// The opcode of an instruction that reads no input.
+fn opcode(instruction: Instruction) -> Opcode {
     match instruction {
-        Instruction::Input(_) => unreachable!("it has a number for each way of reading"),
-        Instruction::Old => 6,
-        Instruction::Element => 7,
-        Instruction::Number(_) => 8,
-        Instruction::At(_) => 9,
-        Instruction::Add => 10,
-        Instruction::Sub => 11,
-        Instruction::Mul => 12,
-        Instruction::Div => 13,
-        Instruction::Min => 14,
-        Instruction::Max => 15,
-        Instruction::Less => 16,
-        Instruction::Neg => 17,
-        Instruction::Abs => 18,
-        Instruction::Sign => 19,
-        Instruction::Sqrt => 20,
-        Instruction::Exp => 21,
-        Instruction::Ln => 22,
-        Instruction::Tanh => 23,
-        Instruction::Cos => 24,
-        Instruction::Floor => 25,
-        Instruction::Round => 26,
-        Instruction::Select => 27,
+        Instruction::Input(_) => unreachable!("an input has an opcode for each way of reading it"),
+        Instruction::Old => Opcode::Old,
+        Instruction::Element => Opcode::Element,
+        Instruction::Number(_) => Opcode::Number,
+        Instruction::At(_) => Opcode::At,
+        Instruction::Add => Opcode::Add,
+        Instruction::Sub => Opcode::Sub,
+        Instruction::Mul => Opcode::Mul,
+        Instruction::Div => Opcode::Div,
+        Instruction::Min => Opcode::Min,
+        Instruction::Max => Opcode::Max,
+        Instruction::Less => Opcode::Less,
+        Instruction::Neg => Opcode::Neg,
+        Instruction::Abs => Opcode::Abs,
+        Instruction::Sign => Opcode::Sign,
+        Instruction::Sqrt => Opcode::Sqrt,
+        Instruction::Exp => Opcode::Exp,
+        Instruction::Ln => Opcode::Ln,
+        Instruction::Tanh => Opcode::Tanh,
+        Instruction::Cos => Opcode::Cos,
+        Instruction::Floor => Opcode::Floor,
+        Instruction::Round => Opcode::Round,
+        Instruction::Select => Opcode::Select,
     }
 }
 
 /// The formula for rows of `width` elements, of which there is room for `n`.
 fn code(desc: &Desc, formula: &Formula, n: usize, width: usize) -> FormulaCode {
     let elements = |i: u8| desc.input(usize::from(i)).iter().product::<usize>();
-    // By element, by row, one for all; integers the same, three later.
     let reading = |i: u8| {
-        let how = match elements(i) {
-            all if all == n * width => 0,
-            rows if rows == n => 1,
-            _ => 2,
-        };
-        if desc.input_dtype(usize::from(i)) == DType::U32 { how + 3 } else { how }
+        let integers = desc.input_dtype(usize::from(i)) == DType::U32;
+        match elements(i) {
+            all if all == n * width => {
+                if integers {
+                    Opcode::ReadElementU32
+                } else {
+                    Opcode::ReadElement
+                }
+            }
+            rows if rows == n => {
+                if integers {
+                    Opcode::ReadRowU32
+                } else {
+                    Opcode::ReadRow
+                }
+            }
+            _ => {
+                if integers {
+                    Opcode::ReadOneU32
+                } else {
+                    Opcode::ReadOne
+                }
+            }
+        }
     };
     let mut code: FormulaCode = Zeroable::zeroed();
     code.count = u32::try_from(formula.code().len()).expect("checked when recorded");
     for (at, &instruction) in formula.code().iter().enumerate() {
-        code.instruction[at] = match instruction {
+        let opcode = match instruction {
             Instruction::Input(i) => reading(i),
-            other => number(other),
+            other => opcode(other),
         };
+        code.opcode[at] = opcode as u32;
         match instruction {
             Instruction::Input(i) => code.input[at] = u32::from(i),
             Instruction::At(i) => {
@@ -90,7 +92,7 @@ fn code(desc: &Desc, formula: &Formula, n: usize, width: usize) -> FormulaCode {
 
 fn inputs(desc: &Desc) -> Arg {
     let input = |i| if i < desc.inputs() { Arg::Input(i) } else { Arg::Null };
-    Arg::Members("FormulaInputs", (0..FORMULA_INPUTS).map(input).collect())
+    FormulaInputs { of: Arg::Members("pointers", (0..FORMULA_INPUTS).map(input).collect()) }.into()
 }
 
 pub(super) fn map(desc: &Desc, formula: &Formula) -> Launch {

@@ -3,17 +3,15 @@
 //! A function of sizes, alignment and the GPU's number of multiprocessors, so that a result does not depend on how many
 //! rows happen to be active.
 
-use super::{Arg, Desc, Lowered};
-use crate::device::cuda::launch::{Cost, Launch, THREADS};
-
-/// `DEPTH` in kernels/gemm.cuh: what a split of a sum is a multiple of.
-const DEPTH: usize = 16;
+use super::desc::{Desc, rows_of};
+use crate::device::cuda::abi::{
+    BLOCK_TILE_DEPTH, BLOCK_TILE_ROWS, Epilogue, NARROW_TILE_COLUMNS, SQUARE_TILE_COLUMNS, THREAD_TILE_COLUMNS,
+    THREAD_TILE_ROWS, WARP,
+};
+use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
 
 /// More splits than that are not made: their sum would take longer than they do.
 const MOST_SPLITS: usize = 256;
-
-/// Elements that one block of `sum_splits` adds up: a warp's width.
-pub(super) const SUMMED: usize = 32;
 
 /// Sizes of a product, all rows being active: `[rows, columns]`, each element a sum of `length` terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,18 +58,18 @@ impl GemmTile {
     /// Rows and columns.
     fn sizes(self) -> (usize, usize) {
         match self {
-            GemmTile::Scalar | GemmTile::Narrow => (64, 32),
-            GemmTile::Square => (64, 64),
+            GemmTile::Scalar | GemmTile::Narrow => (BLOCK_TILE_ROWS, NARROW_TILE_COLUMNS),
+            GemmTile::Square => (BLOCK_TILE_ROWS, SQUARE_TILE_COLUMNS),
         }
     }
 
     /// Threads of a block, each of which has 8 x 4 results.
     fn threads(self) -> usize {
         let (rows, columns) = self.sizes();
-        rows * columns / 32
+        rows * columns / (THREAD_TILE_ROWS * THREAD_TILE_COLUMNS)
     }
 
-    /// Clocks for [`DEPTH`] terms: of a block that is alone on its multiprocessor, and of each of many. Estimates: many
+    /// Clocks for [`BLOCK_TILE_DEPTH`] terms: of a block that is alone on its multiprocessor, and of each of many. Estimates: many
     /// blocks wait for shared memory (6 clocks a warp and term, as kernels/gemm.cuh counts beside `row_of`), for their
     /// stores to it and for loads; one waits for itself.
     fn clocks(self) -> (usize, usize) {
@@ -100,7 +98,7 @@ impl GemmPlan {
     /// written comes in fours. `splits`: whether sums may be cut. `multiprocessors`: the GPU's.
     pub fn new(product: GemmProblem, vectors: bool, splits: bool, multiprocessors: usize) -> GemmPlan {
         let tiles: &[GemmTile] = if vectors { &[GemmTile::Narrow, GemmTile::Square] } else { &[GemmTile::Scalar] };
-        let steps = product.length.div_ceil(DEPTH).max(1);
+        let steps = product.length.div_ceil(BLOCK_TILE_DEPTH).max(1);
         let most = if splits { steps.min(MOST_SPLITS) } else { 1 };
         let plans = tiles.iter().flat_map(|&tile| (1..=most).map(move |splits| GemmPlan::with(product, tile, splits)));
         plans.min_by_key(|plan| plan.clocks(product, multiprocessors)).expect("one tile and one split are a plan")
@@ -110,7 +108,7 @@ impl GemmPlan {
     fn with(product: GemmProblem, tile: GemmTile, splits: usize) -> GemmPlan {
         let (rows, columns) = tile.sizes();
         let tiles = product.rows.div_ceil(rows) * product.columns.div_ceil(columns);
-        let chunk = product.length.div_ceil(splits).next_multiple_of(DEPTH).max(DEPTH);
+        let chunk = product.length.div_ceil(splits).next_multiple_of(BLOCK_TILE_DEPTH).max(BLOCK_TILE_DEPTH);
         GemmPlan { tile, tiles, splits: product.length.div_ceil(chunk).max(1), chunk }
     }
 
@@ -123,7 +121,7 @@ impl GemmPlan {
         const BYTES: usize = 2800;
         let (alone, each) = self.tile.clocks();
         let blocks = (product.count * self.tiles * self.splits).div_ceil(multiprocessors);
-        let work = alone.max(each * blocks) * (self.chunk / DEPTH) + BLOCK;
+        let work = alone.max(each * blocks) * (self.chunk / BLOCK_TILE_DEPTH) + BLOCK;
         let sum = LAUNCH + (self.splits + 1) * product.results() * 4 / BYTES;
         work + if self.splits > 1 { sum } else { 0 }
     }
@@ -142,44 +140,8 @@ impl GemmPlan {
     }
 }
 
-/// What becomes of a batch's results where they are whole: `Epilogue` in kernels/epilogue.cuh. The operands are inputs of
-/// the op.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Epilogue {
-    /// Of the results' shape: is added.
-    pub before: Option<usize>,
-    /// The op's output that has the results as they are then.
-    pub sum: Option<usize>,
-    /// By columns: the results are multiplied by `weight / sqrt(variance + eps)`.
-    pub weight: Option<usize>,
-    /// With the weight.
-    pub variance: Option<usize>,
-    /// By columns: is added.
-    pub bias: Option<usize>,
-    /// By columns: times that scale is taken from the bias.
-    pub mean: Option<usize>,
-    /// ReLU is applied.
-    pub relu: bool,
-    /// Of the results' shape: where it is not positive they are 0.
-    pub y: Option<usize>,
-    /// Of the results' shape: is added.
-    pub after: Option<usize>,
-}
-
-impl Epilogue {
-    /// As the kernels take it.
-    pub fn arg(self) -> Arg {
-        let input = |operand: Option<usize>| operand.map_or(Arg::Null, Arg::Input);
-        let sum = self.sum.map_or(Arg::Null, Arg::Output);
-        let by_columns = [self.weight, self.variance, self.bias, self.mean].map(input);
-        let [y, after, relu] = [input(self.y), input(self.after), Arg::Int(self.relu.into())];
-        let before = [input(self.before), sum].into_iter();
-        Arg::Members("Epilogue", before.chain(by_columns).chain([y, after, relu]).collect())
-    }
-}
-
 /// What the results of a product are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum GemmResults {
     /// Those of a batch, finished: rows beyond the active ones are left alone.
     Rows(Epilogue),
@@ -203,21 +165,23 @@ impl GemmOperation {
     /// Its launches. `args(chunk, epilogue)` are the kernel's arguments after the first, which says where results go;
     /// splits of a sum are finished by the kernel that adds them.
     pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
-        let GemmOperation { kernels, product, vectors, results, flops } = *self;
+        let GemmOperation { kernels, product, vectors, ref results, flops } = *self;
         let plan = GemmPlan::new(product, vectors, true, desc.multiprocessors);
         let epilogue = match results {
-            GemmResults::Rows(epilogue) if plan.splits == 1 => epilogue,
+            GemmResults::Rows(epilogue) if plan.splits == 1 => epilogue.clone(),
             _ => Epilogue::default(),
         };
         let last = Arg::Output(desc.outputs() - 1);
         let to = if plan.splits > 1 { Arg::Scratch(0) } else { last.clone() };
-        let all = [to].into_iter().chain(args(plan.chunk, epilogue.arg())).collect();
+        let all = [to].into_iter().chain(args(plan.chunk, epilogue.into())).collect();
         let mut launches = vec![plan.launch(kernels, product.count, all, desc.cost(flops))];
         let dims = desc.output(0);
         let count = dims.iter().product();
         if plan.splits > 1 {
             launches.push(match results {
-                GemmResults::Rows(epilogue) => sum_split_rows(last, dims, product.columns, plan.splits, epilogue),
+                GemmResults::Rows(epilogue) => {
+                    sum_split_rows(last, dims, product.columns, plan.splits, epilogue.clone())
+                }
                 GemmResults::Whole => sum_splits(count, plan.splits),
             });
         }
@@ -227,16 +191,16 @@ impl GemmOperation {
 
 /// Adds splits of a batch's results and finishes them; of its dimensions the first are the rows.
 fn sum_split_rows(to: Arg, dims: &[usize], columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
-    let (n, row) = super::rows_of(dims);
+    let (n, row) = rows_of(dims);
     let sizes = [n, row, columns, splits].map(Arg::size);
-    let args = [to, Arg::Scratch(0), epilogue.arg(), Arg::Rows].into_iter().chain(sizes).collect();
-    Launch::new("sum_split_rows", (n * row).div_ceil(SUMMED), args, sum_cost(n * row, splits))
+    let args = [to, Arg::Scratch(0), epilogue.into(), Arg::Rows].into_iter().chain(sizes).collect();
+    Launch::new("sum_split_rows", (n * row).div_ceil(WARP), args, sum_cost(n * row, splits))
 }
 
 /// Adds splits of `count` results.
 pub(super) fn sum_splits(count: usize, splits: usize) -> Launch {
     let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::size(count), Arg::size(splits)];
-    Launch::new("sum_splits", count.div_ceil(SUMMED), args, sum_cost(count, splits))
+    Launch::new("sum_splits", count.div_ceil(WARP), args, sum_cost(count, splits))
 }
 
 fn sum_cost(count: usize, splits: usize) -> Cost {
@@ -251,8 +215,6 @@ pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
         && (0..desc.inputs()).all(aligned)
         && (0..desc.outputs()).all(|i| desc.output_aligned(i))
 }
-
-const _: () = assert!(THREADS as usize == 8 * SUMMED, "eight warps add a block's splits");
 
 #[cfg(test)]
 mod tests {
@@ -277,7 +239,7 @@ mod tests {
                 let (rows, columns) = plan.tile.sizes();
                 let (down, across) = (product.rows.div_ceil(rows), product.columns.div_ceil(columns));
                 assert_eq!(plan.tiles, down * across, "{product:?}: {plan:?}");
-                assert_eq!(plan.chunk % DEPTH, 0, "{product:?}: {plan:?}");
+                assert_eq!(plan.chunk % BLOCK_TILE_DEPTH, 0, "{product:?}: {plan:?}");
                 assert!(plan.splits * plan.chunk >= product.length, "{product:?}: {plan:?}");
                 assert!((plan.splits - 1) * plan.chunk < product.length, "an empty split: {product:?}: {plan:?}");
                 assert!(plan.splits == 1 || splits && plan.splits <= MOST_SPLITS, "{product:?}: {plan:?}");

@@ -1,7 +1,7 @@
 //! kernels/hyperplane.cu.
 
-use super::{Arg, Desc, rows_of};
-use crate::device::cuda::launch::Launch;
+use super::desc::{Desc, rows_of};
+use crate::device::cuda::launch::{Arg, Launch};
 use crate::tape::Norm;
 
 /// Operations on a number of an image, as the kernel's comment counts them.

@@ -1,8 +1,8 @@
 //! kernels/image.cu.
 
+use super::desc::{Desc, rows_of};
 use super::elementwise::width;
-use super::{Arg, Desc, rows_of};
-use crate::device::cuda::launch::{Cost, Launch};
+use crate::device::cuda::launch::{Arg, Cost, Launch};
 use crate::rng::Purpose;
 
 /// Operations on a number of an image, as the kernels' comments count them.

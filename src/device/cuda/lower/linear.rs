@@ -1,8 +1,9 @@
 //! kernels/linear.cu.
 
-use super::gemm::{Epilogue, GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
-use super::{Arg, Desc, Lowered, rows_of};
-use crate::device::cuda::launch::{Launch, THREADS};
+use super::desc::{Desc, rows_of};
+use super::gemm::{GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
+use crate::device::cuda::abi::Epilogue;
+use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
 
 /// Outputs for which a warp each is better than tiles.
 const FEW: usize = 16;
@@ -25,10 +26,10 @@ impl LinearSizes {
 
     fn lower(self, desc: &Desc, product: GemmProblem, results: GemmResults, kernels: GemmKernels) -> Lowered {
         let vectors = vectorizable(desc, &[self.inner, self.out]);
+        let has_epilogue = matches!(results, GemmResults::Rows(_));
         let work = GemmOperation { kernels, product, vectors, results, flops: product.flops() };
         work.lower(desc, |chunk, epilogue| {
-            let epilogue = matches!(results, GemmResults::Rows(_)).then_some(epilogue);
-            self.args(epilogue).into_iter().chain([Arg::size(chunk)]).collect()
+            self.args(has_epilogue.then_some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect()
         })
     }
 }
@@ -38,15 +39,15 @@ pub(super) fn linear(desc: &Desc) -> Lowered {
 }
 
 pub(super) fn linear_bias(desc: &Desc, relu: bool) -> Lowered {
-    layer(desc, Epilogue { bias: Some(2), relu, ..Epilogue::default() })
+    layer(desc, Epilogue { bias: Arg::Input(2), relu: Arg::Int(relu.into()), ..Epilogue::default() })
 }
 
 fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
     let ((n, inner), out) = (rows_of(desc.input(0)), desc.output(0)[1]);
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, out, inner));
     if out <= FEW {
-        let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(epilogue.arg()))).collect();
-        let warps_of_a_block = THREADS as usize / 32;
+        let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(epilogue.into()))).collect();
+        let warps_of_a_block = THREADS / WARP;
         return Launch::new("linear_warp", (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))
             .into();
     }
@@ -58,7 +59,8 @@ pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
     let (&[n, out], &[_, inner]) = (desc.input(0), desc.input(1)) else { unreachable!("dy is [n, out], w [out, in]") };
     let kernels = ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"];
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, inner, out));
-    let epilogue = Epilogue { y: (desc.inputs() > 2).then_some(2), ..Epilogue::default() };
+    let y = if desc.inputs() > 2 { Arg::Input(2) } else { Arg::Null };
+    let epilogue = Epilogue { y, ..Epilogue::default() };
     sizes.lower(desc, product, GemmResults::Rows(epilogue), kernels)
 }
 

@@ -1,7 +1,8 @@
 //! kernels/loss.cu.
 
-use super::{Arg, Desc};
-use crate::device::cuda::launch::{Launch, THREADS, WARP};
+use super::desc::Desc;
+use crate::device::cuda::abi::LossKind;
+use crate::device::cuda::launch::{Arg, Launch, THREADS, WARP};
 use crate::tape::{Loss, LossRule, TargetedLoss};
 
 /// Operations on a logit: the largest, an exponential and its sum; backward one more exponential and two products.
@@ -13,14 +14,13 @@ const RANK_FLOPS: u64 = 1;
 /// is made of them.
 const KL_FLOPS: [u64; 3] = [46, 60, 50];
 
-/// As kernels/loss.cu numbers them.
-fn number(loss: Loss) -> i32 {
+fn kind(loss: Loss) -> LossKind {
     match loss {
-        Loss::Xent => 0,
-        Loss::Slm => 1,
-        Loss::Lm => 2,
-        Loss::Cw => 3,
-        Loss::Dlr => 4,
+        Loss::Xent => LossKind::Xent,
+        Loss::Slm => LossKind::Slm,
+        Loss::Lm => LossKind::Lm,
+        Loss::Cw => LossKind::Cw,
+        Loss::Dlr => LossKind::Dlr,
     }
 }
 
@@ -28,7 +28,7 @@ fn number(loss: Loss) -> i32 {
 fn by_warps(desc: &Desc, kernel: &'static str, inputs: &[Arg], numbers: &[Arg], flops: u64) -> Launch {
     let &[n, classes] = desc.input(0) else { unreachable!("logits are rows of classes") };
     let args = [&[Arg::Output(0)], inputs, numbers, &[Arg::Rows, Arg::size(n), Arg::size(classes)]].concat();
-    Launch::new(kernel, n.div_ceil((THREADS / WARP) as usize), args, desc.cost(flops * (n * classes) as u64))
+    Launch::new(kernel, n.div_ceil(THREADS / WARP), args, desc.cost(flops * (n * classes) as u64))
 }
 
 fn inputs<const N: usize>(places: [usize; N]) -> [Arg; N] {
@@ -37,7 +37,7 @@ fn inputs<const N: usize>(places: [usize; N]) -> [Arg; N] {
 
 /// Which loss, its confidence, and what it is multiplied by.
 fn rule_and_factor(rule: LossRule, factor: f32) -> [Arg; 3] {
-    [Arg::Int(number(rule.loss)), Arg::Float(rule.confidence), Arg::Float(factor)]
+    [Arg::Unsigned(kind(rule.loss) as u32), Arg::Float(rule.confidence), Arg::Float(factor)]
 }
 
 pub(super) fn loss(desc: &Desc, rule: LossRule) -> Launch {
@@ -82,7 +82,7 @@ fn of_two(desc: &Desc, kernel: &'static str, flops: u64) -> Launch {
     let mut args = vec![Arg::Output(0)];
     args.extend((0..desc.inputs()).map(Arg::Input));
     args.extend([Arg::Rows, Arg::size(n), Arg::size(classes)]);
-    Launch::new(kernel, n.div_ceil((THREADS / WARP) as usize), args, desc.cost(flops * (n * classes) as u64))
+    Launch::new(kernel, n.div_ceil(THREADS / WARP), args, desc.cost(flops * (n * classes) as u64))
 }
 
 pub(super) fn kl(desc: &Desc) -> Launch {

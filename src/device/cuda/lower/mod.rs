@@ -8,6 +8,7 @@ mod bias;
 mod conv;
 mod conv_fused;
 mod conv_pool;
+mod desc;
 mod elementwise;
 mod formula;
 mod gemm;
@@ -21,99 +22,17 @@ mod optimizer;
 mod pool;
 mod rows;
 
-use super::launch::{Arg, Cost, Lowered};
-use crate::tape::{DType, Node, Op, Place, Program, Value};
+use super::launch::{Cost, Launch, Lowered};
+use crate::device::Schedule;
+use crate::tape::{Node, Op, Program};
+use desc::Desc;
 
-/// A node with its shapes: what a lowering looks at.
-pub(super) struct Desc<'a> {
-    /// The op.
-    pub op: &'a Op,
-    /// Multiprocessors that work is spread over.
-    pub multiprocessors: usize,
-    program: &'a Program,
-    node: &'a Node,
-}
-
-impl<'a> Desc<'a> {
-    /// Dimensions of an input.
-    pub fn input(&self, i: usize) -> &'a [usize] {
-        &self.program.values[self.node.inputs[i].0].dims
-    }
-
-    /// Dimensions of an output.
-    pub fn output(&self, i: usize) -> &'a [usize] {
-        &self.program.values[self.node.outputs[i].0].dims
-    }
-
-    /// How many inputs there are.
-    pub fn inputs(&self) -> usize {
-        self.node.inputs.len()
-    }
-
-    /// How many outputs there are.
-    pub fn outputs(&self) -> usize {
-        self.node.outputs.len()
-    }
-
-    /// Element type of an input.
-    pub fn input_dtype(&self, i: usize) -> DType {
-        self.program.values[self.node.inputs[i].0].dtype
-    }
-
-    /// Element type of an output.
-    pub fn output_dtype(&self, i: usize) -> DType {
-        self.program.values[self.node.outputs[i].0].dtype
-    }
-
-    fn place(&self, value: Value) -> Place {
-        self.program.places[value.0].expect("every operand has a place")
-    }
-
-    /// Whether an input's address is a multiple of 16 bytes, as a parameter's in the middle of a buffer may not be.
-    pub fn input_aligned(&self, i: usize) -> bool {
-        self.place(self.node.inputs[i]).offset.is_multiple_of(16)
-    }
-
-    /// Whether an output's address is a multiple of 16 bytes.
-    pub fn output_aligned(&self, i: usize) -> bool {
-        self.place(self.node.outputs[i]).offset.is_multiple_of(16)
-    }
-
-    /// Whether the address of every operand is a multiple of 16 bytes.
-    pub fn aligned(&self) -> bool {
-        self.aligned_to(16)
-    }
-
-    /// Whether the address of every operand is a multiple of `bytes`.
-    pub fn aligned_to(&self, bytes: usize) -> bool {
-        self.node.inputs.iter().chain(&self.node.outputs).all(|v| self.place(*v).offset.is_multiple_of(bytes))
-    }
-
-    /// Bytes of all operands, each once.
-    pub fn bytes(&self) -> u64 {
-        self.node.inputs.iter().chain(&self.node.outputs).map(|v| self.place(*v).bytes as u64).sum()
-    }
-
-    /// As [`Desc::cost`], where outputs are updated: they are read, too.
-    pub fn cost_of_update(&self, flops: u64) -> Cost {
-        let read: u64 = self.node.outputs.iter().map(|v| self.place(*v).bytes as u64).sum();
-        Cost { bytes: self.bytes() + read, flops }
-    }
-
-    /// The cost of touching every operand once, with `flops` operations.
-    pub fn cost(&self, flops: u64) -> Cost {
-        Cost { bytes: self.bytes(), flops }
-    }
-}
-
-/// Rows there is room for, and elements of each.
-pub(super) fn rows_of(dims: &[usize]) -> (usize, usize) {
-    (dims[0], dims[1..].iter().product())
-}
+/// Multiprocessors of the GPU that launches are described for where none is at hand: an H100's.
+pub const TYPICAL_MULTIPROCESSORS: usize = 132;
 
 /// The launches of a node on a GPU of so many multiprocessors.
 pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> Lowered {
-    let desc = Desc { op: &node.op, multiprocessors, program, node };
+    let desc = Desc::new(program, node, multiprocessors);
     match &node.op {
         Op::GatherRows => rows::gather_rows(&desc).into(),
         Op::ScatterRows => rows::scatter_rows(&desc).into(),
@@ -188,5 +107,44 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Adam(rule) => optimizer::adam(&desc, rule).into(),
         Op::Sgd(rule) => optimizer::sgd(&desc, rule).into(),
         Op::Increment => optimizer::increment(&desc).into(),
+    }
+}
+
+/// Launches of a node on a GPU of so many multiprocessors, which need not be there.
+#[must_use]
+pub fn launches(program: &Program, node: &Node, multiprocessors: usize) -> Vec<Launch> {
+    lower(program, node, multiprocessors).launches
+}
+
+/// What several launches are together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TotalCost {
+    /// How many.
+    pub launches: u64,
+    /// The sum of their costs.
+    pub cost: Cost,
+}
+
+impl TotalCost {
+    /// The sum over a program's launches on a GPU of so many multiprocessors.
+    pub fn of(program: &Program, multiprocessors: usize) -> TotalCost {
+        let launches = program.nodes.iter().flat_map(|node| launches(program, node, multiprocessors));
+        launches.fold(TotalCost::default(), |total, launch| total.and(TotalCost { launches: 1, cost: launch.cost }, 1))
+    }
+
+    /// The sum over a schedule, each program as often as it runs.
+    pub fn of_schedule(schedule: &Schedule, multiprocessors: usize) -> TotalCost {
+        let stages = schedule.stages.iter();
+        stages.fold(TotalCost::default(), |total, (program, times)| {
+            total.and(TotalCost::of(program, multiprocessors), u64::from(*times))
+        })
+    }
+
+    fn and(self, other: TotalCost, times: u64) -> TotalCost {
+        let cost = Cost {
+            bytes: self.cost.bytes + times * other.cost.bytes,
+            flops: self.cost.flops + times * other.cost.flops,
+        };
+        TotalCost { launches: self.launches + times * other.launches, cost }
     }
 }

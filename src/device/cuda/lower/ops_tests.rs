@@ -3,10 +3,10 @@
 
 mod attacks;
 
-use super::lower;
-use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
+use super::{TYPICAL_MULTIPROCESSORS, lower};
+use crate::device::cuda::abi::MAX_LEARNING_RATES;
 use crate::device::cuda::images::kernel;
-use crate::device::cuda::launch::{Arg, Launch, Lowered, RATES, THREADS};
+use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS};
 use crate::rng::Purpose;
 use crate::tape::{
     Buffer, ConvFusion, ConvGradientFusion, ConvWindow, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op,
@@ -55,7 +55,7 @@ fn launches(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)],
 fn launch(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Launch {
     let launches = launches(op, inputs, outputs, off);
     let [launch] = &launches[..] else { panic!("one launch an op") };
-    assert_eq!((launch.block, launch.grid[1], launch.grid[2]), (THREADS, 1, 1));
+    assert_eq!((launch.block, launch.grid[1], launch.grid[2]), (THREADS as u32, 1, 1));
     launch.clone()
 }
 
@@ -500,6 +500,6 @@ fn an_optimizer_takes_all_parameters_in_one_launch() {
 #[should_panic(expected = "a schedule of 33 learning rates; the GPU's kernels take 32")]
 fn a_schedule_that_is_too_long_is_not_cut_off() {
     let (p, one) = ([7], [1]);
-    let too_many = RATES as u32 + 1;
+    let too_many = MAX_LEARNING_RATES as u32 + 1;
     launch(Op::Adam(rule(too_many)), &[f32s(&p), (&one, DType::U32)], &[f32s(&p); 3], None);
 }

@@ -1,7 +1,8 @@
 //! kernels/optimizer.cu.
 
-use super::{Arg, Desc};
-use crate::device::cuda::launch::{Launch, RATES, RateSchedule};
+use super::desc::Desc;
+use crate::device::cuda::abi::{MAX_LEARNING_RATES, RateSchedule};
+use crate::device::cuda::launch::{Arg, Launch};
 use crate::tape::OptimizerRule;
 
 /// Operations on a parameter.
@@ -9,11 +10,15 @@ const ADAM_FLOPS: u64 = 16;
 const SGD_FLOPS: u64 = 8;
 
 /// # Panics
-/// The schedule has more than [`RATES`] entries: a configuration's check refuses that.
+/// The schedule has more than [`MAX_LEARNING_RATES`] entries: a configuration's check refuses that.
 fn schedule(rule: &OptimizerRule) -> RateSchedule {
     let count = rule.schedule.len();
-    assert!(count <= RATES, "a schedule of {count} learning rates; the GPU's kernels take {RATES}");
-    let mut schedule = RateSchedule { count: count as u32, from: [0; RATES], rate: [0.0; RATES] };
+    assert!(
+        count <= MAX_LEARNING_RATES,
+        "a schedule of {count} learning rates; the GPU's kernels take {MAX_LEARNING_RATES}"
+    );
+    let mut schedule =
+        RateSchedule { count: count as u32, from: [0; MAX_LEARNING_RATES], rate: [0.0; MAX_LEARNING_RATES] };
     for (at, &(from, rate)) in rule.schedule.iter().enumerate() {
         (schedule.from[at], schedule.rate[at]) = (from, rate);
     }

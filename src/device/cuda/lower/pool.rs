@@ -1,7 +1,7 @@
 //! kernels/pool.cu.
 
-use super::{Arg, Desc, Lowered, rows_of};
-use crate::device::cuda::launch::Launch;
+use super::desc::{Desc, rows_of};
+use crate::device::cuda::launch::{Arg, Launch, Lowered};
 
 pub(super) fn max_pool2d(desc: &Desc) -> Lowered {
     let args = vec![Arg::Output(0), Arg::Output(1), Arg::Input(0)];

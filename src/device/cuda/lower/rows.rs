@@ -1,7 +1,7 @@
 //! kernels/rows.cu.
 
-use super::{Arg, Desc, rows_of};
-use crate::device::cuda::launch::{Cost, Launch};
+use super::desc::{Desc, rows_of};
+use crate::device::cuda::launch::{Arg, Cost, Launch};
 
 /// Places in the kernels' names: a thread copies 1, 4 or 16 bytes.
 const UNITS: [usize; 3] = [1, 4, 16];

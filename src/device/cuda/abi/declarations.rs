@@ -1,0 +1,225 @@
+// Constants and argument layouts that the kernels and Rust share: the only place that declares them.
+//
+// Two macros read this file. The one in `abi/mod.rs` makes Rust items of it, the one in `abi/header.rs` makes the C++
+// header `abi.cuh`, which every kernel includes through `prelude.cuh`. Forms of a declaration:
+//
+//     const     a constant; `usize` is `int` in C++, `u32` is `unsigned`
+//     enum      numbers from 0; variant `LossKind::Xent` is `LossKind::XENT` in C++
+//     struct    plain data that a kernel takes by value
+//     operands  a struct with addresses that a kernel takes by value. Each member begins at a multiple of 8 bytes. In
+//               Rust a member is an `Arg`, which gets its address when the kernel is launched
+abi! {
+    /// Threads of a warp.
+    const WARP: usize = 32;
+    /// Threads of a block, where a kernel does not declare another number.
+    const THREADS: usize = 256;
+
+    /// Rows of a block tile of a matrix product.
+    const BLOCK_TILE_ROWS: usize = 64;
+    /// Columns of a narrow block tile.
+    const NARROW_TILE_COLUMNS: usize = 32;
+    /// Columns of a square block tile.
+    const SQUARE_TILE_COLUMNS: usize = 64;
+    /// Terms of a sum (the k dimension) that a block tile takes at a time. A split of a sum is a multiple of it.
+    const BLOCK_TILE_DEPTH: usize = 16;
+    /// Rows of a thread tile: the results that a thread keeps in registers.
+    const THREAD_TILE_ROWS: usize = 8;
+    /// Columns of a thread tile.
+    const THREAD_TILE_COLUMNS: usize = 4;
+
+    /// The choice of a pooling window where ReLU is 0, so that no place was chosen.
+    const NO_CHOICE: u8 = 4;
+
+    /// Addend of a variance in batch norm.
+    const BATCH_NORM_EPS: f32 = 1e-5;
+    /// Weight of a batch's statistics in the running statistics after it.
+    const BATCH_NORM_MOMENTUM: f32 = 0.1;
+
+    /// Rounds of Philox4x32-10.
+    const PHILOX_ROUNDS: usize = 10;
+    /// Multiplier of the first word of a Philox counter.
+    const PHILOX_MULTIPLIER_0: u32 = 0xD251_1F53;
+    /// Multiplier of the third word of a Philox counter.
+    const PHILOX_MULTIPLIER_1: u32 = 0xCD9E_8D57;
+    /// Addend of the first word of a Philox key after each round.
+    const PHILOX_WEYL_0: u32 = 0x9E37_79B9;
+    /// Addend of the second word of a Philox key after each round.
+    const PHILOX_WEYL_1: u32 = 0xBB67_AE85;
+
+    /// Divides numbers below 2^31 by a number known before the launch: a multiplication and a shift.
+    struct Divisor {
+        multiplier: u32,
+        shift: u32,
+    }
+
+    /// Sizes of a convolution.
+    struct ConvShape {
+        /// Height of the input.
+        h: i32,
+        /// Width of the input.
+        w: i32,
+        /// Channels of the input.
+        c: i32,
+        /// Filters.
+        k: i32,
+        /// Height of a filter.
+        kh: i32,
+        /// Width of a filter.
+        kw: i32,
+        /// Height of the output, before pooling.
+        out_h: i32,
+        /// Width of the output, before pooling.
+        out_w: i32,
+        /// Rows or columns of zeros at each edge of the input.
+        padding: i32,
+        /// Pixels from one window to the next.
+        stride: i32,
+        /// Terms of a sum in one split.
+        chunk: i32,
+        /// Divides by `c`.
+        by_c: Divisor,
+        /// Divides by `k`.
+        by_k: Divisor,
+        /// Divides by `kw`.
+        by_kw: Divisor,
+        /// Divides by the outputs of an image; by the pooled outputs, if the op pools.
+        by_image: Divisor,
+        /// Divides by the outputs of a row of an image; by the pooled outputs, if the op pools.
+        by_row: Divisor,
+        /// Divides by the taps of a filter's row that lie `stride` apart: kw / stride, rounded up.
+        by_more: Divisor,
+        /// Divides by kw / stride rounded down, at least 1.
+        by_less: Divisor,
+    }
+
+    /// Sizes of a shortcut: `[n, h, w, channels]` is its input, or the gradient of its output. All 0 without a shortcut.
+    struct ShortcutShape {
+        h: i32,
+        w: i32,
+        channels: i32,
+        stride: i32,
+    }
+
+    /// A 1 x 1 convolution without padding whose results are added to another convolution's: a residual block's
+    /// shortcut. For the gradient with respect to its input, `x` is the gradient of its output.
+    operands Shortcut {
+        x: *const f32,
+        filters: *const f32,
+        shape: ShortcutShape,
+    }
+
+    /// Steps between the sums of a matrix product and its results, in the order of the members. A step whose operand is
+    /// null is left out.
+    operands Epilogue {
+        /// Adds a tensor of the results' shape.
+        before: *const f32,
+        /// Writes the results as they are now: the residual sum.
+        sum: *mut f32,
+        /// Multiplies a column by `weight / sqrt(variance + BATCH_NORM_EPS)`.
+        weight: *const f32,
+        /// Belongs to `weight`.
+        variance: *const f32,
+        /// Adds a number to each column.
+        bias: *const f32,
+        /// Subtracts `mean` times the column's scale from `bias`.
+        mean: *const f32,
+        /// Sets results to 0 where this tensor of their shape is not positive: the gradient of ReLU.
+        y: *const f32,
+        /// Adds a tensor of the results' shape.
+        after: *const f32,
+        /// 1: applies ReLU, before `y` and `after`.
+        relu: i32,
+    }
+
+    /// Instructions of a formula, at most.
+    const FORMULA_LENGTH: usize = 64;
+    /// Numbers on a formula's stack, at most.
+    const FORMULA_DEPTH: usize = 8;
+    /// Inputs of a formula, at most.
+    const FORMULA_INPUTS: usize = 8;
+    /// Added to the number of an input that has a table for each row.
+    const TABLE_BY_ROW: u32 = 256;
+
+    /// Instructions of formulas, as `tape::formula::Instruction` defines them. An input is read by element, by row, or
+    /// as one number for all; the variants that end in `U32` read integers. Everything up to `Number` pushes a number.
+    enum Opcode {
+        ReadElement,
+        ReadRow,
+        ReadOne,
+        ReadElementU32,
+        ReadRowU32,
+        ReadOneU32,
+        Old,
+        Element,
+        Number,
+        At,
+        Add,
+        Sub,
+        Mul,
+        Div,
+        Min,
+        Max,
+        Less,
+        Neg,
+        Abs,
+        Sign,
+        Sqrt,
+        Exp,
+        Ln,
+        Tanh,
+        Cos,
+        Floor,
+        Round,
+        Select,
+    }
+
+    /// A formula's instructions.
+    struct FormulaCode {
+        /// Instructions in use.
+        count: u32,
+        /// `Opcode` of each instruction.
+        opcode: [u32; FORMULA_LENGTH],
+        /// Number of the input that an instruction reads.
+        input: [u32; FORMULA_LENGTH],
+        /// Constant of an instruction, or the length of its table.
+        number: [f32; FORMULA_LENGTH],
+    }
+
+    /// Inputs of a formula: `float` or `unsigned` numbers.
+    operands FormulaInputs {
+        of: [*const f32; FORMULA_INPUTS],
+    }
+
+    /// Losses of an example, as `tape::Loss` defines them.
+    enum LossKind {
+        Xent,
+        Slm,
+        Lm,
+        Cw,
+        Dlr,
+    }
+
+    /// Places in the sums of a training step, as `tape::Metric` defines them.
+    enum MetricPlace {
+        Steps,
+        Examples,
+        MeanLoss,
+        WeightedLoss,
+        Correct,
+        Eps,
+        ZeroWeights,
+    }
+
+    /// Entries of a learning rate schedule, at most.
+    const MAX_LEARNING_RATES: usize = 32;
+
+    /// Learning rates by step.
+    struct RateSchedule {
+        /// Entries in use: at least one.
+        count: u32,
+        /// Step from which an entry's rate holds, ascending from 0.
+        from: [u32; MAX_LEARNING_RATES],
+        /// Learning rate of each entry.
+        rate: [f32; MAX_LEARNING_RATES],
+    }
+}
