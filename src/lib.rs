@@ -50,7 +50,7 @@
 //!    at their boundary points while t < d_max, device/cpu/loss.rs     hinge_weights
 //!    misclassified ones unchanged; gradient
 //! 6  margin[i] = t, or 0 if misclassified      train/mma.rs           margin_pass, scatter_rows
-//! 7  gradient = 2/3 of 5 + 1/3 of 1; a step    train/mma.rs           update
+//! 7  gradient = 2/3 of 5 + 1/3 of 1; a step    train/step.rs          update
 //!                                              device/cpu/optimizer.rs, kernels/optimizer.cu  adam, sgd
 //! ```
 //!
