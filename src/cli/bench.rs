@@ -1,4 +1,4 @@
-//! `maxmargin bench`: the speed of the device, kernel by kernel.
+//! `maxmargin bench`: measures the speed of a training step, its programs and ops on a device.
 
 use std::path::{Path, PathBuf};
 
@@ -14,67 +14,68 @@ use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
-  maxmargin bench                         every op of a step on the device that training would take
+  maxmargin bench                         every op of a step, on the device that training uses
   maxmargin bench --device cpu --only conv_pool
   maxmargin bench --device cuda --json bench.json --budget 60
   maxmargin bench --device cuda --ceilings ceilings.json";
 
-const WHAT: &str = "Work that is timed";
+/// Title of the flags that choose the work.
+const WORK: &str = "Work that is timed";
 
-/// Rotated bytes at most, in millions: a copy's elements are counted in 32 bits.
+/// Largest number of rotated bytes, in millions: a copy's elements are counted in 32 bits.
 const MOST_ROTATED: usize = 4096;
 
-/// Time a training step, its programs, every op of it, and attacks' steps
+/// Measure the time of a training step, of its programs and ops, and of steps of attacks
 ///
-/// Beside each time stand its share of the step's time, and its bytes and operations a second as shares of a copy's and
-/// a matrix product's on the same device: those of PyTorch with --ceilings, else our own, which are no peaks of the
-/// device. Bytes count each operand once; operations are those of the formula. Each op runs on operands that are in no
-/// cache. At the end stands the step's time by kernel, and the share of the step in which no kernel runs: negative
-/// where operands from memory cost the ops more than the operands that a cache holds within a step.
+/// Each time is printed with its percentage of the step, and with its bytes and operations per second as percentages of
+/// the rates of a copy and of a matrix product on the same device: those of PyTorch with --ceilings, or else our own,
+/// which are below the device's peaks. Bytes count each operand once; operations are those of the formula. The operands
+/// of each op are in no cache. The last lines are the step's time by kernel, and the percentage of the step in which no
+/// kernel runs: it is negative if the ops lose more time to operands outside of the caches than a step does.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
     device_flags: DeviceFlags,
-    /// Write the figures to this file, anew after every item: a bench that is cut leaves those it had, with "complete":
-    /// false and the list of items that were not timed
+    /// File for the figures, rewritten after every item: an interrupted bench leaves those of the finished items,
+    /// with "complete": false and the list of items that were not timed
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     json: Option<PathBuf>,
-    /// Begin no further item after so many seconds. The step comes first, then its programs, its ops, attacks' steps
+    /// Start no further item after this many seconds. The order is: the step, its programs, its ops, steps of attacks
     #[arg(long, value_name = "SECONDS", value_parser = number, help_heading = "Run")]
     budget: Option<f64>,
-    /// Compare with the rates in this file, which benches/peers/ceilings.py wrote on the same GPU: PyTorch's copy of 200
-    /// MB and cuBLAS's fp32 product of 8192 rows [default: our own copy and product]
+    /// File of rates to compare with, which benches/peers/ceilings.py wrote on the same GPU: PyTorch's copy of 200 MB
+    /// and cuBLAS's fp32 product of 8192 rows [default: our own copy and product]
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     ceilings: Option<PathBuf>,
-    /// Settings of the step
+    /// Preset of the step
     #[arg(long, value_name = "NAME", default_value = "mnist-linf", value_parser = presets::names())]
-    #[arg(help_heading = WHAT)]
+    #[arg(help_heading = WORK)]
     preset: String,
     /// LeNet5's width [default: the preset's]
-    #[arg(long, value_name = "MULTIPLE", value_parser = number, help_heading = WHAT)]
+    #[arg(long, value_name = "MULTIPLE", value_parser = number, help_heading = WORK)]
     width: Option<f64>,
-    /// Examples a step [default: the preset's]
-    #[arg(long, value_name = "N", value_parser = count, help_heading = WHAT)]
+    /// Batch size [default: the preset's]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = WORK)]
     batch_size: Option<usize>,
-    /// Bytes of each tensor of the copy and of the attacks' steps, in millions
-    #[arg(long, value_name = "N", default_value = "200", value_parser = count, help_heading = WHAT)]
+    /// Size of each tensor of the copy and of the attacks' steps, in millions of bytes
+    #[arg(long, value_name = "N", default_value = "200", value_parser = count, help_heading = WORK)]
     megabytes: usize,
-    /// Bytes that are touched between two uses of an op's operand, in millions: more than the device's caches
-    #[arg(long, value_name = "N", default_value_t = ROTATED_MEGABYTES, value_parser = count, help_heading = WHAT)]
+    /// Memory that is touched between two uses of an op's operand, in millions of bytes: more than the device's caches
+    #[arg(long, value_name = "N", default_value_t = ROTATED_MEGABYTES, value_parser = count, help_heading = WORK)]
     rotated_megabytes: usize,
-    /// Rows of the largest matrix product tried, a power of two
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = count, help_heading = WHAT)]
+    /// Number of rows of the largest matrix product, a power of two
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = count, help_heading = WORK)]
     product: usize,
-    /// Measurements of each item; the median counts
-    #[arg(long, value_name = "N", default_value = "5", value_parser = count, help_heading = WHAT)]
+    /// Number of measurements of each item; the result is their median
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count, help_heading = WORK)]
     rounds: usize,
-    /// Part of the names of the items that are timed, such as conv_pool or mma_step [default: all items]
-    #[arg(long, value_name = "TEXT", help_heading = WHAT)]
+    /// Time only the items whose names contain this text, such as conv_pool or mma_step [default: all items]
+    #[arg(long, value_name = "TEXT", help_heading = WORK)]
     only: Option<String>,
 }
 
-/// Says on the standard error what is timed, and keeps the file of figures up to date.
+/// Prints the name of each item to the standard error, and rewrites the file of figures after it.
 struct BenchProgress<'a> {
     quiet: bool,
     json: Option<&'a Path>,

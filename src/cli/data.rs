@@ -1,4 +1,4 @@
-//! `maxmargin data`: which images are there, and bringing in more.
+//! `maxmargin data`: lists the data sets that are found, and imports downloaded packages.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use clap::Args;
 use super::output::{Outcome, print};
 use crate::Result;
 
-/// Show which images are found, or bring in a downloaded package
+/// List the data sets that are found, or import a downloaded package
 ///
-/// The digits are bundled in the program. MNIST is read from FOLDER/mnist (the four IDX files, plain or .gz),
+/// The digits are bundled with the program. MNIST is read from FOLDER/mnist (the four IDX files, plain or .gz),
 /// CIFAR10 from FOLDER/cifar-10-batches-bin (the official binary archive, unpacked).
 #[derive(Args, Debug)]
 pub(super) struct DataArgs {
-    /// The folder that holds the images
+    /// Folder of the data sets
     #[arg(long, value_name = "FOLDER", default_value = "data", help_heading = "Data")]
     data: PathBuf,
-    /// Write the images of this unpacked package into FOLDER, checksums verified
+    /// Write the images of this unpacked package into FOLDER after their checksums are verified
     #[arg(long, value_name = "PACKAGE_FOLDER", help_heading = "Data")]
     import: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What computes: the flags that say so, and the device they mean.
+//! Flags of the device, its threads and the output, and the device that they mean.
 
 use clap::Args;
 
@@ -9,19 +9,19 @@ use crate::device::cpu::Cpu;
 use crate::device::cuda::{self, Cuda};
 use crate::{Error, Result};
 
-/// What `--device` says.
+/// Value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeviceChoice {
-    /// The first GPU that works, else the CPU.
+    /// The first GPU that works, or else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this number.
+    /// The GPU with this number.
     Cuda(usize),
 }
 
-/// `auto`, `cpu`, `cuda` or `cuda:N`, in any case.
-pub(super) fn choice(text: &str) -> std::result::Result<DeviceChoice, String> {
+/// Reads `auto`, `cpu`, `cuda` or `cuda:N`, in any case.
+pub(super) fn device_choice(text: &str) -> std::result::Result<DeviceChoice, String> {
     let text = text.to_ascii_lowercase();
     let number = |text: &str| text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
     match &text[..] {
@@ -34,31 +34,31 @@ pub(super) fn choice(text: &str) -> std::result::Result<DeviceChoice, String> {
     }
 }
 
-/// What computes, and how much it says meanwhile.
+/// Device, its threads, and how much is printed.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Run")]
 pub(super) struct DeviceFlags {
-    /// What computes: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU that works, else the CPU. `maxmargin
+    /// Device: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU that works, or else the CPU. `maxmargin
     /// devices` lists them
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device_choice)]
     pub device: DeviceChoice,
-    /// To find a failing kernel on a GPU: wait after every launch, so that the error names it, and give every buffer an
+    /// Debug a failing kernel: wait after every launch, so that the error names the kernel, and give every buffer an
     /// allocation of its own, so that compute-sanitizer sees each access out of bounds. Slow
     #[arg(long)]
     pub sync: bool,
-    /// Threads to use; results do not depend on it [default: one a core]
+    /// Number of CPU threads; results do not depend on it [default: one for each core]
     #[arg(long, value_name = "N", value_parser = values::count)]
     pub threads: Option<usize>,
-    /// Print the result alone
+    /// Print the result only
     #[arg(long)]
     pub quiet: bool,
 }
 
 impl DeviceFlags {
-    /// The device, with its threads. Where `auto` cannot take a GPU that is there, a line says why.
+    /// Opens the device and starts its threads. If `auto` finds a GPU that cannot be used, a line says why.
     ///
     /// # Errors
-    /// There is no such device, or it cannot be used; or `--sync` without a GPU.
+    /// The device does not exist or cannot be used; or `--sync` was given without a GPU.
     pub fn open(&self) -> Result<Box<dyn Device>> {
         start_threads(self.threads)?;
         match self.device {
@@ -78,6 +78,7 @@ impl DeviceFlags {
         }
     }
 
+    /// The CPU, which `asked` asks for.
     fn cpu(&self, asked: &str) -> Result<Box<dyn Device>> {
         if self.sync {
             return Err(Error::usage(format!("--sync: expected a GPU to wait for; found {asked}")));
@@ -86,7 +87,7 @@ impl DeviceFlags {
     }
 }
 
-/// Makes the pool of threads that the CPU computes with; `None`: one a core.
+/// Starts the CPU's thread pool; `None`: one thread for each core.
 pub(super) fn start_threads(threads: Option<usize>) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
     pool.build_global().map_err(|e| Error::usage(format!("--threads: {e}")))
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_auto_the_cpu_or_a_gpu_by_its_number() {
+    fn a_device_is_auto_cpu_or_a_gpu_by_its_number() {
         for (text, expected) in [
             ("auto", DeviceChoice::Auto),
             ("CPU", DeviceChoice::Cpu),
@@ -105,14 +106,14 @@ mod tests {
             ("cuda:0", DeviceChoice::Cuda(0)),
             ("CUDA:12", DeviceChoice::Cuda(12)),
         ] {
-            assert_eq!(choice(text), Ok(expected), "{text}");
+            assert_eq!(device_choice(text), Ok(expected), "{text}");
         }
     }
 
     #[test]
-    fn another_device_is_refused_with_the_forms_there_are() {
+    fn other_text_is_refused_with_the_forms_that_are_read() {
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda 1", "cuda:99999999999999999999"] {
-            assert!(choice(text).unwrap_err().contains("auto, cpu, cuda or cuda:N"), "{text}");
+            assert!(device_choice(text).unwrap_err().contains("auto, cpu, cuda or cuda:N"), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `maxmargin devices`: what can compute here, and what is missing for more.
+//! `maxmargin devices`: lists the CPU, the GPUs and the kernels of the program, with reasons if a GPU cannot be used.
 
 use clap::Args;
 
@@ -7,12 +7,12 @@ use super::output::{Outcome, print};
 use crate::Result;
 use crate::device::cuda::{self, Cuda, Gpu, KERNELS, KernelInfo, NVCC, TARGETS};
 
-/// Show what can compute here: the CPU, the GPUs, and the kernels built into this program
+/// List the CPU, the GPUs, and the kernels built into this program
 ///
-/// Every GPU is tried; where one cannot be used, the reason and the next step are told.
+/// Every GPU is opened; if one cannot be used, the reason and a remedy are printed.
 #[derive(Args, Debug)]
 pub(super) struct DevicesArgs {
-    /// List every kernel too, with its registers and bytes of stack a thread, and bytes of shared memory a block
+    /// Also list every kernel: registers and stack bytes per thread, shared memory bytes per block
     #[arg(long)]
     kernels: bool,
 }
@@ -36,6 +36,7 @@ pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Line of a GPU, and the reason if it cannot be used.
 fn describe(gpu: &Gpu) -> String {
     let Gpu { ordinal, name, capability: (major, minor), memory, multiprocessors } = gpu;
     let mut text = format!(
@@ -49,7 +50,7 @@ fn describe(gpu: &Gpu) -> String {
     text
 }
 
-/// What is built into this program.
+/// Kernels built into this program: their number, compiler, targets and files.
 fn images() -> String {
     let mut files: Vec<&str> = KERNELS.iter().map(KernelInfo::file).collect();
     files.dedup();
@@ -61,7 +62,7 @@ fn images() -> String {
     format!("kernels  {}, {built}\n         files {}\n", KERNELS.len(), files.join(", "))
 }
 
-/// A line a kernel, three columns an architecture.
+/// Table of the kernels: a line for each, three columns for each architecture.
 fn kernels() -> String {
     let name_width = KERNELS.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
     let file_width = KERNELS.iter().map(|kernel| kernel.file().len()).max().unwrap_or(0);

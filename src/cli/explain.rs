@@ -1,4 +1,4 @@
-//! `maxmargin explain`: the programs of a training step, in words.
+//! `maxmargin explain`: the programs of a training step as text.
 
 use clap::{Args, ValueEnum};
 
@@ -11,33 +11,33 @@ use crate::device::cuda::launch::{Cost, Launch};
 use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS, TotalCost};
 use crate::tape::{Memory, Program};
 use crate::text::si;
-use crate::{Error, Result, train};
+use crate::{Error, Result, model, train};
 
-/// What is explained.
+/// Part of the programs that is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Topic {
-    /// The ops of each program, in the order in which they run.
+    /// Ops of each program, in the order in which they run.
     Tape,
-    /// The place of each value in the workspace, and the buffers that outlive a program.
+    /// Place of each value in the workspace, and the buffers that outlive a program.
     Memory,
-    /// The launches of each program on a GPU: kernel, blocks, what it uses, moves and computes.
+    /// Launches of each program on a GPU: kernel, blocks, registers, shared memory, bytes, FLOPs.
     Kernels,
 }
 
-/// Print the programs that a training step consists of
+/// Print the programs of a training step
 ///
-/// A step is a fixed schedule of programs, each recorded once. `%7` is a value that the plan placed in the
-/// workspace; a name is a buffer. No GPU is needed to see what would be launched on one. What a launch moves and
-/// computes is the least that any kernel for it would, with all examples right.
+/// A step is a fixed schedule of programs, each recorded once. `%7` is a value in the workspace; a name is a buffer.
+/// The launches on a GPU are printed without one. Bytes and FLOPs of a launch are the least that any kernel for the op
+/// moves and computes, with every example correctly classified.
 #[derive(Args, Debug)]
 pub(super) struct ExplainArgs {
-    /// What is explained
+    /// Part of the programs to print
     #[arg(default_value = "tape")]
     topic: Topic,
-    /// Whose step: the preset's name says by which method
+    /// Preset whose step is printed; the preset's name says the method
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, value_parser = presets::names())]
     preset: String,
-    /// Multiprocessors of the GPU that kernels would be launched on: an H100 has 132
+    /// Number of multiprocessors of the GPU: an H100 has 132
     #[arg(long, value_name = "N", default_value_t = TYPICAL_MULTIPROCESSORS, value_parser = count)]
     multiprocessors: usize,
 }
@@ -46,9 +46,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     let name = &args.preset;
     let config = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config;
     let mut memory = Memory::default();
-    let mut model = crate::model::build(&config.architecture());
+    let mut model = model::build(&config.architecture());
     model.declare(&mut memory);
-    // The programs do not depend on how many images there are, if they fill a batch.
+    // The programs do not depend on the number of images, if they fill a batch.
     let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
     let step = train::record_step(&mut memory, &*model, &data, &config);
     let mut text = format!("{}, batch {}, {}\n\n", model.describe(), config.training_batch_size, config.method);
@@ -62,7 +62,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
         text += "\n";
     }
     if args.topic == Topic::Kernels {
-        text += &format!("a step: {}\n", in_words(TotalCost::of_schedule(&step.schedule, args.multiprocessors)));
+        text += &format!("a step: {}\n", total_text(TotalCost::of_schedule(&step.schedule, args.multiprocessors)));
     }
     if args.topic == Topic::Memory {
         text += &format!("buffers: {} bytes, without the data set\n", memory.bytes());
@@ -75,9 +75,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// A line a launch, and their sum.
+/// Launches of a program, a line for each, and their sum.
 fn launches(program: &Program, multiprocessors: usize) -> String {
-    let mut text = format!("{}: {}\n", program.name, in_words(TotalCost::of(program, multiprocessors)));
+    let mut text = format!("{}: {}\n", program.name, total_text(TotalCost::of(program, multiprocessors)));
     let archs: Vec<&str> = TARGETS.iter().copied().filter(|target| target.starts_with("sm_")).collect();
     text += &format!(
         "  {:34} {:26} {:>14} {:>7} {:>7} {:>5} {:>9} {:>9} {:>9}  registers {}\n",
@@ -115,6 +115,7 @@ fn launches(program: &Program, multiprocessors: usize) -> String {
     text
 }
 
-fn in_words(TotalCost { launches, cost: Cost { bytes, flops } }: TotalCost) -> String {
+/// Number, bytes and FLOPs of launches.
+fn total_text(TotalCost { launches, cost: Cost { bytes, flops } }: TotalCost) -> String {
     format!("{launches} launches, {} bytes, {} FLOP", si(bytes as f64), si(flops as f64))
 }

@@ -1,4 +1,4 @@
-//! `maxmargin export`: a checkpoint's weights under the names that another program knows them by.
+//! `maxmargin export`: writes a checkpoint's weights under the tensor names of another program.
 
 use std::path::PathBuf;
 
@@ -16,19 +16,19 @@ Example:
   maxmargin export runs/cifar10-linf-0 --names robustbench --out ding2020.safetensors
       in Python: model.load_state_dict(safetensors.torch.load_file(\"ding2020.safetensors\"))";
 
-/// Write a network's weights, and batch norm's running statistics, as PyTorch has them
+/// Write a network's weights and batch norm's running statistics for PyTorch
 ///
-/// The file holds single precision in PyTorch's layouts. It lacks num_batches_tracked, which PyTorch does without.
+/// The file holds single precision in PyTorch's layouts. It lacks num_batches_tracked, which PyTorch does not need.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ExportArgs {
-    /// Weights (.safetensors) under any of these names, or a run folder, whose best.safetensors is taken
+    /// Weights (.safetensors) under any of these names, or a run folder, whose best.safetensors is read
     #[arg(value_name = "CHECKPOINT")]
     checkpoint: PathBuf,
-    /// Whose names the tensors get: the released code's, or those of RobustBench's class Ding2020MMANet
+    /// Names of the tensors: the released code's, or those of RobustBench's class Ding2020MMANet
     #[arg(long, value_name = "WHOSE", default_value = "released")]
     names: WeightNames,
-    /// The file to write
+    /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }

@@ -1,7 +1,8 @@
-//! The command line: parse, check, run, exit code. One file a command; no work is done in here.
+//! The command line: parses and checks flags, runs a command, and turns its result into an exit code.
 //!
-//! Every long flag also has the released code's spelling, with underscores. Exit codes: 0 done, 1 a check that was
-//! asked for failed, 2 an error.
+//! Each command has a file. Shared by them: `device_flags` (device, threads, output), `measure` (flags of evaluations),
+//! `settings` (flags of the settings), `values` and `choices` (forms of values), `spelling`, `output`. Only this module
+//! names clap. Every long flag also has the released code's spelling, with underscores.
 
 mod attack;
 mod bench;
@@ -35,32 +36,33 @@ use spelling::released_spellings;
 const EXAMPLES: &str = "\
 Examples:
   maxmargin train                        train on the bundled digits, in minutes
-  maxmargin evaluate runs/quick-0        attack what was trained, measure its margins
-  maxmargin attack runs/quick-0          its adversarial images as a file
-  maxmargin transfer runs/a runs/b       images made on one network, tried on another
-  maxmargin report runs/quick-0          a page about it, with pictures
-  maxmargin export runs/quick-0          its weights, as another program names them
-  maxmargin presets                      the published settings
-  maxmargin train --help                 every setting
-  maxmargin explain                      what a training step computes, op by op
-  maxmargin devices                      what can compute here
-  maxmargin bench                        how fast it is, op by op
+  maxmargin evaluate runs/quick-0        attack the trained network, measure its margins
+  maxmargin attack runs/quick-0          write adversarial images to a file
+  maxmargin transfer runs/a runs/b       try the adversarial images of each network on the other
+  maxmargin report runs/quick-0          write an HTML report with plots and images
+  maxmargin export runs/quick-0 --out w.safetensors
+                                         write the weights, for PyTorch or RobustBench
+  maxmargin presets                      list the published settings
+  maxmargin train --help                 list every setting
+  maxmargin explain                      print the ops of a training step
+  maxmargin devices                      list the CPU and the GPUs
+  maxmargin bench                        measure the speed of a training step and of its ops
 
-Exit codes: 0 done, 1 a check that was asked for failed, 2 an error.";
+Exit codes: 0 done, 1 a check that was required failed, 2 an error.";
 
 /// Max-Margin Adversarial (MMA) training of image classifiers, and attacks on them
 ///
-/// MMA training (Ding et al., ICLR 2020) finds for each example how far the decision boundary is and trains on the
-/// example moved there, until its margin reaches d_max.
+/// MMA training (Ding et al., ICLR 2020) measures the distance of each example from the decision boundary, its margin,
+/// and trains on the example's boundary point until the margin reaches d_max.
 #[derive(Parser, Debug)]
 #[command(name = "maxmargin", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    command: CliCommand,
 }
 
 #[derive(Subcommand, Debug)]
-enum Verb {
+enum CliCommand {
     Train(Box<train::TrainArgs>),
     Evaluate(Box<evaluate::EvaluateArgs>),
     Attack(Box<attack::AttackArgs>),
@@ -74,7 +76,7 @@ enum Verb {
     Bench(bench::BenchArgs),
 }
 
-/// Runs the program on its arguments, of which the first is its name.
+/// Runs the program on its arguments, the first of which is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut command = command();
     let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| {
@@ -84,23 +86,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version too; nobody is left to be told if this fails.
+            // Help and version are printed here, too. There is no other place for a message if that fails.
             let _ = error.print();
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    let result = match cli.verb {
-        Verb::Train(args) => train::run(*args, &given_flags(&command, &matches)),
-        Verb::Evaluate(args) => evaluate::run(*args),
-        Verb::Attack(args) => attack::run(*args),
-        Verb::Transfer(args) => transfer::run(*args),
-        Verb::Export(args) => export::run(&args),
-        Verb::Data(args) => data::run(args),
-        Verb::Report(args) => report::run(&args),
-        Verb::Presets(args) => presets::run(args),
-        Verb::Explain(args) => explain::run(&args),
-        Verb::Devices(args) => devices::run(&args),
-        Verb::Bench(args) => bench::run(args),
+    let result = match cli.command {
+        CliCommand::Train(args) => train::run(*args, &given_flags(&command, &matches)),
+        CliCommand::Evaluate(args) => evaluate::run(*args),
+        CliCommand::Attack(args) => attack::run(*args),
+        CliCommand::Transfer(args) => transfer::run(*args),
+        CliCommand::Export(args) => export::run(&args),
+        CliCommand::Data(args) => data::run(args),
+        CliCommand::Report(args) => report::run(&args),
+        CliCommand::Presets(args) => presets::run(args),
+        CliCommand::Explain(args) => explain::run(&args),
+        CliCommand::Devices(args) => devices::run(&args),
+        CliCommand::Bench(args) => bench::run(args),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -112,12 +114,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The whole command line.
+/// clap's description of the command line.
 fn command() -> Command {
     Cli::command().mut_subcommands(released_spellings)
 }
 
-/// The flags of the subcommand that were given, as `--name`.
+/// Flags given to the subcommand, as `--name`.
 fn given_flags(command: &Command, matches: &ArgMatches) -> Vec<String> {
     let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
     let args = command.find_subcommand(name).into_iter().flat_map(Command::get_arguments);
@@ -131,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn clap_finds_no_conflict_between_flags() {
         command().debug_assert();
     }
 }

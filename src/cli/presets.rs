@@ -1,4 +1,4 @@
-//! `maxmargin presets`: the published settings, to read or to start a file from.
+//! `maxmargin presets`: the published settings as a table, or one preset as a file.
 
 use std::fmt::Write as _;
 
@@ -11,17 +11,17 @@ use crate::{Error, Result};
 
 /// Print the published settings
 ///
-/// Without a name: MMA's presets side by side, what those of the other methods change in them, and where the values come
-/// from. With a name: that preset as TOML, which `train --config FILE` reads.
+/// Without a name: the presets of MMA side by side, the changes that presets of other methods make to them, and the
+/// sources of the values. With a name: that preset as TOML, which `train --config FILE` reads.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  maxmargin presets mnist-l2 > mine.toml; maxmargin train --config mine.toml")]
 pub(super) struct PresetsArgs {
-    /// Print this preset as TOML
+    /// Preset to print as TOML
     #[arg(value_name = "NAME", value_parser = names())]
     name: Option<String>,
 }
 
-/// The names that a preset's flag takes.
+/// Values of `--preset`.
 pub(super) fn names() -> PossibleValuesParser {
     PossibleValuesParser::new(config::presets().into_iter().map(|preset| preset.name))
 }
@@ -38,7 +38,7 @@ pub(super) fn run(args: PresetsArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// A line a setting, a column a preset; then what the presets are for and their sources.
+/// Settings of MMA's presets, a line for each setting and a column for each preset; then purposes and sources.
 fn table() -> String {
     let (presets, others): (Vec<_>, Vec<_>) = config::presets().into_iter().partition(|preset| preset.base.is_none());
     let columns: Vec<Vec<(&str, String)>> = presets.iter().map(|preset| preset.config.fields()).collect();
@@ -58,7 +58,7 @@ fn table() -> String {
         let default = if preset.name == DEFAULT_PRESET { " (the default)" } else { "" };
         let _ = write!(text, "\n{}{default}: {}\n  {}\n", preset.name, preset.summary, preset.source);
     }
-    text += "\nOther methods, with the settings of the preset in their name but for:\n";
+    text += "\nOther methods: the settings of the preset in their name, with these changes:\n";
     for Preset { name, summary, source, base, config } in &others {
         let base = presets.iter().position(|preset| Some(preset.name) == *base).expect("a preset with a base");
         let fields = config.fields().into_iter().zip(&columns[base]);

@@ -1,4 +1,4 @@
-//! The flags of `train` that set a [`Setting`]: made of the table of settings, one each.
+//! Flags of the settings, made from their table.
 
 use clap::builder::{EnumValueParser, PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
@@ -10,11 +10,12 @@ use crate::config::{
 };
 use crate::tape::{Loss, Norm};
 
-/// The settings that were given as flags.
+/// Settings that were given as flags.
 #[derive(Clone, Debug)]
 pub struct SettingsFlags {
-    /// Each with its value, in the order of the table.
+    /// Each setting with its value, in the order of the table.
     given: Vec<(&'static Setting, String)>,
+    /// Value of `--fidelity`.
     fidelity: Option<FidelityPreset>,
 }
 
@@ -57,7 +58,7 @@ impl FromArgMatches for SettingsFlags {
     }
 }
 
-/// The flag of a setting. Its help ends with the defaults.
+/// Flag of a setting. Its help ends with the defaults.
 fn flag(setting: &'static Setting, presets: &[Preset]) -> Arg {
     let help = setting.help.trim().trim_end_matches('.');
     let arg = Arg::new(setting.name)
@@ -77,9 +78,9 @@ fn flag(setting: &'static Setting, presets: &[Preset]) -> Arg {
     arg.value_parser(PossibleValuesParser::new(values.into_iter().map(value)))
 }
 
-/// The setting's value in each preset.
+/// The setting's value in each of `presets`, for its help.
 fn defaults(setting: &Setting, presets: &[Preset]) -> String {
-    // (the presets that have a value, the value)
+    // Names of the presets that share a value; the value.
     let mut values: Vec<(Vec<&str>, String)> = Vec::new();
     for Preset { name, config, .. } in presets {
         let value = (setting.text)(config);
@@ -98,7 +99,7 @@ fn defaults(setting: &Setting, presets: &[Preset]) -> String {
 }
 
 impl SettingsFlags {
-    /// The text given for the setting `name`.
+    /// The value that was given for the setting `name`.
     fn value(&self, name: &str) -> Option<&str> {
         self.given.iter().find(|(setting, _)| setting.name == name).map(|(_, text)| &text[..])
     }
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn paper_fidelity_sets_all_and_single_flags_override_it() {
+    fn fidelity_sets_the_whole_group_and_single_flags_override_it() {
         let base = preset(DEFAULT_PRESET).unwrap().config;
         let flags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let paper = applied(base.clone(), &flags("--fidelity paper"));
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_loss_also_says_what_is_right_unless_that_is_given() {
+    fn the_search_loss_also_sets_right_when_unless_that_is_given() {
         let base = preset(DEFAULT_PRESET).unwrap().config;
         let flags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let pair = |config: Config| (config.search_loss_fn, config.fidelity.right_when);
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn omma_and_no_clean_loss_are_one_setting() {
+    fn omma_and_a_clean_loss_coeff_of_0_imply_each_other() {
         let base = preset(DEFAULT_PRESET).unwrap().config;
         let flags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let pair = |config: &Config| (config.method, config.clean_loss_coeff);
@@ -256,18 +257,18 @@ mod tests {
             let message = applied(base.clone(), &flags(contradiction)).validate().unwrap_err().to_string();
             assert!(message.starts_with("--clean-loss-coeff: expected ") && message.contains("--method"), "{message}");
         }
-        assert!(applied(omma, &flags("--method mma")).validate().is_err(), "which share is not known");
+        assert!(applied(omma, &flags("--method mma")).validate().is_err(), "the coefficient is not known");
     }
 
     #[test]
-    fn eps_grows_over_half_of_the_steps_unless_told_otherwise() {
+    fn eps_grows_over_half_of_the_steps_unless_a_flag_says_otherwise() {
         let base = preset(DEFAULT_PRESET).unwrap().config;
         let flags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let ramp = |text: &str| applied(base.clone(), &flags(text)).eps_ramp_steps;
         assert_eq!(ramp("--method pgdls"), 750);
         assert_eq!(ramp("--method pgdls --steps 601"), 301);
         assert_eq!(ramp("--method pgdls --eps-ramp-steps 20 --steps 601"), 20);
-        assert_eq!(ramp("--steps 601"), 750, "mma has none");
+        assert_eq!(ramp("--steps 601"), 750, "mma has no ramp");
         let short = Config { max_num_training_steps: 100, ..base.clone() };
         assert_eq!(applied(short, &flags("--method pgdls")).eps_ramp_steps, 50);
     }

@@ -24,21 +24,21 @@ Examples:
   maxmargin train
       the bundled digits, in minutes
   maxmargin train --preset mnist-linf
-      as published; --method omma leaves out the clean loss
+      the published settings; --method omma leaves out the clean loss
   maxmargin train --method pgd --attack-eps 0.2
-      by another method, here PGD training; any preset has what each method needs
+      another method, here PGD training; every preset has the settings of all methods
   maxmargin train --preset cifar10-linf-trades
-      another method as it was published: `maxmargin presets` prints all
+      the published settings of another method; `maxmargin presets` lists all
   maxmargin train --dataset mnist --norm L2 --hinge_maxeps 2. --seed 1 --savepath runs/l2
       flags of the released program work as they are: MNIST and CIFAR10 take the preset of their norm
   maxmargin train --preset cifar10-quick
       a small wide ResNet on CIFAR10
   maxmargin train --config mine.toml --hinge-maxeps 76.5/255
-      from a file (`maxmargin presets mnist-linf > mine.toml`); numbers may be fractions
+      settings from a file (`maxmargin presets mnist-linf > mine.toml`); numbers may be fractions
   maxmargin train --resume runs/quick-0 --max-num-training-steps 5000
-      go on where a run stopped, here for longer than planned";
+      resume a run from its last checkpoint, here for longer than planned";
 
-/// Flags that go with `--resume`: those that do not change what a run computes, and the number of steps.
+/// Flags that may be given with `--resume`: they do not change the results of a run, except the number of steps.
 const ALLOWED_ON_RESUME: [&str; 9] = [
     "--resume",
     "--max-num-training-steps",
@@ -51,11 +51,11 @@ const ALLOWED_ON_RESUME: [&str; 9] = [
     "--tensorboard",
 ];
 
-/// Train a network by MMA, or by a method that it is compared with
+/// Train a network by MMA or another method
 ///
-/// Without any flag: a LeNet5 on the bundled digits (preset `quick`). Settings start from a preset or a file; flags
-/// override them. The effective settings are printed and kept in the run folder's config.toml. A run is a function
-/// of them and of the data: the same settings give the same weights, whatever the number of threads.
+/// Without flags: a LeNet5 on the bundled digits (preset `quick`). Settings start from a preset or a file; flags
+/// override them. The effective settings are printed and written to config.toml in the run folder. A run is a function
+/// of them and of the data: the same settings give the same weights, for any number of threads.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct TrainArgs {
@@ -68,59 +68,58 @@ pub(super) struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 struct TrainRunFlags {
-    /// Start from these published settings [default: quick, or with --dataset mnist or cifar10 the preset of --norm and
-    /// --method]
+    /// Preset to start from [default: quick; with --dataset mnist or cifar10 the preset of --norm and --method]
     #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with = "config")]
     preset: Option<String>,
-    /// Start from the settings in this file, as `presets NAME` prints them
+    /// File of settings to start from, as `presets NAME` prints them
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// The run folder: settings, metrics, checkpoints [default: runs/PRESET-SEED, or the next that is free]
+    /// Run folder, for settings, metrics and checkpoints [default: runs/PRESET-SEED, or the next number that is free]
     #[arg(long, value_name = "RUN", visible_alias = "out")]
     savepath: Option<PathBuf>,
-    /// Go on with the run in this folder, with its settings, bit for bit as if it had never stopped
+    /// Resume the run in this folder from its last checkpoint, bit for bit as if it had not stopped
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
-    /// Where MNIST and CIFAR10 are
+    /// Folder of the data sets MNIST and CIFAR10
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
-    /// Write the figures of metrics.jsonl as a TensorBoard event file, too; a run that goes on writes it on
+    /// Also write the metrics to a TensorBoard event file; a resumed run continues the file
     #[arg(long)]
     tensorboard: bool,
     #[command(flatten)]
     device_flags: DeviceFlags,
-    /// Print the effective settings and stop
+    /// Print the effective settings and exit
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Which folder a run has.
+/// Folder of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum RunPlace {
-    /// A new one, named after preset and seed.
+    /// A new folder, named after preset and seed.
     Numbered,
-    /// This one, which holds no run yet.
+    /// This folder, which holds no run yet.
     New(PathBuf),
-    /// This one, whose run goes on.
+    /// This folder, whose run is resumed.
     Resumed(PathBuf),
 }
 
-/// What `train` was asked to do, checked.
+/// Checked request for a run.
 #[derive(Debug)]
 struct TrainPlan {
-    /// The settings.
+    /// Settings.
     config: Config,
-    /// The run folder.
+    /// Run folder.
     place: RunPlace,
-    /// Where images are looked for.
+    /// Folder of the data sets.
     data: PathBuf,
-    /// Whether TensorBoard's event file is asked for.
+    /// `true`: metrics are also written to a TensorBoard event file.
     tensorboard: bool,
-    /// What computes, and how much it says.
+    /// Device, and how much is printed.
     device_flags: DeviceFlags,
 }
 
-/// `given`: the flags of the command line, as `--name`.
+/// Runs `train`; `given` are the flags of the command line, as `--name`.
 pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     let dry_run = args.run.dry_run;
     let plan = plan(args, given)?;
@@ -154,7 +153,7 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
             "{source}: {train} training, {validation} validation, {test} test images\nrun folder {shown}\n\n"
         ))?;
     }
-    // A run stopped before its first checkpoint begins anew.
+    // A run that stopped before its first checkpoint begins anew.
     let resume = matches!(place, RunPlace::Resumed(_)) && folder.file(LAST).is_file();
     let summary = train::run(config, &splits, &folder, device.as_mut(), resume, plan.device_flags.quiet)?;
     print(&table(config, &summary))?;
@@ -165,7 +164,7 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What a run's folder is called: its preset, and the method where it is not the preset's.
+/// Name of a run: its preset, and the method if it is not the preset's.
 fn name(config: &Config) -> String {
     match preset(&config.preset) {
         Some(preset) if preset.config.method == config.method => config.preset.clone(),
@@ -173,7 +172,7 @@ fn name(config: &Config) -> String {
     }
 }
 
-/// The figures before and after training, and the histogram of margins.
+/// Table of the accuracies before and after training, and histograms of the margins.
 fn table(config: &Config, summary: &TrainingResult) -> String {
     let TrainingResult { before, after, .. } = summary;
     let eps = length(as_written(config.test_eps));
@@ -216,7 +215,8 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<TrainPlan> {
     Ok(TrainPlan { config, place, data, tensorboard, device_flags })
 }
 
-/// The settings that flags override.
+/// Settings that the flags override: those of the file, of the named preset, or of the preset for the data set, norm
+/// and method.
 fn base(
     name: Option<&str>,
     file: Option<&Path>,
@@ -234,7 +234,7 @@ fn base(
     Ok(preset(&name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config)
 }
 
-/// The settings of the run in the folder `run`, for `steps` steps.
+/// Settings of the run in the folder `run`, for `steps` steps.
 fn resumed(run: &Path, steps: Option<u32>) -> Result<Config> {
     let mut config = Config::load(&run.join(CONFIG))?;
     let planned = config.max_num_training_steps;

@@ -1,4 +1,4 @@
-//! The published settings as one table, each preset with its source. No value of a preset stands anywhere else.
+//! The published settings as one table, each preset with its source: the values that differ from the defaults.
 
 use super::kinds::{Method, OptimizerKind};
 use super::method_presets::METHOD_PRESETS;
@@ -9,24 +9,24 @@ use crate::tape::{Loss, Norm};
 /// Settings with a name.
 #[derive(Clone, Debug)]
 pub struct Preset {
-    /// What `--preset` takes.
+    /// Name, as `--preset` takes it.
     pub name: &'static str,
-    /// What it is for, in a line.
+    /// Purpose, in a line.
     pub summary: &'static str,
-    /// Where the values come from.
+    /// Source of the values.
     pub source: &'static str,
-    /// The preset that it changes a few values of, to train by another method.
+    /// MMA's preset of which a few values are changed; `None` for a preset of MMA.
     pub base: Option<&'static str>,
-    /// The values.
+    /// Values.
     pub config: Config,
 }
 
-/// The preset that `train` uses when none is named.
+/// Preset of `train` without flags.
 pub const DEFAULT_PRESET: &str = "quick";
 
-/// All presets: the default one first, those of the other methods last.
+/// All presets: the default one first, presets of the other methods last.
 pub fn presets() -> Vec<Preset> {
-    let mma = of_mma();
+    let mma = mma_presets();
     let others = METHOD_PRESETS.iter().map(|other| {
         let base = mma.iter().find(|preset| preset.name == other.base).expect("a preset of MMA");
         let mut config = Config { preset: other.name.into(), method: other.method, ..base.config.clone() };
@@ -37,13 +37,13 @@ pub fn presets() -> Vec<Preset> {
     mma.into_iter().chain(others).collect()
 }
 
-/// MMA's presets.
-fn of_mma() -> Vec<Preset> {
+/// Presets of MMA.
+fn mma_presets() -> Vec<Preset> {
     vec![
         Preset {
             name: DEFAULT_PRESET,
             summary: "the bundled digits in minutes on two cores, linf, d_max 0.45",
-            source: "ours: mnist-linf on fewer images, with a narrower LeNet5, a shorter attack, fewer and larger steps",
+            source: "ours: mnist-linf on fewer images; narrower LeNet5, shorter attack, fewer steps at a larger rate",
             base: None,
             config: Config {
                 preset: DEFAULT_PRESET.into(),
@@ -54,7 +54,7 @@ fn of_mma() -> Vec<Preset> {
                 learning_rate_schedule: vec![(0, 2e-3), (900, 1e-3), (1250, 2e-4)],
                 max_num_training_steps: 1500,
                 eps_ramp_steps: 750,
-                test_eps_iter: 0.1, // five of them reach across the ball
+                test_eps_iter: 0.1, // five steps cross the ball
                 disp_interval: 50,
                 ..Config::defaults()
             },
@@ -68,7 +68,7 @@ fn of_mma() -> Vec<Preset> {
         },
         Preset {
             name: "mnist-l2",
-            summary: "MNIST, l2, d_max 4.0; the other published ones: --hinge-maxeps 2.0 and --hinge-maxeps 6.0",
+            summary: "MNIST, l2, d_max 4.0; published too: --hinge-maxeps 2.0 and --hinge-maxeps 6.0",
             source: "paper: appendix, training settings; released: config.py (L2MNIST), run_mnist_training.sh",
             base: None,
             config: Config {
@@ -84,7 +84,7 @@ fn of_mma() -> Vec<Preset> {
         },
         Preset {
             name: "cifar10-linf",
-            summary: "CIFAR10, linf, d_max 0.0471 (12/255), as published; the other published ones: --hinge-maxeps 0.0784 \
+            summary: "CIFAR10, linf, d_max 0.0471 (12/255), as published; published too: --hinge-maxeps 0.0784 \
                       (20/255) and --hinge-maxeps 0.1255 (32/255)",
             source: "paper: appendix, training settings; released: config.py (LinfCIFAR10), run_cifar10_training.sh",
             base: None,
@@ -92,7 +92,7 @@ fn of_mma() -> Vec<Preset> {
         },
         Preset {
             name: "cifar10-l2",
-            summary: "CIFAR10, l2, d_max 1.0; the other published ones: --hinge-maxeps 2.0 and --hinge-maxeps 3.0",
+            summary: "CIFAR10, l2, d_max 1.0; published too: --hinge-maxeps 2.0 and --hinge-maxeps 3.0",
             source: "paper: appendix, training settings; released: config.py (L2CIFAR10), run_cifar10_training.sh",
             base: None,
             config: Config {
@@ -109,14 +109,14 @@ fn of_mma() -> Vec<Preset> {
         Preset {
             name: "cifar10-quick",
             summary: "CIFAR10 in minutes on two cores, linf, d_max 32/255",
-            source: "ours: OMMA of run_cifar10_training.sh with a small wide ResNet, a shorter attack, fewer and smaller steps; \
-                     the search for the paper's boundary, so that margins grow sooner",
+            source: "ours: OMMA of run_cifar10_training.sh with a small wide ResNet, a shorter attack, fewer steps on \
+                     smaller batches; the search for the paper's boundary, so that margins grow sooner",
             base: None,
             config: Config {
                 preset: "cifar10-quick".into(),
                 val_size: 1000,
                 test_size: Some(1000),
-                augment: false, // of use after more epochs than three
+                augment: false, // three epochs are too few for it to help
                 depth: Some(10),
                 width: 1.0,
                 method: Method::Omma,
@@ -130,7 +130,7 @@ fn of_mma() -> Vec<Preset> {
                 training_batch_size: 64,
                 max_num_training_steps: 2000,
                 eps_ramp_steps: 1000,
-                test_eps_iter: 4.0 / 255.0, // three of them reach across the ball
+                test_eps_iter: 4.0 / 255.0, // three steps cross the ball
                 fidelity: Fidelity { right_when: Loss::Lm, ..Fidelity::RELEASED },
                 disp_interval: 50,
                 ..cifar10_linf()
@@ -139,7 +139,7 @@ fn of_mma() -> Vec<Preset> {
     ]
 }
 
-/// The preset called `name`, in any case.
+/// The preset of this name, in any case.
 pub fn preset(name: &str) -> Option<Preset> {
     presets().into_iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
 }
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_bears_its_own_name() {
+    fn every_preset_is_valid_and_holds_its_own_name() {
         for Preset { name, config, .. } in presets() {
             config.validate().unwrap();
             assert_eq!(config.preset, name);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_presets_differ_in_the_norm_and_its_lengths_alone() {
+    fn presets_of_two_norms_differ_in_the_norm_and_its_lengths_alone() {
         for dataset in ["mnist", "cifar10"] {
             let [linf, l2] = ["linf", "l2"].map(|norm| preset(&format!("{dataset}-{norm}")).unwrap().config.fields());
             let differing: Vec<_> = linf.iter().zip(&l2).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
@@ -219,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn eps_grows_over_half_of_the_steps() {
+    fn the_eps_of_pgdls_grows_over_half_of_the_steps() {
         for Preset { name, config, .. } in presets() {
             assert_eq!(config.eps_ramp_steps, config.max_num_training_steps.div_ceil(2), "{name}");
         }
     }
 
     #[test]
-    fn trades_steps_are_as_long_as_published() {
+    fn the_step_size_of_trades_is_the_published_one() {
         for (name, step) in [("mnist-linf-trades", 0.01), ("cifar10-linf-trades", 0.007)] {
             let config = preset(name).unwrap().config;
             let found = f64::from(config.attack_eps * (config.eps_iter_scale / config.nb_iter as f32));

@@ -1,4 +1,4 @@
-//! `maxmargin bench` and `maxmargin explain kernels`: their lists, and that sums agree.
+//! `maxmargin bench` and `maxmargin explain kernels`: lists of items and launches, and sums that agree.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::fake::{library, rung};
-use crate::{PROGRAM, Said, done_in, refused, refused_in, said};
+use crate::{PROGRAM, ProgramOutput, done_in, refused, refused_in, said};
 
-/// Small, and once: figures do not matter here.
+/// A bench of a small step, each item measured once: the figures do not matter here.
 pub const SMALL: &str = "--preset quick --width 0.125 --batch-size 4 --megabytes 1 --rotated-megabytes 1 --product 128 \
                          --rounds 1";
 
-/// The figures that `bench` writes.
+/// Figures that `bench` wrote to a file.
 fn figures(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("figures")).expect("JSON")
 }
@@ -84,7 +84,7 @@ pub fn assert_complete(path: &Path) {
     assert_shares_agree(&figures, of("op").collect(), number(step, "median_s"));
 }
 
-/// Asserts that shares and sums are those of the ops' times in a step of `median` seconds.
+/// Asserts that percentages and sums follow from the ops' times in a step of `median` seconds.
 fn assert_shares_agree(figures: &Value, ops: Vec<&Value>, median: f64) {
     let a_step = |op: &Value| number(op, "median_s") * number(op, "times_a_step");
     for op in &ops {
@@ -130,7 +130,7 @@ fn bench_times_every_op_of_a_step_and_its_sums_agree() {
 }
 
 #[test]
-fn bench_can_be_asked_for_some_ops_alone() {
+fn bench_times_only_the_items_named_by_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let said = done_in(folder.path(), &format!("bench --device cpu {SMALL} --only linear_bias --json figures.json"));
     assert_eq!(said.err, "timing copy and matrix products\ntiming linear_bias_relu\ntiming linear_bias\n");
@@ -145,7 +145,7 @@ fn bench_can_be_asked_for_some_ops_alone() {
     assert!(!said.out.contains("idle"), "{}", said.out);
 }
 
-/// A GPU's ceilings as `benches/peers/ceilings.py` writes them.
+/// Ceilings of a GPU as `benches/peers/ceilings.py` writes them.
 fn ceilings(device: &str) -> Value {
     json!({
         "device": device,
@@ -165,7 +165,7 @@ fn write(folder: &Path, ceilings: &Value) {
 }
 
 #[test]
-fn ceilings_of_pytorch_are_what_items_are_compared_with() {
+fn items_are_compared_with_the_ceilings_of_pytorch() {
     let folder = tempfile::tempdir().expect("a folder");
     write(folder.path(), &ceilings("CPU, 2 threads"));
     let line = format!("bench --device cpu --threads 2 {SMALL} --quiet --ceilings ceilings.json --json figures.json");
@@ -188,7 +188,7 @@ fn ceilings_of_pytorch_are_what_items_are_compared_with() {
 }
 
 #[test]
-fn a_figure_that_the_ceilings_have_not_is_our_own_and_said_to_be() {
+fn a_rate_that_is_missing_from_the_ceilings_is_our_own_and_labelled_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut some = ceilings("CPU, 2 threads");
     some["copy_bytes_per_s"] = Value::Null;
@@ -229,8 +229,8 @@ fn ceilings_of_another_form_are_refused() {
     assert!(!folder.path().join("figures.json").exists(), "nothing was timed");
 }
 
-/// Runs the program on the fake driver. `None` where there can be none.
-fn on_fake_gpu(folder: &Path, line: &str) -> Option<Said> {
+/// Runs the program on the fake driver; `None` if no fake driver can be built.
+fn on_fake_gpu(folder: &Path, line: &str) -> Option<ProgramOutput> {
     let library = rung("fake", library())?;
     let mut command = Command::new(PROGRAM);
     command.args(line.split_whitespace()).current_dir(folder).env("LD_LIBRARY_PATH", library);
@@ -257,7 +257,7 @@ fn ceilings_are_those_of_the_gpu_that_is_timed() {
 }
 
 #[test]
-fn past_its_budget_a_bench_begins_nothing_and_lists_what_it_left() {
+fn a_bench_past_its_budget_starts_nothing_and_lists_the_items_it_left_out() {
     let folder = tempfile::tempdir().expect("a folder");
     let line = format!("bench --device cpu {SMALL} --budget 0 --json figures.json");
     let said = done_in(folder.path(), &line);
@@ -273,7 +273,7 @@ fn past_its_budget_a_bench_begins_nothing_and_lists_what_it_left() {
 }
 
 #[test]
-fn a_bench_that_is_killed_leaves_the_items_it_had() {
+fn a_bench_that_is_killed_leaves_its_finished_items() {
     let folder = tempfile::tempdir().expect("a folder");
     let line = format!("bench --device cpu {SMALL} --json figures.json");
     let mut command = Command::new(PROGRAM);
@@ -287,25 +287,25 @@ fn a_bench_that_is_killed_leaves_the_items_it_had() {
     let figures = figures(&folder.path().join("figures.json"));
     let (items, left) = (names(list(&figures, "items")), names(list(&figures, "not_timed")));
     assert_eq!(items[0], "mma_step");
-    // It may have gone on for a moment.
+    // The bench may have run on for a moment.
     assert_eq!(figures["complete"], left.is_empty());
 }
 
 #[test]
-fn bench_s_help_says_what_shares_are_of() {
+fn the_help_of_bench_explains_its_percentages() {
     let help = done_in(Path::new("."), "bench --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
-        "those of PyTorch with --ceilings, else our own, which are no peaks of the device",
-        "negative where operands from memory cost the ops more",
-        "Begin no further item after so many seconds",
-        "operand, in millions: more than the device's caches [default: 256]",
+        "those of PyTorch with --ceilings, or else our own, which are below the device's peaks",
+        "negative if the ops lose more time to operands outside of the caches",
+        "Start no further item after this many seconds",
+        "operand, in millions of bytes: more than the device's caches [default: 256]",
     ] {
         assert!(help.contains(part), "no {part:?} in {help}");
     }
 }
 
 #[test]
-fn what_cannot_be_timed_is_refused() {
+fn values_out_of_range_are_refused() {
     refused("bench --product 100", &["--product: expected a power of two; found 100"]);
     refused("bench --megabytes 0", &["'0'", "--megabytes", "at least 1"]);
     refused("bench --rotated-megabytes 5000", &["--rotated-megabytes: expected at most 4096; found 5000"]);
@@ -314,7 +314,7 @@ fn what_cannot_be_timed_is_refused() {
     refused("bench --json nowhere/x.json", &["--json nowhere/x.json: there is no folder nowhere"]);
 }
 
-/// The number before `word` in a line.
+/// Number before `word` in a line.
 fn before(line: &str, word: &str) -> u64 {
     let words: Vec<&str> = line.split_whitespace().collect();
     let at =

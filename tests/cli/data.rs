@@ -1,9 +1,9 @@
-//! `maxmargin data`.
+//! `maxmargin data`: the list of data sets, broken files, imports.
 
 use crate::{done_in, refused_in};
 
 #[test]
-fn data_says_of_each_dataset_what_is_found_or_what_brings_it() {
+fn data_lists_each_data_set_with_its_size_or_the_command_that_fetches_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let said = done_in(folder.path(), "data");
     let lines: Vec<&str> = said.out.lines().collect();
@@ -21,7 +21,7 @@ fn data_says_of_each_dataset_what_is_found_or_what_brings_it() {
 }
 
 #[test]
-fn data_names_the_byte_at_which_a_file_is_wrong() {
+fn a_broken_file_is_named_with_the_byte() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir_all(folder.path().join("data/mnist")).expect("a folder");
     for name in

@@ -1,10 +1,10 @@
-//! `maxmargin devices`, and what `--device` and `--sync` say where there is no GPU.
+//! `maxmargin devices`, and the messages of `--device` and `--sync` on a machine without a GPU.
 
 use std::path::Path;
 
 use crate::{done_in, maxmargin, maxmargin_in, refused};
 
-/// Whether this machine has an NVIDIA driver: then what is said of its absence cannot be tested.
+/// True if this machine has an NVIDIA driver: the messages about its absence cannot be tested then.
 fn has_driver() -> bool {
     maxmargin_devices().contains("\ndriver ") || !maxmargin_devices().contains("libcuda.so.1 was not found")
 }
@@ -13,6 +13,7 @@ fn maxmargin_devices() -> String {
     done_in(Path::new("."), "devices").out
 }
 
+/// Flags of a run that takes a moment.
 const TINY: &str = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 20 --steps 1";
 
 #[test]
@@ -25,7 +26,7 @@ fn devices_lists_the_cpu_and_the_kernels_of_the_program() {
 }
 
 #[test]
-fn devices_without_a_driver_says_what_is_missing_and_ends_well() {
+fn devices_without_a_driver_says_so_and_succeeds() {
     if has_driver() {
         return println!("skipped: there is an NVIDIA driver");
     }
@@ -48,7 +49,7 @@ fn devices_can_list_every_kernel_with_its_file() {
 }
 
 #[test]
-fn a_device_that_is_none_is_refused_with_the_forms_there_are() {
+fn an_unknown_device_is_refused_with_the_forms_that_are_read() {
     for device in ["gpu", "cuda:", "cuda:x", "1"] {
         let quoted = format!("'{device}'");
         refused(&format!("train --device {device}"), &[&quoted, "--device", "expected auto, cpu, cuda or cuda:N"]);
@@ -56,7 +57,7 @@ fn a_device_that_is_none_is_refused_with_the_forms_there_are() {
 }
 
 #[test]
-fn a_gpu_without_a_driver_is_an_error_that_says_so() {
+fn a_gpu_without_a_driver_is_an_error_that_names_the_driver() {
     if has_driver() {
         return println!("skipped: there is an NVIDIA driver");
     }
@@ -71,7 +72,7 @@ fn a_gpu_without_a_driver_is_an_error_that_says_so() {
 }
 
 #[test]
-fn without_a_driver_auto_is_the_cpu_and_says_so() {
+fn auto_without_a_driver_takes_the_cpu_and_says_so() {
     if has_driver() {
         return println!("skipped: there is an NVIDIA driver");
     }
@@ -85,7 +86,7 @@ fn without_a_driver_auto_is_the_cpu_and_says_so() {
 }
 
 #[test]
-fn waiting_for_launches_needs_a_gpu() {
+fn sync_needs_a_gpu() {
     let folder = tempfile::tempdir().expect("a folder");
     let line = format!("train {TINY} --sync --device cpu");
     let said = maxmargin_in(folder.path(), &line);
@@ -100,7 +101,7 @@ fn waiting_for_launches_needs_a_gpu() {
 }
 
 #[test]
-fn help_says_what_a_device_can_be() {
+fn help_lists_the_forms_of_a_device() {
     let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in ["cuda:N", "`maxmargin devices` lists them", "--sync", "compute-sanitizer"] {
         assert!(help.contains(part), "{part} in {help}");

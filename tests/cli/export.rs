@@ -1,4 +1,4 @@
-//! `maxmargin export`: the same weights under other names, read back by `evaluate` whosever names they have.
+//! `maxmargin export`: the same weights under other names, which `evaluate` reads under all of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{cifar10, done_in, refused_in};
 
-/// What `load_state_dict` of RobustBench's `Ding2020MMANet(depth=10, widen_factor=2)` asks for, without
+/// Names and shapes that `load_state_dict` of RobustBench's `Ding2020MMANet(depth=10, widen_factor=2)` expects, without
 /// `num_batches_tracked`.
 fn robustbench() -> BTreeMap<String, Vec<usize>> {
     let mut expected = BTreeMap::new();
@@ -38,7 +38,7 @@ fn robustbench() -> BTreeMap<String, Vec<usize>> {
     expected
 }
 
-/// Tensors of a wide ResNet 10-2, no two alike, the running statistics among them.
+/// Tensors of a wide ResNet 10-2 with its running statistics; all have different values.
 fn wide() -> Vec<Tensor> {
     let model: Box<dyn Model> = Box::new(WideResNet::new(10, 2));
     let first = model.initial(3);
@@ -47,7 +47,7 @@ fn wide() -> Vec<Tensor> {
     state_to_tensors(&*model, "", &state)
 }
 
-/// A folder with `w.safetensors`, a wide ResNet, and images.
+/// Folder with `w.safetensors`, a wide ResNet, and images.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let metadata = BTreeMap::from([("step".to_owned(), "7".to_owned())]);
@@ -60,7 +60,7 @@ fn read(path: &Path) -> TensorFile {
     TensorFile::read(path).expect("a file of tensors")
 }
 
-/// What `evaluate` finds of a file, without its name and the time.
+/// Report of `evaluate` on a file, without its name and the times.
 fn evaluated(folder: &Path, file: &str) -> Value {
     let flags = "--dataset cifar10 --data . --test-size 8 --nb-iter 1 --nb-restart 1 --quiet --json found.json";
     done_in(folder, &format!("evaluate {file} {flags}"));
@@ -75,14 +75,14 @@ fn evaluated(folder: &Path, file: &str) -> Value {
 }
 
 #[test]
-fn robustbench_s_names_and_shapes_are_those_of_its_class() {
+fn exported_names_and_shapes_are_those_of_robustbench_s_class() {
     let folder = folder();
     let said = done_in(folder.path(), "export w.safetensors --names robustbench --out r.safetensors");
     assert!(said.out.starts_with("wrote r.safetensors: wide ResNet 10-2, "), "{}", said.out);
     let file = read(&folder.path().join("r.safetensors"));
     let found: BTreeMap<_, _> = file.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
     assert_eq!(found, robustbench());
-    assert_eq!(file.metadata["step"], "7", "what the file says of itself stays");
+    assert_eq!(file.metadata["step"], "7", "metadata is kept");
     let own = read(&folder.path().join("w.safetensors"));
     for (released, theirs) in [
         ("1.conv1.weight", "conv1.weight"),
@@ -97,7 +97,7 @@ fn robustbench_s_names_and_shapes_are_those_of_its_class() {
 }
 
 #[test]
-fn there_and_back_gives_the_same_bytes() {
+fn an_export_to_robustbench_s_names_and_back_gives_the_same_bytes() {
     let folder = folder();
     done_in(folder.path(), "export w.safetensors --out a.safetensors");
     done_in(folder.path(), "export a.safetensors --names robustbench --out b.safetensors");
@@ -108,7 +108,7 @@ fn there_and_back_gives_the_same_bytes() {
 }
 
 #[test]
-fn evaluate_reads_either_s_names() {
+fn evaluate_reads_the_names_of_both() {
     let folder = folder();
     done_in(folder.path(), "export w.safetensors --names robustbench --out r.safetensors");
     let found = evaluated(folder.path(), "r.safetensors");
@@ -120,7 +120,7 @@ fn evaluate_reads_either_s_names() {
 }
 
 #[test]
-fn what_pytorch_adds_is_passed_over() {
+fn the_batch_counters_of_pytorch_are_ignored() {
     let folder = folder();
     let mut tensors = wide();
     tensors.push(Tensor::new("1.bn1.num_batches_tracked", &[], vec![64_000i64]));
@@ -155,7 +155,7 @@ fn a_wide_resnet_with_a_tensor_missing_or_of_another_shape_is_refused_by_the_fil
 }
 
 #[test]
-fn what_cannot_be_exported_is_an_error() {
+fn weights_that_cannot_be_exported_are_errors() {
     let folder = folder();
     let small = LeNet5::new(0.125);
     let weights = to_tensors(small.params(), "", &small.params().initial(0));

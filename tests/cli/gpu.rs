@@ -1,4 +1,4 @@
-//! What a user of a GPU sees, on the fake driver: the device chosen, what is listed, what is said when it fails.
+//! Output for a user of a GPU, on the fake driver: the device that is chosen, the list of devices, errors.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,14 @@ use maxmargin::record::read_metrics;
 use serde_json::Value;
 
 use crate::fake::{library, rung};
-use crate::{PROGRAM, Said, said};
+use crate::{PROGRAM, ProgramOutput, said};
 
-/// A run of a moment.
+/// Flags of a run that takes a moment.
 const TINY: &str = "--width 0.125 --nb-iter 1 --train-size 60 --val-size 2 --test-size 2 --training-batch-size 10 \
                     --steps 4 --disp-interval 2 --checkpoint-interval 2";
 
-/// Runs the program on the fake driver with its `options`. `None` where there can be no fake driver.
-fn on_fake_gpu(folder: &Path, options: &str, line: &str) -> Option<Said> {
+/// Runs the program on the fake driver with its `options`; `None` if no fake driver can be built.
+fn on_fake_gpu(folder: &Path, options: &str, line: &str) -> Option<ProgramOutput> {
     let library = rung("fake", library())?;
     let mut command = Command::new(PROGRAM);
     command.args(line.split_whitespace()).current_dir(folder);
@@ -23,14 +23,14 @@ fn on_fake_gpu(folder: &Path, options: &str, line: &str) -> Option<Said> {
     Some(said(command.output().expect("the program starts")))
 }
 
-/// Runs it as [`on_fake_gpu`]; it must end with exit code 0.
-fn done(folder: &Path, options: &str, line: &str) -> Option<Said> {
+/// Runs the program as [`on_fake_gpu`] and expects exit code 0.
+fn done(folder: &Path, options: &str, line: &str) -> Option<ProgramOutput> {
     let said = on_fake_gpu(folder, options, line)?;
     assert_eq!(said.code, Some(0), "{options} {line}: {said:?}");
     Some(said)
 }
 
-/// Runs it as [`on_fake_gpu`]; it must end as an error that has all of `parts`.
+/// Runs the program as [`on_fake_gpu`] and expects an error with all of `parts`.
 fn refused(folder: &Path, options: &str, line: &str, parts: &[&str]) {
     let Some(said) = on_fake_gpu(folder, options, line) else { return };
     assert_eq!(said.code, Some(2), "{options} {line}: {said:?}");
@@ -47,8 +47,8 @@ fn entries(folder: &Path) -> usize {
     fs::read_dir(folder).expect("a folder").count()
 }
 
-/// The settings of [`TINY`] for the weights and metrics of a run in `path`.
-fn left(path: &Path) -> (Vec<u8>, Vec<Value>) {
+/// Checkpoint and metrics of the run in `path`, without times.
+fn checkpoint_and_metrics(path: &Path) -> (Vec<u8>, Vec<Value>) {
     let mut lines = read_metrics(&path.join("metrics.jsonl")).expect("metrics");
     lines.iter_mut().for_each(|line| drop(line.as_object_mut().and_then(|line| line.remove("clock"))));
     (fs::read(path.join("last.safetensors")).expect("a checkpoint"), lines)
@@ -65,23 +65,23 @@ fn devices_lists_the_driver_and_each_gpu() {
     assert!(!said.out.contains("cannot be used"), "{}", said.out);
 }
 
-/// What makes a GPU useless, and what is said of it.
-const USELESS: [(&str, &[&str]); 3] = [
+/// Options of the fake driver that make a GPU unusable, with parts of the message.
+const UNUSABLE: [(&str, &[&str]); 3] = [
     ("devices=0", &["the NVIDIA driver finds no GPU", "CUDA_VISIBLE_DEVICES", "--device cpu"]),
     ("driver=12020", &["the driver supports CUDA 12.2, the kernels need ", "580 or newer", "--device cpu"]),
     ("capability=7.5", &["compute capability 7.5; the kernels need 8.0 or newer", "--device cpu"]),
 ];
 
-/// [`USELESS`], without the old driver where no nvcc compiled the kernels: then nothing says what driver they need.
-fn useless() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+/// [`UNUSABLE`], without the old driver if the kernels were built without nvcc: their driver is not known then.
+fn unusable() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
     let compiled = maxmargin::device::cuda::NVCC.is_some();
-    USELESS.into_iter().filter(move |(options, _)| compiled || !options.starts_with("driver="))
+    UNUSABLE.into_iter().filter(move |(options, _)| compiled || !options.starts_with("driver="))
 }
 
 #[test]
-fn a_gpu_that_cannot_be_used_is_listed_with_the_reason_and_refused_where_it_is_asked_for() {
+fn a_gpu_that_cannot_be_used_is_listed_with_the_reason_and_refused_by_device_cuda() {
     let folder = temporary();
-    for (options, parts) in useless() {
+    for (options, parts) in unusable() {
         let Some(said) = done(folder.path(), options, "devices") else { return };
         for part in ["cannot be used. CUDA: "].iter().chain(parts) {
             assert!(said.out.contains(part), "{options}: no {part:?} in {}", said.out);
@@ -107,9 +107,9 @@ fn auto_takes_the_gpu_and_says_so() {
 }
 
 #[test]
-fn auto_takes_the_cpu_where_the_gpu_cannot_be_used_and_says_why_in_a_line() {
+fn auto_takes_the_cpu_if_the_gpu_cannot_be_used_and_says_why_in_a_line() {
     let folder = temporary();
-    for (i, (options, parts)) in useless().enumerate() {
+    for (i, (options, parts)) in unusable().enumerate() {
         let Some(said) = done(folder.path(), options, &format!("train {TINY} --savepath {i}")) else { return };
         let mut lines = said.err.lines();
         let first = lines.next().expect("a line");
@@ -124,35 +124,37 @@ fn auto_takes_the_cpu_where_the_gpu_cannot_be_used_and_says_why_in_a_line() {
 }
 
 #[test]
-fn waiting_after_every_launch_changes_no_bit() {
+fn sync_changes_no_bit() {
     let folder = temporary();
     let line = |name: &str| format!("train {TINY} --quiet --savepath {name}");
     let Some(_) = done(folder.path(), "", &line("graph")) else { return };
     done(folder.path(), "", &format!("{} --sync", line("sync")));
-    assert!(left(&folder.path().join("graph")) == left(&folder.path().join("sync")));
+    assert!(
+        checkpoint_and_metrics(&folder.path().join("graph")) == checkpoint_and_metrics(&folder.path().join("sync"))
+    );
 }
 
 #[test]
-fn a_run_may_go_on_on_another_device() {
+fn a_run_may_be_resumed_on_another_device() {
     let folder = temporary();
     let Some(_) = done(folder.path(), "", &format!("train {TINY} --quiet --savepath run --device cpu")) else { return };
     for (device, steps) in [("cuda:0 --sync", 5), ("cpu", 6), ("auto", 7)] {
         let said = done(folder.path(), "", &format!("train --resume run --steps {steps} --quiet --device {device}"));
         assert_eq!(said.expect("it was there").err, "");
     }
-    let (_, lines) = left(&folder.path().join("run"));
+    let (_, lines) = checkpoint_and_metrics(&folder.path().join("run"));
     let steps: Vec<_> = lines.iter().filter(|line| line["kind"] == "step").map(|line| line["step"].clone()).collect();
     assert_eq!(steps, [2, 4, 5, 6, 7]);
 }
 
 #[test]
-fn a_launch_that_fails_is_told_with_the_checkpoint_to_go_on_from() {
+fn the_error_of_a_failed_launch_names_the_checkpoint_to_resume_from() {
     let folder = temporary();
     let log = folder.path().join("log");
     let line = |name: &str| format!("train {TINY} --quiet --savepath {name}");
     let logging = format!("log={}", log.display());
     let Some(_) = done(folder.path(), &logging, &format!("{} --sync", line("whole"))) else { return };
-    // The one that ends the third step; checkpoints are written after two.
+    // The launch that ends the third step; a checkpoint is written after two steps.
     let log = fs::read_to_string(log).expect("a log");
     let launches = log.lines().filter(|line| line.starts_with("cuLaunchKernel ")).enumerate();
     let mut optimizer = launches.filter(|(_, line)| line.contains(" adam"));
@@ -167,7 +169,7 @@ fn a_launch_that_fails_is_told_with_the_checkpoint_to_go_on_from() {
     }
 }
 
-/// The driver's calls, without those that choose a context: from one graph launch to the next.
+/// Calls of the driver between two graph launches, without those that choose a context.
 fn calls_between_graph_launches(log: &str) -> Vec<Vec<&str>> {
     let calls = log.lines().map(|line| line.split(' ').next().unwrap_or_default());
     let calls: Vec<&str> = calls.filter(|call| *call != "cuCtxSetCurrent").collect();
@@ -175,7 +177,7 @@ fn calls_between_graph_launches(log: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn a_step_is_two_small_copies_and_one_graph_and_metrics_are_not_waited_for() {
+fn a_step_is_two_small_copies_and_one_graph_and_does_not_wait_for_metrics() {
     let folder = temporary();
     let log = folder.path().join("log");
     let options = format!("log={}", log.display());
@@ -184,7 +186,7 @@ fn a_step_is_two_small_copies_and_one_graph_and_metrics_are_not_waited_for() {
     let log = fs::read_to_string(log).expect("a log");
     let between = calls_between_graph_launches(&log);
     let input = ["cuMemcpyHtoDAsync"; 2];
-    // Before the first step and after the last other graphs run: those of validation.
+    // Before the first step and after the last one the graphs of validation run.
     let steps = between.iter().filter(|calls| ***calls == input).count();
     assert_eq!(steps, 3, "steps 2, 4 and 6 follow steps without a line of metrics: {between:?}");
     let lines: Vec<_> = between.iter().filter(|calls| calls.contains(&"cuEventQuery")).collect();

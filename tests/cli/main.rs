@@ -1,4 +1,4 @@
-//! The program as a user meets it: help, errors, exit codes, settings; and what each command prints.
+//! The program as a user sees it: help, errors, exit codes, settings, and the output of each command.
 
 mod bench;
 #[path = "../support/cifar10.rs"]
@@ -20,48 +20,48 @@ use std::process::{Command, Output, Stdio};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_maxmargin");
 
-/// What a call of the program gave: exit code, standard output, standard error.
+/// Exit code and output of the program.
 #[derive(Debug)]
-struct Said {
+struct ProgramOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-fn said(output: Output) -> Said {
+fn said(output: Output) -> ProgramOutput {
     let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
-    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    ProgramOutput { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
 /// Runs the program with the words of `line` in `folder`.
-fn maxmargin_in(folder: &Path, line: &str) -> Said {
+fn maxmargin_in(folder: &Path, line: &str) -> ProgramOutput {
     said(Command::new(PROGRAM).args(line.split_whitespace()).current_dir(folder).output().expect("the program starts"))
 }
 
-fn maxmargin(line: &str) -> Said {
+fn maxmargin(line: &str) -> ProgramOutput {
     maxmargin_in(Path::new("."), line)
 }
 
-/// The effective settings that `train` shows for `flags`.
+/// Effective settings that `train` prints for `flags`.
 fn settings(flags: &str) -> String {
     let said = maxmargin(&format!("train --dry-run {flags}"));
     assert_eq!(said.code, Some(0), "{flags}: {}", said.err);
     said.out
 }
 
-/// The value of `name` in settings as they are shown, up to the remark about the preset.
+/// Value of `name` in settings as `train` prints them, without the remark about the preset.
 fn value<'a>(settings: &'a str, name: &str) -> &'a str {
     let line = settings.lines().find(|line| line.split(" = ").next().is_some_and(|key| key.trim() == name));
     let value = line.and_then(|line| line.split_once(" = ")).unwrap_or_else(|| panic!("{name} in {settings}")).1;
     value.split("   (").next().unwrap_or(value)
 }
 
-/// `line` must end as an error whose message has all of `parts`.
+/// Runs the words of `line` and expects an error whose message has all of `parts`.
 fn refused(line: &str, parts: &[&str]) {
     refused_in(Path::new("."), line, parts);
 }
 
-/// As [`refused`], in `folder`.
+/// [`refused`] in `folder`.
 fn refused_in(folder: &Path, line: &str, parts: &[&str]) {
     let said = maxmargin_in(folder, line);
     assert_eq!(said.code, Some(2), "{line}: {}{}", said.out, said.err);
@@ -71,8 +71,8 @@ fn refused_in(folder: &Path, line: &str, parts: &[&str]) {
     }
 }
 
-/// Runs the program in `folder`, which must succeed.
-fn done_in(folder: &Path, line: &str) -> Said {
+/// Runs the program in `folder` and expects exit code 0.
+fn done_in(folder: &Path, line: &str) -> ProgramOutput {
     let said = maxmargin_in(folder, line);
     assert_eq!(said.code, Some(0), "{line}: {said:?}");
     said
@@ -122,7 +122,7 @@ fn help_of_each_command_has_its_groups_and_an_example() {
 }
 
 #[test]
-fn help_of_train_shows_what_each_preset_has() {
+fn help_of_train_shows_the_value_of_each_preset() {
     let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         help.contains("[quick: 5; mnist-linf, mnist-l2: 40; cifar10-linf, cifar10-l2: 10; cifar10-quick: "),
@@ -140,7 +140,7 @@ fn no_command_shows_help_and_is_an_error() {
 }
 
 #[test]
-fn unknown_commands_and_flags_are_errors_that_suggest() {
+fn unknown_commands_and_flags_are_errors_with_a_suggestion() {
     refused("trian", &["'trian'", "'train'"]);
     refused("train --hinge-maxep 0.3", &["'--hinge-maxep'", "'--hinge-maxeps'"]);
     refused(
@@ -272,7 +272,7 @@ fn cifar10_takes_the_preset_of_its_norm() {
 }
 
 #[test]
-fn names_are_taken_in_any_case() {
+fn names_are_read_in_any_case() {
     assert_eq!(settings("--preset MNIST-L2"), settings("--preset mnist-l2"));
     assert_eq!(settings("--norm L2 --optimizer Adam"), settings("--norm l2 --optimizer adam"));
 }
@@ -299,7 +299,7 @@ fn flags_override_the_preset_and_the_difference_is_shown() {
 }
 
 #[test]
-fn the_paper_s_text_is_one_flag_and_each_of_its_settings_another() {
+fn fidelity_paper_sets_the_group_and_a_flag_of_its_own_overrides_it() {
     let shown = settings("--fidelity paper --forget-wrong true");
     for (name, expected) in [
         ("search_mode", "eval"),
@@ -377,7 +377,7 @@ fn a_preset_as_a_file_gives_the_same_settings() {
 }
 
 #[test]
-fn a_broken_settings_file_is_named_with_the_line() {
+fn an_invalid_settings_file_is_named_with_the_line() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("p.toml"), "preset = \"quick\"\nseed = -\n").expect("a file");
     let said = maxmargin_in(folder.path(), "train --config p.toml");
@@ -386,10 +386,10 @@ fn a_broken_settings_file_is_named_with_the_line() {
     let said = maxmargin_in(folder.path(), "train --config absent.toml");
     assert_eq!(said.code, Some(2));
     assert!(said.err.starts_with("error: absent.toml: cannot read: "), "{}", said.err);
-    assert!(!said.err.contains("caused by"), "the cause is told once: {}", said.err);
+    assert!(!said.err.contains("caused by"), "the cause is printed once: {}", said.err);
 }
 
-/// A folder with the settings of a run, as a run begins.
+/// Folder with the settings of a run that has no checkpoint yet.
 fn run_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("config.toml"), maxmargin("presets quick").out).expect("a file");

@@ -1,11 +1,11 @@
-//! The methods beside MMA: their flags, presets, help and programs. That they train is told in `tests/training`.
+//! Methods beside MMA: flags, presets, help and programs. Their training is tested in `tests/training`.
 
 use std::path::Path;
 
 use crate::{done_in, maxmargin, settings, value};
 
 #[test]
-fn a_method_goes_on_top_of_any_preset_and_where_none_is_named_takes_its_own() {
+fn a_method_combines_with_any_preset_and_has_presets_of_its_own() {
     for preset in ["quick", "mnist-linf", "mnist-l2", "cifar10-linf", "cifar10-l2", "cifar10-quick"] {
         for method in ["omma", "std", "pgd", "pgdls", "trades"] {
             let shown = settings(&format!("--preset {preset} --method {method}"));
@@ -31,7 +31,7 @@ fn a_method_goes_on_top_of_any_preset_and_where_none_is_named_takes_its_own() {
 }
 
 #[test]
-fn no_clean_loss_is_omma_by_either_flag() {
+fn omma_and_a_clean_loss_coeff_of_0_are_the_same() {
     for flags in ["--clean-loss-coeff 0", "--method omma"] {
         let shown = settings(flags);
         assert_eq!((value(&shown, "method"), value(&shown, "clean_loss_coeff")), ("omma", "0.0"), "{flags}");
@@ -39,7 +39,7 @@ fn no_clean_loss_is_omma_by_either_flag() {
 }
 
 #[test]
-fn help_of_train_says_what_each_method_is() {
+fn help_of_train_describes_each_method() {
     let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
         "- mma: Max-margin training",

@@ -1,15 +1,15 @@
-//! What `maxmargin train` prints, and where its runs lie. That a run is right is told in `tests/training`.
+//! Output of `maxmargin train`, and folders of its runs. The results of a run are tested in `tests/training`.
 
 use std::path::Path;
 
 use crate::cifar10;
-use crate::{Said, done_in, maxmargin, maxmargin_in, refused_in};
+use crate::{ProgramOutput, done_in, maxmargin, maxmargin_in, refused_in};
 
-/// A run of a moment.
+/// Flags of a run that takes a moment.
 const TINY: &str = "--width 0.125 --nb-iter 1 --train-size 100 --val-size 20 --test-size 20 --steps 4 \
                     --disp-interval 2 --training-batch-size 50";
 
-fn train(folder: &Path, flags: &str) -> Said {
+fn train(folder: &Path, flags: &str) -> ProgramOutput {
     done_in(folder, &format!("train {TINY} {flags}"))
 }
 
@@ -53,7 +53,7 @@ fn without_a_terminal_progress_comes_in_plain_lines() {
 }
 
 #[test]
-fn quiet_prints_the_result_alone() {
+fn quiet_prints_the_result_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let (loud, quiet) = (train(folder.path(), "--savepath run"), train(folder.path(), "--savepath other --quiet"));
     assert_eq!(quiet.err, "");
@@ -97,7 +97,7 @@ fn a_run_folder_that_is_a_file_is_an_error() {
 }
 
 #[test]
-fn mnist_that_is_not_there_names_what_brings_it_and_begins_no_run() {
+fn missing_mnist_files_are_named_with_the_command_that_fetches_them_before_a_run_begins() {
     let folder = tempfile::tempdir().expect("a folder");
     let parts = ["nowhere", "nowhere/mnist", "train-images-idx3-ubyte", "`scripts/fetch-data mnist` brings them"];
     refused_in(folder.path(), "train --dataset mnist --data nowhere", &parts);
@@ -105,7 +105,7 @@ fn mnist_that_is_not_there_names_what_brings_it_and_begins_no_run() {
 }
 
 #[test]
-fn cifar10_that_is_not_there_names_what_brings_it_and_begins_no_run() {
+fn missing_cifar10_files_are_named_with_the_command_that_fetches_them_before_a_run_begins() {
     let folder = tempfile::tempdir().expect("a folder");
     let parts = ["nowhere", "nowhere/cifar-10-batches-bin", "data_batch_1.bin", "`scripts/fetch-data cifar10` brings"];
     for line in ["--dataset cifar10", "--preset cifar10-quick"] {
@@ -115,7 +115,7 @@ fn cifar10_that_is_not_there_names_what_brings_it_and_begins_no_run() {
 }
 
 #[test]
-fn a_wide_resnet_on_cifar10_shows_its_memory_and_its_result_at_eps_8_of_255() {
+fn a_wide_resnet_on_cifar10_shows_its_memory_and_its_accuracy_at_eps_8_of_255() {
     let folder = tempfile::tempdir().expect("a folder");
     cifar10::write(folder.path());
     let said = done_in(
@@ -136,7 +136,7 @@ fn a_wide_resnet_on_cifar10_shows_its_memory_and_its_result_at_eps_8_of_255() {
 }
 
 #[test]
-fn a_resumed_run_goes_on_from_its_step() {
+fn a_resumed_run_continues_from_its_step() {
     let folder = tempfile::tempdir().expect("a folder");
     train(folder.path(), "--savepath run");
     let said = done_in(folder.path(), "train --resume run --steps 6");
