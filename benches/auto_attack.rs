@@ -1,5 +1,6 @@
-//! What APGD and FAB find from a start that every program can have: the image. Writes images, labels and the points
-//! found as tensors, for `benches/peers/auto_attack.py` to hold against the `autoattack` program.
+//! Results of APGD and FAB started at the image, a start that every implementation can have. Writes images, labels and
+//! the results as tensors, which `benches/peers/auto_attack.py` compares with the `autoattack` package.
+//!
 //! `cargo bench --bench auto_attack -- --weights FILE --out FILE [--dataset digits|mnist|cifar10] [--data FOLDER]
 //! [--images N] [--norm linf|l2] [--eps EPS] [--batch N] [--device cpu|cuda] [--threads N]`.
 
@@ -46,7 +47,7 @@ fn main() {
         attacks.push(apgd(&mut memory, model, &target, &settings).expect("ten classes"));
     }
     for targeted in [true, false] {
-        // Theirs has no search at the end.
+        // The `autoattack` package has no search at the end.
         let settings = FabSettings { search_steps: 0, ..FabSettings::published(norm, targeted, false, 0) };
         attacks.push(fab(&mut memory, model, &target, &settings).expect("ten classes"));
     }
@@ -77,7 +78,7 @@ fn main() {
     write_tensors(&path("--out"), &tensors, &metadata).expect("a file");
 }
 
-/// What a run of the attack finds for all images.
+/// Results of a run of the attack on all images.
 fn found(
     device: &mut dyn Device,
     attack: &Attack,

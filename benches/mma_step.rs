@@ -1,8 +1,8 @@
 //! An MMA step and its stages: LeNet5 (full width, batch 50) or the wide ResNet 28-4 (batch 128), linf, as published,
-//! every example right. `cargo bench --bench mma_step -- [--model lenet5|wide_resnet] [--batch N] [--item NAME]...
+//! every example correct. `cargo bench --bench mma_step -- [--model lenet5|wide_resnet] [--batch N] [--item NAME]...
 //! [--json] [--device cpu|cuda] [--threads N] [--rounds N]`.
 //!
-//! The same work in PyTorch is `benches/peers/mma_step.py`; `benches/peers/compare` runs both in turn.
+//! `benches/peers/mma_step.py` does the same work in PyTorch; `benches/peers/compare` runs both in turn.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use maxmargin::model::{self, Mode};
 use maxmargin::tape::{Memory, Metric, Program, Tape};
 use maxmargin::train::Mma;
 
-/// What is added to the last layer's bias of label 0, which every example has: so all are right.
+/// Added to the output layer's bias of label 0, which every example has, so that all examples are correct.
 const BIAS: f32 = 5.0;
 
 fn main() {
@@ -30,7 +30,8 @@ fn main() {
     let (threads, rounds, wanted) = (number("--threads", 0), number("--rounds", 7), values("--item"));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the pool is built once");
 
-    // The last layer's weights are multiplied by `scale`: LeNet5's boundaries are then so near that all are reached.
+    // The output layer's weights are multiplied by `scale`, which brings LeNet5's boundaries within reach of the
+    // attack.
     let (preset_name, scale) = match value("--model") {
         None | Some("lenet5") => ("mnist-linf", 20.0),
         Some("wide_resnet") => ("cifar10-linf", 1.0),
@@ -38,7 +39,7 @@ fn main() {
     };
     let published = preset(preset_name).expect("a published preset").config;
     let batch = number("--batch", published.training_batch_size);
-    // Learning rate 0: the optimizer does its work, and every round is the same step.
+    // With learning rate 0 the optimizer does its work, and every round is the same step.
     let config = Config { learning_rate_schedule: vec![(0, 0.0)], training_batch_size: batch, ..published };
     let mut memory = Memory::default();
     let mut model = model::build(&config.architecture());
@@ -92,13 +93,13 @@ fn main() {
     device.write_u8(&data.images, &pixels).unwrap();
     device.write_u32(&mma.batch.index, &(0..batch as u32).collect::<Vec<_>>()).unwrap();
     device.write_u32(&mma.batch.rows, &[batch as u32]).unwrap();
-    // Stages work on what a whole step leaves.
+    // Stages work on the state after a whole step.
     device.replay(&mma.schedule).unwrap();
 
     for (name, schedule) in &items {
         let mut seconds: Vec<f64> = Vec::new();
         for _ in 0..rounds {
-            // Short items are run often enough to be timed, and all are given before any is waited for.
+            // Short items are run often enough to be timed; all runs are submitted before any is waited for.
             let mut runs = 1;
             seconds.push(loop {
                 let start = Instant::now();
@@ -123,7 +124,7 @@ fn main() {
             println!("{name:16} {:9.2} ms (least {:9.2})", 1e3 * median, 1e3 * least);
         }
     }
-    // A GPU's memory is another's: what this process holds says nothing of it.
+    // The memory of this process does not include the GPU's.
     if let (None | Some("cpu"), Some(peak)) = (value("--device"), peak_memory()) {
         match args.iter().any(|a| a == "--json") {
             true => println!(r#"{{"name": "peak_memory", "peak_bytes": {peak}}}"#),
@@ -131,8 +132,8 @@ fn main() {
         }
     }
     let sums = device.read_f32(&mma.metrics).unwrap();
-    let right = device.read_u32(&mma.correct).unwrap()[0];
-    assert_eq!(right as usize, batch, "every example is right, so every one is attacked");
+    let correct = device.read_u32(&mma.correct).unwrap()[0];
+    assert_eq!(correct as usize, batch, "every example is correct, so every example is attacked");
     assert!(sums[Metric::MeanLoss as usize].is_finite(), "the losses are numbers");
     if preset_name == "mnist-linf" {
         assert_eq!(
@@ -143,7 +144,7 @@ fn main() {
     }
 }
 
-/// The most memory this process had resident, in bytes, where the system tells.
+/// Peak resident memory of this process in bytes; `None` if the system does not report it.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -147,11 +147,11 @@ pub struct ModelEntry {
     pub filters: &'static [usize],
     /// Hidden units of the linear layer at a width of 1; 0 for a model without one.
     pub hidden: usize,
-    /// Beginning of the tensors' names under [`WeightNames::Released`] by which a file of this model is known; `None` for
-    /// the model of all other files.
+    /// Beginning of the tensors' names under [`WeightNames::Released`] by which a file of this model is known; `None`
+    /// for the model of all other files.
     pub released_prefix: Option<&'static str>,
-    /// Beginning of the tensors' names under [`WeightNames::Robustbench`] by which a file of this model is known; `None`
-    /// for a model that RobustBench does not have.
+    /// Beginning of the tensors' names under [`WeightNames::Robustbench`] by which a file of this model is known;
+    /// `None` for a model that RobustBench does not have.
     pub robustbench_prefix: Option<&'static str>,
 }
 

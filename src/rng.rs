@@ -1,9 +1,9 @@
 //! Counter-based random numbers.
 //!
-//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a key and a counter to four
-//! 32-bit words. The key is the run's seed; the counter identifies the use of the number. So a number does not depend on
-//! the numbers drawn before it: resuming a run needs the number of its step, not a generator's state, and every device and
-//! thread gets the same bits.
+//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a key and a counter to
+//! four 32-bit words. The key is the run's seed; the counter identifies the use of the number. So a number does not
+//! depend on the numbers drawn before it: resuming a run needs the number of its step, not a generator's state, and
+//! every device and thread gets the same bits.
 
 /// Use of a random number. It is part of the counter, so different uses never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

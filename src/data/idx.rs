@@ -33,8 +33,8 @@ pub fn find(folder: &Path) -> Result<PathBuf> {
 /// Reads MNIST's (training, test) images from the four files in `place`, under any of their names.
 ///
 /// # Errors
-/// A missing file, a content that [`decode_images`] or [`decode_labels`] refuses, images that are not 28x28, or different
-/// numbers of images and labels.
+/// A missing file, a content that [`decode_images`] or [`decode_labels`] refuses, images that are not 28x28, or
+/// different numbers of images and labels.
 pub fn read_mnist(place: &Path) -> Result<(Dataset, Dataset)> {
     let part = |part: &str, name: &str| {
         let file = |content: &str| {

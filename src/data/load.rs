@@ -8,15 +8,15 @@ use crate::catalog::DatasetKind;
 use crate::choice::Choice as _;
 use crate::{Error, Result};
 
-/// Loads a data set. `folder` is the data folder, `data` by default; the files lie there or in one of the folders below it
-/// that [`crate::catalog::DatasetEntry::folders`] lists. The bundled digits need no folder.
+/// Loads a data set. `folder` is the data folder, `data` by default; the files lie there or in one of the folders below
+/// it that [`crate::catalog::DatasetEntry::folders`] lists. The bundled digits need no folder.
 ///
 /// The first `val_size` training images become the validation images, as in the paper. The bundled digits have 1,000
 /// validation images of their own: `val_size` takes the first of them and leaves the training images alone.
 ///
 /// # Errors
-/// Files that are missing, unreadable or damaged; a `val_size` that leaves no training image, or is more than the bundled
-/// validation images.
+/// Files that are missing, unreadable or damaged; a `val_size` that leaves no training image, or is more than the
+/// bundled validation images.
 pub fn load(kind: DatasetKind, folder: &Path, val_size: usize) -> Result<Splits> {
     let name = kind.name();
     let (place, (train, test)) = match kind {

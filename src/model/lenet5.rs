@@ -27,8 +27,8 @@ impl LeNet5 {
     }
 
     /// Builds a network of any sizes: image `[h, w, c]`, filters of both convolutions, their odd kernel size (padding
-    /// keeps the image's size), hidden units, classes. Panics if the image's sides are not multiples of 4, or the kernel
-    /// size is even.
+    /// keeps the image's size), hidden units, classes. Panics if the image's sides are not multiples of 4, or the
+    /// kernel size is even.
     pub fn with_sizes(image: [usize; 3], filters: [usize; 2], kernel: usize, hidden: usize, classes: usize) -> LeNet5 {
         let [h, w, c] = image;
         assert!(h % 4 == 0 && w % 4 == 0 && kernel % 2 == 1, "LeNet5: image {h} x {w}, kernel {kernel}");

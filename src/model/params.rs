@@ -16,7 +16,8 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Our shape, such as `[out, kh, kw, in]`.
     pub dims: Vec<usize>,
-    /// Number of input channels if PyTorch's layout has them before the pixels and ours after; 0 if the layouts are equal.
+    /// Number of input channels if PyTorch's layout has them before the pixels and ours after; 0 if the layouts are
+    /// equal.
     pub channels: usize,
     /// Distribution of the first values.
     pub initial: InitialValues,
@@ -78,8 +79,8 @@ pub struct Params {
 }
 
 impl Params {
-    /// Adds a weight whose first values are uniform within `1 / sqrt(fan_in)`: PyTorch's default for convolutions and linear
-    /// layers (`nn.init.kaiming_uniform_` with a = sqrt 5). `shape` is PyTorch's, `dims` is ours.
+    /// Adds a weight whose first values are uniform within `1 / sqrt(fan_in)`: PyTorch's default for convolutions and
+    /// linear layers (`nn.init.kaiming_uniform_` with a = sqrt 5). `shape` is PyTorch's, `dims` is ours.
     pub fn weight(&mut self, name: &str, shape: &[usize], dims: &[usize], channels: usize) {
         let fan_in: usize = shape[1..].iter().product();
         let initial = InitialValues::Uniform(1.0 / (fan_in as f32).sqrt());

@@ -1,15 +1,16 @@
 //! Wide residual network of Zagoruyko and Komodakis (2016) as in the released code (`WideResNet` behind
 //! `PerImageStandardize`): three groups of blocks, each of two 3x3 convolutions after batch norm and ReLU.
 //!
-//! If a block changes the number of channels, its shortcut is a 1x1 convolution of the batch norm and ReLU that its first
-//! convolution reads too. Otherwise the shortcut is the block's input.
+//! If a block changes the number of channels, its shortcut is a 1x1 convolution of the batch norm and ReLU that its
+//! first convolution reads too. Otherwise the shortcut is the block's input.
 
 use super::network::{Mode, Model, OutputLayer};
 use super::params::{InitialValues, Params};
 use crate::catalog::{CLASSES, DatasetKind, ModelKind, WeightNames};
 use crate::tape::{BatchNorm, ConvWindow, Memory, Tape, Value};
 
-/// Filters of each group at a widening factor of 1. The first convolution has as many as the first of them at any factor.
+/// Filters of each group at a widening factor of 1. The first convolution has as many as the first of them at any
+/// factor.
 const FILTERS: &[usize] = ModelKind::WideResNet.entry().filters;
 
 /// Wide ResNet of any depth `6n + 4` and widening factor, on images of CIFAR10's shape and for as many classes.
@@ -77,7 +78,8 @@ impl WideResNet {
         Ok(network)
     }
 
-    /// Adds the weight of a convolution; its first values are normal with variance 2 / (fan out), as in the released code.
+    /// Adds the weight of a convolution; its first values are normal with variance 2 / (fan out), as in the released
+    /// code.
     fn filters(&mut self, name: &str, from: usize, to: usize, size: usize) {
         let initial = InitialValues::Normal((2.0 / (size * size * to) as f32).sqrt());
         self.params.filters(name, [to, from, size], initial);

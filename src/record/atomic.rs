@@ -1,8 +1,8 @@
 //! Replacement of files, whole or not at all.
 //!
 //! The new content goes to a temporary file in the same folder, is synced to the disk, and takes the name by a rename;
-//! then the folder is synced. A reader finds the former content or the new one, whenever the process or the machine stops.
-//! This module does not append and does not lock.
+//! then the folder is synced. A reader finds the former content or the new one, whenever the process or the machine
+//! stops. This module does not append and does not lock.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};

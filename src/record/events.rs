@@ -1,12 +1,12 @@
 //! Event files for TensorBoard, which hold the figures of `metrics.jsonl`.
 //!
-//! A run writes one if the file [`EVENTS`] lies in its folder: an empty one is put there before the run starts. When a run
-//! starts or is resumed, the file is written anew from the lines of `metrics.jsonl`. So it never holds a step twice, and
-//! its bytes are a function of `metrics.jsonl`.
+//! A run writes one if the file [`EVENTS`] lies in its folder: an empty one is put there before the run starts. When a
+//! run starts or is resumed, the file is written anew from the lines of `metrics.jsonl`. So it never holds a step
+//! twice, and its bytes are a function of `metrics.jsonl`.
 //!
-//! Every number of a line becomes a scalar `kind/name`, and margin counts become a histogram. The format is TensorFlow's: a
-//! record is a length, a checksum of it, the bytes of an `Event` message of protobuf, and a checksum of those. Only the
-//! parts of both formats that are needed are implemented.
+//! Every number of a line becomes a scalar `kind/name`, and margin counts become a histogram. The format is
+//! TensorFlow's: a record is a length, a checksum of it, the bytes of an `Event` message of protobuf, and a checksum of
+//! those. Only the parts of both formats that are needed are implemented.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -103,8 +103,8 @@ fn event(line: &Value) -> Vec<u8> {
     event
 }
 
-/// `HistogramProto` message of margin counts. Misclassified images have a bin of their own below 0, as wide as the others,
-/// because TensorBoard draws no bin without a width. The fields for sums of the margins are left out.
+/// `HistogramProto` message of margin counts. Misclassified images have a bin of their own below 0, as wide as the
+/// others, because TensorBoard draws no bin without a width. The fields for sums of the margins are left out.
 fn histogram(counts: &MarginCounts) -> Vec<u8> {
     let width = f64::from(counts.max) / counts.bins.len().max(1) as f64;
     let edges = (1..=counts.bins.len()).map(|i| f64::from(counts.edge(i)));
@@ -125,8 +125,8 @@ fn record(message: &[u8]) -> Vec<u8> {
     [&length[..], &masked(crc32c(&length)).to_le_bytes(), message, &masked(crc32c(message)).to_le_bytes()].concat()
 }
 
-/// Key before a field: its number and its wire type (0: varint, 1: eight bytes, 2: a length and that many bytes, 5: four
-/// bytes).
+/// Key before a field: its number and its wire type (0: varint, 1: eight bytes, 2: a length and that many bytes, 5:
+/// four bytes).
 fn key(field: u64, wire: u64) -> Vec<u8> {
     varint(field << 3 | wire)
 }

@@ -1,7 +1,7 @@
 //! Figures of a training run: the lines of `metrics.jsonl` as they are written and as they are read.
 //!
-//! A figure that a method does not measure is absent from its lines. JSON has no NaN: it is written as `null` and read as
-//! an absent figure. Lines of older versions lack the figures that have been added since.
+//! A figure that a method does not measure is absent from its lines. JSON has no NaN: it is written as `null` and read
+//! as an absent figure. Lines of older versions lack the figures that have been added since.
 
 use std::fmt::{self, Display, Formatter};
 use std::ops::Deref;

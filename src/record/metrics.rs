@@ -1,9 +1,9 @@
 //! `metrics.jsonl`: the figures of a run, one JSON object a line.
 //!
 //! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the time, which alone
-//! differs between two equal runs. A line is written before the checkpoint of its step. So the lines beyond a checkpoint's
-//! step are those that a run resumed from it will write again, and they are dropped.
-//! The figures are [`figures`](super::figures)' part. JSON has no NaN: it is written as `null`.
+//! differs between two equal runs. A line is written before the checkpoint of its step. So the lines beyond a
+//! checkpoint's step are those that a run resumed from it will write again, and they are dropped. The figures are
+//! [`figures`](super::figures)' part. JSON has no NaN: it is written as `null`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -81,8 +81,8 @@ impl Metrics {
         Ok(Metrics { path: path.to_owned(), file, began: Instant::now(), events })
     }
 
-    /// Opens the file of a run that is resumed from a checkpoint of `step`. Drops the lines after that step, a result at
-    /// that step (the run writes it again) and an incomplete last line; also from the event file beside it.
+    /// Opens the file of a run that is resumed from a checkpoint of `step`. Drops the lines after that step, a result
+    /// at that step (the run writes it again) and an incomplete last line; also from the event file beside it.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read or written; [`Error::Format`] with the line's number if a line other than the
@@ -115,8 +115,8 @@ impl Metrics {
     /// Appends a line. `figures` is a struct or map without fields named `kind`, `step` or `clock`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be written (a full disk); [`Error::Format`] if `figures` is neither a struct nor a
-    /// map.
+    /// [`Error::Io`] if the file cannot be written (a full disk); [`Error::Format`] if `figures` is neither a struct
+    /// nor a map.
     pub fn write(&mut self, kind: Kind, step: u64, figures: &impl Serialize) -> Result<()> {
         let milliseconds = |seconds: f64| (seconds * 1e3).round() / 1e3;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
@@ -133,11 +133,12 @@ impl Metrics {
     }
 }
 
-/// Reads every line of `metrics.jsonl`, in order. An incomplete last line, which a killed process may leave, is ignored.
+/// Reads every line of `metrics.jsonl`, in order. An incomplete last line, which a killed process may leave, is
+/// ignored.
 ///
 /// # Errors
-/// [`Error::Io`] if it cannot be read; [`Error::Format`] with the number of the first line that is not a JSON object with
-/// `kind` and `step`.
+/// [`Error::Io`] if it cannot be read; [`Error::Format`] with the number of the first line that is not a JSON object
+/// with `kind` and `step`.
 pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let whole = &bytes[..bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1)];

@@ -28,7 +28,8 @@ enum Sink {
 }
 
 impl Progress {
-    /// Progress on stderr of `total` steps, of which `start` were done before this process. `unit` is their name: "steps".
+    /// Progress on stderr of `total` steps, of which `start` were done before this process. `unit` is their name:
+    /// "steps".
     pub fn new(unit: &'static str, total: u64, start: u64, quiet: bool) -> Self {
         if quiet {
             return Self::with(unit, total, start, Sink::Quiet);

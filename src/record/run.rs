@@ -14,7 +14,8 @@ use crate::{Error, Result};
 
 /// Name of the file of settings.
 pub const CONFIG: &str = "config.toml";
-/// Name of the file of metrics, with a line of JSON for each logging interval, epoch and result: see [`super::metrics`].
+/// Name of the file of metrics, with a line of JSON for each logging interval, epoch and result: see
+/// [`super::metrics`].
 pub const METRICS: &str = "metrics.jsonl";
 /// Name of the file of the weights with the largest validation margin, under PyTorch's names.
 pub const BEST: &str = "best.safetensors";
@@ -41,7 +42,8 @@ impl RunFolder {
         if let Some(found) = [CONFIG, METRICS, BEST, LAST].iter().find(|name| path.join(name).exists()) {
             let shown = path.display();
             return Err(Error::usage(format!(
-                "{shown}: holds a run already ({found}); go on with it by --resume {shown}, or choose another folder with --out"
+                "{shown}: holds a run already ({found}); resume it with --resume {shown}, or choose another folder with \
+                 --out"
             )));
         }
         Ok(folder)
@@ -66,8 +68,8 @@ impl RunFolder {
         Self::create(&path)
     }
 
-    /// Opens the folder of a run to resume it. Removes temporary files of a killed process. A run that was stopped before
-    /// its first checkpoint has measured nothing and no [`LAST`]; it is opened like a new one.
+    /// Opens the folder of a run to resume it. Removes temporary files of a killed process. A run that was stopped
+    /// before its first checkpoint has measured nothing and no [`LAST`]; it is opened like a new one.
     ///
     /// # Errors
     /// [`Error::Usage`] if there is no run to resume (the message names the missing file), or another process trains

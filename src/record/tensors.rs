@@ -1,9 +1,9 @@
 //! Safetensors files: named arrays, and metadata as a table of strings.
 //!
-//! The `safetensors` crate checks files on reading; this module explains what the crate refused: which bytes, which tensor,
-//! and which other format the file seems to have. This module does the writing, because equal contents shall give equal
-//! bytes, and the crate keeps the metadata in a map with a random order. Any reader of the format reads the files, such as
-//! PyTorch's `safetensors.torch.load_file`. The meaning of the tensors is not known here.
+//! The `safetensors` crate checks files on reading; this module explains what the crate refused: which bytes, which
+//! tensor, and which other format the file seems to have. This module does the writing, because equal contents shall
+//! give equal bytes, and the crate keeps the metadata in a map with a random order. Any reader of the format reads the
+//! files, such as PyTorch's `safetensors.torch.load_file`. The meaning of the tensors is not known here.
 
 use std::any::type_name;
 use std::cmp::Reverse;
@@ -210,8 +210,8 @@ impl TensorFile {
 /// Writes a safetensors file, whole or not at all. Equal contents give equal bytes.
 ///
 /// # Errors
-/// [`Error::Io`] as [`write_atomic`]; [`Error::Format`] if a name occurs twice or is reserved, or a shape does not fit its
-/// elements.
+/// [`Error::Io`] as [`write_atomic`]; [`Error::Format`] if a name occurs twice or is reserved, or a shape does not fit
+/// its elements.
 pub fn write_tensors(path: &Path, tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> Result<()> {
     // Wide elements first, so that every tensor is aligned to its elements, as readers that map files require.
     let mut stored: Vec<_> = tensors.iter().map(|t| (t, t.data.stored())).collect();
@@ -260,7 +260,8 @@ fn explain(bytes: &[u8], error: SafeTensorError) -> String {
     let length = u64::from_le_bytes(*length);
     let Some(header) = usize::try_from(length).ok().and_then(|n| rest.get(..n)) else {
         return format!(
-            "byte 0: the header is said to be {length} bytes long, but only {} follow: truncated, or no safetensors file",
+            "byte 0: the header is said to be {length} bytes long, but only {} follow: truncated, or no safetensors \
+             file",
             rest.len()
         );
     };

@@ -1,8 +1,8 @@
 //! Checkpoints of a run: the state that it goes on from, as tensors of a file.
 //!
-//! A run's state is the number of its step, weights, batch norm's running statistics, the optimizer's state, the sums of
-//! metrics and, with MMA, the margin table. Everything else is a function of the settings and the data, so a run that goes
-//! on from a checkpoint ends with the same bits as one that never stopped.
+//! A run's state is the number of its step, weights, batch norm's running statistics, the optimizer's state, the sums
+//! of metrics and, with MMA, the margin table. Everything else is a function of the settings and the data, so a run
+//! that goes on from a checkpoint ends with the same bits as one that never stopped.
 
 use std::collections::BTreeMap;
 

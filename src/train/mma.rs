@@ -53,8 +53,8 @@ pub struct Mma {
 }
 
 impl Mma {
-    /// Records a step on batches of `data`. `noise`, of the batch's shape, is the attack's start, for tests; `None` draws
-    /// counter-based random numbers.
+    /// Records a step on batches of `data`. `noise`, of the batch's shape, is the attack's start, for tests; `None`
+    /// draws counter-based random numbers.
     pub fn new(
         memory: &mut Memory,
         model: &dyn Model,

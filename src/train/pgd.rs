@@ -1,12 +1,12 @@
-//! A step of PGD training (Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018), and
-//! of PGDLS, whose eps grows linearly from 0 (Ding et al., 2020).
+//! A step of PGD training (Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018),
+//! and of PGDLS, whose eps grows linearly from 0 (Ding et al., 2020).
 //!
 //! 1. PGD on every example, within one eps for all, in evaluation mode
 //! 2. loss of the attacked images, in training mode; its gradient
 //! 3. the optimizer
 //!
-//! The attack ascends the loss that training descends. No pass sees the clean images, so batch norm's running statistics
-//! are those of attacked images.
+//! The attack ascends the loss that training descends. No pass sees the clean images, so batch norm's running
+//! statistics are those of attacked images.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ use crate::record::StepRecord;
 use crate::rng::Purpose;
 use crate::tape::{Memory, Tape};
 
-/// Records a step on batches of `data`. The attack's buffers are named `batch.adv`, `batch.eps` and `batch.step`.
+/// Records a step on batches of `data`. The attack's buffers are named `batch.pgd.adv`, `batch.pgd.eps` and
+/// `batch.pgd.step`.
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
     let recorder = StepRecorder::new(memory, model, data, config);
     let logits = recorder.logits(memory, "logits");
@@ -81,8 +82,8 @@ pub(super) fn figures(sums: &StepSums) -> StepRecord {
     }
 }
 
-/// Records every example's ball: its radius, which is the config's eps, or with PGDLS the fraction of it that the number
-/// of steps gives; and PGD's step size within it.
+/// Records every example's ball: its radius, which is the config's eps, or with PGDLS the fraction of it that the
+/// number of steps gives; and PGD's step size within it.
 pub(super) fn balls(tape: &mut Tape, recorder: &StepRecorder, pgd: &Pgd) {
     let config = recorder.config;
     let step = tape.leaf(&recorder.step);

@@ -243,7 +243,8 @@ impl<'a> TrainingRun<'a> {
         self.batches.epoch_of(self.step) > self.batches.epoch_of(self.step - 1)
     }
 
-    /// Requests the sums of metrics since the last request from the device, without waiting for them, and sets them to 0.
+    /// Requests the sums of metrics since the last request from the device, without waiting for them, and sets them to
+    /// 0.
     fn request_sums(&mut self) -> Result<()> {
         self.write_sums(true)?;
         self.sums = Some((self.step, self.device.snapshot(&self.training.metrics)?));

@@ -29,8 +29,8 @@ pub struct TrainingStep {
     pub schedule: Schedule,
 }
 
-/// Recorder of a step: the buffers that every method has, and the recording of the shared parts. A method records its own
-/// programs around them.
+/// Recorder of a step: the buffers that every method has, and the recording of the shared parts. A method records its
+/// own programs around them.
 pub(super) struct StepRecorder<'a> {
     pub model: &'a dyn Model,
     pub data: &'a DeviceData,
@@ -94,8 +94,8 @@ impl<'a> StepRecorder<'a> {
         }
     }
 
-    /// Records the update: the optimizer's step along one gradient, or along that of the margin loss and that of the clean
-    /// loss; and the addition of `statistics` to the metrics.
+    /// Records the update: the optimizer's step along one gradient, or along that of the margin loss and that of the
+    /// clean loss; and the addition of `statistics` to the metrics.
     pub fn update(&self, gradients: &[&Buffer], statistics: &BatchStatistics) -> Program {
         let StepRecorder { model, config, .. } = *self;
         let mut tape = Tape::new("update");

@@ -7,8 +7,8 @@
 //!    flows through both passes
 //! 4. the optimizer
 //!
-//! In training mode two batches update batch norm's running statistics, the clean one first. (The authors' code computes
-//! the clean logits twice in training mode, and its second pass updates the statistics once more.)
+//! In training mode two batches update batch norm's running statistics, the clean one first. (The authors' code
+//! computes the clean logits twice in training mode, and its second pass updates the statistics once more.)
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ use crate::tape::{Memory, Tape};
 /// Standard deviation of the noise at the attack's start: at the image itself the gradient of the divergence is 0.
 pub const START_DEVIATION: f32 = 0.001;
 
-/// Records a step on batches of `data`. The attack's buffers are named `batch.adv`, `batch.eps` and `batch.step`.
+/// Records a step on batches of `data`. The attack's buffers are named `batch.pgd.adv`, `batch.pgd.eps` and
+/// `batch.pgd.step`.
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
     let recorder = StepRecorder::new(memory, model, data, config);
     let [natural, logits] = ["natural_logits", "logits"].map(|name| recorder.logits(memory, name));

@@ -1,4 +1,4 @@
-//! Files are replaced whole or not at all.
+//! Replacement of files, whole or not at all.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -29,7 +29,7 @@ fn a_write_that_fails_in_the_middle_leaves_the_former_file_and_no_other() {
 }
 
 #[test]
-fn a_first_write_that_fails_leaves_nothing_and_speaks_of_no_former_file() {
+fn a_first_write_that_fails_leaves_no_file_and_mentions_no_former_one() {
     let folder = temporary();
     let path = folder.path().join("last.safetensors");
     let text = message(write_atomic(&path, |_| Err(io::Error::other("torn"))), &path);
@@ -37,10 +37,10 @@ fn a_first_write_that_fails_leaves_nothing_and_speaks_of_no_former_file() {
     assert!(names(folder.path()).is_empty());
 }
 
-/// The system itself refuses the write: the child may not write files beyond some kilobytes.
+/// The system refuses the write, because the child process may not write files beyond some kilobytes.
 #[cfg(unix)]
 #[test]
-fn when_the_system_refuses_to_write_on_the_former_checkpoint_is_intact() {
+fn when_the_system_refuses_a_write_the_former_checkpoint_is_intact() {
     let test = "atomic::when_the_system_refuses_to_write_on_the_former_checkpoint_is_intact";
     let large = [Tensor::new("w", &[1 << 20], vec![1f32; 1 << 20])];
     if let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) {
@@ -76,7 +76,7 @@ fn a_folder_that_is_a_file_or_is_not_there_ends_with_advice() {
     assert!(message(RunFolder::create(&run), &run).contains("choose another folder"));
 }
 
-/// Only where permissions bind: not for the superuser.
+/// Skipped for the superuser, whom permissions do not bind.
 #[cfg(unix)]
 #[test]
 fn a_read_only_folder_ends_with_advice_and_the_former_file() {
@@ -98,7 +98,7 @@ fn a_read_only_folder_ends_with_advice_and_the_former_file() {
 }
 
 #[test]
-fn the_reason_of_the_system_stays_readable_to_programs() {
+fn the_kind_of_the_system_s_error_is_kept() {
     let folder = temporary();
     let path = folder.path().join("none").join("x");
     let error = write_atomic(&path, |out| out.write_all(b"x")).unwrap_err();
@@ -108,7 +108,7 @@ fn the_reason_of_the_system_stays_readable_to_programs() {
 
 #[cfg(unix)]
 #[test]
-fn a_written_file_is_as_readable_for_others_as_any_other() {
+fn a_written_file_has_the_permissions_of_any_other_file() {
     use std::os::unix::fs::PermissionsExt;
     let folder = temporary();
     let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));

@@ -1,4 +1,4 @@
-//! TensorBoard's event file: known bytes, and that it tells what `metrics.jsonl` does, wherever a run was stopped.
+//! TensorBoard's event file: known bytes, and agreement with `metrics.jsonl` wherever a run was stopped.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{names, temporary};
 
-/// What TensorBoard 2.20's own writer makes of an event that says the version, of a scalar, and of a histogram.
+/// Records that TensorBoard 2.20's own writer makes of a version event, a scalar and a histogram.
 const KNOWN: [&str; 3] = [
     "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c",
     "200000000000000029eda95009000000000000f83f10ac022a120a100a09737465702f6c6f7373150000803e82cb0d16",
@@ -23,7 +23,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
 }
 
-/// The records of a file; each must be whole.
+/// Records of a file; each must be complete.
 fn records(path: &Path) -> Vec<Vec<u8>> {
     let file = fs::read(path).unwrap();
     let mut rest = &file[..];
@@ -37,13 +37,13 @@ fn records(path: &Path) -> Vec<Vec<u8>> {
     records
 }
 
-/// A line as `metrics.jsonl` has it.
+/// A line of `metrics.jsonl`.
 fn line(kind: &str, step: u64, unix: f64, name: &str, figure: Value) -> Value {
     json!({"kind": kind, "step": step, name: figure, "clock": {"seconds": 0.1, "unix": unix}})
 }
 
 #[test]
-fn records_are_those_that_tensorboard_writes() {
+fn records_have_the_bytes_that_tensorboard_writes() {
     let folder = temporary();
     let metrics = folder.path().join(METRICS);
     fs::write(folder.path().join(EVENTS), "").unwrap();
@@ -60,7 +60,7 @@ fn records_are_those_that_tensorboard_writes() {
 }
 
 #[test]
-fn what_is_no_number_is_left_out() {
+fn figures_that_are_no_numbers_are_left_out() {
     let folder = temporary();
     fs::write(folder.path().join(EVENTS), "").unwrap();
     let figures = json!({"kind": "step", "step": 300, "loss": 0.25, "lr": null, "best": true, "attack": "PGD",
@@ -70,7 +70,7 @@ fn what_is_no_number_is_left_out() {
 }
 
 #[test]
-fn no_file_is_made_that_was_not_asked_for() {
+fn no_event_file_is_written_unless_requested() {
     let folder = temporary();
     let mut metrics = Metrics::create(&folder.path().join(METRICS)).unwrap();
     metrics.write(Kind::Step, 1, &json!({"loss": 1.0})).unwrap();
@@ -78,7 +78,7 @@ fn no_file_is_made_that_was_not_asked_for() {
 }
 
 #[test]
-fn resumed_at_any_step_the_events_are_those_of_the_lines() {
+fn after_a_resume_at_any_step_the_events_agree_with_the_lines() {
     let folder = temporary();
     let (path, events) = (folder.path().join(METRICS), folder.path().join(EVENTS));
     let measure = |metrics: &mut Metrics, from: u64| {
@@ -103,7 +103,7 @@ fn resumed_at_any_step_the_events_are_those_of_the_lines() {
     assert_eq!(records(&events).len(), 1 + 12);
     assert_eq!(whole, of_lines());
     for step in 0..=6 {
-        // What a killed process may leave: an event less, a torn one, one of a step that is done again.
+        // Possible states after a kill: a missing event, an incomplete one, one of a step that will run again.
         for left in [&whole[..], &whole[..whole.len() - 7], b"", b"torn"] {
             fs::write(&path, &metrics).unwrap();
             fs::write(&events, left).unwrap();

@@ -1,5 +1,5 @@
-//! What a run leaves behind, as a specification: files replaced whole, folders held by one process, metrics
-//! that a resumed run continues, and files from elsewhere that are wrong in every way we know.
+//! Specification of a run's records: files replaced as a whole, folders held by one process, metrics that a resumed run
+//! continues, and foreign files with every error that we know.
 
 mod atomic;
 mod events;
@@ -16,14 +16,14 @@ use std::process::{Command, Stdio};
 use maxmargin::error::Error;
 use tempfile::TempDir;
 
-/// Set in a process that a test starts to run the same test in its second role; the folder to work in.
+/// Environment variable of a child process that runs a test in its second role: the folder to work in.
 const CHILD: &str = "MAXMARGIN_TEST_CHILD";
 
 fn temporary() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// The message of an error, which must name `path`.
+/// Message of an error, which must name `path`.
 fn message<T>(result: Result<T, Error>, path: &Path) -> String {
     let Err(error) = result else { panic!("{}: an error was expected", path.display()) };
     let text = error.to_string();
@@ -42,7 +42,7 @@ fn strings(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
     entries.iter().map(|&(key, value)| (key.into(), value.into())).collect()
 }
 
-/// This very test in its second role, in another process.
+/// Command that runs the test `test` in its second role, in another process.
 fn child(test: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test]).env(CHILD, folder).stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,4 +1,5 @@
-//! `metrics.jsonl`: a line as soon as it is written, and after a resume the lines of a run never stopped.
+//! `metrics.jsonl`: lines are readable as soon as they are written, and equal those of an uninterrupted run after a
+//! resume.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,7 @@ struct Measured {
     accuracy: f64,
 }
 
-/// The lines of a run of `steps` steps, an epoch every 4, from `first` on.
+/// Writes the lines of a run of `steps` steps, with an epoch every 4, from step `first` on.
 fn measure(metrics: &mut Metrics, first: u64, steps: u64) {
     for step in first..=steps {
         metrics.write(Kind::Step, step, &Measured { loss: 1.0 / step as f32, accuracy: 0.1 * step as f64 }).unwrap();
@@ -40,7 +41,7 @@ fn untrained(metrics: &mut Metrics) {
     metrics.write(Kind::Result, 0, &json!({"clean": 0.1})).unwrap();
 }
 
-/// The metrics of a whole run of 12 steps.
+/// Metrics of a whole run of 12 steps.
 fn whole_run(path: &Path) -> Vec<Value> {
     let mut metrics = Metrics::create(path).unwrap();
     untrained(&mut metrics);
@@ -49,7 +50,7 @@ fn whole_run(path: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_line_says_what_when_and_the_figures() {
+fn a_line_has_its_kind_its_step_and_its_figures() {
     let folder = temporary();
     let path = folder.path().join(METRICS);
     let lines = whole_run(&path);
@@ -73,7 +74,7 @@ fn a_line_can_be_read_as_soon_as_it_is_written() {
 }
 
 #[test]
-fn resumed_at_any_step_the_file_ends_as_that_of_a_run_never_stopped() {
+fn after_a_resume_at_any_step_the_file_is_that_of_an_uninterrupted_run() {
     let folder = temporary();
     let path = folder.path().join(METRICS);
     let expected = whole_run(&path);
@@ -90,7 +91,7 @@ fn resumed_at_any_step_the_file_ends_as_that_of_a_run_never_stopped() {
 }
 
 #[test]
-fn a_torn_last_line_is_dropped_wherever_it_is_torn() {
+fn an_incomplete_last_line_is_dropped_wherever_it_was_cut() {
     let folder = temporary();
     let path = folder.path().join(METRICS);
     let expected = whole_run(&path);
@@ -107,7 +108,7 @@ fn a_torn_last_line_is_dropped_wherever_it_is_torn() {
 }
 
 #[test]
-fn a_bad_line_is_told_by_its_number() {
+fn an_invalid_line_is_refused_with_its_number() {
     let folder = temporary();
     let path = folder.path().join(METRICS);
     let good = r#"{"kind":"step","step":1,"clock":{"seconds":0}}"#;

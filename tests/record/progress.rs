@@ -1,4 +1,4 @@
-//! What a run says on stderr.
+//! Progress of a run on stderr.
 
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
@@ -54,7 +54,7 @@ fn without_a_terminal_lines_come_at_intervals_and_at_the_end() {
 }
 
 #[test]
-fn notes_stand_on_lines_of_their_own() {
+fn notes_are_written_on_lines_of_their_own() {
     let out = Shared::default();
     let mut progress = Progress::lines("steps", 2, 0, Box::new(out.clone()), Duration::ZERO);
     progress.update(1, &figures());
@@ -82,7 +82,7 @@ fn an_output_that_cannot_be_written_to_does_not_end_the_run() {
     progress.finish();
 }
 
-/// Where stderr is a pipe, as here, the same content comes in lines; where quiet, nothing.
+/// Stderr is a pipe here, so the content comes in lines; or not at all if quiet.
 #[test]
 fn a_piped_stderr_gets_plain_lines_and_quiet_gets_none() {
     let test = "progress::a_piped_stderr_gets_plain_lines_and_quiet_gets_none";

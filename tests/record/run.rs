@@ -1,4 +1,4 @@
-//! The run folder: created once, held by one process, whole after a kill at any moment.
+//! The run folder: created once, held by one process, intact after a kill at any moment.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn begun(path: &Path) -> RunFolder {
 }
 
 #[test]
-fn a_folder_that_holds_a_run_is_not_begun_anew() {
+fn no_run_is_created_in_a_folder_that_holds_one() {
     let folder = temporary();
     let path = folder.path().join("run");
     for name in [CONFIG, METRICS, BEST, LAST] {
@@ -36,7 +36,7 @@ fn a_folder_that_holds_a_run_is_not_begun_anew() {
 }
 
 #[test]
-fn a_run_is_opened_again_only_with_all_it_needs() {
+fn a_run_is_opened_only_if_all_its_files_are_there() {
     let folder = temporary();
     let path = folder.path().join("run");
     assert!(message(RunFolder::open(&path), &path).contains("no such folder"));
@@ -74,7 +74,7 @@ fn a_run_stopped_before_its_first_checkpoint_is_opened_as_a_new_one() {
 }
 
 #[test]
-fn runs_without_a_name_get_one_that_is_free() {
+fn runs_without_a_name_get_an_unused_one() {
     let folder = temporary();
     let runs = folder.path().join("runs");
     let held: Vec<RunFolder> = (0..3).map(|_| RunFolder::create_below(&runs, "quick", 7).unwrap()).collect();
@@ -96,13 +96,13 @@ fn two_processes_cannot_hold_one_run() {
     RunFolder::open(&path).expect("free again");
 }
 
-/// One checkpoint of a run that trains numbers: all weights are the step.
+/// Writes a checkpoint in which every weight is the number of the step.
 fn checkpoint(run: &RunFolder, step: u64) {
     let weights = Tensor::new("w", &[1 << 20], vec![step as f32; 1 << 20]);
     write_tensors(&run.file(LAST), &[weights], &strings(&[("step", &step.to_string())])).unwrap();
 }
 
-/// Waits until the checkpoint is beyond `step`, lets the child go on for `delay` and kills it.
+/// Waits until the checkpoint is beyond `step`, lets the child run for `delay` and kills it.
 fn kill_after(mut child: Child, last: &Path, step: u64, delay: Duration) {
     let began = Instant::now();
     while !last.exists() || TensorFile::read(last).unwrap().meta::<u64>("step").unwrap() <= step {
@@ -116,7 +116,7 @@ fn kill_after(mut child: Child, last: &Path, step: u64, delay: Duration) {
 }
 
 #[test]
-fn a_run_killed_at_any_moment_has_a_whole_checkpoint_and_goes_on_from_it() {
+fn a_run_killed_at_any_moment_has_a_complete_checkpoint_and_resumes_from_it() {
     let test = "run::a_run_killed_at_any_moment_has_a_whole_checkpoint_and_goes_on_from_it";
     if let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) {
         let (run, mut metrics, first) = if path.join(LAST).exists() {

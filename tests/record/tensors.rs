@@ -1,4 +1,4 @@
-//! Safetensors files: what is written comes back, and what is wrong is told.
+//! Safetensors files: written files are read back unchanged, and invalid ones are refused with the reason.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{message, names, strings, temporary};
 
-/// One tensor of every type, with sizes of 0, 1 and none.
+/// A tensor of every type, among them a scalar, and shapes with sizes of 0 and 1.
 fn all_types() -> Vec<Tensor> {
     vec![
         Tensor::new("labels", &[3], vec![0u8, 9, 255]),
@@ -22,7 +22,7 @@ fn all_types() -> Vec<Tensor> {
     ]
 }
 
-/// A file with one header and so many zeros after it.
+/// Writes a file of a header with this many zeros after it.
 fn file_with(folder: &Path, header: &Value, zeros: usize) -> PathBuf {
     let path = folder.join("x.safetensors");
     let text = header.to_string();
@@ -32,7 +32,7 @@ fn file_with(folder: &Path, header: &Value, zeros: usize) -> PathBuf {
 }
 
 #[test]
-fn every_type_comes_back_with_its_bits_and_the_strings_too() {
+fn tensors_of_every_type_and_metadata_are_read_back_with_the_same_bits() {
     let folder = temporary();
     let path = folder.path().join("a.safetensors");
     let metadata = strings(&[("step", "17"), ("note", "µ \"quoted\"\n")]);
@@ -50,7 +50,7 @@ fn every_type_comes_back_with_its_bits_and_the_strings_too() {
 }
 
 #[test]
-fn not_a_number_and_the_infinities_keep_their_bits() {
+fn nan_and_infinities_keep_their_bits() {
     let folder = temporary();
     let path = folder.path().join("a.safetensors");
     let bits = [0x7fc0_1234, 0xff80_0000, 0x7f80_0000, 1];
@@ -108,7 +108,7 @@ fn half_precision_is_read_as_single() {
 }
 
 #[test]
-fn a_wrong_shape_type_or_name_is_told_with_what_was_found() {
+fn another_shape_type_or_name_is_refused_with_what_was_found() {
     let folder = temporary();
     let path = folder.path().join("a.safetensors");
     write_tensors(&path, &all_types(), &strings(&[("step", "soon")])).unwrap();
@@ -154,11 +154,11 @@ fn a_header_with_any_one_byte_changed_never_panics() {
             refused += usize::from(TensorFile::parse(&path, &bytes).is_err());
         }
     }
-    assert!(refused > end, "most such files are wrong, but only {refused} of {} were refused", end * 5);
+    assert!(refused > end, "most such files are invalid, but only {refused} of {} were refused", end * 5);
 }
 
 #[test]
-fn a_header_that_lies_about_its_length_is_refused_at_once() {
+fn a_header_with_a_false_length_is_refused_at_once() {
     let folder = temporary();
     let path = folder.path().join("a.safetensors");
     for length in [u64::MAX, 1 << 62, 99_999_999, 17] {
@@ -195,7 +195,7 @@ fn tensors_that_do_not_fit_the_file_are_named() {
 }
 
 #[test]
-fn files_of_other_formats_are_recognised() {
+fn files_of_other_formats_are_recognized() {
     let folder = temporary();
     let path = folder.path().join("x.safetensors");
     let cases: [(&[u8], &str); 7] = [
@@ -227,7 +227,7 @@ fn a_header_of_sixty_bytes_is_not_taken_for_a_web_page() {
 }
 
 #[test]
-fn what_cannot_be_read_back_is_not_written() {
+fn tensors_that_could_not_be_read_back_are_not_written() {
     let folder = temporary();
     let path = folder.path().join("a.safetensors");
     let refused = |tensors: &[Tensor]| message(write_tensors(&path, tensors, &BTreeMap::new()), &path);

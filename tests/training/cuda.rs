@@ -1,4 +1,4 @@
-//! Training on a GPU: the same program on the fake driver (tests/fake_driver), which fails where it is told to.
+//! Training on a GPU: the same program on the fake driver (tests/fake_driver), which fails on request.
 
 use std::fs;
 use std::path::Path;
@@ -9,33 +9,33 @@ use maxmargin::record::run::LAST;
 use crate::support::fake::{self, rung, runs_long_tests};
 use crate::{assert_same, begin, done, go_on, metrics, run, temporary, tensors};
 
-/// Fewer steps than on the CPU: the fake driver plays every thread of the GPU.
+/// Fewer steps than on the CPU, because the fake driver simulates every thread of the GPU.
 const FEW: &str = "--max-num-training-steps 6 --train-size 100 --val-size 10 --test-size 10 \
                    --training-batch-size 20 --checkpoint-interval 2 --disp-interval 2";
 
-/// The folder of the fake driver, or nothing where it cannot be built; then the reason was printed.
+/// Folder of the fake driver; `None`, after printing the reason, if it cannot be built.
 fn driver() -> Option<std::path::PathBuf> {
     rung("fake", fake::library())
 }
 
-/// The command on the fake GPU, with the driver's `options`.
+/// Makes `command` run on the fake GPU, with the driver's `options`.
 fn on<'a>(driver: &Path, command: &'a mut Command, options: &str) -> &'a mut Command {
     command.env("LD_LIBRARY_PATH", driver).env("FAKE_CUDA", options).args(["--device", "cuda"])
 }
 
 #[test]
-fn a_run_on_the_gpu_stopped_and_resumed_has_the_bits_of_one_never_stopped() {
+fn a_run_on_the_gpu_stopped_and_resumed_has_the_bits_of_an_uninterrupted_run() {
     let Some(driver) = driver() else { return };
     let folder = temporary();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
-    // Five steps are an epoch; a line is written at its end in any case.
+    // An epoch has five steps, and a line is written at its end in any case.
     let few = format!("{FEW} --disp-interval 5");
     done(on(&driver, &mut begin(&whole, &format!("{few} --max-num-training-steps 10")), ""));
     done(on(&driver, &mut begin(&parts, &format!("{few} --max-num-training-steps 5")), ""));
     done(on(&driver, &mut go_on(&parts, "--max-num-training-steps 10"), ""));
     assert_same(&parts, &whole, "resumed at the end of an epoch");
-    let right = |line: &serde_json::Value| line["clean_accuracy"].as_f64().is_some_and(|share| share > 0.0);
-    assert!(metrics(&whole).iter().any(right), "something was attacked");
+    let correct = |line: &serde_json::Value| line["clean_accuracy"].as_f64().is_some_and(|fraction| fraction > 0.0);
+    assert!(metrics(&whole).iter().any(correct), "something was attacked");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn other_methods_on_the_gpu_stop_and_resume_like_mma() {
     let folder = temporary();
     for method in ["std", "pgdls", "trades"] {
         let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(format!("{method}-{name}")));
-        // A ramp that is not over when the run is stopped.
+        // The ramp of eps has not ended when the run is stopped.
         let few = format!("{FEW} --disp-interval 5 --method {method} --eps-ramp-steps 8");
         done(on(&driver, &mut begin(&whole, &format!("{few} --max-num-training-steps 10")), ""));
         done(on(&driver, &mut begin(&parts, &format!("{few} --max-num-training-steps 5")), ""));
@@ -74,7 +74,7 @@ fn a_launch_that_fails_ends_the_run_and_loses_nothing() {
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
     done(on(&driver, &mut begin(&whole, FEW), ""));
     let mut steps = Vec::new();
-    // In training. The long test has failures in each measurement and in validation, too.
+    // Launches fail in training, and in the long test also in each measurement and in validation.
     let launches =
         if runs_long_tests("failures of other launches") { &[8, 500, 1000, 1500, 1900][..] } else { &[1000] };
     for launch in launches {
@@ -101,13 +101,13 @@ fn with_sync_a_failed_launch_names_its_kernel() {
     command.arg("--sync");
     let said = run(on(&driver, &mut command, "fail_launch=100"));
     assert_eq!(said.code, Some(2), "{said:?}");
-    // The fake driver says on stderr which kernel it made fail.
+    // The fake driver names the kernel that it made fail on stderr.
     let kernel = said.err.split("kernel ").nth(1).and_then(|rest| rest.split(':').next()).expect("the driver's line");
     assert!(said.err.contains(&format!("error: CUDA: kernel {kernel} failed in program ")), "{}", said.err);
 }
 
 #[test]
-fn what_is_missing_is_named_with_the_next_step() {
+fn errors_of_the_driver_name_what_is_missing_and_the_next_step() {
     let Some(driver) = driver() else { return };
     let cases: [(&str, &[&str]); 5] = [
         ("devices=0", &["finds no GPU", "--device cpu"]),
@@ -123,13 +123,13 @@ fn what_is_missing_is_named_with_the_next_step() {
             assert!(said.err.contains(part), "{options}: no {part} in {}", said.err);
         }
     };
-    // Where no nvcc compiled the kernels, nothing says what driver they need.
+    // Without nvcc no kernels were compiled, and the driver version that they need is unknown.
     let compiled = maxmargin::device::cuda::NVCC.is_some();
     for (options, parts) in cases.into_iter().filter(|(options, _)| compiled || !options.starts_with("driver=")) {
         refused(&driver, options, parts);
     }
     if maxmargin::device::cuda::find().is_err() {
-        // Else a real driver is found wherever the fake one is not.
+        // A real driver on this machine would be found in place of the fake one.
         refused(temporary().path(), "", &["no NVIDIA driver", "--device cpu"]);
     }
 }

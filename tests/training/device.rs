@@ -1,5 +1,5 @@
-//! Training on a device that answers late, or fails in the middle: what a run writes is what it writes on the CPU, and
-//! a run whose device failed goes on from its last checkpoint.
+//! Training on a device that answers late or fails during a run. A run writes the same files as on the CPU, and a run
+//! whose device failed is resumed from its last checkpoint.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -17,12 +17,12 @@ use maxmargin::{Error, Result};
 
 use crate::{assert_same, begin, done, metrics, temporary, tensors};
 
-/// The CPU, but its snapshots are late, and it fails at some step.
+/// A CPU device with late snapshots that fails at some step.
 struct Unreliable {
     cpu: Cpu,
-    /// How often a snapshot says that it has not arrived.
+    /// Number of times that a snapshot reports that it has not arrived.
     late: u32,
-    /// Steps until one fails.
+    /// Number of steps before the one that fails.
     steps_left: u32,
 }
 
@@ -80,7 +80,7 @@ impl Device for Unreliable {
     }
 }
 
-/// The settings and data of [`crate::SMALL`].
+/// Settings and data of [`crate::SMALL`].
 fn small() -> (Config, Splits) {
     let config = Config {
         width: 0.125,
@@ -100,7 +100,7 @@ fn small() -> (Config, Splits) {
     (config, splits)
 }
 
-/// Trains in `path` on `device`, or goes on there.
+/// Starts a run in `path` on `device`, or resumes it.
 fn train(path: &Path, device: &mut Unreliable, change: impl Fn(&mut Config)) -> Result<()> {
     let (mut config, splits) = small();
     change(&mut config);
@@ -110,7 +110,7 @@ fn train(path: &Path, device: &mut Unreliable, change: impl Fn(&mut Config)) -> 
 }
 
 #[test]
-fn lines_that_come_late_are_the_same_lines_in_the_same_order() {
+fn late_snapshots_give_the_same_lines_in_the_same_order() {
     let folder = temporary();
     let whole = folder.path().join("whole");
     done(&mut begin(&whole, ""));
@@ -122,7 +122,7 @@ fn lines_that_come_late_are_the_same_lines_in_the_same_order() {
 }
 
 #[test]
-fn divergence_is_found_before_anything_is_saved_however_late_the_losses_come() {
+fn a_divergence_is_found_before_a_checkpoint_however_late_the_losses_arrive() {
     let folder = temporary();
     for late in [0, u32::MAX] {
         let path = folder.path().join(late.to_string());
@@ -137,7 +137,7 @@ fn divergence_is_found_before_anything_is_saved_however_late_the_losses_come() {
 }
 
 #[test]
-fn a_run_whose_device_fails_says_which_checkpoint_is_whole_and_goes_on_from_it() {
+fn a_run_whose_device_fails_names_its_last_checkpoint_and_resumes_from_it() {
     let folder = temporary();
     let whole = folder.path().join("whole");
     done(&mut begin(&whole, ""));
@@ -146,12 +146,12 @@ fn a_run_whose_device_fails_says_which_checkpoint_is_whole_and_goes_on_from_it()
         let path = folder.path().join(format!("fails after {steps}"));
         let error = train(&path, &mut Unreliable::new(late, steps), |_| ()).unwrap_err();
         assert!(matches!(error, Error::Device(_)), "{error:?}");
-        let way_on = format!(
+        let message = format!(
             "CUDA: kernel conv_pool failed\nthe checkpoint of step {saved} is whole; `maxmargin train --resume {}` \
              goes on from it",
             path.display()
         );
-        assert_eq!(error.to_string(), way_on);
+        assert_eq!(error.to_string(), message);
         assert_eq!(tensors(&path, LAST).meta::<u32>("step").unwrap(), saved);
         assert!(metrics(&path).iter().all(|line| line["step"].as_u64().unwrap() <= u64::from(steps)));
         train(&path, &mut Unreliable::new(late, u32::MAX), |_| ()).unwrap();

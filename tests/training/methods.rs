@@ -1,4 +1,4 @@
-//! The methods beside MMA as a user runs them: what their runs write, and that they do what they are for.
+//! Runs of every method by the real program: their files, and the robustness of the networks that they train.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::{PROGRAM, begin, done, metrics, temporary, tensors};
 const METHODS: [&str; 6] = ["mma", "omma", "std", "pgd", "pgdls", "trades"];
 
 #[test]
-fn each_method_records_itself_what_it_trained_on_and_what_it_needs_to_go_on() {
+fn each_method_records_its_name_its_metrics_and_the_state_to_resume_from() {
     let folder = temporary();
     for method in METHODS {
         let run = folder.path().join(method);
@@ -32,7 +32,7 @@ fn each_method_records_itself_what_it_trained_on_and_what_it_needs_to_go_on() {
         }
         let kept = tensors(&run, LAST).tensors.iter().any(|tensor| tensor.name == "margins");
         assert_eq!(kept, method.ends_with("mma"), "{method}: a table of margins");
-        // The best checkpoint is the one with the largest mean margin, whatever was trained on.
+        // The best checkpoint is the one with the largest mean margin, whatever the method.
         let epochs = lines.iter().filter(|line| line["kind"] == "epoch");
         let margins: Vec<f64> = epochs.map(|line| line["validation_mean_margin"].as_f64().unwrap()).collect();
         let best: f64 = tensors(&run, BEST).meta("validation_mean_margin").unwrap();
@@ -44,25 +44,25 @@ fn each_method_records_itself_what_it_trained_on_and_what_it_needs_to_go_on() {
 }
 
 #[test]
-fn pgdls_s_lines_show_its_eps_grow() {
+fn lines_of_pgdls_record_its_growing_eps() {
     let folder = temporary();
     let run = folder.path().join("run");
     done(&mut begin(&run, "--method pgdls --attack-eps 0.2 --eps-ramp-steps 8"));
     let lines = metrics(&run);
     let radii = lines.iter().filter(|line| line["kind"] == "step").map(|line| line["attack_eps"].as_f64().unwrap());
-    // Means over two steps each, of batches of 50 and, at an epoch's end, 30.
+    // Means over two steps each, of 50 examples or, at the end of an epoch, 30.
     let radii: Vec<f64> = radii.collect();
     assert!((radii[0] - 0.0125).abs() < 1e-6 && (radii[5] - 0.2).abs() < 1e-6, "{radii:?}");
     assert!(radii.windows(2).all(|pair| pair[0] <= pair[1] + 1e-6), "{radii:?}");
 }
 
-/// A run of some seconds: a quarter of LeNet5's width, 2,000 digits.
+/// Flags of a run of some seconds: a quarter of LeNet5's width, 2,000 digits.
 const SHORT: &str = "--width 0.25 --train-size 2000 --val-size 100 --test-size 200 --nb-iter 4 --eps-iter-scale 3 \
                      --training-batch-size 32 --max-num-training-steps 400 --disp-interval 100 --checkpoint-interval 400 \
                      --learning-rate-schedule 0:0.003,300:0.001 --quiet";
 
-/// Accuracy of the best checkpoint, clean and under PGD-40 at eps 0.3 in linf, in percent.
-fn worth(folder: &Path, method: &str) -> [f64; 2] {
+/// Accuracy of the best checkpoint in percent, on clean images and under PGD-40 at eps 0.3 in linf.
+fn accuracies(folder: &Path, method: &str) -> [f64; 2] {
     let run = folder.join(method);
     let mut command = Command::new(PROGRAM);
     command.args(["train", "--method", method, "--savepath"]).arg(&run);
@@ -73,16 +73,16 @@ fn worth(folder: &Path, method: &str) -> [f64; 2] {
     ["clean_accuracy", "robust_accuracy"].map(|name| last[name].as_f64().expect("a number"))
 }
 
-/// What this project is about, in half a minute: an attack that changes nobody's mind about a digit breaks a network that was
-/// trained as usual, and one that was trained on attacked digits withstands it.
+/// The purpose of adversarial training, shown in half a minute: a network of standard training misclassifies attacked
+/// digits that a person still recognizes, and a network trained on attacked digits classifies many of them correctly.
 #[test]
-fn standard_training_falls_to_an_attack_that_the_other_methods_withstand() {
+fn adversarially_trained_networks_are_robust_to_an_attack_that_defeats_standard_training() {
     let folder = temporary();
-    let [clean, robust] = worth(folder.path(), "std");
+    let [clean, robust] = accuracies(folder.path(), "std");
     assert!(clean > 85.0 && robust < 2.0, "std: {clean} % clean, {robust} % under attack");
     let methods = if runs_long_tests("training by pgd and trades") { &["mma", "pgd", "trades"][..] } else { &["mma"] };
     for method in methods {
-        let [clean, robust] = worth(folder.path(), method);
+        let [clean, robust] = accuracies(folder.path(), method);
         assert!(clean > 80.0 && robust > 30.0, "{method}: {clean} % clean, {robust} % under attack");
     }
 }

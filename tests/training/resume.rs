@@ -1,4 +1,5 @@
-//! A run is a function of its settings: whatever the threads, wherever it was stopped.
+//! Reproducibility of runs: a run is a function of its settings, whatever the number of threads, and wherever it was
+//! stopped and resumed.
 
 use std::fs;
 use std::path::Path;
@@ -9,25 +10,25 @@ use maxmargin::record::events::EVENTS;
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
 use maxmargin::record::{TensorData, TensorFile};
 
-use crate::{assert_same, begin, done, go_on, left, metrics, temporary, tensors};
+use crate::{assert_same, begin, done, go_on, run_files, metrics, temporary, tensors};
 
-/// SGD with momentum in l2, with its lengths.
+/// Flags of SGD with momentum in l2, with radii for that norm.
 const SGD_L2: &str = "--optimizer sgd --momentum 0.9 --weight-decay 0.001 --learning-rate-schedule 0:0.1,7:0.05 \
                       --norm l2 --hinge-maxeps 2 --attack-mineps 0.5 --test-eps 2 --test-eps-iter 0.125 \
                       --search-loss-fn lm";
-/// No clean loss, and every choice of the paper's text.
+/// Flags of OMMA with every choice of the paper's text.
 const OMMA_PAPER: &str = "--clean-loss-coeff 0 --fidelity paper";
 
-/// When a process is killed.
+/// Moment at which a process is killed.
 #[derive(Clone, Copy, Debug)]
 pub enum Moment {
-    /// So long after its start.
+    /// This long after its start.
     After(Duration),
     /// As soon as the last checkpoint is of this step or a later one.
     Checkpoint(u32),
-    /// As soon as `metrics.jsonl` has so many lines.
+    /// As soon as `metrics.jsonl` has this many lines.
     Lines(usize),
-    /// As soon as a file that shall take this name is being written.
+    /// As soon as the temporary file for the file of this name exists.
     Writing(&'static str),
 }
 
@@ -50,7 +51,7 @@ impl Moment {
     }
 }
 
-/// Runs `command` until the moment comes, and kills it then. False if it ended before, which must be well.
+/// Runs `command` and kills it at `moment`. Returns false if it ended before, in which case it must have succeeded.
 fn killed(command: &mut Command, run: &Path, moment: Moment) -> bool {
     let began = Instant::now();
     let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("the program starts");
@@ -67,23 +68,23 @@ fn killed(command: &mut Command, run: &Path, moment: Moment) -> bool {
     }
 }
 
-/// A run that is begun by the first in a folder, and gone on with by the second.
+/// Commands that start a run in a folder and that resume it.
 type Commands<'a> = (&'a dyn Fn(&Path) -> Command, &'a dyn Fn(&Path) -> Command);
 
-/// Starts the run, or goes on with it where it has begun; on one thread or on two in turn.
+/// Command that starts the run, or resumes it if it was started; on one thread and on two threads in turn.
 fn next(run: &Path, (begin, go_on): Commands, turn: usize) -> Command {
     let mut command = if run.join(CONFIG).exists() { go_on(run) } else { begin(run) };
     command.args(["--threads", if turn.is_multiple_of(2) { "1" } else { "2" }]);
     command
 }
 
-fn ends_as_one_never_stopped(changes: &str, moments: impl Iterator<Item = Moment>) -> usize {
-    killed_ends_as_one_never_stopped((&|run| begin(run, changes), &|run| go_on(run, "")), changes, moments)
+fn ends_like_an_uninterrupted_run(changes: &str, moments: impl Iterator<Item = Moment>) -> usize {
+    killed_ends_like_an_uninterrupted_run((&|run| begin(run, changes), &|run| go_on(run, "")), changes, moments)
 }
 
-/// A run that is killed at each of `moments`, every time gone on with, and at last left alone, ends as one never
-/// stopped. Returns how often it was killed.
-pub fn killed_ends_as_one_never_stopped(
+/// Kills a run at each of `moments`, resumes it every time and lets it end at last. Asserts that it ends like an
+/// uninterrupted run. Returns the number of kills.
+pub fn killed_ends_like_an_uninterrupted_run(
     commands: Commands,
     what: &str,
     moments: impl Iterator<Item = Moment>,
@@ -92,7 +93,7 @@ pub fn killed_ends_as_one_never_stopped(
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     done(&mut (commands.0)(&whole));
     let last = tensors(&whole, LAST);
-    // Those of MMA; other methods keep none.
+    // Only MMA keeps a margin table.
     if let Some(margins) = last.tensors.iter().find(|tensor| tensor.name == "margins") {
         let attacked = matches!(&margins.data, TensorData::F32(margins) if margins.iter().any(|&margin| margin > 0.0));
         assert!(attacked, "{what}: nothing was attacked");
@@ -112,26 +113,27 @@ pub fn killed_ends_as_one_never_stopped(
 }
 
 #[test]
-fn a_run_killed_after_each_of_its_steps_ends_as_one_never_stopped() {
+fn a_run_killed_after_each_of_its_steps_ends_like_an_uninterrupted_run() {
     for settings in ["", SGD_L2, OMMA_PAPER] {
         let changes = format!("{settings} --checkpoint-interval 1");
-        let kills = ends_as_one_never_stopped(&changes, (0..12).map(Moment::Checkpoint));
+        let kills = ends_like_an_uninterrupted_run(&changes, (0..12).map(Moment::Checkpoint));
         assert!(kills >= 6, "{settings}: only {kills} kills");
     }
 }
 
 #[test]
-fn a_run_of_any_method_killed_between_its_checkpoints_ends_as_one_never_stopped() {
+fn a_run_of_any_method_killed_between_its_checkpoints_ends_like_an_uninterrupted_run() {
     for method in ["omma", "std", "pgd", "pgdls", "trades"] {
+        let moments = [2, 4, 8].map(Moment::Checkpoint);
         let kills =
-            ends_as_one_never_stopped(&format!("--method {method}"), [2, 4, 8].map(Moment::Checkpoint).into_iter());
+            ends_like_an_uninterrupted_run(&format!("--method {method}"), moments.into_iter());
         assert!(kills >= 2, "{method}: only {kills} kills");
     }
 }
 
-/// The ramp is a setting like any other: a longer run has that of the shorter one.
+/// The ramp is a setting of its own, so extending a run does not change it.
 #[test]
-fn a_run_of_pgdls_that_is_extended_keeps_the_ramp_it_was_begun_with() {
+fn an_extended_run_of_pgdls_keeps_its_ramp() {
     let folder = temporary();
     let (long, extended) = (folder.path().join("long"), folder.path().join("extended"));
     done(&mut begin(&long, "--method pgdls --eps-ramp-steps 5 --max-num-training-steps 20"));
@@ -142,18 +144,18 @@ fn a_run_of_pgdls_that_is_extended_keeps_the_ramp_it_was_begun_with() {
 }
 
 #[test]
-fn a_run_killed_sooner_or_later_ends_as_one_never_stopped() {
+fn a_run_killed_sooner_or_later_ends_like_an_uninterrupted_run() {
     for settings in ["", SGD_L2] {
-        // Longer every time, so that it ends.
+        // The time grows with every start, so the run ends.
         let longer = |delay: &Duration| Some(*delay + *delay / 6 + Duration::from_millis(9));
         let delays = std::iter::successors(Some(Duration::ZERO), longer);
-        let kills = ends_as_one_never_stopped(settings, delays.map(Moment::After));
+        let kills = ends_like_an_uninterrupted_run(settings, delays.map(Moment::After));
         assert!(kills >= 5, "{settings}: only {kills} kills");
     }
 }
 
 #[test]
-fn a_run_killed_while_it_writes_a_file_ends_as_one_never_stopped() {
+fn a_run_killed_while_it_writes_a_file_ends_like_an_uninterrupted_run() {
     let moments = [
         Moment::Writing(CONFIG),
         Moment::Writing(LAST),
@@ -170,7 +172,7 @@ fn a_run_killed_while_it_writes_a_file_ends_as_one_never_stopped() {
         Moment::Checkpoint(12),
     ];
     for settings in ["", OMMA_PAPER] {
-        let kills = ends_as_one_never_stopped(settings, moments.into_iter());
+        let kills = ends_like_an_uninterrupted_run(settings, moments.into_iter());
         assert!(kills >= 6, "{settings}: only {kills} kills");
     }
 }
@@ -191,7 +193,7 @@ fn a_run_killed_before_its_first_checkpoint_can_be_resumed() {
 }
 
 #[test]
-fn a_run_killed_while_the_untrained_network_is_measured_still_records_what_it_is_worth() {
+fn a_run_killed_while_the_untrained_network_is_measured_still_records_its_figures() {
     let folder = temporary();
     let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
     done(&mut begin(&whole, "--checkpoint-interval 100 --train-size 1000"));
@@ -206,7 +208,7 @@ fn a_run_killed_while_the_untrained_network_is_measured_still_records_what_it_is
 }
 
 #[test]
-fn a_run_with_events_for_tensorboard_writes_them_on_when_it_goes_on() {
+fn a_resumed_run_continues_its_event_file_for_tensorboard() {
     let folder = temporary();
     let (whole, plain, parts) = (folder.path().join("whole"), folder.path().join("plain"), folder.path().join("parts"));
     let length = |run: &Path| fs::metadata(run.join(EVENTS)).expect("an event file").len();
@@ -217,9 +219,9 @@ fn a_run_with_events_for_tensorboard_writes_them_on_when_it_goes_on() {
 
     assert!(killed(begin(&parts, "--checkpoint-interval 1").arg("--tensorboard"), &parts, Moment::Checkpoint(4)));
     done(&mut go_on(&parts, ""));
-    assert_eq!(left(&parts).metrics, left(&whole).metrics);
+    assert_eq!(run_files(&parts).metrics, run_files(&whole).metrics);
     assert_eq!(length(&parts), length(&whole), "as many figures");
-    // Asked for later, it has what came before.
+    // An event file that is requested later holds the earlier lines too.
     done(go_on(&plain, "").arg("--tensorboard"));
     assert_eq!(length(&plain), length(&whole));
 }
@@ -247,19 +249,19 @@ fn another_seed_gives_other_weights() {
     let runs = ["0", "1"].map(|seed| {
         let run = folder.path().join(seed);
         done(&mut begin(&run, &format!("--seed {seed}")));
-        left(&run)
+        run_files(&run)
     });
     assert!(runs[0].last != runs[1].last && runs[0].best != runs[1].best && runs[0].metrics != runs[1].metrics);
 }
 
 #[test]
-fn a_finished_run_that_is_resumed_says_its_result_again_and_changes_nothing() {
+fn a_finished_run_that_is_resumed_prints_its_result_again_and_changes_nothing() {
     let folder = temporary();
     let run = folder.path().join("run");
     let first = done(&mut begin(&run, ""));
-    let before = (left(&run), fs::read(run.join(CONFIG)).unwrap());
+    let before = (run_files(&run), fs::read(run.join(CONFIG)).unwrap());
     assert_eq!(done(&mut go_on(&run, "")), first);
-    assert!((left(&run), fs::read(run.join(CONFIG)).unwrap()) == before);
+    assert!((run_files(&run), fs::read(run.join(CONFIG)).unwrap()) == before);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Runs that cannot go on: the message says what is wrong where, the exit code is 2, and nothing is lost.
+//! Runs that cannot continue: the message names the file and the error, the exit code is 2, and nothing is lost.
 
 use std::fs;
 use std::path::Path;
@@ -107,7 +107,7 @@ fn damages() -> Vec<Damage> {
 }
 
 #[test]
-fn a_damaged_run_is_refused_with_file_and_place_and_stays_as_it_is() {
+fn a_damaged_run_is_refused_with_the_file_and_the_error_and_stays_unchanged() {
     let folder = temporary();
     let (whole, damaged) = (folder.path().join("whole"), folder.path().join("damaged"));
     done(&mut begin(&whole, ""));
@@ -116,7 +116,7 @@ fn a_damaged_run_is_refused_with_file_and_place_and_stays_as_it_is() {
         files(&whole).into_keys().for_each(|path| drop(fs::copy(&path, damaged.join(path.file_name().unwrap()))));
         how(&damaged.join(name));
         let before = files(&damaged);
-        // For longer than planned: even the settings must stay.
+        // With more steps than planned: even the settings must stay unchanged.
         let mut resume = go_on(&damaged, "--max-num-training-steps 24");
         let named = [&[name][..], parts].concat();
         refused(&mut resume, &named);
@@ -126,7 +126,7 @@ fn a_damaged_run_is_refused_with_file_and_place_and_stays_as_it_is() {
 }
 
 #[test]
-fn a_torn_last_line_of_metrics_is_no_damage() {
+fn an_incomplete_last_line_of_metrics_is_accepted() {
     let folder = temporary();
     let (whole, torn) = (folder.path().join("whole"), folder.path().join("torn"));
     for run in [&whole, &torn] {
@@ -145,7 +145,7 @@ fn a_run_that_is_not_there_cannot_be_resumed() {
     assert!(!folder.path().join("none").exists());
 }
 
-/// Waits until the run's last checkpoint is of a step from `step` on.
+/// Waits until the run's last checkpoint is that of step `step` or a later one.
 fn wait_for(run: &Path, step: u32) {
     let began = Instant::now();
     while !TensorFile::read(&run.join(LAST)).is_ok_and(|file| file.meta::<u32>("step").unwrap() >= step) {
@@ -170,7 +170,7 @@ fn a_run_in_progress_is_neither_resumed_nor_overwritten() {
     refused(&mut begin(&path, "--seed 5"), &["holds a run already", "--resume", "--out"]);
 }
 
-/// `command` in a shell that lets no file grow beyond a size between that of `best` and that of `last`.
+/// Runs `command` in a shell that limits files to a size between that of `best` and that of `last`.
 #[cfg(unix)]
 fn with_small_files(command: &Command) -> Command {
     let mut limited = Command::new("sh");
@@ -182,7 +182,7 @@ fn with_small_files(command: &Command) -> Command {
 
 #[test]
 #[cfg(unix)]
-fn a_checkpoint_that_finds_no_room_leaves_the_former_one_to_go_on_from() {
+fn a_checkpoint_that_cannot_be_written_leaves_the_former_one_to_resume_from() {
     let folder = temporary();
     let (whole, path) = (folder.path().join("whole"), folder.path().join("run"));
     done(&mut begin(&whole, "--max-num-training-steps 20"));
@@ -199,7 +199,7 @@ fn a_checkpoint_that_finds_no_room_leaves_the_former_one_to_go_on_from() {
 
 #[test]
 #[cfg(unix)]
-fn a_new_run_without_room_for_its_first_checkpoint_ends_at_once() {
+fn a_new_run_that_cannot_write_its_first_checkpoint_ends_at_once() {
     let folder = temporary();
     let path = folder.path().join("run");
     refused(&mut with_small_files(&begin(&path, "")), &["last.safetensors: cannot write"]);
@@ -208,13 +208,13 @@ fn a_new_run_without_room_for_its_first_checkpoint_ends_at_once() {
 
 #[test]
 #[cfg(unix)]
-fn a_run_whose_folder_goes_away_ends_with_an_error_and_can_go_on_where_it_is_now() {
+fn a_run_whose_folder_is_moved_ends_with_an_error_and_can_be_resumed_in_the_new_place() {
     let folder = temporary();
     let path = |name: &str| folder.path().join(name);
     let (whole, path, moved, other) = (path("whole"), path("run"), path("moved"), path("other"));
     let longer = "--max-num-training-steps 60 --checkpoint-interval 1";
     done(&mut begin(&whole, longer));
-    // Known by a link, which a file replaces at once: no moment without either.
+    // The folder is reached by a link, which a rename replaces atomically by a file.
     fs::create_dir(&moved).unwrap();
     std::os::unix::fs::symlink(&moved, &path).unwrap();
     fs::write(&other, "a file").unwrap();
@@ -230,9 +230,10 @@ fn a_run_whose_folder_goes_away_ends_with_an_error_and_can_go_on_where_it_is_now
 }
 
 #[test]
-fn training_that_diverges_says_so_and_keeps_a_checkpoint_of_numbers() {
+fn training_that_diverges_ends_with_an_error_and_keeps_a_finite_checkpoint() {
     let folder = temporary();
-    // Three good steps, then absurd ones: told by the loss, or where no loss is looked at, by the weights.
+    // Three good steps, then absurd ones: found by the loss, or by the weights if no loss is read before the
+    // checkpoint.
     for (interval, found) in [("1", "by step 5: clean loss "), ("100", "by step 5: a weight is ")] {
         let path = folder.path().join(interval);
         let changes = format!("--learning-rate-schedule 0:0.01,3:1e30 --disp-interval {interval}");
@@ -243,7 +244,7 @@ fn training_that_diverges_says_so_and_keeps_a_checkpoint_of_numbers() {
         for tensor in &last.tensors {
             assert!(last.get::<f32>(&tensor.name, &tensor.shape).unwrap().iter().all(|value| value.is_finite()));
         }
-        assert!(!path.join(BEST).exists(), "weights that are not numbers are never the best");
+        assert!(!path.join(BEST).exists(), "infinite or NaN weights are never the best");
         let again = run(&mut go_on(&path, ""));
         assert_eq!(again.code, Some(2), "{}", again.err);
         assert!(again.err.contains(found), "{}", again.err);

@@ -1,4 +1,4 @@
-//! A wide ResNet on CIFAR10: its checkpoints hold batch norm's running statistics, and a run is a function of its settings.
+//! Runs of a wide ResNet on CIFAR10: checkpoints with batch norm's running statistics, and reproducibility.
 
 use std::cell::Cell;
 use std::fs;
@@ -14,30 +14,30 @@ use maxmargin::tape::{Buffer, Memory, Program};
 use maxmargin::{Error, Result, train};
 use tempfile::TempDir;
 
-use crate::resume::{Moment, killed_ends_as_one_never_stopped};
+use crate::resume::{Moment, killed_ends_like_an_uninterrupted_run};
 use crate::{PROGRAM, assert_same, changed, cifar10, done, go_on, metrics, refused, temporary, tensors};
 
-/// A run of a second: 7 steps, 3 an epoch, of which the last has 10 examples instead of 25.
+/// Flags of a run of a second: 7 steps, 3 an epoch, of which the last has 10 examples instead of 25.
 const TINY: &str = "--preset cifar10-quick --depth 10 --width 1 --augment true --nb-iter 2 --num-search-steps 2 \
                     --train-size 60 --val-size 12 --test-size 10 --training-batch-size 25 --max-num-training-steps 7 \
                     --checkpoint-interval 2 --disp-interval 2 --learning-rate-schedule 0.05 --attack-mineps 0.02 \
                     --fidelity released --clean-loss-coeff 0.3333";
 
-/// Images, and where runs go.
-struct Place(TempDir);
+/// Temporary folder with images, for runs.
+struct DataFolder(TempDir);
 
-impl Place {
-    fn new() -> Place {
+impl DataFolder {
+    fn new() -> DataFolder {
         let folder = temporary();
         cifar10::write(folder.path());
-        Place(folder)
+        DataFolder(folder)
     }
 
     fn run(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// `train --quiet` of a new run in `run`, with [`TINY`] and `changes`.
+    /// Command of a new run in `run`: `train --quiet` with [`TINY`] and `changes`.
     fn begin(&self, run: &Path, changes: &str) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(["train", "--quiet", "--savepath"]).arg(run).args(changed(TINY, changes));
@@ -54,7 +54,7 @@ impl Place {
 
 #[test]
 fn a_run_writes_weights_and_running_statistics() {
-    let place = Place::new();
+    let place = DataFolder::new();
     let run = place.run("run");
     done(&mut place.begin(&run, ""));
     let (best, last) = (tensors(&run, BEST), tensors(&run, LAST));
@@ -78,8 +78,8 @@ fn a_run_writes_weights_and_running_statistics() {
 }
 
 #[test]
-fn the_search_s_mode_decides_what_the_running_statistics_are() {
-    let place = Place::new();
+fn the_running_statistics_depend_on_the_mode_of_the_search() {
+    let place = DataFolder::new();
     let runs = ["train", "eval"].map(|mode| {
         let run = place.run(mode);
         done(&mut place.begin(&run, &format!("--search-mode {mode}")));
@@ -90,7 +90,7 @@ fn the_search_s_mode_decides_what_the_running_statistics_are() {
 
 #[test]
 fn augmentation_and_seed_change_what_is_seen() {
-    let place = Place::new();
+    let place = DataFolder::new();
     let weights = |name: &str, changes: &str| {
         let run = place.run(name);
         done(&mut place.begin(&run, &format!("--max-num-training-steps 1 {changes}")));
@@ -102,10 +102,10 @@ fn augmentation_and_seed_change_what_is_seen() {
 }
 
 #[test]
-fn a_killed_run_ends_as_one_never_stopped() {
-    let place = Place::new();
+fn a_killed_run_ends_like_an_uninterrupted_run() {
+    let place = DataFolder::new();
     for changes in ["--checkpoint-interval 1", "--checkpoint-interval 1 --fidelity paper --clean-loss-coeff 0"] {
-        let kills = killed_ends_as_one_never_stopped(
+        let kills = killed_ends_like_an_uninterrupted_run(
             (&|run| place.begin(run, changes), &|run| place.go_on(run, "")),
             changes,
             [1, 2, 3, 4, 6].into_iter().map(Moment::Checkpoint),
@@ -116,7 +116,7 @@ fn a_killed_run_ends_as_one_never_stopped() {
 
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
-    let place = Place::new();
+    let place = DataFolder::new();
     let runs = ["1", "2", "3"].map(|threads| {
         let run = place.run(threads);
         done(place.begin(&run, "").args(["--threads", threads]));
@@ -127,8 +127,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
 }
 
 #[test]
-fn running_statistics_that_are_no_numbers_are_refused() {
-    let place = Place::new();
+fn infinite_running_statistics_are_refused() {
+    let place = DataFolder::new();
     let run = place.run("run");
     done(&mut place.begin(&run, ""));
     for name in [LAST, BEST] {
@@ -147,7 +147,7 @@ fn running_statistics_that_are_no_numbers_are_refused() {
 
 #[test]
 fn training_that_diverges_stops_and_its_last_checkpoint_is_whole() {
-    let place = Place::new();
+    let place = DataFolder::new();
     let run = place.run("run");
     let mut command = place.begin(&run, "--learning-rate-schedule 1e30 --max-num-training-steps 6");
     refused(&mut command, &["training diverged by step ", "last.safetensors"]);
@@ -155,8 +155,8 @@ fn training_that_diverges_stops_and_its_last_checkpoint_is_whole() {
 }
 
 #[test]
-fn a_bad_file_is_told_with_its_byte_before_a_run_is_begun() {
-    let place = Place::new();
+fn a_damaged_data_file_is_refused_with_its_byte_before_a_run_is_created() {
+    let place = DataFolder::new();
     let batch = place.0.path().join("cifar-10-batches-bin/data_batch_3.bin");
     let mut bytes = fs::read(&batch).unwrap();
     bytes[5 * 3073] = 11;
@@ -167,7 +167,7 @@ fn a_bad_file_is_told_with_its_byte_before_a_run_is_begun() {
     assert!(!run.exists());
 }
 
-/// A device that only counts what it is asked for.
+/// A device that counts the memory that is requested, and then fails.
 struct Planned(Cell<usize>);
 
 impl Device for Planned {

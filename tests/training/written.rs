@@ -1,4 +1,4 @@
-//! What a run writes, and which settings it takes.
+//! Files that a run writes, and settings that it accepts.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{PROGRAM, assert_same, begin, done, files, metrics, refused, temporary, tensors};
 
-/// LeNet5's tensors at an eighth of its width, as PyTorch has them.
+/// Names and shapes of LeNet5's tensors at an eighth of its width, as in PyTorch.
 const WEIGHTS: [(&str, &[usize]); 8] = [
     ("conv1.weight", &[4, 1, 5, 5]),
     ("conv1.bias", &[4]),
@@ -57,7 +57,7 @@ fn a_run_writes_settings_metrics_and_two_checkpoints() {
 }
 
 #[test]
-fn metrics_have_a_line_a_logging_interval_an_epoch_and_a_result_before_and_after() {
+fn metrics_have_a_line_for_each_logging_interval_and_epoch_and_for_the_results_before_and_after() {
     let folder = temporary();
     let run = folder.path().join("run");
     done(&mut begin(&run, "--max-num-training-steps 13"));
@@ -115,7 +115,7 @@ fn metrics_have_a_line_a_logging_interval_an_epoch_and_a_result_before_and_after
 }
 
 #[test]
-fn an_epoch_line_tells_how_the_validation_margins_are_distributed() {
+fn an_epoch_line_has_the_histogram_of_the_validation_margins() {
     let folder = temporary();
     let run = folder.path().join("run");
     done(&mut begin(&run, "--max-num-training-steps 25"));
@@ -123,9 +123,9 @@ fn an_epoch_line_tells_how_the_validation_margins_are_distributed() {
     for line in lines.iter().filter(|line| line["kind"] == "epoch") {
         let counts: MarginCounts = serde_json::from_value(line["margins"].clone()).unwrap();
         assert_eq!((counts.max, counts.bins.len(), counts.total()), (0.4725, MarginCounts::RECORDED, 50));
-        let right = 100.0 * (50 - counts.misclassified) as f64 / 50.0;
-        assert_eq!(right, number(line, "validation_accuracy"), "wrong images have no margin");
-        // The mean lies between those of margins at the lower and at the upper ends of their bins.
+        let accuracy = 100.0 * (50 - counts.misclassified) as f64 / 50.0;
+        assert_eq!(accuracy, number(line, "validation_accuracy"), "misclassified images have margin 0");
+        // The mean lies between the means for margins at the lower and at the upper edges of their bins.
         let mean = |of: usize| {
             let bins = counts.bins.iter().enumerate();
             bins.map(|(i, &count)| f64::from(counts.edge(i + of)) * count as f64).sum::<f64>() / 50.0
@@ -146,7 +146,7 @@ fn the_learning_rate_of_a_step_line_is_that_of_its_last_step() {
 }
 
 #[test]
-fn the_best_checkpoint_has_the_largest_validation_margin_and_it_can_be_measured_again() {
+fn the_best_checkpoint_has_the_largest_validation_margin_and_evaluate_finds_the_same_margin() {
     let folder = temporary();
     let (run, json) = (folder.path().join("run"), folder.path().join("found.json"));
     done(&mut begin(&run, "--max-num-training-steps 25"));
@@ -209,7 +209,7 @@ fn each_choice_between_the_released_code_and_the_paper_is_recorded() {
         assert_eq!(differing(&recorded(flag, &format!("--{flag} {value}"))), [line]);
     }
     let paper = differing(&recorded("paper", "--fidelity paper"));
-    // All of them but the loss that margins are measured with, and the search's loss.
+    // All choices except the loss that margins are measured with, and the loss of the search.
     assert_eq!(paper.len(), 11, "{paper:?}");
     assert!(paper.contains(&"search_loss_fn = \"lm\"".into()), "{paper:?}");
 }
