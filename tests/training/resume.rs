@@ -10,7 +10,7 @@ use maxmargin::record::events::EVENTS;
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
 use maxmargin::record::{TensorData, TensorFile};
 
-use crate::{assert_same, begin, done, go_on, run_files, metrics, temporary, tensors};
+use crate::{assert_same, begin, done, go_on, metrics, run_files, temporary, tensors};
 
 /// Flags of SGD with momentum in l2, with radii for that norm.
 const SGD_L2: &str = "--optimizer sgd --momentum 0.9 --weight-decay 0.001 --learning-rate-schedule 0:0.1,7:0.05 \
@@ -125,8 +125,7 @@ fn a_run_killed_after_each_of_its_steps_ends_like_an_uninterrupted_run() {
 fn a_run_of_any_method_killed_between_its_checkpoints_ends_like_an_uninterrupted_run() {
     for method in ["omma", "std", "pgd", "pgdls", "trades"] {
         let moments = [2, 4, 8].map(Moment::Checkpoint);
-        let kills =
-            ends_like_an_uninterrupted_run(&format!("--method {method}"), moments.into_iter());
+        let kills = ends_like_an_uninterrupted_run(&format!("--method {method}"), moments.into_iter());
         assert!(kills >= 2, "{method}: only {kills} kills");
     }
 }
