@@ -10,10 +10,10 @@ use super::pgd::{Pgd, PgdSettings};
 use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::batch::Batch;
-use crate::config::{Direction, SearchResult};
+use crate::choice::choices;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
-use crate::tape::{Buffer, LossRule, Memory, Norm, Program, Tape, Value};
+use crate::tape::{Buffer, Direction, LossRule, Memory, Norm, Program, Tape, Value};
 
 /// Start of the bisection. Its first sign is that of the loss at PGD's own point.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +22,16 @@ pub enum SearchStart {
     Eps,
     /// Half the upper bound.
     HalfMaxEps,
+}
+
+choices! {
+    /// Point of the last bracket that becomes the boundary point.
+    pub enum SearchResult {
+        /// The middle, on either side of the boundary (released).
+        Midpoint = "midpoint",
+        /// The upper end, the nearest point known to be misclassified (paper).
+        Adversarial = "adversarial",
+    }
 }
 
 /// Settings of the bisection.

@@ -1,10 +1,9 @@
 //! Steps that attacks have in common: each records a few ops on a tape.
 
 use crate::batch::Batch;
-use crate::config::L2Order;
 use crate::model::{Mode, Model};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, Formula, Loss, LossRule, Norm, PgdRule, Reduction, Tape, Value};
+use crate::tape::{Buffer, Formula, L2Order, Loss, LossRule, Norm, PgdRule, Reduction, Tape, Value};
 use crate::{Error, Result};
 
 /// Number added to norms that are divided by.

@@ -30,7 +30,7 @@ pub mod square;
 mod state;
 mod workspace;
 
-pub use an_pgd::{AnPgd, Search, SearchStart};
+pub use an_pgd::{AnPgd, Search, SearchResult, SearchStart};
 pub use apgd::{ApgdLoss, ApgdSettings, ApgdStart, apgd};
 pub use auto::{AutoAttack, auto_attack};
 pub use compaction::RowCompaction;

@@ -12,11 +12,10 @@ use super::search_window::{HillHeights, SIGNS, SearchWindow, Tiles, modulo, poin
 use super::workspace::Retention::{Carried, Scratch};
 use super::workspace::Workspace;
 use crate::batch::Batch;
-use crate::config::L2Order;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
 use crate::rng::Purpose;
-use crate::tape::{Buffer, Formula, Memory, Norm, PgdRule, Program, Reduction, Tape, Value};
+use crate::tape::{Buffer, Formula, L2Order, Memory, Norm, PgdRule, Program, Reduction, Tape, Value};
 
 /// Settings of Square. The defaults are AutoAttack's.
 #[derive(Clone, Debug, PartialEq)]

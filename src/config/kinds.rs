@@ -60,16 +60,6 @@ choices! {
 }
 
 choices! {
-    /// Point of the last bracket that becomes the boundary point.
-    pub enum SearchResult {
-        /// The middle, on either side of the boundary (released).
-        Midpoint = "midpoint",
-        /// The upper end, the nearest point known to be misclassified (paper).
-        Adversarial = "adversarial",
-    }
-}
-
-choices! {
     /// Start of the bisection when margins are measured.
     pub enum TestSearchStart {
         /// Half of the upper bound, with the sign of the loss at PGD's eps (released).

@@ -10,8 +10,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{Method, OptimizerKind, SearchMode, SearchResult, TestSearchStart};
+use super::kinds::{Method, OptimizerKind, SearchMode, TestSearchStart};
 use super::value::{Range, SettingValue};
+use crate::attack::SearchResult;
 use crate::catalog::{DatasetKind, ModelKind};
 use crate::tape::{Direction, L2Order, Loss, MAX_LEARNING_RATES, Norm};
 
