@@ -1,7 +1,7 @@
 //! Enums whose values have names: one declaration gives the enum, the names that files and flags know its values by,
 //! and a line of help for each value.
 
-/// An enum declared by [`choices!`].
+/// An enum declared by `choices!`.
 pub trait Choice: Copy + PartialEq + 'static {
     /// Every value, in the order of the declaration.
     const ALL: &'static [Self];

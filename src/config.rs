@@ -1,16 +1,16 @@
-//! Every setting of a run, as one flat record: what `config.toml` in a run folder holds.
+//! Settings of a run, as one flat record: the content of `config.toml` in a run folder.
 //!
 //! | file | what it owns |
 //! | --- | --- |
-//! | [`settings`] | each setting, declared once: field, key, flag, help, default, range |
-//! | [`kinds`] | settings whose values have names |
-//! | [`value`] | how values are written and read |
+//! | `settings` | each setting, declared once: field, key, flag, help, default, range |
+//! | `kinds` | settings whose values have names |
+//! | [`value`] | forms of values, and ranges |
 //! | `presets`, `method_presets` | the published settings as one table, with their sources |
 //! | `validate` | ranges, and rules between settings |
 //! | `rules` | values that follow from several settings |
 //! | `file`, `listing` | TOML; text for a person |
 //!
-//! It starts no run, asks no device and knows no model.
+//! It starts no run, opens no device and records no model.
 
 mod file;
 mod kinds;

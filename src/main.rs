@@ -1,4 +1,4 @@
-//! The `maxmargin` program; all of it is in [`maxmargin::cli`].
+//! The `maxmargin` program: calls [`maxmargin::cli`].
 
 use std::process::ExitCode;
 

@@ -71,9 +71,12 @@ fn flag(setting: &'static Setting, presets: &[Preset]) -> Arg {
     if values.is_empty() {
         return arg.value_parser(|text: &str| (setting.set)(&mut Config::defaults(), text).map(|()| text.to_owned()));
     }
+    // Values that several settings share are described at the first one.
+    let first = Setting::all().find(|other| (other.values)() == values);
+    let describe = first.is_some_and(|first| first.name == setting.name);
     let value = |(name, help): (&'static str, &'static str)| match help {
-        "" => PossibleValue::new(name),
-        _ => PossibleValue::new(name).help(help),
+        help if describe && !help.is_empty() => PossibleValue::new(name).help(help),
+        _ => PossibleValue::new(name),
     };
     arg.value_parser(PossibleValuesParser::new(values.into_iter().map(value)))
 }

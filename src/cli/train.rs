@@ -132,6 +132,7 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     execute(&plan)
 }
 
+/// Trains a network, and prints the results.
 fn execute(plan: &TrainPlan) -> Result<Outcome> {
     let TrainPlan { config, place, .. } = plan;
     let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
@@ -182,16 +183,17 @@ fn table(config: &Config, summary: &TrainingResult) -> String {
     let percent = |value: f64| format!("{value:.2} %");
     row("clean accuracy".into(), percent(before.clean), percent(after.clean));
     row(format!("accuracy under PGD-40, eps {eps}"), percent(before.robust), percent(after.robust));
-    let margin = |standing: &TestResult| format!("{:.4}", mean(&standing.margins));
+    let margin = |result: &TestResult| format!("{:.4}", mean(&result.margins));
     row(format!("mean margin, {}", config.norm), margin(before), margin(after));
     let max = config.max_eps();
-    for (title, standing) in [("untrained", before), ("trained", after)] {
+    for (title, result) in [("untrained", before), ("trained", after)] {
         text += &format!("\nmargins, {title}\n");
-        histogram(&standing.margins, max, 40).iter().for_each(|line| text += &format!("{line}\n"));
+        histogram(&result.margins, max, 40).iter().for_each(|line| text += &format!("{line}\n"));
     }
     text
 }
 
+/// Checks the flags.
 fn plan(args: TrainArgs, given: &[String]) -> Result<TrainPlan> {
     let TrainArgs { run: flags, settings } = args;
     let (config, place) = match flags.resume {

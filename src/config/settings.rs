@@ -169,7 +169,7 @@ settings! {
         attack_loss_fn: Loss = Loss::Slm, "LOSS"; // BaseConfig
         /// Loss whose zero is the boundary in the bisection; also --right-when, unless that is given
         search_loss_fn: Loss = Loss::Slm, "LOSS", SIGNED_LOSS; // BaseConfig
-        /// mma: weight of the clean loss's gradient, from 0 to 1; 0 is omma, which saves the clean backward pass
+        /// mma: weight of the clean loss's gradient, from 0 up to 1; 0 is omma, which saves the clean backward pass
         clean_loss_coeff: f32 = 1.0 / 3.0, "WEIGHT", FRACTION; // BaseConfig
         /// Iterations of PGD, in training by any method and when margins are measured
         nb_iter: u32 = 40, "N", Range::AT_LEAST_1; // MNIST

@@ -65,7 +65,7 @@ fn evaluated(folder: &Path, file: &str) -> Value {
     let flags = "--dataset cifar10 --data . --test-size 8 --nb-iter 1 --nb-restart 1 --quiet --json found.json";
     done_in(folder, &format!("evaluate {file} {flags}"));
     let mut found: Value = serde_json::from_slice(&fs::read(folder.join("found.json")).unwrap()).unwrap();
-    for name in ["weights", "weights_sha256", "question", "seconds"] {
+    for name in ["weights", "weights_sha256", "request", "seconds"] {
         found.as_object_mut().unwrap().remove(name);
     }
     for attack in found["robust"][0]["attacks"].as_array_mut().unwrap() {

@@ -458,7 +458,7 @@ fn explain_prints_the_programs_of_a_step_and_their_memory() {
         "1 x clean_pass: ",
         "40 x pgd_iteration: ",
         "9 x search_probe: ",
-        "= conv_pool(right.adv, conv1.weight, conv1.bias) for right.rows rows",
+        "= conv_pool(attacked.pgd.adv, conv1.weight, conv1.bias) for attacked.rows rows",
         "params, adam.m, adam.v [3274634] = adam(gradient, clean_gradient, step)",
     ] {
         assert!(tape.contains(part), "no {part:?} in {tape}");

@@ -45,7 +45,7 @@ fn without_a_terminal_progress_comes_in_plain_lines() {
     assert!(lines[2].starts_with("steps 1/4"), "{}", said.err);
     let epochs: Vec<_> = lines.iter().filter(|line| line.starts_with("epoch ")).collect();
     assert_eq!(epochs.len(), 2, "{}", said.err);
-    assert!(epochs[0].contains(" % right, mean margin ") && epochs[0].ends_with(", the best so far"), "{}", said.err);
+    assert!(epochs[0].contains(" % correct, mean margin ") && epochs[0].ends_with(", the best so far"), "{}", said.err);
     let last = lines.iter().find(|line| line.starts_with("steps 4/4  ")).expect("the last step has its line");
     for part in [" steps/s  ", " 0:00:00 left  loss ", "  accuracy ", " %  mean margin "] {
         assert!(last.contains(part), "{part:?} in {last}");
