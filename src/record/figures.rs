@@ -86,7 +86,7 @@ impl Display for StepRecord {
 #[serde(default)]
 pub struct EpochRecord {
     /// Number of the epoch that has ended, from 1.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Accuracy in percent.
     pub validation_accuracy: Option<f64>,
     /// Mean margin, 0 for misclassified images.
@@ -105,7 +105,7 @@ pub struct ResultRecord {
     /// Weights of the network: `initial`, or the name of a file.
     pub weights: String,
     /// Number of steps after which the weights were written.
-    pub weights_step: u32,
+    pub weights_step: u64,
     /// Number of test images.
     pub test_images: u64,
     /// Accuracy on clean images, in percent.

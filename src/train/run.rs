@@ -306,7 +306,7 @@ impl<'a> TrainingRun<'a> {
         }
         let epoch = self.batches.epoch_of(self.step - 1) + 1;
         let line = EpochRecord {
-            epoch,
+            epoch: epoch.into(),
             validation_accuracy: Some(accuracy),
             validation_mean_margin: Some(mean_margin),
             best,
@@ -340,7 +340,7 @@ impl<'a> TrainingRun<'a> {
         let eps = as_written(self.config.test_eps);
         let line = ResultRecord {
             weights: weights.into(),
-            weights_step,
+            weights_step: weights_step.into(),
             test_images: result.margins.len() as u64,
             clean_accuracy: Some(result.clean),
             robust_accuracy: Some(result.robust),
