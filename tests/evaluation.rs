@@ -132,7 +132,7 @@ fn found_without_skipping(eps: f32, batch_size: usize, request: &EvaluationReque
 
 /// Least eps of each example at which an adversarial image was found.
 fn least_eps(report: &EvaluationReport) -> Vec<Option<f64>> {
-    report.rows.iter().map(|row| row.broken_eps).collect()
+    report.rows.iter().map(|row| row.found_eps).collect()
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn in_a_ball_of_radius_0_nothing_moves_and_nothing_is_found() {
     let request = request(&[AttackName::Pgd], &[0.0], 3);
     let report = request.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     assert_eq!(report.robust[0].accuracy, report.clean_accuracy);
-    assert!(report.robust[0].attacks.iter().all(|statistics| statistics.moved == 0 && statistics.broken == 0));
+    assert!(report.robust[0].attacks.iter().all(|statistics| statistics.moved == 0 && statistics.found == 0));
     assert_eq!(report.warnings, Vec::<String>::new());
 }
 

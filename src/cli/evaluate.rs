@@ -121,7 +121,7 @@ impl RequiredAccuracies {
 enum SaveTo {
     /// In the evaluation's folder.
     InFolder,
-    /// This file.
+    /// Given file.
     File(PathBuf),
 }
 

@@ -205,14 +205,14 @@ fn zero_gradient(seen: &Observations) -> Vec<String> {
 
 fn black_box_stronger(seen: &Observations) -> Vec<String> {
     let stronger = seen.bounded.iter().filter(|attack| {
-        let found = attack.statistics.broken as f64 / seen.count as f64;
-        attack.statistics.name == "square" && attack.after_others && found > SQUARE_BETTER
+        let fraction = attack.statistics.found as f64 / seen.count as f64;
+        attack.statistics.name == "square" && attack.after_others && fraction > SQUARE_BETTER
     });
     let message = |attack: &ObservedAttack| {
         format!(
             "eps {}: the black-box attack square found adversarial images for {} images that withstood every white-box \
              attack; gradients may be masked",
-            attack.eps, attack.statistics.broken
+            attack.eps, attack.statistics.found
         )
     };
     stronger.map(message).collect()
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_black_box_attack_that_finds_more_than_the_white_box_ones_raises_a_warning() {
-        let square = |broken| AttackStatistics { broken, ..statistics("square", 500, 500, 5000) };
+        let square = |found| AttackStatistics { found, ..statistics("square", 500, 500, 5000) };
         let warning = "black-box-stronger: eps 0.3: the black-box attack square found adversarial images for 3 images \
                        that withstood every white-box attack; gradients may be masked";
         assert_eq!(warnings(0.3, true, square(3)), [warning]);

@@ -116,7 +116,7 @@ impl Findings<'_> {
     /// Result of each image.
     fn rows(&self) -> Vec<ImageRow> {
         let row = |(i, clean): (usize, &CleanPrediction)| {
-            let (broken_eps, broken_by) = match self.state.found_by[i] {
+            let (found_eps, found_by) = match self.state.found_by[i] {
                 _ if !clean.correct => (Some(0.0), Some(CLEAN.into())),
                 Some(by) => (Some(self.request.eps[by.eps]), Some(self.bounded[by.attack].attack.name.clone())),
                 None => (None, None),
@@ -127,8 +127,8 @@ impl Findings<'_> {
                 label: self.images.dataset.labels[i],
                 clean_prediction: Some(clean.class),
                 margin: self.margins.as_ref().map_or(nearest, |margins| Some(margins[i])),
-                broken_eps,
-                broken_by,
+                found_eps,
+                found_by,
             }
         };
         self.clean.iter().enumerate().map(row).collect()

@@ -32,7 +32,7 @@ pub enum EvaluationFolder {
         /// Name of the evaluation.
         name: String,
     },
-    /// This folder alone.
+    /// Given folder, and no other.
     At(PathBuf),
 }
 

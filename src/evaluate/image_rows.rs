@@ -3,7 +3,7 @@
 /// First line of the file.
 pub const HEADER: &str = "index,label,clean_prediction,margin,broken_eps,broken_by";
 
-/// Name in [`ImageRow::broken_by`] of images that are misclassified without an attack.
+/// Name in [`ImageRow::found_by`] of images that are misclassified without an attack.
 pub const CLEAN: &str = "clean";
 
 /// Result of one image. Values that are not known are absent, and empty in the file.
@@ -18,9 +18,9 @@ pub struct ImageRow {
     /// Margin by AN-PGD, or else the least adversarial distance that a minimum-norm attack found.
     pub margin: Option<f32>,
     /// Least eps at which an adversarial image was found; 0 if the image is misclassified without an attack.
-    pub broken_eps: Option<f64>,
+    pub found_eps: Option<f64>,
     /// Name of the attack that found it, or [`CLEAN`].
-    pub broken_by: Option<String>,
+    pub found_by: Option<String>,
 }
 
 impl ImageRow {
@@ -29,9 +29,9 @@ impl ImageRow {
         fn shown<T: ToString>(value: Option<&T>) -> String {
             value.map(T::to_string).unwrap_or_default()
         }
-        let ImageRow { index, label, clean_prediction, margin, broken_eps, broken_by } = self;
+        let ImageRow { index, label, clean_prediction, margin, found_eps, found_by } = self;
         let (prediction, margin) = (shown(clean_prediction.as_ref()), shown(margin.as_ref()));
-        format!("{index},{label},{prediction},{margin},{},{}", shown(broken_eps.as_ref()), shown(broken_by.as_ref()))
+        format!("{index},{label},{prediction},{margin},{},{}", shown(found_eps.as_ref()), shown(found_by.as_ref()))
     }
 
     /// Row of a line of the file; `None` if the line has another form.
@@ -47,8 +47,8 @@ impl ImageRow {
             label: fields.next()?.parse().ok()?,
             clean_prediction: optional(fields.next()?)?,
             margin: optional(fields.next()?)?,
-            broken_eps: optional(fields.next()?)?,
-            broken_by: Some(fields.next()?.trim_matches('"').to_owned()).filter(|name| !name.is_empty()),
+            found_eps: optional(fields.next()?)?,
+            found_by: Some(fields.next()?.trim_matches('"').to_owned()).filter(|name| !name.is_empty()),
         })
     }
 }
@@ -59,9 +59,9 @@ mod tests {
 
     #[test]
     fn a_row_may_lack_what_is_not_known() {
-        let row = |index, label, clean_prediction, margin, broken_eps, broken_by: &str| {
-            let broken_by = Some(broken_by.to_owned()).filter(|name| !name.is_empty());
-            ImageRow { index, label, clean_prediction, margin, broken_eps, broken_by }
+        let row = |index, label, clean_prediction, margin, found_eps, found_by: &str| {
+            let found_by = Some(found_by.to_owned()).filter(|name| !name.is_empty());
+            ImageRow { index, label, clean_prediction, margin, found_eps, found_by }
         };
         for (line, expected) in [
             ("4,7,7,0.25,0.3,pgd-cw", row(4, 7, Some(7), Some(0.25), Some(0.3), "pgd-cw")),

@@ -132,7 +132,8 @@ pub struct AttackStatistics {
     /// Examples that the attack was given.
     pub attacked: usize,
     /// Examples for which it found an adversarial image.
-    pub broken: usize,
+    #[serde(rename = "broken")]
+    pub found: usize,
     /// Results that differ from their example.
     pub moved: u64,
     /// Passes through the network, summed over the examples.
@@ -236,10 +237,10 @@ impl EvaluationReport {
 impl AttackStatistics {
     /// Line of the table.
     fn line(&self) -> String {
-        let AttackStatistics { name, runs, attacked, broken, passes, seconds, .. } = self;
+        let AttackStatistics { name, runs, attacked, found, passes, seconds, .. } = self;
         let forward = si(passes.forward as f64);
         format!(
-            "  {name:12} {broken:>6} of {attacked:>6} adversarial in {runs} runs, {forward} forward passes, {seconds:.1} s\n"
+            "  {name:12} {found:>6} of {attacked:>6} adversarial in {runs} runs, {forward} forward passes, {seconds:.1} s\n"
         )
     }
 }

@@ -26,7 +26,7 @@ choices! {
 pub struct TrainedBy {
     /// The method.
     pub method: Method,
-    /// Its d_max, or its eps; absent for methods without one.
+    /// d_max, or eps; absent for methods without one.
     pub d_max: Option<f64>,
 }
 

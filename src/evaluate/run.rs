@@ -249,7 +249,7 @@ impl EvaluationRun<'_> {
             statistics.attacked += results.len();
         }
         let found = results.iter().filter(|result| result.adversarial && (bounded || this.run == 0));
-        statistics.broken += found.count();
+        statistics.found += found.count();
         statistics.moved += results.iter().filter(|result| result.distance > 0.0).count() as u64;
         statistics.passes += passes;
         statistics.seconds += began.elapsed().as_secs_f64();

@@ -122,8 +122,8 @@ fn at_each_eps(robust: &[RobustAccuracy]) -> String {
 
 /// Row of an attack at an eps.
 fn attack_row(eps: f64, attack: &AttackStatistics) -> Vec<String> {
-    let AttackStatistics { name, runs, attacked, broken, passes, seconds, .. } = attack;
-    let counts = [u64::from(*runs), *attacked as u64, *broken as u64, passes.forward, passes.backward].map(grouped);
+    let AttackStatistics { name, runs, attacked, found, passes, seconds, .. } = attack;
+    let counts = [u64::from(*runs), *attacked as u64, *found as u64, passes.forward, passes.backward].map(grouped);
     let mut row = vec![length(eps), escape(name)];
     row.extend(counts);
     row.push(format!("{seconds:.1}"));

@@ -151,10 +151,10 @@ impl ExamplePictures<'_> {
         let successful = |&i: &usize| {
             let row = self.rows.get(&self.adversarial.index[i]);
             // An image that is misclassified without an attack was not attacked.
-            let attacked = row.is_none_or(|row| row.broken_eps != Some(0.0));
+            let attacked = row.is_none_or(|row| row.found_eps != Some(0.0));
             let adversarial = match (&self.adversarial.misclassified, row) {
                 (Some(all), _) => all[i] != 0,
-                (None, Some(row)) => row.broken_eps.is_some(),
+                (None, Some(row)) => row.found_eps.is_some(),
                 (None, None) => true,
             };
             let changed = || self.difference(i).is_none_or(|difference| difference.iter().any(|&d| d != 0.0));
@@ -197,8 +197,8 @@ impl ExamplePictures<'_> {
         facts.extend(row.and_then(|row| row.clean_prediction).map(|clean| format!("predicted {}", class(clean))));
         facts.extend(adversarial.predictions.as_ref().map(|all| format!("under attack <b>{}</b>", class(all[i]))));
         facts.push(format!("eps {}", length(f64::from(eps))));
-        if let Some(ImageRow { broken_eps: Some(eps), broken_by, .. }) = row {
-            let by = escape(broken_by.as_deref().unwrap_or_default());
+        if let Some(ImageRow { found_eps: Some(eps), found_by, .. }) = row {
+            let by = escape(found_by.as_deref().unwrap_or_default());
             facts.push(format!("adversarial at {} by {by}", length(*eps)));
         }
         Ok(format!("<div class=\"example\"><div class=\"row\">{pictures}</div><p>{}</p></div>\n", facts.join(" · ")))
