@@ -2,7 +2,7 @@
 
 use super::html::{figure, key, numbers, table, words};
 use super::paper::{self, PaperAutoAttack, PaperFigure, PaperTable, Transcription};
-use super::plot::{Axis, Colour, Mark, Series, cells};
+use super::plot::{Axis, Mark, PageColour, Series, cells};
 use super::shown::ShownEvaluation;
 use super::values::{UNKNOWN, grouped, percent};
 use crate::Result;
@@ -55,7 +55,7 @@ fn curves(dataset: DatasetKind, norm: Norm, group: &[ShownEvaluation], published
         let value = |figure: &Option<PaperFigure>| figure.map_or(f64::NAN, |figure| figure.value);
         let robust = published.eps.iter().zip(&row.figures[3..]).map(|(eps, figure)| (eps * scale, value(figure)));
         let points = [(0.0, value(&row.figures[0]))].into_iter().chain(robust).collect::<Vec<_>>();
-        series.push(Series { colour: Colour::Muted, mark: Mark::Thin, points: points.clone() });
+        series.push(Series { colour: PageColour::Muted, mark: Mark::Thin, points: points.clone() });
         if let Some(shown) = group.iter().find(|shown| shown.paper_name().as_deref() == Some(row.name)) {
             same_model.push(Series { colour: shown.colour, mark: Mark::Specks, points });
         }

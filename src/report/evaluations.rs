@@ -5,7 +5,7 @@ use super::escape::escape;
 use super::examples::Pictures;
 use super::html::{facts, figure, key, numbers, table, warning_box, words};
 use super::paper;
-use super::plot::{Axis, Cell, Colour, Mark, Series, cells};
+use super::plot::{Axis, Cell, Mark, PageColour, Series, cells};
 use super::shown::{ShownEvaluation, method};
 use super::sources::ReportSource;
 use super::values::{UNKNOWN, distance, grouped, percent};
@@ -174,14 +174,14 @@ fn margins(shown: &ShownEvaluation) -> Result<String> {
     let percentage = |count: usize| 100.0 * count as f64 / margins.len() as f64;
     let width = f64::from(counts.max) / BINS as f64;
     let bar = |x, colour, count| Cell { x, y: 0.0..percentage(count), colour, shade: 0.85 };
-    let mut bars = vec![bar(-width..-0.1 * width, Colour::Misclassified, counts.misclassified)];
+    let mut bars = vec![bar(-width..-0.1 * width, PageColour::Misclassified, counts.misclassified)];
     for (bin, &count) in counts.bins.iter().enumerate() {
         bars.push(bar(f64::from(counts.edge(bin))..f64::from(counts.edge(bin + 1)), shown.colour, count));
     }
     let x = Axis { title: format!("margin, {}", report.norm), range: -width..f64::from(counts.max) };
     let y = Axis::from_zero("images, %", bars.iter().map(|bar| bar.y.end));
     let d_max = shown.d_max().map(|d_max| Series {
-        colour: Colour::Muted,
+        colour: PageColour::Muted,
         mark: Mark::Thin,
         points: vec![(d_max, 0.0), (d_max, y.range.end)],
     });

@@ -1,7 +1,7 @@
 //! Parts of an HTML page. Arguments are HTML already; text from files is escaped by [`super::escape`].
 
 use super::escape::escape;
-use super::plot::{Colour, variables};
+use super::plot::{PageColour, variables};
 
 /// Style sheet of the page.
 const STYLE: &str = include_str!("page.css");
@@ -56,7 +56,7 @@ pub fn figure(picture: &str, caption: &str) -> String {
 }
 
 /// Swatch of a colour with its meaning.
-pub fn key(colour: Colour, meaning: &str) -> String {
+pub fn key(colour: PageColour, meaning: &str) -> String {
     format!("<span class=\"key\"><i style=\"background:{}\"></i>{meaning}</span>", colour.css())
 }
 

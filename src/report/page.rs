@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::escape::escape;
 use super::examples::Pictures;
 use super::html::{page, table, warning_box, words};
-use super::plot::Colour;
+use super::plot::PageColour;
 use super::shown::{ShownEvaluation, method};
 use super::sources::{RecordedRun, ReportSource};
 use super::values::UNKNOWN;
@@ -45,7 +45,7 @@ fn overview(sources: &[ReportSource]) -> String {
         for name in &source.unfinished {
             said += &format!("; {} has no result yet", escape(name));
         }
-        let (colour, name) = (Colour::Series(i).css(), escape(&source.name));
+        let (colour, name) = (PageColour::Series(i).css(), escape(&source.name));
         let path = escape(&source.path.display().to_string());
         text += &format!("<li style=\"border-color:{colour}\"><b>{name}</b> {said} <code>{path}</code></li>\n");
     }

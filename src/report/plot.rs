@@ -43,7 +43,7 @@ const SERIES: usize = 8;
 
 /// Colour of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colour {
+pub enum PageColour {
     /// Colour of a series by its number; colours repeat.
     Series(usize),
     /// Colour of misclassified images, and of warnings.
@@ -56,14 +56,14 @@ pub enum Colour {
     Grid,
 }
 
-impl Colour {
+impl PageColour {
     fn number(self) -> usize {
         match self {
-            Colour::Series(i) => i % SERIES,
-            Colour::Misclassified => SERIES,
-            Colour::Ink => SERIES + 1,
-            Colour::Muted => SERIES + 2,
-            Colour::Grid => SERIES + 3,
+            PageColour::Series(i) => i % SERIES,
+            PageColour::Misclassified => SERIES,
+            PageColour::Ink => SERIES + 1,
+            PageColour::Muted => SERIES + 2,
+            PageColour::Grid => SERIES + 3,
         }
     }
 
@@ -108,7 +108,7 @@ pub enum Mark {
 #[derive(Clone, Debug)]
 pub struct Series {
     /// Colour of the points.
-    pub colour: Colour,
+    pub colour: PageColour,
     /// Look of the points.
     pub mark: Mark,
     /// Points `(x, y)`, by ascending x.
@@ -155,7 +155,7 @@ pub struct Cell {
     /// Lower and upper edge.
     pub y: Range<f64>,
     /// Colour.
-    pub colour: Colour,
+    pub colour: PageColour,
     /// Shade from 0, transparent, to 1, the full colour.
     pub shade: f64,
 }
@@ -186,7 +186,7 @@ type Painted = std::result::Result<(), Box<dyn std::error::Error>>;
 
 fn paint(svg: &mut String, size: (u32, u32), x: &Axis, y: &Axis, cells: &[Cell], series: &[Series]) -> Painted {
     let root = SVGBackend::with_string(svg, size).into_drawing_area();
-    let letters = |colour: Colour| TextStyle {
+    let letters = |colour: PageColour| TextStyle {
         color: colour.rgb().to_backend_color(),
         ..TextStyle::from(("sans-serif", LETTERS).into_font())
     };
@@ -199,11 +199,11 @@ fn paint(svg: &mut String, size: (u32, u32), x: &Axis, y: &Axis, cells: &[Cell],
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .axis_style(Colour::Muted.rgb().stroke_width(2))
-        .bold_line_style(Colour::Grid.rgb().stroke_width(2))
+        .axis_style(PageColour::Muted.rgb().stroke_width(2))
+        .bold_line_style(PageColour::Grid.rgb().stroke_width(2))
         .light_line_style(TRANSPARENT)
-        .label_style(letters(Colour::Muted))
-        .axis_desc_style(letters(Colour::Ink))
+        .label_style(letters(PageColour::Muted))
+        .axis_desc_style(letters(PageColour::Ink))
         .set_all_tick_mark_size(8)
         .x_labels(if size.0 > SIZE.0 { 12 } else { 7 })
         .y_labels(6)
@@ -229,7 +229,7 @@ fn paint(svg: &mut String, size: (u32, u32), x: &Axis, y: &Axis, cells: &[Cell],
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-fn stroke(chart: &mut Chart, mark: Mark, colour: Colour, points: Vec<(f64, f64)>) -> Painted {
+fn stroke(chart: &mut Chart, mark: Mark, colour: PageColour, points: Vec<(f64, f64)>) -> Painted {
     let rgb = colour.rgb();
     if mark == Mark::Dots || points.len() == 1 {
         chart.draw_series(points.iter().map(|&point| Circle::new(point, 7, rgb.filled())))?;
@@ -282,7 +282,7 @@ mod tests {
     fn plot(points: &[(f64, f64)]) -> String {
         let x = Axis::from_zero("x", points.iter().map(|point| point.0));
         let y = Axis::from_zero("y", points.iter().map(|point| point.1));
-        let series = Series { colour: Colour::Series(0), mark: Mark::Dots, points: points.to_vec() };
+        let series = Series { colour: PageColour::Series(0), mark: Mark::Dots, points: points.to_vec() };
         lines("a plot", &x, &y, &[series]).unwrap()
     }
 

@@ -2,7 +2,7 @@
 
 use super::escape::escape;
 use super::paper;
-use super::plot::Colour;
+use super::plot::PageColour;
 use super::sources::{RecordedEvaluation, ReportSource};
 use crate::config::{Config, as_written};
 use crate::evaluate::report::EvaluationReport;
@@ -12,7 +12,7 @@ use crate::text::length;
 #[derive(Clone, Copy)]
 pub struct ShownEvaluation<'a> {
     /// Colour of the source.
-    pub colour: Colour,
+    pub colour: PageColour,
     /// Number among the source's evaluations.
     pub nth: usize,
     /// Source of the evaluation.
@@ -26,7 +26,7 @@ impl<'a> ShownEvaluation<'a> {
     pub fn all(sources: &'a [ReportSource]) -> Vec<ShownEvaluation<'a>> {
         let mut all = Vec::new();
         for (i, source) in sources.iter().enumerate() {
-            let shown = |(nth, evaluation)| ShownEvaluation { colour: Colour::Series(i), nth, source, evaluation };
+            let shown = |(nth, evaluation)| ShownEvaluation { colour: PageColour::Series(i), nth, source, evaluation };
             all.extend(source.evaluations.iter().enumerate().map(shown));
         }
         all

@@ -2,7 +2,7 @@
 
 use super::escape::escape;
 use super::html::{figure, key, numbers, table, words};
-use super::plot::{Axis, Cell, Colour, Mark, Series, cells, lines};
+use super::plot::{Axis, Cell, Mark, PageColour, Series, cells, lines};
 use super::sources::{RecordedRun, ReportSource};
 use super::values::{distance, percent};
 use crate::Result;
@@ -23,7 +23,7 @@ const STRIP: f64 = 0.07;
 #[derive(Clone, Copy)]
 struct ShownRun<'a> {
     /// Colour of the source.
-    colour: Colour,
+    colour: PageColour,
     source: &'a ReportSource,
     run: &'a RecordedRun,
 }
@@ -41,7 +41,7 @@ struct RecordedMargins<'a> {
 /// A plot cannot be drawn.
 pub fn chapter(sources: &[ReportSource]) -> Result<String> {
     let runs: Vec<ShownRun> = (sources.iter().enumerate())
-        .filter_map(|(i, source)| Some(ShownRun { colour: Colour::Series(i), source, run: source.run.as_ref()? }))
+        .filter_map(|(i, source)| Some(ShownRun { colour: PageColour::Series(i), source, run: source.run.as_ref()? }))
         .collect();
     if runs.is_empty() {
         return Ok(String::new());
@@ -183,7 +183,7 @@ fn axis_of(title: &str, series: &[Series]) -> Axis {
 
 /// Horizontal line from 0 to `end`.
 fn level(value: f64, end: f64) -> Series {
-    Series { colour: Colour::Muted, mark: Mark::Thin, points: vec![(0.0, value), (end, value)] }
+    Series { colour: PageColour::Muted, mark: Mark::Thin, points: vec![(0.0, value), (end, value)] }
 }
 
 /// d_max of a run.
@@ -285,7 +285,7 @@ fn margins_by_step(shown: &ShownRun, columns: &[RecordedMargins]) -> Result<Stri
         if counts.misclassified > 0 {
             cell(
                 -STRIP * largest..-0.01 * largest,
-                Colour::Misclassified,
+                PageColour::Misclassified,
                 fraction(counts.misclassified, counts).sqrt(),
             );
         }
@@ -297,7 +297,7 @@ fn margins_by_step(shown: &ShownRun, columns: &[RecordedMargins]) -> Result<Stri
     let mean = |at: &RecordedMargins| (at.epoch.step as f64, at.epoch.validation_mean_margin.unwrap_or(f64::NAN));
     let series = [
         level(d_max(&shown.run.config), from),
-        Series { colour: Colour::Ink, mark: Mark::Line, points: columns.iter().map(mean).collect() },
+        Series { colour: PageColour::Ink, mark: Mark::Line, points: columns.iter().map(mean).collect() },
     ];
     let x = Axis { title: "step".into(), range: 0.0..from.clamp(1.0, 1e12) };
     let y = Axis { title: "margin".into(), range: -STRIP * largest..largest };
@@ -321,8 +321,8 @@ fn outlines(recorded: &[RecordedMargins]) -> Result<(String, String)> {
         for (bin, &count) in counts.bins.iter().enumerate() {
             bar(f64::from(counts.edge(bin)), f64::from(counts.edge(bin + 1)), count);
         }
-        series.push(Series { colour: Colour::Series(i), mark: Mark::Line, points });
-        keys += &key(Colour::Series(i), &format!("epoch {}", epoch.epoch));
+        series.push(Series { colour: PageColour::Series(i), mark: Mark::Line, points });
+        keys += &key(PageColour::Series(i), &format!("epoch {}", epoch.epoch));
     }
     let x = Axis { title: "margin".into(), range: -width.min(1e12)..largest.min(1e12) };
     Ok((lines("histograms of margins", &x, &axis_of("images, %", &series), &series)?, keys))
