@@ -207,6 +207,16 @@ fn every_check_of_an_evaluation_has_a_section() {
 }
 
 #[test]
+fn the_glossary_explains_each_term_once() {
+    let glossary = read("docs/GLOSSARY.md");
+    let cells = glossary.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let terms: Vec<&str> =
+        cells.filter(|cell| !["term", "---"].contains(cell)).flat_map(|cell| cell.split(", ")).collect();
+    let twice: Vec<_> = (1..terms.len()).filter(|&i| terms[..i].contains(&terms[i])).map(|i| terms[i]).collect();
+    assert!(terms.len() > 100 && twice.is_empty(), "{} terms, of which more than once: {twice:?}", terms.len());
+}
+
+#[test]
 fn the_readme_has_at_most_250_lines() {
     let lines = read("README.md").lines().count();
     assert!(lines <= 250, "{lines} lines");
