@@ -1,5 +1,5 @@
-//! PGD and AN-PGD: PGD's points stay exactly inside ball and box, in real numbers; on a linear model the margin is known,
-//! and AN-PGD finds it.
+//! PGD and AN-PGD: PGD's points stay exactly inside ball and box, in real numbers; on a linear model the margin is
+//! known, and AN-PGD finds it.
 
 mod support;
 

@@ -1,6 +1,6 @@
-//! AutoAttack's own attacks. On a linear model the distance of the nearest adversarial image is known: FAB finds it, and
-//! APGD finds adversarial images of the examples whose ball is larger. On a small LeNet5, APGD is compared step by step
-//! with a plain statement of it.
+//! AutoAttack's own attacks. On a linear model the distance of the nearest adversarial image is known: FAB finds it,
+//! and APGD finds adversarial images of the examples whose ball is larger. On a small LeNet5, APGD is compared step by
+//! step with a plain statement of it.
 
 mod support;
 

@@ -142,8 +142,8 @@ fn both_devices_give_the_same_results() {
 
 // ---- Square
 
-/// Runs Square query by query. The margin loss (the label's logit less the largest other) never rises and is that of the
-/// best point; an adversarial example is left alone.
+/// Runs Square query by query. The margin loss (the label's logit less the largest other) never rises and is that of
+/// the best point; an adversarial example is left alone.
 fn assert_square_never_raises_its_loss(make: TestDevice, norm: Norm, eps: f32) {
     let mut given = AttackProblem::random(12, [8, 8, 1], 3, 6, [0.2, 0.8]);
     given.eps = vec![eps; 6];
@@ -195,8 +195,8 @@ fn square_finds_an_adversarial_image_of_every_example_of_a_small_margin() {
     }
 }
 
-/// AutoAttack's `eta_rectangles` as it is written there: boxes around the middle, each one pixel larger on all sides than
-/// the one before and adding one over the square of its number.
+/// AutoAttack's `eta_rectangles` as it is written there: boxes around the middle, each one pixel larger on all sides
+/// than the one before and adding one over the square of its number.
 fn hill(height: usize, width: usize) -> Vec<Vec<f64>> {
     let mut hill = vec![vec![0.0; width]; height];
     for k in 0..(height / 2 + 1).max(width / 2 + 1) {
@@ -251,8 +251,8 @@ fn square_starts_in_l2_with_tiles_of_hills() {
 
 // ---- SPSA
 
-/// The estimate is that of SPSA's definition for the counter-based random signs. On a linear model it is the gradient, but
-/// for the products of different signs, which are as large as chance makes them.
+/// The estimate is that of SPSA's definition for the counter-based random signs. On a linear model it is the gradient,
+/// but for the products of different signs, which are as large as chance makes them.
 #[test]
 fn spsa_estimates_the_gradient() {
     let image = [4, 3, 2];

@@ -1,5 +1,5 @@
-//! Minimum-norm attacks: the result is an adversarial image in the box, and nearly as near as the nearest one where that
-//! is known; an example's result does not depend on the others of its batch.
+//! Minimum-norm attacks: the result is an adversarial image in the box, and nearly as near as the nearest one where
+//! that is known; an example's result does not depend on the others of its batch.
 
 mod support;
 

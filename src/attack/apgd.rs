@@ -1,7 +1,7 @@
 //! APGD (Croce and Hein, ICML 2020) in linf and l2, as AutoAttack's `APGDAttack` and `APGDAttack_targeted` run it.
 //!
-//! PGD with momentum that keeps the point with the largest loss. At checkpoints, the examples whose loss no longer rises
-//! halve their step size and go on from that point.
+//! PGD with momentum that keeps the point with the largest loss. At checkpoints, the examples whose loss no longer
+//! rises halve their step size and go on from that point.
 
 use std::sync::Arc;
 

@@ -52,8 +52,8 @@ pub(super) fn is_adversarial(tape: &mut Tape, margin: Value) -> Value {
     tape.map([margin], |[margin]| 1.0 - margin.less(0.0))
 }
 
-/// Class of the `rank`-th largest logit besides the label's at each of the batch's images, u32 `[n]`; `rank` is the
-/// number of the run, u32 `[1]`. Written to `classes`.
+/// Writes each example's target class, u32 `[n]`: run number r (u32 `[1]`) leads to the class with the (r + 2)-th
+/// largest logit of the image, the label's left out.
 pub(super) fn choose_target_class(tape: &mut Tape, model: &dyn Model, batch: &Batch, run: &Buffer, classes: &Buffer) {
     let [x, labels, run] = [&batch.x, &batch.labels, run].map(|b| tape.leaf(b));
     let logits = model.logits(tape, x, Mode::Eval);

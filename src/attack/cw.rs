@@ -1,10 +1,10 @@
 //! CW-L2 (Carlini and Wagner, 2017), as advertorch's `CarliniWagnerL2Attack` runs it.
 //!
-//! The point is `tanh(w) / 2 + 1/2`, so it is in the box whatever w is. Adam descends the squared distance plus `c` times
-//! the hinge of the logit margin; a binary search finds the least `c` for which the example becomes adversarial.
+//! The point is `tanh(w) / 2 + 1/2`, so it is in the box whatever w is. Adam descends the squared distance plus `c`
+//! times the hinge of the logit margin; a binary search finds the least `c` for which the example becomes adversarial.
 //!
-//! A step of the search whose loss no longer falls is abandoned, as in advertorch, but by each example's own loss: so an
-//! example's result does not depend on the others of its batch.
+//! A step of the search whose loss no longer falls is abandoned, as in advertorch, but by each example's own loss: so
+//! an example's result does not depend on the others of its batch.
 
 use std::sync::Arc;
 
@@ -204,8 +204,8 @@ impl Cw<'_> {
         tape.map_into(&self.succeeded, [success], |old, [success]| old.max(success));
         self.nearest.update(&mut tape, success, at, distance);
 
-        // Adam ascends, so this is the negative gradient of the loss: the margin's gradient, less the squared distance's;
-        // through tanh, whose derivative is 2 a (1 - a) at the point a.
+        // Adam ascends, so this is the negative gradient of the loss: the margin's gradient, less the squared
+        // distance's; through tanh, whose derivative is 2 a (1 - a) at the point a.
         let gradient = tape.map([dx, at, x], |[dx, at, x]| (dx - (&at - inside(x)) * 2.0) * (&at * (1.0 - &at) * 2.0));
         let change = self.adam.step(&mut tape, gradient);
         tape.map_into(&self.w, [change, active], |old, [change, active]| active.select(&old + change, old));

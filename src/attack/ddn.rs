@@ -1,7 +1,8 @@
 //! DDN, the decoupled direction and norm attack (Rony et al., CVPR 2019), in l2, as advertorch's `DDNL2Attack` runs it.
 //!
-//! The point moves along the gradient and is then projected onto a sphere around the image. The sphere shrinks where the
-//! point is adversarial and grows where it is not: so the norm of the change is searched for apart from its direction.
+//! The point moves along the gradient and is then projected onto a sphere around the image. The sphere shrinks where
+//! the point is adversarial and grows where it is not: so the norm of the change is searched for apart from its
+//! direction.
 
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ pub fn ddn(memory: &mut Memory, model: &dyn Model, batch: &Batch, settings: &Ddn
 
     let mut iteration = Tape::new("ddn_iteration");
     let tape = &mut iteration;
-    // The rate is read after the step is counted: the last iteration's is the least one.
+    // The rate is read after the iteration is counted, so the last iteration has the least one.
     counter.advance(tape);
     let done = tape.leaf(&counter.done);
     let rate = cosine_rate(tape, done, iterations, STEP);

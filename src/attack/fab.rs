@@ -2,8 +2,8 @@
 //! nearest adversarial example.
 //!
 //! Each iteration linearizes the network at a point. Both the point and the image are projected onto the boundary that
-//! the linearized network has; the next point lies between the two projections, nearer to the first, and a little beyond.
-//! Where that is adversarial, the attack goes back towards the image. With a ball, what was found inside it counts.
+//! the linearized network has; the next point lies between the two projections, nearer to the first, and a little
+//! beyond. An adversarial point goes back towards the image. With a ball, only points inside it count.
 
 use std::sync::Arc;
 
@@ -41,13 +41,13 @@ pub struct FabSettings {
     pub eta: f32,
     /// Fraction of the way from the image that is left when the attack goes back: 0.9.
     pub beta: f32,
-    /// Target classes, of which there are no more than classes besides the label; else random starts, the first of which
-    /// is the image.
+    /// Target classes, of which there are no more than classes besides the label; else random starts, the first of
+    /// which is the image.
     pub runs: u32,
     /// Twice the norm of a random start's change, where there is no ball.
     pub start_eps: f32,
-    /// Halvings of the way from the image to the nearest point found, at the end: 10 without a ball (three in the paper,
-    /// none in the released program).
+    /// Halvings of the way from the image to the nearest point found, at the end: 10 without a ball (three in the
+    /// paper, none in the released program).
     pub search_steps: u32,
     /// Seed of the random numbers.
     pub seed: u64,

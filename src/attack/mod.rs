@@ -7,9 +7,9 @@
 //! - [`apgd`](mod@apgd), [`fab`](mod@fab), [`auto`]: AutoAttack, which is made of these and of Square
 //! - [`spsa`](mod@spsa), [`square`](mod@square): attacks that see logits alone
 //!
-//! Every attack is recorded by one function, which makes its buffers in a workspace and returns an [`Attack`]. An attack
-//! knows a model and the buffers of the batch that it attacks. It knows nothing of training, and it does not say if it
-//! succeeded: evaluation computes that anew.
+//! Every attack is recorded by one function, which makes its buffers in a workspace and returns an [`Attack`]. An
+//! attack knows a model and the buffers of the batch that it attacks. It knows nothing of training, and it does not say
+//! if it succeeded: evaluation computes that anew.
 
 mod adam;
 pub mod an_pgd;

@@ -7,8 +7,8 @@ use crate::batch::Batch;
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Norm, Tape, Value};
 
-/// Random numbers of norm 1 in each row: uniform ones in linf, normal ones in l2. They depend on the seed, the number of
-/// the run (u32 `[1]`), each example's index and the element.
+/// Random numbers of norm 1 in each row: uniform ones in linf, normal ones in l2. They depend on the seed, the number
+/// of the run (u32 `[1]`), each example's index and the element.
 pub(super) fn unit_noise(tape: &mut Tape, norm: Norm, batch: &Batch, run: &Buffer, seed: u64) -> Value {
     let [x, run, index] = [&batch.x, run, &batch.index].map(|b| tape.leaf(b));
     let noise = match norm {

@@ -1,4 +1,5 @@
-//! Search windows of the Square attack: their places in an image, and the patterns that the l2 form adds inside them.
+//! Search windows of the Square attack: their positions in an image, and the patterns that the l2 form adds inside
+//! them.
 
 use super::common::{TINY, constant, fill, row_norm};
 use super::workspace::Workspace;
@@ -27,14 +28,14 @@ fn within(value: Formula, from: impl Into<Formula>, count: usize) -> Formula {
     (value - from - (half - 0.5)).abs().less(half)
 }
 
-/// First of a query's random numbers for the coordinates of the window that changes, then of the window that is emptied;
-/// the number that says if the pattern is transposed; the first of the channels' signs.
+/// First of a query's random numbers for the coordinates of the window that changes, then of the window that is
+/// emptied; the number that says if the pattern is transposed; the first of the channels' signs.
 const CHANGED: usize = 0;
 const EMPTIED: usize = 2;
 const TRANSPOSED: usize = 4;
 pub(super) const SIGNS: usize = 5;
 
-/// Square windows of one side in images `[h, w, c]`. Each example has windows of its own, at random places.
+/// Square windows of one side in images `[h, w, c]`. Each example has windows of its own, at random positions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SearchWindow {
     pub image: [usize; 3],
@@ -46,10 +47,10 @@ impl SearchWindow {
     /// First coordinate inside each example's window, vertical (`axis` 0) or horizontal (1). As in AutoAttack, a window
     /// never touches the image's last row or column, unless it is as large as the image.
     fn corner(&self, tape: &mut Tape, numbers: Value, window: usize, axis: usize) -> Value {
-        let places = (self.image[axis] - self.side) as f32;
+        let positions = (self.image[axis] - self.side) as f32;
         let n = tape.dims(numbers)[0];
         let at = tape.fill((window + axis) as f32, &[n]);
-        tape.map([at, numbers], |[at, numbers]| (at.index_into(&numbers) * places).floor())
+        tape.map([at, numbers], |[at, numbers]| (at.index_into(&numbers) * positions).floor())
     }
 
     fn mask(&self, tape: &mut Tape, like: Value, numbers: Value, window: usize) -> Value {
@@ -103,8 +104,8 @@ impl Tiles {
         Tiles { image, side, first: h.saturating_sub(5 * side) / 2, down: h / side, across: w / side }
     }
 
-    /// Random numbers of an example: one that says if a tile's pattern is transposed, for each tile; then a sign for each
-    /// channel of each tile.
+    /// Random numbers of an example: one that says if a tile's pattern is transposed, for each tile; then a sign for
+    /// each channel of each tile.
     pub fn numbers(&self) -> usize {
         self.down * self.across * (1 + self.image[2])
     }

@@ -1,8 +1,9 @@
 //! SPSA (Uesato et al., ICML 2018) in linf, as advertorch's `LinfSPSAAttack` runs it: an attack that sees logits alone.
 //!
-//! The gradient of the logit margin is estimated from differences of margins at samples on both sides of the point, along
-//! random signs; Adam ascends it. The samples form a batch of their own, so one pass of the network takes `at_once`
-//! samples of each example. (advertorch draws the same signs for every example of a batch; here each has its own.)
+//! The gradient of the logit margin is estimated from differences of margins at samples on both sides of the point,
+//! along random signs; Adam ascends it. The samples form a batch of their own, so one pass of the network takes
+//! `at_once` samples of each example. (advertorch draws the same signs for every example of a batch; here each has its
+//! own.)
 
 use std::sync::Arc;
 
@@ -63,7 +64,8 @@ struct Spsa<'a> {
     /// Number of active samples, u32 `[1]`; row of the batch that each is a sample of, u32 `[n at_once]`.
     sample_rows: Buffer,
     sample_of: Buffer,
-    /// Random numbers, whose signs are taken, and the signs times the difference of margins: each of `n at_once` images.
+    /// Random numbers, whose signs are taken, and the signs times the difference of margins: each of `n at_once`
+    /// images.
     noise: Buffer,
     differences: Buffer,
 }
@@ -148,7 +150,8 @@ impl Spsa<'_> {
         let weighted = tape.map([noise, above, below], |[noise, above, below]| sign(&noise) * (above - below));
         tape.keep(weighted, &self.differences);
 
-        // Mean over an example's samples: they take the place of an image's pixels, their elements that of its channels.
+        // Mean over an example's samples: the samples are taken for pixels of an image, their elements for its
+        // channels.
         tape.set_rows(&self.batch.rows);
         let by_example = self.differences.part(&self.differences.name, 0, &[n, at_once as usize, 1, pixels]);
         let by_example = tape.leaf(&by_example);

@@ -8,7 +8,7 @@ use crate::tape::{Buffer, Tape, Value};
 pub(super) struct Nearest {
     /// The point `[n, h, w, c]`.
     pub adv: Buffer,
-    /// Its distance from the image `[n]`, in the unit of whoever keeps it.
+    /// Distance of the point from the image `[n]`, in the attack's norm; squared in CW.
     pub distance: Buffer,
 }
 

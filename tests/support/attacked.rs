@@ -224,8 +224,8 @@ impl Model for ConeModel {
     }
 }
 
-/// Network with one unit that is dead for most images. The first class's logit is 1/2, the second's `max(sum of pixels -
-/// bar, 0)`.
+/// Network with one unit that is dead for most images. The first class's logit is 1/2, the second's `max(sum of pixels
+/// - bar, 0)`.
 #[derive(Clone)]
 pub struct DeadModel {
     image: [usize; 3],
