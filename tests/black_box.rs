@@ -3,27 +3,23 @@
 
 mod support;
 
-use maxmargin::attack::{Attack, SpsaSettings, SquareSettings, spsa, square};
-use maxmargin::batch::Batch;
-use maxmargin::model::Model;
+use maxmargin::attack::{SpsaSettings, SquareSettings, spsa, square};
 use maxmargin::rng::{Purpose, philox, signed_unit};
-use maxmargin::tape::{Memory, Norm};
-use support::attacked::{AttackProblem, AttackRunner, distance};
+use maxmargin::tape::Norm;
+use support::attacked::{AttackProblem, AttackRecorder, AttackRunner, distance};
 use support::{Random, TestDevice, devices, fast_devices};
 
-type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Attack>;
-
-fn square_of(norm: Norm, queries: u32) -> Record {
+fn square_of(norm: Norm, queries: u32) -> AttackRecorder {
     let settings = SquareSettings { queries, restarts: 2, seed: 3, ..SquareSettings::published(norm) };
     Box::new(move |memory, model, batch| square(memory, model, batch, &settings))
 }
 
-fn spsa_of(settings: SpsaSettings) -> Record {
+fn spsa_of(settings: SpsaSettings) -> AttackRecorder {
     Box::new(move |memory, model, batch| spsa(memory, model, batch, &settings))
 }
 
 /// Every attack with the norm of its ball, with few iterations.
-fn attacks() -> [(Norm, Record); 3] {
+fn attacks() -> [(Norm, AttackRecorder); 3] {
     let short = SpsaSettings { iterations: 3, samples: 5, at_once: 3, learning_rate: 0.2, ..SpsaSettings::default() };
     [(Norm::Linf, square_of(Norm::Linf, 30)), (Norm::L2, square_of(Norm::L2, 30)), (Norm::Linf, spsa_of(short))]
 }

@@ -3,36 +3,32 @@
 
 mod support;
 
-use maxmargin::attack::{Attack, CwSettings, DdnSettings, FmnSettings, cw, ddn, fmn};
-use maxmargin::batch::Batch;
-use maxmargin::model::Model;
-use maxmargin::tape::{Memory, Norm};
-use support::attacked::{AttackProblem, AttackRunner, ConeModel, DeadModel, distance};
+use maxmargin::attack::{CwSettings, DdnSettings, FmnSettings, cw, ddn, fmn};
+use maxmargin::tape::Norm;
+use support::attacked::{AttackProblem, AttackRecorder, AttackRunner, ConeModel, DeadModel, distance};
 use support::{TestDevice, devices, fast_devices};
-
-type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Attack>;
 
 /// An attack, the norm that it minimizes, and the fraction by which its distance may exceed the least one.
 struct MinimumNormAttack {
     name: &'static str,
     norm: Norm,
     excess: f64,
-    record: Record,
+    record: AttackRecorder,
 }
 
-fn attack(name: &'static str, norm: Norm, excess: f64, record: Record) -> MinimumNormAttack {
+fn attack(name: &'static str, norm: Norm, excess: f64, record: AttackRecorder) -> MinimumNormAttack {
     MinimumNormAttack { name, norm, excess, record }
 }
 
-fn ddn_of(settings: DdnSettings) -> Record {
+fn ddn_of(settings: DdnSettings) -> AttackRecorder {
     Box::new(move |memory, model, batch| ddn(memory, model, batch, &settings))
 }
 
-fn fmn_of(settings: FmnSettings) -> Record {
+fn fmn_of(settings: FmnSettings) -> AttackRecorder {
     Box::new(move |memory, model, batch| fmn(memory, model, batch, &settings))
 }
 
-fn cw_of(settings: CwSettings) -> Record {
+fn cw_of(settings: CwSettings) -> AttackRecorder {
     Box::new(move |memory, model, batch| cw(memory, model, batch, &settings))
 }
 

@@ -2,7 +2,6 @@
 
 mod support;
 
-use maxmargin::Result;
 use maxmargin::attack::{
     ApgdLoss, ApgdSettings, Attack, FabSettings, RestartedPgd, RowCompaction, SpsaSettings, SquareSettings, StepLength,
     apgd, fab, spsa, square,
@@ -12,22 +11,21 @@ use maxmargin::config::L2Order;
 use maxmargin::device::Device;
 use maxmargin::model::Model;
 use maxmargin::tape::{Loss, LossRule, Memory, Norm, PgdRule, Program};
-use support::attacked::{AttackProblem, ConvolutionModel};
+use support::attacked::{AttackProblem, AttackRecorder, ConvolutionModel};
 use support::{Random, TestDevice, fast_devices};
 
 /// Iterations: rows are compacted after 50 and after 100.
 const ITERATIONS: u32 = 130;
 const IMAGE: [usize; 3] = [6, 5, 2];
 const CLASSES: usize = 5;
+const ENOUGH: &str = "enough classes";
 /// Examples that stay in the batch after each of the first two pieces.
 const KEPT: [&[usize]; 2] = [&[1, 2, 4, 6, 7], &[2, 6, 7]];
 const EXAMPLES: usize = 8;
 
-type Record = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Result<Attack>>;
-
 /// Every attack within balls, with the norm of its balls.
-fn bounded_attacks() -> Vec<(Norm, Record)> {
-    let mut attacks: Vec<(Norm, Record)> = Vec::new();
+fn bounded_attacks() -> Vec<(Norm, AttackRecorder)> {
+    let mut attacks: Vec<(Norm, AttackRecorder)> = Vec::new();
     for norm in [Norm::Linf, Norm::L2] {
         for targeted in [false, true] {
             let pgd = RestartedPgd {
@@ -39,20 +37,26 @@ fn bounded_attacks() -> Vec<(Norm, Record)> {
                 starts: 0..2,
                 targeted,
             };
-            attacks.push((norm, Box::new(move |memory, model, batch| Ok(pgd.record(memory, model, batch)))));
+            attacks.push((norm, Box::new(move |memory, model, batch| pgd.record(memory, model, batch))));
             let settings =
                 FabSettings { iterations: ITERATIONS, runs: 2, ..FabSettings::published(norm, targeted, true, 3) };
-            attacks.push((norm, Box::new(move |memory, model, batch| fab(memory, model, batch, &settings))));
+            attacks.push((
+                norm,
+                Box::new(move |memory, model, batch| fab(memory, model, batch, &settings).expect(ENOUGH)),
+            ));
         }
         for loss in [ApgdLoss::Xent, ApgdLoss::Dlr, ApgdLoss::TargetedDlr] {
             let settings = ApgdSettings { iterations: ITERATIONS, runs: 2, ..ApgdSettings::published(loss, norm, 3) };
-            attacks.push((norm, Box::new(move |memory, model, batch| apgd(memory, model, batch, &settings))));
+            attacks.push((
+                norm,
+                Box::new(move |memory, model, batch| apgd(memory, model, batch, &settings).expect(ENOUGH)),
+            ));
         }
         let settings = SquareSettings { queries: ITERATIONS, restarts: 2, seed: 3, ..SquareSettings::published(norm) };
-        attacks.push((norm, Box::new(move |memory, model, batch| Ok(square(memory, model, batch, &settings)))));
+        attacks.push((norm, Box::new(move |memory, model, batch| square(memory, model, batch, &settings))));
     }
     let settings = SpsaSettings { iterations: ITERATIONS, samples: 4, at_once: 2, ..SpsaSettings::default() };
-    attacks.push((Norm::Linf, Box::new(move |memory, model, batch| Ok(spsa(memory, model, batch, &settings)))));
+    attacks.push((Norm::Linf, Box::new(move |memory, model, batch| spsa(memory, model, batch, &settings))));
     attacks
 }
 
@@ -83,14 +87,14 @@ impl Compacted {
     fn new(
         make: TestDevice,
         (given, values): &(AttackProblem, Vec<f32>),
-        record: &Record,
+        record: &AttackRecorder,
         forgotten: Option<&str>,
     ) -> Compacted {
         let mut memory = Memory::default();
         let mut model = ConvolutionModel::new(IMAGE, CLASSES);
         model.declare(&mut memory);
         let batch = Batch::new(&mut memory, &model, "images", EXAMPLES);
-        let attack = record(&mut memory, &model, &batch).expect("enough classes");
+        let attack = record(&mut memory, &model, &batch);
         let mut moved = attack.clone();
         moved.carried.retain(|buffer| forgotten.is_none_or(|part| !buffer.name.ends_with(&format!(".{part}"))));
         assert_eq!(moved.carried.len() + usize::from(forgotten.is_some()), attack.carried.len());
@@ -134,12 +138,12 @@ impl Compacted {
     }
 }
 
-fn name(make: TestDevice, norm: Norm, record: &Record) -> String {
+fn name(make: TestDevice, norm: Norm, record: &AttackRecorder) -> String {
     Compacted::new(make, &problem(norm), record, None).attack.name
 }
 
 /// Results of the last examples without and with row compaction.
-fn both(make: TestDevice, norm: Norm, record: &Record, forgotten: Option<&str>) -> [Vec<Vec<u32>>; 2] {
+fn both(make: TestDevice, norm: Norm, record: &AttackRecorder, forgotten: Option<&str>) -> [Vec<Vec<u32>>; 2] {
     let problem = problem(norm);
     let whole = Compacted::new(make, &problem, record, None).run(&problem.0, &[]);
     let compacted = Compacted::new(make, &problem, record, forgotten).run(&problem.0, &KEPT);

@@ -21,7 +21,7 @@ pub enum AutoAttack {
 
 /// One of AutoAttack's attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Member {
+enum AutoAttackMember {
     /// A number of random starts, or nine target classes.
     Apgd(ApgdLoss, u32),
     /// Nine target classes.
@@ -34,8 +34,8 @@ enum Member {
 
 impl AutoAttack {
     /// Attacks in the released program's order.
-    fn members(self) -> &'static [Member] {
-        use Member::*;
+    fn members(self) -> &'static [AutoAttackMember] {
+        use AutoAttackMember::*;
         match self {
             AutoAttack::Standard => &[Apgd(ApgdLoss::Xent, 1), Apgd(ApgdLoss::TargetedDlr, 9), FabTargeted, Square],
             AutoAttack::Plus => &[
@@ -62,17 +62,19 @@ pub fn auto_attack(
     norm: Norm,
     seed: u64,
 ) -> Result<Vec<Attack>> {
-    let record = |member: &Member| match *member {
-        Member::Apgd(loss, runs) => {
+    let record = |member: &AutoAttackMember| match *member {
+        AutoAttackMember::Apgd(loss, runs) => {
             let settings = ApgdSettings { runs, ..ApgdSettings::published(loss, norm, seed) };
             apgd(memory, model, batch, &settings)
         }
-        Member::FabTargeted => fab(memory, model, batch, &FabSettings::published(norm, true, true, seed)),
-        Member::Fab(runs) => {
+        AutoAttackMember::FabTargeted => fab(memory, model, batch, &FabSettings::published(norm, true, true, seed)),
+        AutoAttackMember::Fab(runs) => {
             let settings = FabSettings { runs, ..FabSettings::published(norm, false, true, seed) };
             fab(memory, model, batch, &settings)
         }
-        Member::Square => Ok(square(memory, model, batch, &SquareSettings { seed, ..SquareSettings::published(norm) })),
+        AutoAttackMember::Square => {
+            Ok(square(memory, model, batch, &SquareSettings { seed, ..SquareSettings::published(norm) }))
+        }
     };
     version.members().iter().map(record).collect()
 }

@@ -114,6 +114,9 @@ pub fn distance(norm: Norm, adv: &[f32], x: &[f32]) -> f64 {
     length(norm, &change)
 }
 
+/// Recording of an attack on a batch.
+pub type AttackRecorder = Box<dyn Fn(&mut Memory, &dyn Model, &Batch) -> Attack>;
+
 /// An attack, recorded and loaded on a device.
 pub struct AttackRunner {
     pub device: Box<dyn Device>,
