@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::MarginCounts;
 use super::atomic::{cannot, write_atomic};
-use super::metrics::CLOCK;
+use super::line::CLOCK;
+use super::margins::MarginCounts;
 use crate::Result;
 
 /// Name of the event file. TensorBoard looks for `tfevents` in it.

@@ -10,8 +10,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::line::{Kind, read_metrics};
 use super::margins::MarginCounts;
-use super::metrics::{Kind, read_metrics};
 use crate::{Error, Result};
 
 /// Means over the training steps since the line before.

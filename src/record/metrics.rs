@@ -1,36 +1,20 @@
-//! `metrics.jsonl`: the figures of a run, one JSON object a line.
+//! Writer of `metrics.jsonl`.
 //!
-//! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the time, which alone
-//! differs between two equal runs. A line is written before the checkpoint of its step. So the lines beyond a
-//! checkpoint's step are those that a run resumed from it will write again, and they are dropped. The figures are
-//! [`figures`](super::figures)' part. JSON has no NaN: it is written as `null`.
+//! A line is written before the checkpoint of its step. So the lines beyond a checkpoint's step are those that a run
+//! resumed from it will write again, and they are dropped.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::atomic::{cannot, write_atomic};
 use super::events::Events;
+use super::line::{Kind, invalid_line, parse};
 use crate::{Error, Result};
-
-/// Name of the field that holds everything that depends on the time.
-pub const CLOCK: &str = "clock";
-
-/// Kind of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Training steps since the line before.
-    Step,
-    /// End of an epoch.
-    Epoch,
-    /// Network before training (step 0) or after it.
-    Result,
-}
 
 /// An open `metrics.jsonl`.
 #[derive(Debug)]
@@ -57,13 +41,6 @@ struct WriteTime {
     seconds: f64,
     /// Seconds since the beginning of 1970.
     unix: f64,
-}
-
-/// Fields that every line must have.
-#[derive(Deserialize)]
-struct LineHead {
-    kind: Kind,
-    step: u64,
 }
 
 impl Metrics {
@@ -102,7 +79,7 @@ impl Metrics {
                     }
                 }
                 Err(_) if i + 1 == lines.len() => {}
-                Err(e) => return Err(bad_line(path, i, &e)),
+                Err(e) => return Err(invalid_line(path, i, &e)),
             }
         }
         if kept != bytes {
@@ -131,27 +108,4 @@ impl Metrics {
             None => Ok(()),
         }
     }
-}
-
-/// Reads every line of `metrics.jsonl`, in order. An incomplete last line, which a killed process may leave, is
-/// ignored.
-///
-/// # Errors
-/// [`Error::Io`] if it cannot be read; [`Error::Format`] with the number of the first line that is not a JSON object
-/// with `kind` and `step`.
-pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let whole = &bytes[..bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1)];
-    let lines = whole.split_inclusive(|&b| b == b'\n').enumerate();
-    lines.map(|(i, line)| Ok(parse(line).map_err(|e| bad_line(path, i, &e))?.1)).collect()
-}
-
-/// Parses a line: its required fields, and the whole line.
-fn parse(line: &[u8]) -> serde_json::Result<(LineHead, Value)> {
-    let value: Value = serde_json::from_slice(line)?;
-    Ok((LineHead::deserialize(&value)?, value))
-}
-
-fn bad_line(path: &Path, index: usize, error: &serde_json::Error) -> Error {
-    Error::format(path, format!("line {}: expected a JSON object with kind and step, found: {error}", index + 1))
 }

@@ -3,8 +3,9 @@
 //! - [`atomic`]: replacement of files, whole or not at all.
 //! - [`tensors`]: safetensors files, with errors that name the byte or the tensor.
 //! - [`run`]: the run folder, the names of its files and its lock.
-//! - [`metrics`]: `metrics.jsonl`, truncated to the checkpoint when a run is resumed.
-//! - [`figures`]: the figures in its lines, for those who write them and those who read them.
+//! - [`line`]: lines of `metrics.jsonl` and their reader.
+//! - [`metrics`]: the writer of `metrics.jsonl`, which is truncated to the checkpoint when a run is resumed.
+//! - [`figures`]: the figures in its lines, as they are written and read.
 //! - [`margins`]: histograms of margins, for a line of them.
 //! - [`events`]: the same figures for TensorBoard.
 //! - [`progress`]: the progress bar or lines on stderr.
@@ -15,6 +16,7 @@
 pub mod atomic;
 pub mod events;
 pub mod figures;
+pub mod line;
 pub mod margins;
 pub mod metrics;
 pub mod progress;
@@ -24,8 +26,9 @@ pub mod tensors;
 pub use atomic::write_atomic;
 pub use events::Events;
 pub use figures::{AtStep, EpochRecord, ResultRecord, RunMetrics, StepRecord};
+pub use line::{CLOCK, Kind, read_metrics};
 pub use margins::MarginCounts;
-pub use metrics::{Kind, Metrics, read_metrics};
+pub use metrics::Metrics;
 pub use progress::Progress;
 pub use run::RunFolder;
 pub use tensors::{Element, Tensor, TensorData, TensorFile, write_tensors};

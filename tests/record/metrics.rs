@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use maxmargin::record::metrics::CLOCK;
+use maxmargin::record::line::CLOCK;
 use maxmargin::record::run::METRICS;
 use maxmargin::record::{Kind, Metrics, read_metrics};
 use serde::Serialize;

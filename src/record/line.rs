@@ -1,0 +1,58 @@
+//! Lines of `metrics.jsonl`: the figures of a run, one JSON object a line.
+//!
+//! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the time, which alone
+//! differs between two equal runs. The figures are [`figures`](super::figures)' part. JSON has no NaN: it is written as
+//! `null`.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// Name of the field that holds everything that depends on the time.
+pub const CLOCK: &str = "clock";
+
+/// Kind of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Training steps since the line before.
+    Step,
+    /// End of an epoch.
+    Epoch,
+    /// Network before training (step 0) or after it.
+    Result,
+}
+
+/// Fields that every line must have.
+#[derive(Deserialize)]
+pub(super) struct LineHead {
+    pub kind: Kind,
+    pub step: u64,
+}
+
+/// Reads every line of `metrics.jsonl`, in order. An incomplete last line, which a killed process may leave, is
+/// ignored.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read; [`Error::Format`] with the number of the first line that is not a JSON object
+/// with `kind` and `step`.
+pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let whole = &bytes[..bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1)];
+    let lines = whole.split_inclusive(|&b| b == b'\n').enumerate();
+    lines.map(|(i, line)| Ok(parse(line).map_err(|e| invalid_line(path, i, &e))?.1)).collect()
+}
+
+/// Parses a line: its required fields, and the whole line.
+pub(super) fn parse(line: &[u8]) -> serde_json::Result<(LineHead, Value)> {
+    let value: Value = serde_json::from_slice(line)?;
+    Ok((LineHead::deserialize(&value)?, value))
+}
+
+pub(super) fn invalid_line(path: &Path, index: usize, error: &serde_json::Error) -> Error {
+    Error::format(path, format!("line {}: expected a JSON object with kind and step, found: {error}", index + 1))
+}
