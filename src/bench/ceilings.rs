@@ -1,7 +1,8 @@
-//! Rates that all items are compared with: those that another program reached on the same GPU, or our own.
+//! Rates that all items are compared with: rates of PyTorch on the same GPU, or our own.
 //!
-//! `benches/peers/ceilings.py` measures, with PyTorch alone, what a GPU reaches at most, and writes it as JSON. Every
-//! figure in it may be missing. A file of another form, or of another device than the one that is timed, is refused.
+//! `benches/peers/ceilings.py` measures the largest rates of a GPU with PyTorch alone and writes them as JSON. Every
+//! figure of the file may be missing. A file of another form, or of another device than the one that is timed, is
+//! refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const PRODUCT: [&str; 3] = ["matmul_flops_per_s", "fp32", "8192"];
 /// Keys of the time from a kernel to the next one within a CUDA graph.
 const GRAPH_NODE: [&str; 2] = ["launch_s", "graph_node"];
 
-/// Rates that our own kernels reached in this bench. They are no peaks of the device.
+/// Rates that our own kernels reached in this bench, which are below the peaks of the device.
 #[derive(Clone, Debug, Serialize)]
 pub struct OwnRates {
     /// Bytes a second, read and written, of a copy of [`super::BenchSettings::megabytes`].
@@ -44,7 +45,7 @@ pub struct Ceilings {
 pub struct Reference {
     /// Bytes or floating-point operations a second.
     pub per_s: f64,
-    /// Origin of the rate, in words.
+    /// Description of the origin of the rate.
     pub source: String,
 }
 
@@ -55,7 +56,7 @@ pub struct References {
     pub copy: Reference,
     /// Floating-point operations a second.
     pub product: Reference,
-    /// Seconds from a kernel to the next one within a CUDA graph, where the ceilings have it.
+    /// Seconds from a kernel to the next one within a CUDA graph, if the ceilings have it.
     pub graph_node_s: Option<f64>,
 }
 
@@ -66,14 +67,14 @@ impl Ceilings {
     /// The file cannot be read, or is not such a file.
     pub fn read(path: &Path) -> Result<Ceilings> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-        let wrong = |found: String| {
+        let invalid = |found: String| {
             Error::format(path, format!("expected the JSON that benches/peers/ceilings.py writes; found {found}"))
         };
-        let file: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let file: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
         let device = match file.get("device") {
             Some(Value::String(device)) => device.clone(),
-            Some(other) => return Err(wrong(format!("{other} as \"device\""))),
-            None => return Err(wrong("no \"device\"".into())),
+            Some(other) => return Err(invalid(format!("{other} as \"device\""))),
+            None => return Err(invalid("no \"device\"".into())),
         };
         let figure = |keys: &[&str]| match keys.iter().try_fold(&file, |inner, key| inner.get(key)) {
             None | Some(Value::Null) => Ok(None),
@@ -86,12 +87,12 @@ impl Ceilings {
         Ok(Ceilings { path: path.to_owned(), device, copy, product, graph_node })
     }
 
-    /// Refuses ceilings of another device than the one that calls itself `description`.
+    /// Refuses ceilings of another device than the one of this description.
     ///
     /// # Errors
     /// The names differ.
     pub(super) fn check_device(&self, description: &str) -> Result<()> {
-        // A GPU's number is no part of its name.
+        // The description has the GPU's number before its name.
         let name =
             description.strip_prefix("GPU ").and_then(|gpu| gpu.split_once(", ")).map_or(description, |gpu| gpu.1);
         if self.device == name {
@@ -105,7 +106,7 @@ impl Ceilings {
 }
 
 impl References {
-    /// Rates of the ceilings, and our own for those that they have not.
+    /// Rates of the ceilings, or our own for rates that the ceilings lack.
     pub(super) fn new(ceilings: Option<&Ceilings>, own: &OwnRates, megabytes: usize) -> References {
         let one = |theirs: Option<f64>, what: &str, keys: &[&str], own: f64, own_what: String| match (ceilings, theirs)
         {

@@ -9,10 +9,10 @@ use crate::device::cuda::TotalCost;
 use crate::device::cuda::launch::Cost;
 use crate::tape::Program;
 
-/// One thing that was timed.
+/// Timed item.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchItem {
-    /// `step`, `program`, `op` or `attack`.
+    /// Group: `step`, `program`, `op` or `attack`.
     pub group: &'static str,
     /// Name of the op or program.
     pub name: String,
@@ -22,27 +22,27 @@ pub struct BenchItem {
     pub kernels: Vec<&'static str>,
     /// Launches of these kernels.
     pub launches: u64,
-    /// Runs of it in a training step; 0 where no step does it at this size.
+    /// Runs in a training step; 0 if no step runs the item at this size.
     pub times_a_step: u32,
-    /// Copies of its operands on which it ran in turn.
+    /// Number of copies of the operands on which it ran in turn.
     pub copies: usize,
     /// Median seconds of a run.
     pub median_s: f64,
     /// Least seconds of a run.
     pub least_s: f64,
-    /// `median_s` times `times_a_step`, as a share of the step's median; `None` where the step was not timed.
+    /// Fraction of the step's median: `median_s` times `times_a_step` over it; `None` if the step was not timed.
     pub share_of_step: Option<f64>,
-    /// Bytes that it moves, each operand once.
+    /// Bytes moved, each operand once.
     pub bytes: u64,
     /// Floating-point operations.
     pub flops: u64,
-    /// Bytes a second, as a share of the reference copy's.
+    /// Bytes a second, as a fraction of the reference copy's.
     pub of_copy: f64,
-    /// Operations a second, as a share of the reference product's.
+    /// Operations a second, as a fraction of the reference product's.
     pub of_product: f64,
 }
 
-/// An item that was not timed.
+/// Item that was not timed.
 #[derive(Clone, Debug, Serialize)]
 pub struct UntimedItem {
     /// See [`BenchItem::group`].
@@ -54,7 +54,7 @@ pub struct UntimedItem {
 }
 
 impl BenchItem {
-    /// An item of launches that are `total` together. `BenchReport::settle` adds its shares.
+    /// Item whose launches cost `total` together. `BenchReport::settle` computes its fractions.
     pub(super) fn new(group: &'static str, name: &str, total: TotalCost, time: RunTime) -> BenchItem {
         let TotalCost { launches, cost: Cost { bytes, flops } } = total;
         BenchItem {
@@ -75,7 +75,7 @@ impl BenchItem {
         }
     }
 
-    /// An item that is a program of a single op.
+    /// Item of a program of a single op.
     pub(super) fn of_op(
         group: &'static str,
         name: &str,
@@ -89,7 +89,7 @@ impl BenchItem {
         BenchItem { shape: shape(program), kernels, ..BenchItem::new(group, name, total, time) }
     }
 
-    /// Median seconds of all of its runs in a step.
+    /// Median seconds of all runs in a step.
     pub(super) fn seconds_a_step(&self) -> f64 {
         self.median_s * f64::from(self.times_a_step)
     }

@@ -1,4 +1,4 @@
-//! Report of a bench: what was timed so far, and what it comes to.
+//! Report of a bench: the items timed so far, and their summary.
 
 use serde::Serialize;
 
@@ -6,14 +6,14 @@ use super::ceilings::{OwnRates, References};
 use super::item::{BenchItem, UntimedItem};
 use super::summary::{self, KernelTime, StepSummary};
 
-/// Result of a bench, or of as much of it as was done.
+/// Result of a bench, or of the part that was done.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
-    /// The device, in words.
+    /// Description of the device.
     pub device: String,
-    /// The network and the batch.
+    /// Description of the network and the batch.
     pub model: String,
-    /// Measurements of each item.
+    /// Number of measurements of each item.
     pub rounds: usize,
     /// Bytes of each tensor of the attacks' steps and of the copy, in millions.
     pub megabytes: usize,
@@ -27,18 +27,18 @@ pub struct BenchReport {
     pub own: OwnRates,
     /// Rates that all items are compared with.
     pub compared_with: References,
-    /// The step beside the sum of its ops.
+    /// Time of the step, compared with the sum of its ops.
     pub step: StepSummary,
-    /// The step's time by kernel, the longest first.
+    /// Time of the step by kernel, the longest first.
     pub kernels: Vec<KernelTime>,
-    /// Items that were timed, in the order in which they were.
+    /// Timed items, in the order of their timing.
     pub items: Vec<BenchItem>,
-    /// Items that were asked for and are not timed, in the order in which they would be.
+    /// Requested items that are not timed yet, in the order in which they would be.
     pub not_timed: Vec<UntimedItem>,
 }
 
 impl BenchReport {
-    /// Computes shares and sums anew, after an item was added.
+    /// Recomputes fractions and sums after an item was added.
     pub(super) fn settle(&mut self, launches: u64, all_ops: bool) {
         let step = summary::step_time(&self.items);
         if let Some(item) = self.items.last_mut() {

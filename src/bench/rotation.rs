@@ -1,12 +1,12 @@
-//! Ops of a step, each alone on copies of its operands, so that none of them is found in a cache.
+//! Ops of a step, each alone on rotating copies of its operands, so that none of them is in a cache.
 //!
-//! Within a step many operands are in the L2 cache, as the op before has just written them; a figure of an op alone
-//! shall not depend on what ran before it. So each op runs on copies of its operands in turn, in one arena. The copies
-//! together are larger than the cache, or else the rest of the arena is written before each measurement.
+//! Within a step many operands are in the L2 cache, because the op before has just written them. The time of an op
+//! alone must not depend on what ran before it. So each op runs on copies of its operands in turn, in one arena. The
+//! copies together are larger than the cache; otherwise the rest of the arena is written before each measurement.
 //!
 //! [`StepOps`] runs a step op by op and keeps its values, so that every op is timed on operands of a real step.
-//! [`Rotation`] copies them. Neither of them times anything. Scratch memory of kernels (partial sums of a split) is not
-//! copied: it is written and read again within one run.
+//! [`Rotation`] copies them. Neither of them measures time. Scratch memory of kernels (partial sums of a split) is not
+//! copied, because it is written and read within one run.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -18,29 +18,30 @@ use crate::device::cuda::TotalCost;
 use crate::device::{Device, Schedule};
 use crate::tape::{ALIGN_WORDS, Buffer, DType, Memory, Node, Op, Place, Program, Region, Value, ValueInfo};
 
-/// Bytes that every copy begins on a multiple of, as the places of every plan do: a copy's operands are aligned as the
-/// operands in the step, so the same kernels are launched.
+/// Alignment of every copy in bytes, which is that of the places of every plan. A copy's operands are aligned like
+/// those in the step, so the same kernels are launched.
 const LINE: usize = 4 * ALIGN_WORDS;
 
-/// An op of the step, with every run of the same op on the same shapes.
+/// An op of the step; all runs of the op on the same shapes are one item.
 pub(super) struct StepOp {
     pub name: &'static str,
     pub times_a_step: u32,
-    /// Index into [`StepOps::nodes`] of its first run.
+    /// Index of its first run in [`StepOps::nodes`].
     at: usize,
 }
 
-/// Every op of a step, each shape once, in the order in which they are timed.
+/// Ops of a step, each shape once, in the order in which they are timed.
 pub(super) struct StepOps {
-    /// Every node of the step's programs as a program of its own, whose values are in one buffer.
+    /// Nodes of the step's programs, each as a program of its own; their values are in one buffer.
     nodes: Vec<Program>,
     pub ops: Vec<StepOp>,
-    /// Nodes that ran so far.
+    /// Number of nodes that have run.
     done: usize,
 }
 
 impl StepOps {
-    /// Programs with most of the step's arithmetic come first, so that ops that take most of its time are timed first.
+    /// Collects the ops. Programs with most of the step's arithmetic come first, so that the ops that take most of its
+    /// time are timed first.
     pub fn new(memory: &mut Memory, schedule: &Schedule, multiprocessors: usize) -> StepOps {
         let largest = schedule.programs().map(|program| program.workspace).max().unwrap_or(0);
         let home = memory.buffer("values of a program", &[largest], DType::U8);
@@ -64,15 +65,16 @@ impl StepOps {
         StepOps { nodes, ops, done: 0 }
     }
 
-    /// The op alone, on the operands that it has within its program.
+    /// Program of the op alone, on the operands that it has within the step.
     pub fn program(&self, op: &StepOp) -> &Program {
         &self.nodes[op.at]
     }
 
-    /// Runs what comes before the op: then its operands hold what they hold in a step. Ops are asked for in order.
+    /// Runs all nodes before op number `at`, so that its operands hold the values of a step. Panics if ops are
+    /// requested out of order.
     pub fn run_to(&mut self, at: usize, device: &mut dyn Device) -> Result<()> {
         let end = self.ops[at].at;
-        assert!(self.done <= end, "ops are asked for in order");
+        assert!(self.done <= end, "ops are requested in order");
         for node in &self.nodes[self.done..end] {
             device.execute(node)?;
         }
@@ -81,7 +83,7 @@ impl StepOps {
     }
 }
 
-/// A node as a program of its own, with the values of the workspace in a buffer: they stay when another program runs.
+/// Program of a single node. The values of the workspace are in a buffer, so they persist when another program runs.
 fn alone(program: &Program, node: &Node, home: &Buffer) -> Program {
     let mut old: Vec<Value> = Vec::new();
     let mut renamed = |value: &Value| {
@@ -109,7 +111,7 @@ fn alone(program: &Program, node: &Node, home: &Buffer) -> Program {
     Program { name: program.name.clone(), nodes: vec![node], values, places, workspace: 0 }
 }
 
-/// The arena that holds copies of one op's operands at a time.
+/// Arena that holds copies of the operands of one op at a time.
 pub(super) struct Rotation {
     arena: Buffer,
     bytes: usize,
@@ -117,24 +119,25 @@ pub(super) struct Rotation {
 
 /// Copies of an op's operands.
 pub(super) struct OperandCopies {
-    /// The op on each copy.
+    /// Program of the op on each copy.
     pub programs: Vec<Arc<Program>>,
-    /// Writes the operands, as they are now, to each copy.
+    /// Program that writes the current operands to each copy.
     pub fill: Program,
-    /// Writes the rest of the arena, where the copies are less than the bytes rotated over. Run before each
-    /// measurement, in which every copy is then used once.
+    /// Program that writes the rest of the arena; `None` if the copies cover the bytes rotated over. It runs before
+    /// each measurement, in which every copy is then used once.
     pub evict: Option<Program>,
 }
 
 impl Rotation {
-    /// An arena of `bytes`, and one op's operands more.
+    /// Arena of `bytes` plus the operands of one op.
     pub fn new(memory: &mut Memory, bytes: usize, ops: &StepOps) -> Rotation {
         let bytes = bytes.next_multiple_of(LINE);
         let largest = ops.ops.iter().map(|op| stride(&operands(ops.program(op)))).max().unwrap_or(0);
         Rotation { arena: memory.buffer("arena", &[bytes + largest], DType::U8), bytes }
     }
 
-    /// As many copies as exceed the bytes rotated over, but at most `most`: more are not used in one measurement.
+    /// Copies of an op's operands: enough to exceed the bytes rotated over, but at most `most`, the number that one
+    /// measurement uses.
     pub fn copies(&self, op: &Program, most: usize) -> OperandCopies {
         let operands = operands(op);
         let stride = stride(&operands).max(LINE);
@@ -175,22 +178,22 @@ fn operands(op: &Program) -> Vec<Place> {
     places
 }
 
-/// Bytes from one copy of operands to the next.
+/// Distance in bytes from one copy of operands to the next.
 fn stride(operands: &[Place]) -> usize {
     operands.iter().map(reserved).sum()
 }
 
-/// Bytes of a copy of an operand: whole lines, in which it begins where it begins in its line.
+/// Bytes reserved for a copy of an operand: whole lines, with the operand at its offset in the first one.
 fn reserved(place: &Place) -> usize {
     (place.offset % LINE + place.bytes).next_multiple_of(LINE)
 }
 
-/// The words that hold these bytes: a place of bytes ends with its line.
+/// Place of the words that hold these bytes, which extends to a multiple of 4 bytes.
 fn words(offset: usize, bytes: usize) -> Place {
     Place { region: Region::Persistent, offset, bytes: bytes.next_multiple_of(4) }
 }
 
-/// A program of ops on words, the last operand of each of which is written.
+/// Program of ops on words; each op writes its last operand.
 fn program(name: &str, ops: Vec<(Op, Vec<Place>)>) -> Program {
     let (mut nodes, mut values, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (op, operands) in ops {
@@ -214,7 +217,7 @@ mod tests {
     use crate::device::cpu::Cpu;
     use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
 
-    /// Rounds of a bench by default, and the run before them.
+    /// Number of measurements: the default rounds of a bench, and the run before them.
     const MEASUREMENTS: usize = 6;
 
     fn settings(preset: &str, batch_size: usize, width: Option<f64>) -> BenchSettings {
@@ -232,7 +235,7 @@ mod tests {
         }
     }
 
-    /// The ops of a step, an arena for them of so many bytes, and the layout of both.
+    /// Ops of a step, an arena of `bytes` for them, and the memory layout of both.
     fn ops(settings: &BenchSettings, bytes: usize) -> (Memory, BenchStep, StepOps, Rotation) {
         let mut memory = Memory::default();
         let step = BenchStep::new(&mut memory, settings).expect("a published preset");
@@ -251,7 +254,7 @@ mod tests {
         (device, ops, rotation)
     }
 
-    /// Bytes of a place of persistent memory.
+    /// Content of a place of persistent memory.
     fn content(device: &Cpu, place: &Place) -> Vec<u8> {
         let buffer = Buffer { name: String::new(), offset: place.offset, dims: vec![place.bytes], dtype: DType::U8 };
         let mut bytes = vec![0; place.bytes];
@@ -259,8 +262,8 @@ mod tests {
         bytes
     }
 
-    /// A step of the published sizes: with what the programs say, and no memory, each op's copies cover the bytes that
-    /// are rotated over, or are as many as a measurement uses and the rest is written between measurements.
+    /// Plans of a step of the published sizes, without memory: each op's copies cover the bytes that are rotated over,
+    /// or are as many as a measurement uses and the rest is written between measurements.
     #[test]
     fn more_than_the_cache_is_touched_between_two_uses_of_an_operand() {
         const ROTATED: usize = ROTATED_MEGABYTES * 1_000_000;
@@ -283,7 +286,7 @@ mod tests {
                     assert!(first.offset >= rotation.arena.offset, "{}", op.name);
                     let end = last.offset + last.bytes;
                     assert!(end <= rotation.arena.offset + rotation.arena.bytes(), "{}", op.name);
-                    // But for the ends of lines.
+                    // Up to the end of a line.
                     assert!(end - rotation.arena.offset + LINE > ROTATED, "{}", op.name);
                     match &copies.evict {
                         None => covered += 1,
@@ -296,9 +299,9 @@ mod tests {
         }
     }
 
-    /// Kernels are chosen by the alignment of operands, so copies are aligned as the operands are; and hold the same.
+    /// Kernels are chosen by the alignment of operands, so copies have the alignment and the content of the operands.
     #[test]
-    fn copies_hold_the_operands_and_are_aligned_as_they_are() {
+    fn copies_have_the_content_and_the_alignment_of_the_operands() {
         for (preset, width) in [("quick", Some(0.125)), ("cifar10-quick", None)] {
             let (mut device, mut ops, rotation) = on_cpu(&settings(preset, 2, width), 100_000);
             for at in 0..ops.ops.len() {
@@ -316,9 +319,9 @@ mod tests {
         }
     }
 
-    /// Each op on one copy, as often as a bench of the published sizes runs it at most.
+    /// Runs each op on one copy as often as a bench of the published sizes runs it at most.
     #[test]
-    fn values_that_are_updated_again_and_again_stay_ordinary_numbers() {
+    fn values_that_are_updated_repeatedly_stay_finite_and_do_not_become_subnormal() {
         let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
         for (preset, batch) in [("mnist-linf", 50), ("cifar10-linf", 128)] {
             let (_, _, ops, rotation) = ops(&settings(preset, batch, None), ROTATED_MEGABYTES * 1_000_000);

@@ -16,24 +16,25 @@ use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
 use crate::device::cuda::TotalCost;
 use crate::tape::Memory;
 
-/// Seconds of the largest matrix product at most: after one that takes longer, larger ones are not tried.
+/// Seconds of a matrix product after which no larger one is timed.
 const PRODUCT_SECONDS: f64 = 0.1;
 
-/// Follower of a bench.
+/// Observer of a running bench.
 pub trait BenchObserver {
-    /// An item is about to be timed.
+    /// Called before an item is timed.
     fn begins(&mut self, name: &str);
 
-    /// The report has a further item, or has become complete.
+    /// Called when the report has a further item or has become complete.
     ///
     /// # Errors
-    /// The observer cannot go on, which ends the bench.
+    /// The observer failed, which ends the bench.
     fn reports(&mut self, report: &BenchReport) -> Result<()>;
 }
 
-/// Work that an item is.
+/// Work of an item.
 #[derive(Clone, Copy)]
 enum BenchWork {
+    /// Whole training step.
     Step,
     /// Index of a stage of the step's schedule.
     Program(usize),
@@ -47,7 +48,7 @@ enum BenchWork {
 ///
 /// # Errors
 /// There is no such preset, the ceilings are another device's, the device failed or has too little memory, or the
-/// observer cannot go on.
+/// observer failed.
 pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn BenchObserver) -> Result<BenchReport> {
     let began = Instant::now();
     if let Some(ceilings) = &settings.ceilings {
@@ -101,7 +102,7 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
         }
         observer.begins(name);
         if last != *group && !matches!(work, BenchWork::Attack(_)) {
-            // Every buffer gets what it holds in a step, whatever ran how often before.
+            // A step restores the contents of all buffers, whatever ran before.
             timer.device.replay(schedule)?;
             step.check(timer.device)?;
         }
@@ -139,7 +140,7 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
     Ok(report)
 }
 
-/// Items that are asked for, in the order in which they are timed, and whether all ops of the step are among them.
+/// Requested items, in the order in which they are timed; and true if all ops of the step are among them.
 fn plan(
     settings: &BenchSettings,
     step: &BenchStep,
@@ -162,7 +163,7 @@ fn plan(
     (all, all_ops)
 }
 
-/// Rates of our own copy, and of the fastest of matrix products of growing size.
+/// Times our own copy and matrix products of growing size; returns the rates of the copy and of the fastest product.
 fn own_rates(timer: &mut Timer, attack: &AttackSteps, products: &Products) -> Result<OwnRates> {
     let copy = attack.copy();
     let copy_bytes_per_s = TotalCost::of(copy, timer.multiprocessors).cost.bytes as f64 / timer.time(copy)?.median;

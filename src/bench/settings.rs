@@ -2,8 +2,9 @@
 
 use super::ceilings::Ceilings;
 
-/// Bytes that are touched between two uses of an op's operand, in millions: several times the L2 cache, which is 50 MB
-/// on an H100 and 60 MB on an H200, because a cache does not drop the oldest line first.
+/// Bytes that are touched between two uses of an op's operand, in millions. They are several times the L2 cache, which
+/// is
+/// 50 MB on an H100 and 60 MB on an H200, because a cache does not evict the oldest line first.
 pub const ROTATED_MEGABYTES: usize = 256;
 
 /// Settings of a bench.
@@ -11,22 +12,22 @@ pub const ROTATED_MEGABYTES: usize = 256;
 pub struct BenchSettings {
     /// Name of the published settings of the step.
     pub preset: String,
-    /// LeNet5's width, where it is not the preset's.
+    /// LeNet5's width; `None`: the preset's.
     pub width: Option<f64>,
-    /// Examples a step, where they are not the preset's.
+    /// Examples a step; `None`: the preset's.
     pub batch_size: Option<usize>,
     /// Bytes of each tensor of the attacks' steps and of the copy, in millions.
     pub megabytes: usize,
     /// Bytes that are touched between two uses of an op's operand, in millions: see [`ROTATED_MEGABYTES`].
     pub rotated_megabytes: usize,
-    /// The largest matrix product tried: a power of two.
+    /// Size of the largest matrix product, a power of two.
     pub product: usize,
-    /// Measurements of each item, of which the median is taken.
+    /// Number of measurements of each item, of which the median is taken.
     pub rounds: usize,
-    /// Part of the names of the items that are timed; `None`: all items.
+    /// Text that the names of the timed items contain; `None`: all items are timed.
     pub only: Option<String>,
     /// Rates that items are compared with, instead of our own.
     pub ceilings: Option<Ceilings>,
-    /// Seconds after which no further item is begun. Our own copy and products are timed in any case.
+    /// Seconds after which no further item is started. Our own copy and products are timed in any case.
     pub budget_s: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Sums over the ops of a step: the time of each kernel, and the part of the step that no op accounts for.
+//! Sums over the ops of a step: the time of each kernel, and the time of the step that no op accounts for.
 
 use std::collections::BTreeMap;
 
@@ -16,30 +16,30 @@ pub struct KernelTime {
     pub launches: u64,
     /// Seconds a step: the sum over ops of the op's median times its runs.
     pub time_s: f64,
-    /// [`KernelTime::time_s`] as a share of the step's time; `None` where the step was not timed.
+    /// [`KernelTime::time_s`] as a fraction of the step's time; `None` if the step was not timed.
     pub share_of_step: Option<f64>,
     /// Bytes moved a second, each operand once.
     pub bytes_per_s: f64,
     /// Floating-point operations a second.
     pub flops_per_s: f64,
-    /// Bytes a second, as a share of the reference copy's.
+    /// Bytes a second, as a fraction of the reference copy's.
     pub of_copy: f64,
-    /// Operations a second, as a share of the reference product's.
+    /// Operations a second, as a fraction of the reference product's.
     pub of_product: f64,
 }
 
-/// The step beside the sum of its ops.
+/// Time of a step, compared with the sum of its ops.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepSummary {
-    /// Median seconds of the step; `None` where it was not timed.
+    /// Median seconds of the step; `None` if it was not timed.
     pub median_s: Option<f64>,
-    /// Seconds that the timed ops take a step, each alone and on operands that are in no cache.
+    /// Seconds that the timed ops take in a step, each timed alone and on operands that are in no cache.
     pub sum_of_ops_s: f64,
-    /// `(median_s - sum_of_ops_s) / median_s`: the share of the step in which no kernel runs, if each kernel took as
-    /// long within the step as alone. It is negative where operands from memory cost an op more than the operands in a
-    /// cache that it has within the step. `None` unless the step and all of its ops were timed.
+    /// `(median_s - sum_of_ops_s) / median_s`: the fraction of the step in which no kernel runs, if each kernel takes
+    /// as long within the step as alone. It is negative if ops gain more from operands in a cache, which they have
+    /// within the step. `None` unless the step and all of its ops were timed.
     pub idle_share: Option<f64>,
-    /// Launches of kernels a step.
+    /// Number of kernel launches in a step.
     pub launches: u64,
     /// Seconds that the step's launches would take if no kernel did anything: launches times
     /// [`References::graph_node_s`].
@@ -47,7 +47,7 @@ pub struct StepSummary {
 }
 
 impl StepSummary {
-    /// Sums over the ops among `items`; `all_ops` says that none of the step's is missing.
+    /// Sums over the ops among `items`. `all_ops`: none of the step's ops is missing.
     pub(super) fn new(items: &[BenchItem], launches: u64, all_ops: bool, references: &References) -> StepSummary {
         let median_s = step_time(items);
         let sum_of_ops_s = ops(items).map(BenchItem::seconds_a_step).sum();
@@ -58,7 +58,7 @@ impl StepSummary {
     }
 }
 
-/// Time of each list of kernels that an op is launched as, the longest first.
+/// Times of each list of kernels that ops are launched as, the longest first.
 pub(super) fn by_kernel(items: &[BenchItem], references: &References) -> Vec<KernelTime> {
     let step = step_time(items);
     let mut ops_of: BTreeMap<&[&'static str], Vec<&BenchItem>> = BTreeMap::new();
@@ -91,7 +91,7 @@ fn ops(items: &[BenchItem]) -> impl Iterator<Item = &BenchItem> {
     items.iter().filter(|item| item.group == "op")
 }
 
-/// Median seconds of the step, where it was timed.
+/// Median seconds of the step, if it was timed.
 pub(super) fn step_time(items: &[BenchItem]) -> Option<f64> {
     items.iter().find(|item| item.group == "step").map(|item| item.median_s)
 }

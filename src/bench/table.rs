@@ -1,4 +1,4 @@
-//! The report as text.
+//! Text of a bench's report.
 
 use std::fmt;
 
@@ -56,7 +56,7 @@ impl fmt::Display for BenchReport {
     }
 }
 
-/// The step beside the sum of its ops, as far as they were timed.
+/// Line that compares the step with the sum of its ops, if both were timed.
 fn summary(f: &mut fmt::Formatter<'_>, step: &StepSummary, graph_node_s: Option<f64>) -> fmt::Result {
     let StepSummary { median_s, sum_of_ops_s, idle_share, launches, launches_s } = step;
     let Some((step, idle)) = median_s.zip(*idle_share) else { return Ok(()) };
@@ -102,7 +102,7 @@ fn kernel_line(kernel: &KernelTime) -> String {
     format!("{columns}{}  {}", nearer(kernel.of_copy, kernel.of_product), kernel.kernels.join(", "))
 }
 
-/// The larger of the shares of the two reference rates.
+/// Larger one of the fractions of the two reference rates.
 fn nearer(of_copy: f64, of_product: f64) -> String {
     let (part, name) = if of_copy > of_product { (of_copy, "copy   ") } else { (of_product, "product") };
     format!("{:>16}", format!("{} {name}", share(part)))

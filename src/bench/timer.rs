@@ -7,9 +7,9 @@ use crate::Result;
 use crate::device::{Device, Schedule};
 use crate::tape::Program;
 
-/// Seconds that one measurement takes at least: short work is repeated so often.
+/// Least seconds of one measurement; shorter work is repeated until it takes as long.
 const LEAST_SECONDS: f64 = 5e-3;
-/// Repetitions of short work at most: a GPU is given all of them at once.
+/// Largest number of repetitions of short work, all of which are submitted to a GPU at once.
 pub(super) const MOST_RUNS: usize = 512;
 
 /// Median and least seconds of a run.
@@ -35,8 +35,8 @@ impl Timer<'_> {
         self.measure(&in_turn(std::slice::from_ref(program), runs), runs, None)
     }
 
-    /// Times a run of an op on copies of its operands, which are in no cache when they are used. Returns how many
-    /// copies there were, too.
+    /// Times a run of an op on copies of its operands, which are in no cache when they are used. Returns the number of
+    /// copies too.
     pub fn time_rotated(&mut self, op: &Program, rotation: &Rotation) -> Result<(RunTime, usize)> {
         let first = rotation.copies(op, 1);
         self.device.execute(&first.fill)?;
@@ -45,14 +45,14 @@ impl Timer<'_> {
         let runs = enough_runs(self.device.time(&once)?);
         let copies = rotation.copies(op, runs);
         self.device.execute(&copies.fill)?;
-        // Whole turns: every copy as often as the others.
+        // Every copy is used equally often.
         let count = copies.programs.len();
         let runs = runs.next_multiple_of(count);
         let time = self.measure(&in_turn(&copies.programs, runs), runs, copies.evict.as_ref())?;
         Ok((time, count))
     }
 
-    /// Times a schedule that is `runs` runs; `before` runs before each measurement and is not timed.
+    /// Times a schedule of `runs` runs. The program `before` runs before each measurement and is not timed.
     pub fn measure(&mut self, schedule: &Schedule, runs: usize, before: Option<&Program>) -> Result<RunTime> {
         self.device.replay(schedule)?;
         let mut seconds = Vec::with_capacity(self.rounds);
@@ -67,14 +67,14 @@ impl Timer<'_> {
     }
 }
 
-/// A schedule of so many runs, for which the programs take turns.
+/// Schedule of `runs` runs, in which the programs take turns.
 fn in_turn(programs: &[Arc<Program>], runs: usize) -> Schedule {
     let mut schedule = Schedule::default();
     programs.iter().cycle().take(runs).for_each(|program| schedule.then(program, 1));
     schedule
 }
 
-/// Runs of a measurement, if one takes so many seconds.
+/// Number of runs in a measurement, if one run takes `seconds`.
 fn enough_runs(seconds: f64) -> usize {
     (LEAST_SECONDS / seconds.max(1e-9)).ceil().clamp(1.0, MOST_RUNS as f64) as usize
 }

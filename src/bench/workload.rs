@@ -1,4 +1,4 @@
-//! Programs that are timed, and buffers filled so that each program does its usual work.
+//! Programs that are timed, and contents of their buffers with which each program does its usual work.
 
 use std::sync::Arc;
 
@@ -10,22 +10,23 @@ use crate::model::{self, Model};
 use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Program, Tape, Value, ValueInfo};
 use crate::{Error, Result, train};
 
-/// Pixels of an image of the attack's step.
+/// Size of the images of the attacks' steps, `[h, w, c]`.
 const IMAGE: [usize; 3] = [28, 28, 1];
-/// Radius and step of the attack's balls: neither end of [0, 1] nor the ball cuts everything.
+/// Radius of the attacks' balls, with which neither [0, 1] nor the ball clips every pixel.
 const EPS: f32 = 0.3;
+/// Step size of the attacks.
 const STEP: f32 = 0.01;
-/// The least matrix product that is tried.
+/// Size of the smallest matrix product.
 const LEAST_PRODUCT: usize = 256;
-/// Added to the bias of label 0, which every example has: all predictions are correct, so all examples are attacked.
+/// Added to the bias of label 0, which every example has, so that all examples are correct and attacked.
 const BIAS: f32 = 5.0;
 
-/// A number in [0, 1) by its place, without a pattern.
+/// Pseudo-random number in [0, 1) of element `i`.
 fn number(i: usize) -> f32 {
     ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32
 }
 
-/// Steps of attacks on a large batch, in both norms: PGD's fused step, FAB's projection; and a copy of the same size.
+/// Steps of attacks on a large batch in both norms, PGD's fused step and FAB's projection; and a copy of the same size.
 pub(super) struct AttackSteps {
     adv: Buffer,
     x: Buffer,
@@ -125,7 +126,7 @@ impl Products {
     }
 }
 
-/// A training step with every example predicted correctly.
+/// Training step in which every example is correct.
 pub(super) struct BenchStep {
     model: Box<dyn Model>,
     data: DeviceData,
@@ -142,7 +143,7 @@ impl BenchStep {
         config.width = settings.width.unwrap_or(config.width);
         config.training_batch_size = settings.batch_size.unwrap_or(config.training_batch_size);
         config.validate()?;
-        // The optimizer does its usual work, and every step is the same.
+        // With learning rate 0 the optimizer does its usual work, and every step is the same.
         config.learning_rate_schedule = vec![(0, 0.0)];
         let batch = config.training_batch_size;
         let mut model = model::build(&config.architecture());
@@ -168,7 +169,7 @@ impl BenchStep {
         device.write_u32(&self.training.batch.rows, &[self.batch as u32])
     }
 
-    /// Refuses the figures of a step that did not attack every example.
+    /// Refuses the times of a step that did not attack every example.
     pub fn check(&self, device: &dyn Device) -> Result<()> {
         let Some(correct) = &self.training.correct else { return Ok(()) };
         match device.read_u32(correct)?[0] {
@@ -182,7 +183,8 @@ impl BenchStep {
     }
 }
 
-/// Shapes of the first op's operands: `u8:50x28x28x1 u32:50 -> u8:50x28x28x1`. Single precision is not named.
+/// Shapes of the first op's operands: `u8:50x28x28x1 u32:50 -> u8:50x28x28x1`. Single precision is the type without a
+/// name.
 pub(super) fn shape(program: &Program) -> String {
     let node = &program.nodes[0];
     let one = |value: &Value| {

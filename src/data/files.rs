@@ -1,4 +1,4 @@
-//! Files of data sets: where they lie, their bytes, their labels.
+//! Files of data sets: their folders, their bytes, their labels.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Checkpoints of a run: the state that it goes on from, as tensors of a file.
+//! Checkpoints of a run: the state to resume from, as tensors of a file.
 //!
 //! A run's state is the number of its step, weights, batch norm's running statistics, the optimizer's state, the sums
 //! of metrics and, with MMA, the margin table. Everything else is a function of the settings and the data, so a run

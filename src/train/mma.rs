@@ -36,9 +36,9 @@ pub struct Mma {
     pub metrics: Buffer,
     /// Logits of the last clean batch `[batch, classes]`.
     pub logits: Buffer,
-    /// Clean loss of the last batch by example.
+    /// Clean loss of each example of the last batch `[batch]`.
     pub clean_loss: Buffer,
-    /// Loss of the last margin pass by example.
+    /// Loss of each example of the last margin pass `[batch]`.
     pub margin_loss: Buffer,
     /// Weights of `margin_loss`: one over the number of active rows, or 0 if the margin has reached d_max.
     pub margin_weights: Buffer,
@@ -46,7 +46,7 @@ pub struct Mma {
     pub selected: Buffer,
     /// Number of the last batch's correct examples, u32 `[1]`.
     pub correct: Buffer,
-    /// Margins of the last batch by example; 0 for misclassified ones.
+    /// Margin of each example of the last batch `[batch]`; 0 if it is misclassified.
     pub eps: Buffer,
     /// Programs of a whole step.
     pub schedule: Schedule,

@@ -220,7 +220,7 @@ impl<'a> TrainingRun<'a> {
         self.measure_best(before)
     }
 
-    /// Message that says how to go on after the device has failed.
+    /// Message that says how to resume after the device has failed.
     fn resume_hint(&self) -> String {
         format!(
             "the checkpoint of step {} is whole; `maxmargin train --resume {}` goes on from it",

@@ -2,7 +2,7 @@
 
 use crate::tape::{Buffer, Metric};
 
-/// Results of a step by example, from which the sums of [`Metric`] are made.
+/// Values of each example of a step, from which the sums of [`Metric`] are made.
 pub(super) struct BatchStatistics<'a> {
     /// Logits `[n, classes]`; an example is correct if its label has the largest one.
     pub logits: &'a Buffer,
