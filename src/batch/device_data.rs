@@ -1,6 +1,6 @@
 //! A data set on the device: pixels stay bytes until a batch is gathered.
 
-use super::Batch;
+use super::buffers::Batch;
 use crate::Result;
 use crate::data::Dataset;
 use crate::device::Device;

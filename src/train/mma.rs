@@ -19,7 +19,7 @@ use crate::device::Schedule;
 use crate::model::{Mode, Model, image_buffer};
 use crate::record::StepRecord;
 use crate::rng::Purpose;
-use crate::tape::{Buffer, Memory, Program, Tape};
+use crate::tape::{Buffer, Memory, Program};
 
 /// A step of MMA training, and its buffers.
 #[derive(Clone, Debug)]
@@ -130,8 +130,7 @@ impl Mma {
     /// Records the clean loss, its gradient if the method uses it, and the selection of the correct rows.
     fn clean_pass(&self, recorder: &StepRecorder, gradient: Option<&Buffer>) -> Program {
         let config = recorder.config;
-        let mut tape = Tape::new("clean_pass");
-        tape.set_rows(&self.batch.rows);
+        let mut tape = self.batch.tape("clean_pass");
         recorder.gather(&mut tape);
         let (x, labels) = (tape.leaf(&self.batch.x), tape.leaf(&self.batch.labels));
         let logits = recorder.model.logits(&mut tape, x, Mode::Train);
@@ -155,8 +154,7 @@ impl Mma {
         config: &Config,
         noise: Option<(&Buffer, &Buffer)>,
     ) -> Program {
-        let mut tape = Tape::new("gather_correct");
-        tape.set_rows(&attacked.rows);
+        let mut tape = attacked.tape("gather_correct");
         let selected = tape.leaf(&self.selected);
         let whole = [
             (&self.batch.x, &attacked.x),
@@ -187,8 +185,7 @@ impl Mma {
         gradient: &Buffer,
     ) -> Program {
         let (config, n) = (recorder.config, self.batch.capacity());
-        let mut tape = Tape::new("margin_pass");
-        tape.set_rows(&self.batch.rows);
+        let mut tape = self.batch.tape("margin_pass");
         let (x, labels, index) =
             (tape.leaf(&self.batch.x), tape.leaf(&self.batch.labels), tape.leaf(&self.batch.index));
         let all = tape.copy(x);

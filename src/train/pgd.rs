@@ -40,14 +40,12 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     };
     let pgd = Pgd::new(memory, model, &recorder.batch, &settings);
 
-    let mut tape = Tape::new("gather");
-    tape.set_rows(&recorder.batch.rows);
+    let mut tape = recorder.batch.tape("gather");
     recorder.gather(&mut tape);
     balls(&mut tape, &recorder, &pgd);
     let gather = tape.finish();
 
-    let mut tape = Tape::new("adversarial_pass");
-    tape.set_rows(&recorder.batch.rows);
+    let mut tape = recorder.batch.tape("adversarial_pass");
     let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&recorder.batch.labels));
     let found = model.logits(&mut tape, adv, Mode::Train);
     tape.keep(found, &logits);

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
 use crate::record::StepRecord;
-use crate::tape::{Memory, Tape};
+use crate::tape::Memory;
 
 /// Records a step on batches of `data`: a clean pass, the optimizer.
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
@@ -18,8 +18,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let clean_loss = recorder.per_example(memory, "clean_loss");
     let gradient = recorder.gradient_buffer(memory, "gradient");
 
-    let mut tape = Tape::new("clean_pass");
-    tape.set_rows(&recorder.batch.rows);
+    let mut tape = recorder.batch.tape("clean_pass");
     recorder.gather(&mut tape);
     let (x, labels) = (tape.leaf(&recorder.batch.x), tape.leaf(&recorder.batch.labels));
     let found = model.logits(&mut tape, x, Mode::Train);

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
 use crate::record::StepRecord;
-use crate::tape::{Memory, Tape};
+use crate::tape::Memory;
 
 /// Standard deviation of the noise at the attack's start: at the image itself the gradient of the divergence is 0.
 pub const START_DEVIATION: f32 = 0.001;
@@ -43,8 +43,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
         tape.kl(natural, logits)
     });
 
-    let mut tape = Tape::new("natural_pass");
-    tape.set_rows(&recorder.batch.rows);
+    let mut tape = recorder.batch.tape("natural_pass");
     recorder.gather(&mut tape);
     balls(&mut tape, &recorder, &pgd);
     let x = tape.leaf(&recorder.batch.x);
@@ -52,8 +51,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     tape.keep(found, &natural);
     let natural_pass = tape.finish();
 
-    let mut tape = Tape::new("trades_pass");
-    tape.set_rows(&recorder.batch.rows);
+    let mut tape = recorder.batch.tape("trades_pass");
     let [x, adv, labels] = [&recorder.batch.x, &pgd.adv, &recorder.batch.labels].map(|b| tape.leaf(b));
     let [found, adversarial] = [x, adv].map(|images| model.logits(&mut tape, images, Mode::Train));
     tape.keep(found, &logits);
