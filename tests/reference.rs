@@ -64,12 +64,15 @@ fn failures_on(case: &ReferenceCase, mut device: Box<dyn Device>) -> Vec<String>
 fn every_case_of_the_folder_is_reproduced() {
     let cases = cases(&folder()).unwrap();
     let on_every_device = |(i, case): (usize, &ReferenceCase)| {
-        let mut makes = devices();
+        let mut test_devices = devices();
         // The fake driver is slow: where it has two forms of the CUDA device, the cases alternate between them.
-        if makes.len() == 3 {
-            makes.remove(1 + i % 2);
+        if test_devices.len() == 3 {
+            test_devices.remove(1 + i % 2);
         }
-        makes.into_iter().flat_map(|make| failures_on(case, make.open_for_replays())).collect::<Vec<_>>()
+        test_devices
+            .into_iter()
+            .flat_map(|test_device| failures_on(case, test_device.open_for_replays()))
+            .collect::<Vec<_>>()
     };
     let failures: Vec<String> = cases.iter().enumerate().flat_map(on_every_device).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));

@@ -119,12 +119,12 @@ impl OpCase {
             counts.dedup();
         }
         let formulas: Vec<OnceCell<Vec<Vec<Sum>>>> = counts.iter().map(|_| OnceCell::new()).collect();
-        for make in devices() {
-            let results = self.run(make, &counts);
+        for test_device in devices() {
+            let results = self.run(test_device, &counts);
             for ((&count, outputs), formula_of) in counts.iter().zip(&results).zip(&formulas) {
                 let n = self.active(count);
                 let case = format!("{} {self:?}, {n} rows", self.kernels().join(", "));
-                let verdict = match make {
+                let verdict = match test_device {
                     TestDevice::Cpu => Verdict::NotRecorded,
                     _ => {
                         fingerprints::compare(self.key(count), self.fingerprint(n, outputs), self.uses_library(), &case)
@@ -231,7 +231,7 @@ impl OpCase {
 
     /// Bytes of the active elements of each output, for each of the `counts`. All other memory must keep its bits, and
     /// the results' bits must not depend on the run or on the number of threads.
-    fn run(&self, make: TestDevice, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
+    fn run(&self, test_device: TestDevice, counts: &[Option<usize>]) -> Vec<Vec<Vec<u8>>> {
         let (all, memory, operands, rows) = self.program(false);
         let (some, ..) = self.program(true);
         let image = |n: usize| {
@@ -248,10 +248,10 @@ impl OpCase {
         let images: Vec<Vec<u8>> = counts.iter().map(|&count| image(self.active(count))).collect();
         // One copy moves the whole arena; operands with allocations of their own are copied one by one.
         let whole = Buffer { dims: vec![memory.bytes()], dtype: DType::U8, ..memory.buffers[0].clone() };
-        let copied = if make == TestDevice::CudaApart { memory.buffers.clone() } else { vec![whole] };
+        let copied = if test_device == TestDevice::CudaApart { memory.buffers.clone() } else { vec![whole] };
         let on_threads = |pool: &ThreadPool| -> Vec<Vec<Vec<u8>>> {
             pool.install(|| {
-                let mut device = make.open();
+                let mut device = test_device.open();
                 device.allocate(&memory, &[&all, &some]).expect("memory");
                 let mut run = |image: &Vec<u8>, program: &Program| {
                     let mut after = image.clone();
@@ -273,7 +273,7 @@ impl OpCase {
             })
         };
         // A GPU's results do not depend on the host's threads.
-        let pools = if make == TestDevice::Cpu { &ONE_AND_TWO_THREADS[..] } else { &ONE_AND_TWO_THREADS[1..] };
+        let pools = if test_device == TestDevice::Cpu { &ONE_AND_TWO_THREADS[..] } else { &ONE_AND_TWO_THREADS[1..] };
         let results: Vec<Vec<Vec<Vec<u8>>>> = pools.iter().map(on_threads).collect();
         let outputs =
             (self.inputs.len()..operands.len()).map(|at| (&self.outputs[at - self.inputs.len()], &operands[at]));
