@@ -1,8 +1,8 @@
-//! Compiles `kernels/*.cu` with nvcc, one fatbin a file, and writes the table of kernels that is built into the binary;
-//! and names the commit that is built.
+//! Build script: compiles `kernels/*.cu` with nvcc, one fatbin a file, and writes the table of kernels of the binary and
+//! the header `abi.cuh` that the kernels share with Rust. Sets `MAXMARGIN_COMMIT`.
 //!
-//! Without nvcc the build succeeds and says so: the binary then has no device code, and says that when it is asked for
-//! a GPU. No GPU is needed. A file is compiled again only if it, a header, a flag or the compiler changed.
+//! Without nvcc the build succeeds with a warning. The binary then has no device code, and refuses a GPU with a message
+//! that says so. The build needs no GPU. A file is compiled again only if it, a header, a flag or the compiler changed.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -32,27 +32,27 @@ const FLAGS: &[&str] = &[
 /// One `extern "C" __global__` function, as its source declares it.
 struct KernelDeclaration {
     name: String,
-    /// `pointer`, or the type's own name.
+    /// Type of each argument: `pointer`, or the type's name.
     params: Vec<String>,
 }
 
-/// What ptxas says of a kernel for one architecture.
+/// Resources of a kernel on one architecture, as ptxas reports them.
 struct PtxasUsage {
     kernel: String,
     arch: String,
     registers: u32,
     shared: u32,
-    /// Bytes of a thread's stack frame, which stands in local memory.
+    /// Bytes of a thread's stack frame, which is in local memory.
     stack: u32,
     spilled: u32,
 }
 
-/// Kernels that may have a stack frame, with its bytes. Those of formulas call `cosf`, which multiplies an argument
-/// beyond 105615 by the words of 2 / pi and keeps the products in local memory; no other argument touches it.
+/// Kernels that may have a stack frame, with its bytes. Formulas call `cosf`, which multiplies an argument beyond 105615 by
+/// the words of 2 / pi and stores the products in local memory; no other argument uses it.
 const STACK_FRAMES: &[(&str, u32)] = &[("map", 32), ("map_u32", 32), ("reduce_extreme", 32), ("reduce_sum", 32)];
 
-/// The commit that is built goes into the records of evaluations; there is none where git or its folder is not there.
-fn name_the_commit() {
+/// Sets `MAXMARGIN_COMMIT`, which records of evaluations name. It stays unset without git or without its folder.
+fn set_commit() {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
         Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
@@ -71,7 +71,7 @@ fn main() {
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    name_the_commit();
+    set_commit();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let (sources, mut headers) = sources();
     let abi = header::text();
@@ -80,8 +80,8 @@ fn main() {
     let nvcc = find_nvcc();
     if nvcc.is_none() {
         println!(
-            "cargo::warning=nvcc was not found, so this binary cannot use a GPU; `scripts/setup-nvcc` installs it \
-             into the project (or set NVCC or CUDA_HOME)"
+            "cargo::warning=nvcc was not found: this binary cannot use a GPU. `scripts/setup-nvcc` installs nvcc into the \
+             project; NVCC or CUDA_HOME names another one"
         );
     }
     let version = nvcc.as_ref().map(|nvcc| version(nvcc));
@@ -96,7 +96,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The kernel files in order of their names, and the text of all headers.
+/// Paths of the kernel files, sorted, and the text of all headers.
 fn sources() -> (Vec<PathBuf>, String) {
     let entries = fs::read_dir("kernels").expect("kernels/ is part of the source");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("kernels/ can be listed").path()).collect();
@@ -106,7 +106,7 @@ fn sources() -> (Vec<PathBuf>, String) {
     (of("cu"), of("cuh").iter().map(|path| read(path)).collect())
 }
 
-/// In this order: `$NVCC`, what `scripts/setup-nvcc` installed, `$CUDA_HOME`, `$CUDA_PATH`, `PATH`, the usual folder.
+/// Path of nvcc, from the first of: `$NVCC`, `scripts/setup-nvcc`, `$CUDA_HOME`, `$CUDA_PATH`, `PATH`, the usual folder.
 fn find_nvcc() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(nvcc) = set("NVCC") {
@@ -128,7 +128,7 @@ fn version(nvcc: &Path) -> String {
     release.unwrap_or_else(|| panic!("{} --version: no release in {text:?}", nvcc.display())).to_owned()
 }
 
-/// Compiles what changed, files in parallel.
+/// Compiles the files that changed, in parallel.
 fn compile_all(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &str, out: &Path) -> Vec<Vec<PtxasUsage>> {
     let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).max(1);
     let mut results: Vec<Result<Vec<PtxasUsage>, String>> = Vec::new();
@@ -148,16 +148,17 @@ fn compile_all(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &str, o
     results.into_iter().flatten().collect()
 }
 
-/// One file to a fatbin. The stamp beside it says what it was made of, and keeps what ptxas said.
+/// Compiles one file to a fatbin, unless a stamp says that nothing changed. The log beside it has the stamp and the
+/// report of ptxas.
 fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path) -> Result<Vec<PtxasUsage>, String> {
     let text = read(source);
     let mut hasher = DefaultHasher::new();
     (&text, headers, FLAGS, version).hash(&mut hasher);
     let stamp = format!("{:016x}", hasher.finish());
     let (image, log) = (fatbin(source, out), fatbin(source, out).with_extension("log"));
-    let kept = fs::read_to_string(&log).unwrap_or_default();
-    let said = match kept.strip_prefix(&format!("{stamp}\n")) {
-        Some(said) if image.is_file() => said.to_owned(),
+    let recorded = fs::read_to_string(&log).unwrap_or_default();
+    let report = match recorded.strip_prefix(&format!("{stamp}\n")) {
+        Some(report) if image.is_file() => report.to_owned(),
         _ => {
             let output = Command::new(nvcc)
                 .args(FLAGS)
@@ -168,15 +169,15 @@ fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path)
                 .arg(source)
                 .output()
                 .map_err(|e| format!("{}: {e}", nvcc.display()))?;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let report = String::from_utf8_lossy(&output.stderr).into_owned();
             if !output.status.success() {
-                return Err(format!("{}: nvcc failed\n{said}", source.display()));
+                return Err(format!("{}: nvcc failed\n{report}", source.display()));
             }
-            fs::write(&log, format!("{stamp}\n{said}")).map_err(|e| format!("{}: {e}", log.display()))?;
-            said
+            fs::write(&log, format!("{stamp}\n{report}")).map_err(|e| format!("{}: {e}", log.display()))?;
+            report
         }
     };
-    let usages = usages(&said);
+    let usages = usages(&report);
     match usages.iter().find_map(local_memory) {
         Some(refusal) => {
             let _ = fs::remove_file(&log);
@@ -186,7 +187,7 @@ fn compile(nvcc: &Path, version: &str, source: &Path, headers: &str, out: &Path)
     }
 }
 
-/// The message that refuses a kernel whose threads use local memory: registers that spill, or a stack frame larger than
+/// Error message for a kernel whose threads use local memory: registers that spill, or a stack frame larger than
 /// [`STACK_FRAMES`] allows.
 fn local_memory(PtxasUsage { kernel, arch, stack, spilled, .. }: &PtxasUsage) -> Option<String> {
     let allowed = STACK_FRAMES.iter().find(|(name, _)| name == kernel).map_or(0, |(_, bytes)| *bytes);
@@ -197,10 +198,10 @@ fn local_memory(PtxasUsage { kernel, arch, stack, spilled, .. }: &PtxasUsage) ->
     }
     (*stack > allowed).then(|| {
         format!(
-            "{kernel} has a stack frame of {stack} bytes on {arch}, of which {allowed} are allowed: an array in local \
-             memory is indexed by a number that is known only at run time. Unroll the loop around it, put the array \
-             into shared memory, or make it a `const __grid_constant__` parameter; where none is possible, add the \
-             kernel to STACK_FRAMES in build.rs with the reason"
+            "{kernel} has a stack frame of {stack} bytes on {arch}; {allowed} are allowed: an array in local memory is \
+             indexed by a number that is known only at run time. Unroll the loop around it, move the array to shared \
+             memory, or make it a `const __grid_constant__` parameter. If none is possible, add the kernel to \
+             STACK_FRAMES in build.rs with the reason"
         )
     })
 }
@@ -209,15 +210,15 @@ fn fatbin(source: &Path, out: &Path) -> PathBuf {
     out.join(source.file_stem().expect("a file has a name")).with_extension("fatbin")
 }
 
-/// Reads ptxas's report: `Compiling entry function 'NAME' for 'ARCH'`, then the stack frame and spills, then registers
+/// Parses ptxas's report: `Compiling entry function 'NAME' for 'ARCH'`, then the stack frame and spills, then registers
 /// and shared memory.
-fn usages(said: &str) -> Vec<PtxasUsage> {
+fn usages(report: &str) -> Vec<PtxasUsage> {
     let number = |line: &str, after: &str| -> u32 {
         let before = line.split(after).next().unwrap_or_default().trim_end();
         before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
     };
     let mut found: Vec<PtxasUsage> = Vec::new();
-    for line in said.lines() {
+    for line in report.lines() {
         if let Some(rest) = line.split("Compiling entry function '").nth(1) {
             let mut quoted = rest.split('\'');
             let kernel = quoted.next().unwrap_or_default().to_owned();
@@ -236,10 +237,10 @@ fn usages(said: &str) -> Vec<PtxasUsage> {
     found
 }
 
-/// Words of an argument's declaration that are not its type.
+/// Words of an argument's declaration that do not belong to its type.
 const QUALIFIERS: &[&str] = &["const", "__grid_constant__"];
 
-/// The kernels that a source declares: `extern "C" __global__ ... NAME(ARGUMENTS) {`.
+/// Kernels that a source declares: `extern "C" __global__ ... NAME(ARGUMENTS) {`.
 fn kernels(source: &Path) -> Vec<KernelDeclaration> {
     let text: String = read(source).lines().map(|line| line.split("//").next().unwrap_or_default()).fold(
         String::new(),
@@ -267,15 +268,15 @@ fn kernels(source: &Path) -> Vec<KernelDeclaration> {
         .collect()
 }
 
-/// `images.rs`: each file's image, and each kernel with its arguments and what it uses.
+/// Text of `images.rs`: the fatbin of each file, and each kernel with its arguments and resources.
 fn table(sources: &[PathBuf], usages: &[Vec<PtxasUsage>], version: Option<&str>, out: &Path) -> String {
     let mut text = format!(
-        "/// The version of nvcc that compiled the kernels; none: the binary has no device code.\npub static NVCC: Option<&str> = {version:?};\n"
+        "/// Version of nvcc that compiled the kernels; `None`: the binary has no device code.\npub static NVCC: Option<&str> = {version:?};\n"
     );
     let targets: Vec<&str> = FLAGS.iter().filter_map(|flag| flag.split(",code=").nth(1)).collect();
     let _ = writeln!(
         text,
-        "/// What they are compiled for: architectures, and PTX for later ones.\n\
+        "/// Targets that they are compiled for: architectures, and PTX for later ones.\n\
          pub static TARGETS: &[&str] = &{targets:?};"
     );
     text += "pub static IMAGES: &[KernelImage] = &[\n";
@@ -287,7 +288,7 @@ fn table(sources: &[PathBuf], usages: &[Vec<PtxasUsage>], version: Option<&str>,
         };
         let _ = writeln!(text, "    KernelImage {{ file: {file:?}, bytes: {bytes} }},");
     }
-    text += "];\n/// Every kernel, in order of files.\npub static KERNELS: &[KernelInfo] = &[
+    text += "];\n/// Every kernel, in the order of the files.\npub static KERNELS: &[KernelInfo] = &[
 ";
     for (image, (source, usages)) in sources.iter().zip(usages).enumerate() {
         for kernel in kernels(source) {

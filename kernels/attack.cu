@@ -1,30 +1,31 @@
-// PGD and the search for the boundary, each example with its own eps.
+// PGD and the search for the boundary. Each example has its own eps.
 //
-// Read this file first: `pgd_step_linf` is the plainest kernel there is, and the heart of the project. One launch does
-// what is written in tensor libraries as six: the step along the gradient, the projection into the ball, the clamp to
-// the box, for a batch of which every example has a radius and a step of its own.
+// Read this file first: `pgd_step_linf` is the plainest kernel of the project, and its heart. One launch does the work
+// of six operations of a tensor library: the step along the gradient, the projection into the ball and the clamp to the
+// box, for a batch whose examples each have a radius and a step size of their own.
 //
-// Three habits of all kernels show here.
-// - `rows` is a number on the GPU: how many rows of the batch take part. A block beyond it leaves at once.
-// - Four numbers are read and written at once where addresses allow it (the kernels whose name ends in _x4 or _registersN);
-//   the formula is written once, for one number, and `each` applies it.
-// - The compiler contracts no product and sum into one rounding (-fmad=false): bits are those that the formula says,
-//   and the CPU's. The ball below rests on that.
+// Three rules of all kernels appear here.
+// - `rows` points to the number of active rows, which is on the GPU. A block beyond them leaves at once.
+// - Four numbers are read and written at once if the addresses allow it (kernels whose name ends in _x4 or
+//   _registersN).
+//   The formula is written once, for one number, and `each` applies it to four.
+// - The compiler does not contract a product and a sum into a fused multiply-add (-fmad=false): the results have the
+//   bits of the formula, as on the CPU. The exact ball below depends on this.
 #include "prelude.cuh"
 #include "random.cuh"
 #include "vector.cuh"
 
 // --- numbers that never leave the ball ---
 
-// The number next to v, one step towards 0 or away from it; v is finite and not 0. But for the sign, numbers are ordered
-// as their bits are.
+// The floating-point number next to v, towards 0 or away from it; v is finite and not 0. Numbers of one sign are
+// ordered as their bits.
 __device__ __forceinline__ float neighbour(float v, bool towards_zero) {
     return __int_as_float(__float_as_int(v) + (towards_zero ? -1 : 1));
 }
 
-// x + e, rounded towards x. Knuth's two-sum gives the error of the addition exactly; if the sum was rounded away from
-// x, its neighbour is the answer. (Then it is not 0: an addition that gives 0 has no error.) Written without branches,
-// for the lanes of a warp would take different ones.
+// x + e, rounded towards x. Knuth's two-sum gives the exact error of the addition. If the sum was rounded away from x,
+// the result is its neighbour. (The sum is then not 0, because an addition whose result is 0 has no error.) There are
+// no branches, because the lanes of a warp would diverge.
 __device__ __forceinline__ float add_towards(float x, float e) {
     const float sum = x + e;
     const float part = sum - x;
@@ -33,7 +34,7 @@ __device__ __forceinline__ float add_towards(float x, float e) {
     return away ? neighbour(sum, (sum > 0.0f) == (e > 0.0f)) : sum;
 }
 
-// What is no number stays what it is.
+// NaN passes through.
 __device__ __forceinline__ float clamp(float v, float low, float high) {
     return v < low ? low : v > high ? high : v;
 }
@@ -47,13 +48,13 @@ __device__ __forceinline__ float into_ball_and_box(float v, float x, float eps) 
 
 // --- linf: one pass over memory ---
 
-// Where a thread works if every block works in one row, THREADS numbers (or fours) of it: then eps and step are the
-// same for the whole block. Rows have `width` numbers, or fours.
-struct Spot {
+// Position of a thread in a grid whose blocks each take THREADS elements of one row, so that eps and the step size are
+// the same for the whole block. Rows have `width` elements: numbers, or vectors of four.
+struct RowPosition {
     int row;
     int at;
 
-    __device__ __forceinline__ explicit Spot(int width) {
+    __device__ __forceinline__ explicit RowPosition(int width) {
         const unsigned parts = ceil_div(width, THREADS);
         row = static_cast<int>(blockIdx.x / parts);
         at = static_cast<int>(blockIdx.x % parts) * THREADS + static_cast<int>(threadIdx.x);
@@ -69,16 +70,16 @@ struct Spot {
 // adv = the point at adv + step sign(dx), back in ball and box.
 //
 // 16 bytes a number: adv, x and dx are read, adv is written; some 26 FLOPs. At batch 50 of 28 x 28: 0.63 MB, 0.2 us at
-// 3.0 TB/s; for 200 MB 67 us. Nothing depends on a neighbour, so nothing is shared and nobody waits: three reads of 16
-// bytes a thread are on their way at once, which is what keeps the memory busy.
+// 3.0 TB/s; for 200 MB 67 us. No number depends on another one, so there is no shared memory and no barrier. Three
+// loads of 16 bytes a thread are in flight at once, which keeps the memory busy.
 template <typename V>
 __device__ __forceinline__ void pgd_step_linf_of(V* __restrict__ adv, const V* __restrict__ x, const V* __restrict__ dx,
                                                  const float* __restrict__ eps, const float* __restrict__ step,
                                                  const unsigned* rows, int capacity, int width) {
-    const Spot spot(width);
-    if (!spot.inside(rows, capacity, width)) return;
-    const long long i = spot.offset(width);
-    const float radius = eps[spot.row], stride = step[spot.row];
+    const RowPosition position(width);
+    if (!position.inside(rows, capacity, width)) return;
+    const long long i = position.offset(width);
+    const float radius = eps[position.row], stride = step[position.row];
     const auto move = [=](float a, float x, float g) {
         const float sign = static_cast<float>(g > 0.0f) - static_cast<float>(g < 0.0f);  // 0 for 0
         return into_ball_and_box(a + stride * sign, x, radius);
@@ -98,15 +99,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_step_linf_of(adv, x, dx, eps, step, rows, capacity, width);
 }
 
-// PGD's first point: x + eps noise, noise in [-1, 1), in ball and box. 12 bytes a number, some 25 FLOPs.
+// First point of PGD: x + eps noise, noise in [-1, 1), in ball and box. 12 bytes a number, some 25 FLOPs.
 template <typename V>
 __device__ __forceinline__ void pgd_start_linf_of(V* __restrict__ adv, const V* __restrict__ x,
                                                   const float* __restrict__ eps, const V* __restrict__ noise,
                                                   const unsigned* rows, int capacity, int width) {
-    const Spot spot(width);
-    if (!spot.inside(rows, capacity, width)) return;
-    const long long i = spot.offset(width);
-    const float radius = eps[spot.row];
+    const RowPosition position(width);
+    if (!position.inside(rows, capacity, width)) return;
+    const long long i = position.offset(width);
+    const float radius = eps[position.row];
     const auto start = [=](float x, float u) { return into_ball_and_box(x + radius * u, x, radius); };
     adv[i] = each(start, x[i], noise[i]);
 }
@@ -123,16 +124,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_start_linf_of(adv, x, eps, noise, rows, capacity, width);
 }
 
-// --- l2: a block an example, because its length is a sum over all of it ---
+// --- l2: a block an example, because a norm is a sum over the whole example ---
 
 __device__ __forceinline__ double square_of_difference(float a, float b) {
     const double d = static_cast<double>(a) - static_cast<double>(b);
     return d * d;
 }
 
-// What brings a point `far` from x back into the ball of radius eps, `far` from the sum of its squares. The factor is
-// less than eps / far by more than the roundings of a - x, of the factor and of their product (2^-24 each) may add, and
-// the last addition is rounded towards x: the result is inside the ball, whatever the numbers are.
+// Projection of a point into the ball of radius eps around x. `squares` is the sum of squares of the point's difference
+// from x, and `far` is its norm. The factor is less than eps / far by more than the roundings of a - x, of the factor
+// and of their product (2^-24 each) can add, and the last addition is rounded towards x. So the result is inside the
+// ball for all numbers.
 struct IntoBall {
     bool outside;
     float factor;
@@ -148,15 +150,15 @@ struct IntoBall {
     }
 };
 
-// An example of at most N THREADS fours, kept in registers: adv, x and dx are read once, though they are used twice.
-// Beyond the row's end stand zeros, which no sum and no length notices.
+// An example of at most N THREADS vectors of four, held in registers: adv, x and dx are read once, though they are used
+// twice. Zeros beyond the end of the row change no sum and no norm.
 template <int N>
-struct Kept {
+struct RegisterRow {
     float4 adv[N];
     float4 x[N];
     float4 dx[N];
 
-    __device__ __forceinline__ Kept(const float4* from, const float4* image, const float4* gradient, int width) {
+    __device__ __forceinline__ RegisterRow(const float4* from, const float4* image, const float4* gradient, int width) {
         const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
@@ -182,8 +184,8 @@ struct Kept {
     }
 };
 
-// An example of any length: each pass reads it again, and leaves its point in `adv`.
-struct InMemory {
+// An example of any length: each pass reads it again, and writes its point to `adv`.
+struct MemoryRow {
     float* adv;
     const float* x;
     const float* dx;
@@ -195,8 +197,8 @@ struct InMemory {
     }
 };
 
-// adv = the point at adv + step dx / |dx|, back in ball and box, in the order that is asked for. Every thread of the
-// block calls it. Sums of squares are taken in double, each thread's own first, then the block's.
+// adv = the point at adv + step dx / |dx|, projected into ball and box in the given order. Every thread of the block
+// calls it. Sums of squares are in double precision: each thread's own first, then the block's.
 template <typename Row>
 __device__ __forceinline__ void pgd_step_l2_of(Row& row, float eps, float step, float floor, bool box_first) {
     double squares = 0.0;
@@ -215,52 +217,52 @@ __device__ __forceinline__ void pgd_step_l2_of(Row& row, float eps, float step, 
         squares += sum_each(square_of_difference, adv, x);
     });
     const IntoBall into_ball(block_sum(squares), eps);
-    // The box is of use after the ball, too: rounding may step out of it by the last digit.
+    // The box is applied after the ball, too, because rounding may leave it by the last digit.
     const auto inside = [=](float a, float x) { return into_box(into_ball(a, x)); };
     row.for_each([&](auto& adv, auto& x, auto&) { adv = each(inside, adv, x); });
 }
 
-// The bytes of linf, 16 a number, and some 20 FLOPs, five of them in double: 0.2 us at batch 50 of 28 x 28. What it
-// takes longer is two sums over a block.
+// 16 bytes a number, as in linf, and some 20 FLOPs, five of them in double precision: 0.2 us at batch 50 of 28 x 28.
+// Two sums over a block come on top.
 template <int N>
 __device__ __forceinline__ void pgd_step_l2_registers(float4* adv, const float4* x, const float4* dx, const float* eps,
-                                                 const float* step, float floor, int box_first, const unsigned* rows,
-                                                 int capacity, int width) {
+                                                      const float* step, float floor, int box_first,
+                                                      const unsigned* rows, int capacity, int width) {
     const int row = static_cast<int>(blockIdx.x);
     if (row >= active_rows(rows, capacity)) return;
     const long long start = static_cast<long long>(row) * width;
-    Kept<N> example(adv + start, x + start, dx + start, width);
+    RegisterRow<N> example(adv + start, x + start, dx + start, width);
     pgd_step_l2_of(example, eps[row], step[row], floor, box_first != 0);
     example.store(adv + start, width);
 }
 
-// Rows of at most 256 fours: 28 x 28 has 196.
+// Rows of at most 256 vectors of four: 28 x 28 has 196.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    pgd_step_l2_registers1(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step, float floor,
-                      int box_first, const unsigned* rows, int capacity, int width) {
+    pgd_step_l2_registers1(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step,
+                           float floor, int box_first, const unsigned* rows, int capacity, int width) {
     pgd_step_l2_registers<1>(adv, x, dx, eps, step, floor, box_first, rows, capacity, width);
 }
 
-// Rows of at most 768 fours: 32 x 32 x 3 has 768.
+// Rows of at most 768 vectors of four: 32 x 32 x 3 has 768.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    pgd_step_l2_registers3(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step, float floor,
-                      int box_first, const unsigned* rows, int capacity, int width) {
+    pgd_step_l2_registers3(float4* adv, const float4* x, const float4* dx, const float* eps, const float* step,
+                           float floor, int box_first, const unsigned* rows, int capacity, int width) {
     pgd_step_l2_registers<3>(adv, x, dx, eps, step, floor, box_first, rows, capacity, width);
 }
 
-// Any row. dx is read twice, adv and x twice, adv is written twice: 28 bytes a number, most of them from a cache.
+// Rows of any length. adv, x and dx are read twice, adv is written twice: 28 bytes a number, most of them from a cache.
 extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_step_l2(float* adv, const float* x, const float* dx, const float* eps, const float* step, float floor,
                 int box_first, const unsigned* rows, int capacity, int width) {
     const int row = static_cast<int>(blockIdx.x);
     if (row >= active_rows(rows, capacity)) return;
     const long long start = static_cast<long long>(row) * width;
-    InMemory example{adv + start, x + start, dx + start, width};
+    MemoryRow example{adv + start, x + start, dx + start, width};
     pgd_step_l2_of(example, eps[row], step[row], floor, box_first != 0);
 }
 
-// PGD's first point: an image of noise in [0, 1), brought to the ball around x, then to the box. Once an attack, so it
-// reads twice what it could keep: 20 bytes a number, 8 of them from a cache.
+// First point of PGD: an image of noise in [0, 1), projected into the ball around x, then into the box. It runs once an
+// attack, so it reads its operands twice instead of holding them: 20 bytes a number, 8 of them from a cache.
 template <typename V>
 __device__ __forceinline__ void pgd_start_l2_of(V* __restrict__ adv, const V* __restrict__ x,
                                                 const float* __restrict__ eps, const V* __restrict__ noise,
@@ -308,16 +310,17 @@ struct AlongDirection {
     }
 };
 
-// The length is the radius that PGD searched. 12 bytes a number, 6 FLOPs: 0.47 MB at batch 50 of 28 x 28, 0.16 us.
+// Along the direction of the adversarial example; the length is PGD's radius. 12 bytes a number, 6 FLOPs: 0.47 MB at
+// batch 50 of 28 x 28, 0.16 us.
 template <typename V>
 __device__ __forceinline__ void along_direction_eps_of(V* __restrict__ out, const V* __restrict__ x,
                                                        const V* __restrict__ adv, const float* __restrict__ ball,
                                                        const float* __restrict__ t, int box, const unsigned* rows,
                                                        int capacity, int width) {
-    const Spot spot(width);
-    if (!spot.inside(rows, capacity, width)) return;
-    const long long i = spot.offset(width);
-    out[i] = each(AlongDirection(t[spot.row], ball[spot.row], box != 0), x[i], adv[i]);
+    const RowPosition position(width);
+    if (!position.inside(rows, capacity, width)) return;
+    const long long i = position.offset(width);
+    out[i] = each(AlongDirection(t[position.row], ball[position.row], box != 0), x[i], adv[i]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -332,7 +335,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     along_direction_eps_of(out, x, adv, ball, t, box, rows, capacity, width);
 }
 
-// The largest of all threads' values, which are not negative, in every thread of the block.
+// Maximum of all threads' values, which are not negative, in every thread of the block.
 __device__ __forceinline__ float block_max(float value) {
     SHARED(float, largest, [THREADS / WARP]);
     for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
@@ -344,8 +347,8 @@ __device__ __forceinline__ float block_max(float value) {
     return value;
 }
 
-// The length is that of adv - x, in linf or l2: a block an example reads it twice, the second time from a cache.
-// 12 bytes a number, 9 FLOPs.
+// Along the direction of the adversarial example; the length is the norm of adv - x, linf or l2. A block an example
+// reads it twice, the second time from a cache. 12 bytes a number, 9 FLOPs.
 extern "C" __global__ void __launch_bounds__(THREADS)
     along_direction_unit(float* __restrict__ out, const float* __restrict__ x, const float* __restrict__ adv,
                          const float* __restrict__ t, int l2, int box, const unsigned* rows, int capacity, int width) {
@@ -365,7 +368,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Halves the bracket [low, high] of each row by the sign of the loss at t, and puts t in its middle. 28 bytes a row.
+// Halves the bracket [low, high] of each row by the sign of the loss at t, and moves t to its middle. 28 bytes a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
     bisect(float* __restrict__ t, float* __restrict__ low, float* __restrict__ high, const float* __restrict__ loss,
            float max_eps, const unsigned* rows, int capacity) {
@@ -385,7 +388,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // --- noise ---
 
-// Numbers 4 block .. 4 block + 3 of an example: what `philox` of src/rng.rs gives for it.
+// Numbers 4 block .. 4 block + 3 of an example, the bits of `philox` in src/rng.rs.
 __device__ __forceinline__ float4 noise_of(unsigned block, unsigned example, unsigned step, unsigned purpose,
                                            unsigned seed_low, unsigned seed_high, bool is_signed) {
     const uint4 words =
@@ -394,7 +397,7 @@ __device__ __forceinline__ float4 noise_of(unsigned block, unsigned example, uns
     return make_float4(number(words.x), number(words.y), number(words.z), number(words.w));
 }
 
-// A thread makes four numbers. 4 bytes a number, some 25 integer operations: 0.16 MB at batch 50 of 28 x 28, 0.05 us.
+// A thread writes four numbers. 4 bytes a number, some 25 integer operations: 0.16 MB at batch 50 of 28 x 28, 0.05 us.
 extern "C" __global__ void __launch_bounds__(THREADS)
     uniform(float* __restrict__ out, const unsigned* __restrict__ step, const unsigned* __restrict__ index,
             unsigned seed_low, unsigned seed_high, unsigned purpose, int is_signed, const unsigned* rows, int capacity,
@@ -413,7 +416,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (left > 3) to[3] = numbers.w;
 }
 
-// `width` is the fours of a row.
+// A row has `width` vectors of four.
 extern "C" __global__ void __launch_bounds__(THREADS)
     uniform_x4(float4* __restrict__ out, const unsigned* __restrict__ step, const unsigned* __restrict__ index,
                unsigned seed_low, unsigned seed_high, unsigned purpose, int is_signed, const unsigned* rows,

@@ -1,14 +1,14 @@
-// What batch norm makes of a channel's numbers: as the CPU does (src/device/cpu/batch_norm.rs), to the bit.
+// Factors and addends of batch norm's channels, equal to the CPU's to the bit (src/device/cpu/batch_norm.rs).
 #pragma once
 
 #include "prelude.cuh"
 
-// 1 / the deviation.
+// 1 / (standard deviation of a channel).
 __device__ __forceinline__ float batch_norm_inverse(float variance) {
     return 1.0f / sqrtf(variance + BATCH_NORM_EPS);
 }
 
-// What a channel is multiplied by, and what is added then.
+// y = x scale + shift
 __device__ __forceinline__ float batch_norm_scale(float weight, float variance) {
     return weight / sqrtf(variance + BATCH_NORM_EPS);
 }

@@ -3,9 +3,9 @@
 
 #include "prelude.cuh"
 
-// A share of dbias [k]: the sums of items first to first + chunk of dy [items, k], each where `counts(place in dy)`. A
-// block takes a warp's width of channels (along x) and one share (along y); each of its warps adds every eighth item,
-// and the warps' sums are added in order. gemm.cu's `sum_splits` adds the shares.
+// One split of dbias [k]: the sums over `chunk` items of dy [items, k], of the elements for which `counts(offset in
+// dy)` is true. A block takes a warp's width of channels (along x) and one split (along y). Each of its warps adds
+// every eighth item, and the warps' sums are added in order. gemm.cu's `sum_splits` adds the splits.
 template <class Counts>
 __device__ __forceinline__ void sum_items(float* parts, const float* dy, int items, int k, int chunk, Counts counts) {
     constexpr int WARPS = THREADS / WARP;

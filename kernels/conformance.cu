@@ -1,12 +1,12 @@
-// What each function of ptx.cuh does, to the bit: kernels of one warp, which no op launches, but tests/ptx.rs.
+// Kernels of one warp that show the results of each function of ptx.cuh, to the bit. tests/ptx.rs launches them.
 #include "ptx.cuh"
 
-// Lane i copies element i, or zeros if bit i of `live` is not set, and hands on what its neighbour has copied.
+// Lane i copies element i, or zeros if bit i of `live` is not set, then writes its neighbour's copy to `out`.
 template <class T, class Copy>
 __device__ __forceinline__ void copy_and_cross(T* out, const T* from, unsigned live, T before, const Copy& copy) {
     SHARED(T, tile, [WARP]);
     const int lane = threadIdx.x;
-    tile[lane] = before;  // so that zeros are seen to be written
+    tile[lane] = before;  // not zero, so that written zeros are visible
     __syncthreads();
     copy(&tile[lane], &from[lane], live >> lane & 1);
     cp_async_commit();
@@ -24,8 +24,8 @@ extern "C" __global__ void __launch_bounds__(WARP)
     copy_and_cross(out, from, live, make_uint4(~0u, ~0u, ~0u, ~0u), cp_async_16);
 }
 
-// Rows of a warp's width, as above. While a row is on its way, the one before it is waited for and handed on; the last
-// time a group without copies is on its way.
+// Copies rows of a warp's width through two stages: while one row's copies are pending, it waits for the row before and
+// writes it to `out`. In the last iteration the pending group is empty.
 extern "C" __global__ void __launch_bounds__(WARP)
     conformance_cp_async_groups(unsigned* __restrict__ out, const unsigned* __restrict__ from, int rows) {
     SHARED(unsigned, halves, [2][WARP]);

@@ -1,5 +1,5 @@
-// Convolutions as products of matrices that are never written: what an element of each is, is found in the images where
-// they lie (implicit GEMM). x [n, h, w, c], w [k, kh, kw, c], y [n, out_h, out_w, k].
+// Convolutions as matrix products whose matrices are never written (implicit GEMM): the operands below compute the
+// address of each element in the images. x [n, h, w, c], w [k, kh, kw, c], y [n, out_h, out_w, k].
 #pragma once
 
 #include "gemm.cuh"
@@ -13,7 +13,7 @@ __device__ __forceinline__ int divide(int number, const Divisor& divisor) {
 // Elements of a filter.
 __device__ __forceinline__ int filter_size(const ConvShape& s) { return s.kh * s.kw * s.c; }
 
-// The four outputs of a pooling window have the places 0 to 3, row by row.
+// Outputs of a pooling window. They have the places 0 to 3, row by row.
 constexpr int PLACES = 4;
 
 // An output of the convolution.
@@ -21,8 +21,8 @@ struct Pixel {
     int image, y, x;
 };
 
-// Output i of a batch: in order of images, rows and columns; POOLED, the four of each pooling window follow one
-// another.
+// Output i of a batch, in order of images, rows and columns. POOLED: the four outputs of each pooling window are
+// adjacent.
 template <bool POOLED>
 __device__ __forceinline__ Pixel output_pixel(const ConvShape& s, int i) {
     const int cell = POOLED ? i / PLACES : i;
@@ -33,7 +33,7 @@ __device__ __forceinline__ Pixel output_pixel(const ConvShape& s, int i) {
     return {image, y, x};
 }
 
-// A tap of a filter, and a channel (of x or of y: `channels`).
+// A tap of a filter, and a channel of x or of y.
 struct Tap {
     int y, x, channel;
 };
@@ -43,22 +43,22 @@ __device__ __forceinline__ Tap tap(const ConvShape& s, int i, int channels, cons
     return {y, at - y * s.kw, i - at * channels};
 }
 
-// A coordinate that lies outside every image, whatever tap is added to it.
+// A coordinate outside every image, also after any tap is added to it.
 constexpr int OUTSIDE = -(1 << 30);
 
-__device__ __forceinline__ Place pixel(const ConvShape& s, const float* image, int y, int x, int channel) {
+__device__ __forceinline__ ElementAddress pixel(const ConvShape& s, const float* image, int y, int x, int channel) {
     const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(s.h) &&
                         static_cast<unsigned>(x) < static_cast<unsigned>(s.w);
     return {image + (y * s.w + x) * s.c + channel, inside};
 }
 
-// The windows of x, a line an output: element (ky, kx, c) of each.
+// Windows of x, one line an output: the elements (ky, kx, c) of its window (the rows of im2col).
 template <bool POOLED>
-struct Windows {
-    static constexpr bool ALONG = true, PLAIN = true;
+struct WindowsKMajor {
+    static constexpr bool K_MAJOR = true, IN_MEMORY = true;
     struct Line {
-        size_t image;  // its first element
-        int y, x;
+        size_t image;  // offset of the image
+        int y, x;      // first pixel of the window
     };
     const ConvShape& s;
     const float* data;  // x
@@ -70,22 +70,22 @@ struct Windows {
         const size_t image = static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         return {image, at.y * s.stride - s.padding, at.x * s.stride - s.padding};
     }
-    __device__ Place place(const Line& line, int i) const {
+    __device__ ElementAddress address(const Line& line, int i) const {
         const Tap at = tap(s, i, s.c, s.by_c);
         return pixel(s, data + line.image, line.y + at.y, line.x + at.x, at.channel);
     }
 };
 
-// The same, turned: a line a tap and channel of the filter, with what it meets at each output.
+// The same matrix transposed: one line a tap and channel of the filter, one element an output.
 template <bool POOLED>
-struct WindowsAcross {
-    static constexpr bool ALONG = false, PLAIN = true;
+struct WindowsMnMajor {
+    static constexpr bool K_MAJOR = false, IN_MEMORY = true;
     using Line = Tap;
     const ConvShape& s;
     const float* data;  // x
 
     __device__ Line line(int i) const { return i < filter_size(s) ? tap(s, i, s.c, s.by_c) : Tap{OUTSIDE, OUTSIDE, 0}; }
-    __device__ Place place(const Line& line, int i) const {
+    __device__ ElementAddress address(const Line& line, int i) const {
         const Pixel at = output_pixel<POOLED>(s, i);
         const float* image = data + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         const int y = at.y * s.stride - s.padding, x = at.x * s.stride - s.padding;
@@ -93,7 +93,7 @@ struct WindowsAcross {
     }
 };
 
-// dy where the choice is `place`, else 0; 0 if not `live`.
+// Loads dy if the choice is `place`, else 0; 0 if not `live`.
 template <int VECTOR>
 __device__ __forceinline__ void load_chosen(
     bool live, float (&to)[VECTOR], const float* dy, const unsigned char* choice, int place) {
@@ -110,18 +110,19 @@ __device__ __forceinline__ void load_chosen(
     }
 }
 
-// Blocks that share a multiprocessor where the compiler, left to itself, tries to fit more, and spills: it makes do
-// with 128 registers for `Gradients` and `ChosenAcross` element by element, which with four blocks may have all 255,
-// and with 96 for `conv2d_backward_weight_square`, which may have 128.
-constexpr int RESIDENT = 4;
+// Resident blocks a multiprocessor, for kernels where the compiler by default aims at more blocks, and spills. It
+// limits itself to 128 registers for `GradientsKMajor` and `ChosenGradientsMnMajor` with single elements, which with
+// four blocks may use 255, and to 96 for `conv2d_backward_weight_square`, which may use 128.
+constexpr int RESIDENT_BLOCKS = 4;
 
-// The pixels of x that meet the same taps of a filter, `stride` apart as these taps are: x has stride^2 such classes.
-// Class by class no tap is visited that leads to no output, whatever the stride. The first classes have the most taps.
+// A class of pixels of x: those that the same taps of a filter reach. Pixels and taps of a class are `stride` apart,
+// and there are stride^2 classes. Class by class, no tap without an output is visited, whatever the stride. The first
+// classes have the most taps.
 struct PixelClass {
-    int tap_y, tap_x, taps_y, taps_x;  // the first tap, and how many there are
-    Divisor by_taps;                   // of a row
-    int y, x, high, wide;              // the first pixel, and how many there are of an image
-    int out_y, out_x;                  // the output that the first tap leads to from the first pixel
+    int tap_y, tap_x, taps_y, taps_x;  // first tap, number of taps
+    Divisor by_taps;                   // divides by taps_x
+    int y, x, high, wide;              // first pixel, number of pixels of an image
+    int out_y, out_x;                  // output of the first pixel and the first tap
     int stride;
 
     __device__ PixelClass(const ConvShape& s, int number) : stride{s.stride} {
@@ -141,45 +142,46 @@ struct PixelClass {
     }
 };
 
-// The order of such pixels in x.
-struct InClass {
+// Order of a class's pixels in x.
+struct ClassOrder {
     int rows;
     const ConvShape& s;
-    const PixelClass& of;
+    const PixelClass& pixel_class;
 
     __device__ size_t operator()(int row) const {
         if (s.stride == 1) return row;
-        const Pixel at = of.pixel(row);
+        const Pixel at = pixel_class.pixel(row);
         return static_cast<size_t>(at.image * s.h + at.y) * s.w + at.x;
     }
 };
 
-// The outputs that an element of x is part of, a line a pixel of a class: element (i, j, filter) is the gradient of the
-// output that tap (i, j) of the class's taps of that filter leads to, 0 if there is none. POOLED: dy is the pooled
-// outputs' gradient.
+// Gradients of the outputs that a pixel of x contributes to, one line a pixel of a class. Element (i, j, filter) is the
+// gradient of the output of the class's tap (i, j), or 0 if there is no such output. POOLED: dy is the gradient of the
+// pooled outputs.
 template <bool POOLED>
-struct Gradients {
-    static constexpr bool ALONG = true, PLAIN = false;
+struct GradientsKMajor {
+    static constexpr bool K_MAJOR = true, IN_MEMORY = false;
     struct Line {
-        size_t image;  // its first gradient
-        int y, x;
+        size_t image;  // offset of the image in dy
+        int y, x;      // output of the first tap
     };
     const ConvShape& s;
-    const PixelClass& of;
+    const PixelClass& pixel_class;
     const float* dy;
     const unsigned char* choice;
     int pixels;
 
     __device__ Line line(int i) const {
         if (i >= pixels) return {0, OUTSIDE, OUTSIDE};
-        const int image = i / of.pixels(), rest = i - image * of.pixels(), y = rest / of.wide, x = rest - y * of.wide;
+        const int image = i / pixel_class.pixels(), rest = i - image * pixel_class.pixels();
+        const int y = rest / pixel_class.wide, x = rest - y * pixel_class.wide;
         const int outputs = s.out_h * s.out_w / (POOLED ? PLACES : 1);
-        return {static_cast<size_t>(image) * (outputs * s.k), of.out_y + y, of.out_x + x};
+        return {static_cast<size_t>(image) * (outputs * s.k), pixel_class.out_y + y, pixel_class.out_x + x};
     }
     template <int VECTOR>
     __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int at) const {
-        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, of.by_taps);
-        const int y = line.y - i, x = line.x - (tap - i * of.taps_x);
+        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, pixel_class.by_taps);
+        const int y = line.y - i, x = line.x - (tap - i * pixel_class.taps_x);
         const bool met = live && static_cast<unsigned>(y) < static_cast<unsigned>(s.out_h) &&
                          static_cast<unsigned>(x) < static_cast<unsigned>(s.out_w);
         if constexpr (POOLED) {
@@ -191,25 +193,26 @@ struct Gradients {
     }
 };
 
-// The filters, turned: a line a channel of x, element (i, j, filter) of a class's taps.
-struct FiltersAcross {
-    static constexpr bool ALONG = false, PLAIN = true;
+// Transposed filters, one line a channel of x: elements (i, j, filter) of a class's taps.
+struct FiltersMnMajor {
+    static constexpr bool K_MAJOR = false, IN_MEMORY = true;
     using Line = const float*;
     const ConvShape& s;
-    const PixelClass& of;
+    const PixelClass& pixel_class;
     const float* data;  // w
 
     __device__ Line line(int i) const { return i < s.c ? data + i : nullptr; }
-    __device__ Place place(Line line, int at) const {
-        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, of.by_taps);
-        const int y = of.tap_y + i * s.stride, x = of.tap_x + (tap - i * of.taps_x) * s.stride;
+    __device__ ElementAddress address(Line line, int at) const {
+        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, pixel_class.by_taps);
+        const int y = pixel_class.tap_y + i * s.stride;
+        const int x = pixel_class.tap_x + (tap - i * pixel_class.taps_x) * s.stride;
         return {line + static_cast<size_t>(filter) * filter_size(s) + (y * s.kw + x) * s.c, line != nullptr};
     }
 };
 
-// The pixels of a shortcut's x under the outputs, a line an output: its channels.
-struct ShortcutPixels {
-    static constexpr bool ALONG = true, PLAIN = true;
+// Pixels of a shortcut's x, one line an output: the channels of its pixel.
+struct ShortcutPixelsKMajor {
+    static constexpr bool K_MAJOR = true, IN_MEMORY = true;
     using Line = const float*;
     const ConvShape& s;
     const Shortcut& shortcut;
@@ -222,15 +225,14 @@ struct ShortcutPixels {
         const Pixel at = output_pixel<false>(s, i);
         return data + (static_cast<size_t>(at.image * h + at.y * stride) * w + at.x * stride) * channels;
     }
-    __device__ Place place(Line line, int channel) const { return {line + channel, line != nullptr}; }
+    __device__ ElementAddress address(Line line, int channel) const { return {line + channel, line != nullptr}; }
 };
 
-// The gradients of a shortcut's outputs, a line a pixel of a class: those of the output that it leads to, 0 if there is
-// none.
-struct ShortcutGradients {
-    static constexpr bool ALONG = true, PLAIN = true;
+// Gradients of a shortcut's outputs, one line a pixel of a class: those of the pixel's output, or 0 if it has none.
+struct ShortcutGradientsKMajor {
+    static constexpr bool K_MAJOR = true, IN_MEMORY = true;
     using Line = const float*;
-    const PixelClass& of;
+    const PixelClass& pixel_class;
     const Shortcut& shortcut;
     const float* data;  // dy
     int pixels;
@@ -238,22 +240,22 @@ struct ShortcutGradients {
     __device__ Line line(int i) const {
         if (i >= pixels) return nullptr;
         const auto [h, w, channels, stride] = shortcut.shape;
-        const Pixel at = of.pixel(i);
+        const Pixel at = pixel_class.pixel(i);
         if (at.y % stride != 0 || at.x % stride != 0) return nullptr;
         return data + (static_cast<size_t>(at.image * h + at.y / stride) * w + at.x / stride) * channels;
     }
-    __device__ Place place(Line line, int filter) const { return {line + filter, line != nullptr}; }
+    __device__ ElementAddress address(Line line, int filter) const { return {line + filter, line != nullptr}; }
 
-    // How many filters a pixel of the class can meet.
+    // Filters that contribute to a pixel of the class: all, or none.
     __device__ int length() const {
-        const bool never = of.stride == shortcut.shape.stride && (of.y | of.x) != 0;
+        const bool never = pixel_class.stride == shortcut.shape.stride && (pixel_class.y | pixel_class.x) != 0;
         return never ? 0 : shortcut.shape.channels;
     }
 };
 
-// The gradients of all outputs, a line a filter, in the order of `output_pixel<true>`.
-struct ChosenAcross {
-    static constexpr bool ALONG = false, PLAIN = false;
+// Gradients of all outputs before pooling, one line a filter, in the order of `output_pixel<true>`.
+struct ChosenGradientsMnMajor {
+    static constexpr bool K_MAJOR = false, IN_MEMORY = false;
     using Line = int;
     const float* dy;
     const unsigned char* choice;
@@ -267,9 +269,9 @@ struct ChosenAcross {
     }
 };
 
-// Adds the bias to the largest of a pooling window's four outputs, which a thread has in four rows, and applies ReLU;
-// the first of equal ones is chosen. Comparisons are such that not-a-number passes as on the CPU.
-struct Pool {
+// Output that adds the bias to the largest of a pooling window's four outputs, which are four rows of a thread tile,
+// and applies ReLU. The first of equal outputs is chosen. NaN takes the same way through the comparisons as on the CPU.
+struct PoolStore {
     float* out;
     unsigned char* choice;
     const float* bias;

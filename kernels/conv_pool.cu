@@ -1,8 +1,8 @@
-// Convolution, bias, ReLU and 2 x 2 max-pool in one, and its gradients.
+// Convolution, bias, ReLU and 2 x 2 max-pooling in one kernel, and its gradients.
 //
-// Unpooled outputs never reach memory: the four of a pooling window are neighbours in one thread's part of a tile. Of
-// LeNet5's first convolution at a batch of 50 that saves writing and reading 5 MB (3 us); 1.6 MB remain, with 0.06
-// GFLOP, 1.3 us at 47 TFLOP/s. The second's arithmetic is conv.cu's.
+// Outputs before pooling never reach memory: the four of a pooling window are adjacent rows of one thread tile. For
+// LeNet5's first convolution at a batch of 50 this saves writing and reading 5 MB (3 us); 1.6 MB remain, with 0.06
+// GFLOP, 1.3 us at 47 TFLOP/s. conv.cu has the arithmetic of the second convolution.
 #include "bias.cuh"
 #include "conv.cuh"
 
@@ -11,9 +11,9 @@ __device__ __forceinline__ void conv_pool_tile(
     float* out, unsigned char* choice, const float* x, const float* w, const float* bias, const unsigned* rows,
     int capacity, const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
-    const Along filters{w, s.k, filter_size(s)};
-    const Pool pool{out, choice, bias, outputs, s.k};
-    gemm<T>(outputs, s.k, s.chunk, pool, Product{Windows<true>{s, x, outputs}, filters, filter_size(s)});
+    const KMajor filters{w, s.k, filter_size(s)};
+    const PoolStore pool{out, choice, bias, outputs, s.k};
+    gemm<T>(outputs, s.k, s.chunk, pool, GemmOperands{WindowsKMajor<true>{s, x, outputs}, filters, filter_size(s)});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
@@ -35,22 +35,23 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
     conv_pool_tile<Square>(out, choice, x, w, bias, rows, capacity, s);
 }
 
-// As conv2d_backward_input, with three of four gradients zero. That they are multiplied all the same costs less than
-// finding out which they are for each lane of a warp: 32 channels of a pixel would take 400 multiply-adds in place of
-// 1600, but some ten instructions each.
+// conv2d_backward_input on gradients of which three of four are zero. Multiplying the zeros costs less than skipping
+// them lane by lane: 32 channels of a pixel would take 400 multiply-adds instead of 1600, but some ten instructions
+// each.
 template <class T>
 __device__ __forceinline__ void conv_pool_backward_input_tile(
     float* dx, const float* dy, const unsigned char* choice, const float* w, const unsigned* rows, int capacity,
     const ConvShape& s) {
-    const PixelClass of(s, blockIdx.z);
-    const int pixels = active_rows(rows, capacity) * of.pixels();
-    float* share = dx + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
-    const Store<T::VECTOR, InClass> store{share, s.c, {pixels, s, of}, {}};
-    const Gradients<true> gradients{s, of, dy, choice, pixels};
-    gemm<T>(pixels, s.c, s.chunk, store, Product{gradients, FiltersAcross{s, of, w}, of.taps_y * of.taps_x * s.k});
+    const PixelClass pixel_class(s, blockIdx.z);
+    const int pixels = active_rows(rows, capacity) * pixel_class.pixels();
+    float* split = dx + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
+    const TileStore<T::VECTOR, ClassOrder> store{split, s.c, {pixels, s, pixel_class}, {}};
+    const GradientsKMajor<true> gradients{s, pixel_class, dy, choice, pixels};
+    gemm<T>(pixels, s.c, s.chunk, store,
+            GemmOperands{gradients, FiltersMnMajor{s, pixel_class, w}, pixel_class.taps_y * pixel_class.taps_x * s.k});
 }
 
-extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT_BLOCKS)
     conv_pool_backward_input_scalar(float* __restrict__ dx, const float* __restrict__ dy,
                                     const unsigned char* __restrict__ choice, const float* __restrict__ w,
                                     const unsigned* __restrict__ rows, int capacity, ConvShape s) {
@@ -69,20 +70,21 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
     conv_pool_backward_input_tile<Square>(dx, dy, choice, w, rows, capacity, s);
 }
 
-// The same for images of few channels, of which a tile would use as few columns, and stride 1: only chosen outputs are
-// visited. A warp makes one channel of 2 x 2 pixels, which the same outputs reach; its lanes take the filters. For each
-// pooling window around them a lane reads one gradient and its choice, and adds up to four products of it.
+// Direct form of the same gradient, for images of few channels (a block tile would use few of its columns) and stride
+// 1: it visits chosen outputs only. A warp computes one channel of 2 x 2 pixels, which the same outputs contribute to;
+// its lanes take the filters. For each pooling window around the pixels a lane reads one gradient and its choice, and
+// adds up to four products.
 //
 // LeNet5's first convolution at a batch of 50: 1.6 MB of gradients and choices, each read for 9 pixel blocks (caches);
-// 16 million operations in place of 63. 9800 pixel blocks x 9 windows x about 35 instructions a warp: 4 us.
+// 16 million operations instead of 63. 9800 pixel blocks x 9 windows x about 35 instructions a warp: 4 us.
 extern "C" __global__ void __launch_bounds__(THREADS)
     conv_pool_backward_input_direct(float* __restrict__ dx, const float* __restrict__ dy,
-                                 const unsigned char* __restrict__ choice, const float* __restrict__ w,
-                                 const unsigned* __restrict__ rows, int capacity, ConvShape s, int turns) {
-    DYN_SHARED(float, filters);  // [kh kw c][k]: lanes read next to one another
+                                    const unsigned char* __restrict__ choice, const float* __restrict__ w,
+                                    const unsigned* __restrict__ rows, int capacity, ConvShape s, int turns) {
+    DYN_SHARED(float, filters);  // [kh kw c][k]: lanes read adjacent elements
     const int high = ceil_div(s.h, 2), wide = ceil_div(s.w, 2), columns = s.out_w / 2;
     const int blocks = active_rows(rows, capacity) * high * wide * s.c;
-    // Warps of the grid take blocks of pixels in turn: `turns` each, so that the filters are worth their loading.
+    // Each warp takes `turns` blocks of pixels, so that loading the filters pays off.
     const int lane = threadIdx.x % WARP, warps = THREADS / WARP * gridDim.x;
     const int first_of_block = blockIdx.x * (THREADS / WARP);
     if (first_of_block >= blocks) return;
@@ -96,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (block >= blocks) return;
         const int pixels = divide(block, s.by_c), row = pixels / wide, image = row / high;
         const int channel = block - pixels * s.c, x = 2 * (pixels - row * wide), y = 2 * (row - image * high);
-        // Of the windows whose outputs reach pixel (y, x), or its neighbours to the right and below.
+        // Pooling windows whose outputs contribute to pixel (y, x), or to its neighbours on the right and below.
         const int top = max(y + s.padding - s.kh + 1, 0) / 2, bottom = min((y + s.padding + 1) / 2, s.out_h / 2 - 1);
         const int left = max(x + s.padding - s.kw + 1, 0) / 2, right = min((x + s.padding + 1) / 2, columns - 1);
         float sums[2][2] = {};
@@ -131,18 +133,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// As conv2d_backward_weight.
+// conv2d_backward_weight on the gradients of pooled outputs.
 template <class T>
 __device__ __forceinline__ void conv_pool_backward_weight_tile(
     float* dw, const float* dy, const unsigned char* choice, const float* x, const unsigned* rows, int capacity,
     const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
-    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * s.k * filter_size(s), filter_size(s), {s.k}, {}};
-    const ChosenAcross gradients{dy, choice, s.k};
-    gemm<T>(s.k, filter_size(s), s.chunk, store, Product{gradients, WindowsAcross<true>{s, x}, outputs});
+    float* split = dw + static_cast<size_t>(blockIdx.y) * s.k * filter_size(s);
+    const TileStore<T::VECTOR> store{split, filter_size(s), {s.k}, {}};
+    const ChosenGradientsMnMajor gradients{dy, choice, s.k};
+    gemm<T>(s.k, filter_size(s), s.chunk, store, GemmOperands{gradients, WindowsMnMajor<true>{s, x}, outputs});
 }
 
-extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT_BLOCKS)
     conv_pool_backward_weight_scalar(float* __restrict__ dw, const float* __restrict__ dy,
                                      const unsigned char* __restrict__ choice, const float* __restrict__ x,
                                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {

@@ -1,11 +1,12 @@
-// Ops that touch each element once. `capacity` is the rows there is room for, `row` the elements of one.
+// Elementwise ops. `capacity` is the number of rows that a buffer holds, `row` the number of elements of a row.
 //
-// A thread takes one element; in the kernels whose name ends in _x4, four, read and written at once, and `row` counts
-// these fours. The fours serve where a row's elements are a multiple of four and all addresses of sixteen bytes.
+// A thread takes one element. In the kernels whose name ends in _x4 it takes a vector of four, read and written at
+// once, and `row` counts vectors; they need rows of a multiple of four elements and addresses that are multiples of 16
+// bytes.
 //
-// All of these are bound by memory: bytes are those of the operands, FLOPs at most one an element. For the activations
+// All are bound by memory: the bytes are those of the operands, the FLOPs at most one an element. For the activations
 // of LeNet5's first convolution at batch 50 (50 x 28 x 28 x 32 numbers, 5.0 MB) a kernel of one operand moves 10.0 MB:
-// its floor at 3.0 TB/s is 3.3 us; of two operands 15.1 MB, 5.0 us.
+// its floor at 3.0 TB/s is 3.3 us; a kernel of two operands moves 15.1 MB, 5.0 us.
 #include "bias.cuh"
 #include "epilogue.cuh"
 #include "prelude.cuh"
@@ -45,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     map([](float a) { return a; }, rows, capacity, row, out, a);
 }
 
-// A division, not a product with 1/255: that would round twice.
+// A division, because a product with 1/255 would round twice.
 __device__ __forceinline__ float byte_to_unit(unsigned char byte) { return static_cast<float>(byte) / 255.0f; }
 
 // 5 bytes an element. A batch of 50 images of 28 x 28: 0.2 MB, 0.07 us.
@@ -93,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     map([=](float a) { return factor * a; }, rows, capacity, row, out, a);
 }
 
-// 8 bytes an element. What is no number becomes the least value: so fmaxf has it.
+// 8 bytes an element. NaN becomes the least value, as fmaxf defines.
 extern "C" __global__ void __launch_bounds__(THREADS)
     clamp_min(float* __restrict__ out, const float* __restrict__ a, float least, const unsigned* rows, int capacity,
               int row) {
@@ -108,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // --- layers ---
 
-// 8 bytes an element, and the bias, which stays in a cache. `k` is the elements of the bias.
+// 8 bytes an element, and the bias, which stays in a cache. `k` is the number of elements of the bias.
 extern "C" __global__ void __launch_bounds__(THREADS)
     add_bias(float* __restrict__ out, const float* __restrict__ x, const float* __restrict__ bias, const unsigned* rows,
              int capacity, int row, int k) {
@@ -116,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i < static_cast<long long>(active_rows(rows, capacity)) * row) out[i] = x[i] + bias[i % k];
 }
 
-// `k`, too, counts fours.
+// `k` counts vectors of four, too.
 extern "C" __global__ void __launch_bounds__(THREADS)
     add_bias_x4(float4* __restrict__ out, const float4* __restrict__ x, const float4* __restrict__ bias,
                 const unsigned* rows, int capacity, int row, int k) {

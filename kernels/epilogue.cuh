@@ -1,22 +1,22 @@
-// What becomes of a layer's sums before they are written: bias and ReLU, a residual sum, batch norm in evaluation mode,
-// or the gradients of these.
+// Epilogues: bias and ReLU, a residual sum, batch norm in evaluation mode, or the gradients of these, applied to a
+// layer's sums before they are written. The sums must be whole: not split, or added up already.
 #pragma once
 
 #include "batch_norm.cuh"
 #include "vector.cuh"
 
-// What is no number passes through: a network that diverged says so.
+// NaN passes through, so that a network that diverged is noticed.
 __device__ __forceinline__ float relu_of(float x) { return x <= 0.0f ? 0.0f : x; }
 
-// At 0 the gradient is 0.
+// Gradient of ReLU, 0 at 0.
 __device__ __forceinline__ float relu_gradient(float dy, float y) { return y > 0.0f ? dy : 0.0f; }
 
-// What a column's results are multiplied by, and what is added then.
+// Factor and addend of a column's results.
 struct EpilogueColumn {
     float scale, shift;
 };
 
-// Scale and shift of column i of the results.
+// The factor and the addend of column i.
 __device__ __forceinline__ EpilogueColumn epilogue_column(const Epilogue& epilogue, int i) {
     EpilogueColumn column{1.0f, 0.0f};
     if (epilogue.weight != nullptr) column.scale = batch_norm_scale(epilogue.weight[i], epilogue.variance[i]);

@@ -1,11 +1,12 @@
-// Formulas on rows: the arithmetic of attacks, as data. src/tape/formula.rs says what each instruction is.
+// Formulas on rows: the arithmetic of attacks as data. src/tape/formula.rs defines each instruction.
 //
-// A thread evaluates one element; its numbers stand in shared memory, a column of the block's stack, but for the
-// uppermost. An instruction is some ten of the machine's: an attack's update of 128 images of 32 x 32 x 3 by twenty
-// instructions is 80 M of them, 6 us on an H100, beside 5 MB an operand, 1.6 us. The network's pass takes milliseconds.
+// A thread evaluates one element. Its stack is a column of shared memory; the uppermost number is in a register. An
+// instruction takes some ten machine instructions: an attack's update of 128 images of 32 x 32 x 3 by twenty
+// instructions takes 80 M of them, 6 us on an H100, beside 5 MB an operand, 1.6 us. The network's pass takes
+// milliseconds.
 #include "prelude.cuh"
 
-// The number at `place` of a table of `length`, or of this row's; the first where `place` is not a number.
+// Number at `place` of a table of `length`, or of this row's table; the first number if `place` is NaN.
 __device__ __forceinline__ float at_place(const FormulaInputs& inputs, unsigned input, int length, float place,
                                           long long row) {
     const float* table = inputs.of[input % TABLE_BY_ROW] + (input >= TABLE_BY_ROW ? row * length : 0);
@@ -16,16 +17,16 @@ __device__ __forceinline__ float at_place(const FormulaInputs& inputs, unsigned 
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(unsigned value) { return static_cast<float>(value); }
 
-// The formula of one element: number `element` of row `row`; rows are `width` long. `old` is what the result's buffer holds.
+// Value of the formula for element `element` of row `row`; rows have `width` elements. `old` is the result's buffer.
 template <typename T>
 __device__ __forceinline__ float evaluate(const FormulaCode& code, const FormulaInputs& inputs,
                                           float (&stack)[FORMULA_DEPTH][THREADS], long long row, int element,
                                           int width, const T* old) {
     float top = 0.0f;
-    int held = 0;  // numbers below the uppermost, once there is one
+    int held = 0;  // numbers below the uppermost
     for (unsigned at = 0; at < code.count; ++at) {
         const unsigned opcode = code.opcode[at];
-        if (opcode <= Opcode::NUMBER) {  // one more number
+        if (opcode <= Opcode::NUMBER) {  // pushes a number
             if (at > 0) stack[held++][threadIdx.x] = top;
             const float* input = inputs.of[code.input[at]];
             const unsigned* whole = reinterpret_cast<const unsigned*>(input);
@@ -72,12 +73,12 @@ __device__ __forceinline__ float evaluate(const FormulaCode& code, const Formula
     return top;
 }
 
-// The kernels take inputs and code as `const __grid_constant__`: a reference to such a parameter is an address in
-// constant memory. Without the word each thread copies the inputs' pointers to its stack frame in local memory, because
-// their index is known only at run time: a frame of 96 bytes. 32 bytes remain, which `cosf` uses for arguments beyond
-// 105615 alone: it multiplies such an argument by the words of 2 / pi and keeps the products there.
+// Inputs and code are `const __grid_constant__` parameters, so a reference to them is an address in constant memory.
+// Without the qualifier each thread copies the inputs' pointers to its stack frame in local memory, a frame of 96
+// bytes, because their index is known only at run time. 32 bytes remain for `cosf`, which uses them for arguments
+// beyond 105615 alone: it multiplies such an argument by the words of 2 / pi and stores the products there.
 
-// A thread an element. `out` may be what the formula reads as its old content.
+// A thread an element. The formula may read the old content of `out`.
 extern "C" __global__ void __launch_bounds__(THREADS)
     map(float* out, const __grid_constant__ FormulaInputs inputs, const __grid_constant__ FormulaCode code,
         const unsigned* rows, int capacity, int width) {
@@ -88,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out[i] = evaluate(code, inputs, stack, row, static_cast<int>(i % width), width, out);
 }
 
-// Integers lose their fraction and are not negative.
+// Integer results: the value is truncated, and negative values become 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
     map_u32(unsigned* out, const __grid_constant__ FormulaInputs inputs, const __grid_constant__ FormulaCode code,
             const unsigned* rows, int capacity, int width) {
@@ -100,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out[i] = value > 0.0f ? static_cast<unsigned>(value) : 0u;
 }
 
-// A block a row. Each thread takes every 256th element; then the threads' results are put together as a tree.
+// A block a row. Each thread adds every THREADS-th element, then the threads' sums are added in a fixed order.
 extern "C" __global__ void __launch_bounds__(THREADS)
     reduce_sum(float* __restrict__ out, const __grid_constant__ FormulaInputs inputs,
                const __grid_constant__ FormulaCode code, const unsigned* rows, int capacity, int width) {
@@ -115,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) out[row] = static_cast<float>(sum);
 }
 
-// `sign` is 1 for the largest, -1 for the smallest: the largest of the negatives.
+// Maximum if `sign` is 1, minimum if it is -1 (the maximum of the negated values).
 extern "C" __global__ void __launch_bounds__(THREADS)
     reduce_extreme(float* __restrict__ out, const __grid_constant__ FormulaInputs inputs,
                    const __grid_constant__ FormulaCode code, float sign, const unsigned* rows, int capacity,

@@ -1,14 +1,14 @@
-// What ends a product that was cut along its length: the sum of its shares, in their order.
+// The sum of a product's splits (split-K), in their order.
 //
-// Bytes of all shares once; they come from the L2 cache, where the product has just put them.
+// Bytes of all splits once; they come from the L2 cache, where the product has just written them.
 #include "epilogue.cuh"
 #include "prelude.cuh"
 
-// out[i] = epilogue(the sum of parts[split][i], i), for `active` of `count` elements. A block takes a warp's width of
-// elements; each of its warps adds every eighth part, and the warps' sums are added in order.
+// out[i] = finish(sum of parts[split][i] over all splits, i), for `active` of `count` elements. A block takes a warp's
+// width of elements. Each of its warps adds every eighth split, and the warps' sums are added in order.
 template <class F>
 __device__ __forceinline__ void sum_parts(
-    float* out, const float* parts, long long active, long long count, int splits, F epilogue) {
+    float* out, const float* parts, long long active, long long count, int splits, F finish) {
     constexpr int WARPS = THREADS / WARP;
     SHARED(float, sums, [WARPS][WARP]);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -22,12 +22,12 @@ __device__ __forceinline__ void sum_parts(
     __syncthreads();
     if (warp == 0 && i < active) {
         for (int other = 1; other < WARPS; ++other) sum += sums[other][lane];
-        out[i] = epilogue(sum, i);
+        out[i] = finish(sum, i);
     }
 }
 
-// For results by rows of `row` elements, `columns` of which are a row of the product: the active ones are written when
-// they are finished.
+// Splits of a batch's results: `row` elements a row of the batch, `columns` elements a row of the product. Applies the
+// epilogue and writes the active rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sum_split_rows(float* __restrict__ out, const float* __restrict__ parts, Epilogue epilogue,
                    const unsigned* __restrict__ rows, int capacity, int row, int columns, int splits) {
@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
               [=](float sum, long long i) { return apply_epilogue(epilogue, sum, i, static_cast<int>(i % columns)); });
 }
 
-// For the gradient of weights.
+// Splits of the gradient of weights: all results are written.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sum_splits(float* __restrict__ out, const float* __restrict__ parts, int count, int splits) {
     sum_parts(out, parts, count, count, splits, [](float sum, long long) { return sum; });

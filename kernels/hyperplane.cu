@@ -1,17 +1,17 @@
-// FAB's projection onto a hyperplane inside the box, each example with a hyperplane of its own.
+// FAB's projection onto a hyperplane inside the box. Each example has its own hyperplane.
 #include "prelude.cuh"
 
-// Passes over an example at most; five are usual.
+// Passes over an example, at most; five are usual.
 constexpr int PASSES = 100;
 
-// How one number of a point moves towards the hyperplane: by lambda times its speed, until it is at the box.
+// Motion of one number of a point towards the hyperplane: lambda times its speed, until it reaches the box.
 struct Mover {
     double speed;  // 1 in linf, |w| in l2
-    double room;   // until 0 or 1
-    double gain;   // |w|: of the function, by each unit moved
-    float sign;    // of the move
+    double room;   // distance to the box
+    double gain;   // |w|: change of the function a unit of motion
+    float sign;    // direction of the motion
 
-    // `down`: the function is to become smaller.
+    // `down`: the function has to decrease.
     __device__ __forceinline__ Mover(float z, float w, bool down, bool l2) {
         gain = fabs(static_cast<double>(w));
         speed = l2 ? gain : 1.0;
@@ -25,15 +25,16 @@ struct Mover {
     __device__ __forceinline__ double moved(double lambda) const { return free(lambda) ? lambda * speed : room; }
 };
 
-// d = the smallest move of z inside the box after which value + w . (z + d - anchor) is 0.
+// d = the smallest motion of z inside the box for which value + w . (z + d - anchor) = 0.
 //
-// In both norms the answer is that every number moves at its speed for the same lambda. What that gains, the sum of gain
-// times moved, grows with lambda in straight pieces, each less steep than the one before, as numbers arrive at the box. So
-// Newton's method from 0 never passes the answer, and arrives at it exactly with the step from its own piece; nothing is
-// sorted. Each step at least quarters the product of what is left and the slope.
+// In both norms every number moves at its speed for the same lambda. The total gain, the sum of gain times motion, is a
+// concave, piecewise linear function of lambda: it grows more slowly whenever a number reaches the box. So Newton's
+// method from lambda = 0 never passes the solution, and reaches it exactly with a step from the solution's own piece.
+// No sorting is needed. Each step at least quarters the product of the remaining gain and the slope.
 //
-// A block an example. 20 bytes a number, and 8 more from a cache for each pass; some 50 FLOPs in double for five
-// passes. At batch 50 of 28 x 28: 0.8 MB, 0.26 us; but it takes a dozen sums over a block, one after the other.
+// A block an example. 20 bytes a number, and 8 more from a cache for each pass; some 50 FLOPs in double precision for
+// five passes. At batch 50 of 28 x 28: 0.8 MB, 0.26 us; but a dozen sums over a block, one after the other, take
+// longer.
 extern "C" __global__ void __launch_bounds__(THREADS)
     project_hyperplane(float* __restrict__ d, const float* z, const float* anchor, const float* __restrict__ w,
                        const float* __restrict__ value, int l2, const unsigned* rows, int capacity, int width) {
@@ -59,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         gained = block_sum(gained);
         slope = block_sum(slope);
         if (!(gained < wanted)) break;
-        const double next = lambda + (wanted - gained) / slope;  // infinite where all numbers are at the box
+        const double next = lambda + (wanted - gained) / slope;  // infinite if all numbers are at the box
         if (!(next > lambda)) break;
         lambda = next;
         if (slope == 0.0) break;

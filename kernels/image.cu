@@ -3,13 +3,13 @@
 #include "random.cuh"
 #include "vector.cuh"
 
-// --- standardization: a block an image, which its passes find in a cache after the first ---
+// --- standardization: a block an image; all passes but the first read it from a cache ---
 
-// What a deviation is at least.
+// Lower limit of a standard deviation.
 __device__ __forceinline__ float least_deviation(int elements) { return 1.0f / sqrtf(static_cast<float>(elements)); }
 
-// y = (x - mean) / deviation, and the deviation; `width` counts an image's numbers, or fours. Sums are taken in double.
-// 8 bytes a number: 3.1 MB at batch 128 of 32 x 32 x 3, 1.0 us. 6 FLOPs a number, four in double.
+// y = (x - mean) / deviation, and the deviation. `width` counts an image's numbers, or its vectors of four. Sums are in
+// double precision. 8 bytes a number: 3.1 MB at batch 128 of 32 x 32 x 3, 1.0 us. 6 FLOPs a number, four in double.
 template <typename V>
 __device__ __forceinline__ void standardize_of(V* __restrict__ y, float* __restrict__ deviation,
                                                const V* __restrict__ x, const unsigned* rows, int capacity, int width) {
@@ -45,8 +45,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     standardize_of(y, deviation, x, rows, capacity, width);
 }
 
-// dx = (dy - mean(dy) - y sum(dy y) / (elements - 1)) / deviation; the last term is 0 where the deviation is the least
-// one. 12 bytes a number: 4.7 MB at batch 128, 1.6 us. 9 FLOPs a number, three in double.
+// dx = (dy - mean(dy) - y sum(dy y) / (elements - 1)) / deviation; the last term is 0 if the deviation is its lower
+// limit. 12 bytes a number: 4.7 MB at batch 128, 1.6 us. 9 FLOPs a number, three in double.
 template <typename V>
 __device__ __forceinline__ void standardize_backward_of(V* __restrict__ dx, const V* __restrict__ dy,
                                                         const V* __restrict__ y, const float* __restrict__ deviation,
@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // --- the mean over pixels ---
 
-// out [n, c] from x [n, pixels, c]: a thread a result, which adds its pixels in order. 4 bytes a number of x: 8.4 MB at
+// out [n, c] from x [n, pixels, c]. A thread a result, which adds the pixels in order. 4 bytes a number of x: 8.4 MB at
 // batch 128 of 8 x 8 x 256, 2.8 us.
 extern "C" __global__ void __launch_bounds__(THREADS)
     global_mean(float* __restrict__ out, const float* __restrict__ x, const unsigned* __restrict__ rows, int capacity,
@@ -100,8 +100,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out[i] = sum / static_cast<float>(pixels);
 }
 
-// dx [n, pixels, c] from dy [n, c], which is read again for each pixel; `width` counts channels, or fours. 4 bytes a
-// number of dx: 8.4 MB, 2.8 us.
+// dx [n, pixels, c] from dy [n, c], which is read again for each pixel. `width` counts channels, or vectors of four. 4
+// bytes a number of dx: 8.4 MB, 2.8 us.
 template <typename V>
 __device__ __forceinline__ void global_mean_backward_of(V* __restrict__ dx, const V* __restrict__ dy,
                                                         const unsigned* rows, int capacity, int pixels, int width) {
@@ -123,10 +123,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     global_mean_backward_of(dx, dy, rows, capacity, pixels, width);
 }
 
-// --- augmentation: 0.8 MB at batch 128 of 32 x 32 x 3 bytes, 0.3 us; a launch, and no more ---
+// --- augmentation: 0.8 MB at batch 128 of 32 x 32 x 3 bytes, 0.3 us: less than a launch ---
 
-// choice [n, 3]: how far from the top and from the left an image is cut out of itself with `reach` pixels around it,
-// and whether it is mirrored. A thread an example: what `philox` of src/rng.rs gives for it.
+// choice [n, 3]: first row and first column of the crop, of an image padded by `reach` pixels, and 1 if it is mirrored.
+// A thread an example. The bits are those of `philox` in src/rng.rs.
 extern "C" __global__ void __launch_bounds__(THREADS)
     draw_augmentation(unsigned* __restrict__ choice, const unsigned* __restrict__ step,
                       const unsigned* __restrict__ index, unsigned seed_low, unsigned seed_high, unsigned purpose,
@@ -139,15 +139,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     choice[3 * i + 2] = __umulhi(words.z, 2);
 }
 
-// Pixel `at`, counted from `reach` before the first of `size`, of a line that is continued by its mirror image without
-// its edge repeated.
+// Pixel at `at` of a line of `size` pixels with reflection padding of `reach` pixels: the edge is not repeated.
 __device__ __forceinline__ int reflected(int at, int reach, int size) {
     const int inside = at < reach ? reach - at : at - reach;
     return inside < size ? inside : 2 * (size - 1) - inside;
 }
 
-// out [n, h, w, c]: images src[index[i]], cut and mirrored as `choice` says. A thread a byte, so a warp writes 32 that
-// lie side by side, and reads as many but at an edge.
+// out [n, h, w, c]: images src[index[i]], cropped and mirrored by `choice`. A thread a byte, so a warp writes 32
+// adjacent bytes, and reads 32 adjacent ones except at an edge.
 extern "C" __global__ void __launch_bounds__(THREADS)
     gather_augmented(unsigned char* __restrict__ out, const unsigned char* __restrict__ src,
                      const unsigned* __restrict__ index, const unsigned* __restrict__ choice, int reach,

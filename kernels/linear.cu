@@ -1,20 +1,21 @@
 // Linear layers, x [n, in], w [out, in], y [n, out].
 //
 // At a batch of 50, LeNet5's first (3136 -> 1024) is 0.32 GFLOP and 13 MB of weights: 7 us of arithmetic at 47 TFLOP/s,
-// and less of memory where the weights stay in the L2 cache. Its 50 x 1024 results are 32 tiles, a quarter of the GPU:
-// so the sum is cut into shares, whose results `sum_split_rows` adds. The second (1024 -> 10) is a launch's latency.
+// and less of memory if the weights stay in the L2 cache. Its 50 x 1024 results are 32 block tiles, a quarter of the
+// GPU: so the sums are split (split-K), and `sum_split_rows` adds the splits. The second (1024 -> 10) takes the latency
+// of a launch.
 //
-// Bias and ReLU, and ReLU's gradient, are applied to whole sums on their way to memory; where there are shares,
-// `sum_split_rows` does it. At that size each would else be a launch of its own, and 0.4 MB read and written.
+// Bias, ReLU and ReLU's gradient are applied by the epilogue; `sum_split_rows` applies it if the sums are split. As a
+// launch of its own each would read and write 0.4 MB.
 #include "gemm.cuh"
 
 template <class T>
 __device__ __forceinline__ void linear_tile(
-    float* y, const float* x, const float* w, const Epilogue& epilogue, const unsigned* rows, int capacity, int in, int out,
-    int chunk) {
+    float* y, const float* x, const float* w, const Epilogue& epilogue, const unsigned* rows, int capacity, int in,
+    int out, int chunk) {
     const int n = active_rows(rows, capacity);
-    const Store<T::VECTOR> store{y + static_cast<size_t>(blockIdx.y) * capacity * out, out, {n}, epilogue};
-    gemm<T>(n, out, chunk, store, Product{Along{x, n, in}, Along{w, out, in}, in});
+    const TileStore<T::VECTOR> store{y + static_cast<size_t>(blockIdx.y) * capacity * out, out, {n}, epilogue};
+    gemm<T>(n, out, chunk, store, GemmOperands{KMajor{x, n, in}, KMajor{w, out, in}, in});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
@@ -33,11 +34,11 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
     linear_tile<Square>(y, x, w, epilogue, rows, capacity, in, out, chunk);
 }
 
-// For few outputs: a warp each, so that even ten of them fill some of the GPU, and no share is left to be added.
+// A warp an output, for layers of few outputs: even ten of them fill a part of the GPU, and no split is left to add.
 extern "C" __global__ void __launch_bounds__(THREADS)
     linear_warp(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w, Epilogue epilogue,
                 const unsigned* __restrict__ rows, int capacity, int in, int out) {
-    constexpr int SUMS = 4;  // that wait for one another's loads no more
+    constexpr int SUMS = 4;  // independent sums, so that loads overlap
     const long long at = global_thread() / WARP;
     if (at >= static_cast<long long>(active_rows(rows, capacity)) * out) return;  // a warp as a whole
     const int row = static_cast<int>(at / out), lane = threadIdx.x % WARP;
@@ -56,14 +57,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (lane == 0) y[at] = apply_epilogue(epilogue, sum, at, column);
 }
 
-// dx [n, in] = dy [n, out] w; with y [n, in], 0 where y is not positive.
+// dx [n, in] = dy [n, out] w; with `epilogue.y` [n, in], 0 where it is not positive.
 template <class T>
 __device__ __forceinline__ void linear_backward_input_tile(
     float* dx, const float* dy, const float* w, const Epilogue& epilogue, const unsigned* rows, int capacity, int in,
     int out, int chunk) {
     const int n = active_rows(rows, capacity);
-    const Store<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * in, in, {n}, epilogue};
-    gemm<T>(n, in, chunk, store, Product{Along{dy, n, out}, Across{w, in}, out});
+    const TileStore<T::VECTOR> store{dx + static_cast<size_t>(blockIdx.y) * capacity * in, in, {n}, epilogue};
+    gemm<T>(n, in, chunk, store, GemmOperands{KMajor{dy, n, out}, MnMajor{w, in}, out});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
@@ -85,12 +86,12 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
     linear_backward_input_tile<Square>(dx, dy, w, epilogue, rows, capacity, in, out, chunk);
 }
 
-// dw [out, in] = dy^T x: 50 terms a sum, and 13 MB to write: 4 us of memory.
+// dw [out, in] = dy^T x: 50 terms a sum, and 13 MB to write: 4 us.
 template <class T>
 __device__ __forceinline__ void linear_backward_weight_tile(
     float* dw, const float* dy, const float* x, const unsigned* rows, int capacity, int in, int out, int chunk) {
-    const Store<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * out * in, in, {out}, {}};
-    gemm<T>(out, in, chunk, store, Product{Across{dy, out}, Across{x, in}, active_rows(rows, capacity)});
+    const TileStore<T::VECTOR> store{dw + static_cast<size_t>(blockIdx.y) * out * in, in, {out}, {}};
+    gemm<T>(out, in, chunk, store, GemmOperands{MnMajor{dy, out}, MnMajor{x, in}, active_rows(rows, capacity)});
 }
 
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
@@ -106,6 +107,6 @@ extern "C" __global__ void __launch_bounds__(Narrow::THREADS)
 extern "C" __global__ void __launch_bounds__(Square::THREADS)
     linear_backward_weight_square(float* __restrict__ dw, const float* __restrict__ dy, const float* __restrict__ x,
                                   const unsigned* __restrict__ rows, int capacity, int in, int out, int chunk) {
-    // Interleaved it has 107 registers on sm_90a and not 96: four blocks share a multiprocessor and not five.
+    // Interleaved it takes 107 registers on sm_90a instead of 96: four blocks fit a multiprocessor instead of five.
     linear_backward_weight_tile<SquareRowMajor>(dw, dy, x, rows, capacity, in, out, chunk);
 }

@@ -1,10 +1,10 @@
-// Losses by example, what training makes of them, and the sums that are printed.
+// Losses of examples, weights of examples, and the sums that training reports.
 //
-// A warp takes a row of logits `[n, classes]`: 8 bytes a logit backward, 4 forward, some 20 FLOPs each. At batch 50 and
-// 10 classes that is 4 KB: a launch, and no more.
+// A warp takes a row of logits `[n, classes]`: 4 bytes a logit forward, 8 backward, some 20 FLOPs each. At batch 50 and
+// 10 classes that is 4 KB: less than a launch.
 #include "prelude.cuh"
 
-// What a row's losses are made of; the same in every lane.
+// Quantities that the losses of a row are computed from; equal in every lane.
 struct Margins {
     float slm;
     float lm;
@@ -16,7 +16,7 @@ struct Margins {
 // Every lane of the warp calls it.
 __device__ __forceinline__ Margins margins(const float* __restrict__ z, int y, int classes) {
     const int lane = threadIdx.x % WARP;
-    // All lanes begin with the first other class. If it is no number, nothing is larger, and so are the results.
+    // All lanes start with the first other class. If its logit is NaN, no logit is larger, and the results are NaN.
     int best = y == 0 ? 1 : 0;
     float largest = z[best];
     for (int j = lane; j < classes; j += WARP) {
@@ -42,17 +42,17 @@ __device__ __forceinline__ Margins margins(const float* __restrict__ z, int y, i
     return {logf(sum) + lm, lm, best, largest, sum};
 }
 
-// A logit's place among those of its row, as a number: the largest logit's is the largest, and of equal logits the first
-// class's. But for the sign, numbers are ordered as their bits are; what is no number has a place in that order, too.
+// Rank key of a logit: a larger logit has a larger key, and of equal logits the first class has the largest. Numbers of
+// one sign are ordered as their bits. NaN has a place in this order, too.
 __device__ __forceinline__ unsigned long long place(float z, int j) {
-    const unsigned bits = __float_as_uint(z + 0.0f);  // of -0 those of 0
+    const unsigned bits = __float_as_uint(z + 0.0f);  // -0 has the key of 0
     const unsigned key = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
     return static_cast<unsigned long long>(key) << 32 | ~static_cast<unsigned>(j + 1);
 }
 
 constexpr unsigned long long ABOVE_ALL = ~0ull;
 
-// The largest place below another. Every lane of the warp calls it, and gets it.
+// The largest key below another. Every lane of the warp calls it and gets the result.
 __device__ __forceinline__ unsigned long long next_place(const float* __restrict__ z, int classes,
                                                          unsigned long long before) {
     unsigned long long found = 0;
@@ -71,16 +71,16 @@ __device__ __forceinline__ int class_of(unsigned long long place) {
     return static_cast<int>(~static_cast<unsigned>(place)) - 1;
 }
 
-// What dlr is: a difference of two logits over how far others lie apart.
+// The DLR loss: a difference of two logits divided by a difference of others.
 struct Ratio {
     int raised;
     int lowered;
     int first;     // the class with the largest logit
-    int lower[2];  // those whose mean is subtracted from it
+    int lower[2];  // the classes whose mean logit is subtracted from it
     float under;
     float value;
 
-    // (z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12); last is 3 or 4. Every lane of the warp calls it.
+    // (z_raised - z_lowered) / (z_(1) - (z_(3) + z_(last)) / 2 + 1e-12); last is 3 or 4. Every lane calls it.
     __device__ __forceinline__ Ratio(const float* __restrict__ z, int raised, int lowered, int last, int classes)
         : raised(raised), lowered(lowered) {
         unsigned long long at = next_place(z, classes, ABOVE_ALL);
@@ -100,12 +100,12 @@ struct Ratio {
     }
 };
 
-// The row of this warp; rows beyond the active ones have none of its work to do.
+// Row of this warp. A warp beyond the active rows leaves at once.
 __device__ __forceinline__ long long warp_row() {
     return static_cast<long long>(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
 }
 
-// A targeted loss that is minus another takes its kernel, with the targets as labels and -1 as the factor.
+// A targeted loss that is minus another loss uses this kernel, with the targets as labels and -1 as the factor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     loss(float* __restrict__ out, const float* __restrict__ logits, const unsigned* __restrict__ labels, unsigned kind,
          float confidence, float factor, const unsigned* rows, int capacity, int classes) {
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int y = static_cast<int>(labels[row]);
     const Margins m = margins(z, y, classes);
     float value = m.lm;
-    // log(1 + e^slm), without overflow and exact where it is tiny.
+    // log(1 + e^slm), without overflow, and accurate if it is tiny.
     if (kind == LossKind::XENT) value = fmaxf(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
     if (kind == LossKind::SLM) value = m.slm;
     if (kind == LossKind::CW) value = m.lm + confidence < 0.0f ? 0.0f : m.lm + confidence;
@@ -132,30 +132,30 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const float* z = logits + row * classes;
     const int y = static_cast<int>(labels[row]);
     const Margins m = margins(z, y, classes);
-    float share = 1.0f;
+    float slope = 1.0f;
     // Xent is softplus(slm): its gradient is slm's times sigmoid(slm).
     if (kind == LossKind::XENT) {
         const float e = expf(-fabsf(m.slm));
-        share = m.slm > 0.0f ? 1.0f / (1.0f + e) : e / (1.0f + e);
+        slope = m.slm > 0.0f ? 1.0f / (1.0f + e) : e / (1.0f + e);
     }
-    if (kind == LossKind::CW && m.lm + confidence < 0.0f) share = 0.0f;
-    share *= factor * dvalue[row];
+    if (kind == LossKind::CW && m.lm + confidence < 0.0f) slope = 0.0f;
+    slope *= factor * dvalue[row];
     if (kind == LossKind::DLR) {
         const Ratio ratio(z, m.best, y, 3, classes);
         for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
-            dlogits[row * classes + j] = share * ratio.derivative(j);
+            dlogits[row * classes + j] = slope * ratio.derivative(j);
         }
         return;
     }
     for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
-        float dz = j == m.best ? share : 0.0f;
-        // Not e^(z_j - logsumexp): where logits are large, that exponent has lost its last digits.
-        if (kind == LossKind::XENT || kind == LossKind::SLM) dz = share * (expf(z[j] - m.largest) / m.sum);
-        dlogits[row * classes + j] = j == y ? -share : dz;
+        float dz = j == m.best ? slope : 0.0f;
+        // Not e^(z_j - logsumexp): with large logits that exponent has lost its last digits.
+        if (kind == LossKind::XENT || kind == LossKind::SLM) dz = slope * (expf(z[j] - m.largest) / m.sum);
+        dlogits[row * classes + j] = j == y ? -slope : dz;
     }
 }
 
-// z_t - z_y, or the same divided as dlr is.
+// z_t - z_y, or the targeted DLR loss.
 extern "C" __global__ void __launch_bounds__(THREADS)
     targeted_loss(float* __restrict__ out, const float* __restrict__ logits, const unsigned* __restrict__ labels,
                   const unsigned* __restrict__ targets, int divided, const unsigned* rows, int capacity, int classes) {
@@ -175,20 +175,20 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const long long row = warp_row();
     if (row >= active_rows(rows, capacity)) return;
     const int y = static_cast<int>(labels[row]), t = static_cast<int>(targets[row]);
-    const float share = dvalue[row];
+    const float slope = dvalue[row];
     float* dz = dlogits + row * classes;
     if (divided != 0) {
         const Ratio ratio(logits + row * classes, t, y, 4, classes);
-        for (int j = threadIdx.x % WARP; j < classes; j += WARP) dz[j] = share * ratio.derivative(j);
+        for (int j = threadIdx.x % WARP; j < classes; j += WARP) dz[j] = slope * ratio.derivative(j);
     } else {
         for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
-            dz[j] = share * (static_cast<float>(j == t) - static_cast<float>(j == y));
+            dz[j] = slope * (static_cast<float>(j == t) - static_cast<float>(j == y));
         }
     }
 }
 
-// Of the classes other than the label, the one with the largest logit but `rank`, and with `run` (null: 0) as many more.
-// Each lane counts how many classes come before its own: `classes` comparisons of a logit.
+// The class of rank `rank + *run` by logit among the classes other than the label; rank 0 is the largest logit, and a
+// null `run` counts as 0. Each lane counts the classes that come before its own: `classes` comparisons a logit.
 extern "C" __global__ void __launch_bounds__(THREADS)
     rank_class(unsigned* __restrict__ out, const float* __restrict__ logits, const unsigned* __restrict__ labels,
                const unsigned* __restrict__ run, unsigned rank, const unsigned* rows, int capacity, int classes) {
@@ -207,9 +207,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // --- the Kullback-Leibler divergence of two rows of logits ---
 //
-// A warp takes a row: 8 bytes a logit forward, 12 backward, some 50 FLOPs each. At batch 128 and 10 classes that is 16 KB.
+// A warp takes a row: 8 bytes a logit forward, 12 backward, some 50 FLOPs each. At batch 128 and 10 classes: 16 KB.
 
-// What a row's softmax is made of: its largest logit, and the sum of e^(z_j - largest); the same in every lane.
+// Softmax of a row: its largest logit, and the sum of e^(z_j - largest); equal in every lane.
 struct Softmax {
     float largest;
     float sum;
@@ -229,18 +229,18 @@ struct Softmax {
     __device__ __forceinline__ float probability(float z) const { return expf(z - largest) / sum; }
 };
 
-// Two rows of logits that are compared. Every lane of the warp makes it.
+// Comparison of two rows of logits. Every lane of the warp constructs it.
 struct Divergence {
     Softmax p;
     Softmax q;
-    float sums;  // the logarithm of q's sum less that of p's
+    float sums;  // log(q.sum) - log(p.sum)
 
     __device__ __forceinline__ Divergence(const float* __restrict__ p_row, const float* __restrict__ q_row, int classes)
         : p(p_row, classes), q(q_row, classes) {
         sums = logf(q.sum) - logf(p.sum);
     }
 
-    // log P_j - log Q_j, from logits: no logarithm of a probability that is 0, and exactly 0 where both rows are equal.
+    // log P_j - log Q_j, from logits: no logarithm of a probability of 0, and exactly 0 if both rows are equal.
     __device__ __forceinline__ float log_ratio(float p_logit, float q_logit) const {
         return (p_logit - p.largest) - (q_logit - q.largest) + sums;
     }
@@ -248,11 +248,11 @@ struct Divergence {
     // Every lane of the warp calls it.
     __device__ __forceinline__ float kl(const float* __restrict__ p_row, const float* __restrict__ q_row,
                                         int classes) const {
-        float share = 0.0f;
+        float sum = 0.0f;
         for (int j = threadIdx.x % WARP; j < classes; j += WARP) {
-            share += p.probability(p_row[j]) * log_ratio(p_row[j], q_row[j]);
+            sum += p.probability(p_row[j]) * log_ratio(p_row[j], q_row[j]);
         }
-        return warp_sum(share);
+        return warp_sum(sum);
     }
 };
 

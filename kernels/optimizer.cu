@@ -1,4 +1,4 @@
-// Gradients become weights, all parameters in one launch. Formulas as PyTorch's `optim.Adam` and `optim.SGD` have them.
+// Optimizer steps, all parameters in one launch. The formulas are those of PyTorch's `optim.Adam` and `optim.SGD`.
 //
 // LeNet5 has 3,274,634 parameters. Adam reads five numbers a parameter and writes three: 32 bytes, 105 MB, 35 us at
 // 3.0 TB/s; some 16 FLOPs. SGD: 24 bytes, 79 MB, 26 us.
@@ -11,17 +11,18 @@ __device__ __forceinline__ float rate_at(const RateSchedule& schedule, unsigned 
     return rate;
 }
 
-// The gradient of a weight: the two losses' shares, and the penalty.
+// Gradient of a parameter: a weighted sum of the two losses' gradients, and weight decay.
 struct Gradient {
-    float clean_share;
+    float clean_coeff;
     float weight_decay;
 
     __device__ __forceinline__ float operator()(float p, float dmargin, float dclean) const {
-        return ((1.0f - clean_share) * dmargin + clean_share * dclean) + weight_decay * p;
+        return ((1.0f - clean_coeff) * dmargin + clean_coeff * dclean) + weight_decay * p;
     }
 };
 
-// Adam's decay rates. In single precision 1 - 0.999 would be off by 5e-5, so constants are taken in double.
+// Adam's decay rates. In single precision 1 - 0.999 would be off by 5e-5, so the constants are computed in double
+// precision.
 constexpr double BETA1 = 0.9;
 constexpr double BETA2 = 0.999;
 constexpr float KEEP1 = static_cast<float>(BETA1);
@@ -32,8 +33,8 @@ constexpr float ADAM_EPS = 1e-8f;
 
 struct Adam {
     Gradient gradient;
-    float rate;  // the learning rate over the first moment's correction
-    float root;  // of the second moment's correction
+    float rate;  // learning rate / bias correction of the first moment
+    float root;  // square root of the bias correction of the second moment
 
     __device__ __forceinline__ void operator()(float& p, float& m, float& v, float dmargin, float dclean) const {
         const float g = gradient(p, dmargin, dclean);
@@ -43,7 +44,7 @@ struct Adam {
     }
 };
 
-// Whatever depends on the step alone is computed once a block, in double: `step` counts from 0.
+// Numbers that depend on the step alone, computed once a block in double precision; `step` counts from 0.
 __device__ __forceinline__ Adam adam_at(const RateSchedule& schedule, unsigned step, Gradient gradient) {
     SHARED(float, corrected, [2]);
     if (threadIdx.x == 0) {
@@ -55,22 +56,22 @@ __device__ __forceinline__ Adam adam_at(const RateSchedule& schedule, unsigned s
     return {gradient, corrected[0], corrected[1]};
 }
 
-// Where there is no clean loss, `dclean` is `dmargin` and its share 0.
+// Without a clean loss, `dclean` is `dmargin` and its coefficient 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam(float* __restrict__ p, float* __restrict__ m, float* __restrict__ v, const float* __restrict__ dmargin,
-         const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule, float clean_share,
+         const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule, float clean_coeff,
          float weight_decay, int n) {
-    const Adam update = adam_at(schedule, *step, {clean_share, weight_decay});
+    const Adam update = adam_at(schedule, *step, {clean_coeff, weight_decay});
     const long long i = global_thread();
     if (i < n) update(p[i], m[i], v[i], dmargin[i], dclean[i]);
 }
 
-// Four parameters a thread; the last thread takes what is left.
+// Four parameters a thread; the last thread takes the rest.
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam_x4(float* __restrict__ p, float* __restrict__ m, float* __restrict__ v, const float* __restrict__ dmargin,
             const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule,
-            float clean_share, float weight_decay, int n) {
-    const Adam update = adam_at(schedule, *step, {clean_share, weight_decay});
+            float clean_coeff, float weight_decay, int n) {
+    const Adam update = adam_at(schedule, *step, {clean_coeff, weight_decay});
     const long long start = 4 * global_thread();
     if (start + 4 <= n) {
         float4 p4 = *reinterpret_cast<float4*>(p + start);
@@ -103,9 +104,9 @@ struct Sgd {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     sgd(float* __restrict__ p, float* __restrict__ buffer, const float* __restrict__ dmargin,
-        const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule, float clean_share,
+        const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule, float clean_coeff,
         float weight_decay, float momentum, int n) {
-    const Sgd update{{clean_share, weight_decay}, rate_at(schedule, *step), momentum};
+    const Sgd update{{clean_coeff, weight_decay}, rate_at(schedule, *step), momentum};
     const long long i = global_thread();
     if (i < n) update(p[i], buffer[i], dmargin[i], dclean[i]);
 }
@@ -113,8 +114,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     sgd_x4(float* __restrict__ p, float* __restrict__ buffer, const float* __restrict__ dmargin,
            const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule,
-           float clean_share, float weight_decay, float momentum, int n) {
-    const Sgd update{{clean_share, weight_decay}, rate_at(schedule, *step), momentum};
+           float clean_coeff, float weight_decay, float momentum, int n) {
+    const Sgd update{{clean_coeff, weight_decay}, rate_at(schedule, *step), momentum};
     const long long start = 4 * global_thread();
     if (start + 4 <= n) {
         float4 p4 = *reinterpret_cast<float4*>(p + start);
@@ -132,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// One thread: a step's last launch.
+// The step counter: one thread, the last launch of a step.
 extern "C" __global__ void __launch_bounds__(THREADS)
     increment(unsigned* counter) {
     if (global_thread() == 0) *counter += 1u;

@@ -3,14 +3,14 @@
 // Both are bound by memory: bytes of each operand once, at 3 TB/s.
 #include "prelude.cuh"
 
-// An output's window: where its first element is in x, from output `at` of images of `columns` by `c` outputs a row.
+// Offset in x of the first element of output `at`'s window. A row of the output has `columns` by `c` elements.
 __device__ __forceinline__ long long window(long long at, int columns, int c) {
     const long long cell = at / c, channel = at - cell * c, y = cell / columns, x = cell - y * columns;
-    return (4 * y * columns + 2 * x) * c + channel;  // rows of all images follow one another; two of 2 columns each
+    return (4 * y * columns + 2 * x) * c + channel;  // an output row is two input rows of 2 columns each
 }
 
-// out, choice [n, h/2, w/2, c] from x [n, h, w, c]; `row` is the outputs of an image, `columns` w/2. The first of equal
-// ones is chosen.
+// out, choice [n, h/2, w/2, c] from x [n, h, w, c]; `row` is the number of outputs of an image, `columns` is w/2. The
+// first of equal elements is chosen.
 extern "C" __global__ void __launch_bounds__(THREADS)
     max_pool2d(float* __restrict__ out, unsigned char* __restrict__ choice, const float* __restrict__ x,
                const unsigned* __restrict__ rows, int capacity, int row, int columns, int c) {
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     choice[at] = static_cast<unsigned char>(place);
 }
 
-// dx [n, h, w, c] from dy, choice [n, h/2, w/2, c]: a thread writes the four of a window.
+// dx [n, h, w, c] from dy, choice [n, h/2, w/2, c]: a thread writes the four elements of a window.
 extern "C" __global__ void __launch_bounds__(THREADS)
     max_pool2d_backward(float* __restrict__ dx, const float* __restrict__ dy, const unsigned char* __restrict__ choice,
                         const unsigned* __restrict__ rows, int capacity, int row, int columns, int c) {

@@ -1,16 +1,17 @@
 // All inline PTX of the project: one function an instruction, for sm_80 and later.
 //
-// Each has a host twin, which the fake driver (tests/fake_driver) runs in its place, and a kernel in conformance.cu
-// that shows what it does, to the bit: tests/ptx.rs compares that with the PTX manual, on the fake driver and on a GPU.
+// Each function has a host twin, which the fake driver (tests/fake_driver) runs instead, and a kernel in
+// conformance.cu. tests/ptx.rs compares the kernel's results with the PTX manual, to the bit, on the fake driver and on
+// a GPU.
 #pragma once
 
 #include "prelude.cuh"
 
-// cp.async copies from global to shared memory while the thread goes on. Copies are gathered into groups, and waiting
-// is for groups: then the thread that waited may read what it had copied, and after a barrier the other threads may.
+// cp.async copies from global to shared memory while the thread continues. A thread commits its copies in groups and
+// waits for groups. After the wait this thread may read the data; after a barrier the other threads may, too.
 
-// Copies 4 bytes, at addresses that are multiples of 4; or zeros, if not `live`. `global` has to be an address that may
-// be read either way.
+// Copies 4 bytes between addresses that are multiples of 4, or writes zeros if not `live`. `global` has to be readable
+// in both cases.
 __device__ __forceinline__ void cp_async_4(void* shared, const void* global, bool live) {
 #ifdef MAXMARGIN_HOST
     host_cp_async(shared, global, 4, live ? 4 : 0);
@@ -22,7 +23,7 @@ __device__ __forceinline__ void cp_async_4(void* shared, const void* global, boo
 #endif
 }
 
-// The same of 16 bytes, at addresses that are multiples of 16. They pass by the L1 cache.
+// Copies 16 bytes between addresses that are multiples of 16, or writes zeros if not `live`. Bypasses the L1 cache.
 __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool live) {
 #ifdef MAXMARGIN_HOST
     host_cp_async(shared, global, 16, live ? 16 : 0);
@@ -34,7 +35,7 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bo
 #endif
 }
 
-// Makes a group of the copies that this thread has begun since its last one; of none, if there are none.
+// Commits the copies that this thread has started since its last commit as a group, which may be empty.
 __device__ __forceinline__ void cp_async_commit() {
 #ifdef MAXMARGIN_HOST
     host_cp_async_commit();
@@ -43,7 +44,7 @@ __device__ __forceinline__ void cp_async_commit() {
 #endif
 }
 
-// Waits until at most PENDING groups of this thread are on their way: the latest ones.
+// Waits until at most PENDING groups of this thread are pending: the latest ones.
 template <int PENDING>
 __device__ __forceinline__ void cp_async_wait() {
 #ifdef MAXMARGIN_HOST

@@ -1,9 +1,9 @@
-// Random numbers that are counted, not drawn: Philox4x32-10 (Salmon et al., SC 2011), the same bits as src/rng.rs.
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011), with the bits of src/rng.rs.
 #pragma once
 
 #include "prelude.cuh"
 
-// Ten rounds on a counter of four words with a key of two.
+// Four random words for a counter of four words and a key of two.
 __device__ __forceinline__ uint4 philox4x32_10(uint4 counter, uint2 key) {
     for (int round = 0; round < PHILOX_ROUNDS; ++round) {
         if (round > 0) key = make_uint2(key.x + PHILOX_WEYL_0, key.y + PHILOX_WEYL_1);

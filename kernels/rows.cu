@@ -1,7 +1,7 @@
-// Rows by index: a batch out of a data set and back, and which rows are to be taken.
+// Rows by index: gathering a batch, scattering it back, and selecting rows.
 //
-// Rows are of any element type, so they are copied as bytes: as many at once as divide a row and all addresses. `row`
-// counts these units.
+// Rows have any element type and are copied as bytes, in the largest units that divide a row and all addresses. `row`
+// counts units.
 #include "prelude.cuh"
 
 // out[i] = src[index[i]]
@@ -14,7 +14,7 @@ __device__ __forceinline__ void gather(Unit* __restrict__ out, const Unit* __res
     out[i] = src[static_cast<long long>(index[i / row]) * row + i % row];
 }
 
-// dst[index[i]] = src[i]; no two rows go to one place.
+// dst[index[i]] = src[i]; the indices are distinct.
 template <typename Unit>
 __device__ __forceinline__ void scatter(Unit* __restrict__ dst, const Unit* __restrict__ src,
                                         const unsigned* __restrict__ index, const unsigned* rows, int capacity,
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     gather(out, src, index, rows, capacity, row);
 }
 
-// As gather_rows.
+// Bytes as in gather_rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
     scatter_rows_by1(unsigned char* dst, const unsigned char* src, const unsigned* index, const unsigned* rows,
                      int capacity, int row) {
@@ -62,12 +62,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     scatter(dst, src, index, rows, capacity, row);
 }
 
-// The places of negative values, ascending, at the front of `selected`; `count` is how many. One block walks along the
-// values: 8 bytes each, and a few microseconds for a thousand of them, whatever the memory could do.
+// Writes the positions of negative values, ascending, to the front of `selected`, and their number to `count`. One
+// block walks along the values: 8 bytes each; a thousand of them take a few microseconds, bound by latency.
 extern "C" __global__ void __launch_bounds__(THREADS)
     select_negative(unsigned* __restrict__ selected, unsigned* __restrict__ count, const float* __restrict__ values,
                     const unsigned* rows, int capacity) {
-    SHARED(unsigned, found, [THREADS / WARP]);  // by each warp in this round
+    SHARED(unsigned, found, [THREADS / WARP]);  // by each warp in this iteration
     const int n = active_rows(rows, capacity);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     unsigned total = 0;
@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             total += found[w];
         }
         if (negative) selected[before + __popc(votes & ((1u << lane) - 1u))] = static_cast<unsigned>(i);
-        __syncthreads();  // everybody has read `found`
+        __syncthreads();  // all threads have read `found`
     }
     if (threadIdx.x == 0) *count = total;
 }

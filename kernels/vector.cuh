@@ -1,5 +1,5 @@
-// One function applied to each of the numbers that a thread holds: one number, or four that are read and written at
-// once. A kernel's formula is written once, for one number.
+// One function applied to each of a thread's numbers: one number, or a vector of four that is read and written at once.
+// A kernel's formula is written once, for one number.
 #pragma once
 
 template <typename F, typename... In>
@@ -12,7 +12,7 @@ __device__ __forceinline__ float4 each(F f, float4 first, In... rest) {
     return make_float4(f(first.x, rest.x...), f(first.y, rest.y...), f(first.z, rest.z...), f(first.w, rest.w...));
 }
 
-// The sum of `f` over the numbers, in double precision and in their order.
+// Sum of `f` over the numbers, in double precision and in their order.
 template <typename F, typename... In>
 __device__ __forceinline__ double sum_each(F f, float first, In... rest) {
     return f(first, rest...);
@@ -23,7 +23,7 @@ __device__ __forceinline__ double sum_each(F f, float4 first, In... rest) {
     return f(first.x, rest.x...) + f(first.y, rest.y...) + f(first.z, rest.z...) + f(first.w, rest.w...);
 }
 
-// The same as arrays: VECTOR numbers, read or written at once.
+// Arrays of VECTOR numbers, read or written at once.
 template <int VECTOR>
 __device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* from) {
     if constexpr (VECTOR == 4) {
@@ -34,7 +34,7 @@ __device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* fr
     }
 }
 
-// Or zeros: a load that a predicate guards, where a branch around all that leads to it would cost more.
+// Loads, or sets zeros if not `live`. A predicated load costs less than a branch around the address arithmetic.
 template <int VECTOR>
 __device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const float* from) {
     for (int v = 0; v < VECTOR; ++v) to[v] = 0.0f;

@@ -2,24 +2,24 @@
 
 use bytemuck::Pod;
 
-/// A struct that a kernel takes by value.
+/// A struct of plain data that a kernel takes by value.
 pub(super) trait KernelStruct: Pod {
-    /// Its name in the kernel's source. The layout there is the same.
+    /// Name in the kernel's source, where the layout is the same.
     const NAME: &'static str;
 }
 
-/// One argument of a launch.
+/// An argument of a launch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
-    /// The address of a node's input.
+    /// Address of an input of the node, by its number.
     Input(usize),
-    /// The address of a node's output.
+    /// Address of an output of the node, by its number.
     Output(usize),
-    /// The address of the count of active rows; null where all are.
+    /// Address of the count of active rows; null if all rows are active.
     Rows,
-    /// The address of nothing, where a kernel's operand is missing.
+    /// The null address, of a missing operand.
     Null,
-    /// An address in the scratch memory that launches of one node share: bytes from its start.
+    /// Address in the scratch memory that the launches of a node share, as an offset in bytes.
     Scratch(usize),
     /// An `int`.
     Int(i32),
@@ -27,9 +27,9 @@ pub enum Arg {
     Unsigned(u32),
     /// A `float`.
     Float(f32),
-    /// A struct: its name, its bytes.
+    /// A struct of plain data: its name and its bytes.
     Struct(&'static str, Vec<u8>),
-    /// A struct with addresses: its name, its members, each of which begins on a word of its own.
+    /// A struct with addresses: its name and its members. Each member begins at a multiple of 8 bytes.
     Members(&'static str, Vec<Arg>),
 }
 
@@ -37,16 +37,17 @@ impl Arg {
     /// A size, as an `int`.
     ///
     /// # Panics
-    /// It does not fit: no buffer of a supported model has a dimension of 2^31.
+    /// The size is 2^31 or more; no buffer of a supported model has such a dimension.
     pub(super) fn size(n: usize) -> Arg {
         Arg::Int(i32::try_from(n).expect("a size fits an int"))
     }
 
+    /// A struct of plain data.
     pub(super) fn of<T: KernelStruct>(value: T) -> Arg {
         Arg::Struct(T::NAME, bytemuck::bytes_of(&value).to_vec())
     }
 
-    /// The type of the parameter that takes it.
+    /// Type of the kernel's parameter: `pointer`, or the type's name.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) => "pointer",
@@ -57,7 +58,7 @@ impl Arg {
         }
     }
 
-    /// Bytes of that parameter.
+    /// Size of the kernel's parameter in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         const WORD: usize = 8;
@@ -69,7 +70,7 @@ impl Arg {
         }
     }
 
-    /// Whether `other` is it, or one of its members.
+    /// True if `other` is this argument or one of its members.
     #[cfg(test)]
     pub(super) fn has(&self, other: &Arg) -> bool {
         self == other || matches!(self, Arg::Members(_, members) if members.iter().any(|member| member.has(other)))

@@ -1,51 +1,51 @@
-//! The compiled kernels that are built into the binary: what `build.rs` made of `kernels/`.
+//! The compiled kernels in the binary, which `build.rs` makes from `kernels/`.
 
-/// The device code of one kernel file.
+/// Device code of one kernel file.
 pub(super) struct KernelImage {
-    /// The source's name.
+    /// Name of the source file.
     pub file: &'static str,
-    /// A fatbin.
+    /// Fatbin.
     pub bytes: &'static [u8],
 }
 
-/// A kernel: an `extern "C" __global__` function of a file.
+/// Declaration and resources of a kernel, an `extern "C" __global__` function.
 pub struct KernelInfo {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// Which of the images has it.
+    /// Position of its file in [`IMAGES`].
     pub(super) image: usize,
-    /// The type of each argument: `pointer`, `int`, `unsigned`, `float`, or a struct's name.
+    /// Type of each argument: `pointer`, `int`, `unsigned`, `float`, or a struct's name.
     pub params: &'static [&'static str],
-    /// What it uses on each architecture; empty where the binary was built without nvcc.
+    /// Resources on each architecture; empty in a binary that was built without nvcc.
     pub usage: &'static [KernelUsage],
 }
 
 impl KernelInfo {
-    /// The name of its source.
+    /// Name of its source file.
     #[must_use]
     pub fn file(&self) -> &'static str {
         IMAGES[self.image].file
     }
 }
 
-/// What a kernel uses on an architecture, as ptxas reports it. Registers never spill: that is a build error.
+/// Resources of a kernel on an architecture, as ptxas reports them. A register that spills is a build error.
 pub struct KernelUsage {
-    /// Such as `sm_90a`.
+    /// Architecture, such as `sm_90a`.
     pub arch: &'static str,
     /// Registers a thread.
     pub registers: u32,
-    /// Bytes of shared memory a block, without what a launch adds.
+    /// Bytes of shared memory a block, without dynamic shared memory.
     pub shared: u32,
     /// Bytes of local memory a thread: its stack frame. More than `STACK_FRAMES` in build.rs allows is a build error.
     pub stack: u32,
 }
 
-/// Fatbins are read as 8-byte words.
+/// Bytes with the alignment of a fatbin, which the driver reads as words of 8 bytes.
 #[allow(dead_code)] // unused in a binary that was built without nvcc
 #[repr(C, align(16))]
 struct Aligned<const N: usize>([u8; N]);
 
-/// What stands in for an image in a binary that was built without nvcc. No driver takes it.
+/// Placeholder for a fatbin in a binary that was built without nvcc. Every driver refuses it.
 #[allow(dead_code)] // used in such a binary alone
 const NO_IMAGE: &[u8] = b"built without nvcc\0";
 
@@ -54,7 +54,7 @@ include!(concat!(env!("OUT_DIR"), "/images.rs"));
 /// The kernel called `name`.
 ///
 /// # Panics
-/// There is none: a launch names a kernel that no file declares.
+/// No file declares such a kernel.
 pub(super) fn kernel(name: &str) -> &'static KernelInfo {
     KERNELS.iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("no kernel is called {name}"))
 }
@@ -90,7 +90,7 @@ mod tests {
         }
     }
 
-    /// Parameters in constant memory are named by their type alone, as all others.
+    /// The type of a parameter in constant memory has no qualifiers.
     #[test]
     fn a_parameter_s_qualifiers_are_not_its_type() {
         let params = ["pointer", "FormulaInputs", "FormulaCode", "pointer", "int", "int"];

@@ -1,10 +1,10 @@
-//! A launch as data: which kernel, on how many blocks, with which arguments, and what it costs. Made from an op
-//! without a GPU (`lower`), so that it can be tested and printed; run by [`super::Cuda`].
+//! A launch as data: kernel, grid, arguments and cost. `lower` makes launches from an op without a GPU, so that they can
+//! be tested and printed; [`super::Cuda`] runs them.
 
 pub use super::abi::{THREADS, WARP};
 pub use super::arg::Arg;
 
-/// What a launch moves and computes if all rows are active: the least that any implementation of it would.
+/// Memory traffic and arithmetic of a launch if all rows are active: the least of any implementation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Bytes read from or written to device memory, each operand once.
@@ -16,17 +16,17 @@ pub struct Cost {
 /// One launch of a kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// The kernel's name.
+    /// Name of the kernel.
     pub kernel: &'static str,
-    /// Blocks.
+    /// Number of blocks along x, y and z.
     pub grid: [u32; 3],
-    /// Threads of a block.
+    /// Number of threads of a block.
     pub block: u32,
-    /// Bytes of shared memory beyond what the kernel declares.
+    /// Bytes of dynamic shared memory: beyond those that the kernel declares.
     pub shared: u32,
-    /// In the kernel's order.
+    /// Arguments in the kernel's order.
     pub args: Vec<Arg>,
-    /// What it costs.
+    /// Cost with all rows active.
     pub cost: Cost,
 }
 
@@ -37,24 +37,24 @@ impl Launch {
         Launch { kernel, grid: [blocks, 1, 1], block: THREADS as u32, shared: 0, args, cost }
     }
 
-    /// Whether `arg` is among its arguments, or a member of one.
+    /// True if `arg` is among the arguments, or a member of one.
     #[cfg(test)]
     pub(super) fn has(&self, arg: &Arg) -> bool {
         self.args.iter().any(|own| own.has(arg))
     }
 
-    /// One thread for each of `n` elements.
+    /// A launch of one thread for each of `n` elements.
     pub(super) fn each(kernel: &'static str, n: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         Launch::new(kernel, n.div_ceil(THREADS), args, cost)
     }
 }
 
-/// The launches of one node, in order, and the scratch memory they share.
+/// Launches of a node, and the scratch memory that they share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lowered {
-    /// In order.
+    /// Launches in their order.
     pub launches: Vec<Launch>,
-    /// Bytes.
+    /// Bytes of scratch memory.
     pub scratch: usize,
 }
 

@@ -1,8 +1,8 @@
-//! The CUDA device's memory: where each buffer and each value is.
+//! Memory of a CUDA device: addresses of buffers and values.
 //!
-//! Usually three allocations for good: buffers, the workspace of the program that runs, scratch of the node that runs.
-//! For debugging every buffer and every value has an allocation of its own, so that a tool that watches over
-//! allocations sees each access that leaves its operand.
+//! Usually there are three permanent allocations: the buffers, the workspace of the running program, and the scratch
+//! memory of the running node. For debugging every buffer and every value has an allocation of its own, so that a tool that
+//! checks allocations finds each access outside an operand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use super::driver::{Address, Allocation, Context, Stream};
 use crate::tape::{Buffer, Memory as Layout, Program, Region};
 use crate::{Error, Result};
 
-/// Where everything is.
+/// Allocations of a device.
 pub(super) enum DeviceMemory {
-    /// Each region is one allocation.
+    /// One allocation a region.
     Regions { persistent: Allocation, workspace: Allocation, scratch: Allocation },
-    /// Each buffer is one, by its first byte in the layout; values are given theirs when their program runs.
+    /// One allocation a buffer, by its offset in the layout, and one a value, made when its program runs.
     Apart { buffers: BTreeMap<usize, Allocation>, values: Vec<Allocation> },
 }
 
-/// Where the values of a program are, and the scratch memory of its nodes.
+/// Addresses of the values of a program, and of the scratch memory of its nodes.
 pub(super) struct ProgramAddresses {
     pub values: Vec<Option<Address>>,
     pub scratch: Address,
 }
 
 impl DeviceMemory {
-    /// Takes memory for all buffers, zeroed, and for the largest program's values.
+    /// Allocates all buffers, filled with zeros, and memory for the largest program's values.
     pub fn new(
         stream: &Stream,
         layout: &Layout,
@@ -56,7 +56,7 @@ impl DeviceMemory {
         Ok(DeviceMemory::Regions { persistent, workspace, scratch })
     }
 
-    /// Where a byte of the layout is.
+    /// Address of a byte of the layout.
     fn persistent(&self, offset: usize) -> Address {
         match self {
             DeviceMemory::Regions { persistent, .. } => persistent.address + offset as Address,
@@ -67,16 +67,16 @@ impl DeviceMemory {
         }
     }
 
-    /// Where a buffer is.
+    /// Address of a buffer.
     pub fn buffer(&self, buffer: &Buffer) -> Address {
         self.persistent(buffer.offset)
     }
 
-    /// Where a program's values are while it runs; `scratch` is what its nodes need. All work must be done before
-    /// another program is entered, if values have allocations of their own.
+    /// Addresses of a program's values while it runs; `scratch` is the size of its nodes' scratch memory in bytes. If values
+    /// have allocations of their own, all earlier work must be done.
     pub fn enter(&mut self, context: &Arc<Context>, program: &Program, scratch: usize) -> Result<ProgramAddresses> {
-        if let DeviceMemory::Regions { workspace, scratch: room, .. } = self {
-            let fits = program.workspace <= workspace.bytes && scratch <= room.bytes;
+        if let DeviceMemory::Regions { workspace, scratch: allocated, .. } = self {
+            let fits = program.workspace <= workspace.bytes && scratch <= allocated.bytes;
             assert!(fits, "memory was allocated without program {}", program.name);
         }
         let mut own = Vec::new();
@@ -112,17 +112,17 @@ impl DeviceMemory {
     }
 }
 
-/// Rounded up.
+/// Millions of bytes, rounded up.
 fn megabytes(bytes: usize) -> usize {
     bytes.div_ceil(1_000_000)
 }
 
-/// What was needed, what is free, and what makes it less.
+/// The error for a lack of memory: the need, the free memory, and settings that reduce the need.
 fn out_of_memory(context: &Context, needed: &str) -> Result<Error> {
     let (free, total) = context.memory()?;
     Ok(Error::device(format!(
         "out of memory on GPU {} ({}): {needed}; {} MB of {} MB are free. A smaller --width, --training-batch-size \
-         (train), --batch-size (evaluate, bench) or --megabytes (bench) takes less; so does ending other programs on this GPU",
+         (train), --batch-size (evaluate, bench) or --megabytes (bench) needs less; ending other programs on this GPU frees memory",
         context.gpu.ordinal,
         context.gpu.name,
         free / 1_000_000,

@@ -1,11 +1,16 @@
-//! An NVIDIA GPU: our own kernels, launched through the driver that is found at run time.
+//! A CUDA device: the project's own kernels on an NVIDIA GPU, through the driver that is found at run time.
 //!
-//! From op to launch in three steps: `lower` makes launches of a node (pure: kernel, tiles, arguments, cost),
-//! `Cuda::run` gives them addresses and checks them against the kernels' declarations, `driver` hands them to
-//! the GPU. A [`Schedule`] is recorded once as a CUDA graph and from then on given to the GPU at once; the host waits
-//! for nothing but what it reads.
+//! From op to launch in three steps: `lower` makes launches of a node (pure: kernel, tiles, arguments, cost), `Cuda::run`
+//! inserts addresses and compares the arguments with the kernels' declarations, `driver` passes the launches to the GPU. A
+//! [`Schedule`] is recorded once as a CUDA graph, and from then on launched as a whole; the host waits only for results that
+//! it reads.
 //!
-//! `shared` opens a GPU once a process: context, kernels, streams. `unsafe` and cudarc stand in `driver` alone.
+//! - `abi`: constants and layouts of arguments that the kernels share
+//! - `arg`, `launch`: launches as data
+//! - `lower`: from ops to launches
+//! - `images`: the compiled kernels
+//! - `driver`: every call of the driver, and all `unsafe` of the project
+//! - `memory`, `shared`: allocations; state that the devices of a process share
 
 mod abi;
 mod arg;
@@ -34,25 +39,25 @@ use driver::{Address, Event, Graph, Pinned, Stream};
 use memory::{DeviceMemory, ProgramAddresses};
 use shared::{STAGING, SharedGpu, Staging, StreamLease};
 
-/// Shared memory that a launch may add without asking.
-const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
+/// Bytes of dynamic shared memory that a launch may use without an attribute of the kernel.
+const DEFAULT_DYNAMIC_SHARED: u32 = 48 * 1024;
 
-/// A GPU's memory and the work on it. What takes long to open is shared by all devices of the process.
+/// A device on an NVIDIA GPU. All devices of the process share the context and the loaded kernels.
 pub struct Cuda {
-    // In the order in which they are dropped: graphs use the memory, and all use the lane.
+    // Fields are dropped in this order: graphs use the memory, and both use the stream.
     graphs: Vec<(Schedule, Graph)>,
     memory: Option<DeviceMemory>,
-    snapshots: Spare,
-    lane: StreamLease,
+    snapshots: SparePinned,
+    lease: StreamLease,
     multiprocessors: usize,
     sync: bool,
 }
 
-/// Where a launch finds its operands.
+/// Addresses of the operands of a node.
 struct LaunchOperands {
     inputs: Vec<Address>,
     outputs: Vec<Address>,
-    /// Null: all rows.
+    /// Address of the count of active rows; null: all rows.
     rows: Address,
     scratch: Address,
 }
@@ -68,7 +73,7 @@ impl LaunchOperands {
         }
     }
 
-    /// Appends an argument as the driver takes it.
+    /// Appends the words of an argument, as the driver reads them.
     fn append(&self, words: &mut Vec<u64>, arg: &Arg) {
         match arg {
             Arg::Input(i) => words.push(self.inputs[*i]),
@@ -89,54 +94,56 @@ impl LaunchOperands {
     }
 }
 
-/// Pinned memory of a snapshot that was collected, for the next one.
-type Spare = Rc<RefCell<Option<Pinned>>>;
+/// Pinned memory of a finished snapshot, for the next one.
+type SparePinned = Rc<RefCell<Option<Pinned>>>;
 
 impl Cuda {
-    /// Takes GPU `ordinal` into use. With `sync` the host waits after every launch, so that a failure names its
-    /// kernel, and every buffer has an allocation of its own: slow, for finding a failing kernel.
+    /// Opens GPU `ordinal`. With `sync` the host waits after every launch, so that an error names its kernel, and every
+    /// buffer has an allocation of its own. That is slow: it is for finding a failing kernel.
     ///
     /// # Errors
     /// No driver, no such GPU, too old a driver or GPU, or a binary that was built without nvcc.
     pub fn open(ordinal: usize, sync: bool) -> Result<Cuda> {
         let gpu = SharedGpu::get(ordinal)?;
         let multiprocessors = usize::try_from(gpu.context.gpu.multiprocessors).unwrap_or(1).max(1);
-        let lane = StreamLease::take(gpu)?;
-        Ok(Cuda { graphs: Vec::new(), memory: None, snapshots: Spare::default(), lane, multiprocessors, sync })
+        let lease = StreamLease::take(gpu)?;
+        Ok(Cuda { graphs: Vec::new(), memory: None, snapshots: SparePinned::default(), lease, multiprocessors, sync })
     }
 
-    /// The device with its sums split as on a GPU of so many multiprocessors, so that its results have the bits of that
-    /// GPU's. Before memory is allocated.
+    /// Splits sums as a GPU of `multiprocessors` multiprocessors does, so that results have that GPU's bits.
+    ///
+    /// # Panics
+    /// Memory was allocated before.
     #[must_use]
     pub fn split_for(self, multiprocessors: usize) -> Cuda {
         assert!(self.memory.is_none(), "scratch memory depends on where sums are split");
         Cuda { multiprocessors, ..self }
     }
 
-    /// The first GPU that can be used: see [`Cuda::open`].
+    /// Opens the first GPU that can be used: see [`Cuda::open`].
     ///
     /// # Errors
-    /// There is none: why not the first.
+    /// No GPU can be used; the error is that of the first GPU.
     pub fn open_first(sync: bool) -> Result<Cuda> {
         let mut opened = find()?.gpus.into_iter().map(|gpu| Cuda::open(gpu.ordinal, sync));
         let first = opened.next().expect("at least one GPU was found");
         first.or_else(|reason| opened.find_map(Result::ok).ok_or(reason))
     }
 
-    /// The GPU.
+    /// Description of the GPU.
     #[must_use]
     pub fn gpu(&self) -> &Gpu {
-        &self.lane.gpu.context.gpu
+        &self.lease.gpu.context.gpu
     }
 
-    /// Launches a kernel on buffers, all rows of them: for tests of kernels that no op launches. `Arg::Output(i)` is the
-    /// i-th of `outputs`, `Arg::Input(i)` of `inputs`; the kernel stays within them.
+    /// Launches a kernel on buffers with all rows active, for tests of kernels that no op launches. `Arg::Output(i)` is the
+    /// i-th of `outputs`, `Arg::Input(i)` the i-th of `inputs`. The kernel must not access memory outside them.
     ///
     /// # Errors
-    /// The driver refuses the launch. What fails while it runs is an error of the call that next waits for it.
+    /// The driver refuses the launch. A failure during the run is an error of the next call that waits.
     ///
     /// # Panics
-    /// No kernel has this name, or its arguments are others; memory was not allocated; the launch asks for scratch.
+    /// No kernel has this name, or it has other arguments; memory was not allocated; the launch uses scratch memory.
     pub fn launch_on(&mut self, launch: &Launch, outputs: &[&Buffer], inputs: &[&Buffer]) -> Result<()> {
         assert!(!launch.args.iter().any(|arg| matches!(arg, Arg::Scratch(_))), "{} has no scratch", launch.kernel);
         self.stream().bind()?;
@@ -145,20 +152,20 @@ impl Cuda {
     }
 
     fn stream(&self) -> &Arc<Stream> {
-        &self.lane.lane().stream
+        &self.lease.get().stream
     }
 
     fn memory(&self) -> &DeviceMemory {
         self.memory.as_ref().expect("memory was allocated")
     }
 
-    /// Launches a program's kernels.
+    /// Launches the kernels of a program.
     fn run(&mut self, program: &Program) -> Result<()> {
         let lower = |node| lower::lower(program, node, self.multiprocessors);
         let lowered: Vec<Lowered> = program.nodes.iter().map(lower).collect();
         let scratch = lowered.iter().map(|l| l.scratch).max().unwrap_or(0);
         let memory = self.memory.as_mut().expect("memory was allocated");
-        let addresses = memory.enter(&self.lane.lane().stream.context, program, scratch)?;
+        let addresses = memory.enter(&self.lease.get().stream.context, program, scratch)?;
         for (node, lowered) in program.nodes.iter().zip(&lowered) {
             let operands = LaunchOperands::of(node, &addresses);
             for launch in &lowered.launches {
@@ -178,10 +185,10 @@ impl Cuda {
     }
 
     fn launch(&self, launch: &Launch, operands: &LaunchOperands) -> Result<()> {
-        let loaded = &self.lane.gpu.functions[images::kernel(launch.kernel).name];
+        let loaded = &self.lease.gpu.functions[images::kernel(launch.kernel).name];
         let kinds: Vec<&str> = launch.args.iter().map(Arg::kind).collect();
         assert_eq!(kinds, loaded.params, "arguments of {}", launch.kernel);
-        // Each argument begins on a word of its own.
+        // Each argument begins at a multiple of 8 bytes.
         let mut words: Vec<u64> = Vec::new();
         let mut starts = Vec::with_capacity(launch.args.len());
         for arg in &launch.args {
@@ -189,7 +196,7 @@ impl Cuda {
             operands.append(&mut words, arg);
         }
         let mut params: Vec<*mut c_void> = starts.iter().map(|&at| (&raw mut words[at]).cast()).collect();
-        if launch.shared > SHARED_WITHOUT_ASKING {
+        if launch.shared > DEFAULT_DYNAMIC_SHARED {
             let mut allowed = loaded.allowed_shared.lock().unwrap_or_else(PoisonError::into_inner);
             if launch.shared > *allowed {
                 loaded.function.allow_shared(launch.shared)?;
@@ -205,7 +212,7 @@ impl Cuda {
         })
     }
 
-    /// The graph of a schedule: recorded when it is first asked for.
+    /// Graph of a schedule, recorded at the first call.
     fn graph(&mut self, schedule: &Schedule) -> Result<&Graph> {
         let same = |other: &Schedule| {
             let pairs = || other.stages.iter().zip(&schedule.stages);
@@ -254,7 +261,7 @@ impl Device for Cuda {
             return self.stream().copy_in_now(to, bytes);
         }
         let stream = self.stream().clone();
-        let Staging { pinned, used } = &mut self.lane.lane_mut().staging;
+        let Staging { pinned, used } = &mut self.lease.get_mut().staging;
         if *used + bytes.len() > STAGING {
             stream.wait()?;
             *used = 0;
@@ -299,7 +306,7 @@ impl Device for Cuda {
     fn time(&mut self, schedule: &Schedule) -> Result<f64> {
         self.stream().bind()?;
         if !self.sync {
-            self.graph(schedule)?; // recorded before the clock starts
+            self.graph(schedule)?; // records before the timer starts
         }
         let start = Event::record(self.stream())?;
         self.replay(schedule)?;
@@ -309,11 +316,11 @@ impl Device for Cuda {
     }
 }
 
-/// A copy of a buffer on its way to the host.
+/// A copy of a buffer to the host, in flight.
 struct SnapshotCopy {
     arrived: Event,
     pinned: Pinned,
-    home: Spare,
+    home: SparePinned,
 }
 
 impl Snapshot for SnapshotCopy {

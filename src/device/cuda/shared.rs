@@ -1,7 +1,7 @@
-//! State of a GPU that all devices of the process share: its context, the kernels loaded into it, and idle lanes.
+//! State of a GPU that all devices of the process share: its context, the loaded kernels, and idle streams.
 //!
-//! Loading the kernels takes far longer than a small program runs, so the first [`SharedGpu::get`] does it and later ones
-//! find it. The last device to be dropped closes the GPU.
+//! Loading the kernels takes far longer than running a small program, so the first [`SharedGpu::get`] loads them and later
+//! calls reuse them. The last device to be dropped closes the GPU.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,38 +10,38 @@ use super::driver::{Context, Function, Module, Pinned, Stream};
 use super::images::{self, KERNELS, NVCC};
 use crate::{Error, Result};
 
-/// Pinned bytes through which small writes go: a training step's are some hundred.
+/// Bytes of pinned memory for small writes. A training step writes some hundred bytes.
 pub(super) const STAGING: usize = 1 << 20;
 
-/// The CUDA version of the kernels where the binary was built without nvcc: any driver will do to refuse them.
+/// CUDA version that a binary without kernels needs: with any driver the error is that of the missing kernels.
 const ANY_VERSION: i32 = 0;
 
-/// Every GPU that is open in this process, by its number.
+/// GPUs that are open in this process, by number.
 static OPEN: Mutex<Vec<(usize, Weak<SharedGpu>)>> = Mutex::new(Vec::new());
 
-/// A kernel on the GPU.
+/// A kernel that is loaded into a GPU.
 pub(super) struct LoadedKernel {
     pub function: Function,
     pub params: &'static [&'static str],
-    /// Dynamic shared memory in bytes that the driver was told its launches may ask for.
+    /// Bytes of dynamic shared memory that the driver allows for its launches so far.
     pub allowed_shared: Mutex<u32>,
 }
 
-/// A stream, and pinned memory for small writes on it. One device at a time uses it.
+/// A stream with pinned memory for small writes. One device at a time uses it.
 pub(super) struct PooledStream {
     pub stream: Arc<Stream>,
     pub staging: Staging,
 }
 
-/// Small writes on their way to the GPU: the host goes on at once.
+/// Pinned memory of small writes in flight, for which the host does not wait.
 pub(super) struct Staging {
     pub pinned: Pinned,
     pub used: usize,
 }
 
-/// A GPU that is open.
+/// An open GPU.
 pub(super) struct SharedGpu {
-    // In the order in which they are dropped: the context goes last.
+    // Fields are dropped in this order: the context last.
     idle: Mutex<Vec<PooledStream>>,
     pub functions: HashMap<&'static str, LoadedKernel>,
     _modules: Vec<Module>,
@@ -49,7 +49,7 @@ pub(super) struct SharedGpu {
 }
 
 impl SharedGpu {
-    /// GPU `ordinal`, opened unless a device of this process has it open.
+    /// GPU `ordinal`. Opens it unless a device of this process has opened it.
     ///
     /// # Errors
     /// No driver, no such GPU, too old a driver or GPU, or a binary that was built without nvcc.
@@ -71,8 +71,8 @@ impl SharedGpu {
         for image in images::IMAGES {
             modules.push(Module::load(&context, image.bytes).map_err(|refusal| match NVCC {
                 Some(nvcc) => Error::device(format!(
-                    "CUDA: GPU {ordinal} ({}) does not take the kernels of {}, compiled by nvcc {nvcc}: {refusal}; a \
-                     newer driver may, and --device cpu works without it",
+                    "CUDA: GPU {ordinal} ({}) refuses the kernels of {}, compiled by nvcc {nvcc}: {refusal}; a newer \
+                     driver may accept them, and --device cpu works without one",
                     context.gpu.name, image.file
                 )),
                 None => Error::device(
@@ -90,10 +90,10 @@ impl SharedGpu {
         Ok(SharedGpu { idle: Mutex::default(), functions, _modules: modules, context })
     }
 
-    /// An idle lane, or a new one.
-    fn lane(&self) -> Result<PooledStream> {
-        if let Some(lane) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(lane);
+    /// An idle stream, or a new one.
+    fn stream(&self) -> Result<PooledStream> {
+        if let Some(idle) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(idle);
         }
         let stream = Stream::new(&self.context)?;
         let pinned = Pinned::new(&stream, STAGING)?;
@@ -101,43 +101,43 @@ impl SharedGpu {
     }
 }
 
-/// A lane in use, which goes back to its GPU when it is dropped.
+/// A stream in use. It returns to its GPU when the lease is dropped.
 pub(super) struct StreamLease {
-    lane: Option<PooledStream>,
+    stream: Option<PooledStream>,
     pub gpu: Arc<SharedGpu>,
 }
 
 impl StreamLease {
-    /// Takes a lane of the GPU.
+    /// Takes a stream of the GPU.
     ///
     /// # Errors
     /// The driver gives no stream or no pinned memory.
     pub fn take(gpu: Arc<SharedGpu>) -> Result<StreamLease> {
-        Ok(StreamLease { lane: Some(gpu.lane()?), gpu })
+        Ok(StreamLease { stream: Some(gpu.stream()?), gpu })
     }
 
-    pub fn lane(&self) -> &PooledStream {
-        self.lane.as_ref().expect("it is given back when it is dropped")
+    pub fn get(&self) -> &PooledStream {
+        self.stream.as_ref().expect("the stream returns when the lease is dropped")
     }
 
-    pub fn lane_mut(&mut self) -> &mut PooledStream {
-        self.lane.as_mut().expect("it is given back when it is dropped")
+    pub fn get_mut(&mut self) -> &mut PooledStream {
+        self.stream.as_mut().expect("the stream returns when the lease is dropped")
     }
 }
 
 impl Drop for StreamLease {
     fn drop(&mut self) {
-        let Some(mut lane) = self.lane.take() else { return };
-        // A stream whose work failed is of no use to the next device.
-        if lane.stream.bind().is_ok() && lane.stream.wait().is_ok() {
-            lane.staging.used = 0;
-            self.gpu.idle.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+        let Some(mut pooled) = self.stream.take() else { return };
+        // A stream whose work failed is not reused.
+        if pooled.stream.bind().is_ok() && pooled.stream.wait().is_ok() {
+            pooled.staging.used = 0;
+            self.gpu.idle.lock().unwrap_or_else(PoisonError::into_inner).push(pooled);
         }
     }
 }
 
-/// The CUDA version, as the driver counts, that kernels compiled by this nvcc need: the first of the same major
-/// version. (Only a GPU that they were not compiled for, for which the driver compiles them itself, may need a newer driver.)
+/// CUDA version, as `cuDriverGetVersion` counts, that kernels compiled by this nvcc need: the first one of the same major
+/// version. (A GPU that has no compiled kernels, for which the driver compiles PTX, may need a newer driver.)
 fn needed_driver(nvcc: &str) -> i32 {
     1000 * nvcc.split('.').next().and_then(|major| major.parse::<i32>().ok()).unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! kernels/attack.cu.
+//! Launches of kernels/attack.cu.
 
 use super::desc::{Desc, rows_of};
 use super::elementwise::width;
@@ -7,7 +7,7 @@ use crate::rng::Purpose;
 use crate::tape::{Direction, L2Order};
 use crate::tape::{Norm, Op, PgdRule};
 
-/// Operations on a number of an image, as the kernels' comments count them.
+/// FLOPs a number of an image, as the kernels' comments count them.
 mod flops {
     pub const UNIFORM: usize = 2;
     pub const LINF_START: usize = 25;
@@ -18,16 +18,17 @@ mod flops {
     pub const ALONG_UNIT: usize = 9;
 }
 
-/// How an image is cut into work: by blocks that share a row, or a block a row.
+/// Blocks that work on one row of the batch.
 #[derive(Clone, Copy)]
 enum BlocksPerRow {
-    /// Each of [`THREADS`] numbers (or fours) of one row: `Spot` in the kernels.
+    /// A block for each [`THREADS`] numbers, or vectors of four, of a row: `RowPosition` in the kernels.
     Many,
-    /// One a row.
+    /// A block a row.
     One,
 }
 
-/// Outputs and inputs, then `numbers`; then rows and numbers (or fours) of a row.
+/// A launch whose arguments are the output, `inputs`, `numbers`, the count of active rows, the capacity in rows and the
+/// elements of a row: numbers, or vectors of four.
 fn launch(
     desc: &Desc,
     kernel: &'static str,
@@ -84,7 +85,7 @@ pub(super) fn pgd_step(desc: &Desc, rule: PgdRule) -> Launch {
             launch(desc, kernel, width, BlocksPerRow::Many, &inputs, &[], flops::LINF_STEP)
         }
         Norm::L2 => {
-            // How many fours a thread would keep; beyond three they are read again from memory.
+            // A thread holds up to three vectors of four in registers; longer rows are read again from memory.
             let (kernel, width) = match (row / width).div_ceil(THREADS) {
                 1 if width > 1 => ("pgd_step_l2_registers1", width),
                 2..=3 if width > 1 => ("pgd_step_l2_registers3", width),

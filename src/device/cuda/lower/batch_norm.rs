@@ -1,18 +1,19 @@
-//! kernels/batch_norm.cu.
+//! Launches of kernels/batch_norm.cu.
 
 use super::desc::{Desc, rows_of};
 use super::elementwise::width;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 
-/// Items that a thread of a pass takes, so that it has as many reads on their way at once.
-const PASS: usize = 4;
-/// Items that a thread adds up at least, and splits of a channel's sums at most: enough to fill a GPU.
-const SUMMED: usize = 8;
+/// Items a thread in a pass: so many loads are in flight at once.
+const ITEMS_OF_PASS: usize = 4;
+/// Items a thread in a sum, at least.
+const LEAST_SUMMED: usize = 8;
+/// Splits of a channel's sums, at most: enough to fill a GPU.
 const MOST_SPLITS: usize = 256;
-/// Bytes of a channel's split of the two sums.
+/// Bytes of one split of a channel's two sums, in double precision.
 const SPLIT_BYTES: usize = 16;
 
-/// Operations on a number, as the kernels' formulas have them.
+/// FLOPs a number, as the kernels' formulas have them.
 mod flops {
     pub const APPLY: usize = 3;
     pub const BACKWARD_INPUT: usize = 1;
@@ -21,44 +22,44 @@ mod flops {
     pub const BACKWARD_WEIGHT: usize = 7;
 }
 
-/// How `[items, c]` is cut into blocks: `Spot` in the kernels.
+/// Division of `[items, c]` into blocks: `ChannelThreadMap` in the kernels.
 struct ChannelGrid {
     n: usize,
     pixels: usize,
     c: usize,
-    /// Channels that a thread takes: one, or four.
-    width: usize,
+    /// Channels a thread: one, or a vector of four.
+    vector: usize,
 }
 
 impl ChannelGrid {
-    /// Of a node whose first input and rows are images.
+    /// Grid of a node whose first input is images.
     fn of(desc: &Desc) -> ChannelGrid {
         let (n, row) = rows_of(desc.input(0));
         let c = *desc.input(0).last().expect("batch norm's input has channels");
-        ChannelGrid { n, pixels: row / c, c, width: width(desc, c) }
+        ChannelGrid { n, pixels: row / c, c, vector: width(desc, c) }
     }
 
     fn items(&self) -> usize {
         self.n * self.pixels
     }
 
-    /// Items of a block of which each thread takes `each`.
+    /// Items of a block whose threads take `each` items.
     fn chunk(&self, each: usize) -> usize {
-        each * (THREADS / (self.c / self.width).min(WARP))
+        each * (THREADS / (self.c / self.vector).min(WARP))
     }
 
-    /// Items of a split of sums.
+    /// Items of one split of the sums.
     fn split(&self) -> usize {
         let least = self.chunk(1);
-        self.items().div_ceil(MOST_SPLITS).next_multiple_of(least).max(SUMMED * least)
+        self.items().div_ceil(MOST_SPLITS).next_multiple_of(least).max(LEAST_SUMMED * least)
     }
 
     fn splits(&self) -> usize {
         self.items().div_ceil(self.split()).max(1)
     }
 
-    /// ChannelGrid of `chunk` items. `of` are operands and numbers, `rest` sizes that only some kernels take; `numbers` of
-    /// single precision are read or written for each element.
+    /// A launch on blocks of `chunk` items. `of` are operands and numbers, `rest` a size that only some kernels take. It
+    /// reads or writes `numbers` numbers of single precision an element.
     fn launch(
         &self,
         [one, x4]: [&'static str; 2],
@@ -66,23 +67,23 @@ impl ChannelGrid {
         (chunk, rest): (usize, Option<usize>),
         (numbers, flops): (usize, usize),
     ) -> Launch {
-        let width = self.c / self.width;
+        let width = self.c / self.vector;
         let sizes = [self.n, self.pixels, width, chunk].into_iter().chain(rest).map(Arg::size);
         let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();
         let elements = (self.items() * self.c) as u64;
         let cost = Cost { bytes: 4 * numbers as u64 * elements, flops: flops as u64 * elements };
-        let kernel = if self.width > 1 { x4 } else { one };
+        let kernel = if self.vector > 1 { x4 } else { one };
         let mut launch = Launch::new(kernel, self.items().div_ceil(chunk), args, cost);
         launch.grid[1] = u32::try_from(width.div_ceil(WARP)).expect("channels are few");
         launch
     }
 
-    /// A pass over all elements.
+    /// A launch that passes over all elements.
     fn pass(&self, kernels: [&'static str; 2], of: Vec<Arg>, costs: (usize, usize)) -> Launch {
-        self.launch(kernels, of, (self.chunk(PASS), None), costs)
+        self.launch(kernels, of, (self.chunk(ITEMS_OF_PASS), None), costs)
     }
 
-    /// Splits of each channel's two sums, in scratch memory, and `kernel`, which makes `outputs` of them.
+    /// The launch `first`, which writes splits of each channel's two sums to scratch memory, and `kernel`, which adds them.
     fn sums(&self, first: Launch, kernel: &'static str, of: Vec<Arg>) -> Lowered {
         let sizes = [self.n, self.pixels, self.c, self.split(), self.splits()].map(Arg::size);
         let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();
@@ -93,7 +94,7 @@ impl ChannelGrid {
     }
 }
 
-/// y from x and what `norm` holds: weight, bias, mean, variance.
+/// The pass from x to y. `norm` is weight, bias, mean and variance.
 fn apply(grid: &ChannelGrid, norm: [Arg; 4], relu: bool) -> Launch {
     let of = [Arg::Output(0), Arg::Input(0)].into_iter().chain(norm).chain([Arg::Int(relu.into())]).collect();
     grid.pass(["batch_norm", "batch_norm_x4"], of, (2, flops::APPLY))

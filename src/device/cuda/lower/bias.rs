@@ -1,19 +1,20 @@
-//! kernels/bias.cuh.
+//! Launches of the kernels built on kernels/bias.cuh.
 
 use super::desc::{Desc, rows_of};
 use super::gemm::sum_splits;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, WARP};
 
-/// Items that one block adds up: at least so many, and so many that there are at most [`MOST_SPLITS`] blocks of them.
+/// Number that the items of a split are a multiple of.
 const SPLIT_MULTIPLE: usize = 128;
+/// Splits of a sum, at most.
 const MOST_SPLITS: usize = 256;
 
-/// Items of one split: a multiple of [`SPLIT_MULTIPLE`].
+/// Number of items of one split.
 fn split(items: usize) -> usize {
     items.div_ceil(MOST_SPLITS).next_multiple_of(SPLIT_MULTIPLE).max(SPLIT_MULTIPLE)
 }
 
-/// The sum of dy over all but its last dimension, in splits, and the sum of those.
+/// Sums dy over all but its last dimension: `kernel` writes splits, `sum_splits` adds them.
 pub(super) fn sum_items(desc: &Desc, kernel: &'static str) -> Lowered {
     let ((n, row), k) = (rows_of(desc.input(0)), desc.output(0)[0]);
     let items = n * row / k;

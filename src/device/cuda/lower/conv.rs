@@ -1,4 +1,4 @@
-//! kernels/conv.cu.
+//! Launches of kernels/conv.cu: sizes of convolutions, and their matrix products.
 
 use super::desc::Desc;
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
@@ -16,22 +16,22 @@ impl Divisor {
     }
 }
 
-/// What a convolution, or its gradient by its input, is computed with.
+/// Terms and steps that are fused with a convolution, or with its gradient with respect to the input.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FusedTerms {
-    /// The stride of a 1x1 convolution whose results, or gradients, are added. Inputs 2 and 3 are its x, or dy, and its
-    /// filters.
+    /// Stride of the shortcut, a 1 x 1 convolution whose results (or gradients) are added. Inputs 2 and 3 are its x (or
+    /// dy) and its filters.
     pub shortcut: Option<usize>,
     pub epilogue: Epilogue,
 }
 
 impl FusedTerms {
-    /// Terms that the shortcut adds to a sum.
+    /// Number of terms that the shortcut adds to a sum.
     fn channels(&self, desc: &Desc) -> usize {
         self.shortcut.map_or(0, |_| desc.input(2)[3])
     }
 
-    /// The shortcut as the kernels take it.
+    /// Argument of the kernels.
     fn shortcut(&self, desc: &Desc) -> Shortcut {
         let Some(stride) = self.shortcut else { return Shortcut::default() };
         let [_, h, w, channels] = [0, 1, 2, 3].map(|i| int(desc.input(2)[i]));
@@ -62,7 +62,7 @@ pub(super) struct ConvProblem {
 }
 
 impl ConvProblem {
-    /// From the dimensions of x and w; `pooled` if a 2x2 max-pool follows.
+    /// Sizes from the dimensions of x and w; `pooled` if 2 x 2 max-pooling follows.
     pub fn new(x: &[usize], w: &[usize], window: ConvWindow, pooled: bool) -> ConvProblem {
         let (&[n, h, wide, c], &[k, kh, kw, _]) = (x, w) else { unreachable!("shapes were checked when recorded") };
         let [out_h, out_w] = [window.outputs(h, kh), window.outputs(wide, kw)];
@@ -71,17 +71,17 @@ impl ConvProblem {
         conv
     }
 
-    /// Outputs of the convolution, in pixels.
+    /// Number of outputs of the convolution, in pixels.
     fn outputs(&self) -> usize {
         self.n * self.out_h * self.out_w
     }
 
-    /// Elements of a filter.
+    /// Number of elements of a filter.
     fn filter(&self) -> usize {
         self.kh * self.kw * self.c
     }
 
-    /// Bytes of all filters.
+    /// Size of all filters in bytes.
     pub fn weights(&self) -> usize {
         4 * self.k * self.filter()
     }
@@ -116,7 +116,7 @@ impl ConvProblem {
         operands.chain([Arg::Rows, Arg::size(self.n), self.shape(chunk)]).collect()
     }
 
-    /// Whether everything may be read and written four elements at a time.
+    /// True if everything may be read and written in vectors of four.
     pub fn vectors(&self, desc: &Desc, fused: &FusedTerms) -> bool {
         vectorizable(desc, &[self.c, self.k, fused.channels(desc)])
     }
@@ -125,19 +125,19 @@ impl ConvProblem {
         GemmProblem::new(self.outputs(), self.k, self.filter())
     }
 
-    /// By the input: a product for each class of pixels that meet the same taps, and the largest of their sizes.
+    /// Product of the gradient with respect to the input: one a class of pixels with the same taps, with the largest sizes.
     pub fn backward(&self) -> GemmProblem {
         let ConvProblem { n, h, w, c, k, kh, kw, window: ConvWindow { stride, .. }, .. } = *self;
         let [h, w, kh, kw] = [h, w, kh, kw].map(|size| size.div_ceil(stride));
         GemmProblem { count: stride * stride, ..GemmProblem::new(n * h * w, c, kh * kw * k) }
     }
 
-    /// Operations of a gradient. Three of four products are zero whatever the numbers are, if a max-pool follows.
+    /// FLOPs of a gradient. If max-pooling follows, three of four products are zero and are not counted.
     pub fn backward_flops(&self) -> u64 {
         self.forward().flops() / if self.pooled { 4 } else { 1 }
     }
 
-    /// A convolution or its gradient by its input, as `product` says, of so many operations.
+    /// Lowers a convolution, or its gradient with respect to the input, to `product` with `flops` operations.
     fn lower(&self, desc: &Desc, product: GemmProblem, flops: u64, kernels: GemmKernels, fused: FusedTerms) -> Lowered {
         let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
         let (vectors, shortcut) = (self.vectors(desc, &fused), Arg::from(fused.shortcut(desc)));

@@ -1,4 +1,4 @@
-//! Convolutions with what follows them, on the kernels of kernels/conv.cu.
+//! Launches of fused convolutions, on the kernels of kernels/conv.cu.
 
 use super::conv::{FusedTerms, backward_input, forward};
 use super::desc::Desc;

@@ -1,4 +1,4 @@
-//! kernels/conv_pool.cu.
+//! Launches of kernels/conv_pool.cu.
 
 use super::bias::sum_items;
 use super::conv::{ConvProblem, FusedTerms};
@@ -8,14 +8,14 @@ use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
 use crate::tape::ConvWindow;
 
-/// Whether a pooled gradient's chosen outputs are better visited one by one: a tile would have few columns.
+/// True if the direct kernel is faster for the gradient with respect to the input: a block tile would have few columns.
 fn is_direct(conv: &ConvProblem) -> bool {
     const CHANNELS: usize = 4;
     const SHARED: usize = 48 * 1024;
     conv.c <= CHANNELS && conv.window.stride == 1 && conv.weights() <= SHARED
 }
 
-/// In one launch: the four sums that are compared must be whole.
+/// One launch, without splits: pooling compares whole sums.
 pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
     let conv = ConvProblem::new(desc.input(0), desc.input(1), window, true);
     let product = conv.forward();
@@ -38,7 +38,7 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
     work.lower(desc, |chunk, _| conv.args(3, [], chunk))
 }
 
-/// A warp for each channel of 2 x 2 pixels, several in turn.
+/// A launch of a warp for each channel of 2 x 2 pixels; each warp takes several of them in turn.
 fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
     const WARPS: usize = THREADS / WARP;
     const TURNS: usize = 4;

@@ -1,13 +1,13 @@
-//! A node with its shapes: what a lowering looks at.
+//! The view of a node that a lowering has: op, shapes and alignment.
 
 use crate::device::cuda::launch::Cost;
 use crate::tape::{DType, Node, Op, Place, Program, Value};
 
-/// A node with its shapes: what a lowering looks at.
+/// A node with its shapes and the alignment of its operands.
 pub(super) struct Desc<'a> {
-    /// The op.
+    /// Op of the node.
     pub op: &'a Op,
-    /// Multiprocessors that work is spread over.
+    /// Number of multiprocessors of the GPU.
     pub multiprocessors: usize,
     program: &'a Program,
     node: &'a Node,
@@ -28,12 +28,12 @@ impl<'a> Desc<'a> {
         &self.program.values[self.node.outputs[i].0].dims
     }
 
-    /// How many inputs there are.
+    /// Number of inputs.
     pub fn inputs(&self) -> usize {
         self.node.inputs.len()
     }
 
-    /// How many outputs there are.
+    /// Number of outputs.
     pub fn outputs(&self) -> usize {
         self.node.outputs.len()
     }
@@ -52,44 +52,44 @@ impl<'a> Desc<'a> {
         self.program.places[value.0].expect("every operand has a place")
     }
 
-    /// Whether an input's address is a multiple of 16 bytes, as a parameter's in the middle of a buffer may not be.
+    /// True if an input's address is a multiple of 16 bytes. A parameter in the middle of a buffer may have another one.
     pub fn input_aligned(&self, i: usize) -> bool {
         self.place(self.node.inputs[i]).offset.is_multiple_of(16)
     }
 
-    /// Whether an output's address is a multiple of 16 bytes.
+    /// True if an output's address is a multiple of 16 bytes.
     pub fn output_aligned(&self, i: usize) -> bool {
         self.place(self.node.outputs[i]).offset.is_multiple_of(16)
     }
 
-    /// Whether the address of every operand is a multiple of 16 bytes.
+    /// True if the address of every operand is a multiple of 16 bytes.
     pub fn aligned(&self) -> bool {
         self.aligned_to(16)
     }
 
-    /// Whether the address of every operand is a multiple of `bytes`.
+    /// True if the address of every operand is a multiple of `bytes`.
     pub fn aligned_to(&self, bytes: usize) -> bool {
         self.node.inputs.iter().chain(&self.node.outputs).all(|v| self.place(*v).offset.is_multiple_of(bytes))
     }
 
-    /// Bytes of all operands, each once.
+    /// Size of all operands in bytes, each counted once.
     pub fn bytes(&self) -> u64 {
         self.node.inputs.iter().chain(&self.node.outputs).map(|v| self.place(*v).bytes as u64).sum()
     }
 
-    /// As [`Desc::cost`], where outputs are updated: they are read, too.
+    /// Cost of an op that updates its outputs: it reads them, too.
     pub fn cost_of_update(&self, flops: u64) -> Cost {
         let read: u64 = self.node.outputs.iter().map(|v| self.place(*v).bytes as u64).sum();
         Cost { bytes: self.bytes() + read, flops }
     }
 
-    /// The cost of touching every operand once, with `flops` operations.
+    /// Cost of reading or writing every operand once, with `flops` operations.
     pub fn cost(&self, flops: u64) -> Cost {
         Cost { bytes: self.bytes(), flops }
     }
 }
 
-/// Rows there is room for, and elements of each.
+/// Capacity in rows, and number of elements of a row.
 pub(super) fn rows_of(dims: &[usize]) -> (usize, usize) {
     (dims[0], dims[1..].iter().product())
 }

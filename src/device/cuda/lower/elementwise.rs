@@ -1,15 +1,15 @@
-//! kernels/elementwise.cu.
+//! Launches of kernels/elementwise.cu.
 
 use super::bias::sum_items;
 use super::desc::{Desc, rows_of};
 use crate::device::cuda::launch::{Arg, Launch, Lowered};
 
-/// Elements that a thread reads and writes at once: four where the elements of a row and all addresses allow it.
+/// Elements that a thread reads and writes at once: 4 if the length of a row and all addresses allow it, else 1.
 pub(super) fn width(desc: &Desc, row: usize) -> usize {
     if row.is_multiple_of(4) && desc.aligned() { 4 } else { 1 }
 }
 
-/// A kernel of one thread an element, or its `_x4` twin: outputs, inputs, numbers; the rest follows from the shape.
+/// A launch of one thread an element, or a vector of four (`_x4`). `numbers` follow the operands in the arguments.
 fn map(desc: &Desc, kernels: [&'static str; 2], numbers: &[Arg], flops: usize) -> Launch {
     let (n, row) = rows_of(desc.output(0));
     let width = width(desc, row);

@@ -1,4 +1,4 @@
-//! kernels/formula.cu.
+//! Launches of kernels/formula.cu.
 
 use bytemuck::Zeroable;
 
@@ -8,7 +8,7 @@ use crate::device::cuda::launch::{Arg, Launch};
 use crate::tape::formula::{Formula, Instruction};
 use crate::tape::{DType, Reduction};
 
-/// The opcode of an instruction that reads no input.
+/// Opcode of an instruction that reads no input by element.
 fn opcode(instruction: Instruction) -> Opcode {
     match instruction {
         Instruction::Input(_) => unreachable!("an input has an opcode for each way of reading it"),
@@ -37,7 +37,7 @@ fn opcode(instruction: Instruction) -> Opcode {
     }
 }
 
-/// The formula for rows of `width` elements, of which there is room for `n`.
+/// Code of a formula on `n` rows of `width` elements.
 fn code(desc: &Desc, formula: &Formula, n: usize, width: usize) -> FormulaCode {
     let elements = |i: u8| desc.input(usize::from(i)).iter().product::<usize>();
     let reading = |i: u8| {

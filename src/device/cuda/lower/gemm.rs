@@ -1,7 +1,7 @@
-//! kernels/gemm.cuh and gemm.cu: how a product of matrices is cut into tiles and splits.
+//! Matrix products (kernels/gemm.cuh and gemm.cu): the choice of block tile and number of splits (split-K).
 //!
-//! A function of sizes, alignment and the GPU's number of multiprocessors, so that a result does not depend on how many
-//! rows happen to be active.
+//! The choice depends on sizes, alignment and the GPU's number of multiprocessors alone, so that a result does not depend
+//! on the number of active rows.
 
 use super::desc::{Desc, rows_of};
 use crate::device::cuda::abi::{
@@ -10,16 +10,16 @@ use crate::device::cuda::abi::{
 };
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
 
-/// More splits than that are not made: their sum would take longer than they do.
+/// Splits of a sum, at most: adding more splits would take longer than computing them.
 const MOST_SPLITS: usize = 256;
 
-/// Sizes of a product, all rows being active: `[rows, columns]`, each element a sum of `length` terms.
+/// Sizes of a product with all rows active: `[rows, columns]` results, each a sum of `length` terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GemmProblem {
     pub rows: usize,
     pub columns: usize,
     pub length: usize,
-    /// How many of these sizes, or of smaller ones, are computed side by side.
+    /// Number of such products, of these sizes or smaller, that one launch computes.
     pub count: usize,
 }
 
@@ -29,33 +29,33 @@ impl GemmProblem {
         GemmProblem { rows, columns, length, count: 1 }
     }
 
-    /// GemmResults of all.
+    /// Number of results of all products.
     fn results(self) -> usize {
         self.count * self.rows * self.columns
     }
 
-    /// Operations.
+    /// FLOPs of all products.
     pub fn flops(self) -> u64 {
         2 * (self.results() * self.length) as u64
     }
 }
 
-/// The kernels that there are of each product, in the order of their names' places in a [`GemmKernels`].
+/// Block tiles that each product has kernels for, in the order of [`GemmKernels`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GemmTile {
-    /// 64 x 32, elements one by one: for any sizes.
+    /// 64 x 32, single elements: for any sizes.
     Scalar,
-    /// 64 x 32, four elements at a time.
+    /// 64 x 32, vectors of four elements.
     Narrow,
-    /// 64 x 64, four elements at a time.
+    /// 64 x 64, vectors of four elements.
     Square,
 }
 
-/// The names of a product's kernels, by [`GemmTile`].
+/// Names of a product's kernels, by [`GemmTile`].
 pub(super) type GemmKernels = [&'static str; 3];
 
 impl GemmTile {
-    /// Rows and columns.
+    /// Numbers of rows and columns.
     fn sizes(self) -> (usize, usize) {
         match self {
             GemmTile::Scalar | GemmTile::Narrow => (BLOCK_TILE_ROWS, NARROW_TILE_COLUMNS),
@@ -63,15 +63,15 @@ impl GemmTile {
         }
     }
 
-    /// Threads of a block, each of which has 8 x 4 results.
+    /// Number of threads of a block, each with one thread tile.
     fn threads(self) -> usize {
         let (rows, columns) = self.sizes();
         rows * columns / (THREAD_TILE_ROWS * THREAD_TILE_COLUMNS)
     }
 
-    /// Clocks for [`BLOCK_TILE_DEPTH`] terms: of a block that is alone on its multiprocessor, and of each of many. Estimates: many
-    /// blocks wait for shared memory (6 clocks a warp and term, as kernels/gemm.cuh counts beside `row_of`), for their
-    /// stores to it and for loads; one waits for itself.
+    /// Clocks for [`BLOCK_TILE_DEPTH`] terms: of a block alone on its multiprocessor, and of each of many blocks. These are
+    /// estimates. Many blocks are bound by loads from shared memory (6 clocks a warp and term, as kernels/gemm.cuh counts
+    /// beside `row_of`), stores to it and global loads; a single block is bound by latency.
     fn clocks(self) -> (usize, usize) {
         match self {
             GemmTile::Scalar => (900, 600),
@@ -81,21 +81,21 @@ impl GemmTile {
     }
 }
 
-/// How a product is computed.
+/// Block tile and splits of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GemmPlan {
     pub tile: GemmTile,
-    /// Blocks that the results of each of the products are cut into.
+    /// Number of block tiles of each product.
     pub tiles: usize,
-    /// Into how many splits the sums are cut; their results meet in scratch memory.
+    /// Number of splits of the sums (split-K). With more than one, partial sums are in scratch memory.
     pub splits: usize,
-    /// Terms of a split.
+    /// Number of terms of a split.
     pub chunk: usize,
 }
 
 impl GemmPlan {
-    /// The tiles and splits that take the least time as [`GemmPlan::clocks`] estimates it. `vectors`: all that is read and
-    /// written comes in fours. `splits`: whether sums may be cut. `multiprocessors`: the GPU's.
+    /// The plan of the least time by the estimate of [`GemmPlan::clocks`]. `vectors`: everything is read and written in
+    /// vectors of four. `splits`: sums may be split. `multiprocessors`: number of the GPU's multiprocessors.
     pub fn new(product: GemmProblem, vectors: bool, splits: bool, multiprocessors: usize) -> GemmPlan {
         let tiles: &[GemmTile] = if vectors { &[GemmTile::Narrow, GemmTile::Square] } else { &[GemmTile::Scalar] };
         let steps = product.length.div_ceil(BLOCK_TILE_DEPTH).max(1);
@@ -104,7 +104,7 @@ impl GemmPlan {
         plans.min_by_key(|plan| plan.clocks(product, multiprocessors)).expect("one tile and one split are a plan")
     }
 
-    /// At most `splits` splits: none is empty.
+    /// A plan with at most `splits` splits, none of which is empty.
     fn with(product: GemmProblem, tile: GemmTile, splits: usize) -> GemmPlan {
         let (rows, columns) = tile.sizes();
         let tiles = product.rows.div_ceil(rows) * product.columns.div_ceil(columns);
@@ -112,12 +112,12 @@ impl GemmPlan {
         GemmPlan { tile, tiles, splits: product.length.div_ceil(chunk).max(1), chunk }
     }
 
-    /// An estimate of the time it takes.
+    /// Estimate of the time in clocks.
     fn clocks(&self, product: GemmProblem, multiprocessors: usize) -> usize {
-        /// To begin and end a block, and to launch another kernel.
+        /// Clocks to start and end a block, and to launch another kernel.
         const BLOCK: usize = 1500;
         const LAUNCH: usize = 2300;
-        /// Bytes that the L2 cache moves a clock.
+        /// Bytes that the L2 cache moves in a clock.
         const BYTES: usize = 2800;
         let (alone, each) = self.tile.clocks();
         let blocks = (product.count * self.tiles * self.splits).div_ceil(multiprocessors);
@@ -126,12 +126,12 @@ impl GemmPlan {
         work + if self.splits > 1 { sum } else { 0 }
     }
 
-    /// Bytes of scratch memory for splits of so many results.
+    /// Size in bytes of the scratch memory for the splits of `results` results.
     fn scratch(&self, results: usize) -> usize {
         if self.splits > 1 { self.splits * results * 4 } else { 0 }
     }
 
-    /// The launch of `count` products.
+    /// A launch of `count` products.
     pub fn launch(&self, kernels: GemmKernels, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let block = u32::try_from(self.tile.threads()).expect("a block is small");
         let blocks = |n: usize| u32::try_from(n).expect("blocks fit a grid");
@@ -140,30 +140,30 @@ impl GemmPlan {
     }
 }
 
-/// What the results of a product are.
+/// Results of a product.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum GemmResults {
-    /// Those of a batch, finished: rows beyond the active ones are left alone.
+    /// Rows of a batch, to which the epilogue is applied. Rows beyond the active ones are not written.
     Rows(Epilogue),
-    /// All are written.
+    /// A tensor without a batch dimension: everything is written.
     Whole,
 }
 
-/// A product whose sums may be cut.
+/// A product whose sums may be split.
 pub(super) struct GemmOperation {
     pub kernels: GemmKernels,
     pub product: GemmProblem,
-    /// All that is read and written comes in vectorizable, and is aligned.
+    /// True if everything may be read and written in vectors of four.
     pub vectors: bool,
-    /// Its results are the op's last output.
+    /// Destination of the results: the op's last output.
     pub results: GemmResults,
-    /// Operations that are of use.
+    /// FLOPs, without products that are known to be zero.
     pub flops: u64,
 }
 
 impl GemmOperation {
-    /// Its launches. `args(chunk, epilogue)` are the kernel's arguments after the first, which says where results go;
-    /// splits of a sum are finished by the kernel that adds them.
+    /// Launches of the product. `args(chunk, epilogue)` are the kernel's arguments after the first one, the destination. If
+    /// the sums are split, the kernel that adds the splits applies the epilogue.
     pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
         let GemmOperation { kernels, product, vectors, ref results, flops } = *self;
         let plan = GemmPlan::new(product, vectors, true, desc.multiprocessors);
@@ -189,7 +189,7 @@ impl GemmOperation {
     }
 }
 
-/// Adds splits of a batch's results and finishes them; of its dimensions the first are the rows.
+/// A launch that adds the splits of a batch's results and applies the epilogue; `dims[0]` is the number of rows.
 fn sum_split_rows(to: Arg, dims: &[usize], columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
     let (n, row) = rows_of(dims);
     let sizes = [n, row, columns, splits].map(Arg::size);
@@ -197,7 +197,7 @@ fn sum_split_rows(to: Arg, dims: &[usize], columns: usize, splits: usize, epilog
     Launch::new("sum_split_rows", (n * row).div_ceil(WARP), args, sum_cost(n * row, splits))
 }
 
-/// Adds splits of `count` results.
+/// A launch that adds the splits of `count` results.
 pub(super) fn sum_splits(count: usize, splits: usize) -> Launch {
     let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::size(count), Arg::size(splits)];
     Launch::new("sum_splits", count.div_ceil(WARP), args, sum_cost(count, splits))
@@ -207,8 +207,8 @@ fn sum_cost(count: usize, splits: usize) -> Cost {
     Cost { bytes: 4 * (count * (splits + 1)) as u64, flops: (count * (splits - 1)) as u64 }
 }
 
-/// Whether an op may read and write four elements at a time: all of `sizes`, lengths of rows, come in vectorizable, and all
-/// operands but vectors, which are read one by one, begin at multiples of 16 bytes.
+/// True if an op may read and write vectors of four elements: all of `sizes`, lengths of rows, are multiples of four, and
+/// all operands begin at multiples of 16 bytes, except one-dimensional ones, which are read by single elements.
 pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
     let aligned = |i: usize| desc.input(i).len() == 1 || desc.input_aligned(i);
     sizes.iter().all(|size| size.is_multiple_of(4))
@@ -220,10 +220,10 @@ pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
 mod tests {
     use super::*;
 
-    /// Multiprocessors of an H100.
+    /// Number of multiprocessors of an H100.
     const H100: usize = 132;
 
-    /// Around tiles and splits, and LeNet5's at a batch of 50.
+    /// Sizes around those of tiles and splits, and LeNet5's at a batch of 50.
     fn products() -> impl Iterator<Item = GemmProblem> {
         let sizes = [1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1009, 39200];
         sizes
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn tiles_cover_all_results_and_shares_all_terms_once() {
+    fn tiles_cover_all_results_and_splits_all_terms_once() {
         for product in products() {
             for (vectors, splits) in [(false, false), (false, true), (true, false), (true, true)] {
                 let plan = GemmPlan::new(product, vectors, splits, H100);
@@ -256,15 +256,15 @@ mod tests {
     }
 
     #[test]
-    fn scratch_holds_the_results_of_every_share() {
-        let cut = GemmProblem::new(32, 32, 39200);
-        let plan = GemmPlan::new(cut, true, true, H100);
+    fn scratch_holds_the_results_of_every_split() {
+        let large = GemmProblem::new(32, 32, 39200);
+        let plan = GemmPlan::new(large, true, true, H100);
         assert!(plan.splits > 1);
         assert_eq!(plan.scratch(32 * 32), plan.splits * 32 * 32 * 4);
-        assert_eq!(GemmPlan::new(cut, true, false, H100).scratch(32 * 32), 0);
+        assert_eq!(GemmPlan::new(large, true, false, H100).scratch(32 * 32), 0);
     }
 
-    /// At a batch of 50. Two blocks or more a multiprocessor, where there is enough to split.
+    /// LeNet5 at a batch of 50: two blocks or more a multiprocessor, if there are enough terms to split.
     #[test]
     fn lenet5_fills_the_gpu() {
         let plan = |rows, columns, length, splits| {
@@ -292,10 +292,10 @@ mod tests {
         assert_eq!(plans, expected);
     }
 
-    /// WideResNet-28-4's at a batch of 128 are large enough: no sum of a result or of a gradient by an input is cut,
-    /// which would take another launch.
+    /// The products of WideResNet-28-4 at a batch of 128 are large: no sum of a result or of a gradient with respect to an
+    /// input is split, which would take another launch.
     #[test]
-    fn the_wide_resnet_fills_the_gpu_without_cutting_sums() {
+    fn the_wide_resnet_fills_the_gpu_without_splits() {
         let plan = |rows, columns, length, count| {
             let vectors = columns % 4 == 0 && length % 4 == 0;
             let GemmPlan { tile, tiles, splits, .. } =
@@ -340,11 +340,11 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_has_a_block_a_tile_a_share_and_a_product() {
-        let cut = GemmProblem::new(50, 1024, 3136);
+    fn a_launch_has_a_block_a_tile_a_split_and_a_product() {
+        let large = GemmProblem::new(50, 1024, 3136);
         let plan = GemmPlan { tile: GemmTile::Square, tiles: 16, splits: 7, chunk: 448 };
         let launch = plan.launch(["scalar", "narrow", "square"], 4, vec![], Cost::default());
         assert_eq!((launch.kernel, launch.grid, launch.block), ("square", [16, 7, 4], 128));
-        assert_eq!(GemmPlan::with(cut, GemmTile::Square, 7), plan);
+        assert_eq!(GemmPlan::with(large, GemmTile::Square, 7), plan);
     }
 }

@@ -1,13 +1,13 @@
-//! kernels/hyperplane.cu.
+//! Launch of kernels/hyperplane.cu.
 
 use super::desc::{Desc, rows_of};
 use crate::device::cuda::launch::{Arg, Launch};
 use crate::tape::Norm;
 
-/// Operations on a number of an image, as the kernel's comment counts them.
+/// FLOPs a number of an image, as the kernel's comment counts them.
 const FLOPS: usize = 50;
 
-/// A block a row.
+/// A launch of a block a row.
 pub(super) fn project_hyperplane(desc: &Desc, norm: Norm) -> Launch {
     let (n, row) = rows_of(desc.output(0));
     let mut args = vec![Arg::Output(0)];

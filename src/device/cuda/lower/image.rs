@@ -1,17 +1,18 @@
-//! kernels/image.cu.
+//! Launches of kernels/image.cu.
 
 use super::desc::{Desc, rows_of};
 use super::elementwise::width;
 use crate::device::cuda::launch::{Arg, Cost, Launch};
 use crate::rng::Purpose;
 
-/// Operations on a number of an image, as the kernels' comments count them.
+/// FLOPs a number of an image, as the kernels' comments count them.
 mod flops {
     pub const STANDARDIZE: usize = 6;
     pub const STANDARDIZE_BACKWARD: usize = 9;
 }
 
-/// A block an image: outputs, inputs, then rows and numbers (or fours) of a row.
+/// A launch of a block an image. Arguments: `operands`, the count of active rows, the capacity in rows, and the numbers or
+/// vectors of four of an image.
 fn by_rows(desc: &Desc, [one, x4]: [&'static str; 2], operands: Vec<Arg>, flops: usize) -> Launch {
     let (n, row) = rows_of(desc.input(0));
     let width = width(desc, row);
@@ -30,7 +31,7 @@ pub(super) fn standardize_backward(desc: &Desc) -> Launch {
     by_rows(desc, kernels, operands, flops::STANDARDIZE_BACKWARD)
 }
 
-/// Rows, pixels and channels of images.
+/// Numbers of rows, pixels and channels of images.
 fn sizes(dims: &[usize]) -> [usize; 3] {
     let (&[n, c], pixels) = (&[dims[0], dims[3]], dims[1] * dims[2]);
     [n, pixels, c]
@@ -44,11 +45,11 @@ pub(super) fn global_mean(desc: &Desc) -> Launch {
 
 pub(super) fn global_mean_backward(desc: &Desc) -> Launch {
     let [n, pixels, c] = sizes(desc.output(0));
-    let fours = width(desc, c);
-    let sizes = [n, pixels, c / fours].map(Arg::size);
+    let vector = width(desc, c);
+    let sizes = [n, pixels, c / vector].map(Arg::size);
     let args = [Arg::Output(0), Arg::Input(0), Arg::Rows].into_iter().chain(sizes).collect();
-    let kernel = if fours > 1 { "global_mean_backward_x4" } else { "global_mean_backward" };
-    Launch::each(kernel, n * pixels * (c / fours), args, desc.cost((n * pixels * c) as u64))
+    let kernel = if vector > 1 { "global_mean_backward_x4" } else { "global_mean_backward" };
+    Launch::each(kernel, n * pixels * (c / vector), args, desc.cost((n * pixels * c) as u64))
 }
 
 pub(super) fn draw_augmentation(desc: &Desc, seed: u64, reach: u32) -> Launch {
@@ -59,7 +60,7 @@ pub(super) fn draw_augmentation(desc: &Desc, seed: u64, reach: u32) -> Launch {
     Launch::each("draw_augmentation", n, args, desc.cost(0))
 }
 
-/// Only the rows that the index names are read.
+/// The cost counts only the rows that the index names.
 pub(super) fn gather_augmented(desc: &Desc, reach: u32) -> Launch {
     let &[n, h, w, c] = desc.output(0) else { unreachable!("images are [n, h, w, c]") };
     let operands = [Arg::Output(0), Arg::Input(0), Arg::Input(1), Arg::Input(2)];

@@ -1,14 +1,14 @@
-//! kernels/linear.cu.
+//! Launches of kernels/linear.cu.
 
 use super::desc::{Desc, rows_of};
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
 
-/// Outputs for which a warp each is better than tiles.
-const FEW: usize = 16;
+/// Outputs of a layer, at most, for which a warp an output is faster than block tiles.
+const MOST_WARP_OUTPUTS: usize = 16;
 
-/// Rows, inputs and outputs of the layer.
+/// Numbers of rows, inputs and outputs of a layer.
 #[derive(Clone, Copy)]
 struct LinearSizes {
     n: usize,
@@ -17,7 +17,7 @@ struct LinearSizes {
 }
 
 impl LinearSizes {
-    /// The arguments after the first. `epilogue` is one only where a kernel takes it.
+    /// Arguments after the first. `epilogue` is given if the kernel takes one.
     fn args(self, epilogue: Option<Arg>) -> Vec<Arg> {
         let LinearSizes { n, inner, out } = self;
         let operands = [Arg::Input(0), Arg::Input(1)].into_iter().chain(epilogue);
@@ -45,7 +45,7 @@ pub(super) fn linear_bias(desc: &Desc, relu: bool) -> Lowered {
 fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
     let ((n, inner), out) = (rows_of(desc.input(0)), desc.output(0)[1]);
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, out, inner));
-    if out <= FEW {
+    if out <= MOST_WARP_OUTPUTS {
         let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(epilogue.into()))).collect();
         let warps_of_a_block = THREADS / WARP;
         return Launch::new("linear_warp", (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))

@@ -1,17 +1,18 @@
-//! kernels/loss.cu.
+//! Launches of kernels/loss.cu.
 
 use super::desc::Desc;
 use crate::device::cuda::abi::LossKind;
 use crate::device::cuda::launch::{Arg, Launch, THREADS, WARP};
 use crate::tape::{Loss, LossRule, TargetedLoss};
 
-/// Operations on a logit: the largest, an exponential and its sum; backward one more exponential and two products.
+/// FLOPs a logit, forward and backward: the maximum, an exponential and its sum; backward one more exponential and two
+/// products.
 const FLOPS: [u64; 2] = [16, 32];
-/// Comparisons of a logit with each other one.
+/// FLOPs of the comparison of two logits.
 const RANK_FLOPS: u64 = 1;
 
-/// Operations on a pair of logits, forward, backward by p and by q: two softmaxes (32), their difference's sum (14), and what
-/// is made of them.
+/// FLOPs a pair of logits: forward, backward with respect to p and to q. Two softmaxes take 32, the sum of their
+/// difference 14.
 const KL_FLOPS: [u64; 3] = [46, 60, 50];
 
 fn kind(loss: Loss) -> LossKind {
@@ -24,7 +25,7 @@ fn kind(loss: Loss) -> LossKind {
     }
 }
 
-/// A kernel of a warp a row of logits.
+/// A launch of a warp a row of logits.
 fn by_warps(desc: &Desc, kernel: &'static str, inputs: &[Arg], numbers: &[Arg], flops: u64) -> Launch {
     let &[n, classes] = desc.input(0) else { unreachable!("logits are rows of classes") };
     let args = [&[Arg::Output(0)], inputs, numbers, &[Arg::Rows, Arg::size(n), Arg::size(classes)]].concat();
@@ -35,7 +36,7 @@ fn inputs<const N: usize>(places: [usize; N]) -> [Arg; N] {
     places.map(Arg::Input)
 }
 
-/// Which loss, its confidence, and what it is multiplied by.
+/// Arguments of a loss: kind, confidence and factor.
 fn rule_and_factor(rule: LossRule, factor: f32) -> [Arg; 3] {
     [Arg::Unsigned(kind(rule.loss) as u32), Arg::Float(rule.confidence), Arg::Float(factor)]
 }
@@ -48,14 +49,14 @@ pub(super) fn loss_backward(desc: &Desc, rule: LossRule) -> Launch {
     by_warps(desc, "loss_backward", &inputs([0, 1, 2]), &rule_and_factor(rule, 1.0), FLOPS[1])
 }
 
-/// Of a loss that has kernels of its own: whether it is divided as dlr is.
+/// Argument of a targeted loss with kernels of its own: 1 if it is divided, as DLR is.
 fn divided(targeted: TargetedLoss) -> [Arg; 1] {
     [Arg::Int(i32::from(targeted == TargetedLoss::Dlr))]
 }
 
 pub(super) fn targeted_loss(desc: &Desc, targeted: TargetedLoss) -> Launch {
     match targeted {
-        // The targets are its labels.
+        // The targets take the place of the labels.
         TargetedLoss::Minus(rule) => by_warps(desc, "loss", &inputs([0, 2]), &rule_and_factor(rule, -1.0), FLOPS[0]),
         _ => by_warps(desc, "targeted_loss", &inputs([0, 1, 2]), &divided(targeted), FLOPS[0]),
     }
@@ -76,7 +77,7 @@ pub(super) fn rank_class(desc: &Desc, rank: u32) -> Launch {
     by_warps(desc, "rank_class", &inputs, &[Arg::Unsigned(rank)], RANK_FLOPS * desc.input(0)[1] as u64)
 }
 
-/// A kernel of a warp for a row of each of two logits.
+/// A launch of a warp for a row of each of two tensors of logits.
 fn of_two(desc: &Desc, kernel: &'static str, flops: u64) -> Launch {
     let &[n, classes] = desc.input(0) else { unreachable!("logits are rows of classes") };
     let mut args = vec![Arg::Output(0)];

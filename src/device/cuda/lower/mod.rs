@@ -1,6 +1,6 @@
-//! From an op on shapes to launches: which kernel, with which tiles, on how many blocks. Pure: no driver is asked.
+//! Lowering: from an op on shapes to launches, with kernel, tiles and grid. Pure functions, which call no driver.
 //!
-//! One exhaustive `match` over [`Op`]; each family's file stands beside its kernels' file of the same name.
+//! [`lower`] is one exhaustive `match` over [`Op`]. Each family has a file of the name of its kernels' file.
 
 mod attack;
 mod batch_norm;
@@ -27,10 +27,10 @@ use crate::device::Schedule;
 use crate::tape::{Node, Op, Program};
 use desc::Desc;
 
-/// Multiprocessors of the GPU that launches are described for where none is at hand: an H100's.
+/// Number of multiprocessors assumed for descriptions of launches without a GPU: an H100's.
 pub const TYPICAL_MULTIPROCESSORS: usize = 132;
 
-/// The launches of a node on a GPU of so many multiprocessors.
+/// Lowers a node for a GPU of `multiprocessors` multiprocessors.
 pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> Lowered {
     let desc = Desc::new(program, node, multiprocessors);
     match &node.op {
@@ -110,29 +110,29 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
     }
 }
 
-/// Launches of a node on a GPU of so many multiprocessors, which need not be there.
+/// Launches of a node on a GPU of `multiprocessors` multiprocessors. No GPU is needed.
 #[must_use]
 pub fn launches(program: &Program, node: &Node, multiprocessors: usize) -> Vec<Launch> {
     lower(program, node, multiprocessors).launches
 }
 
-/// What several launches are together.
+/// Number and cost of several launches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TotalCost {
-    /// How many.
+    /// Number of launches.
     pub launches: u64,
-    /// The sum of their costs.
+    /// Sum of their costs.
     pub cost: Cost,
 }
 
 impl TotalCost {
-    /// The sum over a program's launches on a GPU of so many multiprocessors.
+    /// Total of a program's launches on a GPU of `multiprocessors` multiprocessors.
     pub fn of(program: &Program, multiprocessors: usize) -> TotalCost {
         let launches = program.nodes.iter().flat_map(|node| launches(program, node, multiprocessors));
         launches.fold(TotalCost::default(), |total, launch| total.and(TotalCost { launches: 1, cost: launch.cost }, 1))
     }
 
-    /// The sum over a schedule, each program as often as it runs.
+    /// Total of a schedule, each program counted as often as it runs.
     pub fn of_schedule(schedule: &Schedule, multiprocessors: usize) -> TotalCost {
         let stages = schedule.stages.iter();
         stages.fold(TotalCost::default(), |total, (program, times)| {

@@ -1,5 +1,5 @@
-//! What the launches of ops other than convolutions and products promise: every element has its thread, and is read as
-//! wide as its address allows. Of linear layers: bias and ReLU are applied once. Of batch norm: few launches.
+//! Tests of the launches of ops. Every element has its thread, and is read in vectors if its address allows it. Bias and
+//! ReLU of linear layers are applied once. Batch norm takes few launches. (`gemm.rs` tests plans of matrix products.)
 
 mod attacks;
 
@@ -14,11 +14,10 @@ use crate::tape::{
 };
 use crate::tape::{Direction, L2Order};
 
-/// Elements of a row around a block's threads and around four times as many.
+/// Lengths of rows around a block's threads, and around four times as many.
 const ROWS: [usize; 16] = [1, 2, 3, 4, 7, 16, 255, 256, 257, 784, 1020, 1024, 1028, 3072, 3076, 150_528];
 
-/// An op's launches, and their scratch memory, on operands of these shapes. Operand `off` begins four bytes past a
-/// multiple of sixteen.
+/// Lowers an op on operands of these shapes. Operand `off` begins four bytes past a multiple of 16.
 fn lowered(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Lowered {
     let mut memory = Memory::default();
     let operands: Vec<Buffer> = inputs
@@ -46,12 +45,12 @@ fn lowered(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], 
     lowered
 }
 
-/// The launches alone.
+/// Launches of an op.
 fn launches(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Vec<Launch> {
     lowered(op, inputs, outputs, off).launches
 }
 
-/// The launch of an op that has one.
+/// Launch of an op that has only one.
 fn launch(op: Op, inputs: &[(&[usize], DType)], outputs: &[(&[usize], DType)], off: Option<usize>) -> Launch {
     let launches = launches(op, inputs, outputs, off);
     let [launch] = &launches[..] else { panic!("one launch an op") };
@@ -63,7 +62,7 @@ fn f32s(dims: &[usize]) -> (&[usize], DType) {
     (dims, DType::F32)
 }
 
-/// The last `N` arguments, which are ints.
+/// Last `N` arguments, which are ints.
 fn sizes<const N: usize>(launch: &Launch) -> [usize; N] {
     let last = &launch.args[launch.args.len() - N..];
     std::array::from_fn(|i| match last[i] {
@@ -72,7 +71,7 @@ fn sizes<const N: usize>(launch: &Launch) -> [usize; N] {
     })
 }
 
-/// A thread an element (or four), no more blocks than that takes.
+/// Asserts that there are enough blocks for `threads` threads, and no more.
 fn covers(launch: &Launch, threads: usize) {
     assert_eq!(launch.grid[0] as usize, threads.div_ceil(256).max(1), "{launch:?}");
 }
@@ -149,8 +148,8 @@ fn rows_are_copied_in_the_widest_units_that_divide_them() {
 }
 
 #[test]
-fn a_linear_layer_s_sums_are_finished_once_where_they_are_whole() {
-    // Few terms: one launch. Many: shares, which another adds. Ten outputs: a warp each.
+fn a_linear_layer_s_epilogue_is_applied_once_to_whole_sums() {
+    // Few terms: one launch. Many terms: splits, and a launch that adds them. Ten outputs: a warp an output.
     for (inner, out, kernels) in [
         (16, 64, &["linear_narrow"][..]),
         (3136, 1024, &["linear_square", "sum_split_rows"]),
@@ -166,9 +165,9 @@ fn a_linear_layer_s_sums_are_finished_once_where_they_are_whole() {
             let launches = launches(op, inputs, &[f32s(&y)], None);
             assert_eq!(launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>(), kernels);
             let (last, before) = launches.split_last().unwrap();
-            let finishes = |launch: &Launch| (launch.has(&Arg::Input(2)), launch.has(&Arg::Int(1)));
-            assert_eq!(finishes(last), (inputs.len() > 2, relu), "{last:?}");
-            assert!(before.iter().all(|launch| finishes(launch) == (false, false)), "{before:?}");
+            let applied = |launch: &Launch| (launch.has(&Arg::Input(2)), launch.has(&Arg::Int(1)));
+            assert_eq!(applied(last), (inputs.len() > 2, relu), "{last:?}");
+            assert!(before.iter().all(|launch| applied(launch) == (false, false)), "{before:?}");
         }
         let (dy, dx) = (f32s(&y), f32s(&x));
         for inputs in [&[dy, all[1]][..], &[dy, all[1], dx]] {
@@ -180,7 +179,7 @@ fn a_linear_layer_s_sums_are_finished_once_where_they_are_whole() {
     }
 }
 
-/// The struct called `name` among a launch's arguments.
+/// Members of the struct called `name` among a launch's arguments.
 fn members<'a>(launch: &'a Launch, name: &str) -> Option<&'a [Arg]> {
     launch.args.iter().find_map(|arg| match arg {
         Arg::Members(of, members) if *of == name => Some(&members[..]),
@@ -189,12 +188,12 @@ fn members<'a>(launch: &'a Launch, name: &str) -> Option<&'a [Arg]> {
 }
 
 #[test]
-fn what_is_fused_with_a_convolution_is_done_once_where_its_sums_are_whole() {
+fn a_convolution_s_epilogue_is_applied_once_to_whole_sums() {
     let window = ConvWindow { padding: 1, stride: 2 };
     let forward = ConvFusion { window, shortcut: Some(2), addend: false, sum: true, norm: true };
     let backward = ConvGradientFusion { window, shortcut: Some(2), norm: true, addend: true };
     let input = Arg::Input;
-    for (n, size, cut) in [(128, 16, false), (1, 4, true)] {
+    for (n, size, split) in [(128, 16, false), (1, 4, true)] {
         let (large, small) = ([n, 2 * size, 2 * size, 64], [n, size, size, 128]);
         let (w, single, from, to) = ([128, 3, 3, 64], [128, 1, 1, 64], [64], [128]);
         let [large, small, w, single, from, to] =
@@ -207,7 +206,7 @@ fn what_is_fused_with_a_convolution_is_done_once_where_its_sums_are_whole() {
             &[large],
             None,
         );
-        // Before, sum, weight, variance, bias, mean, y, after, ReLU.
+        // Members of `Epilogue`: before, sum, weight, variance, bias, mean, y, after, relu.
         let forward =
             [Arg::Null, Arg::Output(0), input(4), input(7), input(5), input(6), Arg::Null, Arg::Null, Arg::Int(1)];
         let backward =
@@ -215,7 +214,7 @@ fn what_is_fused_with_a_convolution_is_done_once_where_its_sums_are_whole() {
         for (launches, epilogue, to, classes) in
             [(of_forward, forward, Arg::Output(1), 1), (of_backward, backward, Arg::Output(0), 4)]
         {
-            assert_eq!(launches.len(), if cut { 2 } else { 1 }, "{launches:?}");
+            assert_eq!(launches.len(), if split { 2 } else { 1 }, "{launches:?}");
             assert_eq!(launches[0].grid[2], classes, "a product a class of pixels");
             assert_eq!(members(&launches[0], "Shortcut").unwrap()[..2], [input(2), input(3)]);
             let (last, before) = launches.split_last().unwrap();
@@ -228,7 +227,7 @@ fn what_is_fused_with_a_convolution_is_done_once_where_its_sums_are_whole() {
     }
 }
 
-/// Blocks of a launch that give each row blocks of its own.
+/// Number of blocks of a launch whose blocks each work on one row.
 fn blocks_of_rows(n: usize, width: usize) -> usize {
     n * width.div_ceil(256)
 }
@@ -257,7 +256,7 @@ fn a_linf_step_gives_every_block_one_row() {
 }
 
 #[test]
-fn an_l2_step_keeps_a_row_in_registers_where_it_fits() {
+fn an_l2_step_holds_a_row_in_registers_if_it_fits() {
     let kernel = |row: usize, off| {
         let (dims, each) = ([50, row], [50]);
         let (image, each) = (f32s(&dims), f32s(&each));
@@ -283,7 +282,7 @@ fn an_l2_step_keeps_a_row_in_registers_where_it_fits() {
     }
 }
 
-/// The step moves four images: three are read, one is written.
+/// The step reads three images and writes one.
 #[test]
 fn a_pgd_step_costs_four_images() {
     let (dims, each) = ([50, 28, 28, 1], [50]);
@@ -325,7 +324,7 @@ fn a_loss_takes_a_warp_for_a_row() {
 }
 
 #[test]
-fn what_has_one_number_a_row_takes_a_thread_for_it_and_sums_take_one_block() {
+fn an_op_of_one_number_a_row_takes_a_thread_a_row_and_a_sum_takes_one_block() {
     for n in [1, 50, 255, 256, 257] {
         let (each, one) = ([n], [1]);
         let (each, one) = (f32s(&each), (&one[..], DType::U32));
@@ -339,7 +338,7 @@ fn what_has_one_number_a_row_takes_a_thread_for_it_and_sums_take_one_block() {
     }
 }
 
-/// Images around a block's threads, items and channels, and the wide ResNet's at a batch of 128.
+/// Shapes of images around a block's threads, items and channels, and those of the wide ResNet at a batch of 128.
 const IMAGES: [[usize; 4]; 12] = [
     [1, 1, 1, 1],
     [3, 5, 7, 3],
@@ -355,15 +354,16 @@ const IMAGES: [[usize; 4]; 12] = [
     [128, 8, 8, 256],
 ];
 
-/// The launches of batch norm on images: `whole` operands of a number a channel after the `images`, among the inputs and
-/// among the outputs.
+/// Lowers batch norm on images. `[images, channels]` are the numbers of image operands and of operands with a number a
+/// channel, among the inputs and among the outputs.
 fn batch_norm(op: &Op, dims: &[usize], [inputs, outputs]: [[usize; 2]; 2], off: Option<usize>) -> Lowered {
     let channels = &dims[3..];
-    let operands = |[images, whole]: [usize; 2]| [vec![f32s(dims); images], vec![f32s(channels); whole]].concat();
+    let operands =
+        |[images, statistics]: [usize; 2]| [vec![f32s(dims); images], vec![f32s(channels); statistics]].concat();
     lowered(op.clone(), &operands(inputs), &operands(outputs), off)
 }
 
-/// Every item and channel is some block's, and no block is without either.
+/// Asserts that every item and channel has a block, and that no block is empty.
 fn covers_items_and_channels(launch: &Launch, [_, pixels, width, chunk]: [usize; 4], dims: &[usize], wide: bool) {
     let items = dims[..3].iter().product::<usize>();
     let [blocks, groups, _] = launch.grid.map(|blocks| blocks as usize);
@@ -393,7 +393,7 @@ fn a_pass_of_batch_norm_is_one_launch_over_all_items_and_channels() {
 }
 
 #[test]
-fn batch_norm_s_sums_are_shares_of_all_items_and_a_warp_a_channel_that_adds_them() {
+fn batch_norm_s_sums_are_splits_of_all_items_and_a_warp_a_channel_that_adds_them() {
     for dims @ [.., c] in IMAGES {
         for (op, operands, kernels) in [
             (
@@ -411,14 +411,14 @@ fn batch_norm_s_sums_are_shares_of_all_items_and_a_warp_a_channel_that_adds_them
                 let Lowered { launches, scratch } = batch_norm(&op, &dims, operands, off);
                 let names: Vec<_> = launches.iter().map(|launch| launch.kernel.trim_end_matches("_x4")).collect();
                 assert_eq!(names, kernels);
-                let [n, pixels, width, chunk, shares] = sizes(&launches[0]);
+                let [n, pixels, width, chunk, splits] = sizes(&launches[0]);
                 let wide = off.is_none() && c.is_multiple_of(4);
                 covers_items_and_channels(&launches[0], [n, pixels, width, chunk], &dims, wide);
-                assert_eq!(launches[0].grid[0] as usize, shares);
-                assert!(shares <= 256, "{shares} shares of {dims:?}");
-                assert_eq!(sizes(&launches[1]), [n, pixels, c, chunk, shares]);
+                assert_eq!(launches[0].grid[0] as usize, splits);
+                assert!(splits <= 256, "{splits} splits of {dims:?}");
+                assert_eq!(sizes(&launches[1]), [n, pixels, c, chunk, splits]);
                 assert_eq!(launches[1].grid[0] as usize, c.div_ceil(8), "a warp a channel");
-                assert_eq!(scratch, 16 * c * shares, "two sums in double");
+                assert_eq!(scratch, 16 * c * splits, "two sums in double");
                 if let Some(apply) = launches.get(2) {
                     covers_items_and_channels(apply, sizes(apply), &dims, wide);
                     let own = [Arg::Output(1), Arg::Output(2), Arg::Int(1)];
@@ -488,9 +488,9 @@ fn an_optimizer_takes_all_parameters_in_one_launch() {
                 assert_eq!(launch.kernel, format!("{name}{}", if wide { "_x4" } else { "" }));
                 covers(&launch, if wide { n.div_ceil(4) } else { n });
                 assert_eq!(sizes(&launch), [n]);
-                // Without a clean gradient the margin's is all of it.
-                let (gradient, share) = if clean { (Arg::Input(1), 0.25) } else { (Arg::Input(0), 0.0) };
-                assert_eq!([&launch.args[states + 1], &launch.args[states + 4]], [&gradient, &Arg::Float(share)]);
+                // Without a clean gradient the margin's gradient is the whole gradient.
+                let (gradient, coefficient) = if clean { (Arg::Input(1), 0.25) } else { (Arg::Input(0), 0.0) };
+                assert_eq!([&launch.args[states + 1], &launch.args[states + 4]], [&gradient, &Arg::Float(coefficient)]);
             }
         }
     }

@@ -1,11 +1,11 @@
-//! kernels/optimizer.cu.
+//! Launches of kernels/optimizer.cu.
 
 use super::desc::Desc;
 use crate::device::cuda::abi::{MAX_LEARNING_RATES, RateSchedule};
 use crate::device::cuda::launch::{Arg, Launch};
 use crate::tape::OptimizerRule;
 
-/// Operations on a parameter.
+/// FLOPs a parameter.
 const ADAM_FLOPS: u64 = 16;
 const SGD_FLOPS: u64 = 8;
 
@@ -25,7 +25,7 @@ fn schedule(rule: &OptimizerRule) -> RateSchedule {
     schedule
 }
 
-/// An optimizer with `states` buffers beside the parameters; `numbers` are what its rule has besides the gradient's.
+/// A launch of an optimizer with `states` buffers beside the parameters. `numbers` follow weight decay in the arguments.
 fn update(
     desc: &Desc,
     kernels: [&'static str; 2],
@@ -35,17 +35,17 @@ fn update(
     flops: u64,
 ) -> Launch {
     let n: usize = desc.output(0).iter().product();
-    // Where there is no clean gradient, the margin's stands in for it with a share of 0.
+    // Without a clean gradient the margin's gradient takes its place, with a coefficient of 0.
     let step = desc.inputs() - 1;
-    let (clean, share) = if step == 2 { (1, rule.clean_coeff) } else { (0, 0.0) };
+    let (clean, clean_coeff) = if step == 2 { (1, rule.clean_coeff) } else { (0, 0.0) };
     let mut args: Vec<Arg> = (0..=states).map(Arg::Output).collect();
     args.extend([Arg::Input(0), Arg::Input(clean), Arg::Input(step), Arg::of(schedule(rule))]);
-    args.extend([Arg::Float(share), Arg::Float(rule.weight_decay)]);
+    args.extend([Arg::Float(clean_coeff), Arg::Float(rule.weight_decay)]);
     args.extend_from_slice(numbers);
     args.push(Arg::size(n));
-    let four = desc.aligned();
-    let threads = if four { n.div_ceil(4) } else { n };
-    Launch::each(kernels[usize::from(four)], threads, args, desc.cost_of_update(flops * n as u64))
+    let vectors = desc.aligned();
+    let threads = if vectors { n.div_ceil(4) } else { n };
+    Launch::each(kernels[usize::from(vectors)], threads, args, desc.cost_of_update(flops * n as u64))
 }
 
 pub(super) fn adam(desc: &Desc, rule: &OptimizerRule) -> Launch {

@@ -1,4 +1,4 @@
-//! kernels/pool.cu.
+//! Launches of kernels/pool.cu.
 
 use super::desc::{Desc, rows_of};
 use crate::device::cuda::launch::{Arg, Launch, Lowered};
@@ -13,7 +13,7 @@ pub(super) fn max_pool2d_backward(desc: &Desc) -> Lowered {
     pool(desc, "max_pool2d_backward", desc.input(0), args)
 }
 
-/// A thread for each pooled output, of which `dims` are the dimensions.
+/// A launch of a thread a pooled output; `dims` are the dimensions of the pooled outputs.
 fn pool(desc: &Desc, kernel: &'static str, dims: &[usize], operands: Vec<Arg>) -> Lowered {
     let (n, row) = rows_of(dims);
     let sizes = [n, row, dims[2], dims[3]].map(Arg::size);

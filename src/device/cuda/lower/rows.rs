@@ -1,15 +1,15 @@
-//! kernels/rows.cu.
+//! Launches of kernels/rows.cu.
 
 use super::desc::{Desc, rows_of};
 use crate::device::cuda::launch::{Arg, Cost, Launch};
 
-/// Places in the kernels' names: a thread copies 1, 4 or 16 bytes.
+/// Bytes that a thread copies, by the kernels' order: `_by1`, `_by4`, `_by16`.
 const UNITS: [usize; 3] = [1, 4, 16];
 
-/// `rows` rows of a table go from or to places that an index says. Only these rows are read and written.
+/// A launch that copies `rows` rows from or to the rows of a table that an index names. The cost counts only these rows.
 fn by_index(desc: &Desc, kernels: [&'static str; 3], table: &[usize], rows: usize) -> Launch {
     let bytes = rows_of(table).1 * desc.input_dtype(0).size();
-    // Places are multiples of the element's size, so 4 bytes need no more than rows of whole words.
+    // Offsets are multiples of the element's size, so units of 4 bytes only need rows of whole words.
     let unit = match bytes {
         _ if bytes.is_multiple_of(16) && desc.aligned() => 2,
         _ if bytes.is_multiple_of(4) && desc.aligned_to(4) => 1,

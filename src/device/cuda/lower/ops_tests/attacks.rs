@@ -1,4 +1,4 @@
-//! Losses that lead towards a target, classes by rank, and FAB's projection.
+//! Launches of targeted losses, of classes by rank and of FAB's projection.
 
 use super::{f32s, launch, sizes};
 use crate::device::cuda::launch::Arg;
@@ -7,7 +7,7 @@ use crate::tape::{DType, Loss, LossRule, Norm, Op, TargetedLoss};
 const U32: DType = DType::U32;
 
 #[test]
-fn a_targeted_loss_takes_a_warp_for_a_row_and_minus_a_loss_takes_its_kernels() {
+fn a_targeted_loss_takes_a_warp_a_row_and_minus_a_loss_takes_that_loss_s_kernels() {
     let minus = TargetedLoss::Minus(LossRule { loss: Loss::Slm, confidence: 0.0 });
     for n in [1, 7, 8, 9, 50, 257] {
         let (logits, each) = ([n, 10], [n]);
@@ -24,7 +24,7 @@ fn a_targeted_loss_takes_a_warp_for_a_row_and_minus_a_loss_takes_its_kernels() {
             for launch in [forward, backward] {
                 assert_eq!(launch.grid[0] as usize, n.div_ceil(8));
                 assert_eq!(sizes(&launch), [n, 10]);
-                // Of a loss that is negated, the targets are the labels.
+                // A negated loss takes the targets as labels.
                 assert_eq!(
                     (launch.has(&Arg::Input(1)), launch.has(&Arg::Float(-1.0))),
                     (targeted != minus, targeted == minus)
