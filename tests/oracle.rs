@@ -107,13 +107,13 @@ fn has_accuracies(name: &str, test: &str, clean: f64, robust: f64) {
 
 #[test]
 fn a_normally_trained_network_is_accurate_and_not_robust() {
-    let test = "a_normally_trained_network_is_right_and_not_robust";
+    let test = "a_normally_trained_network_is_accurate_and_not_robust";
     has_accuracies("mnist_lenet5_clntrained.safetensors", test, 98.89, 0.0);
 }
 
 #[test]
 fn an_adversarially_trained_network_is_accurate_and_robust() {
-    let test = "an_adversarially_trained_network_is_right_and_robust";
+    let test = "an_adversarially_trained_network_is_accurate_and_robust";
     has_accuracies("mnist_lenet5_advtrained.safetensors", test, 98.64, 92.0);
 }
 

@@ -41,7 +41,7 @@ fn a_first_write_that_fails_leaves_no_file_and_mentions_no_former_one() {
 #[cfg(unix)]
 #[test]
 fn when_the_system_refuses_a_write_the_former_checkpoint_is_intact() {
-    let test = "atomic::when_the_system_refuses_to_write_on_the_former_checkpoint_is_intact";
+    let test = "atomic::when_the_system_refuses_a_write_the_former_checkpoint_is_intact";
     let large = [Tensor::new("w", &[1 << 20], vec![1f32; 1 << 20])];
     if let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) {
         let error = write_tensors(&folder.join(LAST), &large, &BTreeMap::new()).unwrap_err();

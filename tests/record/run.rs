@@ -117,7 +117,7 @@ fn kill_after(mut child: Child, last: &Path, step: u64, delay: Duration) {
 
 #[test]
 fn a_run_killed_at_any_moment_has_a_complete_checkpoint_and_resumes_from_it() {
-    let test = "run::a_run_killed_at_any_moment_has_a_whole_checkpoint_and_goes_on_from_it";
+    let test = "run::a_run_killed_at_any_moment_has_a_complete_checkpoint_and_resumes_from_it";
     if let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) {
         let (run, mut metrics, first) = if path.join(LAST).exists() {
             let run = RunFolder::open(&path).unwrap();
