@@ -254,3 +254,17 @@ fn a_record_is_neither_overwritten_nor_continued_with_another_bundle() {
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("expected seconds above 0; found 0"), "{text}");
 }
+
+#[test]
+fn the_tests_for_compute_sanitizer_are_tests_of_the_op_suite() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = fs::read_to_string(root.join("scripts/gpu-check")).unwrap();
+    let list = script.split_once("SANITIZED = (").unwrap().1.split_once(')').unwrap().0;
+    let tests: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    assert!(tests.len() > 5, "{tests:?}");
+    for test in tests {
+        let (file, name) = test.split_once("::").unwrap();
+        let source = fs::read_to_string(root.join(format!("tests/ops/{file}.rs"))).unwrap();
+        assert!(source.contains(&format!("#[test]\npub fn {name}()")), "{test}");
+    }
+}
