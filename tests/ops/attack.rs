@@ -190,7 +190,7 @@ pub fn along_direction() {
     }
 }
 
-/// Where the loss is negative, the lower end of the bracket rises. Elsewhere, 0 and NaN included, the upper end falls.
+/// The lower end of the bracket rises where the loss is negative. Elsewhere, 0 and NaN included, the upper end falls.
 #[test]
 pub fn bisect() {
     let loss = Array::f32(&[7], [-1.0, 1.0, 0.0, -0.0, f64::NAN, -1e-45, -1.0]);
