@@ -60,8 +60,7 @@ fn bounded_attacks() -> Vec<(Norm, AttackRecorder)> {
     attacks
 }
 
-/// Examples whose balls all differ, and random weights. Every label is the class that the output layer's bias favours:
-/// examples are classified correctly, and those of small balls are robust.
+/// Examples whose balls all differ, and random weights. Every label is the class that the output layer's bias favours.
 fn problem(norm: Norm) -> (AttackProblem, Vec<f32>) {
     let mut given = AttackProblem::random(21, IMAGE, CLASSES, EXAMPLES, [-0.1, 1.1]);
     given.labels.fill(0);
@@ -75,21 +74,21 @@ fn problem(norm: Norm) -> (AttackProblem, Vec<f32>) {
 }
 
 /// An attack on its device, with the row compaction of some of its buffers.
-struct Compacted {
+struct CompactedAttack {
     device: Box<dyn Device>,
     batch: Batch,
     attack: Attack,
     compaction: RowCompaction,
 }
 
-impl Compacted {
+impl CompactedAttack {
     /// Records an attack; the row compaction leaves behind the carried buffer whose name ends with `.forgotten`.
     fn new(
         make: TestDevice,
         (given, values): &(AttackProblem, Vec<f32>),
         record: &AttackRecorder,
         forgotten: Option<&str>,
-    ) -> Compacted {
+    ) -> CompactedAttack {
         let mut memory = Memory::default();
         let mut model = ConvolutionModel::new(IMAGE, CLASSES);
         model.declare(&mut memory);
@@ -105,12 +104,12 @@ impl Compacted {
         model.params().load(&mut *device, values).unwrap();
         device.write_f32(attack.eps.as_ref().expect("a bounded attack"), &given.eps).unwrap();
         device.write_u32(&attack.run, &[1]).unwrap();
-        Compacted { device, batch, attack, compaction }
+        CompactedAttack { device, batch, attack, compaction }
     }
 
     /// Writes the batch of these examples.
     fn load(&mut self, given: &AttackProblem, examples: &[usize]) {
-        let Compacted { device, batch, .. } = self;
+        let CompactedAttack { device, batch, .. } = self;
         let images: Vec<f32> = examples.iter().flat_map(|&i| given.x[i].clone()).collect();
         let of = |values: &[u32]| examples.iter().map(|&i| values[i]).collect::<Vec<u32>>();
         device.write_f32(&batch.x, &images).unwrap();
@@ -139,14 +138,14 @@ impl Compacted {
 }
 
 fn name(make: TestDevice, norm: Norm, record: &AttackRecorder) -> String {
-    Compacted::new(make, &problem(norm), record, None).attack.name
+    CompactedAttack::new(make, &problem(norm), record, None).attack.name
 }
 
 /// Results of the last examples without and with row compaction.
 fn both(make: TestDevice, norm: Norm, record: &AttackRecorder, forgotten: Option<&str>) -> [Vec<Vec<u32>>; 2] {
     let problem = problem(norm);
-    let whole = Compacted::new(make, &problem, record, None).run(&problem.0, &[]);
-    let compacted = Compacted::new(make, &problem, record, forgotten).run(&problem.0, &KEPT);
+    let whole = CompactedAttack::new(make, &problem, record, None).run(&problem.0, &[]);
+    let compacted = CompactedAttack::new(make, &problem, record, forgotten).run(&problem.0, &KEPT);
     [KEPT[1].iter().map(|&example| whole[example].clone()).collect(), compacted]
 }
 
