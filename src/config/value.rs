@@ -84,7 +84,7 @@ macro_rules! decimal_numbers {
 
             /// The fewest digits that give the number back, as in TOML: `4.0`, `0.0471`, `nan`.
             fn text(&self) -> String {
-                if self.fract() == 0.0 { format!("{self:.1}") } else { self.to_string().to_lowercase() }
+                if self.fract() == 0.0 { format!("{self}.0") } else { self.to_string().to_lowercase() }
             }
         }
     )+};
@@ -190,6 +190,17 @@ mod tests {
             );
         }
         assert!(single("1e39").unwrap_err().contains("single precision"));
+    }
+
+    #[test]
+    fn a_number_is_written_with_the_fewest_digits_and_a_point() {
+        let text = |value: f32| SettingValue::text(&value);
+        assert_eq!(
+            [4.0, 0.0471, 8.0 / 255.0, 1e-6, -0.5].map(text),
+            ["4.0", "0.0471", "0.03137255", "0.000001", "-0.5"]
+        );
+        assert_eq!(text(1e38), format!("1{}.0", "0".repeat(38)));
+        assert_eq!([f32::NAN, f32::INFINITY].map(text), ["nan", "inf"]);
     }
 
     #[test]
