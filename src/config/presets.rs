@@ -151,8 +151,8 @@ fn cifar10_linf() -> Config {
         dataset: DatasetKind::Cifar10,
         augment: true, // train.py: get_madry_et_al_cifar10_train_transform
         model: ModelKind::WideResNet,
-        depth: Some(28), // train.py: get_cifar10_wrn28_widen_factor(4)
-        width: 4.0,
+        depth: ModelKind::WideResNet.entry().depth, // train.py: get_cifar10_wrn28_widen_factor(4)
+        width: ModelKind::WideResNet.entry().width,
         hinge_maxeps: 0.0471, // of 0.0471, 0.0784 and 0.1255 in run_cifar10_training.sh: n / 255 to four decimals
         // CIFAR10
         nb_iter: 10,
