@@ -88,6 +88,33 @@
 //! a whole step as one graph                                   device/cuda/mod.rs   Cuda::replay
 //! the kernels, with a guide                                   kernels/README.md
 //! ```
+//!
+//! # Who may use whom
+//!
+//! A module uses items of those beside its name and of no others; no two files use each other, not even over others.
+//! `tests/layers.rs` holds both.
+//!
+//! ```text
+//! error     -
+//! rng       -
+//! choice    -
+//! tape      choice, rng
+//! catalog   choice, tape
+//! data      catalog, choice, error, rng
+//! record    error
+//! text      record
+//! device    error, rng, tape
+//! model     catalog, device, error, record, rng, tape
+//! batch     data, device, error, model, tape
+//! attack    batch, choice, device, error, model, rng, tape
+//! config    attack, catalog, choice, error, tape
+//! evaluate  attack, batch, catalog, choice, config, data, device, error, model, record, rng, tape, text
+//! train     attack, batch, config, data, device, error, evaluate, model, record, rng, tape, text
+//! report    catalog, config, data, error, evaluate, model, record, tape, text
+//! bench     batch, config, device, error, model, tape, text, train
+//! cli       attack, batch, bench, catalog, choice, config, data, device, error, evaluate, model, record, report,
+//!           tape, text, train
+//! ```
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

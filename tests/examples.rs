@@ -2,6 +2,8 @@
 
 #[path = "../examples/attack_weights.rs"]
 mod attack_weights;
+#[path = "../examples/kernel_levels.rs"]
+mod kernel_levels;
 #[path = "../examples/new_attack.rs"]
 mod new_attack;
 #[path = "../examples/train_digits.rs"]
@@ -20,4 +22,9 @@ fn weights_of_a_file_are_attacked() {
 #[test]
 fn a_new_attack_needs_the_public_api_alone() {
     new_attack::main().unwrap();
+}
+
+#[test]
+fn every_level_of_the_kernels_computes_its_formula() {
+    kernel_levels::main().unwrap();
 }
