@@ -21,8 +21,9 @@ Examples:
   maxmargin attack runs/quick-0 --norm l2 --attack ddn --save nearest.safetensors
       the nearest adversarial images, and their distances
 
-The file has the images `adversarial` [n, h, w, c] in [0, 1], their `index`, `labels` and `eps`, the network's
-`predictions` for them, and `misclassified`, which is 1 for each image that the network misclassifies.";
+The file has the images `adversarial` [n, h, w, c] in [0, 1], their `index`, `labels` and `eps`,
+the network's `predictions` for them, and `misclassified`, which is 1 for each image that the
+network misclassifies.";
 
 /// Make adversarial images, and check them
 ///
@@ -39,7 +40,7 @@ pub(super) struct AttackArgs {
     save: PathBuf,
     #[command(flatten)]
     device_flags: DeviceFlags,
-    /// Images a batch
+    /// Images per batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
     #[command(flatten)]

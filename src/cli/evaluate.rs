@@ -22,16 +22,17 @@ Examples:
   maxmargin evaluate runs/quick-0 --attack pgd --eps 0.1,0.2,0.3 --json robust.json
       accuracy at several eps, also as a file
   maxmargin evaluate model.safetensors --dataset cifar10 --norm l2 --eps 1 --test-size 1000
-      any LeNet5 or wide ResNet with PyTorch's names, the released code's or RobustBench's; its architecture is found
-      from the tensors' shapes
+      any LeNet5 or wide ResNet with PyTorch's names, the released code's or RobustBench's;
+      the shapes of its tensors tell its architecture
   maxmargin evaluate runs/quick-0 --require-clean 96 --require-robust 60@0.3
       exit code 1 when an accuracy is not reached";
 
 /// Attack a trained network and measure its margins
 ///
 /// The default attack is the released evaluator's: PGD from several random starts, half of them on the cross-entropy and
-/// half on the cw loss; an image counts as adversarial if any of them finds one. Margins are measured by AN-PGD, as in
-/// the selection of checkpoints. Warnings beside the figures begin with the name of a check; docs/checks.md explains each.
+/// half on the cw loss; an image is robust if none of them finds an adversarial one. Margins are measured by AN-PGD, as
+/// in the selection of checkpoints. Warnings beside the figures begin with the name of a check; docs/checks.md explains
+/// each.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct EvaluateArgs {
@@ -65,7 +66,7 @@ pub(super) struct EvaluateRunFlags {
     pub save: Option<Option<PathBuf>>,
     #[command(flatten)]
     pub device_flags: DeviceFlags,
-    /// Images a batch
+    /// Images per batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     pub batch_size: usize,
 }

@@ -35,7 +35,7 @@ pub(super) struct TransferArgs {
     json: Option<PathBuf>,
     #[command(flatten)]
     device_flags: DeviceFlags,
-    /// Images a batch
+    /// Images per batch
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
     #[command(flatten)]

@@ -61,7 +61,7 @@ pub(super) struct EvaluationState {
     /// SHA-256 of the request.
     #[serde(alias = "question")]
     pub request: String,
-    /// Images a batch.
+    /// Images per batch.
     pub batch_size: usize,
     /// Next batch.
     pub next: Cursor,

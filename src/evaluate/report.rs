@@ -64,7 +64,7 @@ pub struct EvaluationReport {
     pub d_max: Option<f64>,
     /// Seed of all random numbers.
     pub seed: Option<u64>,
-    /// Images a batch.
+    /// Images per batch.
     #[serde(default)]
     pub batch_size: usize,
     /// Device that computed.

@@ -55,7 +55,7 @@ pub struct EvaluationRequest {
     pub eps: Vec<f64>,
     /// True if margins are measured.
     pub margins: bool,
-    /// Images a batch. The result does not depend on it.
+    /// Images per batch. The result does not depend on it.
     pub batch_size: usize,
     /// True if no progress is shown.
     pub quiet: bool,

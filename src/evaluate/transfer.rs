@@ -38,7 +38,7 @@ pub struct TransferRequest {
     pub settings: AttackSettings,
     /// Radius of the balls, as it was written.
     pub eps: f64,
-    /// Images a batch.
+    /// Images per batch.
     pub batch_size: usize,
     /// True if no progress is shown.
     pub quiet: bool,

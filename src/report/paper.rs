@@ -74,8 +74,6 @@ impl PaperRow {
 /// Table of the paper for a data set in a norm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaperTable {
-    /// Title, such as "CIFAR10, linf".
-    pub title: &'static str,
     /// Eps of the attacks: the columns after clean, AvgAcc and AvgRobAcc.
     pub eps: Vec<f64>,
     /// Rows, one a model.
@@ -200,20 +198,15 @@ MMA-6.0   97.7! 2.76! 1.84! 2.72! 3.61!
 
 /// Table of the paper for a data set in a norm; MNIST's for the bundled digits.
 pub fn table(dataset: DatasetKind, norm: Norm) -> PaperTable {
-    let grid = |n: u32, step: f64| (1..=n).map(|i| f64::from(i) * step).collect::<Vec<_>>();
-    let (title, eps, rows, autoattack, distances) = match (dataset, norm) {
-        (DatasetKind::Cifar10, Norm::Linf) => {
-            ("CIFAR10, linf", grid(8, 4.0 / 255.0), CIFAR10_LINF, ("MMA-32", 8.0 / 255.0, "41.44!"), "")
-        }
-        (DatasetKind::Cifar10, Norm::L2) => {
-            ("CIFAR10, l2", grid(5, 0.5), CIFAR10_L2, ("MMA-1.0", 0.5, "66.09!"), CIFAR10_L2_DISTANCES)
-        }
-        (_, Norm::Linf) => ("MNIST, linf", vec![0.1, 0.2, 0.3, 0.4], MNIST_LINF, ("MMA-0.45", 0.3, "91.40!"), ""),
-        (_, Norm::L2) => ("MNIST, l2", grid(4, 1.0), MNIST_L2, ("", 0.0, "-"), MNIST_L2_DISTANCES),
+    let radii = dataset.radii(norm);
+    let (rows, model, accuracy, distances) = match (dataset, norm) {
+        (DatasetKind::Cifar10, Norm::Linf) => (CIFAR10_LINF, "MMA-32", "41.44!", ""),
+        (DatasetKind::Cifar10, Norm::L2) => (CIFAR10_L2, "MMA-1.0", "66.09!", CIFAR10_L2_DISTANCES),
+        (_, Norm::Linf) => (MNIST_LINF, "MMA-0.45", "91.40!", ""),
+        (_, Norm::L2) => (MNIST_L2, "", "-", MNIST_L2_DISTANCES),
     };
-    let (model, at, accuracy) = autoattack;
-    let autoattack = figure(accuracy).map(|accuracy| PaperAutoAttack { model, eps: at, accuracy });
-    PaperTable { title, eps, rows: parse(rows), autoattack, distances: parse(distances) }
+    let autoattack = figure(accuracy).map(|accuracy| PaperAutoAttack { model, eps: radii.autoattack, accuracy });
+    PaperTable { eps: radii.paper.to_vec(), rows: parse(rows), autoattack, distances: parse(distances) }
 }
 
 /// Name in the paper of a model trained by `method` ("MMA", "OMMA", "PGD", "PGDLS") with the d_max or eps `length`;
@@ -261,10 +254,10 @@ mod tests {
         for (dataset, norm) in ALL {
             let table = table(dataset, norm);
             for row in &table.rows {
-                assert_eq!(row.figures.len(), 3 + table.eps.len(), "{}: {}", table.title, row.name);
+                assert_eq!(row.figures.len(), 3 + table.eps.len(), "{dataset}, {norm}: {}", row.name);
             }
             for row in &table.distances {
-                assert_eq!(row.figures.iter().flatten().count(), 5, "{}: {}", table.title, row.name);
+                assert_eq!(row.figures.iter().flatten().count(), 5, "{dataset}, {norm}: {}", row.name);
                 assert_eq!(row.transcription(), Some(Transcription::Verified));
             }
         }
@@ -287,8 +280,8 @@ mod tests {
                 let near = |found: &PaperFigure, mean: f64| {
                     (found.value - mean).abs() < 1.1 * 10f64.powi(-(digits(found) as i32))
                 };
-                assert!(near(&all[2], robust), "{} {}: AvgRobAcc {robust}", table.title, row.name);
-                assert!(near(&all[1], every), "{} {}: AvgAcc {every}", table.title, row.name);
+                assert!(near(&all[2], robust), "{dataset}, {norm}: {}: AvgRobAcc {robust}", row.name);
+                assert!(near(&all[1], every), "{dataset}, {norm}: {}: AvgAcc {every}", row.name);
             }
         }
     }
@@ -299,7 +292,7 @@ mod tests {
             let table = table(dataset, norm);
             for row in &table.rows {
                 let values: Vec<_> = row.figures[3..].iter().flatten().map(|figure| figure.value).collect();
-                assert!(values.is_sorted_by(|a, b| a >= b), "{} {}", table.title, row.name);
+                assert!(values.is_sorted_by(|a, b| a >= b), "{dataset}, {norm}: {}", row.name);
             }
         }
     }
