@@ -132,7 +132,7 @@ fn found_without_skipping(eps: f32, batch_size: usize, request: &EvaluationReque
 
 /// Least eps of each example at which an adversarial image was found.
 fn least_eps(report: &EvaluationReport) -> Vec<Option<f64>> {
-    report.rows.iter().map(|row| row.found_eps).collect()
+    report.image_results.iter().map(|result| result.found_eps).collect()
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn saved_images_are_as_the_report_says() {
     let (adversarial, eps) = (file.get::<f32>("adversarial", &[IMAGES, 28, 28, 1]), file.get::<f32>("eps", &[IMAGES]));
     let misclassified = file.get::<u8>("misclassified", &[IMAGES]).expect("a tensor");
     let predictions = file.get::<u32>("predictions", &[IMAGES]).expect("a tensor");
-    for (row, (prediction, misclassified)) in report.rows.iter().zip(predictions.iter().zip(misclassified)) {
+    for (row, (prediction, misclassified)) in report.image_results.iter().zip(predictions.iter().zip(misclassified)) {
         assert_eq!(*prediction != u32::from(row.label), *misclassified == 1, "{row:?}");
     }
     let (found, dataset) = (least_eps(&report), images());
@@ -316,7 +316,7 @@ fn an_pgd_as_a_minimum_norm_attack_finds_distances_at_which_pgd_succeeds() {
     let [found] = &report.minimum_norm[..] else { panic!("one attack") };
     assert!(found.found > IMAGES / 4, "{} found", found.found);
     assert!(found.quartiles[0] < found.quartiles[1] && found.quartiles[1] < found.quartiles[2]);
-    for row in report.rows.iter().filter(|row| row.margin.is_some()) {
+    for row in report.image_results.iter().filter(|row| row.margin.is_some()) {
         assert!((0.0..=request.config.max_eps()).contains(&row.margin.unwrap()), "{row:?}");
     }
 }

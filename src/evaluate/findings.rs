@@ -3,7 +3,7 @@
 use super::attacks::{AttackName, PGD_ITERATIONS};
 use super::checkpoint::EvaluationState;
 use super::examples::CleanPrediction;
-use super::image_rows::{CLEAN, ImageRow};
+use super::image_results::{CLEAN, ImageResult};
 use super::network::{ImageSet, Network};
 use super::passes::Passes;
 use super::report::{EvaluationReport, MinimumNormResult, RobustAccuracy, SCHEMA_VERSION};
@@ -68,7 +68,7 @@ impl Findings<'_> {
             forward_passes: passes.forward,
             backward_passes: passes.backward,
             seconds: Some(state.seconds),
-            rows: self.rows(),
+            image_results: self.image_results(),
             warnings: self.warnings,
             margins: self.margins,
         };
@@ -114,15 +114,15 @@ impl Findings<'_> {
     }
 
     /// Result of each image.
-    fn rows(&self) -> Vec<ImageRow> {
-        let row = |(i, clean): (usize, &CleanPrediction)| {
+    fn image_results(&self) -> Vec<ImageResult> {
+        let result = |(i, clean): (usize, &CleanPrediction)| {
             let (found_eps, found_by) = match self.state.found_by[i] {
                 _ if !clean.correct => (Some(0.0), Some(CLEAN.into())),
                 Some(by) => (Some(self.request.eps[by.eps]), Some(self.bounded[by.attack].attack.name.clone())),
                 None => (None, None),
             };
             let nearest = self.state.distances.iter().filter_map(|distances| distances[i]).reduce(f32::min);
-            ImageRow {
+            ImageResult {
                 index: i,
                 label: self.images.dataset.labels[i],
                 clean_prediction: Some(clean.class),
@@ -131,6 +131,6 @@ impl Findings<'_> {
                 found_by,
             }
         };
-        self.clean.iter().enumerate().map(row).collect()
+        self.clean.iter().enumerate().map(result).collect()
     }
 }

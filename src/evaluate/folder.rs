@@ -1,4 +1,4 @@
-//! Folder of an evaluation: its report, a row for each image, and the adversarial images if they are saved. The result of
+//! Folder of an evaluation: its report, a line for each image, and the adversarial images if they are saved. The result of
 //! one request never overwrites that of another.
 
 use std::fs::{create_dir_all, read, read_to_string};
@@ -8,14 +8,14 @@ use serde::Deserialize;
 
 use super::adversarial::AdversarialImages;
 use super::checkpoint;
-use super::image_rows::{HEADER, ImageRow};
+use super::image_results::{HEADER, ImageResult};
 use super::report::{EvaluationReport, SCHEMA_VERSION};
 use crate::record::write_atomic;
 use crate::{Error, Result};
 
 /// Report, as JSON.
 pub const EVALUATION: &str = "evaluation.json";
-/// Rows of the images.
+/// Results of the images.
 pub const IMAGES: &str = "images.csv";
 /// Adversarial images, if they are saved.
 pub const ADVERSARIAL: &str = "adversarial.safetensors";
@@ -95,7 +95,7 @@ fn is_taken(folder: &Path, request: &str) -> Result<bool> {
     Ok(checkpoint::read(folder)?.is_some_and(|state| state.request != request))
 }
 
-/// Writes the report and the rows of a complete evaluation, and removes its state.
+/// Writes the report and the images' results of a complete evaluation, and removes its state.
 ///
 /// # Errors
 /// A file cannot be written or removed.
@@ -114,7 +114,7 @@ pub fn write_report(file: &Path, report: &EvaluationReport) -> Result<()> {
     write_atomic(file, |out| writeln!(out, "{text}"))
 }
 
-/// Reads the report in a folder, without the rows of its images. Reports of former versions are read, too.
+/// Reads the report in a folder, without the results of its images. Reports of former versions are read, too.
 ///
 /// # Errors
 /// The file cannot be read, is no report, or was written by a newer version.
@@ -141,11 +141,11 @@ pub fn read_report(folder: &Path) -> Result<EvaluationReport> {
     }
 }
 
-/// Reads the rows of the images in a folder; none if there is no such file.
+/// Reads the results of the images in a folder; none if there is no such file.
 ///
 /// # Errors
 /// The file cannot be read, or a line has another form (names it).
-pub fn read_image_rows(folder: &Path) -> Result<Vec<ImageRow>> {
+pub fn read_image_results(folder: &Path) -> Result<Vec<ImageResult>> {
     let path = folder.join(IMAGES);
     if !path.is_file() {
         return Ok(Vec::new());
@@ -156,7 +156,9 @@ pub fn read_image_rows(folder: &Path) -> Result<Vec<ImageRow>> {
         Error::format(&path, format!("line {}: expected {HEADER}; found {found:?}", line + 1))
     };
     match lines.next() {
-        Some((_, HEADER)) => lines.map(|(i, line)| ImageRow::from_csv(line).ok_or_else(|| refusal(i, line))).collect(),
+        Some((_, HEADER)) => {
+            lines.map(|(i, line)| ImageResult::from_csv(line).ok_or_else(|| refusal(i, line))).collect()
+        }
         other => Err(refusal(0, other.map_or("", |(_, line)| line))),
     }
 }

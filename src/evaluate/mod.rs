@@ -2,7 +2,7 @@
 //!
 //! - [`request`]: the settings of an evaluation and the files it writes.
 //! - [`run`]: the evaluation itself; examples that stay correct under one attack are given to the next.
-//! - [`report`]: its result, as JSON and as a table; [`image_rows`]: a line for each image.
+//! - [`report`]: its result, as JSON and as a table; [`image_results`]: a line for each image.
 //! - [`folder`]: the folder of an evaluation, which never overwrites the result of another request.
 //! - [`transfer`]: adversarial images made on one network, classified by others.
 //! - [`attacks`]: attacks by name, with their published settings; [`protocol`]: published sets of them.
@@ -24,7 +24,7 @@ pub mod examples;
 mod findings;
 pub mod folder;
 mod hash;
-pub mod image_rows;
+pub mod image_results;
 pub mod margins;
 mod network;
 pub mod passes;

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::image_rows::{HEADER, ImageRow};
+use super::image_results::{HEADER, ImageResult};
 use super::passes::Passes;
 use super::statistics::{mean, quantile};
 use crate::catalog::DatasetKind;
@@ -100,9 +100,9 @@ pub struct EvaluationReport {
     /// Warnings of the checks, each beginning with the check's name.
     #[serde(default, alias = "suspicious")]
     pub warnings: Vec<String>,
-    /// Result of each image; kept in a file of their own.
+    /// Result of each image, kept in a file of its own.
     #[serde(skip)]
-    pub rows: Vec<ImageRow>,
+    pub image_results: Vec<ImageResult>,
 }
 
 /// Accuracy under attack at one eps.
@@ -195,10 +195,10 @@ impl EvaluationReport {
         }
     }
 
-    /// Rows of the images, as `images.csv` has them.
+    /// Results of the images, as `images.csv` has them.
     pub fn csv(&self) -> String {
-        let rows = self.rows.iter().map(|row| row.to_csv() + "\n");
-        [format!("{HEADER}\n")].into_iter().chain(rows).collect()
+        let lines = self.image_results.iter().map(|result| result.to_csv() + "\n");
+        [format!("{HEADER}\n")].into_iter().chain(lines).collect()
     }
 
     /// Table of the figures for the terminal.

@@ -51,12 +51,12 @@ fn curves(dataset: DatasetKind, norm: Norm, group: &[ShownEvaluation], published
     let parts = dataset == DatasetKind::Cifar10 && norm == Norm::Linf;
     let (scale, title) = if parts { (255.0, "eps, in 1/255") } else { (1.0, "eps") };
     let (mut series, mut same_model) = (Vec::new(), Vec::new());
-    for row in &published.rows {
+    for model in &published.models {
         let value = |figure: &Option<PaperFigure>| figure.map_or(f64::NAN, |figure| figure.value);
-        let robust = published.eps.iter().zip(&row.figures[3..]).map(|(eps, figure)| (eps * scale, value(figure)));
-        let points = [(0.0, value(&row.figures[0]))].into_iter().chain(robust).collect::<Vec<_>>();
+        let robust = published.eps.iter().zip(&model.figures[3..]).map(|(eps, figure)| (eps * scale, value(figure)));
+        let points = [(0.0, value(&model.figures[0]))].into_iter().chain(robust).collect::<Vec<_>>();
         series.push(Series { colour: PageColour::Muted, mark: Mark::Thin, points: points.clone() });
-        if let Some(shown) = group.iter().find(|shown| shown.paper_name().as_deref() == Some(row.name)) {
+        if let Some(shown) = group.iter().find(|shown| shown.paper_name().as_deref() == Some(model.name)) {
             same_model.push(Series { colour: shown.colour, mark: Mark::Specks, points });
         }
     }
@@ -89,7 +89,7 @@ fn figures(group: &[ShownEvaluation], published: &PaperTable) -> String {
     let mut head = vec![words("model"), numbers("clean"), numbers("AvgAcc"), numbers("AvgRobAcc")];
     head.extend(grid.iter().map(|eps| numbers(&length(*eps))));
     head.push(words("source"));
-    let mut rows = Vec::new();
+    let mut body = Vec::new();
     for shown in group {
         let EvaluationReport { clean_accuracy, average_accuracy, average_robust_accuracy, robust, count, .. } =
             shown.report();
@@ -100,26 +100,26 @@ fn figures(group: &[ShownEvaluation], published: &PaperTable) -> String {
             percent(at.map(|at| at.accuracy))
         }));
         row.push(format!("measured on {} images", grouped(*count as u64)));
-        rows.push(("ours", row));
+        body.push(("ours", row));
     }
     let names: Vec<_> = group.iter().filter_map(ShownEvaluation::paper_name).collect();
-    for row in &published.rows {
-        let source = match row.transcription() {
+    for model in &published.models {
+        let source = match model.transcription() {
             Some(Transcription::Verified) => "verified",
             Some(Transcription::Unverified) => "paper value, unverified transcription",
             None => "bold: verified; others: paper values, unverified transcription",
         };
         let robust = grid.iter().map(|&eps| {
             let at = published.eps.iter().position(|known| same_eps(*known, eps));
-            paper_figure(at.and_then(|at| row.figures[3 + at]))
+            paper_figure(at.and_then(|at| model.figures[3 + at]))
         });
-        let averages = row.figures[..3].iter().map(|figure| paper_figure(*figure));
-        let mut cells = vec![format!("paper, {}", row.name)];
+        let averages = model.figures[..3].iter().map(|figure| paper_figure(*figure));
+        let mut cells = vec![format!("paper, {}", model.name)];
         cells.extend(averages.chain(robust));
         cells.push(source.into());
-        rows.push((if names.iter().any(|name| name == row.name) { "match" } else { "" }, cells));
+        body.push((if names.iter().any(|name| name == model.name) { "match" } else { "" }, cells));
     }
-    table(&head, &rows)
+    table(&head, &body)
 }
 
 /// Figure of the paper as HTML: bold if it is verified.

@@ -107,8 +107,8 @@ fn at_each_eps(robust: &[RobustAccuracy]) -> String {
         let attack = if at.attack.is_empty() { UNKNOWN.into() } else { escape(&at.attack) };
         ("", vec![length(at.eps), percent(Some(at.accuracy)), attack])
     };
-    let rows: Vec<_> = robust.iter().map(row).collect();
-    let text = table(&[numbers("eps"), numbers("accuracy, %"), words("attack")], &rows);
+    let body: Vec<_> = robust.iter().map(row).collect();
+    let text = table(&[numbers("eps"), numbers("accuracy, %"), words("attack")], &body);
     let attacks = robust.iter().flat_map(|at| at.attacks.iter().enumerate().map(|(i, attack)| (at.eps, i, attack)));
     let attacks: Vec<_> =
         attacks.map(|(eps, i, attack)| (if i == 0 { "begin" } else { "" }, attack_row(eps, attack))).collect();
@@ -143,13 +143,13 @@ fn minimum_norm(report: &EvaluationReport) -> String {
         row.extend([grouped(passes.forward), grouped(passes.backward), format!("{seconds:.1}")]);
         ("ours", row)
     };
-    let mut rows: Vec<_> = report.minimum_norm.iter().map(own).collect();
+    let mut body: Vec<_> = report.minimum_norm.iter().map(own).collect();
     let published = paper::table(report.dataset, report.norm).distances;
     for row in &published {
         let mut cells = vec![format!("paper, {}", row.name), UNKNOWN.into(), UNKNOWN.into()];
         cells.extend(row.figures.iter().map(|figure| paper_figure(*figure)));
         cells.extend([UNKNOWN; 3].map(String::from));
-        rows.push(("", cells));
+        body.push(("", cells));
     }
     let others = ["found", "attacked", "clean, %", "mean", "lower quartile", "median", "upper quartile"].map(numbers);
     let costs = ["forward passes", "backward passes", "seconds"].map(numbers);
@@ -161,7 +161,7 @@ fn minimum_norm(report: &EvaluationReport) -> String {
              verified (the paper's review thread).</p>\n"
         }
     };
-    table(&head, &rows) + note
+    table(&head, &body) + note
 }
 
 /// Histogram of the margins, if they were measured.

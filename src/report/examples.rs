@@ -11,8 +11,8 @@ use crate::Result;
 use crate::catalog::DatasetKind;
 use crate::data::{self, Dataset, Splits};
 use crate::evaluate::adversarial::AdversarialImages;
-use crate::evaluate::folder::{read_adversarial, read_image_rows};
-use crate::evaluate::image_rows::ImageRow;
+use crate::evaluate::folder::{read_adversarial, read_image_results};
+use crate::evaluate::image_results::ImageResult;
 use crate::text::length;
 
 /// Examples shown of an evaluation, one of each class if there are.
@@ -44,12 +44,15 @@ impl Pictures {
     /// A file of the evaluation has another form.
     pub fn of(&mut self, shown: &ShownEvaluation) -> Result<String> {
         let Some(adversarial) = read_adversarial(&shown.evaluation.path)? else { return Ok(String::new()) };
-        let rows = read_image_rows(&shown.evaluation.path)?.into_iter().map(|row| (row.index as u32, row)).collect();
+        let results = read_image_results(&shown.evaluation.path)?
+            .into_iter()
+            .map(|result| (result.index as u32, result))
+            .collect();
         let (clean, why) = match self.clean(shown, &adversarial) {
             Ok(images) => (Some(images), None),
             Err(why) => (None, Some(why)),
         };
-        let examples = ExamplePictures { adversarial: &adversarial, clean, rows, dataset: shown.report().dataset };
+        let examples = ExamplePictures { adversarial: &adversarial, clean, results, dataset: shown.report().dataset };
         let chosen = examples.choose();
         let differences = chosen.iter().filter_map(|&i| examples.difference(i)).flatten();
         let largest = differences.fold(0f32, |largest, difference| largest.max(difference.abs()));
@@ -122,13 +125,13 @@ impl Pictures {
     }
 }
 
-/// Adversarial images with the clean ones and the rows of the evaluation.
+/// Adversarial images with the clean ones and the results of the evaluation.
 struct ExamplePictures<'a> {
     adversarial: &'a AdversarialImages,
     /// Images that were attacked, if they can be shown.
     clean: Option<&'a Dataset>,
-    /// Rows by the index of the image.
-    rows: BTreeMap<u32, ImageRow>,
+    /// Results by the index of the image.
+    results: BTreeMap<u32, ImageResult>,
     dataset: DatasetKind,
 }
 
@@ -149,12 +152,12 @@ impl ExamplePictures<'_> {
     /// first of each class comes before the others.
     fn choose(&self) -> Vec<usize> {
         let successful = |&i: &usize| {
-            let row = self.rows.get(&self.adversarial.index[i]);
+            let result = self.results.get(&self.adversarial.index[i]);
             // An image that is misclassified without an attack was not attacked.
-            let attacked = row.is_none_or(|row| row.found_eps != Some(0.0));
-            let adversarial = match (&self.adversarial.misclassified, row) {
+            let attacked = result.is_none_or(|result| result.found_eps != Some(0.0));
+            let adversarial = match (&self.adversarial.misclassified, result) {
                 (Some(all), _) => all[i] != 0,
-                (None, Some(row)) => row.found_eps.is_some(),
+                (None, Some(result)) => result.found_eps.is_some(),
                 (None, None) => true,
             };
             let changed = || self.difference(i).is_none_or(|difference| difference.iter().any(|&d| d != 0.0));
@@ -192,12 +195,14 @@ impl ExamplePictures<'_> {
             None => label.to_string(),
         };
         let (index, label, eps) = (adversarial.index[i], adversarial.labels[i], adversarial.eps[i]);
-        let row = self.rows.get(&index);
+        let result = self.results.get(&index);
         let mut facts = vec![format!("image {index}"), format!("label <b>{}</b>", class(label))];
-        facts.extend(row.and_then(|row| row.clean_prediction).map(|clean| format!("predicted {}", class(clean))));
+        facts.extend(
+            result.and_then(|result| result.clean_prediction).map(|clean| format!("predicted {}", class(clean))),
+        );
         facts.extend(adversarial.predictions.as_ref().map(|all| format!("under attack <b>{}</b>", class(all[i]))));
         facts.push(format!("eps {}", length(f64::from(eps))));
-        if let Some(ImageRow { found_eps: Some(eps), found_by, .. }) = row {
+        if let Some(ImageResult { found_eps: Some(eps), found_by, .. }) = result {
             let by = escape(found_by.as_deref().unwrap_or_default());
             facts.push(format!("adversarial at {} by {by}", length(*eps)));
         }

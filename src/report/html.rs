@@ -26,7 +26,7 @@ pub fn numbers(title: &str) -> Column {
 }
 
 /// Table of rows, each with a CSS class, which may be empty.
-pub fn table(columns: &[Column], rows: &[(&str, Vec<String>)]) -> String {
+pub fn table(columns: &[Column], body: &[(&str, Vec<String>)]) -> String {
     let cell = |tag: &str, column: &Column, cell: &str| match column {
         Column::Words(_) => format!("<{tag} class=\"words\">{cell}</{tag}>"),
         Column::Numbers(_) => format!("<{tag}>{cell}</{tag}>"),
@@ -36,7 +36,7 @@ pub fn table(columns: &[Column], rows: &[(&str, Vec<String>)]) -> String {
     };
     let head: String = columns.iter().map(head).collect();
     let mut text = format!("<div class=\"scroll\"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n");
-    for (class, row) in rows {
+    for (class, row) in body {
         let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
         let cells: String = columns.iter().zip(row).map(|(column, text)| cell("td", column, text)).collect();
         text += &format!("<tr{class}>{cells}</tr>\n");

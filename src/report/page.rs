@@ -85,7 +85,7 @@ fn settings(sources: &[ReportSource]) -> String {
     let presets: Vec<_> = runs.iter().map(|(_, run)| preset(&run.config.preset).map(|p| p.config.fields())).collect();
     let value =
         |fields: &[(&str, String)], name: &str| fields.iter().find(|field| field.0 == name).map(|f| f.1.clone());
-    let mut rows = Vec::new();
+    let mut body = Vec::new();
     for (name, _) in first.config.fields() {
         let mut row = vec![escape(name)];
         for (fields, preset) in all.iter().zip(&presets) {
@@ -95,7 +95,7 @@ fn settings(sources: &[ReportSource]) -> String {
             row.push(if published.is_some() && own != published { format!("<b>{shown}</b>") } else { shown });
         }
         let differ = all.windows(2).any(|pair| value(&pair[0], name) != value(&pair[1], name));
-        rows.push((if differ { "match" } else { "" }, row));
+        body.push((if differ { "match" } else { "" }, row));
     }
     let names = runs.iter().map(|(source, _)| words(&escape(&source.name)));
     let head: Vec<_> = [words("setting")].into_iter().chain(names).collect();
@@ -103,6 +103,6 @@ fn settings(sources: &[ReportSource]) -> String {
         "<h2>Settings</h2>\n<p class=\"note\">Bold: differs from the preset.</p>\n<details{}><summary>every setting</summary>\n\
          {}</details>\n",
         if runs.len() > 1 { " open" } else { "" },
-        table(&head, &rows)
+        table(&head, &body)
     )
 }

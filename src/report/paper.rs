@@ -44,7 +44,7 @@ pub struct PaperFigure {
 
 /// Figures of a model; `None` where one is not known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PaperRow {
+pub struct PaperModel {
     /// Name of the model in the paper.
     pub name: &'static str,
     /// Figures in the order of the table's columns.
@@ -62,7 +62,7 @@ pub struct PaperAutoAttack {
     pub accuracy: PaperFigure,
 }
 
-impl PaperRow {
+impl PaperModel {
     /// Reliability of all known figures; `None` if they differ.
     pub fn transcription(&self) -> Option<Transcription> {
         let mut known = self.figures.iter().flatten().map(|figure| figure.transcription);
@@ -76,13 +76,13 @@ impl PaperRow {
 pub struct PaperTable {
     /// Eps of the attacks: the columns after clean, AvgAcc and AvgRobAcc.
     pub eps: Vec<f64>,
-    /// Rows, one a model.
-    pub rows: Vec<PaperRow>,
+    /// Models.
+    pub models: Vec<PaperModel>,
     /// AutoAttack on the published weights.
     pub autoattack: Option<PaperAutoAttack>,
     /// Least l2 distances by Carlini and Wagner's attack on the first 1,000 test images: clean accuracy in percent, then
     /// mean, lower quartile, median and upper quartile of the distance.
-    pub distances: Vec<PaperRow>,
+    pub distances: Vec<PaperModel>,
 }
 
 /// Accuracies on CIFAR10 in linf at eps 4, 8, 12, 16, 20, 24, 28 and 32 of 255.
@@ -199,14 +199,14 @@ MMA-6.0   97.7! 2.76! 1.84! 2.72! 3.61!
 /// Table of the paper for a data set in a norm; MNIST's for the bundled digits.
 pub fn table(dataset: DatasetKind, norm: Norm) -> PaperTable {
     let radii = dataset.radii(norm);
-    let (rows, model, accuracy, distances) = match (dataset, norm) {
+    let (models, model, accuracy, distances) = match (dataset, norm) {
         (DatasetKind::Cifar10, Norm::Linf) => (CIFAR10_LINF, "MMA-32", "41.44!", ""),
         (DatasetKind::Cifar10, Norm::L2) => (CIFAR10_L2, "MMA-1.0", "66.09!", CIFAR10_L2_DISTANCES),
         (_, Norm::Linf) => (MNIST_LINF, "MMA-0.45", "91.40!", ""),
         (_, Norm::L2) => (MNIST_L2, "", "-", MNIST_L2_DISTANCES),
     };
     let autoattack = figure(accuracy).map(|accuracy| PaperAutoAttack { model, eps: radii.autoattack, accuracy });
-    PaperTable { eps: radii.paper.to_vec(), rows: parse(rows), autoattack, distances: parse(distances) }
+    PaperTable { eps: radii.paper.to_vec(), models: parse(models), autoattack, distances: parse(distances) }
 }
 
 /// Name in the paper of a model trained by `method` ("MMA", "OMMA", "PGD", "PGDLS") with the d_max or eps `length`;
@@ -223,10 +223,10 @@ pub fn model_name(dataset: DatasetKind, norm: Norm, method: &str, length: f64) -
     if text.contains('.') { format!("{method}-{text}") } else { format!("{method}-{text}.0") }
 }
 
-fn parse(text: &'static str) -> Vec<PaperRow> {
+fn parse(text: &'static str) -> Vec<PaperModel> {
     let row = |line: &'static str| {
         let mut words = line.split_whitespace();
-        Some(PaperRow { name: words.next()?, figures: words.map(figure).collect() })
+        Some(PaperModel { name: words.next()?, figures: words.map(figure).collect() })
     };
     text.lines().filter_map(row).collect()
 }
@@ -253,7 +253,7 @@ mod tests {
     fn every_row_has_as_many_figures_as_columns() {
         for (dataset, norm) in ALL {
             let table = table(dataset, norm);
-            for row in &table.rows {
+            for row in &table.models {
                 assert_eq!(row.figures.len(), 3 + table.eps.len(), "{dataset}, {norm}: {}", row.name);
             }
             for row in &table.distances {
@@ -261,7 +261,7 @@ mod tests {
                 assert_eq!(row.transcription(), Some(Transcription::Verified));
             }
         }
-        assert_eq!(ALL.map(|(dataset, norm)| table(dataset, norm).rows.len()), [19, 13, 17, 12]);
+        assert_eq!(ALL.map(|(dataset, norm)| table(dataset, norm).models.len()), [19, 13, 17, 12]);
         assert_eq!(ALL.map(|(dataset, norm)| table(dataset, norm).distances.len()), [0, 14, 0, 12]);
     }
 
@@ -269,7 +269,7 @@ mod tests {
     fn averages_are_the_means_of_their_rows() {
         for (dataset, norm) in ALL {
             let table = table(dataset, norm);
-            for row in &table.rows {
+            for row in &table.models {
                 let Some(all) = row.figures.iter().copied().collect::<Option<Vec<_>>>() else { continue };
                 let mean =
                     |figures: &[PaperFigure]| figures.iter().map(|f| f.value).sum::<f64>() / figures.len() as f64;
@@ -290,7 +290,7 @@ mod tests {
     fn accuracy_falls_with_eps() {
         for (dataset, norm) in ALL {
             let table = table(dataset, norm);
-            for row in &table.rows {
+            for row in &table.models {
                 let values: Vec<_> = row.figures[3..].iter().flatten().map(|figure| figure.value).collect();
                 assert!(values.is_sorted_by(|a, b| a >= b), "{dataset}, {norm}: {}", row.name);
             }
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn verified_figures_are_told_from_unverified_ones() {
         let table = table(DatasetKind::Cifar10, Norm::Linf);
-        let row = |name: &str| table.rows.iter().find(|row| row.name == name).unwrap();
+        let row = |name: &str| table.models.iter().find(|row| row.name == name).unwrap();
         assert_eq!(row("MMA-32").transcription(), Some(Transcription::Verified));
         assert_eq!(row("TRADES").transcription(), Some(Transcription::Verified));
         assert_eq!(row("PGD-8").transcription(), Some(Transcription::Unverified));
@@ -323,7 +323,7 @@ mod tests {
             (Mnist, Norm::L2, "STD", 4.0, "STD"),
         ] {
             assert_eq!(model_name(dataset, norm, method, length), name);
-            let known = table(dataset, norm).rows;
+            let known = table(dataset, norm).models;
             assert!(known.iter().any(|row| row.name == name), "{name}");
         }
     }

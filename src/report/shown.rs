@@ -1,4 +1,4 @@
-//! Evaluations as a page shows them: name, colour, and the training that the paper's rows are compared by.
+//! Evaluations as a page shows them: name, colour, and the training that the paper's models are compared by.
 
 use super::escape::escape;
 use super::paper;

@@ -43,7 +43,7 @@ pub struct RecordedEvaluation {
     pub name: String,
     /// The folder.
     pub path: PathBuf,
-    /// Report in the folder, without the rows of its images.
+    /// Report in the folder, without the results of its images.
     pub report: EvaluationReport,
 }
 

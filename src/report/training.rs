@@ -193,14 +193,14 @@ fn d_max(config: &Config) -> f64 {
 
 /// Table of the results on the test images, before training and after it.
 fn results(runs: &[ShownRun]) -> String {
-    let mut rows = Vec::new();
+    let mut body = Vec::new();
     for ShownRun { source, run, .. } in runs {
         for result in &run.metrics.results {
             let weights = match result.weights.as_str() {
                 "initial" => "untrained".into(),
                 _ => format!("best checkpoint, step {}", result.weights_step),
             };
-            rows.push((
+            body.push((
                 "",
                 vec![
                     escape(&source.name),
@@ -214,7 +214,7 @@ fn results(runs: &[ShownRun]) -> String {
             ));
         }
     }
-    if rows.is_empty() {
+    if body.is_empty() {
         return "<p class=\"note\">No run has measured its network on the test images yet.</p>\n".into();
     }
     let head = [
@@ -226,7 +226,7 @@ fn results(runs: &[ShownRun]) -> String {
         words("attack"),
         numbers("mean margin"),
     ];
-    table(&head, &rows)
+    table(&head, &body)
 }
 
 /// Plots of the distribution of a run's validation margins over the epochs.

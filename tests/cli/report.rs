@@ -311,9 +311,9 @@ fn adversarial_examples_are_shown_beside_the_clean_ones_with_their_facts() {
     let at = folder.path().join("run/evaluation-paper");
     adversarial(&at, 4, 0.1);
     // Of four images one is misclassified without an attack, and one is robust.
-    let rows = "0,7,7,0.2,0.1,pgd-cw\n1,2,2,0.05,0.1,pgd-xent\n2,1,8,0,0,clean\n3,0,0,0.4,,\n";
+    let lines = "0,7,7,0.2,0.1,pgd-cw\n1,2,2,0.05,0.1,pgd-xent\n2,1,8,0,0,clean\n3,0,0,0.4,,\n";
     let header = "index,label,clean_prediction,margin,broken_eps,broken_by\n";
-    fs::write(at.join("images.csv"), format!("{header}{rows}")).expect("a file");
+    fs::write(at.join("images.csv"), format!("{header}{lines}")).expect("a file");
     let shown = page(folder.path(), "run", "run/report.html");
     has(
         &shown,

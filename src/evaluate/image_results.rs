@@ -3,12 +3,12 @@
 /// First line of the file.
 pub const HEADER: &str = "index,label,clean_prediction,margin,broken_eps,broken_by";
 
-/// Name in [`ImageRow::found_by`] of images that are misclassified without an attack.
+/// Name in [`ImageResult::found_by`] of images that are misclassified without an attack.
 pub const CLEAN: &str = "clean";
 
 /// Result of one image. Values that are not known are absent, and empty in the file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ImageRow {
+pub struct ImageResult {
     /// Index of the image in its part of the data set.
     pub index: usize,
     /// Class of the image.
@@ -23,26 +23,26 @@ pub struct ImageRow {
     pub found_by: Option<String>,
 }
 
-impl ImageRow {
+impl ImageResult {
     /// Line of the file, without its end.
     pub fn to_csv(&self) -> String {
         fn shown<T: ToString>(value: Option<&T>) -> String {
             value.map(T::to_string).unwrap_or_default()
         }
-        let ImageRow { index, label, clean_prediction, margin, found_eps, found_by } = self;
+        let ImageResult { index, label, clean_prediction, margin, found_eps, found_by } = self;
         let (prediction, margin) = (shown(clean_prediction.as_ref()), shown(margin.as_ref()));
         format!("{index},{label},{prediction},{margin},{},{}", shown(found_eps.as_ref()), shown(found_by.as_ref()))
     }
 
     /// Row of a line of the file; `None` if the line has another form.
-    pub fn from_csv(line: &str) -> Option<ImageRow> {
+    pub fn from_csv(line: &str) -> Option<ImageResult> {
         /// An empty field is absent; `None` if the text is not a `T`.
         fn optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
             if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
         }
         // The name of an attack may contain commas.
         let mut fields = line.splitn(6, ',');
-        Some(ImageRow {
+        Some(ImageResult {
             index: fields.next()?.parse().ok()?,
             label: fields.next()?.parse().ok()?,
             clean_prediction: optional(fields.next()?)?,
@@ -61,24 +61,24 @@ mod tests {
     fn a_row_may_lack_what_is_not_known() {
         let row = |index, label, clean_prediction, margin, found_eps, found_by: &str| {
             let found_by = Some(found_by.to_owned()).filter(|name| !name.is_empty());
-            ImageRow { index, label, clean_prediction, margin, found_eps, found_by }
+            ImageResult { index, label, clean_prediction, margin, found_eps, found_by }
         };
         for (line, expected) in [
             ("4,7,7,0.25,0.3,pgd-cw", row(4, 7, Some(7), Some(0.25), Some(0.3), "pgd-cw")),
             ("5,1,,,,", row(5, 1, None, None, None, "")),
             ("6,2,3,0,0,clean", row(6, 2, Some(3), Some(0.0), Some(0.0), CLEAN)),
         ] {
-            assert_eq!(ImageRow::from_csv(line).as_ref(), Some(&expected));
+            assert_eq!(ImageResult::from_csv(line).as_ref(), Some(&expected));
             assert_eq!(expected.to_csv(), line);
         }
         let quoted = row(7, 2, Some(3), Some(0.0), Some(0.1), "PGD-100, 10 starts");
-        assert_eq!(ImageRow::from_csv("7,2,3,0,0.1,\"PGD-100, 10 starts\""), Some(quoted));
+        assert_eq!(ImageResult::from_csv("7,2,3,0,0.1,\"PGD-100, 10 starts\""), Some(quoted));
     }
 
     #[test]
     fn a_line_of_another_form_is_no_row() {
         for bad in ["", "1,2,3", "x,1,,,,", "1,1,a,,,", "1,1,,b,,", "1,1,,,c,", "-1,1,,,,"] {
-            assert_eq!(ImageRow::from_csv(bad), None, "{bad:?}");
+            assert_eq!(ImageResult::from_csv(bad), None, "{bad:?}");
         }
     }
 }
