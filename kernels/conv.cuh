@@ -76,7 +76,7 @@ struct WindowsKMajor {
     }
 };
 
-// The same matrix transposed: one line a tap and channel of the filter, one element an output.
+// Transpose of `WindowsKMajor`: one line a tap and channel of the filter, one element an output.
 template <bool POOLED>
 struct WindowsMnMajor {
     static constexpr bool K_MAJOR = false, IN_MEMORY = true;

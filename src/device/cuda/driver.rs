@@ -1,8 +1,8 @@
-//! The NVIDIA driver, as far as it is used: a context, streams, memory, modules, graphs. Every `unsafe` of the project
-//! stands here. What is made here frees itself.
+//! The NVIDIA driver API, as far as the project uses it: context, streams, memory, modules, graphs. Every `unsafe` of the
+//! project is in this file. Each wrapper frees its resource when it is dropped.
 //!
-//! A device's stream carries all of its work, in order. Errors of work on it come back with some later call:
-//! [`Stream::wait`] is where they surface at the latest.
+//! A device's stream carries all of its work in order. An error of that work is returned by a later call, at the latest by
+//! [`Stream::wait`].
 
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use cudarc::driver::sys::{
 
 use crate::{Error, Result};
 
-/// An address in device memory.
+/// Address in device memory.
 pub(super) type Address = u64;
 
-/// The least compute capability that the kernels are compiled for.
+/// Lowest compute capability that the kernels are compiled for.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
-/// What a driver's refusal is called, and its own words for it.
+/// Name of a driver's error, and the driver's description of it.
 fn text(error: DriverError) -> String {
     let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
     let words = error.error_string().map(|words| words.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{name}, {words}")
 }
 
-/// An error of a call that should always work: `what` was asked of the driver.
+/// Error of a call that should always succeed; `what` is the request.
 fn failed(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {
     move |error| {
         Error::device(format!(
@@ -38,7 +38,7 @@ fn failed(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {
     }
 }
 
-/// An error of work that was given before.
+/// Error of work that was submitted before.
 fn earlier(error: DriverError) -> Error {
     Error::device(format!(
         "CUDA: work on the GPU failed: {}; with --sync the program waits after every launch and names the kernel",
@@ -46,72 +46,72 @@ fn earlier(error: DriverError) -> Error {
     ))
 }
 
-/// A version as the driver counts, in words: 13000 is 13.0.
+/// Text of a version as the driver encodes it: 13000 is 13.0.
 fn version(number: i32) -> String {
     format!("{}.{}", number / 1000, number % 1000 / 10)
 }
 
-/// A GPU, as the driver describes it.
+/// Description of a GPU by the driver.
 #[derive(Clone, Debug)]
 pub struct Gpu {
-    /// Its number.
+    /// Number of the GPU.
     pub ordinal: usize,
-    /// Its name.
+    /// Name of the GPU.
     pub name: String,
-    /// Compute capability.
+    /// Compute capability, major and minor.
     pub capability: (i32, i32),
-    /// Bytes.
+    /// Size of the memory in bytes.
     pub memory: usize,
-    /// Streaming multiprocessors.
+    /// Number of streaming multiprocessors.
     pub multiprocessors: i32,
 }
 
 impl Gpu {
     fn of(ordinal: usize) -> std::result::Result<(CUdevice, Gpu), DriverError> {
         let device = result::device::get(i32::try_from(ordinal).unwrap_or(i32::MAX))?;
-        // SAFETY: `device` is one the driver gave.
+        // SAFETY: the driver returned `device`.
         let attribute = |which| unsafe { result::device::get_attribute(device, which) };
         let capability = (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        // SAFETY: `device` is one the driver gave.
+        // SAFETY: the driver returned `device`.
         let memory = unsafe { result::device::total_mem(device)? };
         Ok((device, Gpu { ordinal, name: result::device::get_name(device)?, capability, memory, multiprocessors }))
     }
 }
 
-/// What the machine has.
+/// Driver and GPUs of the machine.
 #[derive(Clone, Debug)]
 pub struct DriverInfo {
-    /// The CUDA version that the driver supports: 13000 is 13.0.
+    /// CUDA version that the driver supports: 13000 is 13.0.
     pub driver: i32,
-    /// Every GPU: at least one.
+    /// All GPUs, at least one.
     pub gpus: Vec<Gpu>,
 }
 
 impl DriverInfo {
-    /// The CUDA version that the driver supports, such as 13.0.
+    /// CUDA version that the driver supports, such as 13.0.
     #[must_use]
     pub fn driver_version(&self) -> String {
         version(self.driver)
     }
 }
 
-/// Whether there is an NVIDIA driver, of use or not.
+/// True if there is an NVIDIA driver, whether it works or not.
 #[must_use]
 pub fn driver_is_here() -> bool {
-    // SAFETY: it only tries to open the library.
+    // SAFETY: the call only tries to open the library.
     unsafe { sys::is_culib_present() }
 }
 
-/// Asks the driver what there is.
+/// Finds the driver and the GPUs.
 ///
 /// # Errors
-/// There is no driver, or no GPU, or the driver does not work: says which.
+/// There is no driver, there is no GPU, or the driver does not work.
 pub fn find() -> Result<DriverInfo> {
-    // Without a driver every call of it would panic.
+    // Without a driver every call of cudarc would panic.
     if !driver_is_here() {
         return Err(Error::device(
             "CUDA: there is no NVIDIA driver here (libcuda.so.1 was not found); install it, or use --device cpu",
@@ -139,22 +139,22 @@ pub fn find() -> Result<DriverInfo> {
     if gpus.is_empty() { Err(no_gpu()) } else { Ok(DriverInfo { driver, gpus }) }
 }
 
-/// A GPU in use: its primary context.
+/// The primary context of a GPU.
 pub(super) struct Context {
     pub gpu: Gpu,
     device: CUdevice,
     context: sys::CUcontext,
 }
 
-// SAFETY: the driver's calls may come from any thread; every call that needs a current context is preceded by `bind` on
-// its own thread.
+// SAFETY: any thread may call the driver; every call that needs a current context is preceded by `bind` on the same
+// thread.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 
 impl Context {
-    /// Takes GPU `ordinal` into use. `needed` is the CUDA version that the kernels were compiled with, as
-    /// `cuDriverGetVersion` counts.
+    /// Opens GPU `ordinal`. `needed` is the CUDA version that the kernels were compiled with, as `cuDriverGetVersion`
+    /// encodes it.
     pub fn open(ordinal: usize, needed: i32) -> Result<Context> {
         let DriverInfo { driver, gpus } = find()?;
         let Some(gpu) = gpus.get(ordinal).cloned() else {
@@ -183,18 +183,18 @@ impl Context {
             )));
         }
         let (device, _) = Gpu::of(ordinal).map_err(failed("to open the GPU"))?;
-        // SAFETY: `device` is one the driver gave; the context is released in `drop`, after everything made in it.
+        // SAFETY: the driver returned `device`; `drop` releases the context after everything made in it.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("to open the GPU"))?;
         Ok(Context { gpu, device, context })
     }
 
-    /// Makes this thread's driver calls go to this GPU.
+    /// Makes this context current, so that this thread's driver calls go to its GPU.
     pub fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("to choose the GPU"))
     }
 
-    /// Bytes that are free, and bytes in all.
+    /// Free memory and total memory, in bytes.
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
         result::mem_get_info().map_err(failed("to tell how much memory is free"))
@@ -203,13 +203,13 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: everything made in the context holds it, so this comes last. A failed GPU refuses; nothing is left
-        // to do about it.
+        // SAFETY: everything made in the context holds it, so this comes last. A failed GPU returns an error, which
+        // needs no treatment.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
 
-/// A queue of work on a GPU, done in the order in which it is given.
+/// A queue of work on a GPU, which is done in the order of submission.
 pub(super) struct Stream {
     stream: CUstream,
     pub context: Arc<Context>,
@@ -227,17 +227,17 @@ impl Stream {
         Ok(Arc::new(Stream { stream, context: context.clone() }))
     }
 
-    /// Makes this thread's driver calls go to this stream's GPU.
+    /// Makes the stream's context current on this thread.
     pub fn bind(&self) -> Result<()> {
         self.context.bind()
     }
 
-    /// Waits for all work given.
+    /// Waits for all submitted work.
     pub fn wait(&self) -> Result<()> {
         self.synchronize().map_err(earlier)
     }
 
-    /// As [`Stream::wait`], where the one launch that may have failed is known. The error is the driver's own text.
+    /// Waits for all submitted work, of which only one launch can have failed. The error is the driver's text.
     pub fn wait_for_launch(&self) -> std::result::Result<(), String> {
         self.synchronize().map_err(text)
     }
@@ -247,42 +247,42 @@ impl Stream {
         unsafe { result::stream::synchronize(self.stream) }
     }
 
-    /// Writes zeros, in order with other work.
+    /// Submits writing zeros.
     pub fn zero(&self, allocation: &Allocation) -> Result<()> {
-        // SAFETY: the range is the allocation's own.
+        // SAFETY: the range is the whole allocation.
         unsafe { result::memset_d8_async(allocation.address, 0, allocation.bytes, self.stream) }.map_err(earlier)
     }
 
-    /// Copies from pinned host memory, in order with other work. The host may not change it until then.
+    /// Submits a copy from pinned host memory, which the host must not change until it is done.
     pub fn copy_in(&self, to: Address, from: &Pinned, range: std::ops::Range<usize>) -> Result<()> {
-        // SAFETY: pinned memory outlives the copy, because whoever owns it waits before it is freed or used again.
+        // SAFETY: pinned memory outlives the copy, because its owner waits before it is freed or reused.
         unsafe { result::memcpy_htod_async(to, &from.slice()[range], self.stream) }.map_err(earlier)
     }
 
-    /// Copies from any host memory, after all work given, and waits. (The driver's own waiting copy goes by another
-    /// stream, and may return while it is still on its way: nothing orders it with work on this one.)
+    /// Copies from any host memory after all submitted work, and waits. (The driver's synchronous copy uses another stream,
+    /// and may return before the transfer has ended, so it is not ordered with work on this stream.)
     pub fn copy_in_now(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        // SAFETY: the caller gives an address inside an allocation with so much room; the copy is done before the
-        // borrow ends.
+        // SAFETY: the caller passes an address of an allocation that is long enough; the copy is done before the borrow
+        // ends.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(earlier)?;
         self.wait()
     }
 
-    /// Copies to any host memory, after all work given, and waits.
+    /// Copies to any host memory after all submitted work, and waits.
     pub fn copy_out_now(&self, bytes: &mut [u8], from: Address) -> Result<()> {
-        // SAFETY: the caller gives an address inside an allocation that is so long; the copy is done before the borrow
+        // SAFETY: the caller passes an address of an allocation that is long enough; the copy is done before the borrow
         // ends.
         unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }.map_err(earlier)?;
         self.wait()
     }
 
-    /// Copies to pinned memory, in order with other work.
+    /// Submits a copy to pinned memory.
     pub fn copy_out(&self, to: &mut Pinned, from: Address) -> Result<()> {
         // SAFETY: as in `copy_in`.
         unsafe { result::memcpy_dtoh_async(to.slice_mut(), from, self.stream) }.map_err(earlier)
     }
 
-    /// Launches a kernel. `params` are the addresses of its arguments, each of its parameter's size.
+    /// Submits a launch of a kernel. `params` are the addresses of its arguments, each of its parameter's size.
     pub fn launch(
         &self,
         function: &Function,
@@ -292,23 +292,23 @@ impl Stream {
         params: &mut [*mut c_void],
     ) -> std::result::Result<(), String> {
         let (x, y, z) = grid.into();
-        // SAFETY: the caller checked the arguments against the kernel's declaration, and addresses lie in memory
-        // that lives until the work is done.
+        // SAFETY: the caller compared the arguments with the kernel's declaration, and all addresses are in memory that
+        // lives until the work is done.
         unsafe { result::launch_kernel(function.0, (x, y, z), (block, 1, 1), shared, self.stream, params) }
             .map_err(text)
     }
 
-    /// Records what `work` launches instead of running it.
+    /// Records the launches of `work` as a graph, without running them.
     pub fn capture(self: &Arc<Self>, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
         unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(earlier)?;
         let outcome = work();
-        // SAFETY: as above; the capture ends whatever came of the work.
+        // SAFETY: as above; the capture ends even if `work` failed.
         let graph = unsafe { result::stream::end_capture(self.stream) };
         outcome?;
         let graph = graph.map_err(failed("to record a graph"))?;
-        // SAFETY: `graph` is what the capture gave; it is freed here, and `Graph` frees what was made of it.
+        // SAFETY: the capture returned `graph`; it is freed here, and `Graph` frees the executable graph.
         let exec = unsafe {
             let exec = result::graph::instantiate(graph, CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
@@ -324,7 +324,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if self.bind().is_ok() {
-            // SAFETY: it was made once and is destroyed once; what uses it holds it.
+            // SAFETY: the stream is destroyed once; everything that uses it holds it.
             unsafe {
                 let _ = result::stream::synchronize(self.stream);
                 let _ = result::stream::destroy(self.stream);
@@ -333,7 +333,7 @@ impl Drop for Stream {
     }
 }
 
-/// Device memory.
+/// An allocation of device memory.
 pub(super) struct Allocation {
     pub address: Address,
     pub bytes: usize,
@@ -341,10 +341,10 @@ pub(super) struct Allocation {
 }
 
 impl Allocation {
-    /// `None`: there is not so much memory.
+    /// Allocates `bytes` bytes; `None` if there is not enough memory.
     pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Option<Allocation>> {
         context.bind()?;
-        // SAFETY: what it holds is unset until it is written, and kernels may read any bits.
+        // SAFETY: the content is undefined until it is written, and kernels may read any bits.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
             Ok(address) => Ok(Some(Allocation { address, bytes, context: context.clone() })),
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
@@ -356,27 +356,27 @@ impl Allocation {
 impl Drop for Allocation {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: it was taken once and is freed once. The driver waits for work that uses it.
+            // SAFETY: the memory is freed once. The driver waits for work that uses it.
             let _ = unsafe { result::free_sync(self.address) };
         }
     }
 }
 
-/// Host memory that the GPU copies from and to by itself.
+/// Pinned host memory, which the GPU reads and writes by itself.
 pub(super) struct Pinned {
     start: *mut u8,
     bytes: usize,
     stream: Arc<Stream>,
 }
 
-// SAFETY: the memory is its own, and is freed from any thread.
+// SAFETY: the value owns its memory, which any thread may free.
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    /// Memory for copies on `stream`.
+    /// Allocates memory for copies on `stream`, filled with zeros.
     pub fn new(stream: &Arc<Stream>, bytes: usize) -> Result<Pinned> {
         stream.bind()?;
-        // SAFETY: it is zeroed before anything reads it.
+        // SAFETY: the memory is filled with zeros before it is read.
         let start = unsafe {
             let start = result::malloc_host(bytes.max(1), 0).map_err(failed("pinned host memory"))?.cast::<u8>();
             start.write_bytes(0, bytes);
@@ -386,12 +386,12 @@ impl Pinned {
     }
 
     pub fn slice(&self) -> &[u8] {
-        // SAFETY: so long it is, initialised, and its own.
+        // SAFETY: the memory has this length, is initialised, and belongs to the value.
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 
     pub fn slice_mut(&mut self) -> &mut [u8] {
-        // SAFETY: so long it is, initialised, and its own.
+        // SAFETY: the memory has this length, is initialised, and belongs to the value.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
     }
 }
@@ -399,21 +399,21 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if self.stream.bind().is_ok() {
-            let _ = self.stream.wait(); // copies from it or to it are done
-            // SAFETY: it was taken once and is freed once.
+            let _ = self.stream.wait(); // pending copies from it or to it end
+            // SAFETY: the memory is freed once.
             let _ = unsafe { result::free_host(self.start.cast()) };
         }
     }
 }
 
-/// A point in the stream of work.
+/// A point in the work of a stream.
 pub(super) struct Event {
     event: CUevent,
     context: Arc<Context>,
 }
 
 impl Event {
-    /// After all work given so far.
+    /// Records the point after all work submitted so far.
     pub fn record(stream: &Stream) -> Result<Event> {
         let event = result::event::create(CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("an event"))?;
         let this = Event { event, context: stream.context.clone() };
@@ -422,7 +422,7 @@ impl Event {
         Ok(this)
     }
 
-    /// Whether work has come there.
+    /// True if the work has reached the point.
     pub fn reached(&self) -> Result<bool> {
         self.context.bind()?;
         // SAFETY: the event lives.
@@ -433,14 +433,14 @@ impl Event {
         }
     }
 
-    /// Waits until work has come there.
+    /// Waits until the work has reached the point.
     pub fn wait(&self) -> Result<()> {
         self.context.bind()?;
         // SAFETY: the event lives.
         unsafe { result::event::synchronize(self.event) }.map_err(earlier)
     }
 
-    /// Milliseconds from an earlier event to this one, both reached.
+    /// Milliseconds from an earlier event to this one; both must have been reached.
     pub fn since(&self, earlier_event: &Event) -> Result<f32> {
         // SAFETY: both events live, on the same stream.
         unsafe { result::event::elapsed(earlier_event.event, self.event) }.map_err(failed("to time work"))
@@ -450,23 +450,23 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: it was made once and is destroyed once.
+            // SAFETY: the event is destroyed once.
             let _ = unsafe { result::event::destroy(self.event) };
         }
     }
 }
 
-/// The kernels of one image.
+/// The kernels of one fatbin, loaded into a GPU.
 pub(super) struct Module {
     module: CUmodule,
     context: Arc<Context>,
 }
 
-/// A kernel that can be launched, as long as its module lives.
+/// A kernel that can be launched while its module lives.
 pub(super) struct Function(CUfunction);
 
-// SAFETY: as for `Context`; a module and its functions are not changed once they are loaded, but for a function's
-// attribute, which the driver guards itself.
+// SAFETY: as for `Context`; a module and its functions do not change once they are loaded, except for a function's
+// attribute, which the driver synchronises.
 unsafe impl Send for Module {}
 // SAFETY: as above.
 unsafe impl Sync for Module {}
@@ -476,9 +476,9 @@ unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
 impl Module {
-    /// Gives an image to the driver. The error is the driver's own text.
+    /// Loads a fatbin. The error is the driver's text.
     pub fn load(context: &Arc<Context>, image: &'static [u8]) -> std::result::Result<Module, String> {
-        // SAFETY: the image is a fatbin, or text that ends with 0 and that the driver refuses.
+        // SAFETY: the image is a fatbin, or a text with a final 0, which the driver refuses.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(text)?;
         Ok(Module { module, context: context.clone() })
     }
@@ -488,8 +488,8 @@ impl Module {
         let c_name = CString::new(name).expect("a kernel's name has no 0");
         // SAFETY: the module lives.
         let function = unsafe { result::module::get_function(self.module, c_name) }.map_err(failed(&what))?;
-        // A driver may load a kernel's code at its first use, which must not fall into a capture: this is one.
-        // SAFETY: the function was given by the driver.
+        // A driver may load a kernel's code at its first use, which must not be during a capture: this call is a use.
+        // SAFETY: the driver returned the function.
         unsafe { result::function::get_function_attribute(function, CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS) }
             .map_err(failed(&what))?;
         Ok(Function(function))
@@ -497,7 +497,7 @@ impl Module {
 }
 
 impl Function {
-    /// Lets launches add up to `bytes` of shared memory.
+    /// Allows launches up to `bytes` bytes of dynamic shared memory.
     pub fn allow_shared(&self, bytes: u32) -> Result<()> {
         let which = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function's module lives as long as it is used.
@@ -509,13 +509,13 @@ impl Function {
 impl Drop for Module {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: it was loaded once and is unloaded once, after all work.
+            // SAFETY: the module is unloaded once, after all work.
             let _ = unsafe { result::module::unload(self.module) };
         }
     }
 }
 
-/// Launches that are given to the GPU at once.
+/// An executable graph: launches that are submitted at once.
 pub(super) struct Graph {
     exec: CUgraphExec,
     stream: Arc<Stream>,
@@ -523,7 +523,7 @@ pub(super) struct Graph {
 
 impl Graph {
     pub fn launch(&self) -> Result<()> {
-        // SAFETY: graph and stream live, and so does the memory that its kernels use.
+        // SAFETY: graph and stream live, as does the memory that its kernels use.
         unsafe { result::graph::launch(self.exec, self.stream.stream) }.map_err(earlier)
     }
 }
@@ -532,7 +532,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         if self.stream.bind().is_ok() {
             let _ = self.stream.wait();
-            // SAFETY: it was made once and is destroyed once, after its last run.
+            // SAFETY: the graph is destroyed once, after its last run.
             let _ = unsafe { result::graph::exec_destroy(self.exec) };
         }
     }
