@@ -1,5 +1,6 @@
-//! Inline PTX (`kernels/ptx.cuh`): each function does to the bit what the PTX manual says, on a GPU and, as its host
-//! twin, on the fake driver, which performs asynchronous copies as early and as late as they may be.
+//! Inline PTX (`kernels/ptx.cuh`): the results of each function are those of the PTX manual, to the bit, on a GPU and,
+//! for its host twin, on the fake driver. The fake driver performs asynchronous copies at once, and as late as
+//! possible.
 
 mod support;
 
@@ -11,10 +12,10 @@ use maxmargin::tape::Memory;
 use support::Random;
 use support::cuda::{fake_driver, open, ready};
 
-/// Runs a test wherever there is a CUDA device; on the fake one with copies performed at once, and at the wait.
+/// Runs a test on a CUDA device, if there is one; on the fake driver with copies performed at once, and at the wait.
 fn wherever_copies_run(test: impl Fn()) {
     static ONE: Mutex<()> = Mutex::new(());
-    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner); // the driver's options are the process's
+    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner); // the driver's options belong to the process
     match fake_driver() {
         Some(fake) => ["cp_async=wait", "cp_async=issue"].into_iter().for_each(|copies| {
             fake.set(copies);
@@ -25,7 +26,7 @@ fn wherever_copies_run(test: impl Fn()) {
     }
 }
 
-/// What a kernel of one warp, with the arguments out, from and `last`, makes of `from`.
+/// Runs a kernel of one warp with the arguments out, from and `last`; returns `out`.
 fn run(kernel: &'static str, from: &[u32], last: Arg) -> Vec<u32> {
     let mut memory = Memory::default();
     let [out, input] = ["out", "from"].map(|name| memory.u32(name, &[from.len()]));
@@ -39,18 +40,18 @@ fn run(kernel: &'static str, from: &[u32], last: Arg) -> Vec<u32> {
     (&cuda as &dyn Device).read_u32(&out).unwrap()
 }
 
-/// Any bits; zeros are what must not be there by accident.
+/// Random words other than zero, so that written zeros are visible.
 fn words(count: usize) -> Vec<u32> {
     let mut random = Random(11);
     (0..count).map(|_| random.word() as u32 | 1).collect()
 }
 
-/// Where neighbouring lanes have changed places: `width` words a lane.
+/// Exchanges neighbouring lanes, of `width` words each.
 fn crossed(words: &[u32], width: usize) -> Vec<u32> {
     words.chunks(2 * width).flat_map(|pair| [&pair[width..], &pair[..width]].concat()).collect()
 }
 
-/// A copy of `width` words a lane: the words, or zeros in lanes that are not live.
+/// Asserts that a copy of `width` words a lane gives the words, or zeros in lanes that are not live.
 fn copies(kernel: &'static str, width: usize) {
     wherever_copies_run(|| {
         let from = words(WARP * width);

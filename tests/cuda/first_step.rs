@@ -1,5 +1,5 @@
-//! The first training step of each network: on the CUDA device beside the CPU's; and at the published sizes on a GPU
-//! beside the fake driver's, where that was recorded (`tests/support/fingerprints.rs`).
+//! The first training step of each network: the CUDA device compared with the CPU, and at the published sizes a GPU
+//! compared with recorded steps of the fake driver (`tests/support/fingerprints.rs`).
 
 use maxmargin::config::{Config, preset};
 use maxmargin::device::Device;
@@ -12,21 +12,21 @@ use super::support::cuda::{open, ready};
 use super::support::fingerprints::{in_use, record, recorded};
 use super::{Trained, alone};
 
-/// Every so many weights one is recorded: a prime, so that all places of a filter come by.
+/// Distance of the weights that are recorded: a prime, so that every element of a filter occurs.
 const SAMPLED: usize = 997;
 
-/// A step as it is compared: what it gives.
+/// Results of a step that are compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct After {
-    /// Examples that are classified correctly, and so attacked.
+    /// Number of examples that are classified correctly, and so attacked.
     correct: u32,
     clean_loss: f32,
     margin_loss: f32,
-    /// By example; 0 where it is misclassified.
+    /// Margin of each example; 0 if it is misclassified.
     margins: Vec<f32>,
     /// SHA-256 of all weights.
     weights_sha256: String,
-    /// Every [`SAMPLED`]-th change of a weight.
+    /// Change of every [`SAMPLED`]-th weight.
     weight_changes: Vec<f32>,
 }
 
@@ -52,7 +52,7 @@ fn after(device: &mut dyn Device, config: &Config) -> After {
 /// Differences of two steps.
 #[derive(Debug, Serialize)]
 struct Apart {
-    /// All weights have the same bits.
+    /// True if all weights have the same bits.
     same_weights: bool,
     correct: u32,
     /// Relative.
@@ -61,7 +61,7 @@ struct Apart {
     margin_loss: f64,
     /// Largest difference of a margin, in steps of the search.
     margins_in_search_steps: f64,
-    /// Length of the difference of the sampled changes of weights, relative to their length.
+    /// Norm of the difference of the sampled changes of weights, relative to their norm.
     weight_changes: f64,
 }
 
@@ -84,8 +84,8 @@ impl Apart {
         }
     }
 
-    /// The law of a first step: the clean pass is the same arithmetic, and what the attack finds hangs on signs of
-    /// gradients near 0, of which few differ.
+    /// Bounds for a first step. The clean pass has the same arithmetic; the attack depends on the signs of gradients
+    /// near 0, of which few differ.
     fn assert_near(&self, what: &str) {
         assert_eq!(self.correct, 0, "{what}: {self:?}");
         assert!(self.clean_loss <= 1e-6, "{what}: {self:?}");
@@ -94,8 +94,8 @@ impl Apart {
     }
 }
 
-/// Settings of the first steps. Small ones are for every machine; `published` ones have two networks of their full
-/// size, with few examples and iterations: the fake driver takes some seconds for them.
+/// Settings of the first steps. Small ones run on every machine; `published` ones have two networks of full size with
+/// few examples and iterations, which take the fake driver some seconds.
 fn settings(published: bool) -> Vec<(&'static str, Config)> {
     let of = |name: &'static str, published: bool| {
         let config = Config { nb_iter: 2, num_search_steps: 3, ..preset(name).expect("a preset").config };
@@ -117,7 +117,7 @@ fn settings(published: bool) -> Vec<(&'static str, Config)> {
 fn the_first_step_of_each_network_is_that_of_the_cpu() {
     let _alone = alone();
     if !ready() || in_use() {
-        return; // the next test compares what was recorded
+        return; // the next test compares the recorded steps
     }
     for (name, config) in settings(false) {
         let [cpu, gpu] = [&mut Cpu::new() as &mut dyn Device, &mut open(false)].map(|device| after(device, &config));

@@ -1,5 +1,5 @@
-//! The CUDA device: what it asks of the driver, that it and the CPU agree on training, and that a step leaves nothing to
-//! the host. The ops themselves are in `tests/ops`, on every device.
+//! The CUDA device: its calls of the driver, its agreement with the CPU on training, and steps without work of the
+//! host. `tests/ops` tests the ops, on every device.
 
 mod first_step;
 #[path = "../support/mod.rs"]
@@ -25,7 +25,7 @@ use support::fake::{self, KernelBuild};
 const EXAMPLES: usize = 40;
 const BATCH: usize = 16;
 
-/// A network, its step, and the images it is trained on.
+/// A network, its training step, and its images.
 struct Trained {
     model: Box<dyn Model>,
     data: DeviceData,
@@ -48,7 +48,7 @@ impl Trained {
         })
     }
 
-    /// The smallest LeNet5 and step: ThreadSanitizer takes a millisecond for each of a GPU's threads.
+    /// The smallest LeNet5 and step, because ThreadSanitizer takes a millisecond for each thread of a GPU.
     fn smallest(norm: Norm) -> Trained {
         let published = preset(if norm == Norm::L2 { "mnist-l2" } else { "mnist-linf" }).expect("a preset").config;
         Trained::of(Config { width: 0.03125, nb_iter: 1, num_search_steps: 2, training_batch_size: 3, ..published })
@@ -63,7 +63,7 @@ impl Trained {
         Trained { model, data, mma, memory, config }
     }
 
-    /// Gives a device everything that steps need.
+    /// Allocates a device and writes the operands of steps to it.
     fn prepare(&self, device: &mut dyn Device) {
         device.allocate(&self.memory, &self.mma.schedule.programs().collect::<Vec<_>>()).unwrap();
         let mut random = Random(5);
@@ -78,7 +78,7 @@ impl Trained {
         self.model.load(device, &state).unwrap();
     }
 
-    /// A step on `n` examples.
+    /// Runs a step on `n` examples.
     fn step(&self, device: &mut dyn Device, n: usize) {
         device.write_u32(&self.mma.batch.index, &(0..n as u32).map(|i| i * 2).collect::<Vec<_>>()).unwrap();
         device.write_u32(&self.mma.batch.rows, &[n as u32]).unwrap();
@@ -86,13 +86,13 @@ impl Trained {
     }
 }
 
-/// One test at a time: the driver's log is the process's.
+/// Lock for tests that read the driver's log, which belongs to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Calls of the driver that a line of its log names.
+/// Calls of the driver in its log, by name.
 fn calls<'a>(log: &'a [String], name: &str) -> Vec<&'a String> {
     log.iter().filter(|line| line.split_whitespace().next() == Some(name)).collect()
 }
@@ -102,7 +102,7 @@ fn a_training_step_is_two_small_writes_and_one_graph_launch() {
     let _alone = alone();
     let Some(fake) = fake_driver() else { return };
     let trained = Trained::new(4);
-    fake.log(); // what another test has done
+    fake.log(); // drops lines of other tests
     let mut device = open(false);
     trained.prepare(&mut device);
     trained.step(&mut device, BATCH);
@@ -140,7 +140,7 @@ fn a_snapshot_is_a_copy_that_nobody_waits_for() {
     for allocation in ["cuMemAlloc", "cuMemHostAlloc", "cuMemAllocHost"] {
         assert!(calls(&log, allocation).is_empty(), "{allocation}: {log:?}");
     }
-    // It was taken between the steps.
+    // The snapshot was taken between the steps.
     let bytes = snapshot.bytes().unwrap();
     let sums: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect();
     assert_eq!(sums[Metric::Steps as usize], 2.0);
@@ -174,8 +174,8 @@ fn a_schedule_replayed_as_a_graph_gives_the_bits_of_its_programs_one_by_one() {
     assert!(results[0] == results[1]);
 }
 
-/// The law: margins within a search step, logits within 1e-5 of their length, weights within 1e-5 of theirs, as the
-/// reference cases demand of both.
+/// Bounds of the reference cases: margins within a step of the search, logits and weights within 1e-5 relative to their
+/// norms.
 #[test]
 fn cpu_and_gpu_take_the_same_first_steps() {
     let _alone = alone();
@@ -243,7 +243,7 @@ fn threads_and_blocks_of_a_training_step_race_nowhere() {
 
 #[test]
 fn every_launch_of_a_step_names_a_kernel_and_gives_it_what_it_declares() {
-    // Without a driver: what a launch is made of is known before any.
+    // No driver is needed: launches are made without one.
     let trained = Trained::new(2);
     let mut launches = 0;
     for (program, times) in &trained.mma.schedule.stages {
@@ -264,7 +264,7 @@ fn cifar10() -> Config {
     preset("cifar10-linf").expect("a preset").config
 }
 
-/// A step of a wide ResNet, of as many examples as a batch has.
+/// A training step of a wide ResNet, on a batch.
 fn wide_resnet_step(config: Config) -> Mma {
     let (mut memory, mut model) = (Memory::default(), model::build(&config.architecture()));
     model.declare(&mut memory);
@@ -272,7 +272,7 @@ fn wide_resnet_step(config: Config) -> Mma {
     Mma::new(&mut memory, &*model, &data, &config, None)
 }
 
-/// In evaluation mode batch norm, ReLU, sums and shortcuts are parts of the 25 convolutions, and of their 25 gradients.
+/// In evaluation mode batch norm, ReLU, sums and shortcuts are fused with the 25 convolutions and their 25 gradients.
 #[test]
 fn an_iteration_of_pgd_on_the_wide_resnet_is_at_most_60_launches() {
     let step = wide_resnet_step(cifar10());
@@ -285,7 +285,7 @@ fn an_iteration_of_pgd_on_the_wide_resnet_is_at_most_60_launches() {
     assert!(kernels.len() <= 60, "{} launches: {kernels:#?}", kernels.len());
 }
 
-/// Name and bytes of each argument of every kernel, as g++ compiled it.
+/// Sizes in bytes of the arguments of every kernel, as g++ compiled it.
 fn compiled_kernels(fake: &fake::FakeDriver) -> BTreeMap<String, Vec<usize>> {
     let words = |line: &String| line.split(' ').map(String::from).collect::<Vec<_>>();
     let sizes = |words: &[String]| words[3..].iter().map(|size| size.parse().unwrap()).collect();
@@ -293,7 +293,7 @@ fn compiled_kernels(fake: &fake::FakeDriver) -> BTreeMap<String, Vec<usize>> {
 }
 
 #[test]
-fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
+fn a_kernel_s_declared_arguments_are_those_that_a_compiler_sees() {
     let Some(fake) = fake_driver() else { return };
     let compiled = compiled_kernels(fake);
     assert_eq!(compiled.len(), cuda::KERNELS.len());
@@ -304,7 +304,7 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
             match *param {
                 "pointer" => assert_eq!(*size, 8, "{}", kernel.name),
                 "int" | "unsigned" | "float" => assert_eq!(*size, 4, "{}", kernel.name),
-                _ => {} // a struct: its launches are looked at
+                _ => {} // a struct: launches are compared below
             }
         }
     }
@@ -332,7 +332,7 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
     }
     let declared: BTreeSet<&str> = cuda::KERNELS.iter().flat_map(|kernel| kernel.params).copied().collect();
     let plain = BTreeSet::from(["pointer", "int", "unsigned", "float"]);
-    assert_eq!(structs, &declared - &plain, "every struct was looked at");
+    assert_eq!(structs, &declared - &plain, "every struct was compared");
 }
 
 /// Fingerprints of kernels in these files need not be equal to the bit.
@@ -340,9 +340,9 @@ fn what_is_read_of_a_kernel_in_its_source_is_what_a_compiler_makes_of_it() {
 fn files_whose_kernels_call_functions_that_are_rounded_differently_elsewhere_are_known() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     if !root.is_dir() {
-        return; // a machine that has the executables alone
+        return; // a machine without the sources
     }
-    // Roots are rounded correctly everywhere.
+    // Square roots are correctly rounded everywhere.
     let functions = ["exp", "exp2", "expm1", "log", "log2", "log1p", "tanh", "cos", "sin", "pow", "rsqrt", "erf"];
     let calls = |text: &str| {
         functions.iter().flat_map(|name| [format!("{name}("), format!("{name}f(")]).any(|call| {
@@ -358,7 +358,7 @@ fn files_whose_kernels_call_functions_that_are_rounded_differently_elsewhere_are
 }
 
 #[test]
-fn unsafe_code_and_the_driver_stand_in_one_file() {
+fn unsafe_code_and_calls_of_the_driver_are_in_one_file() {
     fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -371,7 +371,7 @@ fn unsafe_code_and_the_driver_stand_in_one_file() {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     if !root.is_dir() {
-        return; // a machine that has the executables alone
+        return; // a machine without the sources
     }
     let mut found = Vec::new();
     sources(&root, &mut found);
@@ -384,10 +384,10 @@ fn unsafe_code_and_the_driver_stand_in_one_file() {
 }
 
 #[test]
-fn inline_ptx_stands_in_one_file() {
+fn inline_ptx_is_in_one_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     if !root.is_dir() {
-        return; // a machine that has the executables alone
+        return; // a machine without the sources
     }
     let mut found: Vec<PathBuf> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));

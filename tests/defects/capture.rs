@@ -1,4 +1,4 @@
-//! A captured stream runs nothing and forgets nothing, and refuses what the real driver refuses.
+//! Captures: a captured stream runs nothing, records everything, and refuses the calls that the real driver refuses.
 
 use std::ffi::{c_int, c_uint};
 use std::ptr;
@@ -29,7 +29,7 @@ impl Gpu {
         call!(self.fake, "cuGraphLaunch", exec => Handle, self.stream => Handle)
     }
 
-    /// 0: not captured, 1: captured, 2: a capture that is broken.
+    /// Status of the capture. 0: none, 1: active, 2: invalidated.
     fn capturing(&self) -> c_int {
         let mut status: c_int = -1;
         let to = &raw mut status;

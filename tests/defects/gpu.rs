@@ -6,7 +6,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
 
 use crate::fake::{self, FakeDriver, KernelBuild};
 
-/// A `CUresult` that is not success, by name.
+/// Name of a `CUresult` other than success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed(pub String);
 
@@ -16,13 +16,13 @@ pub fn failed<T>(name: &str) -> Result<T> {
     Err(Failed(format!("CUDA_ERROR_{name}")))
 }
 
-/// An address in device memory, or another handle of the driver.
+/// Address in device memory, or another handle of the driver.
 pub type Handle = u64;
 
-/// The folder of the kernels.
+/// Folder of the kernels.
 pub const KERNELS: &str = "tests/fake_driver/defects";
 
-/// The fake driver with them; `None` if it cannot be built here.
+/// The fake driver with these kernels; `None` if it cannot be built here.
 fn loaded() -> Option<&'static FakeDriver> {
     static LOADED: OnceLock<std::result::Result<FakeDriver, String>> = OnceLock::new();
     let load = || {
@@ -31,7 +31,7 @@ fn loaded() -> Option<&'static FakeDriver> {
     fake::rung("fake", LOADED.get_or_init(load).as_ref().map_err(Clone::clone))
 }
 
-/// A context on the device, for one test at a time: options and the log belong to the process.
+/// A context on the device. One test at a time has it, because options and the log belong to the process.
 pub struct Gpu {
     pub fake: &'static FakeDriver,
     pub stream: Handle,
@@ -39,10 +39,10 @@ pub struct Gpu {
     _alone: MutexGuard<'static, ()>,
 }
 
-/// A function of the driver with these arguments.
+/// Calls a function of the driver.
 macro_rules! call {
     ($fake:expr, $name:literal, $($argument:expr => $type:ty),*) => {{
-        // SAFETY: the types are those of the definition in tests/fake_driver.
+        // SAFETY: the types are those of the definition in `tests/fake_driver`.
         let function: unsafe extern "C" fn($($type),*) -> c_int = unsafe { $fake.function($name) };
         // SAFETY: pointers among the arguments point to variables of the caller.
         result($fake, unsafe { function($($argument),*) })
@@ -67,7 +67,7 @@ pub fn result(fake: &FakeDriver, code: c_int) -> Result<()> {
 }
 
 impl Gpu {
-    /// A fresh context under these options; `None` if the fake driver cannot be built here.
+    /// Creates a context with these options; `None` if the fake driver cannot be built here.
     pub fn new(options: &str) -> Option<Gpu> {
         static ALONE: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
         let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -91,7 +91,7 @@ impl Gpu {
         call!(self.fake, "cuMemAlloc_v2", &raw mut start => *mut Handle, bytes => usize).map(|()| start)
     }
 
-    /// A buffer with these numbers.
+    /// Allocates a buffer with these numbers.
     pub fn upload(&self, numbers: &[f32]) -> Handle {
         let start = self.alloc(size_of_val(numbers)).unwrap();
         self.write(start, numbers).unwrap();
@@ -146,7 +146,7 @@ impl Gpu {
         self.launch("add_one", [1, 1, 1], [64, 1, 1], 0, &[y, n])
     }
 
-    /// The lines of the log since the last time that hold `word`.
+    /// Lines of the log since the last call that contain `word`.
     pub fn log_of(&self, word: &str) -> Vec<String> {
         self.fake.log().into_iter().filter(|line| line.contains(word)).collect()
     }

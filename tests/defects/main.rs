@@ -1,6 +1,5 @@
-//! The fake driver's own tests. A detector that nobody has seen detect is not trusted: mistakes are planted in kernels,
-//! in launches and in captures, and each must be found by the mode that should find it, while the mended twin passes in
-//! every mode.
+//! Tests of the fake driver. Mistakes are planted in kernels, in launches and in captures. The mode that is meant for a
+//! mistake must find it, and the mended twin must pass in every mode.
 
 mod capture;
 mod gpu;

@@ -1,11 +1,11 @@
-//! Kernels with one mistake each (`tests/fake_driver/defects/planted.cu`), and what finds it.
+//! Kernels with one mistake each (`tests/fake_driver/defects/planted.cu`), and the modes that find it.
 
 use std::process::Command;
 
 use crate::fake::{KernelBuild, rerun, rung};
 use crate::gpu::{Failed, Gpu, KERNELS};
 
-/// Two blocks of 64 and a part of a third. A buffer of so many numbers ends where a vector of four ends.
+/// Length of the buffers: two blocks of 64 and a part of a third. It is a multiple of four, as vectors need.
 const N: usize = 152;
 const BLOCK: usize = 64;
 
@@ -13,28 +13,28 @@ fn x() -> Vec<f32> {
     (0..N).map(|i| (i * 7 % 11) as f32 - 3.0).collect()
 }
 
-/// What is at `i`, and 0 beyond.
+/// Element `i`, or 0 outside.
 fn at(x: &[f32], i: usize) -> f32 {
     x.get(i).copied().unwrap_or(0.0)
 }
 
-/// `y` from `x` by its index.
+/// Applies a function of the index to make `y`.
 fn each(formula: impl Fn(usize) -> f32) -> Vec<f32> {
     (0..N).map(formula).collect()
 }
 
-/// The sum of `x` over places from `start` to before `end`.
+/// Sum of `x[start..end]`.
 fn sum(x: &[f32], start: usize, end: usize) -> f32 {
     x[start..end.min(N)].iter().sum()
 }
 
-/// The bits of the number of x that are not negative, in y\[0\].
+/// Number of elements of x that are not negative, as bits of y\[0\].
 fn not_negative(x: &[f32]) -> Vec<f32> {
     let count = x.iter().filter(|&&x| x >= 0.0).count();
     each(|i| f32::from_bits(if i == 0 { count as u32 } else { 0 }))
 }
 
-/// What a mended kernel computes.
+/// Expected results of a mended kernel.
 fn expected(kernel: &str) -> Vec<f32> {
     let x = &x()[..];
     let first = |i: usize| i / BLOCK * BLOCK;
@@ -71,14 +71,14 @@ const ALL: [&str; 14] = [
     "misaligned",
 ];
 
-/// Runs a kernel as every kernel of the file is run.
+/// Runs a kernel of the file.
 fn run(gpu: &Gpu, kernel: &str) -> Result<Vec<f32>, Failed> {
     let (x, y) = (gpu.upload(&x()), gpu.upload(&[0.0; N]));
     gpu.launch(kernel, [N.div_ceil(BLOCK) as u32, 1, 1], [BLOCK as u32, 1, 1], 0, &[y, x, N as u64])?;
     gpu.read(y, N)
 }
 
-/// Under `seen` the kernel gives wrong numbers, under `unseen` the right ones.
+/// Asserts that the kernel gives wrong numbers with options `seen` and correct ones with `unseen`.
 fn gives_wrong_numbers(kernel: &str, seen: &[&str], unseen: &[&str]) {
     let right = Ok(expected(kernel));
     for options in seen {
@@ -93,8 +93,8 @@ fn gives_wrong_numbers(kernel: &str, seen: &[&str], unseen: &[&str]) {
     }
 }
 
-/// Under `options` the launch fails with `error`, and the log says why; the context is of no use after that, the
-/// process is.
+/// Asserts that the launch fails with `error` under `options`, and that the log has the reason. The context is unusable
+/// after that; the process is not.
 fn is_a_failed_launch(kernel: &str, options: &str, error: &str, why: &[&str]) {
     let Some(gpu) = Gpu::new(options) else { return };
     assert_eq!(run(&gpu, kernel), Err(Failed(error.to_string())), "{kernel}, {options}");
@@ -110,7 +110,7 @@ fn is_a_failed_launch(kernel: &str, options: &str, error: &str, why: &[&str]) {
     assert_eq!(run(&gpu, &format!("{kernel}_mended")), Ok(expected(kernel)), "a fresh context works");
 }
 
-/// These kernels in a process of their own, under a sanitizer.
+/// Runs these kernels in a process of their own, under a sanitizer.
 pub fn apart(build: KernelBuild, kernels: &[String]) -> Option<Command> {
     let mut command =
         rung("fake", rerun(&["--exact", "planted::kernels_of_another_test", "--include-ignored"], KERNELS, build))?;
@@ -130,7 +130,7 @@ fn kernels_of_another_test() {
     }
 }
 
-/// A sanitizer finds the mistake, and names the kernel and its file.
+/// Asserts that a sanitizer finds the mistake, and names the kernel and its file.
 fn is_found_by(build: KernelBuild, kernel: &str, what: &str) {
     let Some(mut command) = apart(build, &[kernel.to_string()]) else { return };
     let output = command.output().unwrap();

@@ -1,4 +1,4 @@
-//! What CUDA threads do together gives what the hardware's definition says, in every order.
+//! Barriers and warp operations give the results that CUDA's programming guide defines, in every order of threads.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use crate::gpu::{Failed, Gpu};
 
 const ORDERS: [&str; 4] = ["threads=forward", "threads=reversed", "threads=random:1", "threads=random:2"];
 
-/// `count` words that a kernel writes.
+/// Runs a kernel and returns the `count` words that it writes.
 fn words(gpu: &Gpu, kernel: &str, block: [u32; 3], shared: u32, count: usize, arguments: &[u64]) -> Vec<u32> {
     let y = gpu.alloc(4 * count).unwrap();
     let arguments: Vec<u64> = [y].iter().chain(arguments).copied().collect();
@@ -14,7 +14,7 @@ fn words(gpu: &Gpu, kernel: &str, block: [u32; 3], shared: u32, count: usize, ar
     gpu.read(y, count).unwrap().into_iter().map(f32::to_bits).collect()
 }
 
-/// The lane that a lane of a warp reads from, as the programming guide of CUDA defines it.
+/// Lane that a lane of a warp reads from, by CUDA's programming guide.
 fn source(operation: usize, lane: usize, amount: usize, width: usize) -> usize {
     let first = lane / width * width;
     let (at, ok) = match operation {
@@ -180,7 +180,7 @@ fn a_matrix_product_is_right() {
     }
 }
 
-/// Prints what the README states; `cargo test --release --test defects -- --ignored --nocapture`.
+/// Prints the times that the README states; `cargo test --release --test defects -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn how_fast_it_is() {

@@ -60,15 +60,15 @@ using CUgraphNode = fake::Node*;
 
 #define API extern "C" __attribute__((visibility("default")))
 
-// The device that is played: an H100.
+// Properties of the simulated device: an H100.
 namespace fake {
 constexpr unsigned kMaxThreads = 1024;            // of a block
 constexpr unsigned kMaxBlockZ = 64;
 constexpr unsigned kMaxGridYZ = 65535;
 constexpr unsigned kMaxGridX = 2147483647;
 constexpr unsigned kWarp = 32;
-constexpr size_t kSharedDefault = 48 * 1024;      // of a block, without asking
-constexpr size_t kSharedOptIn = 227 * 1024;       // of a block, when asked for
+constexpr size_t kSharedDefault = 48 * 1024;      // bytes of a block, without an attribute of the kernel
+constexpr size_t kSharedOptIn = 227 * 1024;       // bytes of a block, with the attribute
 constexpr size_t kSharedMultiprocessor = 228 * 1024;
 constexpr int kMultiprocessors = 132;
 constexpr int kThreadsMultiprocessor = 2048;

@@ -18,7 +18,7 @@ __thread Worker* running_worker __attribute__((tls_model("initial-exec"))) = nul
 
 char launch_token, fence_token;
 
-constexpr uint64_t kNobody = 0x7FC0DEAD7FC0DEAD;  // what a lane that takes no part brings
+constexpr uint64_t kNobody = 0x7FC0DEAD7FC0DEAD;  // value of a lane that does not take part
 
 uint3 unflatten(size_t i, dim3 shape) {
     return {unsigned(i % shape.x), unsigned(i / shape.x % shape.y), unsigned(i / shape.x / shape.y)};
@@ -28,7 +28,7 @@ std::string text_of(uint3 i) { return format("(%u,%u,%u)", i.x, i.y, i.z); }
 
 }  // namespace
 
-// A pointer, because the room for thread-local variables of a library that is loaded late is small.
+// A pointer, because a library that is loaded late has little space for thread-local variables.
 Worker& worker() {
     thread_local std::unique_ptr<Worker> own;
     if (!own) own = std::make_unique<Worker>();
@@ -42,7 +42,7 @@ Worker::Worker() {
     own_signal_stack();
 }
 
-// A block, from its first thread to its last.
+// Runs a block.
 
 void Worker::start(const Launch& launch, size_t block_index) {
     launch_ = &launch;
@@ -64,7 +64,7 @@ void Worker::start(const Launch& launch, size_t block_index) {
     }
     if (thread_sanitizer()) {
         memset(odd_warp_, 0, sizeof odd_warp_);
-        // A thread is ordered after the one that makes it, so none of the block's may make another.
+        // A thread is ordered after its creator, so no thread of the block may create another one.
         for (unsigned i = 0; i < threads_; i++) stacks_[i] = fibers_.take(fiber_entry);
     }
     pending_.clear();
@@ -100,8 +100,8 @@ void Worker::fiber_entry() {
     running_worker->run_threads();
 }
 
-// What a fiber does: one CUDA thread after another, until it has to go on with one that waits on a fiber of its own.
-// So a block in which nobody waits is a loop on one stack.
+// Body of a fiber: runs one CUDA thread after another, until the next thread waits on a fiber of its own. So a block
+// whose threads never wait is a loop on one stack.
 void Worker::run_threads() {
     for (;;) {
         launch_->kernel->call(launch_->arguments);
@@ -132,7 +132,7 @@ void Worker::go(Fiber& from, unsigned thread) {
     switch_fiber(from, *stacks_[thread]);
 }
 
-// The next thread in order that can run; -1 if none can.
+// Next thread in order that can run; -1 if none can.
 int Worker::pick() {
     if (runnable_ == 0) return -1;
     for (;;) {
@@ -153,7 +153,7 @@ void Worker::leave() {
     if (arrived_ > 0 && arrived_ == live_) complete_barrier();
 }
 
-// Meetings.
+// Barriers and warp operations.
 
 void Worker::wait(State state) {
     unsigned me = current_;
@@ -209,14 +209,14 @@ uint64_t Worker::meet_warp(Collective kind, unsigned mask, uint64_t value, int s
     warps_[me / kWarp].waiting |= 1u << lane();
     void* token = warp_token(odd_warp_[me]);
     if (thread_sanitizer()) odd_warp_[me] = !odd_warp_[me];
-    // A shuffle or a vote says nothing of memory.
+    // A shuffle or a vote does not order memory accesses.
     if (kind == Collective::sync) order_release(token);
     wait(State::at_warp);
     if (kind == Collective::sync) order_acquire(token);
     return waits_[me].result;
 }
 
-// Lets go each group of lanes that has come together.
+// Releases each group of lanes that is complete.
 void Worker::complete_warp(unsigned index) {
     Warp& warp = warps_[index];
     Wait* waits = &waits_[index * kWarp];
@@ -245,10 +245,10 @@ void Worker::complete_warp(unsigned index) {
     }
 }
 
-// cp.async performed as late as it may be.
+// cp.async copies, performed as late as possible.
 
 void Worker::async_begin(const AsyncCopy& copy) {
-    // What is there until the wait is nobody's to read.
+    // No thread may read the target until the wait.
     auto* to = static_cast<char*>(copy.to);
     for (int i = 0; i < copy.bytes; i++) to[i] = reinterpret_cast<const char*>(&kNobody)[i % 8];
     if (pending_.empty()) pending_.resize(kMaxThreads);
@@ -299,7 +299,7 @@ std::string Worker::waiting_places() const {
     return text + format("%u have left", threads_ - live_);
 }
 
-// Leaves the block as it is: its fibers are never resumed.
+// Gives up the block: its fibers are never resumed.
 void Worker::fail(CUresult error, const std::string& text) {
     failure_ = Failure{error, where(current_) + ": " + text};
     switch_fiber(*stacks_[current_], main_);
@@ -310,7 +310,7 @@ void Worker::trap(const char* what, const char* file, int line) {
     fail(CUDA_ERROR_LAUNCH_FAILED, format("%s at %s:%d", what, file, line));
 }
 
-// What kernels call.
+// Functions that kernels call.
 
 void* shared(const void* site, size_t bytes, const char* name) { return running_worker->shared(site, bytes, name); }
 void* dynamic_shared() { return running_worker->dynamic_shared(); }

@@ -1,4 +1,4 @@
-// One block: its CUDA threads as fibers of one thread of the operating system, and the places where they meet.
+// One block: its CUDA threads as fibers of one thread of the operating system, and their synchronisation.
 #pragma once
 
 #include <deque>
@@ -13,7 +13,7 @@
 
 namespace fake {
 
-// Why the operating system stopped a CUDA thread.
+// Reason why the operating system stopped a CUDA thread.
 struct Fault {
     int signal;
     const void* address;
@@ -21,14 +21,14 @@ struct Fault {
     bool write;
 };
 
-// Runs blocks, one at a time. Every thread of the operating system has one of its own.
+// Runs blocks, one at a time. Every thread of the operating system has its own worker.
 class Worker {
 public:
     Worker();
     ~Worker();
 
     std::optional<Failure> run(const Launch& launch, size_t block_index);
-    // After the last block that this worker ran of a launch.
+    // Called after the last block of a launch that this worker ran.
     void end_launch();
 
     // Called by CUDA threads.
@@ -42,16 +42,16 @@ public:
     void async_commit();
     const AsyncCopy* async_due(int pending);
 
-    // Called where a signal's handler returned to.
+    // Called at the address that a signal's handler returned to.
     [[noreturn]] void faulted();
     Fault fault{};
-    // The stack on which a faulted CUDA thread goes on: its own, from the top.
+    // Stack on which a faulted CUDA thread continues: its own, from the top.
     char* fresh_stack() const;
 
 private:
     enum class State : unsigned char { fresh, ready, at_barrier, at_warp, left };
 
-    // Where a CUDA thread waits, and what it brought.
+    // State of a waiting CUDA thread: the place, and the value it contributes.
     struct Wait {
         const char* what;
         const char* file;
@@ -61,11 +61,11 @@ private:
         int source;
         uint64_t value, result;
     };
-    // What cp.async has begun and not done, of one thread.
+    // Pending cp.async copies of one thread.
     struct Pending {
         std::deque<std::vector<AsyncCopy>> groups;
         std::vector<AsyncCopy> open;
-        size_t done = 0;  // of the first group
+        size_t done = 0;  // copies of the first group that are done
     };
     struct Warp {
         unsigned live, waiting;
@@ -86,8 +86,8 @@ private:
     [[noreturn]] void fail(CUresult error, const std::string& text);
     std::string where(unsigned thread) const;
     std::string waiting_places() const;
-    // Meetings of one kind alternate between two tokens: a thread that is early at the next one must not appear to be
-    // ordered before a thread that is late in leaving this one.
+    // Barriers of one kind alternate between two tokens. A thread that arrives early at the next barrier must not
+    // appear to be ordered before a thread that leaves this one late.
     void* barrier_token(bool odd) { return memory_.tokens() + 8 * odd; }
     void* warp_token(bool odd) { return memory_.tokens() + 16 + 8 * (current_ / kWarp * 2 + odd); }
 
@@ -105,7 +105,7 @@ private:
     int votes_ = 0, vote_result_ = 0;
     bool odd_barrier_ = false;
 
-    dim3 shape_{0, 0, 0};  // the block that indices_ is of
+    dim3 shape_{0, 0, 0};  // shape of the block that indices_ belongs to
     uint3 indices_[kMaxThreads];
     State states_[kMaxThreads];
     uint16_t order_[kMaxThreads];
@@ -113,12 +113,12 @@ private:
     Wait waits_[kMaxThreads];
     Warp warps_[kMaxThreads / kWarp];
     bool odd_warp_[kMaxThreads];
-    std::vector<Pending> pending_;  // empty as long as no copy is late
+    std::vector<Pending> pending_;  // empty while no copy is pending
 };
 
-// The calling thread's worker; made when first asked for.
+// Worker of the calling thread, created at the first call.
 Worker& worker();
-// The same if a CUDA thread runs on it, else null. Safe in a signal's handler.
+// Worker of the calling thread if it runs a CUDA thread, else null. Safe in a signal's handler.
 Worker* running();
 
 // Turns faults of CUDA threads into failed launches.

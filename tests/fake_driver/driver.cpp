@@ -1,4 +1,4 @@
-// What the driver's calls share: the state, the beginning and the end of a call, a stream's work.
+// State of the driver, the beginning and the end of a call, the work of a stream.
 #include "driver.h"
 
 #include <cstring>

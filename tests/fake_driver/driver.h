@@ -1,4 +1,4 @@
-// The driver's state, and what every call of it begins and ends with.
+// State of the driver, and the beginning and the end of its calls.
 #pragma once
 
 #include <mutex>
@@ -15,28 +15,28 @@ namespace fake {
 
 constexpr int kMaxDevices = 16;
 
-// Held during every call: the work of a stream is done before the call that submits it returns.
+// Lock of every call: a call that submits work returns when the work is done.
 extern std::recursive_mutex driver_mutex;
 
-// Forgets errors and unfinished captures; handles and memory stay.
+// Clears errors and unfinished captures; handles and memory stay.
 void reset_driver();
 
-// A device's primary context, the only one that it can have.
+// Primary context of a device, the only one it can have.
 struct Context {
     int device = 0;
     int retained = 0;
     unsigned flags = 0;
-    // Work that failed is known to the next call that waits for it, and from then on to all.
+    // The error of failed work is returned by the next call that waits for it, and by every call after that.
     CUresult unreported = CUDA_SUCCESS, error = CUDA_SUCCESS;
 };
 Context* current_context();
 
-// One piece of a stream's work: a launch, a memset or a copy, with copies of its arguments.
+// One unit of a stream's work: a launch, a memset or a copy, with copies of its arguments.
 struct Node {
     enum class Kind { kernel, copy, set } kind;
     CUdeviceptr to = 0, from = 0;
     size_t bytes = 0;  // of a copy or a memset
-    unsigned value = 0, width = 0;  // of a memset: what is written, and its size in bytes
+    unsigned value = 0, width = 0;  // of a memset: the value, and its size in bytes
     Launch launch{};
     std::vector<std::vector<unsigned char>> arguments{};
 };
@@ -50,7 +50,7 @@ struct GraphExec {
 
 struct Stream {
     Context* context;
-    bool blocking;  // the legacy stream waits for it
+    bool blocking;  // true: the legacy stream waits for it
     bool legacy = false;
     bool capturing = false, invalidated = false;
     int mode = 0;
@@ -62,31 +62,31 @@ constexpr int kGlobal = 0, kThreadLocal = 1, kRelaxed = 2;  // modes of a captur
 // Null if there is no such stream.
 Stream* find_stream(CUstream handle);
 void destroy_streams(Context& context);
-// Breaks the captures in whose way a call that waits or allocates is; true if there were any.
+// Invalidates the captures that a call that waits or allocates is not compatible with; true if there were any.
 bool break_captures();
-// The same for work in the legacy stream.
+// Invalidates the captures that work in the legacy stream is not compatible with; true if there were any.
 bool break_captures_of_blocking_streams();
 
 enum class Needs {
     nothing,
     driver,   // cuInit
-    context,  // and a current context without an error
-    quiet,    // a context; the log does not mention the call
-    outside,  // a context, and no capture in the way
+    context,  // cuInit, and a current context without an error
+    quiet,    // as `context`; the call is not in the log
+    outside,  // as `context`; no capture may be active
 };
 
-// A call of the driver: takes the lock, checks what the call needs, and writes its line into the log.
+// A call of the driver: takes the lock, checks the preconditions, and writes a line to the log.
 class Call {
 public:
     Call(Needs needs, const std::string& line);
-    // Whether the call ends here, with `refusal`.
+    // True if the call ends here, with `refusal`.
     bool refused() const { return refusal_ != CUDA_SUCCESS; }
     CUresult refusal() { return end(refusal_, why_); }
     // Ends the call.
     CUresult end(CUresult result = CUDA_SUCCESS, const std::string& why = "");
-    // Ends a call that has waited for all work.
+    // Ends a call that waited for all work.
     CUresult end_waiting();
-    // Gives work to a stream, and ends the call.
+    // Submits work to a stream, and ends the call.
     CUresult submit(CUstream stream, Node&& node);
     Context& context() { return *context_; }
 
@@ -102,7 +102,7 @@ private:
     fake::Call call(fake::Needs::needs, fake::format(__VA_ARGS__)); \
     if (call.refused()) return call.refusal()
 
-// Does a node's work, unless earlier work has failed.
+// Does the work of a node, unless earlier work has failed.
 void perform(Context& context, Node& node);
 
 const char* error_name(CUresult error);

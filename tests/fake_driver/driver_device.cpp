@@ -11,9 +11,9 @@ bool initialized = false;
 namespace {
 
 Context contexts[kMaxDevices];
-thread_local std::vector<Context*> stack;  // of the calling thread; the last is current
+thread_local std::vector<Context*> stack;  // contexts of the calling thread; the last one is current
 
-// Values of CUdevice_attribute, of those that a program may base a decision on.
+// Values of the CUdevice_attribute that programs base decisions on.
 int attribute(int which) {
     switch (which) {
         case 1: return kMaxThreads;            // MAX_THREADS_PER_BLOCK
@@ -166,7 +166,7 @@ API CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* a
     return call.end();
 }
 
-// Which context is current is a matter of the calling thread; a program asks before every call, and no log wants that.
+// The current context belongs to the calling thread. Programs ask for it before every call, so it is not logged.
 
 API CUresult cuCtxGetCurrent(CUcontext* context) {
     *context = current_context();

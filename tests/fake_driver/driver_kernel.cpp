@@ -1,5 +1,5 @@
-// Modules, functions, launches. What a module's image holds does not matter: every kernel that was compiled into this
-// library is found in every module.
+// Modules, functions, launches. The content of a module's image is ignored: every module has all kernels that were
+// compiled into this library.
 #include <algorithm>
 #include <cstring>
 
@@ -27,7 +27,7 @@ std::string text_of(dim3 block) {
     return block.y == 1 && block.z == 1 ? format("%u", block.x) : format("%u,%u,%u", block.x, block.y, block.z);
 }
 
-// What the driver would refuse; empty if it would launch.
+// Reason for which the driver refuses a launch; empty if it does not.
 std::string refusal(const Launch& launch) {
     const Kernel& kernel = *launch.kernel;
     auto [x, y, z] = launch.block;
@@ -99,7 +99,7 @@ API CUresult cuFuncGetAttribute(int* value, int attribute, CUfunction function) 
     if (!known(function)) return call.end(CUDA_ERROR_INVALID_HANDLE);
     switch (attribute) {
         case 0: *value = int(function->max_threads ? function->max_threads : kMaxThreads); break;
-        case 4: *value = 32; break;                                    // registers: nobody knows
+        case 4: *value = 32; break;                                    // registers: unknown
         case 5: *value = 80; break;                                    // PTX version
         case 6: *value = options.major * 10 + options.minor; break;    // binary version
         case 8: *value = int(function->max_dynamic); break;
@@ -153,7 +153,7 @@ API CUresult cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned,
     return call.end(CUDA_ERROR_NOT_SUPPORTED);
 }
 
-// Every kernel a line: name, file, threads of __launch_bounds__ (0: none given), bytes of each argument.
+// One line a kernel: name, file, threads of __launch_bounds__ (0: none), bytes of each argument.
 API const char* fake_cuda_kernels() {
     static const std::string text = [] {
         std::string lines;

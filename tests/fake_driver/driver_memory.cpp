@@ -29,8 +29,8 @@ CUresult copy_device(Call& call, CUdeviceptr to, CUdeviceptr from, size_t bytes,
     return call.submit(stream, copy_node(to, from, bytes));
 }
 
-// A copy between device and host does not belong into a captured step, from pageable memory the driver refuses it: here
-// it is refused always.
+// A copy between device and host does not belong in a captured step. The driver refuses one with pageable memory; the
+// fake driver refuses all.
 CUresult copy_host(Call& call, CUdeviceptr device, CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream handle) {
     if (!inside(device, bytes)) return call.end(CUDA_ERROR_INVALID_VALUE, kBeyond);
     Stream* stream = find_stream(handle);

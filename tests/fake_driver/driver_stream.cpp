@@ -1,5 +1,5 @@
-// Streams, events, captures, graphs. A stream's work is done when it is submitted, so streams and events need no
-// queues: what remains of them is their rules.
+// Streams, events, captures, graphs. Work is done when it is submitted, so streams and events need no queues, but they
+// keep the rules of the real driver.
 #include <chrono>
 #include <memory>
 #include <set>
@@ -11,12 +11,12 @@ namespace fake {
 struct Event {
     std::chrono::steady_clock::time_point time{};
     bool recorded = false;
-    Stream* captured = nullptr;  // the capture that it was last recorded in
+    Stream* captured = nullptr;  // capture of its last record
 };
 
 namespace {
 
-// Never destroyed: a thread may still be at work when the process ends.
+// Never destroyed, because a thread may still run when the process ends.
 auto& streams = *new std::set<std::unique_ptr<Stream>>;
 auto& events = *new std::set<std::unique_ptr<Event>>;
 auto& graphs = *new std::set<std::unique_ptr<Graph>>;
@@ -27,7 +27,7 @@ T* adopt(std::set<std::unique_ptr<T>>& owned, T&& value) {
     return owned.insert(std::make_unique<T>(std::move(value))).first->get();
 }
 
-// Where a handle is; the end if it is none.
+// Position of a handle, or the end.
 template <class T>
 typename std::set<std::unique_ptr<T>>::iterator find(std::set<std::unique_ptr<T>>& owned, T* handle) {
     auto it = owned.begin();
@@ -76,7 +76,7 @@ using namespace fake;
 
 namespace {
 
-// The stream of a call that waits for it or asks after it: not one that is being captured.
+// Stream of a call that waits for it or queries it; it must not be captured.
 CUresult free_stream(CUstream handle) {
     Stream* stream = find_stream(handle);
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;

@@ -1,5 +1,5 @@
-// An access that the operating system refuses becomes a failed launch: the signal's handler sends the CUDA thread to a
-// place from which its block is given up, and the process goes on.
+// Turns an access that the operating system refuses into a failed launch: the signal's handler makes the CUDA thread
+// return to a function that gives up its block, and the process continues.
 #include <dlfcn.h>
 #include <signal.h>
 #include <ucontext.h>
@@ -21,7 +21,7 @@ void land() { running()->faulted(); }
 void on_signal(int signal, siginfo_t* info, void* raw) {
     auto& registers = static_cast<ucontext_t*>(raw)->uc_mcontext.gregs;
     Worker* worker = running();
-    if (!worker) {  // not ours: the instruction runs again, under whoever was here before
+    if (!worker) {  // not a CUDA thread: the instruction runs again with the previous handler
         sigaction(signal, &previous[signal], nullptr);
         return;
     }
@@ -60,7 +60,7 @@ void Worker::faulted() {
     fail(CUDA_ERROR_ILLEGAL_ADDRESS, std::string(fault.write ? "write " : "read ") + locate(address) + code);
 }
 
-// The handler must not need the stack that has just overflowed. A thread that Rust made has such a stack already.
+// The handler needs a stack other than the one that has overflowed. Threads of Rust have one already.
 void Worker::own_signal_stack() {
     stack_t present{};
     sigaltstack(nullptr, &present);

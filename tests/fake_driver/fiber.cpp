@@ -13,7 +13,7 @@
 #error "the fake driver's fibers are written for Linux on x86-64"
 #endif
 
-// void fake_switch(void** save, void* load): the registers that a call must keep go to the old stack and come from the
+// void fake_switch(void** save, void* load): saves the callee-saved registers to the old stack and loads them from the
 // new one. The control words of the FPU are the same in all fibers.
 asm(R"(
 .text
@@ -44,9 +44,9 @@ namespace fake {
 
 namespace {
 
-constexpr size_t kStack = 256 * 1024;  // a kernel under a sanitizer needs a lot
+constexpr size_t kStack = 256 * 1024;  // kernels under a sanitizer need large stacks
 constexpr size_t kGuard = 4096;
-// Tops at equal places of their pages would all fall into the same sets of the cache.
+// Stack tops at equal offsets of their pages would all map to the same cache sets.
 constexpr size_t kStagger = 320, kStaggers = 64;
 
 }  // namespace
@@ -79,7 +79,7 @@ Fiber* FiberPool::take(void (*entry)()) {
         fiber = free_.back();
         free_.pop_back();
     }
-    // As if `entry` had been called from nowhere: six registers, its address, and the address that it must not use.
+    // The frame of a call of `entry`: six registers, its address, and a return address that must not be used.
     auto* stack = reinterpret_cast<uint64_t*>(fiber->stack + fiber->top);
     for (int i = 1; i <= 8; i++) stack[-i] = 0;
     stack[-2] = reinterpret_cast<uint64_t>(entry);

@@ -1,4 +1,4 @@
-// Stacks to run CUDA threads on, and the switch from one to another.
+// Stacks of CUDA threads, and the switch between them.
 #pragma once
 
 #include <cstddef>
@@ -7,27 +7,27 @@
 namespace fake {
 
 struct Fiber {
-    void* stopped = nullptr;  // its stack pointer while another runs
-    char* stack = nullptr;    // the lowest byte; null for the stack of the operating system's thread
-    size_t top = 0;           // bytes from there to where it starts
+    void* stopped = nullptr;  // stack pointer while another fiber runs
+    char* stack = nullptr;    // lowest byte; null for the stack of the operating system's thread
+    size_t top = 0;           // offset of the start in bytes
     void* sanitizer = nullptr;
 };
 
-// Leaves `from` and goes on in `to`.
+// Suspends `from` and continues `to`.
 void switch_fiber(Fiber& from, Fiber& to);
 
 // The fibers of one thread of the operating system.
 class FiberPool {
 public:
     ~FiberPool();
-    // A fiber that will start in `entry`, which must not return.
+    // A fiber that starts in `entry`, which must not return.
     Fiber* take(void (*entry)());
-    // To be taken again. The caller may go on until it switches.
+    // Returns a fiber for reuse. The caller may continue until it switches.
     void give(Fiber* fiber) { free_.push_back(fiber); }
-    // Nothing that the fibers hold is of use any more.
+    // Discards the content of all fibers.
     void take_all_back();
-    // Gives the stacks back to the system. ThreadSanitizer needs that after every block: a stack that another CUDA
-    // thread used before looks like memory that both share, until the system hands it out anew.
+    // Returns the stacks to the system. ThreadSanitizer needs this after every block: a stack that two CUDA threads use
+    // in turn looks like shared memory, until the system maps it anew.
     void forget();
 
 private:

@@ -1,4 +1,4 @@
-// A launch: its blocks in the order asked for, on as many threads of the operating system as asked for.
+// Runs the blocks of a launch in the requested order, on the requested number of threads of the operating system.
 #include <atomic>
 #include <condition_variable>
 #include <memory>
@@ -14,9 +14,9 @@ namespace fake {
 
 namespace {
 
-// Fewer CUDA threads are not worth waking anyone for.
+// Least number of CUDA threads for which another thread of the operating system pays off.
 constexpr size_t kThreadsAlone = 2048;
-// A thousand stacks with guard pages are two thousand mappings, and a process may have 65530.
+// A thousand stacks with guard pages are two thousand mappings; a process may have 65530.
 constexpr unsigned kMostWorkers = 16;
 
 struct Job {
@@ -44,7 +44,7 @@ struct Job {
     }
 };
 
-// Threads that help with a job. They live as long as the process: it may end while they wait.
+// Helper threads. They are never joined: the process may end while they wait.
 class Helpers {
 public:
     void help(Job& job, unsigned wanted) {

@@ -1,4 +1,4 @@
-// A launch, and how it may end.
+// A launch, and its failure.
 #pragma once
 
 #include <optional>
@@ -13,7 +13,7 @@ namespace fake {
 struct Launch {
     Kernel* kernel;
     dim3 grid, block;
-    unsigned dynamic;  // bytes of shared memory
+    unsigned dynamic;  // bytes of dynamic shared memory
     void** arguments;
 };
 

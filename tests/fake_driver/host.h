@@ -1,5 +1,5 @@
-// CUDA C++ for g++: included before every kernel file. Each CUDA thread of a block is a fiber of block.cpp, which this
-// header calls where threads meet: at barriers, warp collectives and shared memory.
+// CUDA C++ for g++, included before every kernel file. Each CUDA thread of a block is a fiber of block.cpp, which this
+// header calls at barriers, warp operations and shared memory.
 #pragma once
 
 #include "intrinsics.h"
@@ -15,14 +15,14 @@
 
 namespace fake {
 
-// Where the calling CUDA thread is. A thread of the operating system runs one CUDA thread at a time.
+// Position of the running CUDA thread. A thread of the operating system runs one CUDA thread at a time.
 struct Here {
     uint3 thread, block;
     dim3 block_dim, grid_dim;
 };
 extern __thread Here here __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-// The block's memory for a SHARED at `site`, full of NaN when the first thread of the block comes by.
+// Memory of the block for the SHARED declaration at `site`, filled with NaN at the first use.
 void* shared(const void* site, size_t bytes, const char* name);
 void* dynamic_shared();
 
@@ -30,14 +30,14 @@ enum class Vote { none, any, all, count };
 int meet_block(Vote vote, int predicate, const char* file, int line);
 
 enum class Collective { sync, shuffle, ballot };
-// Waits for all threads of `mask` that have not left. A shuffle returns the value that lane `source` brought (NaN bits
-// where that lane takes no part), a ballot the lanes whose value is not 0.
+// Waits for all threads of `mask` that have not left. A shuffle returns the value of lane `source` (NaN bits if that
+// lane does not take part), a ballot the lanes whose value is not 0.
 uint64_t meet_warp(Collective kind, unsigned mask, uint64_t value, int source, const char* file, int line);
 int lane();
 
 [[noreturn]] void trap(const char* what, const char* file, int line);
 
-// A copy that cp.async has begun.
+// A pending cp.async copy.
 struct AsyncCopy {
     void* to;
     const void* from;
@@ -46,7 +46,7 @@ struct AsyncCopy {
 bool copies_late();
 void async_begin(const AsyncCopy& copy);
 void async_commit();
-// The next copy that is due when at most `pending` groups may be outstanding; null after the last.
+// Next copy that is due if at most `pending` groups may stay pending; null after the last.
 const AsyncCopy* async_due(int pending);
 
 void fence();
@@ -72,13 +72,13 @@ inline T shuffle(unsigned mask, T value, int source, const char* file, int line)
 #define gridDim (fake::here.grid_dim)
 constexpr int warpSize = 32;
 
-// Every place in the source has a key of its own, one an instantiation of a template: as `__shared__` has.
+// Every declaration has its own key, one for each instantiation of a template, as `__shared__` has.
 #define SHARED(type, name, ...)                                                                        \
     type(&name) __VA_ARGS__ = *reinterpret_cast<type(*) __VA_ARGS__>(fake::shared(                     \
         [] { static const char site = 0; return static_cast<const void*>(&site); }(), sizeof(type __VA_ARGS__), #name))
 #define DYN_SHARED(type, name) type* name = reinterpret_cast<type*>(fake::dynamic_shared())
 
-// The place of a call, for reports.
+// Location of a call, for reports.
 #define FAKE_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 inline void __syncthreads(FAKE_PLACE) { fake::meet_block(fake::Vote::none, 0, file, line); }
@@ -95,7 +95,7 @@ inline unsigned __ballot_sync(unsigned mask, int p, FAKE_PLACE) {
 inline int __any_sync(unsigned mask, int p, FAKE_PLACE) { return __ballot_sync(mask, p, file, line) != 0; }
 inline int __all_sync(unsigned mask, int p, FAKE_PLACE) { return __ballot_sync(mask, !p, file, line) == 0; }
 
-// A lane whose source lies outside its segment of `width` lanes keeps its own value.
+// A lane whose source is outside its segment of `width` lanes keeps its own value.
 template <class T>
 inline T __shfl_sync(unsigned mask, T value, int source, int width = 32, FAKE_PLACE) {
     int first = fake::lane() & ~(width - 1);
@@ -117,7 +117,7 @@ inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, FAKE
     return fake::shuffle(mask, value, source > (lane | (width - 1)) ? lane : source, file, line);
 }
 
-// Atomics on integers alone: a sum of floats in no fixed order is not reproducible, and does not compile.
+// Atomics on integers only: a sum of floats in no fixed order is not reproducible, so it does not compile.
 #define FAKE_ATOMICS(type)                                                                                      \
     inline type atomicAdd(type* p, type v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }               \
     inline type atomicSub(type* p, type v) { return __atomic_fetch_sub(p, v, __ATOMIC_ACQ_REL); }               \

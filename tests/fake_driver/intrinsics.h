@@ -1,4 +1,4 @@
-// Arithmetic that CUDA C++ has and C++ has not. Nothing here knows of threads.
+// Arithmetic of CUDA C++ that C++ does not have. It does not depend on threads.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ inline To bits(From from) {
 }
 }  // namespace fake
 
-// min and max of mixed signedness are unsigned, those of floats pass over a NaN: as on the device.
+// As on the device, min and max of mixed signedness are unsigned, and those of floats ignore a NaN.
 #define FAKE_MIN_MAX(type)                                                   \
     inline type min(type a, type b) { return b < a ? b : a; }                \
     inline type max(type a, type b) { return a < b ? b : a; }
@@ -40,7 +40,7 @@ inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 
-// Correctly rounded operations. The host build never contracts a product and a sum, so plain operators will do.
+// Correctly rounded operations. The host build never contracts a product and a sum, so plain operators suffice.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -56,7 +56,7 @@ inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __dsqrt_rn(double a) { return sqrt(a); }
 inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 
-// The device's approximations are given by the exact functions.
+// Exact functions in place of the device's approximations.
 inline float rsqrtf(float a) { return __frsqrt_rn(a); }
 inline float __expf(float a) { return expf(a); }
 inline float __logf(float a) { return logf(a); }
@@ -95,7 +95,7 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     return unsigned((uint64_t(high) << 32 | low) >> (shift & 31));
 }
 
-// Cache hints mean nothing here.
+// Cache hints have no effect.
 template <class T> inline T __ldg(const T* p) { return *p; }
 template <class T> inline T __ldca(const T* p) { return *p; }
 template <class T> inline T __ldcg(const T* p) { return *p; }

@@ -1,4 +1,4 @@
-// Kernels as the registration of each .cu file makes them known. Included by every kernel file: it must stay light.
+// Registration of kernels. Every kernel file includes this header, so it must be small.
 #pragma once
 
 #include <cstddef>
@@ -12,19 +12,19 @@ struct Kernel {
     const char* file;
     unsigned max_threads;  // from __launch_bounds__; 0 without
     void (*call)(void** arguments);
-    const unsigned* sizes;  // of the arguments, in bytes
+    const unsigned* sizes;  // sizes of the arguments in bytes
     size_t arguments;
-    unsigned max_dynamic = 48 * 1024;  // bytes of shared memory of a block; cuFuncSetAttribute raises it
+    unsigned max_dynamic = 48 * 1024;  // bytes of dynamic shared memory; cuFuncSetAttribute raises it
     Kernel* next = nullptr;
 };
 
 // The list of all kernels.
 extern Kernel* kernels;
 
-// The first of the numbers in __launch_bounds__(...).
+// The first number in __launch_bounds__(...).
 constexpr unsigned bound(unsigned threads = 0, unsigned = 0, unsigned = 0) { return threads; }
 
-// A kernel with its arguments as the driver passes them: one pointer to each.
+// Calls a kernel with arguments as the driver passes them: one pointer each.
 template <auto kernel>
 struct Trampoline;
 template <class... A, void (*kernel)(A...)>

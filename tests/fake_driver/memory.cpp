@@ -13,20 +13,20 @@ namespace fake {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kAlign = 256;        // of every allocation, as cuMemAlloc promises
-constexpr size_t kAlignAtGuard = 16;  // the largest vector's: a stricter one would leave a gap before the guard page
-constexpr uint32_t kPoison = 0x7FC0DEAD;  // a NaN, and an index of nothing
+constexpr size_t kAlign = 256;        // alignment of every allocation, as cuMemAlloc guarantees
+constexpr size_t kAlignAtGuard = 16;  // of the largest vector; a larger alignment would leave a gap before the guard page
+constexpr uint32_t kPoison = 0x7FC0DEAD;  // a NaN, and an invalid index
 
 struct Allocation {
     char* start;
     size_t bytes;
-    char* map;  // readable from here on
+    char* map;  // start of the readable mapping
     size_t mapped;
     int device;
     int serial;
 };
 
-// By start. Never destroyed: a thread may still be at work when the process ends.
+// Allocations by start. Never destroyed, because a thread may still run when the process ends.
 auto& allocations = *new std::map<const char*, Allocation>;
 int serials = 0;
 
@@ -34,7 +34,7 @@ void poison(char* start, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) start[i] = reinterpret_cast<const char*>(&kPoison)[i % 4];
 }
 
-// Around the allocation, up to the guard pages.
+// Canaries around the allocation, up to the guard pages.
 void poison_gaps(const Allocation& a) {
     size_t before = size_t(a.start - a.map);
     for (size_t i = 0; i < a.mapped; i++)
@@ -44,7 +44,7 @@ void poison_gaps(const Allocation& a) {
 bool poisoned(const char* start, size_t i) { return start[i] == reinterpret_cast<const char*>(&kPoison)[i % 4]; }
 
 bool map_pages(Allocation& a) {
-    if (address_sanitizer()) {  // puts zones around what malloc gives, and knows them to the byte
+    if (address_sanitizer()) {  // has its own zones around allocations of malloc, exact to the byte
         void* start = nullptr;
         if (posix_memalign(&start, kAlign, a.bytes) != 0) return false;
         a.start = a.map = static_cast<char*>(start);

@@ -7,22 +7,22 @@
 
 namespace fake {
 
-// Null if the device's memory, the host's, or the test's patience (`fail_alloc`) is at its end.
+// Null if the device's memory or the host's is exhausted, or if `fail_alloc` says so.
 CUdeviceptr allocate(size_t bytes, int device);
-// False if nothing was allocated there.
+// False if there is no allocation at this address.
 bool release(CUdeviceptr start);
-// Everything of a device, when its context goes.
+// Frees all memory of a device, when its context is released.
 void release_all(int device);
 
 size_t used(int device);
 
-// Whether all these bytes lie in one allocation.
+// True if all these bytes are in one allocation.
 bool inside(CUdeviceptr start, size_t bytes);
 
-// Where an address lies, seen from the allocation next to it: "4 bytes past the end of allocation 3 (400 bytes)".
+// Describes an address relative to the nearest allocation: "4 bytes past the end of allocation 3 (400 bytes)".
 std::string locate(const void* address);
 
-// Describes the first byte that was written beside an allocation since the last call; empty if there is none.
+// Describes the first byte that was written outside an allocation since the last call; empty if there is none.
 std::string damage();
 
 }  // namespace fake

@@ -1,4 +1,4 @@
-// The options' text, and the log.
+// Parsing of options, and the log.
 #include "options.h"
 
 #include <cstdarg>
@@ -19,7 +19,7 @@ namespace {
 constexpr size_t kLogLines = 1 << 16;
 
 std::mutex log_mutex;
-// Never destroyed: a thread may still be at work when the process ends.
+// Never destroyed, because a thread may still run when the process ends.
 auto& lines = *new std::deque<std::string>;
 size_t dropped = 0;
 FILE* log_file = nullptr;
@@ -134,7 +134,8 @@ void report(const std::string& line) {
     add_line(line);
 }
 
-// FAKE_CUDA holds from the first moment: a typing error in it must not pass for a passed test.
+// FAKE_CUDA is parsed when the library is loaded, and an error in it ends the process: it must not look like a passed
+// test.
 static const bool environment_read = [] {
     const char* text = getenv("FAKE_CUDA");
     std::string wrong = text ? set_options(text) : "";
@@ -147,7 +148,7 @@ static const bool environment_read = [] {
 
 }  // namespace fake
 
-// Sets options while running; returns null, or what is wrong with the text.
+// Sets options at run time; returns null or an error message.
 API const char* fake_cuda_set(const char* text) {
     static thread_local std::string wrong;
     std::lock_guard lock(fake::driver_mutex);
@@ -155,7 +156,7 @@ API const char* fake_cuda_set(const char* text) {
     return wrong.empty() ? nullptr : wrong.c_str();
 }
 
-// The lines since the last call, each ended by a newline. The text lives until the same thread asks again.
+// Lines of the log since the last call, each ended by a newline. The text lives until the next call of the same thread.
 API const char* fake_cuda_log() {
     static thread_local std::string text;
     std::lock_guard lock(fake::log_mutex);

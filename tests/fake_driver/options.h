@@ -1,4 +1,4 @@
-// What a test may ask of the fake: a text of `key=value;key=value`, from FAKE_CUDA or fake_cuda_set.
+// Options of the fake driver: a text of `key=value;key=value`, from FAKE_CUDA or fake_cuda_set.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ struct Schedule {
 
 struct Options {
     Schedule threads, blocks;
-    bool copies_late = false;         // cp.async: at the wait instead of at issue
+    bool copies_late = false;         // cp.async copies at the wait instead of at issue
     bool guard_end = false;           // allocations end at a guard page instead of beginning after one
     size_t memory = size_t(80) << 30;
     long fail_alloc = 0;              // allocations until one fails; 0: none will
@@ -27,17 +27,17 @@ struct Options {
 };
 extern Options options;
 
-// Says what is wrong with the text; empty if nothing is.
+// Parses options; returns the error message, or an empty text.
 std::string set_options(const char* text);
 
-// One line of the log: one call of the driver, or the report of a failure.
+// Appends a line to the log: a call of the driver, or the report of a failure.
 void log(const char* format, ...) __attribute__((format(printf, 1, 2)));
-// The same, to stderr also.
+// Appends a line to the log and prints it to stderr.
 void report(const std::string& line);
 
 std::string format(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// Pseudo-random numbers that are the same everywhere.
+// Pseudo-random numbers, equal on every machine.
 inline uint64_t mix(uint64_t x) {
     x += 0x9E3779B97F4A7C15;
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
@@ -45,7 +45,7 @@ inline uint64_t mix(uint64_t x) {
     return x ^ x >> 31;
 }
 
-// The order in which `n` things are done.
+// Order of `n` threads or blocks.
 template <class Index>
 void arrange(Index* order, size_t n, const Schedule& schedule, uint64_t salt) {
     for (size_t i = 0; i < n; i++) order[i] = Index(schedule.order == Order::reversed ? n - 1 - i : i);

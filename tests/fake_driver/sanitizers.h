@@ -1,6 +1,6 @@
-// What the sanitizers are told. The fake driver itself is never instrumented, the kernels are: so a sanitizer sees what
-// the kernels do to memory, and learns here which fiber runs and what is ordered before what. Which sanitizer there is
-// shows when the library is loaded: its functions are there or not.
+// Annotations for the sanitizers. Kernels are instrumented, the fake driver is not. So a sanitizer sees the kernels'
+// memory accesses, and learns here which fiber runs and which accesses are ordered. The sanitizer is recognised when
+// the library is loaded, by its functions.
 #pragma once
 
 #include <pthread.h>
@@ -26,7 +26,8 @@ namespace fake {
 
 inline bool address_sanitizer() { return __asan_poison_memory_region != nullptr; }
 
-// It must see each CUDA thread as a thread: a fiber is then of one CUDA thread, and memory of one block.
+// ThreadSanitizer must see each CUDA thread as a thread: a fiber then belongs to one CUDA thread, and memory to one
+// block.
 inline bool thread_sanitizer() { return __tsan_create_fiber != nullptr; }
 
 inline void sanitizer_before_switch(const Fiber& to) {
@@ -39,7 +40,7 @@ inline void sanitizer_after_switch() {
     if (address_sanitizer()) __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 }
 
-// Makes `fiber` stand for the calling thread of the operating system.
+// Registers `fiber` as the calling thread of the operating system.
 inline void sanitizer_own_stack(Fiber& fiber) {
     if (thread_sanitizer()) fiber.sanitizer = __tsan_get_current_fiber();
     if (!address_sanitizer()) return;
@@ -61,7 +62,7 @@ inline void sanitizer_end_fiber(Fiber& fiber) {
     fiber.sanitizer = nullptr;
 }
 
-// What was done before a release of `token` is ordered before what is done after an acquire of it.
+// Accesses before a release of `token` are ordered before accesses after an acquire of it.
 inline void order_release(void* token) {
     if (thread_sanitizer()) __tsan_release(token);
 }

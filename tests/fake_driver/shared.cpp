@@ -46,7 +46,7 @@ void SharedMemory::map() {
 }
 
 void SharedMemory::start_block(size_t dynamic_bytes) {
-    if (thread_sanitizer()) {  // another block's accesses are not this one's
+    if (thread_sanitizer()) {  // accesses of different blocks are unrelated
         munmap(start_, kArena + kTokens);
         map();
     }
@@ -57,13 +57,13 @@ void SharedMemory::start_block(size_t dynamic_bytes) {
     add(nullptr, dynamic_bytes, "dynamic shared memory");
 }
 
-// Lays out: canary, array, canary. The next array's first canary follows.
+// Layout: canary, array, canary, then the first canary of the next array.
 void SharedMemory::add(const void* site, size_t bytes, const char* name) {
     char* array = end_ + kCanary;
     char* past = array + bytes;
     char* next = start_ + (size_t(past - start_) + 2 * kCanary - 1) / kCanary * kCanary;
     fill(array, past, kUnwritten);
-    if (address_sanitizer()) {  // watches the canaries itself
+    if (address_sanitizer()) {  // checks the canaries itself
         __asan_poison_memory_region(end_, kCanary);
         __asan_poison_memory_region(past, size_t(next - past));
     } else {

@@ -1,4 +1,4 @@
-// A block's shared memory: NaN until it is written, between canaries that are looked at when the block ends.
+// Shared memory of a block: NaN until it is written, between canaries that are checked when the block ends.
 #pragma once
 
 #include <string>
@@ -14,16 +14,16 @@ public:
     ~SharedMemory();
 
     void start_block(size_t dynamic_bytes);
-    // Memory of `site`; null if the device has not so much.
+    // Memory of `site`; null if the device has not enough.
     void* get(const void* site, size_t bytes, const char* name);
     void* dynamic() { return start_ + kCanary; }
-    // Names what was overwritten beside an array; empty if nothing was.
+    // Describes an overwritten canary; empty if none was.
     std::string damage() const;
-    // For sanitizers: addresses that stand for the meetings of a block's threads.
+    // Addresses that represent barriers and warp operations for the sanitizers.
     char* tokens() { return start_ + kArena; }
 
 private:
-    static constexpr size_t kCanary = 128;  // keeps arrays aligned to it
+    static constexpr size_t kCanary = 128;  // also the alignment of arrays
     static constexpr size_t kMostArrays = 64;
     static constexpr size_t kArena = kSharedOptIn + (kMostArrays + 2) * 3 * kCanary;
     static constexpr size_t kTokens = 1024;
@@ -38,7 +38,7 @@ private:
     void map();
 
     char* start_ = nullptr;
-    char* end_ = nullptr;  // of what the block has used
+    char* end_ = nullptr;  // end of the memory in use
     size_t used_ = 0;
     std::vector<Array> arrays_;
 };

@@ -1,7 +1,7 @@
-// Kernels with one mistake each, and `_mended` without it. All take a result `y`, numbers `x`, and the count `n` of
-// both. What each mended kernel computes stands in tests/defects/planted.rs.
+// Kernels with one mistake each, and `_mended` twins without it. All take a result `y`, numbers `x`, and the length `n`
+// of both. tests/defects/planted.rs has the expected results of the mended kernels.
 
-// Writes x back to front, by blocks of 64.
+// Reverses each block of 64 numbers.
 extern "C" __global__ void __launch_bounds__(64) missing_barrier(float* y, const float* x, int n) {
     SHARED(float, tile, [64]);
     int i = blockIdx.x * 64 + threadIdx.x;
@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(64) missing_barrier_mended(float* y
     if (i < n) y[i] = tile[63 - threadIdx.x];
 }
 
-// Adds to each number the next one.
+// Adds the next number to each number.
 extern "C" __global__ void __launch_bounds__(64) read_past_end(float* y, const float* x, int n) {
     int i = blockIdx.x * 64 + threadIdx.x;
     if (i < n) y[i] = x[i] + x[i + 1];
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(64) read_past_end_mended(float* y, 
     if (i < n) y[i] = x[i] + (i + 1 < n ? x[i + 1] : 0.0f);
 }
 
-// Adds to each number the one before.
+// Adds the previous number to each number.
 extern "C" __global__ void __launch_bounds__(64) read_before_start(float* y, const float* x, int n) {
     int i = blockIdx.x * 64 + threadIdx.x;
     if (i < n) y[i] = x[i] + x[i - 1];
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(64) read_before_start_mended(float*
     if (i < n) y[i] = x[i] + (i > 0 ? x[i - 1] : 0.0f);
 }
 
-// Copies.
+// Copies x to y.
 extern "C" __global__ void __launch_bounds__(64) write_past_end(float* y, const float* x, int n) {
     int i = blockIdx.x * 64 + threadIdx.x;
     if (i <= n) y[i] = i < n ? x[i] : 0.0f;
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(64) write_past_end_mended(float* y,
     if (i < n) y[i] = x[i];
 }
 
-// Counts the numbers that are not negative into the bits of y[0].
+// Counts the numbers that are not negative, as bits of y[0].
 extern "C" __global__ void __launch_bounds__(64) race_between_blocks(float* y, const float* x, int n) {
     int i = blockIdx.x * 64 + threadIdx.x;
     if (threadIdx.x != 0) return;
@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(64) race_between_blocks_mended(floa
     atomicAdd(reinterpret_cast<int*>(y), count);
 }
 
-// The same, within a block.
+// Counts the numbers that are not negative, within a block.
 extern "C" __global__ void __launch_bounds__(64) race_in_block(float* y, const float* x, int n) {
     SHARED(int, count, );
     int i = blockIdx.x * 64 + threadIdx.x;
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(64) race_in_block_mended(float* y, 
     if (threadIdx.x == 0) atomicAdd(reinterpret_cast<int*>(y), count);
 }
 
-// Sums of the numbers of each block, at the place of its first.
+// Sums the numbers of each block, at the index of its first number.
 extern "C" __global__ void __launch_bounds__(64) unwritten_shared(float* y, const float* x, int n) {
     SHARED(float, tile, [64]);
     int i = blockIdx.x * 64 + threadIdx.x;
@@ -128,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(64) shared_overflow_mended(float* y
     if (i < n) y[i] = threadIdx.x == 0 ? 0.0f : tile[threadIdx.x];
 }
 
-// Running sums within each block.
+// Computes running sums within each block.
 extern "C" __global__ void __launch_bounds__(64) thread_order(float* y, const float* x, int n) {
     SHARED(float, sums, [64]);
     int i = blockIdx.x * 64 + threadIdx.x;
@@ -146,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(64) thread_order_mended(float* y, c
     if (i < n) y[i] = sums[threadIdx.x];
 }
 
-// Running sums of all numbers, at the place of each block's last: the next block starts from there.
+// Computes running sums of all numbers, at the index of each block's last number, from which the next block starts.
 extern "C" __global__ void __launch_bounds__(64) block_order(float* y, const float* x, int n) {
     if (threadIdx.x != 0) return;
     int start = blockIdx.x * 64, end = min(start + 64, n);
@@ -163,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(64) block_order_mended(float* y, co
     y[end - 1] = sum;
 }
 
-// Copies by way of shared memory.
+// Copies through shared memory.
 extern "C" __global__ void __launch_bounds__(64) copy_not_awaited(float* y, const float* x, int n) {
     SHARED(float, tile, [64]);
     int i = blockIdx.x * 64 + threadIdx.x;
@@ -184,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(64) copy_not_awaited_mended(float* 
     if (i < n) y[i] = tile[threadIdx.x];
 }
 
-// Copies the even places, and of the odd ones the number before.
+// Copies numbers with even indices, and each to the odd index after it.
 extern "C" __global__ void __launch_bounds__(64) divergent_barrier(float* y, const float* x, int n) {
     SHARED(float, tile, [64]);
     int i = blockIdx.x * 64 + threadIdx.x;
@@ -205,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(64) divergent_barrier_mended(float*
     if (i < n) y[i] = tile[threadIdx.x & ~1u];
 }
 
-// Sums of 32 numbers, at the place of the first.
+// Sums 32 numbers, at the index of the first.
 extern "C" __global__ void __launch_bounds__(64) divergent_shuffle(float* y, const float* x, int n) {
     int i = blockIdx.x * 64 + threadIdx.x;
     if (i >= n) {
@@ -226,7 +226,7 @@ extern "C" __global__ void __launch_bounds__(64) divergent_shuffle_mended(float*
     if (threadIdx.x % 32 == 0 && i < n) y[i] = sum;
 }
 
-// Copies four numbers at a time, up to the last whole four.
+// Copies vectors of four numbers, up to the last complete one.
 extern "C" __global__ void __launch_bounds__(64) misaligned(float* y, const float* x, int n) {
     int i = 4 * (blockIdx.x * 64 + threadIdx.x) + 1;
     if (i + 4 <= n) *reinterpret_cast<float4*>(y + i) = *reinterpret_cast<const float4*>(x + i);

@@ -1,4 +1,4 @@
-// What CUDA threads do together, for tests/defects/threads.rs.
+// Barriers and warp operations, for tests/defects/threads.rs.
 
 struct Shift {
     int by;
@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(1024) warp_operations(int* y, int w
     y[6 * n + t] = int(__ballot_sync(~0u, t % 3 == 0));
     y[7 * n + t] = __any_sync(~0u, t == amount);
     y[8 * n + t] = __all_sync(~0u, t >= amount);
-    // Each half of a warp on its own.
+    // Each half of a warp separately.
     unsigned half = t % 32 < 16 ? 0xFFFFu : 0xFFFF0000u;
     int sum = value;
     for (int step = 8; step > 0; step /= 2) sum += __shfl_xor_sync(half, sum, step);
@@ -25,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(1024) warp_operations(int* y, int w
     y[9 * n + t] = sum;
 }
 
-// Results of all barriers that count, and what the whole block sees of shared memory after each.
+// Results of all counting barriers, and the content of shared memory after each, seen by the whole block.
 extern "C" __global__ void __launch_bounds__(1024) block_operations(int* y, int amount) {
     DYN_SHARED(int, values);
     int n = blockDim.x * blockDim.y * blockDim.z;
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(1024) block_operations(int* y, int 
     y[3 * n + t] = values[t];
 }
 
-// Threads that have nothing to do leave before the barrier.
+// Threads without work leave before the barrier.
 extern "C" __global__ void early_leavers(int* y, int n) {
     SHARED(int, values, [64]);
     if (threadIdx.x >= n) return;
@@ -52,20 +52,20 @@ extern "C" __global__ void early_leavers(int* y, int n) {
     y[threadIdx.x] = values[n - 1 - threadIdx.x];
 }
 
-// A lane that has left brings nothing.
+// A lane that has left does not contribute.
 extern "C" __global__ void shuffle_from_nobody(float* y) {
     if (threadIdx.x == 7) return;
     y[threadIdx.x] = __shfl_sync(~0u, 1.0f, 7);
 }
 
-// Arguments of all kinds, and a name that C has given away.
+// Arguments of all kinds, and the name of a function of C.
 extern "C" __global__ void __launch_bounds__(2 * 32, 2)
     select(float* y, const int* x, Shift shift, unsigned n, double scale, char add) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = float((x[i] << shift.by) * scale) + shift.plus + float(add);
 }
 
-// A place in the source is one place in memory for each instantiation.
+// A declaration has its own memory for each instantiation of a template.
 template <int k>
 __device__ int* place() {
     SHARED(int, slot, [2]);
@@ -80,7 +80,7 @@ extern "C" __global__ void shared_places(int* y) {
     y[threadIdx.x] = place<0>()[0] + place<1>()[0] + int(place<0>() == place<1>());
 }
 
-// The last block to come adds up what all have left.
+// The last block adds the partial sums of all blocks.
 extern "C" __global__ void __launch_bounds__(64) last_block(int* y, unsigned* arrived) {
     if (threadIdx.x != 0) return;
     y[blockIdx.x] = blockIdx.x;
@@ -105,7 +105,7 @@ extern "C" __global__ void divides_by_zero(int* y, int by) {
     y[threadIdx.x] = 7 / by;
 }
 
-// 64 x 64 of a product of square matrices by 256 threads, 4 x 4 each.
+// A block tile of 64 x 64 of a product of square matrices: 256 threads with thread tiles of 4 x 4.
 extern "C" __global__ void __launch_bounds__(256) sgemm(float* c, const float* a, const float* b, int n) {
     SHARED(float, at, [16][64]);
     SHARED(float, bt, [16][64]);
@@ -130,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(256) sgemm(float* c, const float* a
         for (int j = 0; j < 4; j++) c[(row + 4 * ty + i) * n + column + 4 * tx + j] = sum[i][j];
 }
 
-// Nothing but meetings.
+// Barriers only.
 extern "C" __global__ void __launch_bounds__(256) barriers(int count) {
     for (int i = 0; i < count; i++) __syncthreads();
 }
