@@ -1,4 +1,4 @@
-//! Folders that version 0.1.0 wrote at commit 2b9f259 (`tests/former_version`): the program reads them and continues them.
+//! Folders that version 0.1.0 wrote at commit 2b9f259 (`tests/former_version`): the program reads and continues them.
 //!
 //! `mma` and `trades` are runs of 80 steps of LeNet5 with 1 and 2 filters. `mma` has two finished evaluations, and one
 //! that was killed after its first batch.
