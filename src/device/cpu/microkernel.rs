@@ -239,8 +239,8 @@ pub(super) struct PixelRow {
     pub len: usize,
 }
 
-/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all `pixel_rows`: the gradient of
-/// [`SumTerms`] with respect to its weights, in their packed layout.
+/// `out[term][channel] = sum of x[pixel + term] dy[pixel][channel]` over the pixels of all `pixel_rows`: the gradient
+/// of [`SumTerms`] with respect to its weights, in their packed layout.
 pub(super) struct SumPixels<'a> {
     pub out: &'a mut [f32],
     /// The padded images, followed by [`ROWS`] more elements.
