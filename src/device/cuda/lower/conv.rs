@@ -1,7 +1,7 @@
 //! Launches of kernels/conv.cu: sizes of convolutions, and their matrix products.
 
 use super::desc::Desc;
-use super::gemm::{GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
+use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
 use crate::device::cuda::abi::{ConvShape, Divisor, Epilogue, Shortcut, ShortcutShape};
 use crate::device::cuda::launch::{Arg, Lowered};
 use crate::tape::ConvWindow;
@@ -141,15 +141,15 @@ impl ConvProblem {
     fn lower(&self, desc: &Desc, product: GemmProblem, flops: u64, kernels: GemmKernels, fused: FusedTerms) -> Lowered {
         let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
         let (vectors, shortcut) = (self.vectors(desc, &fused), Arg::from(fused.shortcut(desc)));
-        let results = GemmResults::Rows(fused.epilogue);
-        let work = GemmOperation { kernels, product, vectors, results, flops };
+        let epilogue = Some(fused.epilogue);
+        let work = GemmOperation { kernels, product, vectors, epilogue, flops };
         work.lower(desc, |chunk, epilogue| self.args(2, [shortcut.clone(), epilogue], chunk))
     }
 
     pub fn backward_weight(&self, desc: &Desc, kernels: GemmKernels) -> Lowered {
         let product = GemmProblem::new(self.k, self.filter(), self.outputs());
         let (vectors, flops) = (self.vectors(desc, &FusedTerms::default()), self.backward_flops());
-        let work = GemmOperation { kernels, product, vectors, results: GemmResults::Whole, flops };
+        let work = GemmOperation { kernels, product, vectors, epilogue: None, flops };
         work.lower(desc, |chunk, _| self.args(desc.inputs(), [], chunk))
     }
 }

@@ -3,7 +3,7 @@
 use super::bias::sum_items;
 use super::conv::{ConvProblem, FusedTerms};
 use super::desc::Desc;
-use super::gemm::{GemmOperation, GemmPlan, GemmResults};
+use super::gemm::{GemmOperation, GemmPlan};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
 use crate::tape::ConvWindow;
@@ -34,7 +34,7 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
         ["conv_pool_backward_input_scalar", "conv_pool_backward_input_narrow", "conv_pool_backward_input_square"];
     let (product, flops, vectors) =
         (conv.backward(), conv.backward_flops(), conv.vectors(desc, &FusedTerms::default()));
-    let work = GemmOperation { kernels, product, vectors, results: GemmResults::Rows(Epilogue::default()), flops };
+    let work = GemmOperation { kernels, product, vectors, epilogue: Some(Epilogue::default()), flops };
     work.lower(desc, |chunk, _| conv.args(3, [], chunk))
 }
 

@@ -140,23 +140,15 @@ impl GemmPlan {
     }
 }
 
-/// Results of a product.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum GemmResults {
-    /// Rows of a batch, to which the epilogue is applied. Rows beyond the active ones are not written.
-    Rows(Epilogue),
-    /// A tensor without a batch dimension: everything is written.
-    Whole,
-}
-
 /// A product whose sums may be split.
 pub(super) struct GemmOperation {
     pub kernels: GemmKernels,
     pub product: GemmProblem,
     /// True if everything may be read and written in vectors of four.
     pub vectors: bool,
-    /// Destination of the results: the op's last output.
-    pub results: GemmResults,
+    /// Epilogue of the rows of a batch: rows beyond the active ones are not written. `None`: the results have no batch
+    /// dimension, and all are written. The op's last output takes the results.
+    pub epilogue: Option<Epilogue>,
     /// FLOPs, without products that are known to be zero.
     pub flops: u64,
 }
@@ -165,10 +157,10 @@ impl GemmOperation {
     /// Launches of the product. `args(chunk, epilogue)` are the kernel's arguments after the first one, the destination. If
     /// the sums are split, the kernel that adds the splits applies the epilogue.
     pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
-        let GemmOperation { kernels, product, vectors, ref results, flops } = *self;
+        let GemmOperation { kernels, product, vectors, epilogue: ref whole, flops } = *self;
         let plan = GemmPlan::new(product, vectors, true, desc.multiprocessors);
-        let epilogue = match results {
-            GemmResults::Rows(epilogue) if plan.splits == 1 => epilogue.clone(),
+        let epilogue = match whole {
+            Some(epilogue) if plan.splits == 1 => epilogue.clone(),
             _ => Epilogue::default(),
         };
         let last = Arg::Output(desc.outputs() - 1);
@@ -178,11 +170,9 @@ impl GemmOperation {
         let dims = desc.output(0);
         let count = dims.iter().product();
         if plan.splits > 1 {
-            launches.push(match results {
-                GemmResults::Rows(epilogue) => {
-                    sum_split_rows(last, dims, product.columns, plan.splits, epilogue.clone())
-                }
-                GemmResults::Whole => sum_splits(count, plan.splits),
+            launches.push(match whole {
+                Some(epilogue) => sum_split_rows(last, dims, product.columns, plan.splits, epilogue.clone()),
+                None => sum_splits(count, plan.splits),
             });
         }
         Lowered { launches, scratch: plan.scratch(count) }

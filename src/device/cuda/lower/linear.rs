@@ -1,7 +1,7 @@
 //! Launches of kernels/linear.cu.
 
 use super::desc::{Desc, rows_of};
-use super::gemm::{GemmKernels, GemmOperation, GemmProblem, GemmResults, vectorizable};
+use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
 
@@ -24,10 +24,10 @@ impl LinearSizes {
         operands.chain([Arg::Rows]).chain([n, inner, out].map(Arg::size)).collect()
     }
 
-    fn lower(self, desc: &Desc, product: GemmProblem, results: GemmResults, kernels: GemmKernels) -> Lowered {
+    fn lower(self, desc: &Desc, product: GemmProblem, epilogue: Option<Epilogue>, kernels: GemmKernels) -> Lowered {
         let vectors = vectorizable(desc, &[self.inner, self.out]);
-        let has_epilogue = matches!(results, GemmResults::Rows(_));
-        let work = GemmOperation { kernels, product, vectors, results, flops: product.flops() };
+        let has_epilogue = epilogue.is_some();
+        let work = GemmOperation { kernels, product, vectors, epilogue, flops: product.flops() };
         work.lower(desc, |chunk, epilogue| {
             self.args(has_epilogue.then_some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect()
         })
@@ -52,7 +52,7 @@ fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
             .into();
     }
     let kernels = ["linear_scalar", "linear_narrow", "linear_square"];
-    sizes.lower(desc, product, GemmResults::Rows(epilogue), kernels)
+    sizes.lower(desc, product, Some(epilogue), kernels)
 }
 
 pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
@@ -61,7 +61,7 @@ pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, inner, out));
     let y = if desc.inputs() > 2 { Arg::Input(2) } else { Arg::Null };
     let epilogue = Epilogue { y, ..Epilogue::default() };
-    sizes.lower(desc, product, GemmResults::Rows(epilogue), kernels)
+    sizes.lower(desc, product, Some(epilogue), kernels)
 }
 
 pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
@@ -70,5 +70,5 @@ pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
     };
     let kernels = ["linear_backward_weight_scalar", "linear_backward_weight_narrow", "linear_backward_weight_square"];
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(out, inner, n));
-    sizes.lower(desc, product, GemmResults::Whole, kernels)
+    sizes.lower(desc, product, None, kernels)
 }
