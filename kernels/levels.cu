@@ -45,9 +45,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // --- level 3: a sum over many elements ---
 
-// Level 3. The sum of squares of each row of x [gridDim.x, pixels], a block a row. A thread sums every THREADS-th element,
-// a warp adds its lanes' sums by shuffles, and the warps' sums meet in shared memory. The order is fixed by the shape
-// alone: two runs give the same bits, which atomics would not.
+// Level 3. The sum of squares of each row of x [gridDim.x, pixels], a block a row. A thread sums every THREADS-th
+// element, a warp adds its lanes' sums by shuffles, and the warps' sums meet in shared memory. The order depends on the
+// shape alone: two runs give the same bits, which atomics would not.
 //
 // 4 bytes and 2 FLOPs an element.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -133,7 +133,8 @@ __device__ __forceinline__ void product_of(float* __restrict__ out, const Loader
     SHARED(float, a_tile, [TILE_DEPTH][BLOCK_TILE]);
     SHARED(float, b_tile, [TILE_DEPTH][BLOCK_TILE]);
     const int thread = static_cast<int>(threadIdx.x);
-    const int first_row = static_cast<int>(blockIdx.y) * BLOCK_TILE, first_column = static_cast<int>(blockIdx.x) * BLOCK_TILE;
+    const int first_row = static_cast<int>(blockIdx.y) * BLOCK_TILE;
+    const int first_column = static_cast<int>(blockIdx.x) * BLOCK_TILE;
     // The vector that this thread loads: of a along k, of b along its columns.
     const int a_row = thread / (TILE_DEPTH / 4), a_k = thread % (TILE_DEPTH / 4) * 4;
     const int b_k = thread / (BLOCK_TILE / 4), b_column = thread % (BLOCK_TILE / 4) * 4;
@@ -184,10 +185,10 @@ extern "C" __global__ void __launch_bounds__(LEVEL_THREADS)
 constexpr int FILTER = 3;
 constexpr int FILTER_PADDING = FILTER / 2;
 
-// Rows of the matrix that a convolution multiplies: row (image, y, x) holds the FILTER x FILTER window around that pixel,
-// its taps one after another, `channels` numbers each. The matrix would be FILTER^2 times as large as the images and is
-// never written: a tile's elements are read from the images, [.., size, size, channels]. `channels` is a multiple of
-// four, so a vector lies within one tap.
+// Rows of the matrix that a convolution multiplies: row (image, y, x) holds the FILTER x FILTER window around that
+// pixel, its taps one after another, `channels` numbers each. The matrix would be FILTER^2 times as large as the images
+// and is never written: a tile's elements are read from the images, [.., size, size, channels]. As `channels` is a
+// multiple of four, a vector lies within one tap.
 struct ImageWindows {
     const float* images;
     int size, channels;
@@ -202,7 +203,8 @@ struct ImageWindows {
     }
 };
 
-// Level 7. Level 6 with another tile loader: an implicit matrix product. `weights` is [FILTER, FILTER, channels, filters].
+// Level 7. Level 6 with another tile loader: an implicit matrix product. `weights` is [FILTER, FILTER, channels,
+// filters]. Floor and bytes: those of the product of its sizes, but for the windows, of which only the images are read.
 extern "C" __global__ void __launch_bounds__(LEVEL_THREADS)
     level7_convolution(float* __restrict__ out, const float* __restrict__ images, const float* __restrict__ weights,
                        int filters, int size, int channels) {

@@ -113,7 +113,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
 /// The anchors of a document's headings, as hosts of repositories make them.
 fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
-    let kept = |c: char| (c.is_alphanumeric() || " -_".contains(c)).then(|| if c == ' ' { '-' } else { c });
+    let kept = |c: char| (c.is_alphanumeric() || " -_".contains(c)).then_some(if c == ' ' { '-' } else { c });
     headings.map(|heading| heading.to_lowercase().chars().filter_map(kept).collect()).collect()
 }
 

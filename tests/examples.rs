@@ -1,4 +1,5 @@
 //! The examples run, and what they assert holds.
+#![allow(clippy::duplicate_mod)] // each example is a program of its own, with `examples/digits` as its module
 
 #[path = "../examples/attack_weights.rs"]
 mod attack_weights;
