@@ -138,7 +138,7 @@ fn links_between_documents_resolve() {
     assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
 }
 
-/// What the program prints for `maxmargin help COMMAND`.
+/// Text of `maxmargin help COMMAND`.
 fn help(command: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_maxmargin")).arg("help").args(command).output().unwrap();
     assert!(output.status.success(), "help {command:?}");
@@ -233,4 +233,44 @@ fn a_path_that_is_not_there_is_found() {
     let text = "`src/lib.rs`, kernels/<family>.cu, src/no_such_file.rs; evaluation-NAME/images.csv, `no_such.cuh`.";
     assert_eq!(missing("README.md", text), ["README.md: src/no_such_file.rs", "README.md: no_such.cuh"]);
     assert_eq!(anchors("## The whole of MNIST\n### It's `x-y`"), ["the-whole-of-mnist", "its-x-y"]);
+}
+
+/// Words with which no comment begins: a comment names the thing that it documents, or says what it does.
+const OPENINGS: [&str; 6] = ["What ", "How ", "Whether ", "Where ", "Of ", "Which "];
+
+/// Source files below a folder of the project.
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|ending| ["rs", "cu", "cuh", "h", "cpp"].iter().any(|e| ending == *e)) {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn comments_begin_with_a_noun_or_a_verb() {
+    let mut files = vec![root().join("build.rs")];
+    ["src", "kernels", "tests", "benches", "examples"]
+        .iter()
+        .for_each(|folder| sources(&root().join(folder), &mut files));
+    let text =
+        |line: &str| Some(line.trim().strip_prefix("//")?.trim_start_matches(['/', '!']).trim_start().to_owned());
+    let mut wrong = Vec::new();
+    for file in files {
+        let source = fs::read_to_string(&file).unwrap();
+        let mut before: Option<String> = None;
+        for (number, line) in source.lines().enumerate() {
+            let comment = text(line);
+            // The first line of a paragraph: later ones may continue a sentence.
+            let first = before.as_ref().is_none_or(String::is_empty);
+            if first && comment.as_ref().is_some_and(|comment| OPENINGS.iter().any(|word| comment.starts_with(word))) {
+                wrong.push(format!("{}:{}: {}", file.display(), number + 1, line.trim()));
+            }
+            before = comment;
+        }
+    }
+    assert!(wrong.is_empty(), "comments that begin with one of {OPENINGS:?}:\n{}", wrong.join("\n"));
 }

@@ -1,8 +1,9 @@
-//! The layers: who may use whom is said in `src/lib.rs`, section "Who may use whom", and no two files use each other, not
-//! even over others. Read from the source itself: `use` declarations, and paths that begin with `crate::`.
+//! Structure of the crate, read from its source: a module uses those that `src/lib.rs` names in section "Who may use whom",
+//! no two files use each other, not even over others, and no two types have the same name.
 //!
-//! A module that hands on another's item (`pub use`) does not use it; whoever imports the item from there uses the file
-//! that defines it. Code under `#[cfg(test)]` is not looked at.
+//! A file uses the items that its `use` declarations name, and those of paths that begin with `crate::`. A module that only
+//! re-exports an item (`pub use`) does not use it; the importer uses the file that defines it. Items under `#[cfg(test)]`
+//! are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,10 +17,12 @@ type Segments = Vec<String>;
 /// A source file as a module.
 struct Module {
     file: PathBuf,
-    /// Items of other modules that code of this file names.
+    /// Items of other modules that the file names.
     used: Vec<Segments>,
-    /// Names that this module hands on, with their origin. The name of a glob is `*`.
-    handed_on: Vec<(String, Segments)>,
+    /// Types that the file defines.
+    types: Vec<String>,
+    /// Names that this module re-exports, with their origin. The name of a glob is `*`.
+    reexports: Vec<(String, Segments)>,
 }
 
 /// Every module of the crate, by its path.
@@ -40,7 +43,24 @@ fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The module that a file is: `attack/mod.rs` is `attack`, `attack/pgd.rs` is `attack::pgd`, `lib.rs` is the root.
+/// Types that a file defines outside of functions, also by a macro such as `choices!`.
+fn types(syntax: &syn::File) -> Vec<String> {
+    let defined = |item: &Item| match item {
+        Item::Struct(item) if !is_test_only(&item.attrs) => vec![item.ident.to_string()],
+        Item::Enum(item) if !is_test_only(&item.attrs) => vec![item.ident.to_string()],
+        Item::Trait(item) if !is_test_only(&item.attrs) => vec![item.ident.to_string()],
+        Item::Type(item) if !is_test_only(&item.attrs) => vec![item.ident.to_string()],
+        Item::Macro(item) if item.ident.is_none() => {
+            let tokens: Vec<String> = item.mac.tokens.clone().into_iter().map(|token| token.to_string()).collect();
+            let pairs = tokens.windows(2).filter(|pair| pair[0] == "enum" || pair[0] == "struct");
+            pairs.map(|pair| pair[1].clone()).collect()
+        }
+        _ => Vec::new(),
+    };
+    syntax.items.iter().flat_map(defined).collect()
+}
+
+/// Path of a file as a module: `attack/mod.rs` is `attack`, `attack/pgd.rs` is `attack::pgd`, `lib.rs` is the root.
 fn module_path(file: &Path) -> Segments {
     let inside = file.strip_prefix(source()).unwrap().with_extension("");
     let mut segments: Segments = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
@@ -57,7 +77,7 @@ fn is_test_only(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// The ends of a `use` tree: the name that each gets, and its segments as they are written.
+/// Leaves of a `use` tree: the name that each gets, and its segments as they are written.
 fn leaves(tree: &UseTree, before: &[String], into: &mut Vec<(String, Segments)>) {
     let extended = |name: &syn::Ident| [before, &[name.to_string()]].concat();
     match tree {
@@ -105,7 +125,7 @@ impl Modules {
                 return None;
             }
             let syntax = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-            let mut module = Module { file, used: Vec::new(), handed_on: Vec::new() };
+            let mut module = Module { file, used: Vec::new(), types: types(&syntax), reexports: Vec::new() };
             for item in &syntax.items {
                 if let Item::Use(declaration) = item
                     && !is_test_only(&declaration.attrs)
@@ -130,7 +150,7 @@ impl Modules {
                 continue;
             }
             let module = &self.0[&at];
-            let named = module.handed_on.iter().find(|(name, _)| name == segment);
+            let named = module.reexports.iter().find(|(name, _)| name == segment);
             if let Some((_, origin)) = named {
                 let onwards = [&origin[..], &path[depth + 1..]].concat();
                 return self.origin(&onwards);
@@ -150,7 +170,7 @@ impl Modules {
     }
 }
 
-/// The modules of a file that are compiled for tests alone.
+/// Modules that a file declares for tests alone.
 fn test_modules(path: &Segments, text: &str) -> Vec<Segments> {
     let syntax = syn::parse_file(text).expect("the source compiles");
     let of = |item: &Item| match item {
@@ -184,7 +204,7 @@ impl Module {
             };
             match declaration.vis {
                 Visibility::Inherited => self.used.push(absolute),
-                _ => self.handed_on.push((name, absolute)),
+                _ => self.reexports.push((name, absolute)),
             }
         }
     }
@@ -194,7 +214,7 @@ fn joined(path: &[String]) -> String {
     if path.is_empty() { "lib".into() } else { path.join("::") }
 }
 
-/// Modules that `from` uses, itself or over others.
+/// Modules that `from` uses, directly or over others.
 fn reached(edges: &BTreeMap<Segments, BTreeSet<Segments>>, from: &Segments) -> BTreeSet<Segments> {
     let mut found = BTreeSet::new();
     let mut next: Vec<&Segments> = edges[from].iter().collect();
@@ -212,7 +232,7 @@ fn no_files_use_each_other_in_a_circle() {
     let edges = modules.edges();
     let reached: BTreeMap<&Segments, BTreeSet<Segments>> =
         edges.keys().map(|module| (module, reached(&edges, module))).collect();
-    // A file is in a circle with those that it reaches and that reach it.
+    // A file is in a circle with the files that it reaches and that reach it.
     let line = |(path, used): (&Segments, &BTreeSet<Segments>)| {
         let back: Vec<_> =
             used.iter().filter(|other| reached[other].contains(path)).map(|other| joined(other)).collect();
@@ -245,7 +265,7 @@ fn modules_use_those_that_the_map_names_and_no_others() {
     );
 }
 
-/// The map in `src/lib.rs`: lines `module   other, other` of the block below "Who may use whom"; `-` for none. A line that
+/// Map of `src/lib.rs`: lines `module   other, other` of the block below "Who may use whom"; `-` for none. A line that
 /// begins with a space continues the one before.
 fn map() -> BTreeMap<String, BTreeSet<String>> {
     let text = fs::read_to_string(source().join("lib.rs")).unwrap();
@@ -263,6 +283,19 @@ fn map() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
+fn no_two_types_have_the_same_name() {
+    let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for module in Modules::read().0.values() {
+        for name in &module.types {
+            files.entry(name.clone()).or_default().push(module.file.display().to_string());
+        }
+    }
+    assert!(files.contains_key("PgdSettings") && files.contains_key("DatasetKind") && files.contains_key("Config"));
+    let twice: Vec<_> = files.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(twice.is_empty(), "types of one name: {twice:#?}");
+}
+
+#[test]
 fn a_path_leads_to_the_file_that_defines_it() {
     let modules = Modules::read();
     let origin = |path: &str| {
@@ -270,6 +303,6 @@ fn a_path_leads_to_the_file_that_defines_it() {
         modules.origin(&segments).map(|path| joined(&path))
     };
     assert_eq!(origin("attack::pgd::Pgd").as_deref(), Some("attack::pgd"));
-    assert_eq!(origin("attack::Pgd").as_deref(), Some("attack::pgd"), "handed on by attack/mod.rs");
-    assert_eq!(origin("Error").as_deref(), Some("error"), "handed on by lib.rs");
+    assert_eq!(origin("attack::Pgd").as_deref(), Some("attack::pgd"), "re-exported by attack/mod.rs");
+    assert_eq!(origin("Error").as_deref(), Some("error"), "re-exported by lib.rs");
 }

@@ -98,9 +98,9 @@ struct TrainRunFlags {
 enum RunPlace {
     /// A new folder, named after preset and seed.
     Numbered,
-    /// This folder, which holds no run yet.
+    /// A named folder, which holds no run yet.
     New(PathBuf),
-    /// This folder, whose run is resumed.
+    /// The folder of a run that is resumed.
     Resumed(PathBuf),
 }
 

@@ -165,7 +165,7 @@ fn a_schedule_has_at_most_as_many_rates_as_the_gpus_kernels_take() {
     assert!(message.starts_with("--learning-rate-schedule: expected at most 32 rates"), "{message}");
 }
 
-/// What a file with this text loads as, and what it is called.
+/// Settings that a file with this text gives, or the error's message; and the file's path.
 fn loaded(text: &str) -> (std::result::Result<Config, String>, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");

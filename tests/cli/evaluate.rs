@@ -223,7 +223,7 @@ fn an_evaluation_never_overwrites_that_of_another_request() {
     says(&format!("{pgd} --eps 0.1"), "run/evaluation-pgd-2");
     says(&format!("{pgd} --seed 1"), "run/evaluation-pgd-3");
     assert_eq!(report("run/evaluation-pgd"), first);
-    // The same request has the same result, and its images may be saved later.
+    // A repeated request has an equal result, and its images may be saved later.
     says(&format!("{pgd} --eps 0.1 --save"), "run/evaluation-pgd-2");
     assert!(folder.path().join("run/evaluation-pgd-2/adversarial.safetensors").is_file());
 

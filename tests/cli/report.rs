@@ -310,7 +310,7 @@ fn adversarial_examples_are_shown_beside_the_clean_ones_with_their_facts() {
     evaluate(&folder.path().join("run"), "paper", &evaluation());
     let at = folder.path().join("run/evaluation-paper");
     adversarial(&at, 4, 0.1);
-    // Of four images one is misclassified without an attack, and one is robust.
+    // One of four images is misclassified without an attack, and one is robust.
     let lines = "0,7,7,0.2,0.1,pgd-cw\n1,2,2,0.05,0.1,pgd-xent\n2,1,8,0,0,clean\n3,0,0,0.4,,\n";
     let header = "index,label,clean_prediction,margin,broken_eps,broken_by\n";
     fs::write(at.join("images.csv"), format!("{header}{lines}")).expect("a file");

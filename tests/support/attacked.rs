@@ -84,7 +84,7 @@ impl AttackProblem {
         (0..z.len()).filter(|&j| j != y).map(to_class).fold(f64::INFINITY, f64::min)
     }
 
-    /// This problem with one of its examples.
+    /// The problem with one of its examples.
     pub fn only(&self, example: usize) -> AttackProblem {
         AttackProblem {
             x: vec![self.x[example].clone()],

@@ -22,7 +22,7 @@ const OMMA_PAPER: &str = "--clean-loss-coeff 0 --fidelity paper";
 /// Moment at which a process is killed.
 #[derive(Clone, Copy, Debug)]
 pub enum Moment {
-    /// This long after its start.
+    /// A time after its start.
     After(Duration),
     /// As soon as the last checkpoint is of this step or a later one.
     Checkpoint(u32),
