@@ -3,7 +3,7 @@
 //! - [`atomic`]: replacement of files, whole or not at all.
 //! - [`tensors`]: safetensors files, with errors that name the byte or the tensor.
 //! - [`run`]: the run folder, the names of its files and its lock.
-//! - [`line`]: lines of `metrics.jsonl` and their reader.
+//! - [`mod@line`]: lines of `metrics.jsonl` and their reader.
 //! - [`metrics`]: the writer of `metrics.jsonl`, which is truncated to the checkpoint when a run is resumed.
 //! - [`figures`]: the figures in its lines, as they are written and read.
 //! - [`margins`]: histograms of margins, for a line of them.
