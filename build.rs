@@ -1,5 +1,5 @@
-//! Build script: compiles `kernels/*.cu` with nvcc, one fatbin a file, and writes the table of kernels of the binary and
-//! the header `abi.cuh` that the kernels share with Rust. Sets `MAXMARGIN_COMMIT`.
+//! Build script: compiles `kernels/*.cu` with nvcc, one fatbin a file, and writes the table of kernels of the binary
+//! and the header `abi.cuh` that the kernels share with Rust. Sets `MAXMARGIN_COMMIT`.
 //!
 //! Without nvcc the build succeeds with a warning. The binary then has no device code, and refuses a GPU with a message
 //! that says so. The build needs no GPU. A file is compiled again only if it, a header, a flag or the compiler changed.
@@ -47,8 +47,8 @@ struct PtxasUsage {
     spilled: u32,
 }
 
-/// Kernels that may have a stack frame, with its bytes. Formulas call `cosf`, which multiplies an argument beyond 105615 by
-/// the words of 2 / pi and stores the products in local memory; no other argument uses it.
+/// Kernels that may have a stack frame, with its bytes. Formulas call `cosf`, which multiplies an argument beyond
+/// 105615 by the words of 2 / pi and stores the products in local memory; no other argument uses it.
 const STACK_FRAMES: &[(&str, u32)] = &[("map", 32), ("map_u32", 32), ("reduce_extreme", 32), ("reduce_sum", 32)];
 
 /// Sets `MAXMARGIN_COMMIT`, which records of evaluations name. It stays unset without git or without its folder.
@@ -106,7 +106,8 @@ fn sources() -> (Vec<PathBuf>, String) {
     (of("cu"), of("cuh").iter().map(|path| read(path)).collect())
 }
 
-/// Path of nvcc, from the first of: `$NVCC`, `scripts/setup-nvcc`, `$CUDA_HOME`, `$CUDA_PATH`, `PATH`, the usual folder.
+/// Path of nvcc, from the first of: `$NVCC`, `scripts/setup-nvcc`, `$CUDA_HOME`, `$CUDA_PATH`, `PATH`, the usual
+/// folder.
 fn find_nvcc() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(nvcc) = set("NVCC") {

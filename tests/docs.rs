@@ -1,4 +1,5 @@
-//! The documents agree with the project: paths exist, links resolve, flags are those of the program, the README is short.
+//! The documents agree with the project: paths exist, links resolve, flags are those of the program, the README is
+//! short.
 
 use std::collections::BTreeSet;
 use std::fs;

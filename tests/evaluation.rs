@@ -91,8 +91,8 @@ fn images() -> Dataset {
     splits.test.take(IMAGES)
 }
 
-/// True for each example that an attack of the request finds an adversarial image for at `eps`. Each run of each attack is
-/// given all examples that are correct without an attack, in batches of `batch_size`.
+/// True for each example that an attack of the request finds an adversarial image for at `eps`. Each run of each attack
+/// is given all examples that are correct without an attack, in batches of `batch_size`.
 fn found_without_skipping(eps: f32, batch_size: usize, request: &EvaluationRequest) -> Vec<bool> {
     let loaded = load_model(&request.weights).expect("weights");
     let (mut model, dataset) = (loaded.model, images());

@@ -1,9 +1,9 @@
-//! Structure of the crate, read from its source: a module uses those that `src/lib.rs` names in section "Who may use whom",
-//! no two files use each other, not even over others, and no two types have the same name.
+//! Structure of the crate, read from its source: a module uses those that `src/lib.rs` names in section "Who may use
+//! whom", no two files use each other, not even over others, and no two types have the same name.
 //!
-//! A file uses the items that its `use` declarations name, and those of paths that begin with `crate::`. A module that only
-//! re-exports an item (`pub use`) does not use it; the importer uses the file that defines it. Items under `#[cfg(test)]`
-//! are left out.
+//! A file uses the items that its `use` declarations name, and those of paths that begin with `crate::`. A module that
+//! only re-exports an item (`pub use`) does not use it; the importer uses the file that defines it. Items under
+//! `#[cfg(test)]` are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -27,8 +27,8 @@ network misclassifies.";
 
 /// Make adversarial images, and check them
 ///
-/// The file is read again after it is written: each image must lie in [0, 1] and in its ball, and be misclassified if the
-/// file says so.
+/// The file is read again after it is written: each image must lie in [0, 1] and in its ball, and be misclassified if
+/// the file says so.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct AttackArgs {

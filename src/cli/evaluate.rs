@@ -29,10 +29,10 @@ Examples:
 
 /// Attack a trained network and measure its margins
 ///
-/// The default attack is the released evaluator's: PGD from several random starts, half of them on the cross-entropy and
-/// half on the cw loss; an image is robust if none of them finds an adversarial one. Margins are measured by AN-PGD, as
-/// in the selection of checkpoints. Warnings beside the figures begin with the name of a check; docs/checks.md explains
-/// each.
+/// The default attack is the released evaluator's: PGD from several random starts, half of them on the cross-entropy
+/// and half on the cw loss; an image is robust if none of them finds an adversarial one. Margins are measured by
+/// AN-PGD, as in the selection of checkpoints. Warnings beside the figures begin with the name of a check;
+/// docs/checks.md explains each.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct EvaluateArgs {
@@ -55,13 +55,13 @@ pub(super) struct EvaluateRunFlags {
     /// Write the report to this file, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Folder for evaluation.json and images.csv, which has a row for each image. An interrupted evaluation continues from
-    /// the state in it; an evaluation of other weights or with other flags is not overwritten [default: evaluation-NAME in
-    /// the run's folder, or evaluation-NAME-2 and so on; none for weights alone]
+    /// Folder for evaluation.json and images.csv, which has a row for each image. An interrupted evaluation continues
+    /// from the state in it; an evaluation of other weights or with other flags is not overwritten [default:
+    /// evaluation-NAME in the run's folder, or evaluation-NAME-2 and so on; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Write the adversarial images (those in balls, or else the nearest) to this file, and check the file [default file:
-    /// adversarial.safetensors in the evaluation's folder, where a report shows them]
+    /// Write the adversarial images (those in balls, or else the nearest) to this file, and check the file [default
+    /// file: adversarial.safetensors in the evaluation's folder, where a report shows them]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub save: Option<Option<PathBuf>>,
     #[command(flatten)]

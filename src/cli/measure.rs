@@ -82,8 +82,8 @@ pub(super) struct AttackFlags {
     /// Norm [default: the run's; linf for weights alone]
     #[arg(long)]
     pub norm: Option<Norm>,
-    /// Radius of the balls, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. An image that is adversarial at one eps is so at
-    /// every larger one [default: test-eps of the run, or of the norm's preset]
+    /// Radius of the balls, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. An image that is adversarial at one eps is so
+    /// at every larger one [default: test-eps of the run, or of the norm's preset]
     #[arg(long, value_name = "EPS", value_delimiter = ',', action = ArgAction::Append, value_parser = number)]
     pub eps: Vec<f64>,
     /// Step size of PGD [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]

@@ -21,8 +21,8 @@ Examples:
 
 /// Write an HTML page about runs: curves, margins during training, accuracy under attack beside the paper's
 ///
-/// The page is made from the files of the folders alone: a run's settings and metrics, and the evaluations that `evaluate`
-/// wrote into it. It loads nothing from the internet.
+/// The page is made from the files of the folders alone: a run's settings and metrics, and the evaluations that
+/// `evaluate` wrote into it. It loads nothing from the internet.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ReportArgs {

@@ -22,8 +22,8 @@ Examples:
 
 /// Try the adversarial images of each network on every other
 ///
-/// The table has a row for each network that images are made on, and a column for each that classifies them. The last row
-/// is counted as in the paper: an image is robust if no network's adversarial image is misclassified.
+/// The table has a row for each network that images are made on, and a column for each that classifies them. The last
+/// row is counted as in the paper: an image is robust if no network's adversarial image is misclassified.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct TransferArgs {

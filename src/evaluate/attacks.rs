@@ -91,8 +91,8 @@ pub struct AttackSettings {
     pub seed: u64,
 }
 
-/// Records the attacks `names`, in their order, on the examples' batch. Norm, fidelity and AN-PGD's lengths are those of
-/// the config.
+/// Records the attacks `names`, in their order, on the examples' batch. Norm, fidelity and AN-PGD's lengths are those
+/// of the config.
 ///
 /// # Errors
 /// The network has too few classes for an attack.

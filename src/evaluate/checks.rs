@@ -1,5 +1,5 @@
-//! Checks of an evaluation: signs that a figure means little, such as an attack that did nothing or a network that hides
-//! its gradients.
+//! Checks of an evaluation: signs that a figure means little, such as an attack that did nothing or a network that
+//! hides its gradients.
 //!
 //! [`CHECKS`] is the table of all of them; `docs/checks.md` says what each means and what to do. The first four are
 //! AutoAttack's (Croce and Hein, 2020; checks.py of the released code). A check never ends an evaluation: its warning

@@ -1,5 +1,5 @@
-//! Folder of an evaluation: its report, a line for each image, and the adversarial images if they are saved. The result of
-//! one request never overwrites that of another.
+//! Folder of an evaluation: its report, a line for each image, and the adversarial images if they are saved. The result
+//! of one request never overwrites that of another.
 
 use std::fs::{create_dir_all, read, read_to_string};
 use std::path::{Path, PathBuf};

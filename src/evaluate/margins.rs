@@ -43,8 +43,8 @@ impl MarginMeasurement {
         &self.an_pgd.schedule
     }
 
-    /// Margin of every example, in order. Misclassified examples have margin 0 and are not attacked. `progress` is given
-    /// the number of examples done.
+    /// Margin of every example, in order. Misclassified examples have margin 0 and are not attacked. `progress` is
+    /// given the number of examples done.
     ///
     /// # Errors
     /// The device failed.

@@ -67,7 +67,8 @@ pub(super) struct ImageSet {
 }
 
 impl ImageSet {
-    /// Loads a part of the config's data set from the folder `data`, of which only the first `size` images if that is set.
+    /// Loads a part of the config's data set from the folder `data`, of which only the first `size` images if that is
+    /// set.
     ///
     /// # Errors
     /// The data cannot be read, or is smaller than the config says.

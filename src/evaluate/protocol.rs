@@ -8,8 +8,8 @@ use crate::tape::Norm;
 choices! {
     /// Published protocol: attacks and radii.
     pub enum Protocol {
-        /// The paper's white-box attacks: at each eps of its grid ten random starts of PGD-100, half on the cross-entropy
-        /// and half on the cw loss
+        /// The paper's white-box attacks: at each eps of its grid ten random starts of PGD-100, half on the
+        /// cross-entropy and half on the cw loss
         Paper = "paper",
         /// RobustBench's: AutoAttack standard at its eps (CIFAR10: 8/255, l2 0.5; digits: 0.3, l2 2)
         Autoattack = "autoattack",

@@ -79,8 +79,8 @@ impl Default for OutputPaths {
 }
 
 impl EvaluationRequest {
-    /// SHA-256 of the weights' bytes and of every setting that the result depends on: two requests with the same hash have
-    /// the same result.
+    /// SHA-256 of the weights' bytes and of every setting that the result depends on: two requests with the same hash
+    /// have the same result.
     ///
     /// # Errors
     /// The weights cannot be read.

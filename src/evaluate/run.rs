@@ -28,7 +28,8 @@ impl EvaluationRequest {
     /// Runs the evaluation on a device that has no memory yet.
     ///
     /// # Errors
-    /// The weights or the data cannot be read, or do not fit each other; a file cannot be written; or the device failed.
+    /// The weights or the data cannot be read, or do not fit each other; a file cannot be written; or the device
+    /// failed.
     pub fn run(&self, device: &mut dyn Device, paths: &OutputPaths) -> Result<EvaluationReport> {
         let started = Instant::now();
         let mut network = Network::read(&self.weights)?;

@@ -10,7 +10,8 @@ pub fn mean(values: &[f32]) -> f64 {
     if values.is_empty() { 0.0 } else { values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64 }
 }
 
-/// Value below which the fraction `part` of the ascending values lie, linear between two neighbours; 0 for an empty list.
+/// Value below which the fraction `part` of the ascending values lie, linear between two neighbours; 0 for an empty
+/// list.
 pub(super) fn quantile(sorted: &[f32], part: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     let place = part * last as f64;

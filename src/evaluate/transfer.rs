@@ -1,5 +1,5 @@
-//! Transfer: adversarial images made on one network, classified by others. An example counts as robust on a network if no
-//! image made on any of them is adversarial for it, as in the paper.
+//! Transfer: adversarial images made on one network, classified by others. An example counts as robust on a network if
+//! no image made on any of them is adversarial for it, as in the paper.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -222,7 +222,8 @@ impl Verifier {
     }
 }
 
-/// True for each example that is correct without an attack and under every run of every attack in balls of radius `eps`.
+/// True for each example that is correct without an attack and under every run of every attack in balls of radius
+/// `eps`.
 ///
 /// # Errors
 /// The device failed.

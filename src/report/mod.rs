@@ -5,7 +5,8 @@
 //! - [`training`], [`evaluations`], [`comparison`], [`examples`]: its chapters.
 //! - [`shown`]: an evaluation's name and colour on the page.
 //! - [`paper`]: figures of the paper, transcribed.
-//! - [`plot`], [`images`], [`html`], [`escape`], [`values`]: plots as SVG, images as data, parts of HTML, text, numbers.
+//! - [`plot`], [`images`], [`html`], [`escape`], [`values`]: plots as SVG, images as data, parts of HTML, text,
+//!   numbers.
 //!
 //! Nothing in this module is used by the rest of the crate, apart from the command line.
 

@@ -80,8 +80,8 @@ pub struct PaperTable {
     pub models: Vec<PaperModel>,
     /// AutoAttack on the published weights.
     pub autoattack: Option<PaperAutoAttack>,
-    /// Least l2 distances by Carlini and Wagner's attack on the first 1,000 test images: clean accuracy in percent, then
-    /// mean, lower quartile, median and upper quartile of the distance.
+    /// Least l2 distances by Carlini and Wagner's attack on the first 1,000 test images: clean accuracy in percent,
+    /// then mean, lower quartile, median and upper quartile of the distance.
     pub distances: Vec<PaperModel>,
 }
 

@@ -1,7 +1,7 @@
 //! Sources of a report: runs and evaluations, read from their folders.
 //!
-//! The forms of the files belong to [`crate::record`] and [`crate::evaluate`], which write them. Files that a run does not
-//! have yet are absent values. Nothing is computed here.
+//! The forms of the files belong to [`crate::record`] and [`crate::evaluate`], which write them. Files that a run does
+//! not have yet are absent values. Nothing is computed here.
 
 use std::path::{Path, PathBuf};
 
@@ -51,8 +51,8 @@ impl ReportSource {
     /// Reads the run, or the evaluation, in the folder `path`.
     ///
     /// # Errors
-    /// [`Error::Usage`] where the folder is neither; [`Error::Io`] and [`Error::Format`] where a file of it cannot be read
-    /// or has another form, or the run has measured nothing yet.
+    /// [`Error::Usage`] if the folder is neither; [`Error::Io`] and [`Error::Format`] if a file of it cannot be read or
+    /// has another form, or the run has measured nothing yet.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
         if !path.is_dir() {

@@ -7,10 +7,10 @@ const BINS: usize = 10;
 
 /// Lines of a histogram of `margins`, one a bin: its range, count, percentage, and a bar of at most `width` characters.
 ///
-/// The first line counts the margins of exactly 0, which misclassified examples have. Ten bins of equal width up to `max`
-/// follow, the largest margin that a search can find (1.05 d_max); a margin on an edge counts in the bin below it.
-/// Margins above `max`, below 0 and NaN have lines of their own if there are any, so that the counts add up to the number
-/// of margins.
+/// The first line counts the margins of exactly 0, which misclassified examples have. Ten bins of equal width up to
+/// `max` follow, the largest margin that a search can find (1.05 d_max); a margin on an edge counts in the bin below
+/// it. Margins above `max`, below 0 and NaN have lines of their own if there are any, so that the counts add up to the
+/// number of margins.
 pub fn histogram(margins: &[f32], max: f32, width: usize) -> Vec<String> {
     let counts = MarginCounts::of(margins, max, BINS);
     let decimals = decimals(max / BINS as f32);

@@ -1,7 +1,7 @@
 //! Numbers with few digits.
 
-/// Number with three digits and a prefix, such as `3.27 M`. Whole numbers below 1,000 are written out. The number is not
-/// negative.
+/// Number with three digits and a prefix, such as `3.27 M`. Whole numbers below 1,000 are written out. The number is
+/// not negative.
 pub fn si(value: f64) -> String {
     let prefixes = ["", " k", " M", " G", " T", " P"];
     let mut scaled = value;

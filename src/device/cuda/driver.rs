@@ -1,8 +1,8 @@
-//! The NVIDIA driver API, as far as the project uses it: context, streams, memory, modules, graphs. Every `unsafe` of the
-//! project is in this file. Each wrapper frees its resource when it is dropped.
+//! The NVIDIA driver API, as far as the project uses it: context, streams, memory, modules, graphs. Every `unsafe` of
+//! the project is in this file. Each wrapper frees its resource when it is dropped.
 //!
-//! A device's stream carries all of its work in order. An error of that work is returned by a later call, at the latest by
-//! [`Stream::wait`].
+//! A device's stream carries all of its work in order. An error of that work is returned by a later call, at the latest
+//! by [`Stream::wait`].
 
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
@@ -259,8 +259,8 @@ impl Stream {
         unsafe { result::memcpy_htod_async(to, &from.slice()[range], self.stream) }.map_err(earlier)
     }
 
-    /// Copies from any host memory after all submitted work, and waits. (The driver's synchronous copy uses another stream,
-    /// and may return before the transfer has ended, so it is not ordered with work on this stream.)
+    /// Copies from any host memory after all submitted work, and waits. (The driver's synchronous copy uses another
+    /// stream, and may return before the transfer has ended, so it is not ordered with work on this stream.)
     pub fn copy_in_now(&self, to: Address, bytes: &[u8]) -> Result<()> {
         // SAFETY: the caller passes an address of an allocation that is long enough; the copy is done before the borrow
         // ends.

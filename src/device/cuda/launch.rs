@@ -1,5 +1,5 @@
-//! A launch as data: kernel, grid, arguments and cost. `lower` makes launches from an op without a GPU, so that they can
-//! be tested and printed; [`super::Cuda`] runs them.
+//! A launch as data: kernel, grid, arguments and cost. `lower` makes launches from an op without a GPU, so that they
+//! can be tested and printed; [`super::Cuda`] runs them.
 
 pub use super::abi::{THREADS, WARP};
 pub use super::arg::Arg;

@@ -1,8 +1,8 @@
 //! Memory of a CUDA device: addresses of buffers and values.
 //!
 //! Usually there are three permanent allocations: the buffers, the workspace of the running program, and the scratch
-//! memory of the running node. For debugging every buffer and every value has an allocation of its own, so that a tool that
-//! checks allocations finds each access outside an operand.
+//! memory of the running node. For debugging every buffer and every value has an allocation of its own, so that a tool
+//! that checks allocations finds each access outside an operand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,8 +72,8 @@ impl DeviceMemory {
         self.persistent(buffer.offset)
     }
 
-    /// Addresses of a program's values while it runs; `scratch` is the size of its nodes' scratch memory in bytes. If values
-    /// have allocations of their own, all earlier work must be done.
+    /// Addresses of a program's values while it runs; `scratch` is the size of its nodes' scratch memory in bytes. If
+    /// values have allocations of their own, all earlier work must be done.
     pub fn enter(&mut self, context: &Arc<Context>, program: &Program, scratch: usize) -> Result<ProgramAddresses> {
         if let DeviceMemory::Regions { workspace, scratch: allocated, .. } = self {
             let fits = program.workspace <= workspace.bytes && scratch <= allocated.bytes;

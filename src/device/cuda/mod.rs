@@ -1,9 +1,9 @@
 //! A CUDA device: the project's own kernels on an NVIDIA GPU, through the driver that is found at run time.
 //!
-//! From op to launch in three steps: `lower` makes launches of a node (pure: kernel, tiles, arguments, cost), `Cuda::run`
-//! inserts addresses and compares the arguments with the kernels' declarations, `driver` passes the launches to the GPU. A
-//! [`Schedule`] is recorded once as a CUDA graph, and from then on launched as a whole; the host waits only for results that
-//! it reads.
+//! From op to launch in three steps: `lower` makes launches of a node (pure: kernel, tiles, arguments, cost),
+//! `Cuda::run` inserts addresses and compares the arguments with the kernels' declarations, `driver` passes the
+//! launches to the GPU. A [`Schedule`] is recorded once as a CUDA graph, and from then on launched as a whole; the host
+//! waits only for results that it reads.
 //!
 //! - `abi`: constants and layouts of arguments that the kernels share
 //! - `arg`, `launch`: launches as data
@@ -136,8 +136,8 @@ impl Cuda {
         &self.lease.gpu.context.gpu
     }
 
-    /// Launches a kernel on buffers with all rows active, for tests of kernels that no op launches. `Arg::Output(i)` is the
-    /// i-th of `outputs`, `Arg::Input(i)` the i-th of `inputs`. The kernel must not access memory outside them.
+    /// Launches a kernel on buffers with all rows active, for tests of kernels that no op launches. `Arg::Output(i)` is
+    /// the i-th of `outputs`, `Arg::Input(i)` the i-th of `inputs`. The kernel must not access memory outside them.
     ///
     /// # Errors
     /// The driver refuses the launch. A failure during the run is an error of the next call that waits.

@@ -1,7 +1,7 @@
 //! State of a GPU that all devices of the process share: its context, the loaded kernels, and idle streams.
 //!
-//! Loading the kernels takes far longer than running a small program, so the first [`SharedGpu::get`] loads them and later
-//! calls reuse them. The last device to be dropped closes the GPU.
+//! Loading the kernels takes far longer than running a small program, so the first [`SharedGpu::get`] loads them and
+//! later calls reuse them. The last device to be dropped closes the GPU.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -136,8 +136,8 @@ impl Drop for StreamLease {
     }
 }
 
-/// CUDA version, as `cuDriverGetVersion` counts, that kernels compiled by this nvcc need: the first one of the same major
-/// version. (A GPU that has no compiled kernels, for which the driver compiles PTX, may need a newer driver.)
+/// CUDA version, as `cuDriverGetVersion` counts, that kernels compiled by this nvcc need: the first one of the same
+/// major version. (A GPU that has no compiled kernels, for which the driver compiles PTX, may need a newer driver.)
 fn needed_driver(nvcc: &str) -> i32 {
     1000 * nvcc.split('.').next().and_then(|major| major.parse::<i32>().ok()).unwrap_or(0)
 }

@@ -92,7 +92,8 @@ abi! {
         by_less: Divisor,
     }
 
-    /// Sizes of a shortcut: `[n, h, w, channels]` is its input, or the gradient of its output. All 0 without a shortcut.
+    /// Sizes of a shortcut: `[n, h, w, channels]` is its input, or the gradient of its output. All 0 without a
+    /// shortcut.
     struct ShortcutShape {
         h: i32,
         w: i32,

@@ -58,8 +58,8 @@ impl ChannelGrid {
         self.items().div_ceil(self.split()).max(1)
     }
 
-    /// A launch on blocks of `chunk` items. `of` are operands and numbers, `rest` a size that only some kernels take. It
-    /// reads or writes `numbers` numbers of single precision an element.
+    /// A launch on blocks of `chunk` items. `of` are operands and numbers, `rest` a size that only some kernels take.
+    /// It reads or writes `numbers` numbers of single precision an element.
     fn launch(
         &self,
         [one, x4]: [&'static str; 2],
@@ -83,7 +83,8 @@ impl ChannelGrid {
         self.launch(kernels, of, (self.chunk(ITEMS_OF_PASS), None), costs)
     }
 
-    /// The launch `first`, which writes splits of each channel's two sums to scratch memory, and `kernel`, which adds them.
+    /// The launch `first`, which writes splits of each channel's two sums to scratch memory, and `kernel`, which adds
+    /// them.
     fn sums(&self, first: Launch, kernel: &'static str, of: Vec<Arg>) -> Lowered {
         let sizes = [self.n, self.pixels, self.c, self.split(), self.splits()].map(Arg::size);
         let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();

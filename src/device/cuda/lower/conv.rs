@@ -125,7 +125,8 @@ impl ConvProblem {
         GemmProblem::new(self.outputs(), self.k, self.filter())
     }
 
-    /// Product of the gradient with respect to the input: one a class of pixels with the same taps, with the largest sizes.
+    /// Product of the gradient with respect to the input: one a class of pixels with the same taps, with the largest
+    /// sizes.
     pub fn backward(&self) -> GemmProblem {
         let ConvProblem { n, h, w, c, k, kh, kw, window: ConvWindow { stride, .. }, .. } = *self;
         let [h, w, kh, kw] = [h, w, kh, kw].map(|size| size.div_ceil(stride));

@@ -52,7 +52,8 @@ impl<'a> Desc<'a> {
         self.program.places[value.0].expect("every operand has a place")
     }
 
-    /// True if an input's address is a multiple of 16 bytes. A parameter in the middle of a buffer may have another one.
+    /// True if an input's address is a multiple of 16 bytes. A parameter in the middle of a buffer may have another
+    /// one.
     pub fn input_aligned(&self, i: usize) -> bool {
         self.place(self.node.inputs[i]).offset.is_multiple_of(16)
     }

@@ -1,7 +1,7 @@
 //! Matrix products (kernels/gemm.cuh and gemm.cu): the choice of block tile and number of splits (split-K).
 //!
-//! The choice depends on sizes, alignment and the GPU's number of multiprocessors alone, so that a result does not depend
-//! on the number of active rows.
+//! The choice depends on sizes, alignment and the GPU's number of multiprocessors alone, so that a result does not
+//! depend on the number of active rows.
 
 use super::desc::{Desc, rows_of};
 use crate::device::cuda::abi::{
@@ -69,9 +69,9 @@ impl GemmTile {
         rows * columns / (THREAD_TILE_ROWS * THREAD_TILE_COLUMNS)
     }
 
-    /// Clocks for [`BLOCK_TILE_DEPTH`] terms: of a block alone on its multiprocessor, and of each of many blocks. These are
-    /// estimates. Many blocks are bound by loads from shared memory (6 clocks a warp and term, as kernels/gemm.cuh counts
-    /// beside `row_of`), stores to it and global loads; a single block is bound by latency.
+    /// Clocks for [`BLOCK_TILE_DEPTH`] terms: of a block alone on its multiprocessor, and of each of many blocks. These
+    /// are estimates. Many blocks are bound by loads from shared memory (6 clocks a warp and term, as kernels/gemm.cuh
+    /// counts beside `row_of`), stores to it and global loads; a single block is bound by latency.
     fn clocks(self) -> (usize, usize) {
         match self {
             GemmTile::Scalar => (900, 600),
@@ -154,8 +154,8 @@ pub(super) struct GemmOperation {
 }
 
 impl GemmOperation {
-    /// Launches of the product. `args(chunk, epilogue)` are the kernel's arguments after the first one, the destination. If
-    /// the sums are split, the kernel that adds the splits applies the epilogue.
+    /// Launches of the product. `args(chunk, epilogue)` are the kernel's arguments after the first one, the
+    /// destination. If the sums are split, the kernel that adds the splits applies the epilogue.
     pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
         let GemmOperation { kernels, product, vectors, epilogue: ref whole, flops } = *self;
         let plan = GemmPlan::new(product, vectors, true, desc.multiprocessors);
@@ -197,8 +197,8 @@ fn sum_cost(count: usize, splits: usize) -> Cost {
     Cost { bytes: 4 * (count * (splits + 1)) as u64, flops: (count * (splits - 1)) as u64 }
 }
 
-/// True if an op may read and write vectors of four elements: all of `sizes`, lengths of rows, are multiples of four, and
-/// all operands begin at multiples of 16 bytes, except one-dimensional ones, which are read by single elements.
+/// True if an op may read and write vectors of four elements: all of `sizes`, lengths of rows, are multiples of four,
+/// and all operands begin at multiples of 16 bytes, except one-dimensional ones, which are read by single elements.
 pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
     let aligned = |i: usize| desc.input(i).len() == 1 || desc.input_aligned(i);
     sizes.iter().all(|size| size.is_multiple_of(4))
@@ -282,8 +282,8 @@ mod tests {
         assert_eq!(plans, expected);
     }
 
-    /// The products of WideResNet-28-4 at a batch of 128 are large: no sum of a result or of a gradient with respect to an
-    /// input is split, which would take another launch.
+    /// The products of WideResNet-28-4 at a batch of 128 are large: no sum of a result or of a gradient with respect to
+    /// an input is split, which would take another launch.
     #[test]
     fn the_wide_resnet_fills_the_gpu_without_splits() {
         let plan = |rows, columns, length, count| {

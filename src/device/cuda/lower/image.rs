@@ -11,8 +11,8 @@ mod flops {
     pub const STANDARDIZE_BACKWARD: usize = 9;
 }
 
-/// A launch of a block an image. Arguments: `operands`, the count of active rows, the capacity in rows, and the numbers or
-/// vectors of four of an image.
+/// A launch of a block an image. Arguments: `operands`, the count of active rows, the capacity in rows, and the numbers
+/// or vectors of four of an image.
 fn by_rows(desc: &Desc, [one, x4]: [&'static str; 2], operands: Vec<Arg>, flops: usize) -> Launch {
     let (n, row) = rows_of(desc.input(0));
     let width = width(desc, row);

@@ -1,5 +1,6 @@
-//! Tests of the launches of ops. Every element has its thread, and is read in vectors if its address allows it. Bias and
-//! ReLU of linear layers are applied once. Batch norm takes few launches. (`gemm.rs` tests plans of matrix products.)
+//! Tests of the launches of ops. Every element has its thread, and is read in vectors if its address allows it. Bias
+//! and ReLU of linear layers are applied once. Batch norm takes few launches. (`gemm.rs` tests plans of matrix
+//! products.)
 
 mod attacks;
 

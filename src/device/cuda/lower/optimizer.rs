@@ -25,7 +25,8 @@ fn schedule(rule: &OptimizerRule) -> RateSchedule {
     schedule
 }
 
-/// A launch of an optimizer with `states` buffers beside the parameters. `numbers` follow weight decay in the arguments.
+/// A launch of an optimizer with `states` buffers beside the parameters. `numbers` follow weight decay in the
+/// arguments.
 fn update(
     desc: &Desc,
     kernels: [&'static str; 2],

@@ -6,7 +6,8 @@ use crate::device::cuda::launch::{Arg, Cost, Launch};
 /// Bytes that a thread copies, by the kernels' order: `_by1`, `_by4`, `_by16`.
 const UNITS: [usize; 3] = [1, 4, 16];
 
-/// A launch that copies `rows` rows from or to the rows of a table that an index names. The cost counts only these rows.
+/// A launch that copies `rows` rows from or to the rows of a table that an index names. The cost counts only these
+/// rows.
 fn by_index(desc: &Desc, kernels: [&'static str; 3], table: &[usize], rows: usize) -> Launch {
     let bytes = rows_of(table).1 * desc.input_dtype(0).size();
     // Offsets are multiples of the element's size, so units of 4 bytes only need rows of whole words.
