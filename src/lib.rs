@@ -23,7 +23,7 @@
 //! | [`mod@bench`] | speed of a device, by op, kernel and step |
 //!
 //! Beside them stand [`config`], every setting of a run; [`choice`], enums whose values have names in flags and files;
-//! [`rng`], counter-based random numbers; [`error`]; and [`cli`], the commands.
+//! [`rng`], counter-based random numbers; [`hash`], SHA-256; [`error`]; and [`cli`], the commands.
 //!
 //! # Algorithm 1: AN-PGD, the margin of an example
 //!
@@ -97,10 +97,11 @@
 //! ```text
 //! error     -
 //! rng       -
+//! hash      error
 //! choice    -
 //! tape      choice, rng
 //! catalog   choice, tape
-//! data      catalog, choice, error, rng
+//! data      catalog, choice, error, hash, rng
 //! record    error
 //! text      record
 //! device    error, rng, tape
@@ -108,7 +109,7 @@
 //! batch     data, device, error, model, tape
 //! attack    batch, choice, device, error, model, rng, tape
 //! config    attack, catalog, choice, error, tape
-//! evaluate  attack, batch, catalog, choice, config, data, device, error, model, record, rng, tape, text
+//! evaluate  attack, batch, catalog, choice, config, data, device, error, hash, model, record, rng, tape, text
 //! train     attack, batch, config, data, device, error, evaluate, model, record, rng, tape, text
 //! report    catalog, config, data, error, evaluate, model, record, tape, text
 //! bench     batch, config, device, error, model, tape, text, train
@@ -130,6 +131,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+pub mod hash;
 pub mod model;
 pub mod record;
 pub mod report;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Dataset;
 use super::files::{check_labels, find as find_files, read};
+use super::provenance::{CIFAR10_TEST, CIFAR10_TRAIN, Provenance};
 use crate::catalog::DatasetKind;
 use crate::{Error, Result};
 
@@ -59,12 +60,20 @@ pub fn read_cifar10(place: &Path) -> Result<(Dataset, Dataset)> {
     let (mut train, mut test) = (dataset("cifar10 training"), dataset("cifar10 test"));
     TRAIN.into_iter().try_for_each(|name| file(&mut train, name))?;
     file(&mut test, TEST)?;
-    Ok((train, test))
+    Ok((train.compared(CIFAR10_TRAIN), test.compared(CIFAR10_TEST)))
 }
 
 /// Data set of CIFAR10's shape, without images.
 pub(super) fn dataset(name: &str) -> Dataset {
-    Dataset { name: name.into(), images: Vec::new(), labels: Vec::new(), height: SIDE, width: SIDE, channels: 3 }
+    Dataset {
+        name: name.into(),
+        images: Vec::new(),
+        labels: Vec::new(),
+        height: SIDE,
+        width: SIDE,
+        channels: 3,
+        provenance: Provenance::Other,
+    }
 }
 
 /// Decodes a file into images `[records, 32, 32, 3]` and labels. The path is for messages.

@@ -1,5 +1,8 @@
 //! Images with their labels, and the three parts of a data set.
 
+use super::provenance::Provenance;
+use crate::hash::{sha256, sha256_of_parts};
+
 /// Images and their labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
@@ -15,6 +18,8 @@ pub struct Dataset {
     pub width: usize,
     /// Values of a pixel: 1 (grey) or 3 (red, green, blue).
     pub channels: usize,
+    /// Provenance of the whole part that the images were taken from.
+    pub provenance: Provenance,
 }
 
 impl Dataset {
@@ -43,6 +48,17 @@ impl Dataset {
         &self.images[i * self.image_len()..][..self.image_len()]
     }
 
+    /// SHA-256 of number, size, labels and pixels of the images. The name and the form of the files have no part in it.
+    pub fn sha256(&self) -> String {
+        let shape = format!("{}x{}x{}x{}\n", self.len(), self.height, self.width, self.channels);
+        sha256_of_parts(&[shape.as_bytes(), &self.labels, &self.images])
+    }
+
+    /// The data set with the provenance of a whole part whose published SHA-256 is `published`.
+    pub(super) fn compared(self, published: &str) -> Dataset {
+        Dataset { provenance: Provenance::compared(&self.sha256(), published), ..self }
+    }
+
     /// Keeps the first `n` images, or all if there are fewer.
     pub fn take(mut self, n: usize) -> Dataset {
         let n = n.min(self.len());
@@ -63,8 +79,8 @@ impl Dataset {
 
     /// Data set of this name and shape without images.
     fn empty(&self) -> Dataset {
-        let Dataset { height, width, channels, .. } = *self;
-        Dataset { name: self.name.clone(), images: Vec::new(), labels: Vec::new(), height, width, channels }
+        let Dataset { height, width, channels, provenance, .. } = *self;
+        Dataset { name: self.name.clone(), images: Vec::new(), labels: Vec::new(), height, width, channels, provenance }
     }
 }
 
@@ -82,6 +98,17 @@ pub struct Splits {
 }
 
 impl Splits {
+    /// SHA-256 of the three parts: that of their SHA-256.
+    pub fn sha256(&self) -> String {
+        sha256([&self.train, &self.validation, &self.test].map(Dataset::sha256).concat().as_bytes())
+    }
+
+    /// Provenance of all parts: `Other` if that of any part is.
+    pub fn provenance(&self) -> Provenance {
+        let differs = |part: &&Dataset| part.provenance == Provenance::Other;
+        [&self.validation, &self.test].into_iter().find(differs).unwrap_or(&self.train).provenance
+    }
+
     /// Keeps the first `train` training and the first `test` test images; `None` keeps all.
     pub fn cut(self, train: Option<usize>, test: Option<usize>) -> Splits {
         let first = |dataset: Dataset, n: Option<usize>| dataset.take(n.unwrap_or(usize::MAX));

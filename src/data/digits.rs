@@ -16,6 +16,7 @@ use std::path::Path;
 
 use super::dataset::{Dataset, Splits};
 use super::idx;
+use super::provenance::Provenance;
 use crate::{Error, Result};
 
 /// Names and contents of a part's image file and label file.
@@ -51,5 +52,6 @@ pub fn load(val_size: usize) -> Result<Splits> {
 }
 
 fn unpack((images, pixels, labels, classes): (&str, &[u8], &str, &[u8]), name: &str) -> Result<Dataset> {
-    idx::decode_pair((Path::new(images), pixels.to_vec()), (Path::new(labels), classes.to_vec()), name)
+    let part = idx::decode_pair((Path::new(images), pixels.to_vec()), (Path::new(labels), classes.to_vec()), name)?;
+    Ok(Dataset { provenance: Provenance::Bundled, ..part })
 }

@@ -13,6 +13,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::dataset::Dataset;
 use super::files::{check_labels, fetch_command, find as find_files, read};
+use super::provenance::{MNIST_TEST, MNIST_TRAIN, Provenance};
 use crate::catalog::DatasetKind;
 use crate::{Error, Result};
 
@@ -36,7 +37,7 @@ pub fn find(folder: &Path) -> Result<PathBuf> {
 /// A missing file, a content that [`decode_images`] or [`decode_labels`] refuses, images that are not 28x28, or
 /// different numbers of images and labels.
 pub fn read_mnist(place: &Path) -> Result<(Dataset, Dataset)> {
-    let part = |part: &str, name: &str| {
+    let part = |part: &str, name: &str, published: &str| {
         let file = |content: &str| {
             let names = names(part, content);
             let found = names.iter().map(|name| place.join(name)).find(|path| path.is_file());
@@ -53,9 +54,9 @@ pub fn read_mnist(place: &Path) -> Result<(Dataset, Dataset)> {
             let message = format!("byte 8: images of {}x{}, {height}x{width} expected", data.height, data.width);
             return Err(Error::format(&images, message));
         }
-        Ok(data)
+        Ok(data.compared(published))
     };
-    Ok((part("train", "mnist training")?, part("t10k", "mnist test")?))
+    Ok((part("train", "mnist training", MNIST_TRAIN)?, part("t10k", "mnist test", MNIST_TEST)?))
 }
 
 /// Reads a data set from an image file and its label file, each plain or gzip.
@@ -78,7 +79,8 @@ pub fn decode_pair(images: (&Path, Vec<u8>), labels: (&Path, Vec<u8>), name: &st
         let message = format!("byte 4: {} labels, but {} has {count} images", bytes.len(), images.0.display());
         return Err(Error::format(labels.0, message));
     }
-    Ok(Dataset { name: name.into(), images: pixels, labels: bytes, height, width, channels: 1 })
+    let (name, provenance) = (name.into(), Provenance::Other);
+    Ok(Dataset { name, images: pixels, labels: bytes, height, width, channels: 1, provenance })
 }
 
 /// Decodes an image file: `[count, height, width]` and that many bytes.

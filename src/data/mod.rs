@@ -14,9 +14,11 @@ pub mod digits;
 mod files;
 pub mod idx;
 mod load;
+mod provenance;
 pub mod published;
 
 pub use batches::Batches;
 pub use dataset::{Dataset, Splits};
 pub use load::load;
+pub use provenance::Provenance;
 pub use published::{describe, import};

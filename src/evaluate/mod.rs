@@ -23,7 +23,6 @@ pub mod checks;
 pub mod examples;
 mod findings;
 pub mod folder;
-mod hash;
 pub mod image_results;
 pub mod margins;
 mod network;

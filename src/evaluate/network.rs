@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::examples::Examples;
-use super::hash::file_sha256;
 use super::request::Split;
 use crate::catalog::CLASSES;
 use crate::config::Config;
 use crate::data::{self, Dataset};
 use crate::device::Device;
+use crate::hash::file_sha256;
 use crate::model::state_dict::{LoadedModel, load_model};
 use crate::model::{Model, ModelState};
 use crate::tape::{Memory, Program};

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::attacks::{AttackName, AttackSettings};
-use super::hash::{file_sha256, sha256};
 use crate::Result;
 use crate::choice::choices;
 use crate::config::{Config, Method};
+use crate::hash::{file_sha256, sha256};
 
 choices! {
     /// Part of a data set.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use maxmargin::config::preset;
-use maxmargin::data::{Dataset, Splits};
+use maxmargin::data::{Dataset, Provenance, Splits};
 use maxmargin::device::{Device, Snapshot};
 use maxmargin::record::run::{BEST, LAST};
 use maxmargin::record::{RunFolder, write_tensors};
@@ -207,6 +207,7 @@ fn the_published_run_takes_less_than_three_gigabytes() {
         height: 32,
         width: 32,
         channels: 3,
+        provenance: Provenance::Other,
     };
     let splits =
         Splits { train: images(45_000), validation: images(5_000), test: images(10_000), source: "black".into() };
