@@ -48,6 +48,7 @@ fn the_last_partial_batch_is_kept() {
     assert_eq!(batches.steps_per_epoch(), 352);
     assert_eq!((batches.at(0).len(), batches.at(350).len(), batches.at(351).len()), (128, 128, 72));
     assert_eq!([0, 351, 352, 703, 704].map(|step| batches.epoch_of(step)), [0, 0, 1, 1, 2]);
+    assert_eq!([0, 1, 351, 352, 353].map(|steps| batches.visited(steps)), [0, 128, 44_928, 45_000, 45_128]);
 }
 
 #[test]

@@ -34,6 +34,12 @@ impl Batches {
         (step as usize / self.steps_per_epoch()) as u32
     }
 
+    /// Number of examples that the first `steps` steps visit.
+    pub fn visited(&self, steps: u32) -> u64 {
+        let rest = (steps as usize % self.steps_per_epoch() * self.batch) as u64;
+        u64::from(self.epoch_of(steps)) * u64::from(self.n) + rest
+    }
+
     /// Indices of the examples of `step`, counted from 0; each is below `n`.
     pub fn at(&mut self, step: u32) -> &[u32] {
         let epoch = self.epoch_of(step);

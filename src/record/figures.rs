@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::line::{Kind, read_metrics};
+use super::line::{CLOCK, Kind, read_metrics};
 use super::margins::MarginCounts;
 use crate::{Error, Result};
 
@@ -119,6 +119,16 @@ pub struct ResultRecord {
     /// Memory that the run took on the device, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
+    /// Description of the device; empty in runs of older versions.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub device: String,
+    /// Forward passes of the training steps so far, summed over the images of their batches. An attack counts as if it
+    /// ran on all of them, though MMA attacks only the correct ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training_forward_passes: Option<u64>,
+    /// Backward passes of the training steps so far, counted likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training_backward_passes: Option<u64>,
 }
 
 /// Figures read from a line, with the step after which they were measured.
@@ -148,6 +158,9 @@ pub struct RunMetrics {
     pub epochs: Vec<AtStep<EpochRecord>>,
     /// The network before training and after it.
     pub results: Vec<AtStep<ResultRecord>>,
+    /// Time by the lines' clocks, summed over the processes that wrote them. The part of a process after its last line
+    /// is missing. 0 if no line has a clock.
+    pub seconds: f64,
 }
 
 impl RunMetrics {
@@ -157,7 +170,9 @@ impl RunMetrics {
     /// As [`read_metrics`]; [`Error::Format`] with the number of the first line with a figure of another type.
     pub fn read(path: &Path) -> Result<Self> {
         let mut metrics = RunMetrics::default();
-        for (i, line) in read_metrics(path)?.into_iter().enumerate() {
+        let lines = read_metrics(path)?;
+        metrics.seconds = elapsed(lines.iter().filter_map(|line| line[CLOCK]["seconds"].as_f64()));
+        for (i, line) in lines.into_iter().enumerate() {
             metrics.add(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))?;
         }
         Ok(metrics)
@@ -178,9 +193,26 @@ impl RunMetrics {
     }
 }
 
+/// Time over which clocks ran that each process starts anew: a clock that goes back is another process's.
+fn elapsed(clocks: impl Iterator<Item = f64>) -> f64 {
+    let (before, last) = clocks.fold((0.0, 0.0), |(before, last): (f64, f64), now| match now < last {
+        true => (before + last, now),
+        false => (before, now),
+    });
+    before + last
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_of_a_resumed_run_is_that_of_all_its_processes() {
+        let time = |clocks: &[f64]| elapsed(clocks.iter().copied());
+        assert_eq!(time(&[]), 0.0);
+        assert_eq!(time(&[0.5, 10.0, 20.0]), 20.0);
+        assert_eq!(time(&[0.5, 10.0, 20.0, 1.0, 5.0, 0.25]), 25.25);
+    }
 
     #[test]
     fn progress_shows_the_loss_that_is_trained_on_and_the_accuracy() {

@@ -9,6 +9,7 @@ use crate::batch::DeviceData;
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
 use crate::device::{Device, Schedule, Snapshot};
+use crate::evaluate::passes::Passes;
 use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
 };
@@ -337,6 +338,7 @@ impl<'a> TrainingRun<'a> {
     }
 
     fn write_result(&mut self, result: &TestResult, weights: &str, weights_step: u32) -> Result<()> {
+        let passes = self.passes();
         let eps = as_written(self.config.test_eps);
         let line = ResultRecord {
             weights: weights.into(),
@@ -347,8 +349,17 @@ impl<'a> TrainingRun<'a> {
             robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {}, {RESULT_RESTARTS} starts (xent, cw)", length(eps)),
             mean_margin: Some(mean(&result.margins)),
             device_bytes: Some(self.device_bytes as u64),
+            device: self.device.describe(),
+            training_forward_passes: Some(passes.forward),
+            training_backward_passes: Some(passes.backward),
         };
         self.metrics.write(Kind::Result, u64::from(self.step), &line)
+    }
+
+    /// Passes of the steps done, as if every image of a batch were attacked.
+    fn passes(&self) -> Passes {
+        let of_image = Passes::of_schedule(&self.training.schedule, &*self.model, self.training.batch.capacity());
+        of_image * self.batches.visited(self.step)
     }
 
     /// Measures the untrained network, whose weights the seed gives.

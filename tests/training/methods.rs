@@ -43,6 +43,24 @@ fn each_method_records_its_name_its_metrics_and_the_state_to_resume_from() {
     }
 }
 
+/// 12 steps of [`crate::SMALL`] visit 2 epochs of 230 examples and 100 more; PGD's 2 iterations come before the pass that
+/// trains.
+#[test]
+fn the_cost_of_training_and_the_device_are_recorded() {
+    let folder = temporary();
+    for (method, forward, backward) in [("std", 1, 1), ("pgd", 3, 3)] {
+        let run = folder.path().join(method);
+        done(&mut begin(&run, &format!("--method {method}")));
+        let lines = metrics(&run);
+        let results: Vec<_> = lines.iter().filter(|line| line["kind"] == "result").collect();
+        for (line, images) in results.iter().zip([0, 560]) {
+            assert_eq!(line["training_forward_passes"], forward * images, "{method}: {line}");
+            assert_eq!(line["training_backward_passes"], backward * images, "{method}: {line}");
+            assert!(line["device"].as_str().is_some_and(|device| device.starts_with("CPU")), "{method}: {line}");
+        }
+    }
+}
+
 #[test]
 fn lines_of_pgdls_record_its_growing_eps() {
     let folder = temporary();
