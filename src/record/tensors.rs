@@ -4,6 +4,9 @@
 //! tensor, and which other format the file seems to have. This module does the writing, because equal contents shall
 //! give equal bytes, and the crate keeps the metadata in a map with a random order. Any reader of the format reads the
 //! files, such as PyTorch's `safetensors.torch.load_file`. The meaning of the tensors is not known here.
+//!
+//! Every written file has a seal in its metadata: the program's version, and the SHA-256 of all else in the file. It is
+//! verified whenever the file is read. Files without a seal, of other programs and former versions, are read, too.
 
 use std::any::type_name;
 use std::cmp::Reverse;
@@ -15,6 +18,7 @@ use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::atomic::write_atomic;
 use crate::{Error, Result};
@@ -23,6 +27,10 @@ const _: () = assert!(cfg!(target_endian = "little"), "safetensors files are lit
 
 /// Key of the metadata among the tensors' names.
 const METADATA: &str = "__metadata__";
+/// Key of the metadata for the version of the program that wrote the file.
+const VERSION: &str = "maxmargin.version";
+/// Key of the metadata for the SHA-256 of the tensors and the other metadata.
+const CHECKSUM: &str = "maxmargin.sha256";
 /// Number of bytes at the beginning of a file that hold the header's length.
 const LENGTH: usize = 8;
 
@@ -126,8 +134,10 @@ pub struct TensorFile {
     pub path: PathBuf,
     /// Tensors, in the order of their data in the file.
     pub tensors: Vec<Tensor>,
-    /// Metadata, a table of strings.
+    /// Metadata, a table of strings, without the seal.
     pub metadata: BTreeMap<String, String>,
+    /// Version of the program that sealed the file; `None`: it has no seal.
+    pub sealed_by: Option<String>,
 }
 
 impl TensorFile {
@@ -143,7 +153,8 @@ impl TensorFile {
     /// Parses the content of a file. `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::Format`] with the byte or the tensor if the content is truncated, of another format, or contradictory.
+    /// [`Error::Format`] with the byte or the tensor if the content is truncated, of another format, or contradictory;
+    /// or the file has a seal and another content than when it was written.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let refuse = |error| Error::format(path, explain(bytes, error));
         let (header, declared) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
@@ -161,8 +172,9 @@ impl TensorFile {
             })?;
             tensors.push(Tensor { shape: info.shape.clone(), name, data });
         }
-        let metadata = declared.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(TensorFile { path: path.to_owned(), tensors, metadata })
+        let mut metadata: BTreeMap<_, _> = declared.metadata().clone().unwrap_or_default().into_iter().collect();
+        let sealed_by = verify_seal(&tensors, &mut metadata).map_err(|message| Error::format(path, message))?;
+        Ok(TensorFile { path: path.to_owned(), tensors, metadata, sealed_by })
     }
 
     /// Tensor called `name`.
@@ -207,19 +219,62 @@ impl TensorFile {
     }
 }
 
-/// Writes a safetensors file, whole or not at all. Equal contents give equal bytes.
+/// Takes the seal out of `metadata` and verifies it. Returns the version that sealed the file, if it has a seal.
+fn verify_seal(
+    tensors: &[Tensor],
+    metadata: &mut BTreeMap<String, String>,
+) -> std::result::Result<Option<String>, String> {
+    let Some(checksum) = metadata.remove(CHECKSUM) else {
+        return match metadata.contains_key(VERSION) {
+            true => Err(format!("metadata `{CHECKSUM}`: expected a checksum beside `{VERSION}`, found none; {RESTORE}")),
+            false => Ok(None),
+        };
+    };
+    let found = content_sha256(tensors, metadata);
+    if found != checksum {
+        return Err(format!(
+            "expected the content of SHA-256 {checksum} that metadata `{CHECKSUM}` names, found {found}: the file was \
+             damaged or changed after it was written; {RESTORE}"
+        ));
+    }
+    Ok(metadata.remove(VERSION))
+}
+
+/// Advice about a file whose seal does not fit.
+const RESTORE: &str = "restore it from a copy, or have it written again";
+
+/// SHA-256 of names, types, shapes and elements of the tensors, in the order of their names, and of the metadata. The
+/// length of each field precedes it, so that no two contents give the same bytes.
+fn content_sha256(tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |field: &[u8]| {
+        hash.update((field.len() as u64).to_le_bytes());
+        hash.update(field);
+    };
+    let mut by_name: Vec<&Tensor> = tensors.iter().collect();
+    by_name.sort_by_key(|tensor| &tensor.name);
+    for Tensor { name, shape, data } in by_name {
+        let (dtype, elements, _) = data.stored();
+        let shape: Vec<u8> = shape.iter().flat_map(|&size| (size as u64).to_le_bytes()).collect();
+        [name.as_bytes(), dtype.as_bytes(), &shape, elements].into_iter().for_each(&mut add);
+    }
+    metadata.iter().flat_map(|(key, value)| [key, value]).for_each(|text| add(text.as_bytes()));
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a sealed safetensors file, whole or not at all. Equal contents give equal bytes.
 ///
 /// # Errors
 /// [`Error::Io`] as [`write_atomic`]; [`Error::Format`] if a name occurs twice or is reserved, or a shape does not fit
 /// its elements.
 pub fn write_tensors(path: &Path, tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> Result<()> {
+    let mut metadata = metadata.clone();
+    metadata.insert(VERSION.into(), env!("CARGO_PKG_VERSION").into());
+    metadata.insert(CHECKSUM.into(), content_sha256(tensors, &metadata));
     // Wide elements first, so that every tensor is aligned to its elements, as readers that map files require.
     let mut stored: Vec<_> = tensors.iter().map(|t| (t, t.data.stored())).collect();
     stored.sort_by_key(|(_, (.., width))| Reverse(*width));
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert(METADATA.into(), json!(metadata));
-    }
+    let mut header = serde_json::Map::from_iter([(METADATA.to_owned(), json!(metadata))]);
     let mut end = 0;
     for (tensor, (dtype, bytes, width)) in &stored {
         let (name, shape) = (&tensor.name, &tensor.shape);

@@ -158,6 +158,41 @@ fn a_header_with_any_one_byte_changed_never_panics() {
 }
 
 #[test]
+fn a_flipped_bit_anywhere_in_a_written_file_is_refused() {
+    let folder = temporary();
+    let path = folder.path().join("a.safetensors");
+    write_tensors(&path, &all_types(), &strings(&[("step", "17")])).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let written = TensorFile::parse(&path, &whole).unwrap();
+    assert_eq!(written.sealed_by.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    for bit in 0..8 * whole.len() {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        // The spaces after the header and the case of an escape carry nothing.
+        let Ok(file) = TensorFile::parse(&path, &bytes) else { continue };
+        let same = (&file.tensors, &file.metadata) == (&written.tensors, &written.metadata);
+        assert!(same, "bit {bit} of {}", String::from_utf8_lossy(&bytes));
+    }
+    let mut bytes = whole.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    let text = message(TensorFile::parse(&path, &bytes), &path);
+    assert!(text.contains("expected the content of SHA-256 ") && text.contains("restore it from a copy"), "{text}");
+}
+
+#[test]
+fn files_without_a_seal_are_read_and_a_seal_without_its_checksum_is_refused() {
+    let folder = temporary();
+    let read = |metadata: Value| {
+        let header = json!({"__metadata__": metadata, "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}});
+        TensorFile::read(&file_with(folder.path(), &header, 1))
+    };
+    let former = read(json!({"step": "17"})).unwrap();
+    assert_eq!((former.sealed_by.as_deref(), former.meta::<u32>("step").unwrap()), (None, 17));
+    let text = message(read(json!({"maxmargin.version": "0.1.0"})), folder.path());
+    assert!(text.contains("expected a checksum beside `maxmargin.version`"), "{text}");
+}
+
+#[test]
 fn a_header_with_a_false_length_is_refused_at_once() {
     let folder = temporary();
     let path = folder.path().join("a.safetensors");
