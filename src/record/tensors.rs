@@ -226,7 +226,9 @@ fn verify_seal(
 ) -> std::result::Result<Option<String>, String> {
     let Some(checksum) = metadata.remove(CHECKSUM) else {
         return match metadata.contains_key(VERSION) {
-            true => Err(format!("metadata `{CHECKSUM}`: expected a checksum beside `{VERSION}`, found none; {RESTORE}")),
+            true => {
+                Err(format!("metadata `{CHECKSUM}`: expected a checksum beside `{VERSION}`, found none; {RESTORE}"))
+            }
             false => Ok(None),
         };
     };
