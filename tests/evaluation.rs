@@ -180,6 +180,23 @@ fn passes_are_those_of_the_examples_in_the_batch() {
 }
 
 #[test]
+fn passes_of_the_margins_are_counted() {
+    let plain = request(&[], &[], 1);
+    let report = |margins: bool| {
+        let request = EvaluationRequest { margins, ..plain.clone() };
+        request.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation")
+    };
+    let (without, with) = (report(false), report(true));
+    let correct = (with.clean_accuracy * IMAGES as f64 / 100.0).round() as u64;
+    let Config { nb_iter, num_search_steps, .. } = plain.config;
+    assert_eq!((without.forward_passes, without.backward_passes), (IMAGES as u64, 0));
+    assert_eq!(with.backward_passes, correct * u64::from(nb_iter), "an iteration of PGD goes back once");
+    let forward = correct * u64::from(nb_iter + num_search_steps);
+    let found = with.forward_passes - 2 * IMAGES as u64;
+    assert!((forward..=forward + 2 * correct).contains(&found), "{found}, not about {forward}");
+}
+
+#[test]
 fn in_a_ball_of_radius_0_nothing_moves_and_nothing_is_found() {
     let request = request(&[AttackName::Pgd], &[0.0], 3);
     let report = request.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");

@@ -5,6 +5,7 @@ use super::checkpoint::EvaluationState;
 use super::examples::CleanPrediction;
 use super::image_results::{CLEAN, ImageResult};
 use super::network::{ImageSet, Network};
+use super::margins::MeasuredMargins;
 use super::passes::Passes;
 use super::report::{EvaluationReport, MinimumNormResult, RobustAccuracy, SCHEMA_VERSION};
 use super::request::EvaluationRequest;
@@ -24,8 +25,8 @@ pub(super) struct Findings<'a> {
     pub bounded: &'a [VerifiedAttack],
     /// State after the last batch.
     pub state: &'a EvaluationState,
-    /// Margins, by image, if they were measured.
-    pub margins: Option<Vec<f32>>,
+    /// Margins, if they were measured.
+    pub margins: Option<MeasuredMargins>,
     /// Warnings of the checks.
     pub warnings: Vec<String>,
 }
@@ -37,6 +38,7 @@ impl Findings<'_> {
         let config = &request.config;
         let count = images.dataset.len();
         let passes = state.bounded.iter().flatten().chain(&state.minimum_norm).map(|statistics| statistics.passes);
+        let passes = passes.chain(self.margins.iter().map(|measured| measured.passes));
         let passes = passes.fold(Passes { forward: count as u64, backward: 0 }, |sum, passes| sum + passes);
         let correct: Vec<bool> = self.clean.iter().map(|prediction| prediction.correct).collect();
         let report = EvaluationReport {
@@ -63,14 +65,14 @@ impl Findings<'_> {
             average_accuracy: None,
             robust: self.robust(),
             minimum_norm: self.minimum_norm(),
-            mean_margin: self.margins.as_deref().map(mean),
+            mean_margin: self.margins.as_ref().map(|measured| mean(&measured.margins)),
             max_eps: config.max_eps(),
             forward_passes: passes.forward,
             backward_passes: passes.backward,
             seconds: Some(state.seconds),
             image_results: self.image_results(),
             warnings: self.warnings,
-            margins: self.margins,
+            margins: self.margins.map(|measured| measured.margins),
         };
         report.with_averages()
     }
@@ -126,7 +128,7 @@ impl Findings<'_> {
                 index: i,
                 label: self.images.dataset.labels[i],
                 clean_prediction: Some(clean.class),
-                margin: self.margins.as_ref().map_or(nearest, |margins| Some(margins[i])),
+                margin: self.margins.as_ref().map_or(nearest, |measured| Some(measured.margins[i])),
                 found_eps,
                 found_by,
             }

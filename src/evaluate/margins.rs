@@ -2,6 +2,7 @@
 //! examples, then bisection along the direction that it found. The mean margin selects checkpoints.
 
 use super::examples::Examples;
+use super::passes::Passes;
 use crate::Result;
 use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::config::{Config, TestSearchStart};
@@ -16,6 +17,17 @@ pub struct MarginMeasurement {
     an_pgd: AnPgd,
     eps: f32,
     eps_iter: f32,
+    /// Passes of the attack for each example.
+    passes: Passes,
+}
+
+/// Margins of a data set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MeasuredMargins {
+    /// Margin of every example, in order.
+    pub margins: Vec<f32>,
+    /// Passes that the measurement took, summed over the examples.
+    pub passes: Passes,
 }
 
 impl MarginMeasurement {
@@ -35,7 +47,8 @@ impl MarginMeasurement {
             TestSearchStart::TestEps => SearchStart::Eps,
         };
         let an_pgd = AnPgd::new(memory, model, &examples.batch, pgd, test_search(config, start));
-        MarginMeasurement { an_pgd, eps: config.test_eps, eps_iter: config.test_eps_iter }
+        let passes = Passes::of_schedule(&an_pgd.schedule, model, examples.batch.capacity());
+        MarginMeasurement { an_pgd, eps: config.test_eps, eps_iter: config.test_eps_iter, passes }
     }
 
     /// Schedule of the attack on a batch.
@@ -43,7 +56,7 @@ impl MarginMeasurement {
         &self.an_pgd.schedule
     }
 
-    /// Margin of every example, in order. Misclassified examples have margin 0 and are not attacked. `progress` is
+    /// Measures the margin of every example. Misclassified examples have margin 0 and are not attacked. `progress` is
     /// given the number of examples done.
     ///
     /// # Errors
@@ -53,12 +66,13 @@ impl MarginMeasurement {
         device: &mut dyn Device,
         examples: &Examples,
         mut progress: impl FnMut(usize),
-    ) -> Result<Vec<f32>> {
+    ) -> Result<MeasuredMargins> {
         let n = examples.batch.capacity();
         device.write_f32(&self.an_pgd.pgd.eps, &vec![self.eps; n])?;
         device.write_f32(&self.an_pgd.pgd.step, &vec![self.eps_iter; n])?;
         let correct = examples.correct(device)?;
         let mut margins = vec![0.0; correct.len()];
+        let mut passes = Passes { forward: correct.len() as u64, backward: 0 };
         let attacked: Vec<u32> = (0..correct.len() as u32).filter(|&i| correct[i as usize]).collect();
         let mut done = correct.len() - attacked.len();
         for index in examples.batches(&attacked) {
@@ -66,10 +80,11 @@ impl MarginMeasurement {
             device.replay(&self.an_pgd.schedule)?;
             let found = device.read_f32(&self.an_pgd.margin)?;
             index.iter().zip(found).for_each(|(&i, margin)| margins[i as usize] = margin);
+            passes += self.passes * index.len() as u64;
             done += index.len();
             progress(done);
         }
-        Ok(margins)
+        Ok(MeasuredMargins { margins, passes })
     }
 }
 

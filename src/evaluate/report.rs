@@ -89,10 +89,10 @@ pub struct EvaluationReport {
     /// Upper bound of the search for margins.
     #[serde(default)]
     pub max_eps: f32,
-    /// Forward passes, summed over the images; those for the margins are not counted.
+    /// Forward passes, summed over the images.
     #[serde(default)]
     pub forward_passes: u64,
-    /// Backward passes, summed over the images; those for the margins are not counted.
+    /// Backward passes, summed over the images.
     #[serde(default)]
     pub backward_passes: u64,
     /// Duration in seconds, including the time before an interruption.

@@ -12,7 +12,7 @@ use super::checkpoint::{self, AttackRun, CheckpointWriter, EvaluationState};
 use super::checks::{GradientCheck, Observations};
 use super::examples::Examples;
 use super::findings::Findings;
-use super::margins::MarginMeasurement;
+use super::margins::{MarginMeasurement, MeasuredMargins};
 use super::network::{ImageSet, Network, upload};
 use super::passes::Passes;
 use super::report::{AttackStatistics, EvaluationReport};
@@ -257,8 +257,7 @@ impl EvaluationRun<'_> {
         statistics.runs = this.run as u32 + 1;
     }
 
-    /// Measures margins `[n]`.
-    fn margins(&mut self, margins: &MarginMeasurement) -> Result<Vec<f32>> {
+    fn margins(&mut self, margins: &MarginMeasurement) -> Result<MeasuredMargins> {
         let (progress, done, n) = (&mut self.progress, self.runs_done, self.correct.len());
         margins.measure(self.device, self.examples, |measured| {
             progress.update(done + u64::from(measured == n), &format!("margins: {measured} of {n} images"));

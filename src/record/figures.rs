@@ -30,18 +30,18 @@ pub struct StepRecord {
     /// TRADES: mean KL divergence of the attacked images' predictions from the clean images', not multiplied by beta.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f32>,
-    /// Fraction of correct clean images, 0 to 1.
+    /// Accuracy on the clean images of the batches, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub clean_accuracy: Option<f32>,
-    /// PGD training: fraction of correct attacked images, 0 to 1.
+    pub train_accuracy: Option<f32>,
+    /// PGD training: accuracy on the attacked images of the batches, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub adversarial_accuracy: Option<f32>,
+    pub train_adversarial_accuracy: Option<f32>,
     /// MMA: mean margin, 0 for misclassified images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_margin: Option<f32>,
-    /// MMA: fraction of images whose margin has reached d_max, 0 to 1.
+    /// MMA: percentage of images whose margin has reached d_max.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reached_d_max: Option<f32>,
+    pub train_reached_d_max: Option<f32>,
     /// PGD training: mean radius of the attack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attack_eps: Option<f32>,
@@ -69,7 +69,7 @@ impl StepRecord {
 impl Display for StepRecord {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let loss = self.margin_loss.or(self.adversarial_loss).or(self.clean_loss);
-        let accuracy = self.clean_accuracy.or(self.adversarial_accuracy).map(|fraction| 100.0 * fraction);
+        let accuracy = self.train_accuracy.or(self.train_adversarial_accuracy);
         let parts = [
             loss.map(|loss| format!("loss {loss:.4}")),
             self.kl.map(|kl| format!("kl {kl:.4}")),
@@ -216,33 +216,33 @@ mod tests {
 
     #[test]
     fn progress_shows_the_loss_that_is_trained_on_and_the_accuracy() {
-        let accuracy = Some(0.9);
+        let accuracy = Some(90.0);
         for (record, shown) in [
             (
                 StepRecord {
                     clean_loss: Some(0.5),
                     margin_loss: Some(0.25),
-                    clean_accuracy: accuracy,
+                    train_accuracy: accuracy,
                     mean_margin: Some(0.00392),
                     ..StepRecord::default()
                 },
                 "loss 0.2500  accuracy 90.0 %  mean margin 0.0039",
             ),
             (
-                StepRecord { clean_loss: Some(0.5), clean_accuracy: accuracy, ..StepRecord::default() },
+                StepRecord { clean_loss: Some(0.5), train_accuracy: accuracy, ..StepRecord::default() },
                 "loss 0.5000  accuracy 90.0 %",
             ),
             (
                 StepRecord {
                     adversarial_loss: Some(0.25),
-                    adversarial_accuracy: accuracy,
+                    train_adversarial_accuracy: accuracy,
                     attack_eps: Some(0.3),
                     ..StepRecord::default()
                 },
                 "loss 0.2500  accuracy 90.0 %  eps 0.3000",
             ),
             (
-                StepRecord { clean_loss: Some(0.5), kl: Some(0.25), clean_accuracy: accuracy, ..StepRecord::default() },
+                StepRecord { clean_loss: Some(0.5), kl: Some(0.25), train_accuracy: accuracy, ..StepRecord::default() },
                 "loss 0.5000  kl 0.2500  accuracy 90.0 %",
             ),
         ] {

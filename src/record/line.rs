@@ -15,6 +15,14 @@ use crate::{Error, Result};
 /// Name of the field that holds everything that depends on the time.
 pub const CLOCK: &str = "clock";
 
+/// Names of former versions for shares from 0 to 1 in lines of training steps, and the names of the percentages that
+/// replace them.
+const FORMER_FRACTIONS: [(&str, &str); 3] = [
+    ("clean_accuracy", "train_accuracy"),
+    ("adversarial_accuracy", "train_adversarial_accuracy"),
+    ("reached_d_max", "train_reached_d_max"),
+];
+
 /// Kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,10 +55,18 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
     lines.map(|(i, line)| Ok(parse(line).map_err(|e| invalid_line(path, i, &e))?.1)).collect()
 }
 
-/// Parses a line: its required fields, and the whole line.
+/// Parses a line: its required fields, and the whole line. Fractions of former versions become percentages.
 pub(super) fn parse(line: &[u8]) -> serde_json::Result<(LineHead, Value)> {
-    let value: Value = serde_json::from_slice(line)?;
-    Ok((LineHead::deserialize(&value)?, value))
+    let mut value: Value = serde_json::from_slice(line)?;
+    let head = LineHead::deserialize(&value)?;
+    if let (Kind::Step, Some(figures)) = (head.kind, value.as_object_mut()) {
+        for (former, name) in FORMER_FRACTIONS {
+            if let Some(fraction) = figures.remove(former) {
+                figures.insert(name.into(), fraction.as_f64().map(|fraction| 100.0 * fraction).into());
+            }
+        }
+    }
+    Ok((head, value))
 }
 
 pub(super) fn invalid_line(path: &Path, index: usize, error: &serde_json::Error) -> Error {

@@ -111,12 +111,12 @@ impl<'a> Curves<'a> {
 
     /// Accuracy by step.
     fn accuracy(&self) -> Result<String> {
-        let training = |line: &StepRecord| Some(100.0 * line.clean_accuracy.or(line.adversarial_accuracy)?);
+        let training = |line: &StepRecord| line.train_accuracy.or(line.train_adversarial_accuracy);
         let accuracy = [self.steps(training, Mark::Thin), self.epochs(|epoch| epoch.validation_accuracy)].concat();
         let plot = lines("accuracy by step", &self.x, &Axis::percent("accuracy, %"), &accuracy)?;
         let mut caption =
             String::from("Accuracy without an attack. Thin line: training images. Dots: validation images, by epoch.");
-        if self.have(|line| line.adversarial_accuracy) {
+        if self.have(|line| line.train_adversarial_accuracy) {
             caption += " In PGD training the training images are the attacked ones.";
         }
         Ok(figure(&plot, &format!("{}<br>{caption}", self.keys)))
@@ -137,12 +137,12 @@ impl<'a> Curves<'a> {
         Ok(figure(&plot, &format!("{}<br>{caption}", self.keys)))
     }
 
-    /// Fraction of images that reached d_max by step; empty if no run measured it.
+    /// Percentage of images that reached d_max by step; empty if no run measured it.
     fn reached_d_max(&self) -> Result<String> {
-        if !self.have(|line| line.reached_d_max) {
+        if !self.have(|line| line.train_reached_d_max) {
             return Ok(String::new());
         }
-        let reached = self.steps(|line| Some(100.0 * line.reached_d_max?), Mark::Line);
+        let reached = self.steps(|line| line.train_reached_d_max, Mark::Line);
         let y = axis_of("reached d_max, %", &reached);
         let plot = lines("images that reached d_max by step", &self.x, &y, &reached)?;
         let caption = "Training images whose margin reached d_max: they add nothing to the loss of the attacked batch.";

@@ -233,9 +233,9 @@ pub(super) fn figures(sums: &StepSums) -> StepRecord {
     StepRecord {
         clean_loss: Some(sums.mean_loss()),
         margin_loss: Some(sums.weighted_loss()),
-        clean_accuracy: Some(sums.accuracy()),
+        train_accuracy: Some(sums.accuracy()),
         mean_margin: Some(sums.mean_eps()),
-        reached_d_max: Some(sums.zero_weights()),
+        train_reached_d_max: Some(sums.zero_weights()),
         ..StepRecord::default()
     }
 }

@@ -74,7 +74,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
 pub(super) fn figures(sums: &StepSums) -> StepRecord {
     StepRecord {
         adversarial_loss: Some(sums.weighted_loss()),
-        adversarial_accuracy: Some(sums.accuracy()),
+        train_adversarial_accuracy: Some(sums.accuracy()),
         attack_eps: Some(sums.mean_eps()),
         ..StepRecord::default()
     }

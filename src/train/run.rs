@@ -90,7 +90,7 @@ impl MeasuredImages {
     }
 
     fn measure_margins(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
-        self.margins.measure(device, &self.examples, |_| ())
+        Ok(self.margins.measure(device, &self.examples, |_| ())?.margins)
     }
 
     /// Accuracy on clean images, in percent.

@@ -39,5 +39,5 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
 
 /// Figures of the steps since the line before.
 pub(super) fn figures(sums: &StepSums) -> StepRecord {
-    StepRecord { clean_loss: Some(sums.mean_loss()), clean_accuracy: Some(sums.accuracy()), ..StepRecord::default() }
+    StepRecord { clean_loss: Some(sums.mean_loss()), train_accuracy: Some(sums.accuracy()), ..StepRecord::default() }
 }

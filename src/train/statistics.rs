@@ -34,9 +34,9 @@ impl StepSums<'_> {
         self.sum(Metric::WeightedLoss) / self.sum(Metric::Steps)
     }
 
-    /// Fraction of correct examples.
+    /// Percentage of correct examples.
     pub fn accuracy(&self) -> f32 {
-        self.sum(Metric::Correct) / self.sum(Metric::Examples)
+        100.0 * self.sum(Metric::Correct) / self.sum(Metric::Examples)
     }
 
     /// Mean over the examples of eps.
@@ -44,9 +44,9 @@ impl StepSums<'_> {
         self.sum(Metric::Eps) / self.sum(Metric::Examples)
     }
 
-    /// Fraction of examples of weight 0.
+    /// Percentage of examples of weight 0.
     pub fn zero_weights(&self) -> f32 {
-        self.sum(Metric::ZeroWeights) / self.sum(Metric::Examples)
+        100.0 * self.sum(Metric::ZeroWeights) / self.sum(Metric::Examples)
     }
 }
 
@@ -65,10 +65,10 @@ mod tests {
             let line = serde_json::to_value(record).unwrap();
             line.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(mma::figures(&SUMS)), "clean_accuracy clean_loss margin_loss mean_margin reached_d_max");
-        assert_eq!(names(standard::figures(&SUMS)), "clean_accuracy clean_loss");
-        assert_eq!(names(pgd::figures(&SUMS)), "adversarial_accuracy adversarial_loss attack_eps");
-        assert_eq!(names(trades::figures(&SUMS)), "clean_accuracy clean_loss kl");
+        assert_eq!(names(mma::figures(&SUMS)), "clean_loss margin_loss mean_margin train_accuracy train_reached_d_max");
+        assert_eq!(names(standard::figures(&SUMS)), "clean_loss train_accuracy");
+        assert_eq!(names(pgd::figures(&SUMS)), "adversarial_loss attack_eps train_adversarial_accuracy");
+        assert_eq!(names(trades::figures(&SUMS)), "clean_loss kl train_accuracy");
     }
 
     #[test]
@@ -76,9 +76,9 @@ mod tests {
         let mma = StepRecord {
             clean_loss: Some(0.5),
             margin_loss: Some(0.25),
-            clean_accuracy: Some(0.9),
+            train_accuracy: Some(90.0),
             mean_margin: Some(0.3),
-            reached_d_max: Some(0.25),
+            train_reached_d_max: Some(25.0),
             ..StepRecord::default()
         };
         assert_eq!(mma::figures(&SUMS), mma);

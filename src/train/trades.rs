@@ -80,7 +80,7 @@ pub(super) fn figures(sums: &StepSums) -> StepRecord {
     StepRecord {
         clean_loss: Some(sums.mean_loss()),
         kl: Some(sums.weighted_loss()),
-        clean_accuracy: Some(sums.accuracy()),
+        train_accuracy: Some(sums.accuracy()),
         ..StepRecord::default()
     }
 }

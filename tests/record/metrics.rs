@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::Path;
 
+use maxmargin::record::events::EVENTS;
 use maxmargin::record::line::CLOCK;
 use maxmargin::record::run::METRICS;
-use maxmargin::record::{Kind, Metrics, read_metrics};
+use maxmargin::record::{Kind, Metrics, RunMetrics, read_metrics};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -88,6 +89,28 @@ fn after_a_resume_at_any_step_the_file_is_that_of_an_uninterrupted_run() {
         measure(&mut metrics, step + 1, 12);
         assert_eq!(without_clock(&path), expected, "resumed at step {step}");
     }
+}
+
+#[test]
+fn fractions_of_former_versions_are_not_shown_beside_percentages() {
+    let folder = temporary();
+    let path = folder.path().join(METRICS);
+    let former = json!({"kind": "step", "step": 1, "clean_accuracy": 0.5, "reached_d_max": 0.25, "clock": {}});
+    let attacked = json!({"kind": "step", "step": 2, "adversarial_accuracy": 0.125, "clock": {}});
+    let result = json!({"kind": "result", "step": 2, "clean_accuracy": 0.5, "clock": {}});
+    fs::write(&path, format!("{former}\n{attacked}\n{result}\n")).unwrap();
+    let lines = read_metrics(&path).unwrap();
+    assert_eq!((&lines[0]["train_accuracy"], &lines[0]["train_reached_d_max"]), (&json!(50.0), &json!(25.0)));
+    assert_eq!(lines[1]["train_adversarial_accuracy"], 12.5);
+    assert_eq!(lines[2]["clean_accuracy"], 0.5, "results were percentages before");
+    let metrics = RunMetrics::read(&path).unwrap();
+    assert_eq!((metrics.steps[0].train_accuracy, metrics.results[0].clean_accuracy), (Some(50.0), Some(0.5)));
+    // TensorBoard's events of a resumed run are made of lines of both versions.
+    fs::write(folder.path().join(EVENTS), "").unwrap();
+    drop(Metrics::resume(&path, 9).unwrap());
+    let events = fs::read(folder.path().join(EVENTS)).unwrap();
+    let has = |name: &str| events.windows(name.len()).any(|part| part == name.as_bytes());
+    assert!(has("step/train_accuracy") && !has("step/clean_accuracy") && !has("step/reached_d_max"));
 }
 
 #[test]

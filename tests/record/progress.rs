@@ -31,7 +31,7 @@ impl Shared {
 fn figures() -> StepRecord {
     StepRecord {
         margin_loss: Some(0.5),
-        clean_accuracy: Some(0.934),
+        train_accuracy: Some(93.4),
         mean_margin: Some(0.2811),
         ..StepRecord::default()
     }

@@ -34,7 +34,7 @@ fn a_run_on_the_gpu_stopped_and_resumed_has_the_bits_of_an_uninterrupted_run() {
     done(on(&driver, &mut begin(&parts, &format!("{few} --max-num-training-steps 5")), ""));
     done(on(&driver, &mut go_on(&parts, "--max-num-training-steps 10"), ""));
     assert_same(&parts, &whole, "resumed at the end of an epoch");
-    let correct = |line: &serde_json::Value| line["clean_accuracy"].as_f64().is_some_and(|fraction| fraction > 0.0);
+    let correct = |line: &serde_json::Value| line["train_accuracy"].as_f64().is_some_and(|percent| percent > 0.0);
     assert!(metrics(&whole).iter().any(correct), "something was attacked");
 }
 

@@ -22,10 +22,10 @@ fn each_method_records_its_name_its_metrics_and_the_state_to_resume_from() {
         let lines = metrics(&run);
         let steps: Vec<_> = lines.iter().filter(|line| line["kind"] == "step").collect();
         let figures = match method {
-            "mma" | "omma" => &["clean_loss", "margin_loss", "mean_margin", "reached_d_max"][..],
-            "std" => &["clean_loss", "clean_accuracy"],
-            "pgd" | "pgdls" => &["adversarial_loss", "adversarial_accuracy", "attack_eps"],
-            _ => &["clean_loss", "kl", "clean_accuracy"],
+            "mma" | "omma" => &["clean_loss", "margin_loss", "mean_margin", "train_reached_d_max"][..],
+            "std" => &["clean_loss", "train_accuracy"],
+            "pgd" | "pgdls" => &["adversarial_loss", "train_adversarial_accuracy", "attack_eps"],
+            _ => &["clean_loss", "kl", "train_accuracy"],
         };
         for name in figures {
             assert!(steps.iter().all(|line| line[name].is_f64()), "{method}: {name} in {lines:?}");

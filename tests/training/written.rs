@@ -82,7 +82,14 @@ fn metrics_have_a_line_for_each_logging_interval_and_epoch_and_for_the_results_b
     );
     for line in &lines {
         let figures: &[&str] = match line["kind"].as_str().unwrap() {
-            "step" => &["clean_accuracy", "clean_loss", "learning_rate", "margin_loss", "mean_margin", "reached_d_max"],
+            "step" => &[
+                "clean_loss",
+                "learning_rate",
+                "margin_loss",
+                "mean_margin",
+                "train_accuracy",
+                "train_reached_d_max",
+            ],
             "epoch" => &["best", "epoch", "margins", "validation_accuracy", "validation_mean_margin"],
             _ => &[
                 "clean_accuracy",
@@ -105,8 +112,8 @@ fn metrics_have_a_line_for_each_logging_interval_and_epoch_and_for_the_results_b
         assert_eq!(found, expected);
     }
     for line in lines.iter().filter(|line| line["kind"] == "step") {
-        assert!((0.0..=1.0).contains(&number(line, "clean_accuracy")), "{line}");
-        assert!((0.0..=1.0).contains(&number(line, "reached_d_max")), "{line}");
+        assert!((0.0..=100.0).contains(&number(line, "train_accuracy")), "{line}");
+        assert!((0.0..=100.0).contains(&number(line, "train_reached_d_max")), "{line}");
         assert!((0.0..=0.4725).contains(&number(line, "mean_margin")), "{line}");
         assert!(number(line, "clean_loss") > 0.0 && number(line, "learning_rate") == 0.01, "{line}");
     }
