@@ -82,14 +82,9 @@ fn metrics_have_a_line_for_each_logging_interval_and_epoch_and_for_the_results_b
     );
     for line in &lines {
         let figures: &[&str] = match line["kind"].as_str().unwrap() {
-            "step" => &[
-                "clean_loss",
-                "learning_rate",
-                "margin_loss",
-                "mean_margin",
-                "train_accuracy",
-                "train_reached_d_max",
-            ],
+            "step" => {
+                &["clean_loss", "learning_rate", "margin_loss", "mean_margin", "train_accuracy", "train_reached_d_max"]
+            }
             "epoch" => &["best", "epoch", "margins", "validation_accuracy", "validation_mean_margin"],
             _ => &[
                 "clean_accuracy",
