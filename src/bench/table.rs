@@ -102,10 +102,12 @@ fn kernel_line(kernel: &KernelTime) -> String {
     format!("{columns}{}  {}", nearer(kernel.of_copy, kernel.of_product), kernel.kernels.join(", "))
 }
 
-/// Larger one of the fractions of the two reference rates.
+/// Larger one of the fractions of the two reference rates. The references are no peaks: an item that is faster than
+/// one, such as an op whose operands fit a cache, has a multiple of it instead of a percentage.
 fn nearer(of_copy: f64, of_product: f64) -> String {
     let (part, name) = if of_copy > of_product { (of_copy, "copy   ") } else { (of_product, "product") };
-    format!("{:>16}", format!("{} {name}", share(part)))
+    let part = if part > 1.0 { format!("{part:.2} x") } else { share(part) };
+    format!("{:>16}", format!("{part} {name}"))
 }
 
 fn share(share: f64) -> String {
@@ -117,5 +119,17 @@ fn seconds(seconds: f64) -> String {
         s if s < 1e-3 => format!("{:.2} us", 1e6 * s),
         s if s < 1.0 => format!("{:.3} ms", 1e3 * s),
         s => format!("{s:.3} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_percentage_of_a_reference_rate_is_above_100() {
+        assert_eq!(nearer(0.5, 0.998).trim(), "99.8 % product");
+        assert_eq!(nearer(1.0, 0.2).trim(), "100.0 % copy");
+        assert_eq!(nearer(1.306, 0.2).trim(), "1.31 x copy");
     }
 }

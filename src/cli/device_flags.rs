@@ -44,7 +44,7 @@ pub(super) struct DeviceFlags {
     pub device: DeviceChoice,
     /// Debug a failing kernel: wait after every launch, so that the error names the kernel, and give every buffer an
     /// allocation of its own, so that compute-sanitizer sees each access out of bounds. Slow
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub sync: bool,
     /// Number of CPU threads; results do not depend on it [default: one for each core]
     #[arg(long, value_name = "N", value_parser = values::count)]

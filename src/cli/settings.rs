@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use crate::catalog::DatasetKind;
 use crate::choice::Choice as _;
 use crate::config::{
-    Config, FIDELITY_SETTINGS, Fidelity, FidelityPreset, Method, Preset, RUN_SETTINGS, Setting, presets,
+    Config, DEFAULT_PRESET, FIDELITY_SETTINGS, Fidelity, FidelityPreset, Method, RUN_SETTINGS, Setting, preset,
 };
 use crate::tape::{Loss, Norm};
 
@@ -21,16 +21,16 @@ pub struct SettingsFlags {
 
 impl Args for SettingsFlags {
     fn augment_args(command: Command) -> Command {
-        let presets: Vec<Preset> = presets().into_iter().filter(|preset| preset.base.is_none()).collect();
-        let flag = |setting: &'static Setting| flag(setting, &presets);
+        let default = preset(DEFAULT_PRESET).expect("the default preset exists").config;
+        let flag = |setting: &'static Setting| flag(setting, &default);
         let fidelity = Arg::new("fidelity")
             .long("fidelity")
             .value_name("SOURCE")
             .value_parser(EnumValueParser::<FidelityPreset>::new())
             .help_heading(FIDELITY_SETTINGS[0].heading)
             .help(
-                "Values of this group and of --search-loss-fn, which is slm as released and lm in the paper; a flag \
-                   of its own overrides each",
+                "Follow the released code or the paper in every flag of this group and in --search-loss-fn; a flag of \
+                 its own overrides each",
             );
         // `--preset` is a flag of the run: it says where the settings start from.
         let settings = RUN_SETTINGS.iter().filter(|setting| setting.name != "preset");
@@ -58,47 +58,37 @@ impl FromArgMatches for SettingsFlags {
     }
 }
 
-/// Flag of a setting. Its help ends with the defaults.
-fn flag(setting: &'static Setting, presets: &[Preset]) -> Arg {
-    let help = setting.help.trim().trim_end_matches('.');
+/// Flag of a setting. Its help ends with the value in `default`.
+fn flag(setting: &'static Setting, default: &Config) -> Arg {
+    let mut help = setting.help.trim().trim_end_matches('.').to_owned();
+    if !help.contains("[default") {
+        help += &format!(" [default: {}]", (setting.text)(default));
+    }
     let arg = Arg::new(setting.name)
         .long(setting.flag())
         .aliases(setting.aliases)
         .value_name(setting.value_name)
         .help_heading(setting.heading)
-        .help(format!("{help} {}", defaults(setting, presets)));
+        .hide_short_help(!setting.brief)
+        .help(help);
     let values = (setting.values)();
     if values.is_empty() {
         return arg.value_parser(|text: &str| (setting.set)(&mut Config::defaults(), text).map(|()| text.to_owned()));
     }
-    // Values that several settings share are described at the first one.
-    let first = Setting::all().find(|other| (other.values)() == values);
-    let describe = first.is_some_and(|first| first.name == setting.name);
+    // Values that several flags share are listed once, by `losses`, or are plain from the placeholder.
+    let shared = Setting::all().filter(|other| (other.values)() == values).count() > 1;
     let value = |(name, help): (&'static str, &'static str)| match help {
-        help if describe && !help.is_empty() => PossibleValue::new(name).help(help),
-        _ => PossibleValue::new(name),
+        "" => PossibleValue::new(name),
+        help => PossibleValue::new(name).help(help),
     };
-    arg.value_parser(PossibleValuesParser::new(values.into_iter().map(value)))
+    let values = PossibleValuesParser::new(values.into_iter().map(value));
+    arg.value_parser(values).hide_possible_values(shared)
 }
 
-/// The setting's value in each of `presets`, for its help.
-fn defaults(setting: &Setting, presets: &[Preset]) -> String {
-    // Names of the presets that share a value; the value.
-    let mut values: Vec<(Vec<&str>, String)> = Vec::new();
-    for Preset { name, config, .. } in presets {
-        let value = (setting.text)(config);
-        match values.iter_mut().find(|known| known.1 == value) {
-            Some(known) => known.0.push(name),
-            None => values.push((vec![name], value)),
-        }
-    }
-    match &values[..] {
-        [(_, value)] => format!("[default: {value}]"),
-        _ => {
-            let each: Vec<_> = values.iter().map(|(names, value)| format!("{}: {value}", names.join(", "))).collect();
-            format!("[{}]", each.join("; "))
-        }
-    }
+/// List of the losses, which several flags take, for the end of `--help`.
+pub(super) fn losses() -> String {
+    let line = |loss: &Loss| format!("  {:<6}{}\n", loss.name(), loss.help().trim_end_matches('.'));
+    format!("Losses, the values of LOSS:\n{}", Loss::ALL.iter().map(line).collect::<String>())
 }
 
 impl SettingsFlags {
@@ -158,7 +148,7 @@ impl SettingsFlags {
 mod tests {
     use super::*;
     use crate::catalog::ModelKind;
-    use crate::config::{DEFAULT_PRESET, Direction, OptimizerKind, preset};
+    use crate::config::{Direction, OptimizerKind};
     use clap::Parser;
 
     #[derive(Parser)]

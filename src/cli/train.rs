@@ -7,7 +7,7 @@ use clap::Args;
 use super::device_flags::DeviceFlags;
 use super::output::{Outcome, print};
 use super::presets;
-use super::settings::SettingsFlags;
+use super::settings::{SettingsFlags, losses};
 use crate::catalog::DatasetKind;
 use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
 use crate::data::{self, Dataset, Splits};
@@ -15,9 +15,21 @@ use crate::evaluate::mean;
 use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG, LAST};
 use crate::tape::Norm;
-use crate::text::{histogram, length};
+use crate::text::{counted, histogram, length};
 use crate::train::{TestResult, TrainingResult};
 use crate::{Error, Result, train};
+
+const BRIEF_EXAMPLES: &str = "\
+Defaults are those of the preset quick; `maxmargin presets` lists every preset's.
+`maxmargin train --help` lists every flag.
+
+Examples:
+  maxmargin train
+      the bundled digits, in minutes
+  maxmargin train --preset mnist-linf --hinge-maxeps 0.3
+      the published settings, with another d_max
+  maxmargin train --resume runs/quick-0
+      resume a run from its last checkpoint";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +51,7 @@ Examples:
       resume a run from its last checkpoint, here for longer than planned";
 
 /// Flags that may be given with `--resume`: they do not change the results of a run, except the number of steps.
-const ALLOWED_ON_RESUME: [&str; 9] = [
+const ALLOWED_ON_RESUME: [&str; 10] = [
     "--resume",
     "--max-num-training-steps",
     "--data",
@@ -47,17 +59,19 @@ const ALLOWED_ON_RESUME: [&str; 9] = [
     "--sync",
     "--threads",
     "--quiet",
+    "--verbose",
     "--dry-run",
     "--tensorboard",
 ];
 
-/// Train a network by MMA or another method
+/// Train a network by MMA or another method; without flags a LeNet5 on the bundled digits, in minutes
 ///
-/// Without flags: a LeNet5 on the bundled digits (preset `quick`). Settings start from a preset or a file; flags
-/// override them. The effective settings are printed and written to config.toml in the run folder. A run is a function
-/// of them and of the data: the same settings give the same weights, for any number of threads.
+/// Settings start from a preset or a file; flags override them. The defaults below are those of the preset `quick`;
+/// `maxmargin presets` lists every preset's. The effective settings are written to config.toml in the run folder, and
+/// printed with --verbose. A run is a function of them and of the data: the same settings give the same weights, for
+/// any number of threads.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = BRIEF_EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", losses()))]
 pub(super) struct TrainArgs {
     #[command(flatten)]
     run: TrainRunFlags,
@@ -68,8 +82,11 @@ pub(super) struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 struct TrainRunFlags {
-    /// Preset to start from [default: quick; with --dataset mnist or cifar10 the preset of --norm and --method]
-    #[arg(long, value_name = "NAME", value_parser = presets::names(), conflicts_with = "config")]
+    /// Preset to start from: quick, mnist-linf, mnist-l2, cifar10-linf, cifar10-l2, cifar10-quick, or one of another
+    /// method, such as mnist-linf-pgd [default: quick; with --dataset mnist or cifar10 the preset of --norm and
+    /// --method]
+    #[arg(long, value_name = "NAME", value_parser = presets::names(), hide_possible_values = true)]
+    #[arg(conflicts_with = "config")]
     preset: Option<String>,
     /// File of settings to start from, as `presets NAME` prints them
     #[arg(long, value_name = "FILE.toml")]
@@ -84,11 +101,14 @@ struct TrainRunFlags {
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
     /// Also write the metrics to a TensorBoard event file; a resumed run continues the file
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     tensorboard: bool,
     #[command(flatten)]
     device_flags: DeviceFlags,
-    /// Print the effective settings and exit
+    /// Print every setting before training
+    #[arg(long, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Print every setting and exit
     #[arg(long)]
     dry_run: bool,
 }
@@ -113,8 +133,10 @@ struct TrainPlan {
     place: RunPlace,
     /// Folder of the data sets.
     data: PathBuf,
-    /// `true`: metrics are also written to a TensorBoard event file.
+    /// True if metrics are also written to a TensorBoard event file.
     tensorboard: bool,
+    /// True if every setting is printed instead of a summary.
+    verbose: bool,
     /// Device, and how much is printed.
     device_flags: DeviceFlags,
 }
@@ -123,10 +145,8 @@ struct TrainPlan {
 pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
     let dry_run = args.run.dry_run;
     let plan = plan(args, given)?;
-    if dry_run || !plan.device_flags.quiet {
-        print(&plan.config.describe())?;
-    }
     if dry_run {
+        print(&plan.config.describe())?;
         return Ok(Outcome::Done);
     }
     execute(&plan)
@@ -150,8 +170,9 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
         let Splits { train, validation, test, source } = &splits;
         let counts = [train, validation, test].map(Dataset::len);
         let [train, validation, test] = counts;
+        let settings = if plan.verbose { config.describe() } else { summary(config) };
         print(&format!(
-            "{source}: {train} training, {validation} validation, {test} test images\nrun folder {shown}\n\n"
+            "{settings}\n{source}: {train} training, {validation} validation, {test} test images\nrun folder {shown}\n\n"
         ))?;
     }
     // A run that stopped before its first checkpoint begins anew.
@@ -163,6 +184,37 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
         summary.best_step
     ))?;
     Ok(Outcome::Done)
+}
+
+/// Summary of a run for its beginning: preset and changes to it, network, method, steps.
+fn summary(config: &Config) -> String {
+    let overridden = config.overridden();
+    let changes = config.fields().into_iter().filter_map(|(name, value)| {
+        let of_preset = overridden.get(name)?;
+        Some(format!("{name} = {value} (instead of {of_preset})"))
+    });
+    let changes = changes.collect::<Vec<_>>().join(", ");
+    let preset = format!("{}{}{changes}", config.preset, if changes.is_empty() { "" } else { ", with " });
+    let depth = config.depth.map_or(String::new(), |depth| format!(", depth {depth}"));
+    let length = match config.trained_with() {
+        Some(d_max) if config.method.is_mma() => format!(", {}, d_max {}", config.norm, length(d_max)),
+        Some(eps) => format!(", {}, eps {}", config.norm, length(eps)),
+        None => String::new(),
+    };
+    format!(
+        "preset    {preset}\n\
+         network   {}{depth}, width {}\n\
+         method    {}{length}\n\
+         training  {} of {}, {}, seed {}\n\
+         --verbose shows every setting, and so does {CONFIG} in the run folder\n",
+        config.model,
+        config.width,
+        config.method,
+        counted(config.max_num_training_steps.into(), "step"),
+        counted(config.training_batch_size as u64, "image"),
+        config.optimizer,
+        config.seed
+    )
 }
 
 /// Name of a run: its preset, and the method if it is not the preset's.
@@ -178,7 +230,7 @@ fn table(config: &Config, summary: &TrainingResult) -> String {
     let TrainingResult { before, after, .. } = summary;
     let eps = length(as_written(config.test_eps));
     let mut text =
-        format!("{:34}{:>12}{:>12}\n", format!("{} test images", after.margins.len()), "untrained", "trained");
+        format!("{:34}{:>12}{:>12}\n", counted(after.margins.len() as u64, "test image"), "untrained", "trained");
     let mut row = |name: String, before: String, after: String| text += &format!("{name:34}{before:>12}{after:>12}\n");
     let percent = |value: f64| format!("{value:.2} %");
     row("clean accuracy".into(), percent(before.clean), percent(after.clean));
@@ -213,8 +265,8 @@ fn plan(args: TrainArgs, given: &[String]) -> Result<TrainPlan> {
             (config, flags.savepath.map_or(RunPlace::Numbered, RunPlace::New))
         }
     };
-    let TrainRunFlags { data, tensorboard, device_flags, .. } = flags;
-    Ok(TrainPlan { config, place, data, tensorboard, device_flags })
+    let TrainRunFlags { data, tensorboard, device_flags, verbose, .. } = flags;
+    Ok(TrainPlan { config, place, data, tensorboard, verbose, device_flags })
 }
 
 /// Settings that the flags override: those of the file, of the named preset, or of the preset for the data set, norm

@@ -1,5 +1,6 @@
 //! Settings as text for a person.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::presets::preset;
@@ -12,15 +13,22 @@ impl Config {
         Setting::all().map(|setting| (setting.name, (setting.text)(self))).collect()
     }
 
+    /// The preset's value of every setting that has another value here, by name.
+    pub fn overridden(&self) -> BTreeMap<&'static str, String> {
+        let of_preset = preset(&self.preset).map_or_else(Vec::new, |preset| preset.config.fields());
+        let own = self.fields();
+        of_preset.into_iter().filter(|field| !own.contains(field)).collect()
+    }
+
     /// Aligned lines of `name = value`, with the preset's value where it was overridden.
     pub fn describe(&self) -> String {
-        let base = preset(&self.preset).map_or_else(Vec::new, |preset| preset.config.fields());
+        let overridden = self.overridden();
         let fields = self.fields();
         let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let mut text = String::new();
         for (name, value) in &fields {
             let _ = write!(text, "{name:width$} = {value}");
-            if let Some((_, preset)) = base.iter().find(|field| field.0 == *name && field.1 != *value) {
+            if let Some(preset) = overridden.get(name) {
                 let _ = write!(text, "   ({}: {preset})", self.preset);
             }
             text.push('\n');

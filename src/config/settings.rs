@@ -27,6 +27,8 @@ pub struct Setting {
     pub help: &'static str,
     /// Placeholder of the flag's value.
     pub value_name: &'static str,
+    /// True if `train -h` shows the flag: one that most people set.
+    pub brief: bool,
     /// Other names of the flag.
     pub aliases: &'static [&'static str],
     /// Name and help of every value, where the values have names.
@@ -55,7 +57,7 @@ impl Setting {
 ///
 /// ```text
 /// /// Documentation and help
-/// name: type = default, "VALUE NAME" (or "TEXT OF NO VALUE") (alias "OTHER FLAG" ..) (, range ..);
+/// name: type = default, "VALUE NAME" (or "TEXT OF NO VALUE") (shown "by -h") (alias "OTHER FLAG" ..) (, range ..);
 /// ```
 macro_rules! settings {
     (
@@ -66,7 +68,8 @@ macro_rules! settings {
             $(#[doc = $help:literal])+
             $(#[serde($serde:meta)])?
             $name:ident: $Type:ty = $default:expr,
-                $value_name:literal $(or $none:literal)? $(alias $($alias:literal)+)? $(, $range:expr)*;
+                $value_name:literal $(or $none:literal)? $(shown $brief:literal)? $(alias $($alias:literal)+)?
+                $(, $range:expr)*;
         )+})+
 
         $(nested {
@@ -95,6 +98,7 @@ macro_rules! settings {
             heading: $heading,
             help: concat!($($help),+),
             value_name: $value_name,
+            brief: !concat!($($brief)?).is_empty(),
             aliases: &[$($($alias),+)?],
             values: <$Type as SettingValue>::names,
             text: |$config| {
@@ -122,46 +126,70 @@ settings! {
         /// Name of the preset that the settings started from
         preset: String = "mnist-linf".into(), "NAME";
         /// Seed of every random number; a run is a function of its settings and its data
-        seed: u64 = 0, "N"; // run_mnist_training.sh
+        seed: u64 = 0, "N" shown "by -h"; // run_mnist_training.sh
     }
 
     "Data" {
         /// Data set
-        dataset: DatasetKind = DatasetKind::Mnist, "NAME";
+        dataset: DatasetKind = DatasetKind::Mnist, "NAME" shown "by -h";
         /// Number of training images: the first N that are left after the validation images
-        train_size: Option<usize> = None, "N" or "all", SIZE; // train.py
+        train_size: Option<usize> = None, "N" or "all" shown "by -h", SIZE; // train.py
         /// Number of validation images: the first N training images, on which the best weights are chosen; the digits
         /// have validation images of their own
         val_size: usize = 5000, "N", Range::AT_LEAST_1; // train.py; paper: the first 5,000 training images
         /// Number of test images: the first N
-        test_size: Option<usize> = None, "N" or "all", SIZE; // train.py
+        test_size: Option<usize> = None, "N" or "all" shown "by -h", SIZE; // train.py
         /// Augmentation: each visit of a training image moves it by up to 4 pixels, reflected at the edge, and mirrors
         /// it half of the times
-        augment: bool = false, "BOOL"; // train.py
+        augment: bool = false, "true|false"; // train.py
     }
 
     "Model" {
         /// Network: lenet5 for digits and mnist, wide-resnet for cifar10
-        model: ModelKind = ModelKind::LeNet5, "NAME";
+        model: ModelKind = ModelKind::LeNet5, "NAME" shown "by -h";
         /// Depth of the wide ResNet: 10, 16, 22, 28 or another 6n + 4; LeNet5 has none
-        depth: Option<usize> = None, "N" or "none";
+        depth: Option<usize> = None, "N" or "none" shown "by -h";
         /// LeNet5: multiple of 32 and 64 filters and 1,024 hidden units. Wide ResNet: widening factor, a whole number
-        width: f64 = 1.0, "MULTIPLE"; // LeNet5Madry: 32 and 64 filters, 1,024 hidden units
+        width: f64 = 1.0, "MULTIPLE" shown "by -h"; // LeNet5Madry: 32 and 64 filters, 1,024 hidden units
     }
 
     "Training" {
         /// Training method
         #[serde(default = "mma")]
-        method: Method = Method::Mma, "NAME";
-    }
-
-    "Margins and attack" {
-        /// Norm of margins and attacks
-        norm: Norm = Norm::Linf, "NORM";
-        /// d_max: an example is trained on at its boundary point while its margin is below this
-        hinge_maxeps: f32 = 0.45, "EPS" alias "hinge-max-eps", POSITIVE; // run_mnist_training.sh
+        method: Method = Method::Mma, "NAME" shown "by -h";
         /// Loss on clean examples
         clean_loss_fn: Loss = Loss::Xent, "LOSS", TRAINING_LOSS; // BaseConfig
+        /// Optimizer
+        optimizer: OptimizerKind = OptimizerKind::Adam, "NAME"; // MNIST
+        /// Momentum of sgd
+        momentum: f32 = 0.0, "FACTOR", FRACTION;
+        /// Weight decay: L2 penalty, added to every gradient
+        weight_decay: f32 = 0.0, "FACTOR", NOT_NEGATIVE;
+        /// Learning rate; or rates from steps on, such as 0:0.3,20000:0.09
+        learning_rate_schedule: Vec<(u32, f32)> = vec![(0, 1e-4)], "RATE" shown "by -h"
+            alias "lr" "initial-learning-rate", FROM_STEP_0, ASCENDING_STEPS, POSITIVE_RATES, FEW_RATES; // MNIST
+        /// Batch size: examples of a training step
+        training_batch_size: usize = 50, "N" shown "by -h" alias "batch-size", Range::AT_LEAST_1; // MNIST
+        /// Number of training steps; with --resume it may be larger than before
+        max_num_training_steps: u32 = 100_000, "N" shown "by -h" alias "steps", Range::AT_LEAST_1; // MNIST
+        /// Number of steps between two lines of metrics.jsonl
+        disp_interval: u32 = 100, "N", Range::AT_LEAST_1; // train.py
+        /// Number of steps between two checkpoints to resume from; one is also written after each epoch
+        checkpoint_interval: u32 = 500, "N", Range::AT_LEAST_1; // ours: the released code writes one an epoch
+    }
+
+    "Attack in training" {
+        /// Norm of margins and attacks
+        norm: Norm = Norm::Linf, "NORM" shown "by -h";
+        /// Iterations of PGD, in training by any method and when margins are measured
+        nb_iter: u32 = 40, "N" shown "by -h", Range::AT_LEAST_1; // MNIST
+        /// Step size of PGD, as a multiple of eps / nb-iter
+        eps_iter_scale: f32 = 2.5, "SCALE", POSITIVE; // BaseConfig
+    }
+
+    "MMA and OMMA" {
+        /// d_max: an example is trained on at its boundary point while its margin is below this
+        hinge_maxeps: f32 = 0.45, "EPS" shown "by -h" alias "hinge-max-eps", POSITIVE; // run_mnist_training.sh
         /// Loss at the boundary points and on misclassified examples; with pgd and pgdls the loss that the attack
         /// ascends and training descends
         margin_loss_fn: Loss = Loss::Xent, "LOSS", TRAINING_LOSS; // BaseConfig
@@ -169,19 +197,18 @@ settings! {
         attack_loss_fn: Loss = Loss::Slm, "LOSS"; // BaseConfig
         /// Loss whose zero is the boundary in the bisection; also --right-when, unless that is given
         search_loss_fn: Loss = Loss::Slm, "LOSS", SIGNED_LOSS; // BaseConfig
-        /// mma: weight of the clean loss's gradient, from 0 up to 1; 0 is omma, which saves the clean backward pass
+        /// Weight of the clean loss's gradient, from 0 up to 1; 0 is omma, which saves the clean backward pass
         clean_loss_coeff: f32 = 1.0 / 3.0, "WEIGHT", FRACTION; // BaseConfig
-        /// Iterations of PGD, in training by any method and when margins are measured
-        nb_iter: u32 = 40, "N", Range::AT_LEAST_1; // MNIST
-        /// Step size of PGD, as a multiple of eps / nb-iter
-        eps_iter_scale: f32 = 2.5, "SCALE", POSITIVE; // BaseConfig
         /// Iterations of the bisection for the boundary
         num_search_steps: u32 = 10, "N", Range::AT_LEAST_1; // BaseConfig
-        /// mma: least eps of the PGD attack; at most 1.05 times --hinge-maxeps
+        /// Least eps of the PGD attack; at most 1.05 times --hinge-maxeps
         attack_mineps: f32 = 0.1, "EPS", POSITIVE; // LinfMNIST
+    }
+
+    "PGD, PGDLS and TRADES" {
         /// pgd, pgdls, trades: eps of the ball in which every training image is attacked
         #[serde(default)]
-        attack_eps: f32 = 0.3, "EPS", NOT_NEGATIVE; // for the other methods, where a flag asks for one
+        attack_eps: f32 = 0.3, "EPS" shown "by -h", NOT_NEGATIVE; // for the other methods, where a flag asks for one
         /// pgdls: number of steps over which eps grows linearly from 0 to --attack-eps; the paper does not say how many
         /// [default: half of the steps]
         #[serde(default)]
@@ -191,34 +218,11 @@ settings! {
         trades_beta: f32 = 1.0, "BETA", NOT_NEGATIVE; // TRADES: train_trades_mnist.py
     }
 
-    "Training" {
-        /// Optimizer
-        optimizer: OptimizerKind = OptimizerKind::Adam, "NAME"; // MNIST
-        /// Momentum of sgd
-        momentum: f32 = 0.0, "FACTOR", FRACTION;
-        /// Weight decay: L2 penalty, added to every gradient
-        weight_decay: f32 = 0.0, "FACTOR", NOT_NEGATIVE;
-        /// Learning rate; or rates from steps on, such as 0:0.3,20000:0.09
-        learning_rate_schedule: Vec<(u32, f32)> = vec![(0, 1e-4)], "RATE" alias "lr" "initial-learning-rate",
-            FROM_STEP_0, ASCENDING_STEPS, POSITIVE_RATES, FEW_RATES; // MNIST
-        /// Batch size: examples of a training step
-        training_batch_size: usize = 50, "N" alias "batch-size", Range::AT_LEAST_1; // MNIST
-        /// Number of training steps; with --resume it may be larger than before
-        max_num_training_steps: u32 = 100_000, "N" alias "steps", Range::AT_LEAST_1; // MNIST
-    }
-
-    "Margins and attack" {
+    "Measurement of margins" {
         /// Eps of PGD when margins are measured, on validation and test images
         test_eps: f32 = 0.3, "EPS", POSITIVE; // LinfMNIST
         /// Step size of PGD when margins are measured
         test_eps_iter: f32 = 0.01, "EPS", POSITIVE; // LinfMNIST
-    }
-
-    "Training" {
-        /// Number of steps between two lines of metrics.jsonl
-        disp_interval: u32 = 100, "N", Range::AT_LEAST_1; // train.py
-        /// Number of steps between two checkpoints to resume from; one is also written after each epoch
-        checkpoint_interval: u32 = 500, "N", Range::AT_LEAST_1; // ours: the released code writes one an epoch
     }
 
     nested {
@@ -242,12 +246,12 @@ settings! {
         /// Unit of the margins
         direction: Direction = Direction::Eps, "UNIT";
         /// Clamp the boundary point to [0, 1] before training on it; the released code does not
-        clamp_boundary: bool = false, "BOOL";
+        clamp_boundary: bool = false, "true|false";
         /// Point of the last bracket of the bisection that becomes the boundary point
         search_result: SearchResult = SearchResult::Midpoint, "POINT";
         /// Reset the margin of a misclassified example to 0, so that its next attack starts at --attack-mineps
         /// (released); false keeps the margin
-        forget_wrong: bool = true, "BOOL";
+        forget_wrong: bool = true, "true|false";
         /// Start of the bisection when margins are measured
         test_search_start: TestSearchStart = TestSearchStart::HalfMaxeps, "START";
         /// Loss whose zero is the boundary when margins are measured: lm, whatever training uses

@@ -82,9 +82,9 @@ macro_rules! decimal_numbers {
                 $parse(text)
             }
 
-            /// The fewest digits that give the number back, as in TOML: `4.0`, `0.0471`, `nan`.
+            /// The fewest digits that give the number back, as in TOML: `4.0`, `0.0471`, `1e-6`, `nan`.
             fn text(&self) -> String {
-                if self.fract() == 0.0 { format!("{self}.0") } else { self.to_string().to_lowercase() }
+                format!("{self:?}").to_lowercase()
             }
         }
     )+};
@@ -195,11 +195,8 @@ mod tests {
     #[test]
     fn a_number_is_written_with_the_fewest_digits_and_a_point() {
         let text = |value: f32| SettingValue::text(&value);
-        assert_eq!(
-            [4.0, 0.0471, 8.0 / 255.0, 1e-6, -0.5].map(text),
-            ["4.0", "0.0471", "0.03137255", "0.000001", "-0.5"]
-        );
-        assert_eq!(text(1e38), format!("1{}.0", "0".repeat(38)));
+        assert_eq!([4.0, 0.0471, 8.0 / 255.0, 1e-6, -0.5].map(text), ["4.0", "0.0471", "0.03137255", "1e-6", "-0.5"]);
+        assert_eq!([1e38, 1e-30].map(text), ["1e38", "1e-30"], "and not with 38 digits");
         assert_eq!([f32::NAN, f32::INFINITY].map(text), ["nan", "inf"]);
     }
 

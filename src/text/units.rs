@@ -1,7 +1,7 @@
 //! Numbers with few digits.
 
-/// Number with three digits and a prefix, such as `3.27 M`. Whole numbers below 1,000 are written out. The number is
-/// not negative.
+/// Number with three digits and a prefix, such as `3.27 M`. Whole numbers below 1,000 are written out; from a million
+/// million million on there is an exponent instead of a prefix. The number is not negative.
 pub fn si(value: f64) -> String {
     let prefixes = ["", " k", " M", " G", " T", " P"];
     let mut scaled = value;
@@ -10,6 +10,9 @@ pub fn si(value: f64) -> String {
     while scaled >= 999.5 && at + 1 < prefixes.len() {
         scaled /= 1000.0;
         at += 1;
+    }
+    if scaled >= 999.5 {
+        return format!("{value:.2e}");
     }
     let digits = match scaled {
         _ if at == 0 && scaled.fract() == 0.0 => 0,
@@ -21,16 +24,31 @@ pub fn si(value: f64) -> String {
 }
 
 /// Radius or distance in units of a pixel's value, such as `0.3`. A multiple of 1/255 with many digits is written as
-/// `8/255`.
+/// `8/255`. Lengths below 0.0001 or from a million on have an exponent: `1.5e-7`.
 pub fn length(eps: f64) -> String {
     let text = eps.to_string();
     let steps = (eps * 255.0).round();
     // The rounding error of single precision is a part in ten million.
-    if text.len() > 6 && steps >= 1.0 && (eps * 255.0 / steps - 1.0).abs() < 1e-6 {
+    if text.len() > 6 && (1.0..1e6).contains(&steps) && (eps * 255.0 / steps - 1.0).abs() < 1e-6 {
         return format!("{steps}/255");
     }
-    let short = format!("{eps:.6}");
-    short.trim_end_matches('0').trim_end_matches('.').into()
+    if eps != 0.0 && !(1e-4..1e6).contains(&eps.abs()) {
+        let digits = format!("{eps:.5e}");
+        let (digits, exponent) = digits.split_once('e').unwrap_or((&digits, "0"));
+        return format!("{}e{exponent}", short(digits));
+    }
+    short(&format!("{eps:.6}"))
+}
+
+/// Decimals without zeros at their end.
+fn short(decimals: &str) -> String {
+    decimals.trim_end_matches('0').trim_end_matches('.').into()
+}
+
+/// Number with its noun, which takes an `s` unless the number is 1: `1 image`, `200 images`.
+pub fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 #[cfg(test)]
@@ -49,9 +67,18 @@ mod tests {
             (0.03137255, "8/255"),
             (0.1234567, "0.123457"),
             (0.0, "0"),
+            (1e-30, "1e-30"), // 32 characters without an exponent
+            (0.000015, "1.5e-5"),
+            (1e30, "1e30"),
         ] {
             assert_eq!(length(eps), text);
         }
+    }
+
+    #[test]
+    fn one_thing_is_not_called_several() {
+        let texts = [0, 1, 2].map(|number| counted(number, "image"));
+        assert_eq!(texts, ["0 images", "1 image", "2 images"]);
     }
 
     #[test]
@@ -66,7 +93,7 @@ mod tests {
             (99_960.0, "100 k"),
             (3_274_634.0, "3.27 M"),
             (4.2e15, "4.20 P"),
-            (4.2e19, "42000 P"),
+            (4.2e19, "4.20e19"),
         ] {
             assert_eq!(si(value), text);
         }

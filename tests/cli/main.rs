@@ -98,8 +98,10 @@ fn help_of_each_command_has_its_groups_and_an_example() {
                 "Run:",
                 "Data:",
                 "Model:",
-                "Margins and attack:",
                 "Training:",
+                "Attack in training:",
+                "MMA and OMMA:",
+                "PGD, PGDLS and TRADES:",
                 "Where the released code and the paper differ:",
                 "Examples:",
             ][..],
@@ -122,14 +124,33 @@ fn help_of_each_command_has_its_groups_and_an_example() {
 }
 
 #[test]
-fn help_of_train_shows_the_value_of_each_preset() {
-    let help = maxmargin("train --help").out.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(
-        help.contains("[quick: 5; mnist-linf, mnist-l2: 40; cifar10-linf, cifar10-l2: 10; cifar10-quick: "),
-        "{help}"
-    );
-    assert!(help.contains("[default: 2.5]"), "{help}");
-    assert!(!help.contains("[quick: quick"), "{help}");
+fn the_short_help_of_every_command_fits_80_lines_of_100_columns() {
+    let commands = maxmargin("--help").out;
+    let commands = commands.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"train") && commands.contains(&"bench"), "{commands:?}");
+    for command in commands {
+        let help = maxmargin(&format!("{command} -h")).out;
+        assert!(help.lines().count() <= 80, "{command} -h has {} lines", help.lines().count());
+        let wide = help.lines().find(|line| line.chars().count() > 100);
+        assert_eq!(wide, None, "{command} -h");
+    }
+}
+
+#[test]
+fn the_long_help_of_train_has_every_setting_with_one_default_and_lists_the_losses_once() {
+    let help = maxmargin("train --help").out;
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (flag, default) in
+        [("--nb-iter <N>", "5"), ("--eps-iter-scale <SCALE>", "2.5"), ("--l2-grad-floor <NORM>", "1e-6")]
+    {
+        let (_, after) = words.split_once(flag).unwrap_or_else(|| panic!("no {flag}"));
+        let (_, shown) = after.split_once("[default: ").unwrap_or_else(|| panic!("no default of {flag}"));
+        assert!(shown.starts_with(&format!("{default}]")), "{flag}: {shown:.20}");
+    }
+    assert!(words.contains("`maxmargin presets` lists every preset's"), "{words}");
+    assert_eq!(words.matches("Difference of logits ratio").count(), 1, "{words}");
+    assert!(!words.contains("xent, slm, lm, cw, dlr"), "{words}");
 }
 
 #[test]

@@ -18,8 +18,10 @@ fn training_shows_settings_data_folder_and_the_result_before_and_after() {
     let folder = tempfile::tempdir().expect("a folder");
     let said = train(folder.path(), "");
     for part in [
-        "preset                 = quick\n",
-        "test_size              = 20   (quick: all)\n",
+        "preset    quick, with ",
+        "test_size = 20 (instead of all)",
+        "\nmethod    mma, linf, d_max 0.45\n",
+        "\ntraining  4 steps of 50 images, adam, seed 0\n",
         "bundled digits: 100 training, 20 validation, 20 test images\nrun folder runs/quick-0\n",
         "20 test images                       untrained     trained\n",
         "\nclean accuracy  ",
@@ -124,7 +126,7 @@ fn a_wide_resnet_on_cifar10_shows_its_memory_and_its_accuracy_at_eps_8_of_255() 
          --nb-iter 1 --num-search-steps 1 --training-batch-size 20 --steps 2",
     );
     for part in [
-        "model                  = wide-resnet\n",
+        "\nnetwork   wide-resnet, depth 10, width 1\n",
         "./cifar-10-batches-bin: 20 training, 10 validation, 10 test images\nrun folder runs/cifar10-quick-0\n",
         "\naccuracy under PGD-40, eps 8/255  ",
     ] {
@@ -136,11 +138,25 @@ fn a_wide_resnet_on_cifar10_shows_its_memory_and_its_accuracy_at_eps_8_of_255() 
 }
 
 #[test]
+fn training_begins_with_a_dozen_lines_and_shows_every_setting_if_it_is_asked_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = train(folder.path(), "");
+    let before = said.out.lines().take_while(|line| !line.starts_with("run folder ")).count();
+    assert!(before < 12, "{before} lines before the run folder: {}", said.out);
+    let said = train(folder.path(), "--verbose --savepath run");
+    let file = std::fs::read_to_string(folder.path().join("run/config.toml")).expect("the run's settings");
+    for line in file.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])) {
+        let name = line.split(' ').next().expect("a name");
+        assert!(said.out.lines().any(|shown| shown.split(' ').next() == Some(name)), "no {name} in {}", said.out);
+    }
+}
+
+#[test]
 fn a_resumed_run_continues_from_its_step() {
     let folder = tempfile::tempdir().expect("a folder");
     train(folder.path(), "--savepath run");
     let said = done_in(folder.path(), "train --resume run --steps 6");
-    assert!(said.out.contains("max_num_training_steps = 6   (quick: 1500)\n"), "{}", said.out);
+    assert!(said.out.contains("\ntraining  6 steps of "), "{}", said.out);
     let first = said.err.lines().find(|line| line.starts_with("steps ")).expect("a line of progress");
     assert!(first.starts_with("steps 5/6") && said.err.contains("\nsteps 6/6"), "{}", said.err);
     assert_eq!(maxmargin_in(folder.path(), "train --resume run --steps 5").code, Some(2));
