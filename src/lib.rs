@@ -102,7 +102,7 @@
 //! tape      choice, rng
 //! catalog   choice, tape
 //! data      catalog, choice, error, hash, rng
-//! record    error
+//! record    error, hash
 //! text      record
 //! device    error, rng, tape
 //! model     catalog, device, error, record, rng, tape

@@ -1,15 +1,15 @@
 //! `maxmargin bench`: measures the speed of a training step, its programs and ops on a device.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::device_flags::DeviceFlags;
-use super::output::{Outcome, folder_exists, print, print_message};
+use super::output::{Outcome, print_beside, print_message};
 use super::presets;
 use super::values::{count, number};
 use crate::bench::{self, BenchObserver, BenchReport, BenchSettings, Ceilings, ROTATED_MEGABYTES};
-use crate::record::write_atomic;
+use crate::record::OutputFile;
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -37,7 +37,7 @@ const MOST_ROTATED: usize = 4096;
 pub(super) struct BenchArgs {
     #[command(flatten)]
     device_flags: DeviceFlags,
-    /// File for the figures, rewritten after every item: an interrupted bench leaves those of the finished items,
+    /// File for the figures, rewritten after every item (- is the standard output, which gets the last): an interrupted bench leaves those of the finished items,
     /// with "complete": false and the list of items that were not timed
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     json: Option<PathBuf>,
@@ -78,7 +78,7 @@ pub(super) struct BenchArgs {
 /// Prints the name of each item to the standard error, and rewrites the file of figures after it.
 struct BenchProgress<'a> {
     quiet: bool,
-    json: Option<&'a Path>,
+    json: Option<&'a OutputFile>,
 }
 
 impl BenchObserver for BenchProgress<'_> {
@@ -89,10 +89,14 @@ impl BenchObserver for BenchProgress<'_> {
     }
 
     fn reports(&mut self, report: &BenchReport) -> Result<()> {
-        let Some(path) = self.json else { return Ok(()) };
-        let text = serde_json::to_string_pretty(report).map_err(|e| Error::format(path, e.to_string()))?;
-        write_atomic(path, |out| writeln!(out, "{text}"))
+        // A pipe cannot be rewritten: it gets the last report alone.
+        self.json.filter(|json| json.is_replaced()).map_or(Ok(()), |json| write(json, report))
     }
+}
+
+fn write(json: &OutputFile, report: &BenchReport) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).map_err(|e| Error::format(json.path(), e.to_string()))?;
+    json.write(|out| writeln!(out, "{text}"))
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
@@ -109,9 +113,8 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
     if let Some(budget) = budget.filter(|budget| *budget < 0.0) {
         return Err(Error::usage(format!("--budget: expected seconds, 0 or more; found {budget}")));
     }
-    if let Some(path) = &json {
-        folder_exists("--json", path)?;
-    }
+    let inputs: Vec<_> = ceilings.as_deref().into_iter().collect();
+    let json = json.map(|path| OutputFile::check("--json", &path, &inputs)).transpose()?;
     let ceilings = ceilings.as_deref().map(Ceilings::read).transpose()?;
     let settings = BenchSettings {
         preset,
@@ -126,8 +129,9 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
         budget_s: budget,
     };
     let mut device = device_flags.open()?;
-    let mut progress = BenchProgress { quiet: device_flags.quiet, json: json.as_deref() };
+    let mut progress = BenchProgress { quiet: device_flags.quiet, json: json.as_ref() };
     let report = bench::run(device.as_mut(), &settings, &mut progress)?;
-    print(&report.to_string())?;
+    print_beside(&json, &report.to_string())?;
+    json.filter(|json| !json.is_replaced()).map_or(Ok(()), |json| write(&json, &report))?;
     Ok(Outcome::Done)
 }

@@ -1,17 +1,18 @@
 //! `maxmargin evaluate`: from flags to the attacks on a checkpoint, and the accuracies that are required of it.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings};
-use super::output::{Outcome, folder_exists, print};
+use super::output::{Outcome, print_beside};
 use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
 use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
 use crate::evaluate::report::RobustAccuracy;
 use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
+use crate::record::OutputFile;
 use crate::tape::Norm;
 use crate::{Error, Result};
 
@@ -52,7 +53,7 @@ pub(super) struct EvaluateArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 pub(super) struct EvaluateRunFlags {
-    /// Write the report to this file, too
+    /// Write the report to this file, too; - is the standard output, and what is printed goes to the standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Folder for evaluation.json and images.csv, which has a row for each image. An interrupted evaluation continues
@@ -142,11 +143,11 @@ struct EvaluatePlan {
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
-    if let Some(path) = &plan.json {
-        folder_exists("--json", path)?;
-    }
+    let check = |flag, path: &Path| OutputFile::check(flag, path, &[&plan.request.weights]);
+    let json = plan.json.as_deref().map(|path| check("--json", path)).transpose()?;
     if let Some(SaveTo::File(path)) = &plan.save {
-        folder_exists("--save", path)?;
+        let save = check("--save", path)?;
+        json.as_ref().map_or(Ok(()), |json| save.refuse_same(json))?;
     }
     let mut device = plan.device_flags.open()?;
     let folder = plan.folder.map(|folder| folder.prepare(&plan.request.hash()?)).transpose()?;
@@ -163,9 +164,10 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     });
     let paths = OutputPaths { folder, save, ..OutputPaths::default() };
     let report = plan.request.run(device.as_mut(), &paths)?;
+    let print = |text: &str| print_beside(&json, text);
     print(&report.table())?;
-    if let Some(path) = &plan.json {
-        folder::write_report(path, &report)?;
+    if let Some(json) = &json {
+        folder::write_report(json, &report)?;
     }
     if let Some(folder) = &paths.folder {
         folder::write(folder, &report)?;
@@ -174,14 +176,19 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     if let Some(save) = &paths.save {
         print(&format!("{}: {} images, each checked as written\n", save.display(), report.count))?;
     }
-    conclude(&plan.required, report.clean_accuracy, &report.robust)
+    conclude(&plan.required, report.clean_accuracy, &report.robust, print)
 }
 
 /// Prints the required accuracies that were not reached.
 ///
 /// # Errors
 /// The standard output cannot be written.
-fn conclude(required: &RequiredAccuracies, clean: f64, robust: &[RobustAccuracy]) -> Result<Outcome> {
+fn conclude(
+    required: &RequiredAccuracies,
+    clean: f64,
+    robust: &[RobustAccuracy],
+    print: impl Fn(&str) -> Result<()>,
+) -> Result<Outcome> {
     let failures = required.failures(clean, robust);
     failures.iter().try_for_each(|failure| print(&format!("{failure}\n")))?;
     Ok(if failures.is_empty() { Outcome::Done } else { Outcome::CheckFailed })

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::{Outcome, folder_exists, print};
+use super::output::{Outcome, print_beside};
 use crate::catalog::WeightNames;
 use crate::model::state_dict::{LoadedModel, load_model, state_to_tensors};
 use crate::record::run::BEST;
-use crate::record::write_tensors;
+use crate::record::OutputFile;
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -28,15 +28,15 @@ pub(super) struct ExportArgs {
     /// Names of the tensors: the released code's, or those of RobustBench's class Ding2020MMANet
     #[arg(long, value_name = "WHOSE", default_value = "released")]
     names: WeightNames,
-    /// File to write
+    /// File to write; - is the standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
     let ExportArgs { checkpoint, names, out } = args;
-    folder_exists("--out", out)?;
     let weights = if checkpoint.is_dir() { checkpoint.join(BEST) } else { checkpoint.clone() };
+    let out = OutputFile::check("--out", out, &[&weights])?;
     let LoadedModel { model, state, metadata } = load_model(&weights)?;
     if *names == WeightNames::Robustbench && model.statistics().is_none() {
         return Err(Error::usage(format!(
@@ -47,7 +47,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
     }
     let mut tensors = state_to_tensors(&*model, "", &state);
     tensors.iter_mut().for_each(|tensor| tensor.name = names.rename(&tensor.name));
-    write_tensors(out, &tensors, &metadata)?;
-    print(&format!("wrote {}: {}, {} tensors\n", out.display(), model.describe(), tensors.len()))?;
+    out.write_tensors(&tensors, &metadata)?;
+    let path = out.path().display();
+    print_beside([&out], &format!("wrote {path}: {}, {} tensors\n", model.describe(), tensors.len()))?;
     Ok(Outcome::Done)
 }

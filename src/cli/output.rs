@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
+use crate::record::OutputFile;
 use crate::{Error, Result};
 
 /// Result of a command that ended without an error.
@@ -48,11 +49,13 @@ pub fn print_error(error: &Error) {
     print_message(&text);
 }
 
-/// Refuses `flag path` if the folder of the file does not exist, before anything is computed for it.
-pub fn folder_exists(flag: &str, path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match folder.is_dir() {
-        true => Ok(()),
-        false => Err(Error::usage(format!("{flag} {}: there is no folder {}", path.display(), folder.display()))),
+/// Writes `text` to the standard output; to the standard error if one of `files` takes the standard output for itself.
+///
+/// # Errors
+/// Those of [`print`].
+pub fn print_beside<'a>(files: impl IntoIterator<Item = &'a OutputFile>, text: &str) -> Result<()> {
+    match files.into_iter().any(OutputFile::is_standard_output) {
+        true => Ok(print_message(text.strip_suffix('\n').unwrap_or(text))),
+        false => print(text),
     }
 }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::{Outcome, folder_exists, print};
+use super::output::{Outcome, print_beside};
 use crate::Result;
-use crate::record::write_atomic;
+use crate::record::OutputFile;
 use crate::report::page;
 
 /// Name of the page if none is given.
@@ -29,7 +29,7 @@ pub(super) struct ReportArgs {
     /// Run folders; or folders of evaluations, for weights from elsewhere
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// File to write [default: report.html in the first folder]
+    /// File to write; - is the standard output [default: report.html in the first folder]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Folder of MNIST and CIFAR10, for the clean images beside adversarial ones
@@ -39,12 +39,9 @@ pub(super) struct ReportArgs {
 
 pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
     let ReportArgs { runs, out, data } = args;
-    if let Some(out) = out {
-        folder_exists("--out", out)?;
-    }
+    let out = OutputFile::check("--out", out.as_deref().unwrap_or(&runs[0].join(REPORT)), &[])?;
     let html = page::html(runs, data)?;
-    let path = out.clone().unwrap_or_else(|| runs[0].join(REPORT));
-    write_atomic(&path, |file| file.write_all(html.as_bytes()))?;
-    print(&format!("wrote {}: {} kB\n", path.display(), html.len().div_ceil(1000)))?;
+    out.write(|file| file.write_all(html.as_bytes()))?;
+    print_beside([&out], &format!("wrote {}: {} kB\n", out.path().display(), html.len().div_ceil(1000)))?;
     Ok(Outcome::Done)
 }

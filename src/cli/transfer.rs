@@ -1,17 +1,17 @@
 //! `maxmargin transfer`: from flags to the networks whose adversarial images are tried on each other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings, weights};
-use super::output::{Outcome, folder_exists, print};
+use super::output::{Outcome, print_beside};
 use super::values::count;
 use crate::config::Config;
 use crate::evaluate::transfer::TransferRequest;
 use crate::evaluate::{AttackName, Split};
-use crate::record::write_atomic;
+use crate::record::OutputFile;
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -30,7 +30,7 @@ pub(super) struct TransferArgs {
     /// Weights (.safetensors), or run folders; the settings are those of the first
     #[arg(value_name = "CHECKPOINT", required = true, num_args = 2..)]
     checkpoints: Vec<PathBuf>,
-    /// Write the table to this file, as JSON
+    /// Write the table to this file, as JSON; - is the standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
@@ -55,12 +55,12 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
     let &[eps] = &eps[..] else {
         return Err(Error::usage(format!("--eps: expected one radius; found {}", eps.len())));
     };
-    if let Some(path) = &json {
-        folder_exists("--json", path)?;
-    }
+    let weights: Vec<PathBuf> = checkpoints.iter().map(|path| weights(path)).collect();
+    let inputs: Vec<&Path> = weights.iter().map(PathBuf::as_path).collect();
+    let json = json.map(|path| OutputFile::check("--json", &path, &inputs)).transpose()?;
     let mut device = device_flags.open()?;
     let request = TransferRequest {
-        weights: checkpoints.iter().map(|path| weights(path)).collect(),
+        weights,
         settings: settings(&attack, &config)?,
         // All test images, even if the first run measures itself on fewer.
         config: Config { test_size: None, ..config },
@@ -72,10 +72,10 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
         quiet: device_flags.quiet,
     };
     let report = request.run(device.as_mut())?;
-    print(&report.table())?;
-    if let Some(path) = &json {
-        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::format(path, e.to_string()))?;
-        write_atomic(path, |out| writeln!(out, "{text}"))?;
+    print_beside(&json, &report.table())?;
+    if let Some(json) = &json {
+        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::format(json.path(), e.to_string()))?;
+        json.write(|out| writeln!(out, "{text}"))?;
     }
     Ok(Outcome::Done)
 }

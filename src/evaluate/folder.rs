@@ -10,7 +10,7 @@ use super::adversarial::AdversarialImages;
 use super::checkpoint;
 use super::image_results::{HEADER, ImageResult};
 use super::report::{EvaluationReport, SCHEMA_VERSION};
-use crate::record::write_atomic;
+use crate::record::{OutputFile, write_atomic};
 use crate::{Error, Result};
 
 /// Report, as JSON.
@@ -101,7 +101,8 @@ fn is_taken(folder: &Path, request: &str) -> Result<bool> {
 /// A file cannot be written or removed.
 pub fn write(folder: &Path, report: &EvaluationReport) -> Result<()> {
     write_atomic(&folder.join(IMAGES), |out| out.write_all(report.csv().as_bytes()))?;
-    write_report(&folder.join(EVALUATION), report)?;
+    let file = folder.join(EVALUATION);
+    write_atomic(&file, |out| writeln!(out, "{}", text(report)?))?;
     checkpoint::remove(folder)
 }
 
@@ -109,9 +110,13 @@ pub fn write(folder: &Path, report: &EvaluationReport) -> Result<()> {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_report(file: &Path, report: &EvaluationReport) -> Result<()> {
-    let text = serde_json::to_string_pretty(report).map_err(|error| Error::failed(error.to_string()))?;
-    write_atomic(file, |out| writeln!(out, "{text}"))
+pub fn write_report(file: &OutputFile, report: &EvaluationReport) -> Result<()> {
+    file.write(|out| writeln!(out, "{}", text(report)?))
+}
+
+/// Report as JSON.
+fn text(report: &EvaluationReport) -> std::io::Result<String> {
+    Ok(serde_json::to_string_pretty(report)?)
 }
 
 /// Reads the report in a folder, without the results of its images. Reports of former versions are read, too.

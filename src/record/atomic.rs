@@ -4,9 +4,12 @@
 //! then the folder is synced. A reader finds the former content or the new one, whenever the process or the machine
 //! stops. This module does not append and does not lock.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
+
+use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
@@ -25,14 +28,8 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Res
 fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    let prefix = format!(".{}.", name.to_string_lossy());
-    builder.prefix(&prefix).suffix(PARTIAL);
-    // Temporary files are private by default, but this one becomes an ordinary file: the umask decides.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     // The temporary file removes itself when it is dropped by an early return.
-    let mut temporary = builder.tempfile_in(folder)?;
+    let mut temporary = temporary(folder, name)?;
     {
         let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
         content(&mut writer)?;
@@ -46,16 +43,37 @@ fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
     Ok(())
 }
 
-/// Builds an I/O error whose message says what may help, and that a former file is unchanged if there is one.
-pub(super) fn cannot(path: &Path, action: &'static str, source: io::Error) -> Error {
-    let help = match source.kind() {
+/// Temporary file in `folder` for the file of this name.
+fn temporary(folder: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    let prefix = format!(".{}.", name.to_string_lossy());
+    builder.prefix(&prefix).suffix(PARTIAL);
+    // Temporary files are private by default, but this one becomes an ordinary file: the umask decides.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+/// Makes a temporary file in `folder` and removes it: whether files can be replaced there.
+pub(super) fn probe(folder: &Path) -> io::Result<()> {
+    temporary(folder, OsStr::new("probe")).map(drop)
+}
+
+/// Advice about an error of this kind.
+pub(super) fn advice(kind: ErrorKind) -> &'static str {
+    match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space or choose another disk",
         ErrorKind::FileTooLarge => "raise the limit on file sizes or choose another disk",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "make the folder writable or choose another",
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "a part of this path is a file: choose another folder",
         ErrorKind::NotFound => "the folder does not exist: create it or choose another",
         _ => "check the disk",
-    };
+    }
+}
+
+/// Builds an I/O error whose message says what may help, and that a former file is unchanged if there is one.
+pub(super) fn cannot(path: &Path, action: &'static str, source: io::Error) -> Error {
+    let help = advice(source.kind());
     let former = if fs::metadata(path).is_ok_and(|m| m.is_file()) { "; the former file is unchanged" } else { "" };
     Error::io(path, action, io::Error::new(source.kind(), format!("{source} ({help}{former})")))
 }

@@ -1,6 +1,7 @@
 //! Records of a run: its folder, its checkpoints, its metrics, and its progress on stderr.
 //!
 //! - [`atomic`]: replacement of files, whole or not at all.
+//! - [`output`]: files that flags name, which are checked first and may be pipes.
 //! - [`tensors`]: safetensors files, with errors that name the byte or the tensor.
 //! - [`run`]: the run folder, the names of its files and its lock.
 //! - [`mod@line`]: lines of `metrics.jsonl` and their reader.
@@ -19,8 +20,10 @@ pub mod figures;
 pub mod line;
 pub mod margins;
 pub mod metrics;
+pub mod output;
 pub mod progress;
 pub mod run;
+mod system;
 pub mod tensors;
 
 pub use atomic::write_atomic;
@@ -29,6 +32,7 @@ pub use figures::{AtStep, EpochRecord, ResultRecord, RunMetrics, StepRecord};
 pub use line::{CLOCK, Kind, read_metrics};
 pub use margins::MarginCounts;
 pub use metrics::Metrics;
+pub use output::OutputFile;
 pub use progress::Progress;
 pub use run::RunFolder;
 pub use tensors::{Element, Tensor, TensorData, TensorFile, write_tensors};

@@ -24,6 +24,11 @@ pub const LAST: &str = "last.safetensors";
 /// Name of the file that is locked while a process trains in the folder. It is empty and stays.
 const LOCK: &str = "lock";
 
+/// True for the names of the files of a run, also where names do not differ by case.
+pub(super) fn is_file_of_run(name: &str) -> bool {
+    [CONFIG, METRICS, BEST, LAST, EVENTS, LOCK].iter().any(|file| file.eq_ignore_ascii_case(name))
+}
+
 /// A run folder that this process holds until the value is dropped.
 #[derive(Debug)]
 pub struct RunFolder {

@@ -11,6 +11,7 @@
 use std::any::type_name;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -18,9 +19,9 @@ use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use super::atomic::write_atomic;
+use crate::hash::sha256_of_parts;
 use crate::{Error, Result};
 
 const _: () = assert!(cfg!(target_endian = "little"), "safetensors files are little-endian");
@@ -245,23 +246,15 @@ fn verify_seal(
 /// Advice about a file whose seal does not fit.
 const RESTORE: &str = "restore it from a copy, or have it written again";
 
-/// SHA-256 of names, types, shapes and elements of the tensors, in the order of their names, and of the metadata. The
-/// length of each field precedes it, so that no two contents give the same bytes.
+/// SHA-256 of the metadata, of names, types and shapes of the tensors in the order of their names, and of their elements
+/// in that order.
 fn content_sha256(tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> String {
-    let mut hash = Sha256::new();
-    let mut add = |field: &[u8]| {
-        hash.update((field.len() as u64).to_le_bytes());
-        hash.update(field);
-    };
-    let mut by_name: Vec<&Tensor> = tensors.iter().collect();
-    by_name.sort_by_key(|tensor| &tensor.name);
-    for Tensor { name, shape, data } in by_name {
-        let (dtype, elements, _) = data.stored();
-        let shape: Vec<u8> = shape.iter().flat_map(|&size| (size as u64).to_le_bytes()).collect();
-        [name.as_bytes(), dtype.as_bytes(), &shape, elements].into_iter().for_each(&mut add);
-    }
-    metadata.iter().flat_map(|(key, value)| [key, value]).for_each(|text| add(text.as_bytes()));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut by_name: Vec<_> = tensors.iter().map(|tensor| (tensor, tensor.data.stored())).collect();
+    by_name.sort_by_key(|(tensor, _)| &tensor.name);
+    let declared: Vec<_> = by_name.iter().map(|(tensor, (dtype, ..))| (&tensor.name, dtype, &tensor.shape)).collect();
+    let declared = json!([metadata, declared]).to_string();
+    let elements = by_name.iter().map(|&(_, (_, elements, _))| elements);
+    sha256_of_parts(&[declared.as_bytes()].into_iter().chain(elements).collect::<Vec<_>>())
 }
 
 /// Writes a sealed safetensors file, whole or not at all. Equal contents give equal bytes.
@@ -270,6 +263,18 @@ fn content_sha256(tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> St
 /// [`Error::Io`] as [`write_atomic`]; [`Error::Format`] if a name occurs twice or is reserved, or a shape does not fit
 /// its elements.
 pub fn write_tensors(path: &Path, tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> Result<()> {
+    write_atomic(path, encode_tensors(path, tensors, metadata)?)
+}
+
+/// Writer of the bytes of a sealed safetensors file. `path` is for messages.
+///
+/// # Errors
+/// [`Error::Format`] as [`write_tensors`].
+pub(super) fn encode_tensors(
+    path: &Path,
+    tensors: &[Tensor],
+    metadata: &BTreeMap<String, String>,
+) -> Result<impl FnOnce(&mut dyn Write) -> io::Result<()>> {
     let mut metadata = metadata.clone();
     metadata.insert(VERSION.into(), env!("CARGO_PKG_VERSION").into());
     metadata.insert(CHECKSUM.into(), content_sha256(tensors, &metadata));
@@ -293,7 +298,7 @@ pub fn write_tensors(path: &Path, tensors: &[Tensor], metadata: &BTreeMap<String
     }
     let mut text = serde_json::Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(LENGTH), b' ');
-    write_atomic(path, |out| {
+    Ok(move |out: &mut dyn Write| {
         out.write_all(&(text.len() as u64).to_le_bytes())?;
         out.write_all(&text)?;
         stored.iter().try_for_each(|(_, (_, bytes, _))| out.write_all(bytes))

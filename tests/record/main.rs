@@ -4,6 +4,7 @@
 mod atomic;
 mod events;
 mod metrics;
+mod output;
 mod progress;
 mod run;
 mod tensors;
