@@ -7,8 +7,8 @@ use clap::Args;
 use super::output::{Outcome, print_beside};
 use crate::catalog::WeightNames;
 use crate::model::state_dict::{LoadedModel, load_model, state_to_tensors};
-use crate::record::run::BEST;
 use crate::record::OutputFile;
+use crate::record::run::BEST;
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\

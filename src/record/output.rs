@@ -162,7 +162,8 @@ fn file(place: &Path) -> std::result::Result<OutputTarget, String> {
     if !folder.is_dir() {
         return Err(format!("there is no folder {}", folder.display()));
     }
-    let refuse = |e: io::Error| format!("cannot write into the folder {}: {e} ({})", folder.display(), advice(e.kind()));
+    let refuse =
+        |e: io::Error| format!("cannot write into the folder {}: {e} ({})", folder.display(), advice(e.kind()));
     probe(folder).map_err(refuse)?;
     Ok(OutputTarget::File(folder.canonicalize().map_err(refuse)?.join(name)))
 }
