@@ -262,6 +262,7 @@ fn attacks(measures: &[Measure], norm: Norm) -> Result<Vec<AttackName>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::output::print;
     use super::*;
     use crate::attack::StepLength;
     use crate::catalog::DatasetKind;
@@ -366,7 +367,7 @@ mod tests {
                 "check failed: --require-robust 60@0.3: 59.99 % are classified correctly under attack"
             ]
         );
-        assert_eq!(conclude(&required, 97.0, &[at(0.3, 61.0)]).unwrap(), Outcome::Done);
-        assert_eq!(conclude(&required, 97.0, &[at(0.3, 1.0)]).unwrap(), Outcome::CheckFailed);
+        assert_eq!(conclude(&required, 97.0, &[at(0.3, 61.0)], print).unwrap(), Outcome::Done);
+        assert_eq!(conclude(&required, 97.0, &[at(0.3, 1.0)], print).unwrap(), Outcome::CheckFailed);
     }
 }
