@@ -6,7 +6,7 @@ use super::ceilings::{Reference, References};
 use super::item::BenchItem;
 use super::report::BenchReport;
 use super::summary::{KernelTime, StepSummary};
-use crate::text::si;
+use crate::text::{counted, si};
 
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,7 +50,7 @@ impl fmt::Display for BenchReport {
         summary(f, &self.step, *graph_node_s)?;
         if !self.not_timed.is_empty() {
             let budget = self.budget_s.map_or(String::new(), |budget| format!(": the budget of {budget} s was spent"));
-            writeln!(f, "\n{} items were not timed{budget}", self.not_timed.len())?;
+            writeln!(f, "\n{} not timed{budget}", counted(self.not_timed.len() as u64, "item"))?;
         }
         Ok(())
     }
@@ -62,13 +62,14 @@ fn summary(f: &mut fmt::Formatter<'_>, step: &StepSummary, graph_node_s: Option<
     let Some((step, idle)) = median_s.zip(*idle_share) else { return Ok(()) };
     writeln!(
         f,
-        "\na step {}; its ops, each alone, {} in sum; idle {}; {launches} launches",
+        "\na step {}; its ops, each alone, {} in sum; idle {}; {}",
         seconds(step),
         seconds(*sum_of_ops_s),
-        share(idle)
+        share(idle),
+        counted(*launches as u64, "launch")
     )?;
     if let Some((all, each)) = launches_s.zip(graph_node_s) {
-        writeln!(f, "{launches} launches take {} if each takes {} and does nothing", seconds(all), seconds(each))?;
+        writeln!(f, "launches that do nothing, {} each, would take {}", seconds(each), seconds(all))?;
     }
     Ok(())
 }

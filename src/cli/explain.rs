@@ -10,7 +10,7 @@ use crate::config::{DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch};
 use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS, TotalCost};
 use crate::tape::{Memory, Program};
-use crate::text::si;
+use crate::text::{counted, si};
 use crate::{Error, Result, model, train};
 
 /// Part of the programs that is printed.
@@ -117,5 +117,5 @@ fn launches(program: &Program, multiprocessors: usize) -> String {
 
 /// Number, bytes and FLOPs of launches.
 fn total_text(TotalCost { launches, cost: Cost { bytes, flops } }: TotalCost) -> String {
-    format!("{launches} launches, {} bytes, {} FLOP", si(bytes as f64), si(flops as f64))
+    format!("{}, {} bytes, {} FLOP", counted(launches as u64, "launch"), si(bytes as f64), si(flops as f64))
 }

@@ -45,10 +45,14 @@ fn short(decimals: &str) -> String {
     decimals.trim_end_matches('0').trim_end_matches('.').into()
 }
 
-/// Number with its noun, which takes an `s` unless the number is 1: `1 image`, `200 images`.
+/// Number with its noun, in the plural unless the number is 1: `1 image`, `200 images`, `2 passes`, `2 launches`.
 pub fn counted(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
+    let ending = match number {
+        1 => "",
+        _ if noun.ends_with(['s', 'h']) => "es",
+        _ => "s",
+    };
+    format!("{number} {noun}{ending}")
 }
 
 #[cfg(test)]
@@ -79,6 +83,8 @@ mod tests {
     fn one_thing_is_not_called_several() {
         let texts = [0, 1, 2].map(|number| counted(number, "image"));
         assert_eq!(texts, ["0 images", "1 image", "2 images"]);
+        assert_eq!([1, 2].map(|number| counted(number, "launch")), ["1 launch", "2 launches"]);
+        assert_eq!(counted(3, "forward pass"), "3 forward passes");
     }
 
     #[test]
