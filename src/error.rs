@@ -1,8 +1,9 @@
 //! Error type of the crate. Every message names the file or flag, what was expected and what was found.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// An error. The binary prints it and ends with exit code 2.
+/// An error. The binary prints it and ends with exit code 2, or with the signal's for [`Error::Interrupted`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation.
@@ -32,6 +33,9 @@ pub enum Error {
     /// The device is missing or unsuitable, or has failed: it ran out of memory, or a kernel failed.
     #[error("{0}")]
     Device(String),
+    /// A signal asked the process to stop. What can be continued was written before.
+    #[error("stopped by {0}")]
+    Interrupted(Signal),
 }
 
 impl Error {
@@ -63,3 +67,50 @@ impl Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Signal that asks the process to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT, which Ctrl-C sends.
+    Interrupt,
+    /// SIGTERM, which `kill`, batch systems and shutdowns send.
+    Terminate,
+    /// SIGHUP, which the end of a terminal or of a connection sends.
+    HangUp,
+}
+
+impl Signal {
+    /// Number of the signal.
+    pub fn number(self) -> u8 {
+        match self {
+            Signal::Interrupt => 2,
+            Signal::Terminate => 15,
+            Signal::HangUp => 1,
+        }
+    }
+
+    /// Exit code of a process that the signal has stopped: 128 and the signal's number, as shells count.
+    pub fn exit_code(self) -> u8 {
+        128 + self.number()
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Signal::Interrupt => "SIGINT",
+            Signal::Terminate => "SIGTERM",
+            Signal::HangUp => "SIGHUP",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_shells() {
+        assert_eq!([Signal::Interrupt, Signal::Terminate, Signal::HangUp].map(Signal::exit_code), [130, 143, 129]);
+    }
+}

@@ -23,7 +23,8 @@
 //! | [`mod@bench`] | speed of a device, by op, kernel and step |
 //!
 //! Beside them stand [`config`], every setting of a run; [`choice`], enums whose values have names in flags and files;
-//! [`rng`], counter-based random numbers; [`hash`], SHA-256; [`error`]; and [`cli`], the commands.
+//! [`rng`], counter-based random numbers; [`hash`], SHA-256; [`interrupt`], signals that ask to stop; [`error`]; and
+//! [`cli`], the commands.
 //!
 //! # Algorithm 1: AN-PGD, the margin of an example
 //!
@@ -96,25 +97,27 @@
 //!
 //! ```text
 //! error     -
+//! interrupt error
 //! rng       -
 //! hash      error
 //! choice    -
 //! tape      choice, rng
 //! catalog   choice, tape
 //! data      catalog, choice, error, hash, rng
-//! record    error, hash
+//! record    error, hash, interrupt
 //! text      record
 //! device    error, rng, tape
 //! model     catalog, device, error, record, rng, tape
 //! batch     data, device, error, model, tape
 //! attack    batch, choice, device, error, model, rng, tape
 //! config    attack, catalog, choice, error, tape
-//! evaluate  attack, batch, catalog, choice, config, data, device, error, hash, model, record, rng, tape, text
-//! train     attack, batch, config, data, device, error, evaluate, model, record, rng, tape, text
+//! evaluate  attack, batch, catalog, choice, config, data, device, error, hash, interrupt, model, record, rng, tape,
+//!           text
+//! train     attack, batch, config, data, device, error, evaluate, interrupt, model, record, rng, tape, text
 //! report    catalog, config, data, error, evaluate, model, record, tape, text
-//! bench     batch, config, device, error, model, tape, text, train
-//! cli       attack, batch, bench, catalog, choice, config, data, device, error, evaluate, model, record, report,
-//!           tape, text, train
+//! bench     batch, config, device, error, interrupt, model, tape, text, train
+//! cli       attack, batch, bench, catalog, choice, config, data, device, error, evaluate, interrupt, model, record,
+//!           report, tape, text, train
 //! ```
 
 #![deny(unsafe_code)]
@@ -132,6 +135,7 @@ pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod hash;
+pub mod interrupt;
 pub mod model;
 pub mod record;
 pub mod report;

@@ -230,9 +230,9 @@ impl Device for Failing {
     fn execute(&mut self, program: &Program) -> Result<()> {
         self.cpu.execute(program)
     }
-    fn replay(&mut self, schedule: &Schedule) -> Result<()> {
+    fn replay_observed(&mut self, schedule: &Schedule, before: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
         self.left = self.left.checked_sub(1).ok_or_else(|| Error::device("stopped"))?;
-        self.cpu.replay(schedule)
+        self.cpu.replay_observed(schedule, before)
     }
 }
 

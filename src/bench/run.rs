@@ -14,6 +14,7 @@ use crate::Result;
 use crate::device::Device;
 use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
 use crate::device::cuda::TotalCost;
+use crate::interrupt;
 use crate::tape::Memory;
 
 /// Seconds of a matrix product after which no larger one is timed.
@@ -44,7 +45,8 @@ enum BenchWork {
     Attack(usize),
 }
 
-/// Times everything on a device that has no memory yet: the step, then its programs, its ops, attacks' steps.
+/// Times everything on a device that has no memory yet: the step, then its programs, its ops, attacks' steps. If a
+/// signal asks to stop, no further item is started.
 ///
 /// # Errors
 /// There is no such preset, the ceilings are another device's, the device failed or has too little memory, or the
@@ -97,7 +99,8 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
 
     let mut last = "";
     for (work, UntimedItem { group, name, .. }) in &wanted {
-        if budget_s.is_some_and(|budget| began.elapsed().as_secs_f64() >= budget) {
+        let spent = budget_s.is_some_and(|budget| began.elapsed().as_secs_f64() >= budget);
+        if spent || interrupt::requested().is_some() {
             break;
         }
         observer.begins(name);

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::device_flags::DeviceFlags;
-use super::output::{Outcome, print_beside, print_message};
+use super::output::{Outcome, print_beside, print_message, stopped};
 use super::presets;
 use super::values::{count, number};
 use crate::bench::{self, BenchObserver, BenchReport, BenchSettings, Ceilings, ROTATED_MEGABYTES};
 use crate::record::OutputFile;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -130,8 +130,12 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
     };
     let mut device = device_flags.open()?;
     let mut progress = BenchProgress { quiet: device_flags.quiet, json: json.as_ref() };
+    interrupt::install("finishing the item");
     let report = bench::run(device.as_mut(), &settings, &mut progress)?;
     print_beside(&json, &report.to_string())?;
     json.filter(|json| !json.is_replaced()).map_or(Ok(()), |json| write(&json, &report))?;
-    Ok(Outcome::Done)
+    match interrupt::requested().filter(|_| !report.complete) {
+        Some(signal) => Ok(stopped(signal, "the figures above are those of the finished items")),
+        None => Ok(Outcome::Done),
+    }
 }

@@ -1,5 +1,7 @@
 //! Flags of the device, its threads and the output, and the device that they mean.
 
+use std::fmt;
+
 use clap::Args;
 
 use super::output::print_message;
@@ -34,6 +36,16 @@ pub(super) fn device_choice(text: &str) -> std::result::Result<DeviceChoice, Str
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
 /// Device, its threads, and how much is printed.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Run")]
@@ -55,6 +67,15 @@ pub(super) struct DeviceFlags {
 }
 
 impl DeviceFlags {
+    /// The flags that differ from their defaults, as words of a command line.
+    pub fn words(&self) -> Vec<String> {
+        let device = (self.device != DeviceChoice::Auto).then(|| format!("--device={}", self.device));
+        let threads = self.threads.map(|threads| format!("--threads={threads}"));
+        let switches = [(self.sync, "--sync"), (self.quiet, "--quiet")];
+        let switches = switches.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned());
+        device.into_iter().chain(threads).chain(switches).collect()
+    }
+
     /// Opens the device and starts its threads. If `auto` finds a GPU that cannot be used, a line says why.
     ///
     /// # Errors

@@ -7,14 +7,14 @@ use clap::Args;
 
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings};
-use super::output::{Outcome, print_beside};
+use super::output::{Outcome, print_beside, stopped, this_command};
 use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
 use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
 use crate::evaluate::report::RobustAccuracy;
 use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
 use crate::record::OutputFile;
 use crate::tape::Norm;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -163,7 +163,11 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         SaveTo::File(path) => Some(path),
     });
     let paths = OutputPaths { folder, save, ..OutputPaths::default() };
-    let report = plan.request.run(device.as_mut(), &paths)?;
+    interrupt::install("keeping the finished batches");
+    let report = match plan.request.run(device.as_mut(), &paths) {
+        Err(Error::Interrupted(signal)) => return Ok(stopped(signal, &remains(paths.folder.as_deref()))),
+        result => result?,
+    };
     let print = |text: &str| print_beside(&json, text);
     print(&report.table())?;
     if let Some(json) = &json {
@@ -177,6 +181,16 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         print(&format!("{}: {} images, each checked as written\n", save.display(), report.count))?;
     }
     conclude(&plan.required, report.clean_accuracy, &report.robust, print)
+}
+
+/// Text about what remains of an evaluation that a signal stopped, given its folder.
+fn remains(folder: Option<&Path>) -> String {
+    match folder {
+        Some(folder) => {
+            format!("{} has what was found; the same command goes on:\n  {}", folder.display(), this_command())
+        }
+        None => "nothing was kept: weights alone have no folder (`evaluate --out FOLDER` gives them one)".into(),
+    }
 }
 
 /// Prints the required accuracies that were not reached.

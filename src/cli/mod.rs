@@ -33,6 +33,8 @@ pub use output::Outcome;
 use output::print_error;
 use spelling::released_spellings;
 
+use crate::Error;
+
 const EXAMPLES: &str = "\
 Examples:
   maxmargin train                        train on the bundled digits, in minutes
@@ -48,7 +50,8 @@ Examples:
   maxmargin devices                      list the CPU and the GPUs
   maxmargin bench                        measure the speed of a training step and of its ops
 
-Exit codes: 0 done, 1 a check that was required failed, 2 an error.";
+Exit codes: 0 done, 1 a check that was required failed, 2 an error, 130, 143 or 129 stopped by
+SIGINT (Ctrl-C), SIGTERM or SIGHUP: the state is written first, and a second signal stops at once.";
 
 /// Max-Margin Adversarial (MMA) training of image classifiers, and attacks on them
 ///
@@ -107,6 +110,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Ok(Outcome::Stopped(signal)) | Err(Error::Interrupted(signal)) => ExitCode::from(signal.exit_code()),
         Err(error) => {
             print_error(&error);
             ExitCode::from(2)

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
+use crate::error::Signal;
 use crate::record::OutputFile;
 use crate::{Error, Result};
 
@@ -13,6 +14,31 @@ pub enum Outcome {
     Done,
     /// A required check failed: exit code 1.
     CheckFailed,
+    /// A signal stopped the command, and a message has said what remains: the signal's exit code.
+    Stopped(Signal),
+}
+
+/// Says on the standard error that a signal stopped the command, and `remains`, what is left of its work.
+pub fn stopped(signal: Signal, remains: &str) -> Outcome {
+    print_message(&format!("stopped by {signal}; {remains}"));
+    Outcome::Stopped(signal)
+}
+
+/// Command line of this process, as it is typed into a shell.
+pub fn this_command() -> String {
+    let arguments: Vec<_> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    shell_command(&arguments)
+}
+
+/// Command line of the program with `arguments`, as it is typed into a shell.
+pub fn shell_command(arguments: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
+    let quoted = |word: &String| match !word.is_empty() && word.chars().all(plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let words: Vec<String> = arguments.iter().map(quoted).collect();
+    format!("maxmargin {}", words.join(" "))
 }
 
 /// Writes `text` to the standard output. A reader that went away (`| head -1`) is not an error.
@@ -57,5 +83,16 @@ pub fn print_beside<'a>(files: impl IntoIterator<Item = &'a OutputFile>, text: &
     match files.into_iter().any(OutputFile::is_standard_output) {
         true => Ok(print_message(text.strip_suffix('\n').unwrap_or(text))),
         false => print(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_quoted_where_a_shell_would_read_it_otherwise() {
+        let words = ["train", "--resume", "runs/my run", "--data", "it's", ""].map(str::to_owned);
+        assert_eq!(shell_command(&words), r"maxmargin train --resume 'runs/my run' --data 'it'\''s' ''");
     }
 }

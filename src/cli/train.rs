@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::device_flags::DeviceFlags;
-use super::output::{Outcome, print};
+use super::output::{Outcome, print, shell_command, stopped};
 use super::presets;
 use super::settings::{SettingsFlags, losses};
 use crate::catalog::DatasetKind;
@@ -17,7 +17,7 @@ use crate::record::run::{BEST, CONFIG, LAST};
 use crate::tape::Norm;
 use crate::text::{counted, histogram, length};
 use crate::train::{TestResult, TrainingResult};
-use crate::{Error, Result, train};
+use crate::{Error, Result, interrupt, train};
 
 const BRIEF_EXAMPLES: &str = "\
 Defaults are those of the preset quick; `maxmargin presets` lists every preset's.
@@ -49,6 +49,9 @@ Examples:
       settings from a file (`maxmargin presets mnist-linf > mine.toml`); numbers may be fractions
   maxmargin train --resume runs/quick-0 --max-num-training-steps 5000
       resume a run from its last checkpoint, here for longer than planned";
+
+/// Folder of the data sets unless a flag names another.
+const DEFAULT_DATA: &str = "data";
 
 /// Flags that may be given with `--resume`: they do not change the results of a run, except the number of steps.
 const ALLOWED_ON_RESUME: [&str; 10] = [
@@ -98,7 +101,7 @@ struct TrainRunFlags {
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
     /// Folder of the data sets MNIST and CIFAR10
-    #[arg(long, value_name = "FOLDER", default_value = "data")]
+    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_DATA)]
     data: PathBuf,
     /// Also write the metrics to a TensorBoard event file; a resumed run continues the file
     #[arg(long, hide_short_help = true)]
@@ -177,7 +180,14 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
     }
     // A run that stopped before its first checkpoint begins anew.
     let resume = matches!(place, RunPlace::Resumed(_)) && folder.file(LAST).is_file();
-    let summary = train::run(config, &splits, &folder, device.as_mut(), resume, plan.device_flags.quiet)?;
+    interrupt::install("finishing the step");
+    let summary = match train::run(config, &splits, &folder, device.as_mut(), resume, plan.device_flags.quiet) {
+        Err(Error::Interrupted(signal)) => {
+            let command = resume_command(plan, &folder);
+            return Ok(stopped(signal, &format!("this resumes the run, bit for bit:\n  {command}")));
+        }
+        result => result?,
+    };
     print(&table(config, &summary))?;
     print(&format!(
         "\n{shown}/{BEST} holds the weights after step {}, PyTorch's names and layouts\n",
@@ -215,6 +225,17 @@ fn summary(config: &Config) -> String {
         config.optimizer,
         config.seed
     )
+}
+
+/// Command that resumes the run in `folder` with the data, the device and the output of this one.
+fn resume_command(plan: &TrainPlan, folder: &RunFolder) -> String {
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let mut words = vec!["train".to_owned(), "--resume".to_owned(), path(folder.path())];
+    if plan.data != Path::new(DEFAULT_DATA) {
+        words.extend(["--data".to_owned(), path(&plan.data)]);
+    }
+    words.extend(plan.device_flags.words());
+    shell_command(&words)
 }
 
 /// Name of a run: its preset, and the method if it is not the preset's.

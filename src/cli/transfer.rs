@@ -6,13 +6,13 @@ use clap::Args;
 
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings, weights};
-use super::output::{Outcome, print_beside};
+use super::output::{Outcome, print_beside, stopped};
 use super::values::count;
 use crate::config::Config;
 use crate::evaluate::transfer::TransferRequest;
 use crate::evaluate::{AttackName, Split};
 use crate::record::OutputFile;
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,7 +71,11 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
         batch_size,
         quiet: device_flags.quiet,
     };
-    let report = request.run(device.as_mut())?;
+    interrupt::install("ending the transfer");
+    let report = match request.run(device.as_mut()) {
+        Err(Error::Interrupted(signal)) => return Ok(stopped(signal, "nothing was kept: a transfer has no state")),
+        result => result?,
+    };
     print_beside(&json, &report.table())?;
     if let Some(json) = &json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::format(json.path(), e.to_string()))?;

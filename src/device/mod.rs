@@ -91,6 +91,23 @@ pub trait Device {
         Ok(())
     }
 
+    /// Runs a whole schedule like [`Device::replay`], and calls `before` with the number of programs done before each
+    /// program. A device that takes a schedule at once calls it once, with 0.
+    ///
+    /// # Errors
+    /// That of `before`, which ends the schedule; or the device failed, in this call or in work given before.
+    fn replay_observed(&mut self, schedule: &Schedule, before: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
+        let mut done = 0;
+        for (program, times) in &schedule.stages {
+            for _ in 0..*times {
+                before(done)?;
+                self.execute(program)?;
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Seconds of a schedule from its first op to its last, after all work given so far. A device that runs
     /// asynchronously overrides this with its own clock.
     ///

@@ -145,7 +145,15 @@ impl CheckpointWriter {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn write_if_due(&mut self, state: &EvaluationState) -> Result<()> {
-        let Some(file) = self.file.as_ref().filter(|_| self.last.elapsed() >= self.interval) else { return Ok(()) };
+        if self.last.elapsed() >= self.interval { self.write(state) } else { Ok(()) }
+    }
+
+    /// Writes the state.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn write(&mut self, state: &EvaluationState) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
         let text = serde_json::to_string(state).map_err(|error| Error::format(file, error.to_string()))?;
         let images = Tensor::new(IMAGES, &[state.images.len()], state.images.clone());
         write_tensors(file, &[images], &BTreeMap::from([(STATE.into(), text)]))?;

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::batch::{Batch, DeviceData};
 use crate::data::Dataset;
 use crate::device::Device;
+use crate::interrupt;
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Loss, LossRule, Memory, Program, Tape};
 
@@ -127,10 +128,11 @@ impl Examples {
     /// Predictions for all examples, in order.
     ///
     /// # Errors
-    /// The device failed.
+    /// The device failed, or a signal asked to stop.
     pub fn clean_predictions(&self, device: &mut dyn Device) -> Result<Vec<CleanPrediction>> {
         let mut predictions = Vec::with_capacity(self.len());
         for index in self.batches(&self.indices()) {
+            interrupt::check()?;
             predictions.extend(self.predict(device, index)?);
         }
         Ok(predictions)
@@ -139,7 +141,7 @@ impl Examples {
     /// True for each example that is classified correctly without an attack, in order.
     ///
     /// # Errors
-    /// The device failed.
+    /// As [`Examples::clean_predictions`].
     pub fn correct(&self, device: &mut dyn Device) -> Result<Vec<bool>> {
         Ok(self.clean_predictions(device)?.into_iter().map(|prediction| prediction.correct).collect())
     }

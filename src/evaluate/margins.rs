@@ -7,6 +7,7 @@ use crate::Result;
 use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::config::{Config, TestSearchStart};
 use crate::device::{Device, Schedule};
+use crate::interrupt;
 use crate::model::{Mode, Model};
 use crate::rng::Purpose;
 use crate::tape::Memory;
@@ -60,7 +61,7 @@ impl MarginMeasurement {
     /// given the number of examples done.
     ///
     /// # Errors
-    /// The device failed.
+    /// The device failed, or a signal asked to stop.
     pub fn measure(
         &self,
         device: &mut dyn Device,
@@ -77,7 +78,7 @@ impl MarginMeasurement {
         let mut done = correct.len() - attacked.len();
         for index in examples.batches(&attacked) {
             examples.load(device, index)?;
-            device.replay(&self.an_pgd.schedule)?;
+            device.replay_observed(&self.an_pgd.schedule, &mut |_| interrupt::check())?;
             let found = device.read_f32(&self.an_pgd.margin)?;
             index.iter().zip(found).for_each(|(&i, margin)| margins[i as usize] = margin);
             passes += self.passes * index.len() as u64;

@@ -18,18 +18,18 @@ use super::passes::Passes;
 use super::report::{AttackStatistics, EvaluationReport};
 use super::request::{EvaluationRequest, OutputPaths};
 use super::verified::{BatchRun, VerifiedAttack, VerifiedExample};
-use crate::Result;
 use crate::device::{Device, Schedule};
 use crate::record::Progress;
 use crate::tape::Memory;
 use crate::text::{length, si};
+use crate::{Error, Result};
 
 impl EvaluationRequest {
     /// Runs the evaluation on a device that has no memory yet.
     ///
     /// # Errors
-    /// The weights or the data cannot be read, or do not fit each other; a file cannot be written; or the device
-    /// failed.
+    /// The weights or the data cannot be read, or do not fit each other; a file cannot be written; the device failed;
+    /// or a signal asked to stop ([`Error::Interrupted`], after the state was written).
     pub fn run(&self, device: &mut dyn Device, paths: &OutputPaths) -> Result<EvaluationReport> {
         let started = Instant::now();
         let mut network = Network::read(&self.weights)?;
@@ -74,9 +74,7 @@ impl EvaluationRequest {
             started,
             runs_done: 0,
         };
-        run.bounded(&bounded)?;
-        run.minimum_norm(&minimum_norm)?;
-        let margins = margins.map(|margins| run.margins(&margins)).transpose()?;
+        let margins = run.attack_and_measure(&bounded, &minimum_norm, margins.as_ref())?;
         let state = run.finish();
         let seen = Observations::new(model, device, &examples, &gradients, &correct, &state, &self.eps)?;
         if let Some(file) = &paths.save {
@@ -144,6 +142,27 @@ struct EvaluationRun<'a> {
 }
 
 impl EvaluationRun<'_> {
+    /// Runs all attacks, and measures margins `[n]` if they are wanted. If a signal asks to stop, the batch of the
+    /// moment is dropped, and the state of those before it is written.
+    fn attack_and_measure(
+        &mut self,
+        bounded: &[VerifiedAttack],
+        minimum_norm: &[VerifiedAttack],
+        margins: Option<&MarginMeasurement>,
+    ) -> Result<Option<Vec<f32>>> {
+        let mut run = || {
+            self.bounded(bounded)?;
+            self.minimum_norm(minimum_norm)?;
+            margins.map(|margins| self.margins(margins)).transpose()
+        };
+        let result = run();
+        if let Err(Error::Interrupted(_)) = result {
+            self.state.seconds += self.started.elapsed().as_secs_f64();
+            self.checkpoint.write(&self.state)?;
+        }
+        result
+    }
+
     /// Runs attacks in balls, from the smallest eps to the largest.
     fn bounded(&mut self, attacks: &[VerifiedAttack]) -> Result<()> {
         for eps in 0..self.request.eps.len() {

@@ -17,6 +17,7 @@ use crate::Result;
 use crate::attack::Attack;
 use crate::config::Config;
 use crate::device::Device;
+use crate::interrupt;
 use crate::record::Progress;
 use crate::tape::{Memory, Norm};
 use crate::text::length;
@@ -93,7 +94,7 @@ impl TransferRequest {
     /// Runs the transfer on a device that has no memory yet.
     ///
     /// # Errors
-    /// Weights or data cannot be read, or do not fit each other; or the device failed.
+    /// Weights or data cannot be read, or do not fit each other; the device failed; or a signal asked to stop.
     pub fn run(&self, device: &mut dyn Device) -> Result<TransferReport> {
         let start = Instant::now();
         let mut networks = self.weights.iter().map(|path| Network::read(path)).collect::<Result<Vec<_>>>()?;
@@ -175,7 +176,7 @@ impl TransferRequest {
                     for index in source.examples.batches(&given) {
                         source.examples.load(device, index)?;
                         begin(attack, device, index.len(), eps, run)?;
-                        device.replay(&attack.schedule)?;
+                        device.replay_observed(&attack.schedule, &mut |_| interrupt::check())?;
                         *passes += *of_run * index.len() as u64;
                         for (verifier, robust) in verifiers.iter().zip(robust.iter_mut()) {
                             let results = verifier.verify(device, index.len(), eps)?;

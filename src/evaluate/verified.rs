@@ -12,6 +12,7 @@ use crate::Result;
 use crate::attack::{Attack, RowCompaction};
 use crate::batch::Batch;
 use crate::device::{Device, Schedule};
+use crate::interrupt;
 use crate::model::{Mode, Model};
 use crate::tape::{Buffer, Memory, Norm, Program, Reduction, Tape};
 
@@ -99,7 +100,7 @@ impl VerifiedAttack {
     /// Runs the attack on a batch and verifies its results. `progress` is given the fraction of the run that is done.
     ///
     /// # Errors
-    /// The device failed.
+    /// The device failed, or a signal asked to stop: the batch is not finished.
     pub fn run(
         &self,
         device: &mut dyn Device,
@@ -115,7 +116,7 @@ impl VerifiedAttack {
         // Position in `index` of the example in each row of the batch.
         let mut places: Vec<usize> = (0..index.len()).collect();
         for (at, piece) in self.pieces.iter().enumerate() {
-            device.replay(&piece.schedule)?;
+            device.replay_observed(&piece.schedule, &mut |_| interrupt::check())?;
             passes += piece.passes * places.len() as u64;
             progress((at + 1) as f64 / self.pieces.len() as f64);
             let last = at + 1 == self.pieces.len();
@@ -226,7 +227,7 @@ impl Verifier {
 /// `eps`.
 ///
 /// # Errors
-/// The device failed.
+/// The device failed, or a signal asked to stop.
 pub fn robust_examples(
     attacks: &[VerifiedAttack],
     device: &mut dyn Device,

@@ -58,13 +58,14 @@ impl Metrics {
         Ok(Metrics { path: path.to_owned(), file, began: Instant::now(), events })
     }
 
-    /// Opens the file of a run that is resumed from a checkpoint of `step`. Drops the lines after that step, a result
-    /// at that step (the run writes it again) and an incomplete last line; also from the event file beside it.
+    /// Opens the file of a run that is resumed from a checkpoint of `step`. Drops the lines after that step, those
+    /// at that step that the run writes again (a result, and the epoch if its `validation_due`), and an incomplete last
+    /// line; also from the event file beside it.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read or written; [`Error::Format`] with the line's number if a line other than the
     /// last is not an object with `kind` and `step`.
-    pub fn resume(path: &Path, step: u64) -> Result<Self> {
+    pub fn resume(path: &Path, step: u64, validation_due: bool) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').collect();
         let mut kept = Vec::with_capacity(bytes.len());
@@ -72,7 +73,8 @@ impl Metrics {
         for (i, line) in lines.iter().enumerate() {
             match parse(line) {
                 Ok((head, value)) => {
-                    let again = head.kind == Kind::Result && head.step == step;
+                    let rewritten = head.kind == Kind::Result || validation_due && head.kind == Kind::Epoch;
+                    let again = rewritten && head.step == step;
                     if line.ends_with(b"\n") && head.step <= step && !again {
                         kept.extend_from_slice(line);
                         values.push(value);

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::interrupt;
+
 /// Least time between two plain lines. The last step has its line in any case.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,8 @@ impl Progress {
             .with_style(style.progress_chars("=> "))
             .with_position(start)
             .with_prefix(format!("{start}/{total}"));
+        let messages = bar.clone();
+        interrupt::announce_through(Some(Box::new(move |text| messages.println(text))));
         Self::with(unit, total, start, Sink::Bar(bar))
     }
 
@@ -86,12 +90,20 @@ impl Progress {
         }
     }
 
-    /// Ends the progress: the bar stays as it is, and later output begins on a new line.
-    pub fn finish(self) {
-        match self.sink {
+    /// Ends the progress, as dropping it does.
+    pub fn finish(self) {}
+}
+
+/// Ends the progress: the bar stays as it is, and later output begins on a new line.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        match &mut self.sink {
             Sink::Quiet => {}
-            Sink::Bar(bar) => bar.abandon(),
-            Sink::Lines { mut out, .. } => drop(out.flush()),
+            Sink::Bar(bar) => {
+                interrupt::announce_through(None);
+                bar.abandon();
+            }
+            Sink::Lines { out, .. } => drop(out.flush()),
         }
     }
 }

@@ -18,6 +18,20 @@ use crate::{Error, Result};
 /// Prefix of the names of the weights and running statistics in [`LAST`]; those in [`BEST`] have none.
 const WEIGHTS: &str = "weights.";
 
+/// Key of the metadata of [`LAST`] that is there while the validation after its step has still to be done.
+const VALIDATION_DUE: &str = "validation_due";
+
+/// State of a run that is no tensor.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RunState {
+    /// Number of steps done.
+    pub step: u32,
+    /// Best validation so far.
+    pub best: Option<BestValidation>,
+    /// True if the validation after `step` was interrupted and has still to be done.
+    pub validation_due: bool,
+}
+
 /// Validation with the largest mean margin so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BestValidation {
@@ -51,15 +65,15 @@ fn weights(model: &dyn Model, device: &dyn Device, prefix: &str) -> Result<Vec<T
     Ok(state_to_tensors(model, prefix, &model.read(device)?))
 }
 
-/// Writes the state of a run after `step` steps.
+/// Writes the state of a run.
 pub(super) fn write_last(
     folder: &RunFolder,
     model: &dyn Model,
     training: &TrainingStep,
     device: &dyn Device,
-    step: u32,
-    best: Option<BestValidation>,
+    state: RunState,
 ) -> Result<()> {
+    let RunState { step, best, validation_due } = state;
     let mut tensors = weights(model, device, WEIGHTS)?;
     for state in &training.optimizer_state {
         let values = device.read_f32(state)?;
@@ -74,10 +88,13 @@ pub(super) fn write_last(
         metadata.insert("best_margin_bits".into(), best.mean_margin.to_bits().to_string());
         metadata.insert("best_step".into(), best.step.to_string());
     }
+    if validation_due {
+        metadata.insert(VALIDATION_DUE.into(), true.to_string());
+    }
     write_tensors(&folder.file(LAST), &tensors, &metadata)
 }
 
-/// Loads the state of a run onto the device. Returns the number of its step and the best validation so far.
+/// Loads the state of a run onto the device, and returns what is no tensor.
 ///
 /// # Errors
 /// The checkpoint cannot be read, is another run's, or is beyond the last step of `config`; or the best validation's
@@ -88,7 +105,7 @@ pub(super) fn load_last(
     model: &dyn Model,
     training: &TrainingStep,
     device: &mut dyn Device,
-) -> Result<(u32, Option<BestValidation>)> {
+) -> Result<RunState> {
     let file = TensorFile::read(&folder.file(LAST))?;
     model.load(device, &state_from_tensors(model, WEIGHTS, &file)?)?;
     for state in &training.optimizer_state {
@@ -103,11 +120,13 @@ pub(super) fn load_last(
         return Err(Error::format(&file.path, message));
     }
     device.write_u32(&training.step, &[step])?;
+    let validation_due = file.metadata.contains_key(VALIDATION_DUE);
     if !file.metadata.contains_key("best_step") {
-        return Ok((step, None));
+        return Ok(RunState { step, best: None, validation_due });
     }
     // The run ends by measuring these weights: refuse now rather than then if they cannot be read.
     state_from_tensors(model, "", &TensorFile::read(&folder.file(BEST))?)?;
     let mean_margin = f64::from_bits(file.meta("best_margin_bits")?);
-    Ok((step, Some(BestValidation { mean_margin, step: file.meta("best_step")? })))
+    let best = BestValidation { mean_margin, step: file.meta("best_step")? };
+    Ok(RunState { step, best: Some(best), validation_due })
 }

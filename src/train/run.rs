@@ -1,6 +1,6 @@
 //! A training run: epochs, validation, metrics, checkpoints, resume.
 
-use super::checkpoint::{self, BestValidation};
+use super::checkpoint::{self, BestValidation, RunState};
 use super::method::record_step;
 use super::statistics::StepSums;
 use super::step::TrainingStep;
@@ -13,6 +13,7 @@ use crate::evaluate::passes::Passes;
 use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
 };
+use crate::interrupt;
 use crate::model::{self, Model};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{EpochRecord, Kind, MarginCounts, Metrics, Progress, ResultRecord, RunFolder, StepRecord};
@@ -67,13 +68,12 @@ struct TrainingRun<'a> {
     progress: Progress,
     /// Text of the latest figures, for the progress.
     figures: String,
-    /// Number of steps done.
-    step: u32,
+    /// Number of steps done, the best validation, and the validation that is due.
+    state: RunState,
     /// Number of steps at the last checkpoint.
     saved: u32,
     /// Memory taken on the device, in bytes.
     device_bytes: usize,
-    best: Option<BestValidation>,
 }
 
 /// Images whose accuracy and margins are measured.
@@ -103,8 +103,9 @@ impl MeasuredImages {
 /// names, cut to its sizes.
 ///
 /// # Errors
-/// Files cannot be read or written, a checkpoint is another run's, losses or weights are infinite or NaN, or the device
-/// failed. The last checkpoint stays whole. A run that cannot be resumed is left unchanged.
+/// Files cannot be read or written, a checkpoint is another run's, losses or weights are infinite or NaN, the device
+/// failed, or a signal asked to stop ([`Error::Interrupted`], after a checkpoint of the last step). The last checkpoint
+/// stays whole. A run that cannot be resumed is left unchanged.
 pub fn run(
     config: &Config,
     splits: &Splits,
@@ -156,16 +157,16 @@ impl<'a> TrainingRun<'a> {
         validation.examples.upload(device, &splits.validation)?;
         test.examples.upload(device, &splits.test)?;
 
-        let (step, best, metrics) = if resume {
+        let (state, metrics) = if resume {
             // Everything is read before anything is changed.
-            let (step, best) = checkpoint::load_last(config, folder, &*model, &training, device)?;
-            let metrics = Metrics::resume(&folder.file(METRICS), u64::from(step))?;
+            let state = checkpoint::load_last(config, folder, &*model, &training, device)?;
+            let metrics = Metrics::resume(&folder.file(METRICS), u64::from(state.step), state.validation_due)?;
             folder.write_config(&config.to_toml())?;
-            (step, best, metrics)
+            (state, metrics)
         } else {
             model.load(device, &model.initial(config.seed))?;
             folder.write_config(&config.to_toml())?;
-            (0, None, Metrics::create(&folder.file(METRICS))?)
+            (RunState::default(), Metrics::create(&folder.file(METRICS))?)
         };
         let mut run = TrainingRun {
             config,
@@ -179,12 +180,11 @@ impl<'a> TrainingRun<'a> {
             test_attack,
             metrics,
             sums: None,
-            progress: Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(step), quiet),
+            progress: Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(state.step), quiet),
             figures: String::new(),
-            step,
-            saved: step,
+            state,
+            saved: state.step,
             device_bytes,
-            best,
         };
         if !resume {
             run.write_checkpoint()?;
@@ -197,28 +197,42 @@ impl<'a> TrainingRun<'a> {
     /// Runs all steps, and measures the network before and after them.
     fn train(&mut self) -> Result<TrainingResult> {
         let before = self.measure_untrained()?;
-        let end = self.config.max_num_training_steps;
-        while self.step < end {
+        if self.state.validation_due {
+            self.validate_and_save()?;
+        }
+        while self.state.step < self.config.max_num_training_steps {
             self.train_step()?;
-            let done = self.step;
-            if done.is_multiple_of(self.config.disp_interval) || done == end {
-                self.request_sums()?;
-            }
-            let validates = self.epoch_ends() || done == end;
-            let saves = validates || done.is_multiple_of(self.config.checkpoint_interval);
-            self.write_sums(saves)?;
-            self.progress.update(u64::from(done), &self.figures);
-            if saves {
-                self.check_weights()?;
-            }
-            if validates {
-                self.validate()?;
-            }
-            if saves {
-                self.write_checkpoint()?;
-            }
+            self.end_step()?;
         }
         self.measure_best(before)
+    }
+
+    /// Writes and measures what is due after a step. If a signal asked to stop, that is a checkpoint, and the end.
+    fn end_step(&mut self) -> Result<()> {
+        let (done, end) = (self.state.step, self.config.max_num_training_steps);
+        if done.is_multiple_of(self.config.disp_interval) || done == end {
+            self.request_sums()?;
+        }
+        self.state.validation_due = self.epoch_ends() || done == end;
+        let stop = interrupt::check();
+        let saves = self.state.validation_due || stop.is_err() || done.is_multiple_of(self.config.checkpoint_interval);
+        self.write_sums(saves)?;
+        self.progress.update(u64::from(done), &self.figures);
+        if saves {
+            self.check_weights()?;
+            self.validate_and_save()?;
+        }
+        stop
+    }
+
+    /// Validates the network if that is due, and writes a checkpoint. A signal ends the validation, but not the
+    /// writing: a run that is resumed from the checkpoint begins with the validation.
+    fn validate_and_save(&mut self) -> Result<()> {
+        let validated = if self.state.validation_due { self.validate() } else { Ok(()) };
+        match validated {
+            Ok(()) | Err(Error::Interrupted(_)) => self.write_checkpoint().and(validated),
+            error => error,
+        }
     }
 
     /// Message that says how to resume after the device has failed.
@@ -232,23 +246,23 @@ impl<'a> TrainingRun<'a> {
 
     /// Runs one step on the next batch.
     fn train_step(&mut self) -> Result<()> {
-        let index = self.batches.at(self.step);
+        let index = self.batches.at(self.state.step);
         self.device.write_u32(&self.training.batch.index, index)?;
         self.device.write_u32(&self.training.batch.rows, &[index.len() as u32])?;
         self.device.replay(&self.training.schedule)?;
-        self.step += 1;
+        self.state.step += 1;
         Ok(())
     }
 
     fn epoch_ends(&self) -> bool {
-        self.batches.epoch_of(self.step) > self.batches.epoch_of(self.step - 1)
+        self.batches.epoch_of(self.state.step) > self.batches.epoch_of(self.state.step - 1)
     }
 
     /// Requests the sums of metrics since the last request from the device, without waiting for them, and sets them to
     /// 0.
     fn request_sums(&mut self) -> Result<()> {
         self.write_sums(true)?;
-        self.sums = Some((self.step, self.device.snapshot(&self.training.metrics)?));
+        self.sums = Some((self.state.step, self.device.snapshot(&self.training.metrics)?));
         self.device.write_f32(&self.training.metrics, &[0.0; Metric::COUNT])
     }
 
@@ -281,7 +295,7 @@ impl<'a> TrainingRun<'a> {
         let state = self.model.read(self.device)?;
         for (what, values) in ["a weight", "a running statistic of batch norm"].iter().zip(&state) {
             if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-                return Err(self.diverged(self.step, &format!("{what} is {value}")));
+                return Err(self.diverged(self.state.step, &format!("{what} is {value}")));
             }
         }
         Ok(())
@@ -299,13 +313,13 @@ impl<'a> TrainingRun<'a> {
     fn validate(&mut self) -> Result<()> {
         let margins = self.validation.measure_margins(self.device)?;
         let (mean_margin, accuracy) = (mean(&margins), self.validation.clean_accuracy(self.device)?);
-        let best = self.best.is_none_or(|before| mean_margin > before.mean_margin);
+        let best = self.state.best.is_none_or(|before| mean_margin > before.mean_margin);
         if best {
-            let found = BestValidation { mean_margin, step: self.step };
-            self.best = Some(found);
+            let found = BestValidation { mean_margin, step: self.state.step };
+            self.state.best = Some(found);
             checkpoint::write_best(self.folder, &*self.model, self.device, found)?;
         }
-        let epoch = self.batches.epoch_of(self.step - 1) + 1;
+        let epoch = self.batches.epoch_of(self.state.step - 1) + 1;
         let line = EpochRecord {
             epoch: epoch.into(),
             validation_accuracy: Some(accuracy),
@@ -313,17 +327,18 @@ impl<'a> TrainingRun<'a> {
             best,
             margins: Some(MarginCounts::of(&margins, self.config.max_eps(), MarginCounts::RECORDED)),
         };
-        self.metrics.write(Kind::Epoch, u64::from(self.step), &line)?;
+        self.metrics.write(Kind::Epoch, u64::from(self.state.step), &line)?;
         let mark = if best { ", the best so far" } else { "" };
         let figures = format!("{accuracy:.2} % correct, mean margin {mean_margin:.4}{mark}");
         self.progress.note(&format!("epoch {epoch}: validation {figures}"));
+        self.state.validation_due = false;
         Ok(())
     }
 
     /// Writes the state to resume from.
     fn write_checkpoint(&mut self) -> Result<()> {
-        checkpoint::write_last(self.folder, &*self.model, &self.training, self.device, self.step, self.best)?;
-        self.saved = self.step;
+        checkpoint::write_last(self.folder, &*self.model, &self.training, self.device, self.state)?;
+        self.saved = self.state.step;
         Ok(())
     }
 
@@ -353,7 +368,7 @@ impl<'a> TrainingRun<'a> {
             training_forward_passes: Some(passes.forward),
             training_backward_passes: Some(passes.backward),
         };
-        self.metrics.write(Kind::Result, u64::from(self.step), &line)
+        self.metrics.write(Kind::Result, u64::from(self.state.step), &line)
     }
 
     /// Passes of the steps done, as if every image of a batch were attacked.
@@ -370,7 +385,7 @@ impl<'a> TrainingRun<'a> {
         self.progress.note(&format!("measuring the untrained network on {images} test images"));
         let result = self.test()?;
         self.model.load(self.device, &now)?;
-        if self.step == 0 {
+        if self.state.step == 0 {
             self.write_result(&result, "initial", 0)?;
         }
         Ok(result)

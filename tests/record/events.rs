@@ -107,7 +107,7 @@ fn after_a_resume_at_any_step_the_events_agree_with_the_lines() {
         for left in [&whole[..], &whole[..whole.len() - 7], b"", b"torn"] {
             fs::write(&path, &metrics).unwrap();
             fs::write(&events, left).unwrap();
-            measure(&mut Metrics::resume(&path, step).unwrap(), step + 1);
+            measure(&mut Metrics::resume(&path, step, false).unwrap(), step + 1);
             assert_eq!(records(&events).len(), 1 + 12, "resumed at step {step}");
             assert_eq!(fs::read(&events).unwrap(), of_lines(), "resumed at step {step}");
         }

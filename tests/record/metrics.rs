@@ -82,7 +82,7 @@ fn after_a_resume_at_any_step_the_file_is_that_of_an_uninterrupted_run() {
     let whole = fs::read(&path).unwrap();
     for step in 0..=12 {
         fs::write(&path, &whole).unwrap();
-        let mut metrics = Metrics::resume(&path, step).unwrap();
+        let mut metrics = Metrics::resume(&path, step, false).unwrap();
         if step == 0 {
             untrained(&mut metrics);
         }
@@ -123,7 +123,7 @@ fn an_incomplete_last_line_is_dropped_wherever_it_was_cut() {
     for end in last..whole.len() {
         fs::write(&path, &whole[..end]).unwrap();
         assert_eq!(read_metrics(&path).unwrap().len(), expected.len() - 1, "read, cut at byte {end}");
-        drop(Metrics::resume(&path, 99).unwrap());
+        drop(Metrics::resume(&path, 99, false).unwrap());
         assert_eq!(without_clock(&path), expected[..expected.len() - 1], "cut at byte {end}");
         assert!(fs::read(&path).unwrap().ends_with(b"\n"), "the next line begins on its own");
     }
@@ -138,7 +138,7 @@ fn an_invalid_line_is_refused_with_its_number() {
     for bad in ["", "{", "17", r#"{"step":2}"#, r#"{"kind":"step"}"#, r#"{"kind":"lunch","step":2}"#, "{}{}"] {
         fs::write(&path, format!("{good}\n{good}\n{bad}\n{good}\n")).unwrap();
         assert!(message(read_metrics(&path), &path).contains("line 3: expected a JSON object with kind and step"));
-        assert!(message(Metrics::resume(&path, 9).map(drop), &path).contains("line 3: "), "{bad}");
+        assert!(message(Metrics::resume(&path, 9, false).map(drop), &path).contains("line 3: "), "{bad}");
     }
     fs::write(&path, [good.as_bytes(), b"\n\xff\xfe\n"].concat()).unwrap();
     assert!(message(read_metrics(&path), &path).contains("line 2: "));
@@ -153,5 +153,5 @@ fn the_metrics_of_another_run_are_not_overwritten() {
     message(Metrics::create(&path).map(drop), &path);
     assert_eq!(fs::read(&path).unwrap(), before);
     let none = folder.path().join("none");
-    message(Metrics::resume(&none, 1).map(drop), &none);
+    message(Metrics::resume(&none, 1, false).map(drop), &none);
 }

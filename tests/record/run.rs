@@ -122,7 +122,7 @@ fn a_run_killed_at_any_moment_has_a_complete_checkpoint_and_resumes_from_it() {
         let (run, mut metrics, first) = if path.join(LAST).exists() {
             let run = RunFolder::open(&path).unwrap();
             let step = TensorFile::read(&run.file(LAST)).unwrap().meta::<u64>("step").unwrap();
-            let metrics = Metrics::resume(&run.file(METRICS), step).unwrap();
+            let metrics = Metrics::resume(&run.file(METRICS), step, false).unwrap();
             (run, metrics, step + 1)
         } else {
             let run = RunFolder::create(&path).unwrap();
@@ -151,7 +151,7 @@ fn a_run_killed_at_any_moment_has_a_complete_checkpoint_and_resumes_from_it() {
         step = reached;
         let weights = file.get::<f32>("w", &[1 << 20]).unwrap();
         assert!(weights.iter().all(|&w| w == step as f32), "parts of two checkpoints");
-        drop(Metrics::resume(&run.file(METRICS), step).unwrap());
+        drop(Metrics::resume(&run.file(METRICS), step, false).unwrap());
         let lines = read_metrics(&run.file(METRICS)).unwrap();
         let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
         assert_eq!(steps, (1..=step).collect::<Vec<_>>());
