@@ -142,14 +142,14 @@ struct EvaluationRun<'a> {
 }
 
 impl EvaluationRun<'_> {
-    /// Runs all attacks, and measures margins `[n]` if they are wanted. If a signal asks to stop, the batch of the
+    /// Runs all attacks, and measures margins if they are wanted. If a signal asks to stop, the batch of the
     /// moment is dropped, and the state of those before it is written.
     fn attack_and_measure(
         &mut self,
         bounded: &[VerifiedAttack],
         minimum_norm: &[VerifiedAttack],
         margins: Option<&MarginMeasurement>,
-    ) -> Result<Option<Vec<f32>>> {
+    ) -> Result<Option<MeasuredMargins>> {
         let mut run = || {
             self.bounded(bounded)?;
             self.minimum_norm(minimum_norm)?;

@@ -374,7 +374,7 @@ impl<'a> TrainingRun<'a> {
     /// Passes of the steps done, as if every image of a batch were attacked.
     fn passes(&self) -> Passes {
         let of_image = Passes::of_schedule(&self.training.schedule, &*self.model, self.training.batch.capacity());
-        of_image * self.batches.visited(self.step)
+        of_image * self.batches.visited(self.state.step)
     }
 
     /// Measures the untrained network, whose weights the seed gives.

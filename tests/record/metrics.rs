@@ -107,7 +107,7 @@ fn fractions_of_former_versions_are_not_shown_beside_percentages() {
     assert_eq!((metrics.steps[0].train_accuracy, metrics.results[0].clean_accuracy), (Some(50.0), Some(0.5)));
     // TensorBoard's events of a resumed run are made of lines of both versions.
     fs::write(folder.path().join(EVENTS), "").unwrap();
-    drop(Metrics::resume(&path, 9).unwrap());
+    drop(Metrics::resume(&path, 9, false).unwrap());
     let events = fs::read(folder.path().join(EVENTS)).unwrap();
     let has = |name: &str| events.windows(name.len()).any(|part| part == name.as_bytes());
     assert!(has("step/train_accuracy") && !has("step/clean_accuracy") && !has("step/reached_d_max"));
