@@ -23,8 +23,8 @@
 //! | [`mod@bench`] | speed of a device, by op, kernel and step |
 //!
 //! Beside them stand [`config`], every setting of a run; [`choice`], enums whose values have names in flags and files;
-//! [`rng`], counter-based random numbers; [`hash`], SHA-256; [`interrupt`], signals that ask to stop; [`error`]; and
-//! [`cli`], the commands.
+//! [`rng`], counter-based random numbers; [`hash`], SHA-256; [`formats`], names of files that are not what was
+//! expected; [`interrupt`], signals that ask to stop; [`error`]; and [`cli`], the commands.
 //!
 //! # Algorithm 1: AN-PGD, the margin of an example
 //!
@@ -101,20 +101,21 @@
 //! rng       -
 //! hash      error
 //! choice    -
+//! formats   -
 //! tape      choice, rng
 //! catalog   choice, tape
-//! data      catalog, choice, error, hash, rng
-//! record    error, hash, interrupt
+//! data      catalog, choice, error, formats, hash, rng
+//! record    error, formats, hash, interrupt
 //! text      record
 //! device    error, rng, tape
 //! model     catalog, device, error, record, rng, tape
 //! batch     data, device, error, model, tape
 //! attack    batch, choice, device, error, model, rng, tape
-//! config    attack, catalog, choice, error, tape
-//! evaluate  attack, batch, catalog, choice, config, data, device, error, hash, interrupt, model, record, rng, tape,
-//!           text
+//! config    attack, catalog, choice, error, formats, tape
+//! evaluate  attack, batch, catalog, choice, config, data, device, error, formats, hash, interrupt, model, record, rng,
+//!           tape, text
 //! train     attack, batch, config, data, device, error, evaluate, interrupt, model, record, rng, tape, text
-//! report    catalog, config, data, error, evaluate, model, record, tape, text
+//! report    catalog, choice, config, data, error, evaluate, model, record, tape, text
 //! bench     batch, config, device, error, interrupt, model, tape, text, train
 //! cli       attack, batch, bench, catalog, choice, config, data, device, error, evaluate, interrupt, model, record,
 //!           report, tape, text, train
@@ -134,6 +135,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+pub mod formats;
 pub mod hash;
 pub mod interrupt;
 pub mod model;

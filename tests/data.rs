@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
 use maxmargin::catalog::DatasetKind;
-use maxmargin::data::{Dataset, Provenance, cifar, describe, digits, idx, import, load};
+use maxmargin::choice::Choice as _;
+use maxmargin::data::{
+    Dataset, DatasetCondition, Provenance, PublishedPart, Split, SurveyedDataset, cifar, digits, idx, import, load,
+    load_split, survey,
+};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -79,7 +83,7 @@ fn written_idx_files_are_read_back_plain_or_gzip_whatever_their_names() {
 fn gzip_of_several_members_is_one_file() {
     let file = idx::encode_labels(&labels(40));
     let members = [gzip(&file[..20]), gzip(&file[20..])].concat();
-    assert_eq!(idx::decode_labels(Path::new("x"), members).unwrap(), labels(40));
+    assert_eq!(idx::decode_labels(Path::new("x"), &members).unwrap(), labels(40));
 }
 
 #[test]
@@ -104,14 +108,13 @@ fn an_idx_file_that_contradicts_its_header_is_refused_with_file_and_byte() {
         (with(7, 0), "byte 4: size 0"),
         (with(15, 0), "byte 12: size 0"),
         (good[..7855].to_vec(), "ends early, at byte 7855: the header says 10x28x28 images, 7856 bytes in all"),
-        ([&good[..], b"!"].concat(), "goes on past its end, to byte 7857: the header says 10x28x28 images, 7856 bytes"),
-        (with(4, 0xff), "ends early, at byte 7856: the header says 4278190090x28x28 images"),
-        ([&good[..4], &[0xff; 12]].concat(), "the header says 4294967295x4294967295x4294967295 images"),
+        ([&good[..], b"!"].concat(), "goes on past its end, byte 7856: the header says 10x28x28 images"),
+        (with(5, 0x0f), "ends early, at byte 7856: the header says 983050x28x28 images"),
     ];
     for (file, message) in cases {
         let packed = gzip(&file);
-        refused(idx::decode_images(Path::new("some/images"), file), &["some/images: ", message]);
-        refused(idx::decode_images(Path::new("some/images"), packed), &["some/images: ", message]);
+        refused(idx::decode_images(Path::new("some/images"), &file), &["some/images: ", message]);
+        refused(idx::decode_images(Path::new("some/images"), &packed), &["some/images: ", message]);
     }
 }
 
@@ -121,13 +124,13 @@ fn a_label_past_nine_is_refused_with_its_byte() {
     assert_eq!(classes[19], 9);
     classes[17] = 10;
     let file = idx::encode_labels(&classes);
-    refused(idx::decode_labels(Path::new("l"), file), &["l: byte 25: label 10 of image 17, 0 to 9 expected"]);
+    refused(idx::decode_labels(Path::new("l"), &file), &["l: byte 25: label 10 of image 17, 0 to 9 expected"]);
 }
 
 #[test]
 fn images_and_labels_of_different_numbers_are_refused_with_both() {
     let images = idx::encode_images([3, 2, 2], &noise(12));
-    let pair = idx::decode_pair((Path::new("i"), images), (Path::new("l"), idx::encode_labels(&labels(4))), "");
+    let pair = idx::decode_pair((Path::new("i"), &images), (Path::new("l"), &idx::encode_labels(&labels(4))), "");
     refused(pair, &["l: byte 4: 4 labels, but i has 3 images"]);
 }
 
@@ -136,14 +139,14 @@ fn gzip_cut_anywhere_is_refused_with_file_and_byte() {
     let packed = gzip(&idx::encode_labels(&labels(500)));
     for n in 2..packed.len() {
         let end = format!("of {n},");
-        refused(idx::decode_labels(Path::new("l.gz"), packed[..n].to_vec()), &["l.gz: damaged gzip", "at byte", &end]);
+        refused(idx::decode_labels(Path::new("l.gz"), &packed[..n]), &["l.gz: damaged gzip", "at byte", &end]);
     }
 }
 
 #[test]
 fn damaged_gzip_is_refused() {
     let packed = gzip(&idx::encode_images([10, 28, 28], &noise(7840)));
-    let decode = |file: Vec<u8>| idx::decode_images(Path::new("i.gz"), file);
+    let decode = |file: Vec<u8>| idx::decode_images(Path::new("i.gz"), &file);
     // The last eight bytes hold the checksum and the length of the content, so every change before them is noticed.
     for at in (20..packed.len()).step_by(31).chain([packed.len() - 8, packed.len() - 1]) {
         let mut file = packed.clone();
@@ -151,6 +154,56 @@ fn damaged_gzip_is_refused() {
         refused(decode(file), &["i.gz: damaged gzip, noticed at byte "]);
     }
     refused(decode([&packed[..], b"junk"].concat()), &["i.gz: damaged gzip"]);
+}
+
+#[test]
+fn a_header_that_announces_more_than_any_data_set_is_refused_before_memory_is_taken() {
+    let [million, size, most] = [1_000_000u32, 28, u32::MAX].map(u32::to_be_bytes);
+    let header = |sizes: [[u8; 4]; 3]| [&[0, 0, 8, 3][..], &sizes.concat()].concat();
+    let expected = "at most 784000000 expected";
+    for file in [header([most, size, size]), header([most; 3])] {
+        refused(idx::decode_images(Path::new("i"), &file), &["i: byte 4: the header says 4294967295x", expected]);
+        refused(idx::decode_images(Path::new("i"), &gzip(&file)), &["i: byte 4: the header says ", expected]);
+    }
+    let early = idx::decode_images(Path::new("i"), &header([million, size, size]));
+    refused(early, &["i: ends early, at byte 16: the header says 1000000x28x28 images"]);
+}
+
+#[test]
+fn a_wrong_file_in_the_place_of_an_idx_file_is_named_with_what_to_do() {
+    let images = idx::encode_images([10, 28, 28], &noise(7840));
+    let one_hot = [&[0, 0, 8, 2, 0, 0, 0, 10, 0, 0, 0, 10][..], &[0; 100]].concat();
+    let twice = gzip(&gzip(&images));
+    let cases = [
+        (
+            &b"<!DOCTYPE html><html>404</html>"[..],
+            "byte 0: magic number 0x00000803 of images expected, 0x3c21444f found; it is a web page: ",
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer: fetch the file it stands for"),
+        (b"PK\x03\x04\x14\0\0\0\0\0", "it is a zip archive: unpack it"),
+        (b"", "ends at byte 0, within the header of 16 bytes; it is an empty file"),
+        (&twice, "it is packed with gzip: unpack it twice"),
+    ];
+    for (file, message) in cases {
+        refused(idx::decode_images(Path::new("i"), file), &["i: ", message]);
+    }
+    let swapped = "the files of images and labels are swapped";
+    refused(idx::decode_labels(Path::new("l"), &images), &["l: byte 0: magic number", "10x28x28: images", swapped]);
+    refused(idx::decode_images(Path::new("i"), &idx::encode_labels(&labels(40))), &["40: labels", swapped]);
+    refused(idx::decode_labels(Path::new("l"), &one_hot), &["10x10: one-hot labels; one number from 0 to 9"]);
+}
+
+#[test]
+fn files_that_went_through_text_mode_are_named() {
+    let text_mode = |file: &[u8]| -> Vec<u8> {
+        file.iter().flat_map(|&b| if b == b'\n' { vec![b'\r', b'\n'] } else { vec![b] }).collect()
+    };
+    let images = idx::encode_images([11, 28, 28], &noise(11 * 784));
+    let damage = "each line feed follows a carriage return: the file went through text mode; copy it as binary";
+    refused(idx::decode_images(Path::new("i"), &text_mode(&images)), &["i: goes on past its end", damage]);
+    refused(idx::decode_images(Path::new("i"), &text_mode(&gzip(&images))), &["i: damaged gzip", damage]);
+    let records = cifar::encode(&noise(3 * 3072), &labels(3));
+    refused(cifar::decode(Path::new("b"), &text_mode(&records), 3), &["b: goes on past its end", damage]);
 }
 
 // ---- MNIST
@@ -212,6 +265,40 @@ fn missing_mnist_is_refused_with_folders_and_names() {
 }
 
 #[test]
+fn a_split_needs_only_its_own_files() {
+    let folder = folder();
+    write_mnist(folder.path());
+    let whole = load(DatasetKind::Mnist, folder.path(), 5).unwrap();
+    let remove = |name: &str| std::fs::remove_file(folder.path().join(name)).unwrap();
+    let part = |split| load_split(DatasetKind::Mnist, folder.path(), 5, split);
+    for split in Split::ALL {
+        assert_eq!(part(*split).unwrap().1, whole.source);
+    }
+    // Damaged files of the training images matter as little as missing ones.
+    std::fs::write(folder.path().join("train-labels-idx1-ubyte"), "damaged").unwrap();
+    assert_eq!(part(Split::Test).unwrap().0, whole.test);
+    remove("train-images-idx3-ubyte");
+    remove("train-labels-idx1-ubyte");
+    assert_eq!(part(Split::Test).unwrap().0, whole.test);
+    refused(part(Split::Train), &["none of train-images-idx3-ubyte, "]);
+    write_mnist(folder.path());
+    remove("t10k-images-idx3-ubyte");
+    assert_eq!(part(Split::Validation).unwrap().0, whole.validation);
+    assert_eq!(part(Split::Train).unwrap().0, whole.train);
+    refused(part(Split::Test), &["none of t10k-images-idx3-ubyte, "]);
+}
+
+#[test]
+fn mnist_in_reverse_axes_is_refused_with_the_right_order() {
+    let folder = folder();
+    write_mnist(folder.path());
+    let images = idx::encode_images([28, 28, 20], &noise(20 * 784));
+    std::fs::write(folder.path().join("t10k-images-idx3-ubyte"), images).unwrap();
+    let parts = ["t10k-images-idx3-ubyte: byte 8: images of 28x20", "reverse order: [count, height, width] is needed"];
+    refused(load(DatasetKind::Mnist, folder.path(), 5), &parts);
+}
+
+#[test]
 fn mnist_of_another_size_is_refused() {
     let folder = folder();
     write_mnist(folder.path());
@@ -252,7 +339,7 @@ fn a_cifar_file_of_another_length_is_refused_with_its_end() {
     refused(decode(&file[..9218]), &["b.bin: ends early, at byte 9218", expected]);
     refused(decode(&file[..2 * 3073]), &["b.bin: ends early, at byte 6146", expected]);
     refused(decode(&[]), &["b.bin: ends early, at byte 0", expected]);
-    refused(decode(&[&file[..], b"!"].concat()), &["b.bin: goes on past its end, to byte 9220", expected]);
+    refused(decode(&[&file[..], b"!"].concat()), &["b.bin: goes on past its end, byte 9219", expected]);
 }
 
 #[test]
@@ -320,11 +407,27 @@ fn mnist_in_the_place_of_cifar10_is_refused() {
 }
 
 #[test]
+fn a_data_set_in_another_form_is_named_where_its_files_are_looked_for() {
+    let folder = folder();
+    let hint = |kind, entry: &str, text: &str| {
+        let path = folder.path().join(entry);
+        std::fs::create_dir(&path).unwrap();
+        let parts = [&*format!("{} is ", path.display()), text];
+        refused(load(kind, folder.path(), 5), &parts);
+        refused(load_split(kind, folder.path(), 5, Split::Test), &parts);
+        std::fs::remove_dir(&path).unwrap();
+    };
+    hint(DatasetKind::Cifar10, "cifar-10-batches-py", "the version for Python, as torchvision fetches it");
+    hint(DatasetKind::Cifar10, "cifar-10-binary.tar.gz", "the archive of the files; unpack it there");
+    hint(DatasetKind::Mnist, "mnist.npz", "Keras's archive; the four IDX files are needed");
+}
+
+#[test]
 fn missing_cifar10_is_refused_with_folders_and_names() {
     let folder = folder();
     let path = folder.path().display().to_string();
     let places = format!("{path}, {path}/cifar-10-batches-bin, {path}/cifar10; `scripts/fetch-data cifar10` brings");
-    let parts = [&path, "none of data_batch_1.bin, ", ", test_batch.bin found in ", &places];
+    let parts = [&path, "none of data_batch_1.bin, ", ", data_batch_5.bin found in ", &places];
     refused(load(DatasetKind::Cifar10, folder.path(), 5000), &parts);
 }
 
@@ -414,8 +517,8 @@ fn other_images_under_the_published_names_are_not_taken_for_the_published_ones()
 fn genuine(kind: DatasetKind, test: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
     let found = match kind {
-        DatasetKind::Cifar10 => cifar::find(&folder),
-        _ => idx::find(&folder),
+        DatasetKind::Cifar10 => cifar::find(&folder, PublishedPart::Train),
+        _ => idx::find(&folder, PublishedPart::Train),
     };
     if let Err(reason) = &found {
         // The test harness hides the output of `eprintln` when a test passes.
@@ -455,9 +558,8 @@ fn the_bundled_digits_are_the_first_of_each_class_in_mnist() {
 fn the_files_in_the_data_folder_are_the_published_ones() {
     for (kind, name) in [(DatasetKind::Mnist, "mnist"), (DatasetKind::Cifar10, "cifar10")] {
         let Some(folder) = genuine(kind, "the_files_in_the_data_folder_are_the_published_ones") else { continue };
-        let text = describe(&folder);
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        assert!(line.contains(", genuine"), "{line}");
+        let found = surveyed(&folder, kind);
+        assert!(found.condition == DatasetCondition::Genuine && found.description.contains(", genuine"), "{found}");
         let splits = load(kind, &folder, 5000).unwrap().cut(Some(100), Some(100));
         let parts = [splits.train, splits.validation, splits.test].map(|part| part.provenance);
         assert_eq!(parts, [Provenance::Published; 3], "{name}");
@@ -466,27 +568,45 @@ fn the_files_in_the_data_folder_are_the_published_ones() {
 
 // ---- description of the files found; conversion
 
-#[test]
-fn describe_lists_the_files_found_and_how_to_get_the_others() {
-    let folder = folder();
-    write_mnist(&folder.path().join("mnist"));
-    let place = folder.path().join("mnist").display().to_string();
-    let text = describe(folder.path());
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[0], "digits   6000 training, 1000 validation and 1000 test images, bundled in the program");
-    let names = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte";
-    let verdict = format!("NOT the published files (MD5 differs): {names}");
-    assert_eq!(lines[1], format!("mnist    30 training and 20 test images in {place}, {verdict}"));
-    assert!(lines[2].starts_with("cifar10  ") && lines[2].ends_with("`scripts/fetch-data cifar10` brings them"));
-    assert_eq!(lines.len(), 3);
+/// Survey of one data set in `folder`.
+fn surveyed(folder: &Path, kind: DatasetKind) -> SurveyedDataset {
+    survey(folder).into_iter().find(|dataset| dataset.kind == kind).unwrap()
 }
 
 #[test]
-fn describe_explains_a_damaged_file() {
+fn a_survey_lists_the_files_found_and_how_to_get_the_others() {
+    let folder = folder();
+    write_mnist(&folder.path().join("mnist"));
+    let place = folder.path().join("mnist").display().to_string();
+    let found = survey(folder.path());
+    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(lines[0], "digits   6000 training, 1000 validation and 1000 test images, bundled in the program\n");
+    let names = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte";
+    let verdict = format!("NOT the published files (MD5 differs): {names}");
+    assert_eq!(lines[1], format!("mnist    30 training images and 20 test images in {place}, {verdict}\n"));
+    assert!(lines[2].starts_with("cifar10  ") && lines[2].ends_with("`scripts/fetch-data cifar10` brings them\n"));
+    use DatasetCondition::{Genuine, Missing, Unpublished};
+    assert_eq!(found.iter().map(|dataset| dataset.condition).collect::<Vec<_>>(), [Genuine, Unpublished, Missing]);
+}
+
+#[test]
+fn a_survey_explains_a_damaged_file() {
     let folder = folder();
     write_mnist(folder.path());
     std::fs::write(folder.path().join("train-labels-idx1-ubyte"), "zero").unwrap();
-    assert!(describe(folder.path()).contains("train-labels-idx1-ubyte: byte 0: magic number"));
+    let found = surveyed(folder.path(), DatasetKind::Mnist);
+    assert_eq!(found.condition, DatasetCondition::Damaged);
+    assert!(found.description.contains("train-labels-idx1-ubyte: byte 0: magic number"), "{found}");
+}
+
+#[test]
+fn a_survey_says_which_part_is_missing() {
+    let folder = folder();
+    write_mnist(folder.path());
+    std::fs::remove_file(folder.path().join("train-images-idx3-ubyte")).unwrap();
+    let found = surveyed(folder.path(), DatasetKind::Mnist);
+    assert_eq!(found.condition, DatasetCondition::Unpublished);
+    assert!(found.description.starts_with("no training images and 20 test images in "), "{found}");
 }
 
 #[test]
@@ -506,13 +626,14 @@ fn import_writes_the_published_files_of_a_genuine_package() {
     };
     let data = folder();
     // The data folder as fetch-data fills it has plain files in the layout of the package, which import accepts.
-    let written = import(&idx::find(&whole).unwrap(), data.path()).unwrap();
+    let written = import(&idx::find(&whole, PublishedPart::Train).unwrap(), data.path()).unwrap();
     let names: Vec<_> = written.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     let parts = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"];
     assert_eq!(names, parts.map(|part| format!("{part}-ubyte")));
     assert_eq!(std::fs::read_dir(data.path().join("mnist")).unwrap().count(), 4);
-    assert!(describe(data.path()).contains("60000 training and 10000 test images"));
-    assert!(describe(data.path()).contains(", genuine"));
+    let found = surveyed(data.path(), DatasetKind::Mnist);
+    assert!(found.description.contains("60000 training images and 10000 test images"), "{found}");
+    assert!(found.condition == DatasetCondition::Genuine && found.description.contains(", genuine"), "{found}");
 }
 
 #[cfg(unix)]

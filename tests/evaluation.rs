@@ -293,10 +293,14 @@ fn saved_images_are_as_the_report_says() {
     assert_eq!(file.metadata["weights_sha256"], report.weights_sha256);
     let (adversarial, eps) = (file.get::<f32>("adversarial", &[IMAGES, 28, 28, 1]), file.get::<f32>("eps", &[IMAGES]));
     let misclassified = file.get::<u8>("misclassified", &[IMAGES]).expect("a tensor");
-    let predictions = file.get::<u32>("predictions", &[IMAGES]).expect("a tensor");
+    let predictions = file.get::<i64>("predictions", &[IMAGES]).expect("a tensor");
     for (row, (prediction, misclassified)) in report.image_results.iter().zip(predictions.iter().zip(misclassified)) {
-        assert_eq!(*prediction != u32::from(row.label), *misclassified == 1, "{row:?}");
+        assert_eq!(*prediction != i64::from(row.label), *misclassified == 1, "{row:?}");
     }
+    // PyTorch compares and indexes with integers of 64 bits.
+    let labels = file.get::<i64>("labels", &[IMAGES]).expect("a tensor");
+    assert!(labels.iter().zip(&images().labels).all(|(label, known)| *label == i64::from(*known)));
+    assert_eq!(file.get::<i64>("index", &[IMAGES]).expect("a tensor"), (0..IMAGES as i64).collect::<Vec<_>>());
     let (found, dataset) = (least_eps(&report), images());
     for (i, (image, &eps)) in adversarial.expect("a tensor").chunks(784).zip(eps.expect("a tensor")).enumerate() {
         assert_eq!(f64::from(eps), found[i].map_or(f64::from(0.1f32), |eps| f64::from(eps as f32)), "image {i}");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use maxmargin::attack::{DdnSettings, Pgd, PgdSettings, StartNoise, ddn};
 use maxmargin::catalog::DatasetKind;
 use maxmargin::config::Fidelity;
-use maxmargin::data::{self, Dataset, idx};
+use maxmargin::data::{self, Dataset, PublishedPart, Split, idx};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::verified::BatchRun;
 use maxmargin::evaluate::{Examples, VerifiedAttack, accuracy};
@@ -39,7 +39,7 @@ fn folder(variable: &str, default: &str) -> PathBuf {
 fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
     let weights = folder("MAXMARGIN_ORACLE", "../shared/oracle").join(name);
     let images = folder("MAXMARGIN_DATA", "data");
-    let missing = match idx::find(&images) {
+    let missing = match idx::find(&images, PublishedPart::Test) {
         Err(reason) => Some(reason.to_string()),
         Ok(_) => (!weights.is_file()).then(|| format!("{}: no such file", weights.display())),
     };
@@ -48,7 +48,8 @@ fn known(name: &str, test: &str) -> Option<(PathBuf, Dataset)> {
         std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
         return None;
     }
-    Some((weights, data::load(DatasetKind::Mnist, &images, 5000).expect("MNIST").test))
+    let (test, _) = data::load_split(DatasetKind::Mnist, &images, 5000, Split::Test).expect("MNIST");
+    Some((weights, test))
 }
 
 /// Accuracy in percent on clean images, and under PGD on the cross-entropy in linf, started at the image itself.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::kinds::Method;
 use super::settings::Config;
+use crate::formats::{ExpectedContent, mistaken_format};
 use crate::{Error, Result};
 
 impl Config {
@@ -12,9 +13,18 @@ impl Config {
     /// # Errors
     /// The file cannot be read; or a setting is missing, unknown, of a wrong type or out of its range.
     pub fn load(file: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, "read", source))?;
+        let content = std::fs::read(file).map_err(|source| Error::io(file, "read", source))?;
+        if let Some(found) = mistaken_format(&content, ExpectedContent::Text) {
+            return Err(Error::format(file, format!("expected settings as TOML, found {found}")));
+        }
+        let text = String::from_utf8(content).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            Error::format(file, format!("byte {at}: expected settings as TOML, found bytes that are no text"))
+        })?;
         let mut config: Config = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let line = error
+                .span()
+                .map_or(1, |span| 1 + text.as_bytes()[..span.start].iter().filter(|b| **b == b'\n').count());
             Error::format(file, format!("line {line}: {}", error.message()))
         })?;
         if config.method == Method::Mma {

@@ -194,6 +194,23 @@ fn a_file_from_before_there_were_methods_is_of_mma_or_without_a_clean_loss_of_om
 }
 
 #[test]
+fn a_file_that_holds_no_settings_is_named() {
+    for (content, expected) in [
+        (&b"<!DOCTYPE html><html>"[..], "expected settings as TOML, found a web page: the download went wrong"),
+        (b"\xff\xfes\0e\0e\0d\0", "expected settings as TOML, found text in UTF-16: save it as UTF-8"),
+        (b"PK\x03\x04\0\0archive/data.pkl", "expected settings as TOML, found a pickle of PyTorch's"),
+        (b"seed = 1\n\xff", "byte 9: expected settings as TOML, found bytes that are no text"),
+        (b"", "expected settings as TOML, found an empty file"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, content).unwrap();
+        let message = Config::load(&file).unwrap_err().to_string();
+        assert!(message.starts_with(file.to_str().unwrap()) && message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn a_file_must_hold_every_setting_and_no_other() {
     let text = quick().to_toml();
     assert_eq!(loaded(&text).0, Ok(quick()));

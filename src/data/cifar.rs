@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Dataset;
 use super::files::{check_labels, find as find_files, read};
-use super::provenance::{CIFAR10_TEST, CIFAR10_TRAIN, Provenance};
+use super::provenance::{CIFAR10_TEST, CIFAR10_TRAIN, Provenance, PublishedPart};
 use crate::catalog::DatasetKind;
+use crate::formats::{ExpectedContent, mistaken_format, text_mode_damage};
 use crate::{Error, Result};
 
 /// Names of the training files, in order.
@@ -36,31 +37,40 @@ pub(super) const IMAGE: usize = 3 * PLANE;
 /// Number of bytes of a record: the label, then the image.
 const RECORD: usize = 1 + IMAGE;
 
-/// Finds the folder that holds CIFAR10, in or below the data folder `folder`.
+/// Files of a part.
+fn names(part: PublishedPart) -> &'static [&'static str] {
+    match part {
+        PublishedPart::Train => &TRAIN,
+        PublishedPart::Test => &[TEST],
+    }
+}
+
+/// Finds the folder that holds a part of CIFAR10, in or below the data folder `folder`.
 ///
 /// # Errors
-/// No folder holds any of the files. The message lists folders and names.
-pub fn find(folder: &Path) -> Result<PathBuf> {
-    let names: Vec<_> = TRAIN.into_iter().chain([TEST]).map(String::from).collect();
+/// No folder holds any of the part's files. The message lists folders and names.
+pub fn find(folder: &Path, part: PublishedPart) -> Result<PathBuf> {
+    let names: Vec<_> = names(part).iter().map(ToString::to_string).collect();
     find_files(DatasetKind::Cifar10, folder, &names)
 }
 
-/// Reads CIFAR10's (training, test) images from the six files in `place`.
+/// Reads a part of CIFAR10 from its files in `place`. Reads no other files.
 ///
 /// # Errors
 /// A file cannot be read, or [`decode`] refuses it.
-pub fn read_cifar10(place: &Path) -> Result<(Dataset, Dataset)> {
-    let file = |data: &mut Dataset, name: &str| {
-        let path = place.join(name);
-        let (images, labels) = decode(&path, &read(&path)?, RECORDS)?;
+pub fn read_cifar10(place: &Path, part: PublishedPart) -> Result<Dataset> {
+    let (name, published) = match part {
+        PublishedPart::Train => ("cifar10 training", CIFAR10_TRAIN),
+        PublishedPart::Test => ("cifar10 test", CIFAR10_TEST),
+    };
+    let mut data = dataset(name);
+    for file in names(part) {
+        let path = place.join(file);
+        let (images, labels) = decode(&path, &read(&path, RECORDS * RECORD)?, RECORDS)?;
         data.images.extend(images);
         data.labels.extend(labels);
-        Ok(())
-    };
-    let (mut train, mut test) = (dataset("cifar10 training"), dataset("cifar10 test"));
-    TRAIN.into_iter().try_for_each(|name| file(&mut train, name))?;
-    file(&mut test, TEST)?;
-    Ok((train.compared(CIFAR10_TRAIN), test.compared(CIFAR10_TEST)))
+    }
+    Ok(data.compared(published))
 }
 
 /// Data set of CIFAR10's shape, without images.
@@ -83,10 +93,14 @@ pub(super) fn dataset(name: &str) -> Dataset {
 pub fn decode(path: &Path, content: &[u8], records: usize) -> Result<(Vec<u8>, Vec<u8>)> {
     let (found, expected) = (content.len(), records * RECORD);
     if found != expected {
-        let end = if found < expected { "ends early, at" } else { "goes on past its end, to" };
-        let hint = other_format(content).map(|what| format!("; it is {what}")).unwrap_or_default();
-        let message =
-            format!("{end} byte {found}: {records} records of {RECORD} bytes expected, {expected} bytes in all{hint}");
+        let end = match found < expected {
+            true => format!("ends early, at byte {found}"),
+            false => format!("goes on past its end, byte {expected}"),
+        };
+        let format = mistaken_format(content, ExpectedContent::Cifar10).map(|format| format!("; it is {format}"));
+        let damage = || text_mode_damage(content).map(|damage| format!("; {damage}"));
+        let hint = format.or_else(damage).unwrap_or_default();
+        let message = format!("{end}: {records} records of {RECORD} bytes expected, {expected} bytes in all{hint}");
         return Err(Error::format(path, message));
     }
     let labels: Vec<u8> = content.iter().copied().step_by(RECORD).collect();
@@ -100,16 +114,6 @@ pub fn decode(path: &Path, content: &[u8], records: usize) -> Result<(Vec<u8>, V
         }
     }
     Ok((images, labels))
-}
-
-/// Format of a file of an unexpected length, if its first bytes tell it.
-fn other_format(content: &[u8]) -> Option<&'static str> {
-    match content {
-        [0, 0, 8, 1 | 3, ..] => Some("an IDX file, such as MNIST's"),
-        [0x1f, 0x8b, ..] => Some("packed with gzip: unpack the archive first"),
-        [0x80, 2..=5, ..] => Some("a pickle, of CIFAR10's version for Python: the version in binary files is needed"),
-        _ => None,
-    }
 }
 
 /// Encodes images `[labels.len(), 32, 32, 3]` and their labels as the content of a file.

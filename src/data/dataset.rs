@@ -1,6 +1,7 @@
 //! Images with their labels, and the three parts of a data set.
 
 use super::provenance::Provenance;
+use crate::choice::choices;
 use crate::hash::{sha256, sha256_of_parts};
 
 /// Images and their labels.
@@ -81,6 +82,18 @@ impl Dataset {
     fn empty(&self) -> Dataset {
         let Dataset { height, width, channels, provenance, .. } = *self;
         Dataset { name: self.name.clone(), images: Vec::new(), labels: Vec::new(), height, width, channels, provenance }
+    }
+}
+
+choices! {
+    /// Part of a data set.
+    pub enum Split {
+        /// Test images
+        Test = "test",
+        /// Images held out of training
+        Validation = "validation",
+        /// Images trained on
+        Train = "train",
     }
 }
 

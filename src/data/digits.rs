@@ -14,7 +14,7 @@
 
 use std::path::Path;
 
-use super::dataset::{Dataset, Splits};
+use super::dataset::{Dataset, Split, Splits};
 use super::idx;
 use super::provenance::Provenance;
 use crate::{Error, Result};
@@ -34,24 +34,38 @@ macro_rules! part {
 /// Number of validation images.
 pub const VALIDATION: usize = 1000;
 
+/// Origin of the images, for messages.
+pub(super) const SOURCE: &str = "bundled digits";
+
 /// Loads 6,000 training, `val_size` validation and 1,000 test images. Each part has equally many images of every class;
 /// `val_size` takes the first of the 1,000 validation images.
 ///
 /// # Errors
 /// `val_size` is more than [`VALIDATION`].
 pub fn load(val_size: usize) -> Result<Splits> {
-    let train = unpack(part!("train"), "digits training")?;
-    let validation = unpack(part!("validation"), "digits validation")?;
-    let test = unpack(part!("test"), "digits test")?;
+    let part = |split| load_split(split, val_size);
+    let (train, validation, test) = (part(Split::Train)?, part(Split::Validation)?, part(Split::Test)?);
+    Ok(Splits { train, validation, test, source: SOURCE.into() })
+}
+
+/// Loads one part of [`load`] alone.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn load_split(split: Split, val_size: usize) -> Result<Dataset> {
     if val_size > VALIDATION {
         return Err(Error::usage(format!(
             "val_size {val_size}: the bundled digits have {VALIDATION} validation images"
         )));
     }
-    Ok(Splits { train, validation: validation.take(val_size), test, source: "bundled digits".into() })
+    match split {
+        Split::Train => unpack(part!("train"), "digits training"),
+        Split::Validation => Ok(unpack(part!("validation"), "digits validation")?.take(val_size)),
+        Split::Test => unpack(part!("test"), "digits test"),
+    }
 }
 
 fn unpack((images, pixels, labels, classes): (&str, &[u8], &str, &[u8]), name: &str) -> Result<Dataset> {
-    let part = idx::decode_pair((Path::new(images), pixels.to_vec()), (Path::new(labels), classes.to_vec()), name)?;
+    let part = idx::decode_pair((Path::new(images), pixels), (Path::new(labels), classes), name)?;
     Ok(Dataset { provenance: Provenance::Bundled, ..part })
 }

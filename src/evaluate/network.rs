@@ -67,19 +67,20 @@ pub(super) struct ImageSet {
 }
 
 impl ImageSet {
-    /// Loads a part of the config's data set from the folder `data`, of which only the first `size` images if that is
+    /// Loads a part, and no other, of the config's data set from the folder `data`, of which only the first `size` images if that is
     /// set.
     ///
     /// # Errors
     /// The data cannot be read, or is smaller than the config says.
     pub(super) fn load(config: &Config, split: Split, size: Option<usize>, data: &Path) -> Result<ImageSet> {
-        let splits = data::load(config.dataset, data, config.val_size)?.cut(config.train_size, config.test_size);
-        let origin = format!("{}, {split}", splits.source);
-        let dataset = match split {
-            Split::Test => splits.test,
-            Split::Validation => splits.validation,
-            Split::Train => splits.train,
+        let (dataset, source) = data::load_split(config.dataset, data, config.val_size, split)?;
+        let origin = format!("{source}, {split}");
+        let most = match split {
+            Split::Test => config.test_size,
+            Split::Validation => None,
+            Split::Train => config.train_size,
         };
+        let dataset = dataset.take(most.unwrap_or(usize::MAX));
         Ok(ImageSet { dataset: dataset.take(size.unwrap_or(usize::MAX)), origin })
     }
 }

@@ -5,21 +5,9 @@ use std::time::Duration;
 
 use super::attacks::{AttackName, AttackSettings};
 use crate::Result;
-use crate::choice::choices;
 use crate::config::{Config, Method};
+pub use crate::data::Split;
 use crate::hash::{file_sha256, sha256};
-
-choices! {
-    /// Part of a data set.
-    pub enum Split {
-        /// Test images
-        Test = "test",
-        /// Images held out of training
-        Validation = "validation",
-        /// Images trained on
-        Train = "train",
-    }
-}
 
 /// Method that trained a network.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::formats::{ExpectedContent, mistaken_format};
 use crate::{Error, Result};
 
 /// Name of the field that holds everything that depends on the time.
@@ -52,7 +53,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Value>> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let whole = &bytes[..bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1)];
     let lines = whole.split_inclusive(|&b| b == b'\n').enumerate();
-    lines.map(|(i, line)| Ok(parse(line).map_err(|e| invalid_line(path, i, &e))?.1)).collect()
+    lines.map(|(i, line)| Ok(parse(line).map_err(|e| invalid_line(path, i, line, &e))?.1)).collect()
 }
 
 /// Parses a line: its required fields, and the whole line. Fractions of former versions become percentages.
@@ -69,6 +70,9 @@ pub(super) fn parse(line: &[u8]) -> serde_json::Result<(LineHead, Value)> {
     Ok((head, value))
 }
 
-pub(super) fn invalid_line(path: &Path, index: usize, error: &serde_json::Error) -> Error {
-    Error::format(path, format!("line {}: expected a JSON object with kind and step, found: {error}", index + 1))
+/// Error about the line of this index, counted from 0, with the content of the line.
+pub(super) fn invalid_line(path: &Path, index: usize, line: &[u8], error: &serde_json::Error) -> Error {
+    let format = mistaken_format(line, ExpectedContent::Text).map(|format| format!("; it is {format}"));
+    let (line, format) = (index + 1, format.unwrap_or_default());
+    Error::format(path, format!("line {line}: expected a JSON object with kind and step, found: {error}{format}"))
 }

@@ -81,7 +81,7 @@ impl Metrics {
                     }
                 }
                 Err(_) if i + 1 == lines.len() => {}
-                Err(e) => return Err(invalid_line(path, i, &e)),
+                Err(e) => return Err(invalid_line(path, i, line, &e)),
             }
         }
         if kept != bytes {

@@ -21,6 +21,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
 use serde_json::json;
 
 use super::atomic::write_atomic;
+use crate::formats::{ExpectedContent, mistaken_format, text_mode_damage};
 use crate::hash::sha256_of_parts;
 use crate::{Error, Result};
 
@@ -206,6 +207,21 @@ impl TensorFile {
         })
     }
 
+    /// Elements of the tensor called `name`, which counts something: of type I64, or U32 as former versions wrote it.
+    ///
+    /// # Errors
+    /// As [`TensorFile::get`]; or an element is below 0 or above 2^32 - 1.
+    pub fn get_counts(&self, name: &str, shape: &[usize]) -> Result<Vec<u32>> {
+        if let TensorData::U32(_) = self.tensor(name)?.data {
+            return Ok(self.get::<u32>(name, shape)?.to_vec());
+        }
+        let count = |(i, &value): (usize, &i64)| {
+            let refusal = || format!("tensor `{name}`, element {i}: expected 0 to {}, found {value}", u32::MAX);
+            u32::try_from(value).map_err(|_| Error::format(&self.path, refusal()))
+        };
+        self.get::<i64>(name, shape)?.iter().enumerate().map(count).collect()
+    }
+
     /// Entry `key` of the metadata, parsed as a `T`.
     ///
     /// # Errors
@@ -313,11 +329,14 @@ fn likeness(a: &str, b: &str) -> usize {
 
 /// Explains why the crate refused a file: the format that it seems to have, or the bytes or the tensor in error.
 fn explain(bytes: &[u8], error: SafeTensorError) -> String {
+    if let Some(found) = mistaken_format(bytes, ExpectedContent::Tensors) {
+        return format!("byte 0: expected a safetensors file, found {found}");
+    }
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else {
         return format!("byte 0: expected a safetensors file, which begins with 8 bytes; found {} bytes", bytes.len());
     };
-    if let Some(found) = other_format(bytes) {
-        return format!("byte 0: expected a safetensors file, found {found}");
+    if let Some(damage) = text_mode_damage(bytes) {
+        return format!("damaged: {damage}");
     }
     let length = u64::from_le_bytes(*length);
     let Some(header) = usize::try_from(length).ok().and_then(|n| rest.get(..n)) else {
@@ -351,22 +370,6 @@ fn explain(bytes: &[u8], error: SafeTensorError) -> String {
         }
         other => format!("header, bytes 8 to {begin}: {other}"),
     }
-}
-
-/// Name of the format of a file that is not safetensors, for formats that are often confused with it.
-fn other_format(bytes: &[u8]) -> Option<&'static str> {
-    // A header of 60 bytes begins with `<` and seven zeros, so one character is not enough.
-    let page = bytes[0] == b'<' && (bytes[1].is_ascii_alphabetic() || bytes[1] == b'!' || bytes[1] == b'?');
-    Some(match bytes {
-        _ if page => "a web page: the download went wrong",
-        // Zip archives since PyTorch 1.6, bare pickles before.
-        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
-            "a pickle of PyTorch's: load it there and save it with safetensors.torch.save_file"
-        }
-        [0x1f, 0x8b, ..] => "gzip: unpack it",
-        _ if bytes.starts_with(b"version https://git-lfs") => "a Git LFS pointer: fetch the file it stands for",
-        _ => return None,
-    })
 }
 
 /// First tensor whose type and shape do not fit its `data_offsets`.

@@ -9,7 +9,8 @@ use super::images::{bytes, data_uri};
 use super::shown::ShownEvaluation;
 use crate::Result;
 use crate::catalog::DatasetKind;
-use crate::data::{self, Dataset, Splits};
+use crate::choice::Choice as _;
+use crate::data::{self, Dataset, Split};
 use crate::evaluate::adversarial::AdversarialImages;
 use crate::evaluate::folder::{read_adversarial, read_image_results};
 use crate::evaluate::image_results::ImageResult;
@@ -21,15 +22,16 @@ const SHOWN: usize = 10;
 /// Source of pictures: the data sets, each read when it is needed.
 pub struct Pictures {
     folder: PathBuf,
-    /// Data set that was read last.
+    /// Part of a data set that was read last.
     last: Option<LastRead>,
 }
 
-/// Data set that was read, or the reason why it could not be.
+/// Part of a data set that was read, or the reason why it could not be.
 struct LastRead {
     dataset: DatasetKind,
     val_size: usize,
-    splits: std::result::Result<Splits, String>,
+    split: Split,
+    images: std::result::Result<Dataset, String>,
 }
 
 impl Pictures {
@@ -86,28 +88,23 @@ impl Pictures {
     ) -> std::result::Result<&Dataset, String> {
         let dataset = shown.report().dataset;
         let split = Some(&*shown.report().split).filter(|split| !split.is_empty()).unwrap_or("test");
+        let split = Split::from_name(split)
+            .ok_or_else(|| format!("expected the split test, validation or train, found {split:?}"))?;
         // The test images do not depend on the size of the validation set.
         let val_size = match (&shown.source.run, split) {
             (Some(run), _) => run.config.val_size,
-            (None, "test") => 1,
+            (None, Split::Test) => 1,
             (None, other) => {
                 return Err(format!("the settings of a run tell which images are {other} ones; there is no run"));
             }
         };
-        if self.last.as_ref().is_none_or(|last| (last.dataset, last.val_size) != (dataset, val_size)) {
-            let splits = data::load(dataset, &self.folder, val_size).map_err(|e| e.to_string());
-            self.last = Some(LastRead { dataset, val_size, splits });
-        }
-        let splits = match &self.last {
-            Some(LastRead { splits, .. }) => splits.as_ref().map_err(Clone::clone)?,
-            None => return Err("no data set was read".into()),
-        };
-        let images = match split {
-            "train" => &splits.train,
-            "validation" => &splits.validation,
-            "test" => &splits.test,
-            other => return Err(format!("expected the split test, validation or train, found {other:?}")),
-        };
+        let same = |last: &LastRead| (last.dataset, last.val_size, last.split) == (dataset, val_size, split);
+        let last = self.last.take().filter(same).unwrap_or_else(|| {
+            let read = data::load_split(dataset, &self.folder, val_size, split);
+            let images = read.map(|(images, _)| images).map_err(|e| e.to_string());
+            LastRead { dataset, val_size, split, images }
+        });
+        let images = self.last.insert(last).images.as_ref().map_err(Clone::clone)?;
         let shape = [images.height, images.width, images.channels];
         if shape != adversarial.shape {
             return Err(format!(

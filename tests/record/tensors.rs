@@ -126,6 +126,27 @@ fn another_shape_type_or_name_is_refused_with_what_was_found() {
 }
 
 #[test]
+fn counts_are_read_from_both_types_of_integers_that_versions_wrote() {
+    let folder = temporary();
+    let path = folder.path().join("a.safetensors");
+    let tensors = [
+        Tensor::new("former", &[2], vec![0u32, u32::MAX]),
+        Tensor::new("now", &[2], vec![0i64, i64::from(u32::MAX)]),
+        Tensor::new("negative", &[2], vec![3i64, -1]),
+        Tensor::new("real", &[1], vec![1f32]),
+    ];
+    write_tensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let file = TensorFile::read(&path).unwrap();
+    assert_eq!(file.get_counts("former", &[2]).unwrap(), [0, u32::MAX]);
+    assert_eq!(file.get_counts("now", &[2]).unwrap(), [0, u32::MAX]);
+    let negative = message(file.get_counts("negative", &[2]), &path);
+    assert!(negative.contains("tensor `negative`, element 1: expected 0 to 4294967295, found -1"), "{negative}");
+    let real = message(file.get_counts("real", &[1]), &path);
+    assert!(real.contains("tensor `real`: expected I64 [1], found F32 [1]"), "{real}");
+    assert!(message(file.get_counts("now", &[3]), &path).contains("expected I64 [3], found I64 [2]"));
+}
+
+#[test]
 fn a_file_cut_anywhere_is_an_error_that_names_a_byte() {
     let folder = temporary();
     let path = folder.path().join("a.safetensors");
@@ -240,7 +261,7 @@ fn files_of_other_formats_are_recognized() {
         (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "a pickle of PyTorch's"),
         (b"\x1f\x8b\x08\0\0\0\0\0\0\x03\0\0\0\0", "gzip"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
-        (b"", "found 0 bytes"),
+        (b"", "found an empty file"),
     ];
     for (bytes, expected) in cases {
         fs::write(&path, bytes).unwrap();
