@@ -17,7 +17,7 @@ use maxmargin::evaluate::{
     AttackName, AttackSettings, EvaluationRequest, Examples, OutputPaths, Split, VerifiedAttack, attacks,
 };
 use maxmargin::model::state_dict::load_model;
-use maxmargin::record::{Tensor, TensorFile, write_tensors};
+use maxmargin::record::{OutputFile, Tensor, TensorFile, write_tensors};
 use maxmargin::tape::{Buffer, Loss, Memory, Program};
 use maxmargin::{Error, Result};
 use serde_json::Value;
@@ -241,18 +241,14 @@ fn an_evaluation_that_was_interrupted_anywhere_continues_to_the_same_result() {
     let mut request = request(&[AttackName::Pgd, AttackName::AnPgd], &[0.02, 0.06], 3);
     request.config.test_eps = 0.1;
     let whole = {
-        let folder = tempfile::tempdir().expect("a folder");
-        let paths = OutputPaths { save: Some(folder.path().join("adv.safetensors")), ..OutputPaths::default() };
+        let paths = OutputPaths { keep_images: true, ..OutputPaths::default() };
         let report = request.run(&mut Cpu::new(), &paths).expect("an evaluation");
-        (timeless(&report), report.csv(), std::fs::read(paths.save.unwrap()).expect("a file"))
+        (timeless(&report), report.csv(), report.adversarial)
     };
     for first in [1, 2, 5, 11] {
         let folder = tempfile::tempdir().expect("a folder");
-        let paths = OutputPaths {
-            folder: Some(folder.path().into()),
-            checkpoint_interval: Duration::ZERO,
-            save: Some(folder.path().join("adv.safetensors")),
-        };
+        let paths =
+            OutputPaths { folder: Some(folder.path().into()), checkpoint_interval: Duration::ZERO, keep_images: true };
         // Interrupted again and again, each time a few batches later.
         let mut interruptions = 0;
         let report = loop {
@@ -264,7 +260,7 @@ fn an_evaluation_that_was_interrupted_anywhere_continues_to_the_same_result() {
             assert!(interruptions < 200, "the evaluation does not continue");
         };
         assert!(interruptions > 0);
-        let found = (timeless(&report), report.csv(), std::fs::read(paths.save.unwrap()).expect("a file"));
+        let found = (timeless(&report), report.csv(), report.adversarial);
         assert!(found == whole, "interrupted after {first} schedules: {} and {}", found.0, whole.0);
     }
 }
@@ -272,7 +268,8 @@ fn an_evaluation_that_was_interrupted_anywhere_continues_to_the_same_result() {
 #[test]
 fn a_request_does_not_continue_from_the_state_of_another() {
     let folder = tempfile::tempdir().expect("a folder");
-    let paths = OutputPaths { folder: Some(folder.path().into()), checkpoint_interval: Duration::ZERO, save: None };
+    let paths =
+        OutputPaths { folder: Some(folder.path().into()), checkpoint_interval: Duration::ZERO, keep_images: false };
     let one = request(&[AttackName::Pgd], &[0.05], 3);
     one.run(&mut Failing { cpu: Cpu::new(), left: 3 }, &paths).expect_err("stopped");
     assert!(folder.path().join("unfinished.safetensors").is_file());
@@ -287,8 +284,10 @@ fn saved_images_are_as_the_report_says() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("adv.safetensors");
     let request = request(&[AttackName::Pgd], &[0.02, 0.1], 5);
-    let paths = OutputPaths { save: Some(file.clone()), ..OutputPaths::default() };
+    let paths = OutputPaths { keep_images: true, ..OutputPaths::default() };
     let report = request.run(&mut Cpu::new(), &paths).expect("an evaluation");
+    let output = OutputFile::check("--save", &file, &[]).expect("a file that can be written");
+    report.adversarial.as_ref().expect("images").write(&output).expect("a file");
     let file = TensorFile::read(&file).expect("a file");
     assert_eq!(file.metadata["weights_sha256"], report.weights_sha256);
     let (adversarial, eps) = (file.get::<f32>("adversarial", &[IMAGES, 28, 28, 1]), file.get::<f32>("eps", &[IMAGES]));

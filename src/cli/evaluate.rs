@@ -61,7 +61,7 @@ pub(super) struct EvaluateRunFlags {
     /// evaluation-NAME in the run's folder, or evaluation-NAME-2 and so on; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Write the adversarial images (those in balls, or else the nearest) to this file, and check the file [default
+    /// Write the adversarial images (those in balls, or else the nearest), each checked, to this file [default
     /// file: adversarial.safetensors in the evaluation's folder, where a report shows them]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub save: Option<Option<PathBuf>>,
@@ -145,10 +145,11 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
     let check = |flag, path: &Path| OutputFile::check(flag, path, &[&plan.request.weights]);
     let json = plan.json.as_deref().map(|path| check("--json", path)).transpose()?;
-    if let Some(SaveTo::File(path)) = &plan.save {
-        let save = check("--save", path)?;
-        json.as_ref().map_or(Ok(()), |json| save.refuse_same(json))?;
-    }
+    let given = match &plan.save {
+        Some(SaveTo::File(path)) => Some(check("--save", path)?),
+        _ => None,
+    };
+    given.iter().zip(&json).try_for_each(|(save, json)| save.refuse_same(json))?;
     let mut device = plan.device_flags.open()?;
     let folder = plan.folder.map(|folder| folder.prepare(&plan.request.hash()?)).transpose()?;
     if let Some(PreparedFolder { passed_over, .. }) = folder.as_ref().filter(|_| !plan.device_flags.quiet) {
@@ -158,28 +159,31 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         }
     }
     let folder = folder.map(|prepared| prepared.path);
-    let save = plan.save.and_then(|save| match save {
-        SaveTo::InFolder => folder.as_ref().map(|folder| folder.join(ADVERSARIAL)),
-        SaveTo::File(path) => Some(path),
-    });
-    let paths = OutputPaths { folder, save, ..OutputPaths::default() };
+    let save = match (&plan.save, &folder) {
+        (Some(SaveTo::InFolder), Some(folder)) => Some(check("--save", &folder.join(ADVERSARIAL))?),
+        _ => given,
+    };
+    let paths = OutputPaths { folder, keep_images: save.is_some(), ..OutputPaths::default() };
     interrupt::install("keeping the finished batches");
     let report = match plan.request.run(device.as_mut(), &paths) {
         Err(Error::Interrupted(signal)) => return Ok(stopped(signal, &remains(paths.folder.as_deref()))),
         result => result?,
     };
-    let print = |text: &str| print_beside(&json, text);
+    let print = |text: &str| print_beside(json.iter().chain(&save), text);
     print(&report.table())?;
-    if let Some(json) = &json {
-        folder::write_report(json, &report)?;
-    }
-    if let Some(folder) = &paths.folder {
-        folder::write(folder, &report)?;
-        print(&format!("{} has the report, and a row for each image\n", folder.display()))?;
-    }
-    if let Some(save) = &paths.save {
-        print(&format!("{}: {} images, each checked as written\n", save.display(), report.count))?;
-    }
+    // Each is tried: an output that fails does not take the others with it.
+    let saved = [
+        paths.folder.as_ref().map_or(Ok(()), |folder| {
+            folder::write(folder, &report)?;
+            print(&format!("{} has the report, and a row for each image\n", folder.display()))
+        }),
+        json.as_ref().map_or(Ok(()), |json| folder::write_report(json, &report)),
+        save.as_ref().zip(report.adversarial.as_ref()).map_or(Ok(()), |(save, adversarial)| {
+            adversarial.write(save)?;
+            print(&format!("{}: {} images, each checked\n", save.path().display(), report.count))
+        }),
+    ];
+    saved.into_iter().collect::<Result<()>>()?;
     conclude(&plan.required, report.clean_accuracy, &report.robust, print)
 }
 

@@ -71,6 +71,7 @@ impl Findings<'_> {
             backward_passes: passes.backward,
             seconds: Some(state.seconds),
             image_results: self.image_results(),
+            adversarial: None,
             warnings: self.warnings,
             margins: self.margins.map(|measured| measured.margins),
         };

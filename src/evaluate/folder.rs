@@ -11,7 +11,7 @@ use super::checkpoint;
 use super::image_results::{HEADER, ImageResult};
 use super::report::{EvaluationReport, SCHEMA_VERSION};
 use crate::formats::{ExpectedContent, mistaken_format};
-use crate::record::{OutputFile, write_atomic};
+use crate::record::{OutputFile, check_folder, write_atomic};
 use crate::{Error, Result};
 
 /// Report, as JSON.
@@ -50,7 +50,7 @@ impl EvaluationFolder {
     /// Chooses and creates the folder for the result of the request with the hash `request`.
     ///
     /// # Errors
-    /// [`EvaluationFolder::At`] holds the result of another request; or the folder cannot be created.
+    /// [`EvaluationFolder::At`] holds the result of another request; or the folder cannot be created or written into.
     pub fn prepare(&self, request: &str) -> Result<PreparedFolder> {
         let mut passed_over = Vec::new();
         let path = match self {
@@ -75,6 +75,7 @@ impl EvaluationFolder {
             }
         };
         create_dir_all(&path).map_err(|source| Error::io(&path, "create", source))?;
+        check_folder(&path)?;
         Ok(PreparedFolder { path, passed_over })
     }
 }

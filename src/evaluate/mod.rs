@@ -11,7 +11,7 @@
 //! - [`examples`]: a data set on the device, batch by batch, and its predictions without an attack.
 //! - [`margins`]: margins by AN-PGD in its test form, which selects checkpoints.
 //! - [`checks`]: signs that a figure is doubtful, by name.
-//! - [`adversarial`]: the file of adversarial images, which is read again and checked after it is written.
+//! - [`adversarial`]: the file of adversarial images, which is read again after it is written.
 //! - [`statistics`]: accuracy, mean, quantiles.
 //!
 //! Nothing here trains, draws or prints: figures are returned, progress goes to [`crate::record::Progress`].
@@ -20,6 +20,7 @@ pub mod adversarial;
 pub mod attacks;
 mod checkpoint;
 pub mod checks;
+mod claims;
 pub mod examples;
 mod findings;
 pub mod folder;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::adversarial::AdversarialImages;
 use super::image_results::{HEADER, ImageResult};
 use super::passes::Passes;
 use super::statistics::{mean, quantile};
@@ -103,6 +104,9 @@ pub struct EvaluationReport {
     /// Result of each image, kept in a file of its own.
     #[serde(skip)]
     pub image_results: Vec<ImageResult>,
+    /// Adversarial images, if they were asked for; kept in a file of their own.
+    #[serde(skip)]
+    pub adversarial: Option<AdversarialImages>,
 }
 
 /// Accuracy under attack at one eps.

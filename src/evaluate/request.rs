@@ -49,20 +49,20 @@ pub struct EvaluationRequest {
     pub quiet: bool,
 }
 
-/// Files that an evaluation writes while it runs.
+/// Files that an evaluation writes while it runs, and images that it keeps for a file.
 #[derive(Clone, Debug)]
 pub struct OutputPaths {
     /// Folder of the evaluation, which exists; an interrupted evaluation continues from the state in it.
     pub folder: Option<PathBuf>,
     /// Least time between two writes of the state.
     pub checkpoint_interval: Duration,
-    /// File for the adversarial images.
-    pub save: Option<PathBuf>,
+    /// True if the report shall hold the adversarial images.
+    pub keep_images: bool,
 }
 
 impl Default for OutputPaths {
     fn default() -> OutputPaths {
-        OutputPaths { folder: None, checkpoint_interval: Duration::from_secs(5), save: None }
+        OutputPaths { folder: None, checkpoint_interval: Duration::from_secs(5), keep_images: false }
     }
 }
 

@@ -6,10 +6,10 @@
 
 use std::time::Instant;
 
-use super::adversarial::AdversarialWriter;
 use super::attacks::record;
 use super::checkpoint::{self, AttackRun, CheckpointWriter, EvaluationState};
 use super::checks::{GradientCheck, Observations};
+use super::claims::AdversarialClaims;
 use super::examples::Examples;
 use super::findings::Findings;
 use super::margins::{MarginMeasurement, MeasuredMargins};
@@ -52,7 +52,7 @@ impl EvaluationRequest {
 
         let clean = examples.clean_predictions(device)?;
         let correct: Vec<bool> = clean.iter().map(|prediction| prediction.correct).collect();
-        let empty = self.empty_state(&network, &bounded, &minimum_norm, &images, paths.save.is_some());
+        let empty = self.empty_state(&network, &bounded, &minimum_norm, &images, paths.keep_images);
         let found = paths.folder.as_deref().map(checkpoint::read).transpose()?.flatten();
         let found = found.filter(|state| state.continues(&empty));
 
@@ -77,11 +77,9 @@ impl EvaluationRequest {
         let margins = run.attack_and_measure(&bounded, &minimum_norm, margins.as_ref())?;
         let state = run.finish();
         let seen = Observations::new(model, device, &examples, &gradients, &correct, &state, &self.eps)?;
-        if let Some(file) = &paths.save {
-            let (weights_sha256, dataset) = (&*network.sha256, &images.dataset);
-            let writer = AdversarialWriter { request: self, weights_sha256, dataset, state: &state, correct: &correct };
-            writer.write_and_check(file, device, &examples)?;
-        }
+        let (weights_sha256, dataset) = (&*network.sha256, &images.dataset);
+        let claims = AdversarialClaims { request: self, weights_sha256, dataset, state: &state, correct: &correct };
+        let adversarial = paths.keep_images.then(|| claims.images(device, &examples)).transpose()?;
         let findings = Findings {
             request: self,
             network: &network,
@@ -93,7 +91,7 @@ impl EvaluationRequest {
             margins,
             warnings: seen.warnings(),
         };
-        Ok(findings.report())
+        Ok(EvaluationReport { adversarial, ..findings.report() })
     }
 
     /// State before the first batch. `save`: adversarial images are wanted.

@@ -59,6 +59,14 @@ pub(super) fn probe(folder: &Path) -> io::Result<()> {
     temporary(folder, OsStr::new("probe")).map(drop)
 }
 
+/// Refuses a folder in which no file can be made.
+///
+/// # Errors
+/// [`Error::Io`] with advice.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    probe(folder).map_err(|source| cannot(folder, "write into", source))
+}
+
 /// Advice about an error of this kind.
 pub(super) fn advice(kind: ErrorKind) -> &'static str {
     match kind {
