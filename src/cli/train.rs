@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::device_flags::DeviceFlags;
-use super::output::{Outcome, print, shell_command, stopped};
+use super::output::{Outcome, print, print_message, shell_command, stopped};
 use super::presets;
 use super::settings::{SettingsFlags, losses};
 use crate::catalog::DatasetKind;
@@ -165,6 +165,9 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
         RunPlace::New(path) => RunFolder::create(path)?,
         RunPlace::Resumed(path) => RunFolder::open(path)?,
     };
+    if let Some(notice) = folder.notice().filter(|_| !plan.device_flags.quiet) {
+        print_message(&notice);
+    }
     if plan.tensorboard {
         folder.record_events()?;
     }

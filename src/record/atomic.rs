@@ -11,6 +11,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use super::system;
 use crate::{Error, Result};
 
 /// End of the names of temporary files. They begin with a dot and the name of the file to replace.
@@ -20,14 +21,16 @@ pub(super) const PARTIAL: &str = ".partial";
 ///
 /// # Errors
 /// Writing fails (a full disk, a read-only folder, `content` itself). The temporary file is removed, a former file at
-/// `path` is unchanged, and the error says what was tried, why it failed and what may help.
+/// `path` is unchanged, and the error says what was tried, why it failed and what may help. An error after the file has
+/// got its name says that.
 pub fn write_atomic(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    replace(path, content).map_err(|source| cannot(path, "write", source))
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    replace(path, folder, content).map_err(|source| cannot(path, "write", source))?;
+    synced(sync_folder(folder)).map_err(|source| Error::io(path, "make permanent", source))
 }
 
-fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn replace(path: &Path, folder: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The temporary file removes itself when it is dropped by an early return.
     let mut temporary = temporary(folder, name)?;
     {
@@ -37,10 +40,23 @@ fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
     }
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|e| e.error)?;
-    // The rename itself lasts only once the folder is on the disk. Windows cannot open a folder as a file.
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
     Ok(())
+}
+
+/// Writes a folder to the disk: a rename in it lasts only then. Windows cannot open a folder as a file.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// Result of the replacement, given that of syncing the folder after it. Disks that do not sync folders are accepted.
+fn synced(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(source) if !system::cannot_sync_folders(&source) => {
+            let message = format!("{source} (the new file is in its place, but may be lost if the machine stops)");
+            Err(io::Error::new(source.kind(), message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Temporary file in `folder` for the file of this name.
@@ -84,4 +100,20 @@ pub(super) fn cannot(path: &Path, action: &'static str, source: io::Error) -> Er
     let help = advice(source.kind());
     let former = if fs::metadata(path).is_ok_and(|m| m.is_file()) { "; the former file is unchanged" } else { "" };
     Error::io(path, action, io::Error::new(source.kind(), format!("{source} ({help}{former})")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_cannot_be_synced_is_no_error_and_a_broken_disk_says_that_the_new_file_is_there() {
+        let (einval, enotsup, ebadf, eacces, eio) = (22, 95, 9, 13, 5);
+        for number in [einval, enotsup, ebadf, eacces] {
+            synced(Err(io::Error::from_raw_os_error(number))).unwrap();
+        }
+        let said = synced(Err(io::Error::from_raw_os_error(eio))).unwrap_err().to_string();
+        assert!(said.contains("the new file is in its place") && !said.contains("unchanged"), "{said}");
+    }
 }

@@ -18,6 +18,7 @@ pub mod atomic;
 pub mod events;
 pub mod figures;
 pub mod line;
+mod lock;
 pub mod margins;
 pub mod metrics;
 pub mod output;

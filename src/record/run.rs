@@ -1,15 +1,15 @@
 //! The run folder: the names of its files, its lock, its creation and its opening for a resume.
 //!
-//! One process at a time holds a run, by a lock on the file `lock`, which the system releases when the process ends for
-//! whatever reason. Reading a run needs no lock, because its files are replaced whole. This module does not know the
-//! meaning of settings and tensors.
+//! One process at a time holds a run, by [`super::lock`]. Reading a run needs no lock, because its files are replaced
+//! whole. This module does not know the meaning of settings and tensors.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::atomic::{PARTIAL, cannot, write_atomic};
 use super::events::EVENTS;
+use super::lock::{LOCK, OWNER, RunLock};
 use crate::{Error, Result};
 
 /// Name of the file of settings.
@@ -21,19 +21,17 @@ pub const METRICS: &str = "metrics.jsonl";
 pub const BEST: &str = "best.safetensors";
 /// Name of the file of the state to resume from: weights, optimizer, margin table, number of steps.
 pub const LAST: &str = "last.safetensors";
-/// Name of the file that is locked while a process trains in the folder. It is empty and stays.
-const LOCK: &str = "lock";
 
 /// True for the names of the files of a run, also where names do not differ by case.
 pub(super) fn is_file_of_run(name: &str) -> bool {
-    [CONFIG, METRICS, BEST, LAST, EVENTS, LOCK].iter().any(|file| file.eq_ignore_ascii_case(name))
+    [CONFIG, METRICS, BEST, LAST, EVENTS, LOCK, OWNER].iter().any(|file| file.eq_ignore_ascii_case(name))
 }
 
 /// A run folder that this process holds until the value is dropped.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    lock: File,
+    lock: RunLock,
 }
 
 impl RunFolder {
@@ -112,16 +110,12 @@ impl RunFolder {
 
     /// Locks the folder.
     fn hold(path: &Path) -> Result<Self> {
-        let file = path.join(LOCK);
-        let lock = File::create(&file).map_err(|e| cannot(&file, "create", e))?;
-        lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => Error::usage(format!(
-                "{}: another process is training in this folder; wait for it, stop it, or choose another folder",
-                path.display()
-            )),
-            TryLockError::Error(e) => Error::io(&file, "lock", e),
-        })?;
-        Ok(RunFolder { path: path.to_owned(), lock })
+        Ok(RunFolder { path: path.to_owned(), lock: RunLock::acquire(path)? })
+    }
+
+    /// Sentence about the lock, if the disk has none and a file stands for it.
+    pub fn notice(&self) -> Option<String> {
+        self.lock.notice()
     }
 
     /// Path of the folder.
@@ -149,13 +143,5 @@ impl RunFolder {
     /// [`Error::Io`] as [`write_atomic`] does.
     pub fn write_config(&self, toml: &str) -> Result<()> {
         write_atomic(&self.file(CONFIG), |out| out.write_all(toml.as_bytes()))
-    }
-}
-
-impl Drop for RunFolder {
-    fn drop(&mut self) {
-        // Closing the file does not unlock it while a child process that is just being started still shares it.
-        // If unlocking fails, the end of the process releases the lock.
-        let _ = self.lock.unlock();
     }
 }
