@@ -13,6 +13,8 @@ mod former_version;
 mod gpu;
 mod methods;
 mod report;
+#[cfg(unix)]
+mod stop;
 mod train;
 
 use std::path::Path;

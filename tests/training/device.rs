@@ -9,6 +9,7 @@ use maxmargin::config::{Config, preset};
 use maxmargin::data::{self, Splits};
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::{Device, Schedule, Snapshot};
+use maxmargin::error::Signal;
 use maxmargin::record::RunFolder;
 use maxmargin::record::run::LAST;
 use maxmargin::tape::{Buffer, Memory, Program};
@@ -24,11 +25,13 @@ struct Unreliable {
     late: u32,
     /// Number of steps before the one that fails.
     steps_left: u32,
+    /// Number of batches of measurements before a signal asks to stop.
+    measured_left: u32,
 }
 
 impl Unreliable {
     fn new(late: u32, steps: u32) -> Unreliable {
-        Unreliable { cpu: Cpu::new(), late, steps_left: steps }
+        Unreliable { cpu: Cpu::new(), late, steps_left: steps, measured_left: u32::MAX }
     }
 }
 
@@ -48,7 +51,7 @@ impl Snapshot for Late {
 
 impl Device for Unreliable {
     fn describe(&self) -> String {
-        "an unreliable device".into()
+        self.cpu.describe()
     }
 
     fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize> {
@@ -77,6 +80,12 @@ impl Device for Unreliable {
             self.steps_left = left.ok_or_else(|| Error::device("CUDA: kernel conv_pool failed"))?;
         }
         self.cpu.replay(schedule)
+    }
+
+    fn replay_observed(&mut self, schedule: &Schedule, before: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
+        let left = self.measured_left.checked_sub(1);
+        self.measured_left = left.ok_or(Error::Interrupted(Signal::Terminate))?;
+        self.cpu.replay_observed(schedule, before)
     }
 }
 
@@ -157,4 +166,24 @@ fn a_run_whose_device_fails_names_its_last_checkpoint_and_resumes_from_it() {
         train(&path, &mut Unreliable::new(late, u32::MAX), |_| ()).unwrap();
         assert_same(&path, &whole, &format!("failed after {steps} steps"));
     }
+}
+
+#[test]
+fn a_run_that_is_stopped_in_each_of_its_measurements_ends_like_an_uninterrupted_run() {
+    let folder = temporary();
+    let whole = folder.path().join("whole");
+    done(&mut begin(&whole, ""));
+    let path = folder.path().join("stopped");
+    let mut validations_due = 0;
+    // Each process measures one batch more than the one before, so that each measurement is stopped.
+    for batches in 0.. {
+        let mut device = Unreliable { measured_left: batches, ..Unreliable::new(0, u32::MAX) };
+        match train(&path, &mut device, |_| ()) {
+            Ok(()) => break,
+            Err(error) => assert!(matches!(error, Error::Interrupted(_)), "{error}"),
+        }
+        validations_due += u32::from(tensors(&path, LAST).metadata.contains_key("validation_due"));
+    }
+    assert_eq!(validations_due, 3, "after steps 5, 10 and 12");
+    assert_same(&path, &whole, "stopped in measurements");
 }

@@ -7,6 +7,8 @@ mod cuda;
 mod device;
 mod methods;
 mod resume;
+#[cfg(unix)]
+mod stop;
 #[path = "../support/mod.rs"]
 mod support;
 mod trouble;
