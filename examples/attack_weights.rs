@@ -14,6 +14,7 @@ use maxmargin::attack::StepLength;
 use maxmargin::config::Method;
 use maxmargin::device::cpu::Cpu;
 use maxmargin::evaluate::{AttackName, AttackSettings, EvaluationRequest, OutputPaths, Split};
+use maxmargin::model::state_dict::WeightsOptions;
 use maxmargin::tape::Loss;
 
 pub fn main() -> Result<()> {
@@ -26,6 +27,7 @@ fn attack(weights: Option<PathBuf>) -> Result<()> {
     let weights = weights.map_or_else(|| digits::trained_weights(&folder.path().join("run")), Ok)?;
     let request = EvaluationRequest {
         weights,
+        weights_options: WeightsOptions::default(),
         config: digits::settings(Method::Std),
         trained: None,
         split: Split::Test,

@@ -129,7 +129,7 @@ choices! {
     pub enum ModelKind {
         /// LeNet5 of Madry et al., for MNIST and the bundled digits.
         LeNet5 = "lenet5",
-        /// Wide ResNet that standardizes each image first, for CIFAR10.
+        /// Wide ResNet, for CIFAR10. The released one standardizes each image first.
         WideResNet = "wide-resnet",
     }
 }
@@ -147,12 +147,11 @@ pub struct ModelEntry {
     pub filters: &'static [usize],
     /// Hidden units of the linear layer at a width of 1; 0 for a model without one.
     pub hidden: usize,
-    /// Beginning of the tensors' names under [`WeightNames::Released`] by which a file of this model is known; `None`
-    /// for the model of all other files.
-    pub released_prefix: Option<&'static str>,
-    /// Beginning of the tensors' names under [`WeightNames::Robustbench`] by which a file of this model is known;
-    /// `None` for a model that RobustBench does not have.
-    pub robustbench_prefix: Option<&'static str>,
+    /// Tensor by which a file of this model is known under [`WeightNames::Released`].
+    pub released_tensor: &'static str,
+    /// Tensor by which a file of this model is known under [`WeightNames::Robustbench`]; `None` for a model that
+    /// RobustBench does not have.
+    pub robustbench_tensor: Option<&'static str>,
 }
 
 const LENET5: ModelEntry = ModelEntry {
@@ -161,8 +160,8 @@ const LENET5: ModelEntry = ModelEntry {
     width: 1.0,
     filters: &[32, 64],
     hidden: 1024,
-    released_prefix: None,
-    robustbench_prefix: None,
+    released_tensor: "linear1.weight",
+    robustbench_tensor: None,
 };
 
 const WIDE_RESNET: ModelEntry = ModelEntry {
@@ -171,8 +170,8 @@ const WIDE_RESNET: ModelEntry = ModelEntry {
     width: 4.0,
     filters: &[16, 32, 64],
     hidden: 0,
-    released_prefix: Some("1."),
-    robustbench_prefix: Some("block1."),
+    released_tensor: "1.convgroup1.layer.0.conv1.weight",
+    robustbench_tensor: Some("block1.layer.0.conv1.weight"),
 };
 
 impl ModelKind {
@@ -225,17 +224,33 @@ impl WeightNames {
     }
 }
 
-/// Model and naming scheme of a file of weights that holds the tensors `names`. A file that matches no other model is
-/// taken for a LeNet5's, whose loading then says which tensor is missing.
-pub fn model_of_tensors<'a>(names: impl Iterator<Item = &'a str> + Clone) -> (ModelKind, WeightNames) {
-    let begin = |prefix: Option<&str>| prefix.is_some_and(|prefix| names.clone().any(|name| name.starts_with(prefix)));
-    let known = ModelKind::ALL.iter().find_map(|&model| {
-        let ModelEntry { released_prefix, robustbench_prefix, .. } = *model.entry();
-        // RobustBench's names first: a file may have a few of the released code's beside them.
-        let schemes = [(robustbench_prefix, WeightNames::Robustbench), (released_prefix, WeightNames::Released)];
-        schemes.into_iter().find(|(prefix, _)| begin(*prefix)).map(|(_, scheme)| (model, scheme))
-    });
-    known.unwrap_or((ModelKind::LeNet5, WeightNames::Released))
+/// Network among the tensors of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedNetwork {
+    /// Model.
+    pub model: ModelKind,
+    /// Naming scheme of its tensors.
+    pub names: WeightNames,
+    /// Beginning of its tensors' names before those of the scheme, such as `module.`; mostly empty.
+    pub prefix: String,
+}
+
+/// Networks of a file that holds the tensors `names`: one for each tensor by which a model is known.
+pub fn networks_among<'a>(names: impl Iterator<Item = &'a str>) -> Vec<NamedNetwork> {
+    let mut known = Vec::new();
+    for &model in ModelKind::ALL {
+        let ModelEntry { released_tensor, robustbench_tensor, .. } = model.entry();
+        known.push((model, WeightNames::Released, *released_tensor));
+        known.extend(robustbench_tensor.map(|tensor| (model, WeightNames::Robustbench, tensor)));
+    }
+    let network = |name: &str| {
+        known.iter().find_map(|&(model, names, tensor)| {
+            let prefix = name.strip_suffix(tensor)?;
+            let whole = prefix.is_empty() || prefix.ends_with('.');
+            whole.then(|| NamedNetwork { model, names, prefix: prefix.into() })
+        })
+    };
+    names.filter_map(network).collect()
 }
 
 #[cfg(test)]
@@ -251,14 +266,25 @@ mod tests {
     }
 
     #[test]
-    fn the_model_of_a_file_is_known_by_its_tensors_names() {
+    fn the_networks_of_a_file_are_known_by_their_tensors_names_under_any_prefix() {
+        use {ModelKind::*, WeightNames::*};
+        let wide = "1.convgroup1.layer.0.conv1.weight";
         for (names, expected) in [
-            (&["conv1.weight", "linear1.weight"][..], (ModelKind::LeNet5, WeightNames::Released)),
-            (&["1.conv1.weight"], (ModelKind::WideResNet, WeightNames::Released)),
-            (&["conv1.weight", "block1.layer.0.bn1.weight"], (ModelKind::WideResNet, WeightNames::Robustbench)),
-            (&["layer1.0.weight"], (ModelKind::LeNet5, WeightNames::Released)),
+            (&["conv1.weight", "linear1.weight"][..], &[(LeNet5, Released, "")][..]),
+            (&["module.linear1.weight"], &[(LeNet5, Released, "module.")]),
+            (&["1.conv1.weight", wide], &[(WideResNet, Released, "")]),
+            (&["state_dict.module.1.convgroup1.layer.0.conv1.weight"], &[(WideResNet, Released, "state_dict.module.")]),
+            (&["conv1.weight", "block1.layer.0.conv1.weight"], &[(WideResNet, Robustbench, "")]),
+            (&["_orig_mod.block1.layer.0.conv1.weight"], &[(WideResNet, Robustbench, "_orig_mod.")]),
+            (
+                &["ema.linear1.weight", "model.linear1.weight"],
+                &[(LeNet5, Released, "ema."), (LeNet5, Released, "model.")],
+            ),
+            (&["layer1.0.weight", "sub_block1.layer.0.conv1.weight", "nonlinear1.weight"], &[]),
         ] {
-            assert_eq!(model_of_tensors(names.iter().copied()), expected, "{names:?}");
+            let found = networks_among(names.iter().copied());
+            let found: Vec<_> = found.iter().map(|it| (it.model, it.names, it.prefix.as_str())).collect();
+            assert_eq!(found, expected, "{names:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use maxmargin::evaluate::verified::BatchRun;
 use maxmargin::evaluate::{
     AttackName, AttackSettings, EvaluationRequest, Examples, OutputPaths, Split, VerifiedAttack, attacks,
 };
-use maxmargin::model::state_dict::load_model;
+use maxmargin::model::state_dict::{WeightsOptions, load_model};
 use maxmargin::record::{OutputFile, Tensor, TensorFile, write_tensors};
 use maxmargin::tape::{Buffer, Loss, Memory, Program};
 use maxmargin::{Error, Result};
@@ -46,6 +46,7 @@ fn config() -> Config {
 
 fn request(attacks: &[AttackName], eps: &[f64], nb_iter: u32) -> EvaluationRequest {
     EvaluationRequest {
+        weights_options: WeightsOptions::default(),
         weights: trained().join("run/best.safetensors"),
         config: config(),
         trained: None,
@@ -365,6 +366,7 @@ fn images_made_on_a_network_are_classified_by_every_network() {
     let request = request(&[AttackName::Pgd], &[eps], 5);
     let transfer = TransferRequest {
         weights: weights.clone(),
+        weights_options: WeightsOptions::default(),
         config: request.config.clone(),
         size: request.size,
         data: request.data.clone(),

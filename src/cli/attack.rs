@@ -9,6 +9,7 @@ use super::evaluate::{self, EvaluateArgs, EvaluateRunFlags, RequiredAccuracies};
 use super::measure::{AttackFlags, ImageFlags, Measure};
 use super::output::Outcome;
 use super::values::count;
+use super::weights_flags::WeightsFlags;
 use crate::Result;
 use crate::evaluate::AttackName;
 
@@ -44,16 +45,18 @@ pub(super) struct AttackArgs {
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
     #[command(flatten)]
+    weights: WeightsFlags,
+    #[command(flatten)]
     images: ImageFlags,
     #[command(flatten)]
     attack: AttackFlags,
 }
 
 pub(super) fn run(args: AttackArgs) -> Result<Outcome> {
-    let AttackArgs { checkpoint, save, device_flags, batch_size, images, mut attack } = args;
+    let AttackArgs { checkpoint, save, device_flags, batch_size, weights, images, mut attack } = args;
     if attack.attack.is_empty() && attack.protocol.is_none() {
         attack.attack = vec![Measure::Attack(AttackName::Pgd)];
     }
     let run = EvaluateRunFlags { json: None, out: None, save: Some(Some(save)), device_flags, batch_size };
-    evaluate::run(EvaluateArgs { checkpoint, run, images, attack, required: RequiredAccuracies::default() })
+    evaluate::run(EvaluateArgs { checkpoint, run, weights, images, attack, required: RequiredAccuracies::default() })
 }

@@ -9,6 +9,8 @@ use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings};
 use super::output::{Outcome, print_beside, stopped, this_command};
 use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
+use super::weights_flags::WeightsFlags;
+use crate::evaluate::checks::is_fatal;
 use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
 use crate::evaluate::report::RobustAccuracy;
 use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
@@ -42,6 +44,8 @@ pub(super) struct EvaluateArgs {
     pub checkpoint: PathBuf,
     #[command(flatten)]
     pub run: EvaluateRunFlags,
+    #[command(flatten)]
+    pub weights: WeightsFlags,
     #[command(flatten)]
     pub images: ImageFlags,
     #[command(flatten)]
@@ -184,7 +188,10 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         }),
     ];
     saved.into_iter().collect::<Result<()>>()?;
-    conclude(&plan.required, report.clean_accuracy, &report.robust, print)
+    match report.warnings.iter().any(|warning| is_fatal(warning)) {
+        true => Ok(Outcome::CheckFailed),
+        false => conclude(&plan.required, report.clean_accuracy, &report.robust, print),
+    }
 }
 
 /// Text about what remains of an evaluation that a signal stopped, given its folder.
@@ -213,7 +220,7 @@ fn conclude(
 }
 
 fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
-    let EvaluateArgs { checkpoint, run, images, attack, required } = args;
+    let EvaluateArgs { checkpoint, run, weights: weights_flags, images, attack, required } = args;
     let Checkpoint { weights, config, run: of_run, trained } = Checkpoint::find(&checkpoint, &images, &attack)?;
     let measures = measures(&attack);
     let attacks = attacks(&measures, config.norm)?;
@@ -226,6 +233,7 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
     };
     let request = EvaluationRequest {
         weights,
+        weights_options: weights_flags.options(),
         settings: settings(&attack, &config)?,
         config,
         trained,

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::output::{Outcome, print_beside};
+use super::weights_flags::WeightsFlags;
 use crate::catalog::WeightNames;
-use crate::model::state_dict::{LoadedModel, load_model, state_to_tensors};
+use crate::model::state_dict::{LoadedModel, NORMALIZATION, state_to_tensors};
 use crate::record::OutputFile;
 use crate::record::run::BEST;
 use crate::{Error, Result};
@@ -19,6 +20,7 @@ Example:
 /// Write a network's weights and batch norm's running statistics for PyTorch
 ///
 /// The file holds single precision in PyTorch's layouts. It lacks num_batches_tracked, which PyTorch does not need.
+/// With --normalization, its metadata say so to `evaluate`, `attack` and `transfer`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ExportArgs {
@@ -31,13 +33,16 @@ pub(super) struct ExportArgs {
     /// File to write; - is the standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    weights: WeightsFlags,
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
-    let ExportArgs { checkpoint, names, out } = args;
+    let ExportArgs { checkpoint, names, out, weights: weights_flags } = args;
     let weights = if checkpoint.is_dir() { checkpoint.join(BEST) } else { checkpoint.clone() };
     let out = OutputFile::check("--out", out, &[&weights])?;
-    let LoadedModel { model, state, metadata } = load_model(&weights)?;
+    let options = weights_flags.clone().options();
+    let LoadedModel { model, state, mut metadata, remarks } = options.load(&weights)?;
     if *names == WeightNames::Robustbench && model.statistics().is_none() {
         return Err(Error::usage(format!(
             "--names robustbench: expected a wide ResNet, the only network of the paper there; {} is a {}",
@@ -47,8 +52,12 @@ pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
     }
     let mut tensors = state_to_tensors(&*model, "", &state);
     tensors.iter_mut().for_each(|tensor| tensor.name = names.rename(&tensor.name));
+    if let Some(normalization) = options.normalization {
+        metadata.insert(NORMALIZATION.into(), normalization.to_string());
+    }
     out.write_tensors(&tensors, &metadata)?;
-    let path = out.path().display();
-    print_beside([&out], &format!("wrote {path}: {}, {} tensors\n", model.describe(), tensors.len()))?;
+    let remarks: String = remarks.iter().map(|remark| format!("{}: {remark}\n", weights.display())).collect();
+    let wrote = format!("wrote {}: {}, {} tensors\n", out.path().display(), model.describe(), tensors.len());
+    print_beside([&out], &(remarks + &wrote))?;
     Ok(Outcome::Done)
 }

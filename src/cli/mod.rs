@@ -22,6 +22,7 @@ mod spelling;
 mod train;
 mod transfer;
 mod values;
+mod weights_flags;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

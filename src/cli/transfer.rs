@@ -8,7 +8,9 @@ use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings, weights};
 use super::output::{Outcome, print_beside, stopped};
 use super::values::count;
+use super::weights_flags::WeightsFlags;
 use crate::config::Config;
+use crate::evaluate::checks::is_fatal;
 use crate::evaluate::transfer::TransferRequest;
 use crate::evaluate::{AttackName, Split};
 use crate::record::OutputFile;
@@ -24,6 +26,7 @@ Examples:
 ///
 /// The table has a row for each network that images are made on, and a column for each that classifies them. The last
 /// row is counted as in the paper: an image is robust if no network's adversarial image is misclassified.
+/// --normalization and --ignore-tensors hold for all networks; `export` writes the normalization of one into its file.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct TransferArgs {
@@ -39,13 +42,15 @@ pub(super) struct TransferArgs {
     #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
     batch_size: usize,
     #[command(flatten)]
+    weights: WeightsFlags,
+    #[command(flatten)]
     images: ImageFlags,
     #[command(flatten)]
     attack: AttackFlags,
 }
 
 pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
-    let TransferArgs { checkpoints, json, device_flags, batch_size, images, attack } = args;
+    let TransferArgs { checkpoints, json, device_flags, batch_size, weights: weights_flags, images, attack } = args;
     let Checkpoint { config, .. } = Checkpoint::find(&checkpoints[0], &images, &attack)?;
     let attacks = bounded(&attack)?;
     if images.split != Split::Test {
@@ -61,6 +66,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
     let mut device = device_flags.open()?;
     let request = TransferRequest {
         weights,
+        weights_options: weights_flags.options(),
         settings: settings(&attack, &config)?,
         // All test images, even if the first run measures itself on fewer.
         config: Config { test_size: None, ..config },
@@ -81,7 +87,8 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::format(json.path(), e.to_string()))?;
         json.write(|out| writeln!(out, "{text}"))?;
     }
-    Ok(Outcome::Done)
+    let failed = report.warnings.iter().any(|warning| is_fatal(warning));
+    Ok(if failed { Outcome::CheckFailed } else { Outcome::Done })
 }
 
 /// Attacks that the flags name, which must be in balls: a nearest image of one network tells nothing about another.

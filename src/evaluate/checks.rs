@@ -1,13 +1,14 @@
 //! Checks of an evaluation: signs that a figure means little, such as an attack that did nothing or a network that
 //! hides its gradients.
 //!
-//! [`CHECKS`] is the table of all of them; `docs/checks.md` says what each means and what to do. The first four are
-//! AutoAttack's (Croce and Hein, 2020; checks.py of the released code). A check never ends an evaluation: its warning
-//! stands beside the figures.
+//! [`CHECKS`] is the table of all of them; `docs/checks.md` says what each means and what to do. The four from
+//! `random-output` to `black-box-stronger` are AutoAttack's (Croce and Hein, 2020; checks.py of the released code). A
+//! check never ends an evaluation: its warning stands beside the figures.
 
 use std::sync::Arc;
 
 use super::checkpoint::EvaluationState;
+use super::clean_outputs::CleanOutputs;
 use super::examples::Examples;
 use super::report::AttackStatistics;
 use crate::Result;
@@ -28,8 +29,26 @@ pub struct Check {
     messages: fn(&Observations) -> Vec<String>,
 }
 
+/// Name of the check that ends an evaluation with exit code 1: its figures mean nothing.
+const NON_FINITE_OUTPUT: &str = "non-finite-output";
+
+/// True if a warning is of a check that no figure can stand beside.
+pub fn is_fatal(warning: &str) -> bool {
+    warning.split(':').next() == Some(NON_FINITE_OUTPUT)
+}
+
 /// Every check, in the order of their warnings.
-pub const CHECKS: [Check; 6] = [
+pub const CHECKS: [Check; 8] = [
+    Check {
+        name: NON_FINITE_OUTPUT,
+        condition: "a logit of a clean image is NaN or infinite",
+        messages: non_finite_output,
+    },
+    Check {
+        name: "constant-prediction",
+        condition: "one class is predicted for every clean image, though they are of several classes",
+        messages: constant_prediction,
+    },
     Check {
         name: "random-output",
         condition: "two forward passes over the same images give different logits",
@@ -65,6 +84,8 @@ pub const CHECKS: [Check; 6] = [
 /// Observations on a finished evaluation, from which the checks decide.
 #[derive(Debug, Default)]
 pub(super) struct Observations {
+    /// Outputs on clean images.
+    pub outputs: CleanOutputs,
     /// Number of images.
     count: usize,
     /// Images in the first batch.
@@ -91,6 +112,11 @@ struct ObservedAttack {
 }
 
 impl Observations {
+    /// Observations on clean images alone.
+    pub(super) fn of_outputs(outputs: CleanOutputs) -> Observations {
+        Observations { outputs, ..Observations::default() }
+    }
+
     /// Observes the network on the first batch of the examples; `eps` are the radii of the state's attacks in balls.
     ///
     /// # Errors
@@ -121,6 +147,7 @@ impl Observations {
             attacks.map(|(at, statistics)| ObservedAttack { eps, after_others: at > 0, statistics }).collect::<Vec<_>>()
         };
         Ok(Observations {
+            outputs: CleanOutputs::default(),
             count: correct.len(),
             first_batch: first.len(),
             classes,
@@ -176,6 +203,23 @@ impl GradientCheck {
         device.execute(&self.program)?;
         device.read_f32(&self.largest)
     }
+}
+
+fn non_finite_output(seen: &Observations) -> Vec<String> {
+    let CleanOutputs { count, non_finite, layer, .. } = &seen.outputs;
+    let layer = layer.as_deref().map_or(String::new(), |layer| format!("; the first layer with such a value is {layer}"));
+    Vec::from_iter((*non_finite > 0).then(|| {
+        format!("logits are NaN or infinite for {non_finite} of {count} clean images{layer}; no figure means anything")
+    }))
+}
+
+fn constant_prediction(seen: &Observations) -> Vec<String> {
+    let CleanOutputs { count, constant, layer, .. } = &seen.outputs;
+    let layer = match layer {
+        Some(layer) => format!("the first layer with equal values for images of several classes is {layer}"),
+        None => "its logit is always the largest, though no layer has equal values for all images".into(),
+    };
+    Vec::from_iter(constant.map(|class| format!("class {class} is predicted for every one of {count} images; {layer}")))
 }
 
 fn random_output(seen: &Observations) -> Vec<String> {

@@ -34,6 +34,8 @@ pub struct CleanPrediction {
     pub class: u32,
     /// True if the label's logit is the largest, and no other is as large.
     pub correct: bool,
+    /// True if no logit is NaN or infinite.
+    pub finite: bool,
 }
 
 impl Examples {
@@ -113,7 +115,11 @@ impl Examples {
             .chunks_exact(self.logits.dims[1])
             .zip(&margins)
             .take(n)
-            .map(|(logits, margin)| CleanPrediction { class: first_largest(logits) as u32, correct: *margin < 0.0 });
+            .map(|(logits, margin)| CleanPrediction {
+                class: first_largest(logits) as u32,
+                correct: *margin < 0.0,
+                finite: logits.iter().all(|logit| logit.is_finite()),
+            });
         Ok(predictions.collect())
     }
 

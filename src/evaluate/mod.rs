@@ -10,7 +10,7 @@
 //! - [`passes`]: forward and backward passes of a program, counted from its ops.
 //! - [`examples`]: a data set on the device, batch by batch, and its predictions without an attack.
 //! - [`margins`]: margins by AN-PGD in its test form, which selects checkpoints.
-//! - [`checks`]: signs that a figure is doubtful, by name.
+//! - [`checks`]: signs that a figure is doubtful, by name; `clean_outputs`: outputs that are no numbers, or all alike.
 //! - [`adversarial`]: the file of adversarial images, which is read again after it is written.
 //! - [`statistics`]: accuracy, mean, quantiles.
 //!
@@ -21,6 +21,7 @@ pub mod attacks;
 mod checkpoint;
 pub mod checks;
 mod claims;
+mod clean_outputs;
 pub mod examples;
 mod findings;
 pub mod folder;

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::data::{self, Dataset};
 use crate::device::Device;
 use crate::hash::file_sha256;
-use crate::model::state_dict::{LoadedModel, load_model};
+use crate::model::state_dict::{LoadedModel, WeightsOptions};
 use crate::model::{Model, ModelState};
 use crate::tape::{Memory, Program};
 use crate::{Error, Result};
@@ -18,11 +18,16 @@ use crate::{Error, Result};
 pub(super) struct Network {
     /// File of weights.
     pub path: PathBuf,
+    /// Options of its reading.
+    pub options: WeightsOptions,
     /// SHA-256 of that file.
     pub sha256: String,
     /// The network, which [`Network::declare`] gives its buffers.
     pub model: Box<dyn Model>,
-    weights: ModelState,
+    /// Remarks on the reading.
+    pub remarks: Vec<String>,
+    /// Values of its parameters and statistics.
+    pub weights: ModelState,
 }
 
 impl Network {
@@ -30,9 +35,10 @@ impl Network {
     ///
     /// # Errors
     /// The file cannot be read, or its tensors are not those of a known model.
-    pub(super) fn read(path: &Path) -> Result<Network> {
-        let LoadedModel { model, state, .. } = load_model(path)?;
-        Ok(Network { path: path.to_owned(), sha256: file_sha256(path)?, model, weights: state })
+    pub(super) fn read(path: &Path, options: &WeightsOptions) -> Result<Network> {
+        let LoadedModel { model, state, remarks, .. } = options.load(path)?;
+        let (path, options) = (path.to_owned(), options.clone());
+        Ok(Network { sha256: file_sha256(&path)?, path, options, model, remarks, weights: state })
     }
 
     /// Declares the parameters' buffers of a network that is to classify `images`.

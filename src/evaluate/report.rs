@@ -45,6 +45,15 @@ pub struct EvaluationReport {
     /// Description of the network in a line.
     #[serde(default)]
     pub model: String,
+    /// Normalization of images by the network, as `--normalization` has it; empty in files of former versions.
+    #[serde(default)]
+    pub normalization: String,
+    /// Names of tensors that were left out, as `--ignore-tensors` had them.
+    #[serde(default)]
+    pub ignored_tensors: Vec<String>,
+    /// Remarks on the reading of the weights, such as a dropped prefix of the tensors' names.
+    #[serde(default)]
+    pub weights_remarks: Vec<String>,
     /// Data set.
     pub dataset: DatasetKind,
     /// Part of the data set: `test`, `validation` or `train`.
@@ -208,7 +217,9 @@ impl EvaluationReport {
     /// Table of the figures for the terminal.
     pub fn table(&self) -> String {
         let EvaluationReport { weights, model, images, count, clean_accuracy, norm, .. } = self;
-        let mut text = format!("{weights}: {model}\n{count} images ({images})\n\n");
+        let mut text = format!("{weights}: {model}\n");
+        self.weights_remarks.iter().for_each(|remark| text += &format!("{remark}\n"));
+        text += &format!("{count} images ({images})\n\n");
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
         for RobustAccuracy { eps, accuracy, attack, attacks, .. } in &self.robust {
             let name = format!("eps {}, {attack}", length(*eps));

@@ -8,6 +8,7 @@ use crate::Result;
 use crate::config::{Config, Method};
 pub use crate::data::Split;
 use crate::hash::{file_sha256, sha256};
+use crate::model::state_dict::WeightsOptions;
 
 /// Method that trained a network.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub struct TrainedBy {
 pub struct EvaluationRequest {
     /// File of weights.
     pub weights: PathBuf,
+    /// Options of its reading.
+    pub weights_options: WeightsOptions,
     /// Data set, norm, and AN-PGD's settings for the margins.
     pub config: Config,
     /// Training of the weights, if they are a run's.
@@ -78,8 +81,8 @@ impl EvaluationRequest {
 
     /// [`EvaluationRequest::hash`], given the SHA-256 of the weights.
     pub(super) fn hash_with(&self, weights: &str) -> String {
-        let EvaluationRequest { config, split, size, attacks, settings, eps, margins, .. } = self;
-        let settings = (weights, config, split, size, attacks, settings, eps, margins);
+        let EvaluationRequest { weights_options, config, split, size, attacks, settings, eps, margins, .. } = self;
+        let settings = (weights, weights_options, config, split, size, attacks, settings, eps, margins);
         sha256(format!("{} {settings:?}", env!("CARGO_PKG_VERSION")).as_bytes())
     }
 }

@@ -10,6 +10,7 @@ use super::attacks::record;
 use super::checkpoint::{self, AttackRun, CheckpointWriter, EvaluationState};
 use super::checks::{GradientCheck, Observations};
 use super::claims::AdversarialClaims;
+use super::clean_outputs::CleanOutputs;
 use super::examples::Examples;
 use super::findings::Findings;
 use super::margins::{MarginMeasurement, MeasuredMargins};
@@ -32,7 +33,7 @@ impl EvaluationRequest {
     /// or a signal asked to stop ([`Error::Interrupted`], after the state was written).
     pub fn run(&self, device: &mut dyn Device, paths: &OutputPaths) -> Result<EvaluationReport> {
         let started = Instant::now();
-        let mut network = Network::read(&self.weights)?;
+        let mut network = Network::read(&self.weights, &self.weights_options)?;
         let images = ImageSet::load(&self.config, self.split, self.size, &self.data)?;
         let mut memory = Memory::default();
         network.declare(&mut memory, &images)?;
@@ -60,6 +61,7 @@ impl EvaluationRequest {
         let total = self.eps.len() as u64 * runs(&bounded) + runs(&minimum_norm) + u64::from(self.margins);
         let mut progress = Progress::new("runs", total, 0, self.quiet);
         progress.note(&format!("{} on {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
+        network.remarks.iter().for_each(|remark| progress.note(&format!("{}: {remark}", self.weights.display())));
         if found.is_some() {
             progress.note("continuing an interrupted evaluation of the same request");
         }
@@ -76,7 +78,8 @@ impl EvaluationRequest {
         };
         let margins = run.attack_and_measure(&bounded, &minimum_norm, margins.as_ref())?;
         let state = run.finish();
-        let seen = Observations::new(model, device, &examples, &gradients, &correct, &state, &self.eps)?;
+        let mut seen = Observations::new(model, device, &examples, &gradients, &correct, &state, &self.eps)?;
+        seen.outputs = CleanOutputs::new(&network, &images, &clean)?;
         let (weights_sha256, dataset) = (&*network.sha256, &images.dataset);
         let claims = AdversarialClaims { request: self, weights_sha256, dataset, state: &state, correct: &correct };
         let adversarial = paths.keep_images.then(|| claims.images(device, &examples)).transpose()?;

@@ -7,6 +7,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::attacks::{AttackName, AttackSettings, record};
+use super::checks::Observations;
+use super::clean_outputs::CleanOutputs;
 use super::examples::Examples;
 use super::network::{ImageSet, Network, upload};
 use super::passes::Passes;
@@ -18,6 +20,7 @@ use crate::attack::Attack;
 use crate::config::Config;
 use crate::device::Device;
 use crate::interrupt;
+use crate::model::state_dict::WeightsOptions;
 use crate::record::Progress;
 use crate::tape::{Memory, Norm};
 use crate::text::length;
@@ -27,6 +30,8 @@ use crate::text::length;
 pub struct TransferRequest {
     /// Weights of the networks, each of which is a source and a target.
     pub weights: Vec<PathBuf>,
+    /// Options of their reading.
+    pub weights_options: WeightsOptions,
     /// Data set, norm, fidelity.
     pub config: Config,
     /// Number of test images; `None`: all.
@@ -52,6 +57,12 @@ pub struct TransferReport {
     pub weights: Vec<String>,
     /// SHA-256 of each.
     pub weights_sha256: Vec<String>,
+    /// Description of each network in a line.
+    pub models: Vec<String>,
+    /// Normalization of images by each network.
+    pub normalizations: Vec<String>,
+    /// Remarks on the reading of each file of weights.
+    pub weights_remarks: Vec<Vec<String>>,
     /// Number of images.
     pub count: usize,
     /// Norm of eps.
@@ -68,6 +79,8 @@ pub struct TransferReport {
     pub accuracy: Vec<Vec<f64>>,
     /// Accuracy of each target under the images of all sources.
     pub union: Vec<f64>,
+    /// Warnings of the checks of clean images, each beginning with the check's name.
+    pub warnings: Vec<String>,
     /// Passes, summed over the images.
     #[serde(flatten)]
     pub passes: Passes,
@@ -97,7 +110,8 @@ impl TransferRequest {
     /// Weights or data cannot be read, or do not fit each other; the device failed; or a signal asked to stop.
     pub fn run(&self, device: &mut dyn Device) -> Result<TransferReport> {
         let start = Instant::now();
-        let mut networks = self.weights.iter().map(|path| Network::read(path)).collect::<Result<Vec<_>>>()?;
+        let read = |path: &PathBuf| Network::read(path, &self.weights_options);
+        let mut networks = self.weights.iter().map(read).collect::<Result<Vec<_>>>()?;
         let images = ImageSet::load(&self.config, Split::Test, self.size, &self.data)?;
         let mut memory = Memory::default();
         networks.iter_mut().try_for_each(|network| network.declare(&mut memory, &images))?;
@@ -113,7 +127,14 @@ impl TransferRequest {
         let examples = sources.iter().map(|source| &source.examples);
         upload(device, &memory, &programs.collect::<Vec<_>>(), networks.iter().zip(examples), &images)?;
 
-        let correct = sources.iter().map(|source| source.examples.correct(device)).collect::<Result<Vec<_>>>()?;
+        let mut correct = Vec::with_capacity(sources.len());
+        let mut warnings = Vec::new();
+        for (source, network) in sources.iter().zip(&networks) {
+            let clean = source.examples.clean_predictions(device)?;
+            correct.push(clean.iter().map(|prediction| prediction.correct).collect::<Vec<_>>());
+            let found = Observations::of_outputs(CleanOutputs::new(network, &images, &clean)?).warnings();
+            warnings.extend(found.into_iter().map(|warning| format!("{warning} ({})", network.path.display())));
+        }
         let mut passes = Passes { forward: (n * networks.len()) as u64, backward: 0 };
         let robust = self.robust(device, &sources, &correct, &mut passes)?;
         let under_all =
@@ -121,6 +142,9 @@ impl TransferRequest {
         Ok(TransferReport {
             weights: self.weights.iter().map(|path| path.display().to_string()).collect(),
             weights_sha256: networks.iter().map(|network| network.sha256.clone()).collect(),
+            models: networks.iter().map(|network| network.model.describe()).collect(),
+            normalizations: networks.iter().map(|network| network.model.normalization().to_string()).collect(),
+            weights_remarks: networks.iter().map(|network| network.remarks.clone()).collect(),
             count: n,
             norm: self.config.norm,
             eps: self.eps,
@@ -129,6 +153,7 @@ impl TransferRequest {
             clean: correct.iter().map(|correct| accuracy(correct)).collect(),
             accuracy: robust.iter().map(|targets| targets.iter().map(|robust| accuracy(robust)).collect()).collect(),
             union: (0..networks.len()).map(|target| accuracy(&under_all(target))).collect(),
+            warnings,
             passes,
             seconds: start.elapsed().as_secs_f64(),
         })
@@ -203,8 +228,9 @@ impl TransferReport {
             format!("{name:36}{values}\n")
         };
         let mut text = String::new();
-        for (i, weights) in self.weights.iter().enumerate() {
-            text += &format!("{} {weights}\n", number(i));
+        for (i, (weights, model)) in self.weights.iter().zip(&self.models).enumerate() {
+            text += &format!("{} {weights}: {model}\n", number(i));
+            self.weights_remarks[i].iter().for_each(|remark| text += &format!("    {remark}\n"));
         }
         let attacks: Vec<_> = self.attacks.iter().map(ToString::to_string).collect();
         text += &format!(
@@ -220,6 +246,9 @@ impl TransferReport {
         for (i, values) in self.accuracy.iter().enumerate() {
             text += &row(&format!("images made on {}", number(i)), values);
         }
-        text + &row("images made on any", &self.union) + &format!("\n{:.1} s; seed {}\n", self.seconds, self.seed)
+        text += &row("images made on any", &self.union);
+        text += &format!("\n{:.1} s; seed {}\n", self.seconds, self.seed);
+        self.warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
+        text
     }
 }

@@ -1,6 +1,7 @@
 //! LeNet5 as in Madry et al.'s MNIST challenge and in the paper: two convolutions, each with ReLU and a 2x2 max-pool,
 //! and two linear layers.
 
+use super::input_layer::{InputLayer, Normalization};
 use super::network::{Mode, Model, OutputLayer};
 use super::params::Params;
 use crate::catalog::{CLASSES, DatasetKind, ModelKind};
@@ -14,6 +15,7 @@ const KERNEL: usize = 5;
 pub struct LeNet5 {
     image: [usize; 3],
     kernel: usize,
+    input: InputLayer,
     params: Params,
 }
 
@@ -43,19 +45,20 @@ impl LeNet5 {
         params.bias("linear1.bias");
         params.weight("linear2.weight", &[classes, hidden], &[classes, hidden], 0);
         params.bias("linear2.bias");
-        LeNet5 { image, kernel, params }
+        let input = InputLayer::new(Normalization::None, c).expect("it has no values");
+        LeNet5 { image, kernel, input, params }
     }
 
     /// Builds the network whose tensors have these shapes, a LeNet5 on 28x28 images. `shape` gives a tensor's shape by
-    /// PyTorch's name.
+    /// PyTorch's name, or a message that there is no such tensor.
     ///
     /// # Errors
     /// A message that names the tensor that is missing or does not fit.
-    pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<LeNet5, String> {
+    pub fn from_shapes(shape: impl Fn(&str) -> Result<Vec<usize>, String>) -> Result<LeNet5, String> {
         let get = |name: &str, dimensions: usize| match shape(name) {
-            Some(s) if s.len() == dimensions => Ok(s),
-            Some(s) => Err(format!("{name} has shape {s:?}, expected {dimensions} dimensions")),
-            None => Err(format!("no tensor {name}: not a LeNet5")),
+            Ok(s) if s.len() == dimensions => Ok(s),
+            Ok(s) => Err(format!("{name} has shape {s:?}, expected {dimensions} dimensions")),
+            Err(missing) => Err(format!("not a LeNet5: {missing}")),
         };
         let (conv1, conv2) = (get("conv1.weight", 4)?, get("conv2.weight", 4)?);
         let (linear1, linear2) = (get("linear1.weight", 2)?, get("linear2.weight", 2)?);
@@ -85,8 +88,9 @@ impl Model for LeNet5 {
         let size = |name: &str| self.params.list.iter().find(|p| p.name == name).map_or(0, |p| p.shape[0]);
         let [a, b, hidden] = ["conv1.bias", "conv2.bias", "linear1.bias"].map(size);
         format!(
-            "LeNet5, {a} and {b} filters {k}x{k}, {hidden} hidden, {} parameters",
+            "LeNet5, {a} and {b} filters {k}x{k}, {hidden} hidden, {} parameters; {}",
             self.params.len(),
+            self.input.normalization().describe(),
             k = self.kernel
         )
     }
@@ -99,6 +103,14 @@ impl Model for LeNet5 {
         &self.params
     }
 
+    fn input_layer(&self) -> Option<&InputLayer> {
+        Some(&self.input)
+    }
+
+    fn input_layer_mut(&mut self) -> Option<&mut InputLayer> {
+        Some(&mut self.input)
+    }
+
     fn output_layer(&self) -> OutputLayer {
         OutputLayer { weight: "linear2.weight", bias: "linear2.bias" }
     }
@@ -109,7 +121,7 @@ impl Model for LeNet5 {
             unreachable!("LeNet5 has eight parameters")
         };
         let window = ConvWindow { padding: self.kernel / 2, stride: 1 };
-        let mut x = x;
+        let mut x = self.input.record(tape, x);
         for (weight, bias) in [(conv1, conv1_bias), (conv2, conv2_bias)] {
             let conv = tape.conv2d(x, weight, window);
             let biased = tape.add_bias(conv, bias);
@@ -125,5 +137,6 @@ impl Model for LeNet5 {
 
     fn declare(&mut self, memory: &mut Memory) {
         self.params.declare(memory, "params");
+        self.input.declare(memory);
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! - [`Model`]: a classifier as attacks, training and evaluation see it
 //! - [`LeNet5`], [`WideResNet`]: the paper's networks; [`build`] makes one from its architecture
+//! - [`Normalization`], [`InputLayer`]: what a network does with an image first
 //! - [`Params`]: names, shapes and first values of parameters, and their places in one buffer
 //! - [`state_dict`]: parameters as tensors of a file
 //!
 //! A model knows its layers and the places of its parameters. It knows nothing of attacks, training.
 
 mod build;
+mod input_layer;
 mod lenet5;
 mod network;
 mod params;
@@ -15,6 +17,7 @@ pub mod state_dict;
 mod wide_resnet;
 
 pub use build::build;
+pub use input_layer::{InputLayer, Normalization};
 pub use lenet5::LeNet5;
 pub use network::{Mode, Model, ModelState, OutputLayer, batch_dims, image_buffer};
 pub use params::{InitialValues, Parameter, Params};

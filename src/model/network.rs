@@ -1,5 +1,6 @@
 //! Classifiers as attacks, training and evaluation see them.
 
+use super::input_layer::{InputLayer, Normalization};
 use super::params::Params;
 use crate::Result;
 use crate::device::Device;
@@ -25,7 +26,7 @@ pub struct OutputLayer {
 
 /// A classifier of images `[n, h, w, c]` with pixels in [0, 1].
 pub trait Model {
-    /// Description in a line: architecture, sizes, number of parameters.
+    /// Description in a line: architecture, sizes, number of parameters, what it does with an image.
     fn describe(&self) -> String;
 
     /// Size of an image, `[h, w, c]`.
@@ -36,6 +37,16 @@ pub trait Model {
 
     /// Running statistics of batch norm, which are saved but not trained; `None` for a model without batch norm.
     fn statistics(&self) -> Option<&Params> {
+        None
+    }
+
+    /// Layer that normalizes images; `None` for a model that takes pixels as they are.
+    fn input_layer(&self) -> Option<&InputLayer> {
+        None
+    }
+
+    /// [`Model::input_layer`], to be changed.
+    fn input_layer_mut(&mut self) -> Option<&mut InputLayer> {
         None
     }
 
@@ -63,16 +74,34 @@ impl dyn Model + '_ {
         [self.params()].into_iter().chain(self.statistics())
     }
 
+    /// Normalization of images before the first layer.
+    pub fn normalization(&self) -> &Normalization {
+        self.input_layer().map_or(&Normalization::None, InputLayer::normalization)
+    }
+
+    /// Sets another normalization of images, before the model is declared.
+    ///
+    /// # Errors
+    /// A message: the normalization has values for another number of channels, or the model has no input layer.
+    pub fn set_normalization(&mut self, normalization: Normalization) -> std::result::Result<(), String> {
+        let [.., channels] = self.image();
+        let layer = InputLayer::new(normalization, channels)?;
+        let place = self.input_layer_mut().ok_or("expected a network with an input layer; found none")?;
+        *place = layer;
+        Ok(())
+    }
+
     /// First values, a function of the seed alone.
     pub fn initial(&self, seed: u64) -> ModelState {
         self.stored().map(|params| params.initial(seed)).collect()
     }
 
-    /// Writes values to the device.
+    /// Writes values, and the operands of the normalization, to the device.
     ///
     /// # Errors
     /// The device failed.
     pub fn load(&self, device: &mut dyn Device, state: &ModelState) -> Result<()> {
+        self.input_layer().map_or(Ok(()), |layer| layer.load(device))?;
         self.stored().zip(state).try_for_each(|(params, values)| params.load(device, values))
     }
 

@@ -4,6 +4,7 @@
 //! If a block changes the number of channels, its shortcut is a 1x1 convolution of the batch norm and ReLU that its
 //! first convolution reads too. Otherwise the shortcut is the block's input.
 
+use super::input_layer::{InputLayer, Normalization};
 use super::network::{Mode, Model, OutputLayer};
 use super::params::{InitialValues, Params};
 use crate::catalog::{CLASSES, DatasetKind, ModelKind, WeightNames};
@@ -18,6 +19,7 @@ const FILTERS: &[usize] = ModelKind::WideResNet.entry().filters;
 pub struct WideResNet {
     depth: usize,
     widen: usize,
+    input: InputLayer,
     params: Params,
     statistics: Params,
 }
@@ -34,8 +36,10 @@ impl WideResNet {
     /// Builds the network `depth`-`widen`, which is 28-4 in the paper. Panics if there is none of these sizes.
     pub fn new(depth: usize, widen: usize) -> WideResNet {
         assert!(depth >= 10 && depth % 6 == 4 && widen > 0, "wide ResNet {depth}-{widen}");
-        let mut network = WideResNet { depth, widen, params: Params::default(), statistics: Params::default() };
-        network.filters("1.conv1.weight", 3, FILTERS[0], 3);
+        let [.., channels] = DatasetKind::Cifar10.entry().image;
+        let input = InputLayer::new(Normalization::PerImage, channels).expect("it has no values");
+        let mut network = WideResNet { depth, widen, input, params: Params::default(), statistics: Params::default() };
+        network.filters("1.conv1.weight", channels, FILTERS[0], 3);
         for ResidualBlock { name, from, to, .. } in network.blocks() {
             network.norm(&format!("{name}.bn1"), from);
             network.filters(&format!("{name}.conv1.weight"), from, to, 3);
@@ -52,14 +56,17 @@ impl WideResNet {
         network
     }
 
-    /// Builds the network whose tensors have these shapes. `shape` gives a tensor's shape by its name under `names`.
+    /// Builds the network whose tensors have these shapes. `shape` gives a tensor's shape by its name under `names`, or
+    /// a message that there is no such tensor.
     ///
     /// # Errors
     /// A message that names the tensor that is missing or does not fit.
-    pub fn from_shapes(names: WeightNames, shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<WideResNet, String> {
+    pub fn from_shapes(
+        names: WeightNames,
+        shape: impl Fn(&str) -> Result<Vec<usize>, String>,
+    ) -> Result<WideResNet, String> {
         let get = |released: &str| {
-            let name = names.rename(released);
-            shape(&name).ok_or(format!("no tensor {name}: not a wide ResNet"))
+            shape(&names.rename(released)).map_err(|missing| format!("not a wide ResNet: {missing}"))
         };
         let first = get("1.convgroup1.layer.0.conv1.weight")?;
         let whole = first.first().is_some_and(|&k| k > 0 && k % FILTERS[0] == 0);
@@ -152,7 +159,8 @@ impl LayerRecorder<'_> {
 
 impl Model for WideResNet {
     fn describe(&self) -> String {
-        format!("wide ResNet {}-{}, {} parameters", self.depth, self.widen, self.params.len())
+        let (parameters, input) = (self.params.len(), self.input.normalization().describe());
+        format!("wide ResNet {}-{}, {parameters} parameters; {input}", self.depth, self.widen)
     }
 
     fn image(&self) -> [usize; 3] {
@@ -167,14 +175,22 @@ impl Model for WideResNet {
         Some(&self.statistics)
     }
 
+    fn input_layer(&self) -> Option<&InputLayer> {
+        Some(&self.input)
+    }
+
+    fn input_layer_mut(&mut self) -> Option<&mut InputLayer> {
+        Some(&mut self.input)
+    }
+
     fn output_layer(&self) -> OutputLayer {
         OutputLayer { weight: "1.fc.weight", bias: "1.fc.bias" }
     }
 
     fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value {
         let layers = LayerRecorder { network: self, mode };
-        let standard = tape.standardize(x);
-        let mut x = layers.conv(tape, standard, "1.conv1", ConvWindow { padding: 1, stride: 1 });
+        let normalized = self.input.record(tape, x);
+        let mut x = layers.conv(tape, normalized, "1.conv1", ConvWindow { padding: 1, stride: 1 });
         for block in self.blocks() {
             x = layers.block(tape, x, &block);
         }
@@ -189,6 +205,7 @@ impl Model for WideResNet {
     fn declare(&mut self, memory: &mut Memory) {
         self.params.declare(memory, "params");
         self.statistics.declare(memory, "statistics");
+        self.input.declare(memory);
     }
 }
 
@@ -202,7 +219,10 @@ mod tests {
             let network = WideResNet::new(depth, widen);
             for names in [WeightNames::Released, WeightNames::Robustbench] {
                 let stored = || network.params.list.iter().chain(&network.statistics.list);
-                let shape = |name: &str| stored().find(|p| names.rename(&p.name) == name).map(|p| p.shape.clone());
+                let shape = |name: &str| {
+                    let found = stored().find(|p| names.rename(&p.name) == name);
+                    found.map(|p| p.shape.clone()).ok_or(String::new())
+                };
                 let found = WideResNet::from_shapes(names, shape).unwrap();
                 assert_eq!((found.depth, found.widen), (depth, widen), "{names:?}");
             }

@@ -184,14 +184,17 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Format`] with the most similar names if there is none.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.tensors.iter().find(|t| t.name == name).ok_or_else(|| {
-            let mut near: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
-            near.sort_by_key(|other| Reverse(likeness(name, other)));
-            near.truncate(5);
-            let listed =
-                if near.is_empty() { "it has none".into() } else { format!("near names: {}", near.join(", ")) };
-            Error::format(&self.path, format!("no tensor `{name}` among its {}; {listed}", self.tensors.len()))
-        })
+        let tensor = self.tensors.iter().find(|t| t.name == name);
+        tensor.ok_or_else(|| Error::format(&self.path, self.missing(name)))
+    }
+
+    /// Message that there is no tensor called `name`, with the most similar names.
+    pub fn missing(&self, name: &str) -> String {
+        let mut near: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
+        near.sort_by_key(|other| Reverse(likeness(name, other)));
+        near.truncate(5);
+        let listed = if near.is_empty() { "it has none".into() } else { format!("near names: {}", near.join(", ")) };
+        format!("no tensor `{name}` among its {}; {listed}", self.tensors.len())
     }
 
     /// Elements of the tensor called `name`, which must have the type `T` and the shape `shape`.

@@ -50,7 +50,7 @@ fn weights_are_attacked_and_their_margins_measured() {
     let folder = folder();
     let said = done_in(folder.path(), &format!("evaluate w.safetensors {SHORT} --eps 0.1,8/255,2"));
     for part in [
-        "w.safetensors: LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters\n30 images (bundled digits, test)\n",
+        "w.safetensors: LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters; takes pixels in [0, 1] as they are\n30 images (bundled digits, test)\n",
         "\nclean accuracy  ",
         "\neps 8/255, PGD-2 linf, 2 starts  ",
         "\neps 0.1, PGD-2 linf, 2 starts  ",
@@ -318,9 +318,9 @@ fn weights_of_another_network_are_refused_with_tensor_and_shapes() {
     };
     let without = |name: &str| weights().into_iter().filter(|t| t.name != name).collect::<Vec<_>>();
     for (tensors, parts) in [
-        (vec![], &["no tensor conv1.weight"][..]),
-        (vec![zeros("layer1.0.weight", &[16, 3, 3, 3])], &["no tensor conv1.weight", "not a LeNet5"]),
-        (without("linear2.bias"), &["no tensor linear2.bias"]),
+        (vec![], &["no tensor `conv1.weight`"][..]),
+        (vec![zeros("layer1.0.weight", &[16, 3, 3, 3])], &["not a LeNet5: no tensor `conv1.weight`"]),
+        (without("linear2.bias"), &["no tensor `linear2.bias`"]),
         (replaced(&[zeros("linear1.weight", &[128, 100])]), &["linear1.weight", "[128, 100]", "[128, 392]"]),
         (replaced(&[zeros("conv1.bias", &[5])]), &["conv1.bias", "[5]", "[4]"]),
         (replaced(&[zeros("conv1.weight", &[4, 1, 4, 4])]), &["conv1.weight", "[4, 1, 4, 4]", "odd kernel"]),
@@ -331,8 +331,8 @@ fn weights_of_another_network_are_refused_with_tensor_and_shapes() {
             &["linear2.weight", "expected 10 classes, found 5"],
         ),
         (
-            replaced(&[Tensor::new("conv1.bias", &[4], vec![0f64; 4])]),
-            &["tensor `conv1.bias`: expected F32 [4], found F64 [4]"],
+            replaced(&[Tensor::new("conv1.bias", &[4], vec![0i32; 4])]),
+            &["tensor `conv1.bias`: expected F32 [4], found I32 [4]"],
         ),
         (replaced(&[zeros("conv1.weight", &[4, 3, 5, 5])]), &["takes images [28, 28, 3]", "[28, 28, 1]"]),
     ] {
@@ -347,7 +347,7 @@ fn a_network_of_any_width_is_found_from_the_shapes() {
     let wide = LeNet5::with_sizes([28, 28, 1], [3, 5], 3, 7, 10);
     write(&folder.path().join("x"), &to_tensors(wide.params(), "", &wide.params().initial(1)));
     let found = result(folder.path(), "x", SHORT);
-    assert_eq!(found["model"], "LeNet5, 3 and 5 filters 3x3, 7 hidden, 1972 parameters");
+    assert_eq!(found["model"], "LeNet5, 3 and 5 filters 3x3, 7 hidden, 1972 parameters; takes pixels in [0, 1] as they are");
     let file = TensorFile::read(&folder.path().join("x")).expect("a file");
     let parameters: usize = file.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
     assert_eq!(parameters, 1972);

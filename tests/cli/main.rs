@@ -16,6 +16,7 @@ mod report;
 #[cfg(unix)]
 mod stop;
 mod train;
+mod weights;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

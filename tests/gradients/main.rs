@@ -3,11 +3,12 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+mod normalization;
 mod two_passes;
 
 use std::collections::HashMap;
 
-use maxmargin::model::{LeNet5, Mode, Model, WideResNet, image_buffer};
+use maxmargin::model::{InputLayer, LeNet5, Mode, Model, WideResNet, image_buffer};
 use maxmargin::tape::{BatchNorm, Buffer, ConvWindow, Loss, LossRule, Memory, Op, Program, Tape, TargetedLoss, Value};
 use support::double::evaluate;
 use support::{Array, Random, TestDevice, devices};
@@ -102,8 +103,13 @@ fn differences(weights: &Array, most: usize, record: Record) -> Vec<Vec<(usize, 
 /// Checks the gradients of a computation, with fusion and without, on every device. The error is at most 1e-5 of the
 /// largest derivative.
 fn check(what: &str, most: usize, record: Record) {
+    check_against(what, most, record, record);
+}
+
+/// [`check`] against the differences of another statement of the computation.
+fn check_against(what: &str, most: usize, record: Record, statement: Record) {
     let weights = Array::f32(&[CAPACITY], [0.3, -2.0, 1.0, f64::NAN]);
-    let expected = differences(&weights, most, record);
+    let expected = differences(&weights, most, statement);
     for (make, fuse) in devices().into_iter().flat_map(|make| [(make, true), (make, false)]) {
         let (found, program) = gradients(make, fuse, &weights, record);
         for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -160,6 +166,10 @@ fn model_loss(
 /// Gives a model its initial values, moved for batch norm, whose initial values are all equal.
 fn fill(given: &mut Given, model: &mut dyn Model) {
     model.declare(&mut given.memory);
+    for (buffer, values) in model.input_layer().map(InputLayer::operands).unwrap_or_default() {
+        let content = Array::f32(&buffer.dims, values.into_iter().map(f64::from));
+        given.leaves.push((buffer, content));
+    }
     let mut random = Random(8);
     for (params, values) in model.stored().zip(model.initial(3)) {
         let mut rest = values.iter().map(|&v| f64::from(v));
