@@ -207,7 +207,8 @@ impl GradientCheck {
 
 fn non_finite_output(seen: &Observations) -> Vec<String> {
     let CleanOutputs { count, non_finite, layer, .. } = &seen.outputs;
-    let layer = layer.as_deref().map_or(String::new(), |layer| format!("; the first layer with such a value is {layer}"));
+    let layer =
+        layer.as_deref().map_or(String::new(), |layer| format!("; the first layer with such a value is {layer}"));
     Vec::from_iter((*non_finite > 0).then(|| {
         format!("logits are NaN or infinite for {non_finite} of {count} clean images{layer}; no figure means anything")
     }))

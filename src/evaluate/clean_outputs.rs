@@ -97,9 +97,8 @@ impl Layer {
         let pixels = index.iter().flat_map(|&i| images.dataset.image(i)).map(|&byte| f32::from(byte) / 255.0);
         cpu.write_f32(&x, &pixels.collect::<Vec<_>>())?;
         cpu.execute(&program)?;
-        let read = |(name, buffer): (String, Buffer)| {
-            Ok(Layer { name, values: cpu.read_f32(&buffer)?, images: index.len() })
-        };
+        let read =
+            |(name, buffer): (String, Buffer)| Ok(Layer { name, values: cpu.read_f32(&buffer)?, images: index.len() });
         layers.into_iter().map(read).collect()
     }
 

@@ -111,11 +111,8 @@ impl Examples {
         device.execute(&self.clean)?;
         let (logits, margins) = (device.read_f32(&self.logits)?, device.read_f32(&self.margin)?);
         let first_largest = |row: &[f32]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
-        let predictions = logits
-            .chunks_exact(self.logits.dims[1])
-            .zip(&margins)
-            .take(n)
-            .map(|(logits, margin)| CleanPrediction {
+        let predictions =
+            logits.chunks_exact(self.logits.dims[1]).zip(&margins).take(n).map(|(logits, margin)| CleanPrediction {
                 class: first_largest(logits) as u32,
                 correct: *margin < 0.0,
                 finite: logits.iter().all(|logit| logit.is_finite()),

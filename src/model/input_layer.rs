@@ -130,7 +130,8 @@ impl InputLayer {
     /// Operands of the batch norm that normalizes channels, with their values, `[channels]` each: weight, bias, mean,
     /// variance. Empty without one, or if the layer was not declared.
     pub fn operands(&self) -> Vec<(Buffer, Vec<f32>)> {
-        let (Normalization::Channels { mean, deviation }, Some(operands)) = (&self.normalization, &self.operands) else {
+        let (Normalization::Channels { mean, deviation }, Some(operands)) = (&self.normalization, &self.operands)
+        else {
             return Vec::new();
         };
         // Batch norm divides by sqrt(variance + eps); with a variance of 1 its weight makes good for that.

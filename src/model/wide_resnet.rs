@@ -65,9 +65,8 @@ impl WideResNet {
         names: WeightNames,
         shape: impl Fn(&str) -> Result<Vec<usize>, String>,
     ) -> Result<WideResNet, String> {
-        let get = |released: &str| {
-            shape(&names.rename(released)).map_err(|missing| format!("not a wide ResNet: {missing}"))
-        };
+        let get =
+            |released: &str| shape(&names.rename(released)).map_err(|missing| format!("not a wide ResNet: {missing}"));
         let first = get("1.convgroup1.layer.0.conv1.weight")?;
         let whole = first.first().is_some_and(|&k| k > 0 && k % FILTERS[0] == 0);
         if !whole {

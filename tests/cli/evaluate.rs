@@ -347,7 +347,10 @@ fn a_network_of_any_width_is_found_from_the_shapes() {
     let wide = LeNet5::with_sizes([28, 28, 1], [3, 5], 3, 7, 10);
     write(&folder.path().join("x"), &to_tensors(wide.params(), "", &wide.params().initial(1)));
     let found = result(folder.path(), "x", SHORT);
-    assert_eq!(found["model"], "LeNet5, 3 and 5 filters 3x3, 7 hidden, 1972 parameters; takes pixels in [0, 1] as they are");
+    assert_eq!(
+        found["model"],
+        "LeNet5, 3 and 5 filters 3x3, 7 hidden, 1972 parameters; takes pixels in [0, 1] as they are"
+    );
     let file = TensorFile::read(&folder.path().join("x")).expect("a file");
     let parameters: usize = file.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
     assert_eq!(parameters, 1972);

@@ -142,7 +142,10 @@ fn a_wide_resnet_with_a_tensor_missing_or_of_another_shape_is_refused_by_the_fil
         assert!(!folder.path().join("y").exists());
     };
     let shortcut = "block2.layer.0.convShortcut.weight";
-    refuse(&|tensors| tensors.retain(|t| t.name != shortcut), &["error: x: ", "no tensor `block2.layer.0.convShortcut"]);
+    refuse(
+        &|tensors| tensors.retain(|t| t.name != shortcut),
+        &["error: x: ", "no tensor `block2.layer.0.convShortcut"],
+    );
     let replace = |tensors: &mut Vec<Tensor>, name: &str, shape: &[usize]| {
         let tensor = tensors.iter_mut().find(|t| t.name == name).expect("a tensor");
         *tensor = Tensor::new(name, shape, vec![0f32; shape.iter().product()]);

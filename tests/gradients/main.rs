@@ -1,9 +1,9 @@
 //! `Tape::grad` against central differences of the same computation in double precision. It differentiates along no
 //! other paths than those to the wanted values, and fills nothing with zeros.
 
+mod normalization;
 #[path = "../support/mod.rs"]
 mod support;
-mod normalization;
 mod two_passes;
 
 use std::collections::HashMap;

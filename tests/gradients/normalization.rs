@@ -28,7 +28,8 @@ fn loss_behind(
 fn by_hand(tape: &mut Tape, given: &mut Given, x: Value, mean: &[f64], deviation: &[f64]) -> Value {
     let channels = mean.len();
     let bias = given.leaf(tape, "minus mean", Array::f32(&[channels], mean.iter().map(|mean| -mean)));
-    let diagonal = (0..channels * channels).map(|i| if i % (channels + 1) == 0 { 1.0 / deviation[i / channels] } else { 0.0 });
+    let diagonal =
+        (0..channels * channels).map(|i| if i % (channels + 1) == 0 { 1.0 / deviation[i / channels] } else { 0.0 });
     let weight = given.leaf(tape, "1 / deviation", Array::f32(&[channels, 1, 1, channels], diagonal));
     let moved = tape.add_bias(x, bias);
     tape.conv2d(moved, weight, ConvWindow { padding: 0, stride: 1 })
@@ -70,9 +71,7 @@ fn a_normalization_of_each_image_has_the_gradient_of_one_before_the_network() {
             &format!("{}, per image", model().describe()),
             most,
             &|tape, given| loss_behind(tape, given, model(), &Normalization::PerImage, &|_, _, x| x),
-            &|tape, given| {
-                loss_behind(tape, given, model(), &Normalization::None, &|tape, _, x| tape.standardize(x))
-            },
+            &|tape, given| loss_behind(tape, given, model(), &Normalization::None, &|tape, _, x| tape.standardize(x)),
         );
     }
 }
