@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `settings` | each setting, declared once: field, key, flag, help, default, range |
 //! | `kinds` | settings whose values have names |
-//! | [`value`] | forms of values, and ranges |
+//! | [`value`] | forms of values |
+//! | [`ranges`] | ranges of numbers, those of other flags too |
 //! | `presets`, `method_presets` | the published settings as one table, with their sources |
 //! | `validate` | ranges, and rules between settings |
 //! | `rules` | values that follow from several settings |
@@ -17,6 +18,7 @@ mod kinds;
 mod listing;
 mod method_presets;
 mod presets;
+pub mod ranges;
 mod rules;
 mod settings;
 mod validate;

@@ -8,9 +8,10 @@ use super::device_flags::DeviceFlags;
 use super::evaluate::{self, EvaluateArgs, EvaluateRunFlags, RequiredAccuracies};
 use super::measure::{AttackFlags, ImageFlags, Measure};
 use super::output::Outcome;
-use super::values::count;
+use super::values::within;
 use super::weights_flags::WeightsFlags;
 use crate::Result;
+use crate::config::ranges::BATCH;
 use crate::evaluate::AttackName;
 
 const EXAMPLES: &str = "\
@@ -42,7 +43,7 @@ pub(super) struct AttackArgs {
     #[command(flatten)]
     device_flags: DeviceFlags,
     /// Images per batch
-    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = within(&BATCH))]
     batch_size: usize,
     #[command(flatten)]
     weights: WeightsFlags,

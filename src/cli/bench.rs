@@ -7,8 +7,9 @@ use clap::Args;
 use super::device_flags::DeviceFlags;
 use super::output::{Outcome, print_beside, print_message, stopped};
 use super::presets;
-use super::values::{count, number};
+use super::values::{number, within};
 use crate::bench::{self, BenchObserver, BenchReport, BenchSettings, Ceilings, ROTATED_MEGABYTES};
+use crate::config::ranges::{BATCH, MEGABYTES, PRODUCT, ROUNDS};
 use crate::record::OutputFile;
 use crate::{Error, Result, interrupt};
 
@@ -21,9 +22,6 @@ Examples:
 
 /// Title of the flags that choose the work.
 const WORK: &str = "Work that is timed";
-
-/// Largest number of rotated bytes, in millions: a copy's elements are counted in 32 bits.
-const MOST_ROTATED: usize = 4096;
 
 /// Measure the time of a training step, of its programs and ops, and of steps of attacks
 ///
@@ -56,19 +54,19 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "MULTIPLE", value_parser = number, help_heading = WORK)]
     width: Option<f64>,
     /// Batch size [default: the preset's]
-    #[arg(long, value_name = "N", value_parser = count, help_heading = WORK)]
+    #[arg(long, value_name = "N", value_parser = within(&BATCH), help_heading = WORK)]
     batch_size: Option<usize>,
     /// Size of each tensor of the copy and of the attacks' steps, in millions of bytes
-    #[arg(long, value_name = "N", default_value = "200", value_parser = count, help_heading = WORK)]
+    #[arg(long, value_name = "N", default_value = "200", value_parser = within(&MEGABYTES), help_heading = WORK)]
     megabytes: usize,
     /// Memory that is touched between two uses of an op's operand, in millions of bytes: more than the device's caches
-    #[arg(long, value_name = "N", default_value_t = ROTATED_MEGABYTES, value_parser = count, help_heading = WORK)]
+    #[arg(long, value_name = "N", default_value_t = ROTATED_MEGABYTES, value_parser = within(&MEGABYTES), help_heading = WORK)]
     rotated_megabytes: usize,
     /// Number of rows of the largest matrix product, a power of two
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = count, help_heading = WORK)]
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = within(&PRODUCT), help_heading = WORK)]
     product: usize,
     /// Number of measurements of each item; the result is their median
-    #[arg(long, value_name = "N", default_value = "5", value_parser = count, help_heading = WORK)]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = within(&ROUNDS), help_heading = WORK)]
     rounds: usize,
     /// Time only the items whose names contain this text, such as conv_pool or mma_step [default: all items]
     #[arg(long, value_name = "TEXT", help_heading = WORK)]
@@ -104,11 +102,6 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
     let BenchArgs { rotated_megabytes, product, rounds, only, .. } = args;
     if !product.is_power_of_two() {
         return Err(Error::usage(format!("--product: expected a power of two; found {product}")));
-    }
-    if rotated_megabytes > MOST_ROTATED {
-        return Err(Error::usage(format!(
-            "--rotated-megabytes: expected at most {MOST_ROTATED}; found {rotated_megabytes}"
-        )));
     }
     if let Some(budget) = budget.filter(|budget| *budget < 0.0) {
         return Err(Error::usage(format!("--budget: expected seconds, 0 or more; found {budget}")));

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::output::print_message;
 use super::values;
+use crate::config::ranges::THREADS;
 use crate::device::Device;
 use crate::device::cpu::Cpu;
 use crate::device::cuda::{self, Cuda};
@@ -59,7 +60,7 @@ pub(super) struct DeviceFlags {
     #[arg(long, hide_short_help = true)]
     pub sync: bool,
     /// Number of CPU threads; results do not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = values::count)]
+    #[arg(long, value_name = "N", value_parser = values::within(&THREADS))]
     pub threads: Option<usize>,
     /// Print the result only
     #[arg(long)]

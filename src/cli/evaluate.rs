@@ -8,8 +8,9 @@ use clap::Args;
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings};
 use super::output::{Outcome, print_beside, stopped, this_command};
-use super::values::{RequiredAccuracy, count, percent, percent_at_eps};
+use super::values::{RequiredAccuracy, percent, percent_at_eps, within};
 use super::weights_flags::WeightsFlags;
+use crate::config::ranges::BATCH;
 use crate::evaluate::checks::is_fatal;
 use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
 use crate::evaluate::report::RobustAccuracy;
@@ -72,7 +73,7 @@ pub(super) struct EvaluateRunFlags {
     #[command(flatten)]
     pub device_flags: DeviceFlags,
     /// Images per batch
-    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = within(&BATCH))]
     pub batch_size: usize,
 }
 

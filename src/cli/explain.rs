@@ -4,8 +4,9 @@ use clap::{Args, ValueEnum};
 
 use super::output::{Outcome, print};
 use super::presets;
-use super::values::count;
+use super::values::within;
 use crate::batch::DeviceData;
+use crate::config::ranges::MULTIPROCESSORS;
 use crate::config::{DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch};
 use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS, TotalCost};
@@ -38,7 +39,7 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, value_parser = presets::names())]
     preset: String,
     /// Number of multiprocessors of the GPU: an H100 has 132
-    #[arg(long, value_name = "N", default_value_t = TYPICAL_MULTIPROCESSORS, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = TYPICAL_MULTIPROCESSORS, value_parser = within(&MULTIPROCESSORS))]
     multiprocessors: usize,
 }
 

@@ -6,9 +6,10 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::values::{count, number, single, whole};
+use super::values::{number, single, whole, within};
 use crate::attack::StepLength;
 use crate::catalog::DatasetKind;
+use crate::config::ranges::{IMAGES, QUERIES, RESTARTS, SAMPLES};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::evaluate::request::TrainedBy;
 use crate::evaluate::{AttackName, AttackSettings, Protocol, Split};
@@ -26,7 +27,7 @@ pub(super) struct ImageFlags {
     #[arg(long, default_value = "test")]
     pub split: Split,
     /// Number of images, the first of that part [default: all]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = within(&IMAGES))]
     pub test_size: Option<usize>,
     /// Folder of MNIST and CIFAR10
     #[arg(long, value_name = "FOLDER", default_value = "data")]
@@ -90,16 +91,16 @@ pub(super) struct AttackFlags {
     #[arg(long, value_name = "EPS", value_parser = single)]
     pub eps_iter: Option<f32>,
     /// Iterations, or queries of Square [default: as published; 100 for PGD]
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
+    #[arg(long, value_name = "N", value_parser = within(&QUERIES))]
     pub nb_iter: Option<u32>,
     /// Random starts of PGD, half of them (one more if odd) on xent, half on cw
-    #[arg(long, value_name = "N", default_value = "10", value_parser = whole::<u32>)]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = within(&RESTARTS))]
     pub nb_restart: u32,
     /// Loss of the attacks pgd-loss and pgd-t
     #[arg(long, default_value = "xent")]
     pub loss: Loss,
     /// Samples of SPSA for a gradient, each of two passes
-    #[arg(long, value_name = "N", default_value = "8192", value_parser = whole::<u32>)]
+    #[arg(long, value_name = "N", default_value = "8192", value_parser = within(&SAMPLES))]
     pub nb_sample: u32,
     /// d_max: margins are searched up to 1.05 times this [default: the run's, or that of the norm's preset]
     #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
@@ -174,6 +175,7 @@ fn measured(config: Config, images: &ImageFlags, attack: &AttackFlags) -> Result
     if norm != config.norm {
         measured.hinge_maxeps = published.hinge_maxeps;
         measured.attack_mineps = published.attack_mineps;
+        measured.attack_eps = published.attack_eps;
         measured.test_eps = published.test_eps;
         measured.test_eps_iter = published.test_eps_iter;
     }
@@ -188,8 +190,13 @@ fn measured(config: Config, images: &ImageFlags, attack: &AttackFlags) -> Result
 
 /// Radii of the balls, ascending, each once.
 pub(super) fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
-    if let Some(eps) = attack.eps.iter().find(|&&eps| eps < 0.0) {
-        return Err(Error::usage(format!("--eps: expected a number that is not negative; found {eps}")));
+    let found = || attack.eps.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+    if attack.eps.iter().any(|&eps| eps <= 0.0) {
+        let comma = if attack.eps.len() > 1 { " (a decimal comma makes two numbers of one: write 0.3)" } else { "" };
+        return Err(Error::usage(format!("--eps: expected positive numbers; found {}{comma}", found())));
+    }
+    if attack.eps.iter().any(|&eps| eps > f64::from(config.largest_distance())) {
+        return Err(Error::usage(format!("--eps: expected {}; found {}", config.length_range(), found())));
     }
     let mut eps = match attack.protocol {
         Some(protocol) if attack.eps.is_empty() => protocol.eps(config.dataset, config.norm),
@@ -203,15 +210,11 @@ pub(super) fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
 
 /// Settings of the attacks; the default step size of PGD is the released evaluator's.
 pub(super) fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSettings> {
-    let counts =
-        [("nb-iter", attack.nb_iter), ("nb-restart", Some(attack.nb_restart)), ("nb-sample", Some(attack.nb_sample))];
-    for (flag, number) in counts {
-        if number == Some(0) {
-            return Err(Error::usage(format!("--{flag}: expected at least 1; found 0")));
-        }
-    }
     if let Some(step) = attack.eps_iter.filter(|&step| step <= 0.0) {
         return Err(Error::usage(format!("--eps-iter: expected a positive number; found {step}")));
+    }
+    if let Some(step) = attack.eps_iter.filter(|&step| step > config.largest_distance()) {
+        return Err(Error::usage(format!("--eps-iter: expected {}; found {step}", config.length_range())));
     }
     let parts = config.dataset.radii(config.norm).pgd_step_divisor;
     let AttackFlags { nb_iter, nb_restart, loss, nb_sample, seed, .. } = *attack;

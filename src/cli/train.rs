@@ -158,7 +158,11 @@ pub(super) fn run(args: TrainArgs, given: &[String]) -> Result<Outcome> {
 /// Trains a network, and prints the results.
 fn execute(plan: &TrainPlan) -> Result<Outcome> {
     let TrainPlan { config, place, .. } = plan;
-    let splits = data::load(config.dataset, &plan.data, config.val_size)?.cut(config.train_size, config.test_size);
+    let splits = data::load(config.dataset, &plan.data, config.val_size)?;
+    if !matches!(place, RunPlace::Resumed(_)) {
+        check_sizes(config, &splits)?;
+    }
+    let splits = splits.cut(config.train_size, config.test_size);
     let mut device = plan.device_flags.open()?;
     let folder = match place {
         RunPlace::Numbered => RunFolder::create_below(Path::new("runs"), &name(config), config.seed)?,
@@ -228,6 +232,22 @@ fn summary(config: &Config) -> String {
         config.optimizer,
         config.seed
     )
+}
+
+/// Refuses sizes that the data does not have.
+fn check_sizes(config: &Config, splits: &Splits) -> Result<()> {
+    for (flag, part, size, set) in [
+        ("--train-size", "training", config.train_size, &splits.train),
+        ("--test-size", "test", config.test_size, &splits.test),
+    ] {
+        if let Some(size) = size.filter(|&size| size > set.len()) {
+            let (n, source) = (set.len(), &splits.source);
+            return Err(Error::usage(format!(
+                "{flag}: expected at most {n}, the {part} images of {source}; found {size}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Command that resumes the run in `folder` with the data, the device and the output of this one.

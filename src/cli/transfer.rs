@@ -7,9 +7,10 @@ use clap::Args;
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings, weights};
 use super::output::{Outcome, print_beside, stopped};
-use super::values::count;
+use super::values::within;
 use super::weights_flags::WeightsFlags;
 use crate::config::Config;
+use crate::config::ranges::BATCH;
 use crate::evaluate::checks::is_fatal;
 use crate::evaluate::transfer::TransferRequest;
 use crate::evaluate::{AttackName, Split};
@@ -39,7 +40,7 @@ pub(super) struct TransferArgs {
     #[command(flatten)]
     device_flags: DeviceFlags,
     /// Images per batch
-    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = within(&BATCH))]
     batch_size: usize,
     #[command(flatten)]
     weights: WeightsFlags,

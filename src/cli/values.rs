@@ -1,10 +1,18 @@
 //! Forms of values on the command line. The error of each function says which forms it reads.
 
+use std::str::FromStr;
+
+use crate::config::ranges::Range;
 pub use crate::config::value::{number, single, whole};
 
-/// A whole number from 1.
-pub fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a whole number, at least 1".into())
+/// Parser of a whole number in a range.
+pub fn within<T: FromStr + Clone + Send + Sync>(
+    range: &'static Range<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    |text| {
+        let number = text.parse().ok().filter(|number| (range.contains)(number));
+        number.ok_or_else(|| format!("expected {}", range.expected))
+    }
 }
 
 /// A percentage of the images.
@@ -33,11 +41,15 @@ pub fn percent_at_eps(text: &str) -> Result<RequiredAccuracy, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ranges::THREADS;
 
     #[test]
-    fn a_count_is_a_whole_number_from_1() {
-        assert_eq!(count("3"), Ok(3));
-        assert!(count("0").is_err() && count("-1").is_err() && count("1.5").is_err());
+    fn a_number_beyond_its_range_is_refused_with_the_range() {
+        let threads = within(&THREADS);
+        assert_eq!((threads("1"), threads("1024")), (Ok(1), Ok(1024)));
+        for text in ["0", "1025", "100000", "-1", "1.5", "", "99999999999999999999"] {
+            assert_eq!(threads(text), Err("expected a whole number from 1 to 1024".into()), "{text}");
+        }
     }
 
     #[test]

@@ -2,13 +2,32 @@
 
 use super::settings::Config;
 use crate::catalog::Architecture;
-use crate::tape::{Loss, LossRule, PgdRule};
+use crate::tape::{Loss, LossRule, Norm, PgdRule};
 
 impl Config {
     /// Upper bound of the search for the boundary, 1.05 times [`Config::hinge_maxeps`]: the product in double precision
     /// of the number as it is written, then rounded to single, as the released code holds it.
     pub fn max_eps(&self) -> f32 {
         (as_written(self.hinge_maxeps) * 1.05) as f32
+    }
+
+    /// Largest distance between two images, in the norm: no eps and no margin is larger.
+    pub fn largest_distance(&self) -> f32 {
+        match self.norm {
+            Norm::Linf => 1.0,
+            Norm::L2 => (self.dataset.entry().image.iter().product::<usize>() as f32).sqrt(),
+        }
+    }
+
+    /// Range of lengths in the norm, in words, after "expected".
+    pub fn length_range(&self) -> String {
+        match self.norm {
+            Norm::Linf => "at most 1, as pixels go from 0 to 1: 8/255 is 8 of 255 levels".into(),
+            Norm::L2 => format!(
+                "at most {}, the l2 distance of a black image from a white one, whose pixels are 0 and 1",
+                self.largest_distance()
+            ),
+        }
     }
 
     /// Length that the training method is known by, as it was written: d_max of MMA, eps of methods that attack within

@@ -11,10 +11,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::kinds::{Method, OptimizerKind, SearchMode, TestSearchStart};
-use super::value::{Range, SettingValue};
+use super::ranges::{
+    ASCENDING_STEPS, BATCH, BISECTIONS, FEW_RATES, FRACTION, FROM_STEP_0, IMAGES, ITERATIONS, NOT_NEGATIVE, POSITIVE,
+    POSITIVE_RATES, Range, SIGNED_LOSS, SIZE, STEPS, STEPS_OR_NONE, TRAINING_LOSS,
+};
+use super::value::SettingValue;
 use crate::attack::SearchResult;
 use crate::catalog::{DatasetKind, ModelKind};
-use crate::tape::{Direction, L2Order, Loss, MAX_LEARNING_RATES, Norm};
+use crate::tape::{Direction, L2Order, Loss, Norm};
 
 /// A setting: all that flags, files, listings and messages need to know of it.
 #[derive(Debug)]
@@ -136,7 +140,7 @@ settings! {
         train_size: Option<usize> = None, "N" or "all" shown "by -h", SIZE; // train.py
         /// Number of validation images: the first N training images, on which the best weights are chosen; the digits
         /// have validation images of their own
-        val_size: usize = 5000, "N", Range::AT_LEAST_1; // train.py; paper: the first 5,000 training images
+        val_size: usize = 5000, "N", IMAGES; // train.py; paper: the first 5,000 training images
         /// Number of test images: the first N
         test_size: Option<usize> = None, "N" or "all" shown "by -h", SIZE; // train.py
         /// Augmentation: each visit of a training image moves it by up to 4 pixels, reflected at the edge, and mirrors
@@ -169,20 +173,20 @@ settings! {
         learning_rate_schedule: Vec<(u32, f32)> = vec![(0, 1e-4)], "RATE" shown "by -h"
             alias "lr" "initial-learning-rate", FROM_STEP_0, ASCENDING_STEPS, POSITIVE_RATES, FEW_RATES; // MNIST
         /// Batch size: examples of a training step
-        training_batch_size: usize = 50, "N" shown "by -h" alias "batch-size", Range::AT_LEAST_1; // MNIST
+        training_batch_size: usize = 50, "N" shown "by -h" alias "batch-size", BATCH; // MNIST
         /// Number of training steps; with --resume it may be larger than before
-        max_num_training_steps: u32 = 100_000, "N" shown "by -h" alias "steps", Range::AT_LEAST_1; // MNIST
+        max_num_training_steps: u32 = 100_000, "N" shown "by -h" alias "steps", STEPS; // MNIST
         /// Number of steps between two lines of metrics.jsonl
-        disp_interval: u32 = 100, "N", Range::AT_LEAST_1; // train.py
+        disp_interval: u32 = 100, "N", STEPS; // train.py
         /// Number of steps between two checkpoints to resume from; one is also written after each epoch
-        checkpoint_interval: u32 = 500, "N", Range::AT_LEAST_1; // ours: the released code writes one an epoch
+        checkpoint_interval: u32 = 500, "N", STEPS; // ours: the released code writes one an epoch
     }
 
     "Attack in training" {
         /// Norm of margins and attacks
         norm: Norm = Norm::Linf, "NORM" shown "by -h";
         /// Iterations of PGD, in training by any method and when margins are measured
-        nb_iter: u32 = 40, "N" shown "by -h", Range::AT_LEAST_1; // MNIST
+        nb_iter: u32 = 40, "N" shown "by -h", ITERATIONS; // MNIST
         /// Step size of PGD, as a multiple of eps / nb-iter
         eps_iter_scale: f32 = 2.5, "SCALE", POSITIVE; // BaseConfig
     }
@@ -200,7 +204,7 @@ settings! {
         /// Weight of the clean loss's gradient, from 0 up to 1; 0 is omma, which saves the clean backward pass
         clean_loss_coeff: f32 = 1.0 / 3.0, "WEIGHT", FRACTION; // BaseConfig
         /// Iterations of the bisection for the boundary
-        num_search_steps: u32 = 10, "N", Range::AT_LEAST_1; // BaseConfig
+        num_search_steps: u32 = 10, "N", BISECTIONS; // BaseConfig
         /// Least eps of the PGD attack; at most 1.05 times --hinge-maxeps
         attack_mineps: f32 = 0.1, "EPS", POSITIVE; // LinfMNIST
     }
@@ -212,7 +216,7 @@ settings! {
         /// pgdls: number of steps over which eps grows linearly from 0 to --attack-eps; the paper does not say how many
         /// [default: half of the steps]
         #[serde(default)]
-        eps_ramp_steps: u32 = 50_000, "N"; // ours: half of the steps
+        eps_ramp_steps: u32 = 50_000, "N", STEPS_OR_NONE; // ours: half of the steps
         /// trades: weight of the KL divergence, beside the clean loss's 1; a larger one is more robust, less accurate
         #[serde(default)]
         trades_beta: f32 = 1.0, "BETA", NOT_NEGATIVE; // TRADES: train_trades_mnist.py
@@ -288,48 +292,4 @@ impl Fidelity {
 /// The method of a file that names none: it was written when MMA was the only one.
 fn mma() -> Method {
     Method::Mma
-}
-
-const POSITIVE: Range<f32> = Range { contains: is_positive, expected: "a positive number" };
-
-const NOT_NEGATIVE: Range<f32> =
-    Range { contains: |value| value.is_finite() && *value >= 0.0, expected: "a number that is not negative" };
-
-const FRACTION: Range<f32> =
-    Range { contains: |value| (0.0..1.0).contains(value), expected: "a number from 0 up to, not including, 1" };
-
-const SIZE: Range<Option<usize>> = Range { contains: |size| *size != Some(0), expected: "at least 1" };
-
-/// dlr's denominator changes with the weights: to descend it may raise what the other losses measure.
-const TRAINING_LOSS: Range<Loss> =
-    Range { contains: |loss| *loss != Loss::Dlr, expected: "xent, slm, lm or cw: dlr is a loss to attack with" };
-
-const SIGNED_LOSS: Range<Loss> = Range {
-    contains: |loss| matches!(loss, Loss::Slm | Loss::Lm),
-    expected: "slm or lm, whose sign says on which side of the boundary an image is",
-};
-
-type LearningRates = Range<Vec<(u32, f32)>>;
-
-const FROM_STEP_0: LearningRates = Range {
-    contains: |rates| rates.first().is_some_and(|first| first.0 == 0),
-    expected: "a first rate from step 0, such as 0:0.3,20000:0.09",
-};
-
-const ASCENDING_STEPS: LearningRates = Range {
-    contains: |rates| rates.windows(2).all(|pair| pair[0].0 < pair[1].0),
-    expected: "steps that ascend, each once",
-};
-
-const POSITIVE_RATES: LearningRates =
-    Range { contains: |rates| rates.iter().all(|(_, rate)| is_positive(rate)), expected: "positive rates" };
-
-const FEW_RATES: LearningRates = Range {
-    contains: |rates| rates.len() <= MAX_LEARNING_RATES,
-    expected: "at most 32 rates, as many as the optimizer's kernels take",
-};
-const _: () = assert!(MAX_LEARNING_RATES == 32, "FEW_RATES names the number");
-
-fn is_positive(value: &f32) -> bool {
-    value.is_finite() && *value > 0.0
 }

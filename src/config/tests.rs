@@ -218,7 +218,7 @@ fn a_file_must_hold_every_setting_and_no_other() {
         (text.replace("nb_iter = 5\n", ""), "missing field `nb_iter`"),
         (text.replace("nb_iter = 5\n", "nb_iter = 5\nnb_itr = 5\n"), "unknown field `nb_itr`"),
         (text.replace("seed = 0", "seed = \"zero\""), "line 2: invalid type: string \"zero\""),
-        (text.replace("nb_iter = 5", "nb_iter = 0"), "--nb-iter: expected at least 1; found 0"),
+        (text.replace("nb_iter = 5", "nb_iter = 0"), "--nb-iter: expected a whole number from 1 to 100000; found 0"),
         (text[..text.len() / 2].to_owned(), "line"),
     ] {
         let (found, file) = loaded(&broken);

@@ -24,6 +24,7 @@ impl Config {
     fn contradiction(&self) -> Option<(&'static str, String)> {
         let max_eps = self.max_eps();
         let bound = format!("the search's upper bound {max_eps}, 1.05 times --hinge-maxeps {}", self.hinge_maxeps);
+        let (within, length) = (|eps: f32| eps <= self.largest_distance(), self.length_range());
         let wide = self.model == ModelKind::WideResNet;
         let rules: [(bool, &'static str, &str); _] = [
             (preset(&self.preset).is_some(), "preset", "the name of a preset"),
@@ -45,7 +46,11 @@ impl Config {
                 "width",
                 "a whole number from 1 to 32, the widening factor",
             ),
-            (max_eps.is_finite(), "hinge_maxeps", "a number whose 1.05-fold single precision can hold"),
+            (within(self.hinge_maxeps), "hinge_maxeps", &length),
+            (within(self.attack_mineps), "attack_mineps", &length),
+            (within(self.attack_eps), "attack_eps", &length),
+            (within(self.test_eps), "test_eps", &length),
+            (within(self.test_eps_iter), "test_eps_iter", &length),
             (
                 self.method != Method::Omma || self.clean_loss_coeff == 0.0,
                 "clean_loss_coeff",

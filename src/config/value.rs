@@ -1,4 +1,4 @@
-//! Values of settings: their forms on the command line and in listings, and ranges.
+//! Values of settings: their forms on the command line and in listings.
 
 use std::str::FromStr;
 
@@ -150,20 +150,6 @@ pub fn single(text: &str) -> Result<f32, String> {
 /// `text` is none, or it does not fit the type.
 pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("expected a whole number of {} bits without a sign", 8 * size_of::<T>()))
-}
-
-/// A range of a setting's values.
-#[derive(Clone, Copy, Debug)]
-pub struct Range<T: 'static> {
-    /// Tells if a value is in the range.
-    pub contains: fn(&T) -> bool,
-    /// The range in words, after "expected".
-    pub expected: &'static str,
-}
-
-impl<T: From<u8> + PartialOrd> Range<T> {
-    /// Whole numbers from 1.
-    pub const AT_LEAST_1: Range<T> = Range { contains: |value| *value >= T::from(1), expected: "at least 1" };
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl ImageSet {
     /// set.
     ///
     /// # Errors
-    /// The data cannot be read, or is smaller than the config says.
+    /// The data cannot be read, or has fewer images.
     pub(super) fn load(config: &Config, split: Split, size: Option<usize>, data: &Path) -> Result<ImageSet> {
         let (dataset, source) = data::load_split(config.dataset, data, config.val_size, split)?;
         let origin = format!("{source}, {split}");
@@ -87,6 +87,12 @@ impl ImageSet {
             Split::Train => config.train_size,
         };
         let dataset = dataset.take(most.unwrap_or(usize::MAX));
+        if let Some(size) = size.filter(|&size| size > dataset.len()) {
+            let n = dataset.len();
+            return Err(Error::usage(format!(
+                "--test-size: expected at most {n}, the images of {origin}; found {size}"
+            )));
+        }
         Ok(ImageSet { dataset: dataset.take(size.unwrap_or(usize::MAX)), origin })
     }
 }

@@ -11,6 +11,7 @@ mod export;
 mod fake;
 mod former_version;
 mod gpu;
+mod limits;
 mod methods;
 mod report;
 #[cfg(unix)]
@@ -182,18 +183,18 @@ fn bad_values_are_errors_that_name_flag_and_value() {
     refused("train --nb-iter 1.5", &["'1.5'", "--nb-iter", "whole number"]);
     refused("train --seed -1", &["'-1'", "--seed"]);
     refused("train --norm l3", &["'l3'", "--norm", "linf, l2"]);
-    refused("train --threads 0", &["'0'", "--threads", "at least 1"]);
+    refused("train --threads 0", &["'0'", "--threads", "a whole number from 1 to 1024"]);
     refused("train --learning-rate-schedule 0:a", &["'0:a'", "--learning-rate-schedule", "0:0.3,20000:0.09"]);
     refused("train --clamp-boundary maybe", &["'maybe'", "--clamp-boundary"]);
     refused("evaluate w --require-robust 60", &["'60'", "--require-robust", "60@0.3"]);
     refused("evaluate w --eps 0.1,x", &["'x'", "--eps"]);
-    refused("evaluate w --nb-restart 0", &["--nb-restart", "at least 1"]);
+    refused("evaluate w --nb-restart 0", &["--nb-restart", "a whole number from 1 to 10000"]);
     refused("evaluate w --eps=-0.1", &["--eps", "-0.1"]);
 }
 
 #[test]
 fn values_out_of_range_are_errors_before_anything_is_trained() {
-    refused("train --nb-iter 0", &["--nb-iter: expected at least 1; found 0"]);
+    refused("train --nb-iter 0", &["--nb-iter: expected a whole number from 1 to 100000; found 0"]);
     refused("train --attack-mineps -0.1", &["--attack-mineps: expected a positive number; found -0.1"]);
     refused("train --width 0.01", &["--width: expected a number from 1/32 to 32; found 0.01"]);
     refused("train --clean-loss-coeff 1", &["--clean-loss-coeff: expected", "found 1"]);

@@ -100,7 +100,7 @@ fn damages() -> Vec<Damage> {
                 let text = fs::read_to_string(p).unwrap();
                 fs::write(p, text.replace("nb_iter = 2", "nb_iter = 0")).unwrap();
             },
-            &["--nb-iter: expected at least 1; found 0"],
+            &["--nb-iter: expected a whole number from 1 to 100000; found 0"],
         ),
         damage(CONFIG, |p| fs::remove_file(p).unwrap(), &["cannot read"]),
     ]

@@ -248,7 +248,7 @@ fn few_images_are_enough() {
 fn sizes_that_the_data_does_not_have_are_errors() {
     let folder = temporary();
     let run = folder.path().join("run");
-    refused(&mut begin(&run, "--val-size 0"), &["--val-size: expected at least 1", "found 0"]);
+    refused(&mut begin(&run, "--val-size 0"), &["--val-size: expected a whole number from 1 to 1000000", "found 0"]);
     refused(&mut begin(&run, "--val-size 1001"), &["val_size 1001", "1000 validation images"]);
     assert!(!run.exists(), "nothing was begun");
 }

@@ -30,6 +30,7 @@ mod scratch;
 mod simd;
 
 use arena::Arena;
+use sysinfo::{MemoryRefreshKind, System};
 
 use super::{Device, Snapshot};
 use crate::tape::{Buffer, Memory, Program};
@@ -68,15 +69,23 @@ impl Device for Cpu {
 
     fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize> {
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
-        self.arena = Arena::new(memory.bytes(), workspace).ok_or_else(|| {
+        let (needed, available) = (memory.bytes() + workspace, available_memory());
+        // The system lends more than it has, and ends a process that uses it: refuse before.
+        let arena = match available {
+            Some(available) if needed > available => None,
+            _ => Arena::new(memory.bytes(), workspace),
+        };
+        self.arena = arena.ok_or_else(|| {
+            let available = available.map_or_else(String::new, |bytes| format!(" of {} MB", bytes / 1_000_000));
             Error::device(format!(
-                "out of memory: the images and the network take {} MB, the largest program {} MB; a smaller --width, \
-                 --training-batch-size (train), --batch-size (evaluate, bench) or --megabytes (bench) takes less",
+                "out of memory: the images and the network take {} MB, the largest program {} MB{available} that are \
+                 free; a smaller --width, --training-batch-size (train), --batch-size (evaluate, bench) or --megabytes \
+                 (bench) takes less",
                 memory.bytes() / 1_000_000,
                 workspace / 1_000_000
             ))
         })?;
-        Ok(memory.bytes() + workspace)
+        Ok(needed)
     }
 
     fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
@@ -96,5 +105,33 @@ impl Device for Cpu {
     fn execute(&mut self, program: &Program) -> Result<()> {
         program.nodes.iter().for_each(|node| dispatch::run(&mut self.arena, program, node));
         Ok(())
+    }
+}
+
+/// Bytes that this process may still take: those of the machine, or of the control group (a container, a batch job)
+/// that it runs in. `None`: the system does not tell.
+fn available_memory() -> Option<usize> {
+    let mut system = System::new();
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    // Files that the group has cached count as used there, but the system drops them on demand.
+    let of_group = system.cgroup_limits().map_or(u64::MAX, |group| group.total_memory.saturating_sub(group.rss));
+    let available = system.available_memory().min(of_group);
+    (available > 0).then(|| usize::try_from(available).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_the_machine_does_not_have_is_refused_before_it_is_taken() {
+        let available = available_memory().expect("this system tells");
+        assert!(available > 1 << 20, "{available}");
+        let mut memory = Memory::default();
+        // The system would lend these bytes, and end the process that writes to them.
+        memory.f32("images", &[(available + available / 2) / 4]);
+        let message = Cpu::new().allocate(&memory, &[]).unwrap_err().to_string();
+        assert!(message.starts_with("out of memory: the images and the network take "), "{message}");
+        assert!(message.contains(" MB that are free") && message.contains("--training-batch-size"), "{message}");
     }
 }
