@@ -128,11 +128,13 @@ impl Findings<'_> {
                 None => (None, None),
             };
             let nearest = self.state.distances.iter().filter_map(|distances| distances[i]).reduce(f32::min);
+            let misclassified = !clean.correct && !self.state.distances.is_empty();
             ImageResult {
                 index: i,
                 label: self.images.dataset.labels[i],
                 clean_prediction: Some(clean.class),
                 margin: self.margins.as_ref().map_or(nearest, |measured| Some(measured.margins[i])),
+                distance: if misclassified { Some(0.0) } else { nearest },
                 found_eps,
                 found_by,
             }

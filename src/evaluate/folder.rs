@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::adversarial::AdversarialImages;
 use super::checkpoint;
-use super::image_results::{HEADER, ImageResult};
+use super::image_results::{FORMER_HEADER, HEADER, ImageResult};
 use super::report::{EvaluationReport, SCHEMA_VERSION};
 use crate::formats::{ExpectedContent, mistaken_format};
 use crate::record::{OutputFile, check_folder, write_atomic};
@@ -171,12 +171,12 @@ pub fn read_image_results(folder: &Path) -> Result<Vec<ImageResult>> {
         let format = format.unwrap_or_default();
         Error::format(&path, format!("line {}: expected {HEADER}; found {found:?}{format}", line + 1))
     };
-    match lines.next() {
-        Some((_, HEADER)) => {
-            lines.map(|(i, line)| ImageResult::from_csv(line).ok_or_else(|| refusal(i, line))).collect()
-        }
-        other => Err(refusal(0, other.map_or("", |(_, line)| line))),
+    let first = lines.next().map_or("", |(_, line)| line);
+    if first != HEADER && first != FORMER_HEADER {
+        return Err(refusal(0, first));
     }
+    let former = first == FORMER_HEADER;
+    lines.map(|(i, line)| ImageResult::from_csv(line, former).ok_or_else(|| refusal(i, line))).collect()
 }
 
 /// Reads the adversarial images in a folder, if they were saved.
