@@ -1,6 +1,6 @@
 //! `maxmargin report`: an HTML page about runs and their evaluations.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -8,6 +8,8 @@ use super::output::{Outcome, print_beside};
 use crate::Result;
 use crate::record::OutputFile;
 use crate::report::page;
+use crate::report::paper::PaperTables;
+use crate::report::sources::ReportSource;
 
 /// Name of the page if none is given.
 const REPORT: &str = "report.html";
@@ -17,7 +19,9 @@ Examples:
   maxmargin report runs/quick-0
       writes runs/quick-0/report.html
   maxmargin report runs/mma-12 runs/mma-32 --out compared.html
-      both runs in every plot";
+      both runs in every plot
+  maxmargin report runs/quick-0 --paper-table mine.toml
+      beside figures of your own transcription";
 
 /// Write an HTML page about runs: curves, margins during training, accuracy under attack beside the paper's
 ///
@@ -35,13 +39,33 @@ pub(super) struct ReportArgs {
     /// Folder of MNIST and CIFAR10, for the clean images beside adversarial ones
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
+    /// Show the paper's unverified figures too, in grey: transcriptions that have no second source
+    #[arg(long)]
+    unverified: bool,
+    /// Table of the paper's figures instead of the program's; docs/reports.md explains the form
+    #[arg(long, value_name = "FILE")]
+    paper_table: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
-    let ReportArgs { runs, out, data } = args;
-    let out = OutputFile::check("--out", out.as_deref().unwrap_or(&runs[0].join(REPORT)), &[])?;
-    let html = page::html(runs, data)?;
+    let ReportArgs { runs, out, data, unverified, paper_table } = args;
+    if out.is_none() {
+        // The page goes into the first folder, whose absence is no mistake of --out.
+        ReportSource::check_folder(&runs[0])?;
+    }
+    let inputs: Vec<&Path> = paper_table.iter().map(PathBuf::as_path).collect();
+    let out = OutputFile::check("--out", out.as_deref().unwrap_or(&runs[0].join(REPORT)), &inputs)?;
+    let paper = PaperTables::load(paper_table.as_deref(), *unverified)?;
+    let html = page::html(runs, data, &paper)?;
     out.write(|file| file.write_all(html.as_bytes()))?;
-    print_beside([&out], &format!("wrote {}: {} kB\n", out.path().display(), html.len().div_ceil(1000)))?;
+    print_beside(
+        [&out],
+        &format!(
+            "wrote {}: {} kB
+",
+            out.path().display(),
+            html.len().div_ceil(1000)
+        ),
+    )?;
     Ok(Outcome::Done)
 }

@@ -1,17 +1,19 @@
 //! Chapter of a page about evaluations: robust accuracy beside the paper's, then the figures of each evaluation.
 
+use super::colour::PageColour;
 use super::comparison::{comparison, paper_figure};
 use super::escape::escape;
 use super::examples::Pictures;
-use super::html::{facts, figure, key, numbers, table, warning_box, words};
-use super::paper;
-use super::plot::{Axis, Cell, Mark, PageColour, Series, cells};
+use super::html::{facts, numbers, table, warning_box, wide_figure, words};
+use super::marker::{Look, Stroke};
+use super::paper::{PaperColumn, PaperTables};
+use super::plot::{Axis, Cell, Plot, Series};
 use super::shown::{ShownEvaluation, method};
 use super::sources::ReportSource;
-use super::values::{UNKNOWN, distance, grouped, percent};
+use super::values::{UNKNOWN, count, decimal, distance, grouped, percent, percent_of};
 use crate::Result;
 use crate::catalog::DatasetKind;
-use crate::evaluate::report::{AttackStatistics, EvaluationReport, MinimumNormResult, RobustAccuracy};
+use crate::evaluate::report::{AttackStatistics, MinimumNormResult, RobustAccuracy};
 use crate::record::MarginCounts;
 use crate::tape::Norm;
 use crate::text::length;
@@ -19,11 +21,11 @@ use crate::text::length;
 /// Bins of the histogram of an evaluation's margins.
 const BINS: usize = 42;
 
-/// The chapter. `pictures` has the images of adversarial examples.
+/// The chapter, beside the paper's figures in `paper`. `pictures` has the images of adversarial examples.
 ///
 /// # Errors
 /// A plot cannot be drawn, or a file beside an evaluation has another form.
-pub fn chapter(sources: &[ReportSource], pictures: &mut Pictures) -> Result<String> {
+pub fn chapter(sources: &[ReportSource], paper: &PaperTables, pictures: &mut Pictures) -> Result<String> {
     let all = ShownEvaluation::all(sources);
     let mut text = String::from("<h2>Accuracy under attack</h2>\n");
     if all.is_empty() {
@@ -32,32 +34,36 @@ pub fn chapter(sources: &[ReportSource], pictures: &mut Pictures) -> Result<Stri
         return Ok(text);
     }
     let kind = |shown: &ShownEvaluation| (shown.report().dataset, shown.report().norm);
+    let present: Vec<_> = all.iter().copied().filter(|shown| shown.other_weights().is_none()).collect();
+    if present.is_empty() {
+        text += "<p>Every evaluation is of weights that the runs no longer have: nothing is compared.</p>\n";
+    }
     let mut kinds: Vec<(DatasetKind, Norm)> = Vec::new();
-    for kind in all.iter().map(kind) {
+    for kind in present.iter().map(kind) {
         if !kinds.contains(&kind) {
             kinds.push(kind);
         }
     }
     for (dataset, norm) in kinds {
-        let group: Vec<_> = all.iter().copied().filter(|shown| kind(shown) == (dataset, norm)).collect();
-        text += &comparison(dataset, norm, &group)?;
+        let group: Vec<_> = present.iter().copied().filter(|shown| kind(shown) == (dataset, norm)).collect();
+        text += &comparison(dataset, norm, &group, paper)?;
     }
     text += "<h2>Evaluations</h2>\n";
     for shown in &all {
-        text += &evaluation(shown)?;
+        text += &evaluation(shown, paper)?;
         text += &pictures.of(shown)?;
     }
     Ok(text)
 }
 
 /// Figures of one evaluation.
-fn evaluation(shown: &ShownEvaluation) -> Result<String> {
+fn evaluation(shown: &ShownEvaluation, paper: &PaperTables) -> Result<String> {
     let report = shown.report();
-    let mut text = format!("<h3>{}</h3>\n", key(shown.colour, &shown.name()));
-    text += &warning_box("Warnings about these figures (docs/checks.md explains each)", &report.warnings);
+    let mut text = format!("<h3>{}</h3>\n", shown.look.key(&shown.name()));
+    text += &warning_box("Warnings about these figures (docs/checks.md explains each)", &shown.warnings());
     text += &settings(shown);
-    text += &at_each_eps(&report.robust);
-    text += &minimum_norm(report);
+    text += &at_each_eps(&report.robust, report.count as u64);
+    text += &minimum_norm(shown, paper);
     text += &margins(shown)?;
     Ok(text)
 }
@@ -77,7 +83,7 @@ fn settings(shown: &ShownEvaluation) -> String {
         (method, _) => optional(&method.as_ref().map(|method| method.to_uppercase())),
     };
     facts(&[
-        ("clean accuracy, %", percent(Some(report.clean_accuracy))),
+        ("clean accuracy, %", percent_of(Some(report.clean_accuracy), report.count as u64)),
         ("AvgAcc, %", percent(report.average_accuracy)),
         ("AvgRobAcc, %", percent(report.average_robust_accuracy)),
         ("mean margin", distance(report.mean_margin)),
@@ -86,7 +92,7 @@ fn settings(shown: &ShownEvaluation) -> String {
         ("seed", report.seed.map_or(UNKNOWN.into(), |seed| seed.to_string())),
         ("forward passes of an image", grouped(report.forward_passes)),
         ("backward passes of an image", grouped(report.backward_passes)),
-        ("seconds", report.seconds.map_or(UNKNOWN.into(), |seconds| format!("{seconds:.1}"))),
+        ("seconds", report.seconds.map_or(UNKNOWN.into(), |seconds| decimal(seconds, 1))),
         ("network", known(&report.model)),
         ("trained by", trained),
         ("d_max", shown.d_max().map_or(UNKNOWN.into(), length)),
@@ -99,13 +105,13 @@ fn settings(shown: &ShownEvaluation) -> String {
 }
 
 /// Tables of the accuracy at each eps, and of each attack.
-fn at_each_eps(robust: &[RobustAccuracy]) -> String {
+fn at_each_eps(robust: &[RobustAccuracy], n: u64) -> String {
     if robust.is_empty() {
         return String::new();
     }
     let row = |at: &RobustAccuracy| {
         let attack = if at.attack.is_empty() { UNKNOWN.into() } else { escape(&at.attack) };
-        ("", vec![length(at.eps), percent(Some(at.accuracy)), attack])
+        ("", vec![length(at.eps), percent_of(Some(at.accuracy), n), attack])
     };
     let body: Vec<_> = robust.iter().map(row).collect();
     let text = table(&[numbers("eps"), numbers("accuracy, %"), words("attack")], &body);
@@ -126,42 +132,55 @@ fn attack_row(eps: f64, attack: &AttackStatistics) -> Vec<String> {
     let counts = [u64::from(*runs), *attacked as u64, *found as u64, passes.forward, passes.backward].map(grouped);
     let mut row = vec![length(eps), escape(name)];
     row.extend(counts);
-    row.push(format!("{seconds:.1}"));
+    row.push(decimal(*seconds, 1));
     row
 }
 
 /// Table of the minimum-norm attacks' distances beside the paper's.
-fn minimum_norm(report: &EvaluationReport) -> String {
+fn minimum_norm(shown: &ShownEvaluation, paper: &PaperTables) -> String {
+    let report = shown.report();
     if report.minimum_norm.is_empty() {
         return String::new();
     }
     let own = |attack: &MinimumNormResult| {
         let MinimumNormResult { name, found, attacked, mean, quartiles, passes, seconds } = attack;
-        let mut row = vec![escape(name), grouped(*found as u64), grouped(*attacked as u64)];
-        row.push(percent(Some(report.clean_accuracy)));
-        row.extend([*mean].into_iter().chain(*quartiles).map(|value| distance(Some(value))));
-        row.extend([grouped(passes.forward), grouped(passes.backward), format!("{seconds:.1}")]);
+        // Files of former versions do not say how many were attacked.
+        let attacked = if *attacked < *found { UNKNOWN.into() } else { grouped(*attacked as u64) };
+        let mut row = vec![escape(name), percent_of(Some(report.clean_accuracy), report.count as u64)];
+        row.push(format!("{} <small>of {} of {attacked} found</small>", distance(Some(*mean)), grouped(*found as u64)));
+        row.extend(quartiles.map(|value| distance(Some(value))));
+        row.extend([grouped(passes.forward), grouped(passes.backward), decimal(*seconds, 1)]);
         ("ours", row)
     };
     let mut body: Vec<_> = report.minimum_norm.iter().map(own).collect();
-    let published = paper::table(report.dataset, report.norm).distances;
+    let published = match shown.other_images() {
+        None => paper.of(report.dataset, report.norm).distances,
+        Some(_) => Vec::new(),
+    };
+    let columns = [
+        PaperColumn::Clean,
+        PaperColumn::MeanDistance,
+        PaperColumn::LowerQuartile,
+        PaperColumn::Median,
+        PaperColumn::UpperQuartile,
+    ];
     for row in &published {
-        let mut cells = vec![format!("paper, {}", row.name), UNKNOWN.into(), UNKNOWN.into()];
-        cells.extend(row.figures.iter().map(|figure| paper_figure(*figure)));
+        let mut cells = vec![format!("paper, {}", escape(&row.name))];
+        cells.extend(columns.map(|column| paper_figure(row.figure(column))));
         cells.extend([UNKNOWN; 3].map(String::from));
         body.push(("", cells));
     }
-    let others = ["found", "attacked", "clean, %", "mean", "lower quartile", "median", "upper quartile"].map(numbers);
+    let others = ["clean, %", "mean", "lower quartile", "median", "upper quartile"].map(numbers);
     let costs = ["forward passes", "backward passes", "seconds"].map(numbers);
     let head: Vec<_> = [words("nearest adversarial examples")].into_iter().chain(others).chain(costs).collect();
-    let note = match published.is_empty() {
-        true => "",
-        false => {
-            "<p class=\"note\">The paper's distances: Carlini and Wagner's attack on the first 1,000 test images; \
-             verified (the paper's review thread).</p>\n"
-        }
-    };
-    table(&head, &body) + note
+    let mut note = String::from(
+        "Mean and quartiles are of the images for which an adversarial one was found; they leave out images that may lie \
+         farther.",
+    );
+    if !published.is_empty() {
+        note += " The paper\u{2019}s distances: Carlini and Wagner\u{2019}s attack on the first 1,000 test images; bold: verified.";
+    }
+    table(&head, &body) + &format!("<p class=\"note\">{note}</p>\n")
 }
 
 /// Histogram of the margins, if they were measured.
@@ -176,24 +195,25 @@ fn margins(shown: &ShownEvaluation) -> Result<String> {
     let bar = |x, colour, count| Cell { x, y: 0.0..percentage(count), colour, shade: 0.85 };
     let mut bars = vec![bar(-width..-0.1 * width, PageColour::Misclassified, counts.misclassified)];
     for (bin, &count) in counts.bins.iter().enumerate() {
-        bars.push(bar(f64::from(counts.edge(bin))..f64::from(counts.edge(bin + 1)), shown.colour, count));
+        bars.push(bar(f64::from(counts.edge(bin))..f64::from(counts.edge(bin + 1)), shown.look.colour, count));
     }
-    let x = Axis { title: format!("margin, {}", report.norm), range: -width..f64::from(counts.max) };
+    let range = -width..f64::from(counts.max);
+    let x = Axis { numbered_from: 0.0, ..Axis::new(&format!("margin, {}", report.norm), range) };
     let y = Axis::from_zero("images, %", bars.iter().map(|bar| bar.y.end));
-    let d_max = shown.d_max().map(|d_max| Series {
-        colour: PageColour::Muted,
-        mark: Mark::Thin,
-        points: vec![(d_max, 0.0), (d_max, y.range.end)],
-    });
-    let plot = cells("histogram of margins", true, &x, &y, &bars, &Vec::from_iter(d_max))?;
+    let look = Look::line(PageColour::Muted, Stroke::Dots);
+    let level = shown.d_max().map(|d_max| Series::new(look, vec![(d_max, 0.0), (d_max, y.range.end)]));
+    let key = shown.d_max().map_or(String::new(), |d_max| look.key(&format!("d_max {}", length(d_max))) + "<br>");
+    let series = Vec::from_iter(level);
+    let plot = Plot { cells: &bars, series: &series, wide: true, scale: None };
+    let plot = plot.draw("histogram of margins", &x, &y)?;
     let beyond = match counts.above + counts.below + counts.nan {
         0 => String::new(),
-        n => format!(" {n} of another value are not shown."),
+        n => format!(" Not shown: {} of another value.", grouped(n as u64)),
     };
     let caption = format!(
-        "Margins of {} images by AN-PGD; red, below 0: the {} misclassified ones. Grey: d_max.{beyond}",
-        grouped(margins.len() as u64),
+        "{key}Margins of {} by AN-PGD; red, below 0: the {} misclassified.{beyond}",
+        count(margins.len() as u64, "image"),
         grouped(counts.misclassified as u64)
     );
-    Ok(figure(&plot, &caption))
+    Ok(wide_figure(&plot, &caption))
 }

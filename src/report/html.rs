@@ -1,7 +1,7 @@
 //! Parts of an HTML page. Arguments are HTML already; text from files is escaped by [`super::escape`].
 
+use super::colour::variables;
 use super::escape::escape;
-use super::plot::{PageColour, variables};
 
 /// Style sheet of the page.
 const STYLE: &str = include_str!("page.css");
@@ -52,12 +52,12 @@ pub fn facts(facts: &[(&str, String)]) -> String {
 
 /// Picture with its caption.
 pub fn figure(picture: &str, caption: &str) -> String {
-    format!("<figure>{picture}<figcaption>{caption}</figcaption></figure>\n")
+    format!("<figure><div class=\"plot\">{picture}</div><figcaption>{caption}</figcaption></figure>\n")
 }
 
-/// Swatch of a colour with its meaning.
-pub fn key(colour: PageColour, meaning: &str) -> String {
-    format!("<span class=\"key\"><i style=\"background:{}\"></i>{meaning}</span>", colour.css())
+/// Picture as wide as the page, with its caption.
+pub fn wide_figure(picture: &str, caption: &str) -> String {
+    format!("<figure><div class=\"plot wide\">{picture}</div><figcaption>{caption}</figcaption></figure>\n")
 }
 
 /// Box with warnings, which are plain text; empty if there are none.
@@ -69,10 +69,10 @@ pub fn warning_box(title: &str, warnings: &[String]) -> String {
     format!("<div class=\"warning\" role=\"alert\"><b>{title}</b><ul>{items}</ul></div>\n")
 }
 
-/// Whole page. Its content security policy forbids scripts and everything that would be loaded.
-pub fn page(title: &str, body: &str) -> String {
+/// Whole page with colours for `series` series. Its content security policy forbids scripts and everything that would be loaded.
+pub fn page(title: &str, body: &str, series: usize) -> String {
     let title = escape(title);
-    let [light, dark] = variables();
+    let [light, dark] = variables(series);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\

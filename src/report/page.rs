@@ -7,37 +7,38 @@ use std::path::{Path, PathBuf};
 use super::escape::escape;
 use super::examples::Pictures;
 use super::html::{page, table, warning_box, words};
-use super::plot::PageColour;
-use super::shown::{ShownEvaluation, method};
+use super::paper::PaperTables;
+use super::shown::{ShownEvaluation, look_of_source, method};
 use super::sources::{RecordedRun, ReportSource};
-use super::values::UNKNOWN;
+use super::values::{UNKNOWN, count, grouped};
 use super::{evaluations, training};
 use crate::Result;
 use crate::config::preset;
 
-/// Page about the runs and evaluations in `folders`. Clean images are read from the data sets in `data`.
+/// Page about the runs and evaluations in `folders`, beside the paper's figures in `paper`. Clean images are read from
+/// the data sets in `data`.
 ///
 /// # Errors
 /// [`crate::Error::Usage`] where a folder is neither a run's nor an evaluation's; [`crate::Error::Io`] and
 /// [`crate::Error::Format`] where a file of one cannot be read or has another form.
-pub fn html(folders: &[PathBuf], data: &Path) -> Result<String> {
+pub fn html(folders: &[PathBuf], data: &Path, paper: &PaperTables) -> Result<String> {
     let sources: Vec<ReportSource> = folders.iter().map(|folder| ReportSource::read(folder)).collect::<Result<_>>()?;
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     let mut body = String::from("<h1>maxmargin report</h1>\n");
     body += &overview(&sources);
     body += &warnings(&sources);
     body += &training::chapter(&sources)?;
-    body += &evaluations::chapter(&sources, &mut Pictures::from(data))?;
+    body += &evaluations::chapter(&sources, paper, &mut Pictures::from(data))?;
     body += &settings(&sources);
     let version = env!("CARGO_PKG_VERSION");
     body += &format!(
         "<footer>Written by <code>maxmargin report</code> {version} from the files of the folders above; this page needs \
          no network.</footer>\n"
     );
-    Ok(page(&format!("maxmargin: {}", names.join(", ")), &body))
+    Ok(page(&format!("maxmargin: {}", names.join(", ")), &body, sources.len()))
 }
 
-/// List of the sources, each in its colour.
+/// List of the sources, each in its colour with its marker.
 fn overview(sources: &[ReportSource]) -> String {
     let mut text = String::from("<ul class=\"runs\">\n");
     for (i, source) in sources.iter().enumerate() {
@@ -45,9 +46,10 @@ fn overview(sources: &[ReportSource]) -> String {
         for name in &source.unfinished {
             said += &format!("; {} has no result yet", escape(name));
         }
-        let (colour, name) = (PageColour::Series(i).css(), escape(&source.name));
+        let look = look_of_source(i);
+        let (colour, name) = (look.colour.css(), look.key(&format!("<b>{}</b>", escape(&source.name))));
         let path = escape(&source.path.display().to_string());
-        text += &format!("<li style=\"border-color:{colour}\"><b>{name}</b> {said} <code>{path}</code></li>\n");
+        text += &format!("<li style=\"border-color:{colour}\">{name} {said} <code>{path}</code></li>\n");
     }
     text + "</ul>\n"
 }
@@ -60,9 +62,10 @@ fn describe(run: &RecordedRun) -> String {
         crate::model::build(&config.architecture()).describe(),
         format!("preset {}, seed {}", escape(&config.preset), config.seed),
     ];
-    parts.push(format!("{} of {} steps", run.steps_done(), config.max_num_training_steps));
+    let steps = u64::from(config.max_num_training_steps);
+    parts.push(format!("{} of {}", grouped(run.steps_done()), count(steps, "step")));
     if let Some(best) = run.metrics.epochs.iter().rfind(|line| line.best) {
-        parts.push(format!("best checkpoint after step {}", best.step));
+        parts.push(format!("best checkpoint after step {}", grouped(best.step)));
     }
     parts.join("; ")
 }
@@ -71,7 +74,7 @@ fn describe(run: &RecordedRun) -> String {
 fn warnings(sources: &[ReportSource]) -> String {
     let warnings = ShownEvaluation::all(sources).into_iter().flat_map(|shown| {
         let source = format!("{} / {}", shown.source.name, shown.evaluation.name);
-        shown.report().warnings.iter().map(move |warning| format!("{source}: {warning}"))
+        shown.warnings().into_iter().map(move |warning| format!("{source}: {warning}"))
     });
     warning_box("Look into these warnings before you rely on the figures", &warnings.collect::<Vec<_>>())
 }

@@ -1,8 +1,9 @@
-//! Evaluations as a page shows them: name, colour, and the training that the paper's models are compared by.
+//! Evaluations as a page shows them: name, look, and the training that the paper's models are compared by.
 
+use super::colour::PageColour;
 use super::escape::escape;
+use super::marker::{Look, Marker, Stroke};
 use super::paper;
-use super::plot::PageColour;
 use super::sources::{RecordedEvaluation, ReportSource};
 use crate::config::{Config, as_written};
 use crate::evaluate::report::EvaluationReport;
@@ -11,10 +12,10 @@ use crate::text::length;
 /// Evaluation with its source.
 #[derive(Clone, Copy)]
 pub struct ShownEvaluation<'a> {
-    /// Colour of the source.
-    pub colour: PageColour,
-    /// Number among the source's evaluations.
-    pub nth: usize,
+    /// Colour of the source, and a marker of the evaluation's own: the source's for its first evaluation.
+    pub look: Look,
+    /// Look of the curve of its distances, with another marker.
+    pub curve: Look,
     /// Source of the evaluation.
     pub source: &'a ReportSource,
     /// The evaluation.
@@ -24,12 +25,45 @@ pub struct ShownEvaluation<'a> {
 impl<'a> ShownEvaluation<'a> {
     /// Every evaluation of the sources.
     pub fn all(sources: &'a [ReportSource]) -> Vec<ShownEvaluation<'a>> {
-        let mut all = Vec::new();
+        let mut all: Vec<ShownEvaluation> = Vec::new();
+        let mut further = sources.len()..;
         for (i, source) in sources.iter().enumerate() {
-            let shown = |(nth, evaluation)| ShownEvaluation { colour: PageColour::Series(i), nth, source, evaluation };
-            all.extend(source.evaluations.iter().enumerate().map(shown));
+            for (nth, evaluation) in source.evaluations.iter().enumerate() {
+                let first = look_of_source(i);
+                let look = match nth {
+                    0 => first,
+                    _ => Look { marker: further.next().map(Marker::Shape), ..first },
+                };
+                let curve = match evaluation.report.minimum_norm.is_empty() {
+                    true => look,
+                    false => Look { marker: further.next().map(Marker::Shape), stroke: Some(Stroke::Thin), ..first },
+                };
+                all.push(ShownEvaluation { look, curve, source, evaluation });
+            }
         }
         all
+    }
+
+    /// Sentence about an evaluation of other weights than the run's best checkpoint; `None` for all others.
+    pub fn other_weights(&self) -> Option<String> {
+        let best = self.evaluation.best_now.as_ref()?;
+        Some(format!(
+            "other-weights: these figures are of weights that the run no longer has: their SHA-256 begins with {:.12}, that \
+             of best.safetensors with {best:.12}; they are not compared with others. `maxmargin evaluate {}` measures the \
+             present weights",
+            self.report().weights_sha256,
+            self.source.path.display()
+        ))
+    }
+
+    /// Words about images that are not the published ones; `None` if they are, or if it is not known.
+    pub fn other_images(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Warnings about the figures: those of the checks, and of other weights.
+    pub fn warnings(&self) -> Vec<String> {
+        self.other_weights().into_iter().chain(self.report().warnings.iter().cloned()).collect()
     }
 
     /// Report of the evaluation.
@@ -70,6 +104,11 @@ impl<'a> ShownEvaluation<'a> {
             _ => Some(paper::model_name(*dataset, *norm, &method, length?)),
         }
     }
+}
+
+/// Look of a source by its number.
+pub fn look_of_source(number: usize) -> Look {
+    Look::points(PageColour::Series(number), Marker::Shape(number))
 }
 
 /// Training method of a run with its d_max or eps, such as `MMA, d_max 0.45`.

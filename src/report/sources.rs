@@ -1,15 +1,17 @@
 //! Sources of a report: runs and evaluations, read from their folders.
 //!
 //! The forms of the files belong to [`crate::record`] and [`crate::evaluate`], which write them. Files that a run does
-//! not have yet are absent values. Nothing is computed here.
+//! not have yet are absent values. Nothing is computed here but the SHA-256 of a run's best checkpoint, by which evaluations of
+//! other weights are known.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::evaluate::folder::{EVALUATION, EVALUATIONS, read_report};
 use crate::evaluate::report::EvaluationReport;
+use crate::hash::file_sha256;
 use crate::record::RunMetrics;
-use crate::record::run::{CONFIG, METRICS};
+use crate::record::run::{BEST, CONFIG, METRICS};
 use crate::{Error, Result};
 
 /// Folder of a run, of an evaluation of other weights, or of both.
@@ -45,19 +47,33 @@ pub struct RecordedEvaluation {
     pub path: PathBuf,
     /// Report in the folder, without the results of its images.
     pub report: EvaluationReport,
+    /// SHA-256 of the run's best checkpoint, if the evaluation is one of other weights.
+    pub best_now: Option<String>,
 }
 
 impl ReportSource {
+    /// Refuses a folder that does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `path` is no folder.
+    pub fn check_folder(path: &Path) -> Result<()> {
+        match path.is_dir() {
+            true => Ok(()),
+            false => {
+                let shown = path.display();
+                Err(Error::usage(format!("{shown}: expected the folder of a run or an evaluation; there is none")))
+            }
+        }
+    }
+
     /// Reads the run, or the evaluation, in the folder `path`.
     ///
     /// # Errors
     /// [`Error::Usage`] if the folder is neither; [`Error::Io`] and [`Error::Format`] if a file of it cannot be read or
     /// has another form, or the run has measured nothing yet.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::check_folder(path)?;
         let shown = path.display();
-        if !path.is_dir() {
-            return Err(Error::usage(format!("{shown}: expected the folder of a run or an evaluation; there is none")));
-        }
         let (has_run, has_report) = (path.join(CONFIG).is_file(), path.join(EVALUATION).is_file());
         if !has_run && !has_report {
             return Err(Error::usage(format!(
@@ -74,6 +90,14 @@ impl ReportSource {
                 evaluations.push(RecordedEvaluation::read(&folder)?);
             } else {
                 unfinished.push(name(&folder));
+            }
+        }
+        let best = path.join(BEST);
+        if run.is_some() && !evaluations.is_empty() && best.is_file() {
+            let best = file_sha256(&best)?;
+            for evaluation in &mut evaluations {
+                let evaluated = &evaluation.report.weights_sha256;
+                evaluation.best_now = (!evaluated.is_empty() && *evaluated != best).then(|| best.clone());
             }
         }
         Ok(ReportSource { name: name(path), path: path.to_owned(), run, evaluations, unfinished })
@@ -122,7 +146,12 @@ impl RecordedRun {
 
 impl RecordedEvaluation {
     fn read(folder: &Path) -> Result<Self> {
-        Ok(RecordedEvaluation { name: name(folder), path: folder.to_owned(), report: read_report(folder)? })
+        Ok(RecordedEvaluation {
+            name: name(folder),
+            path: folder.to_owned(),
+            report: read_report(folder)?,
+            best_now: None,
+        })
     }
 }
 

@@ -193,7 +193,7 @@ fn a_run_s_evaluation_has_a_folder_with_its_report_and_a_row_for_each_image() {
     let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect("a file");
     assert_eq!(read("run/evaluation-pgd/evaluation.json"), read("copy.json"));
     let csv = read("run/evaluation-pgd/images.csv");
-    assert!(csv.starts_with("index,label,clean_prediction,margin,broken_eps,broken_by\n0,"), "{csv}");
+    assert!(csv.starts_with("index,label,clean_prediction,margin,distance,broken_eps,broken_by\n0,"), "{csv}");
     assert_eq!(csv.lines().count(), 26);
     assert!(!folder.path().join("run/evaluation-pgd/unfinished.safetensors").exists());
     let said = done_in(folder.path(), "evaluate run --quiet --protocol paper --test-size 3 --out elsewhere --save");

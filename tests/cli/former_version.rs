@@ -117,8 +117,8 @@ fn the_page_has_the_figures_of_runs_and_evaluations() {
         ">35.00<",
         ">46.67<",
         "0.1255",
-        "<td class=\"words\">ddn</td><td>7</td>",
-        "<td>1.5825</td><td>0.7983</td><td>1.8013</td><td>2.0986</td>",
+        "<td class=\"words\">ddn</td><td>70.00 <small>",
+        "<td>1.5825 <small>of 7 of 7 found</small></td><td>0.7983</td><td>1.8013</td><td>2.0986</td>",
         "evaluation-pgd+square has no result yet",
     ] {
         assert!(page.contains(part), "no {part:?} in the page");

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use maxmargin::catalog::DatasetKind;
 use maxmargin::data;
+use maxmargin::hash::sha256;
 use maxmargin::record::{Tensor, read_metrics, write_tensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -48,6 +49,12 @@ fn page(folder: &Path, flags: &str, at: &str) -> String {
     fs::read_to_string(folder.join(at)).expect("a page")
 }
 
+/// Models of the paper whose rows are marked: they were trained as a run was.
+fn matches(page: &str) -> Vec<&str> {
+    let rows = page.split("<tr class=\"match\">").skip(1).filter_map(|row| row.split("</tr>").next());
+    rows.filter_map(|row| Some(row.split_once("</svg>paper, ")?.1.split('<').next()?)).collect()
+}
+
 fn has(page: &str, parts: &[&str]) {
     for part in parts {
         assert!(page.contains(part), "no {part:?} in the page");
@@ -75,11 +82,30 @@ fn evaluation() -> Value {
     })
 }
 
-/// Writes an evaluation into a run.
+/// Writes an evaluation of a run's best checkpoint into the run.
 fn evaluate(run: &Path, name: &str, evaluation: &Value) {
+    let mut evaluation = evaluation.clone();
+    evaluation["weights_sha256"] = sha256(&fs::read(run.join("best.safetensors")).expect("weights")).into();
+    evaluate_others(run, name, &evaluation);
+}
+
+/// Writes an evaluation of other weights into a run.
+fn evaluate_others(run: &Path, name: &str, evaluation: &Value) {
     let folder = run.join(format!("evaluation-{name}"));
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("evaluation.json"), evaluation.to_string()).expect("a file");
+}
+
+/// Number of plots of a page.
+fn plots(page: &str) -> usize {
+    page.matches("<svg viewBox=\"0 0 960 600\" role=\"img\"").count()
+        + page.matches("<svg viewBox=\"0 0 1920 640\" role=\"img\"").count()
+}
+
+/// Plot with this label, and its caption.
+fn plot<'a>(page: &'a str, label: &str) -> &'a str {
+    let from = page.find(&format!("aria-label=\"{label}\"")).unwrap_or_else(|| panic!("no plot {label:?}"));
+    page[from..].split("</figure>").next().unwrap_or_default()
 }
 
 #[test]
@@ -90,7 +116,7 @@ fn a_run_s_page_loads_nothing_and_is_written_to_its_folder() {
         &page,
         &[
             "<title>maxmargin: run</title>",
-            "<b>run</b> MMA, d_max 0.45, digits, linf; LeNet5, 4 and 8 filters 5x5",
+            "<b>run</b></span> MMA, d_max 0.45, digits, linf; LeNet5, 4 and 8 filters 5x5",
             "30 of 30 steps",
             "<h2>Training</h2>",
             "Margins of 40 validation images",
@@ -99,8 +125,8 @@ fn a_run_s_page_loads_nothing_and_is_written_to_its_folder() {
             "default-src 'none'; img-src data:; style-src 'unsafe-inline'",
         ],
     );
-    assert_eq!(page.matches("<svg").count(), 6, "four curves, margins by step, histograms");
-    assert_eq!(page.matches("</svg>").count(), 6);
+    assert_eq!(plots(&page), 6, "four curves, margins by step, histograms");
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
     for other in
         ["http:", "https:", "<script", "<link", "<iframe", "url(", "@import", "src=\"/", "not recorded", "warning\""]
     {
@@ -116,7 +142,8 @@ fn figures_of_the_page_are_those_of_the_metrics() {
     for line in lines.iter().filter(|line| line["kind"] == "result") {
         let figure =
             |name: &str, digits: usize| format!("<td>{:.digits$}</td>", line[name].as_f64().expect("a number"));
-        has(&page, &[&figure("clean_accuracy", 2), &figure("robust_accuracy", 2), &figure("mean_margin", 4)]);
+        let with_interval = |name: &str| figure(name, 2).replace("</td>", " <small>");
+        has(&page, &[&with_interval("clean_accuracy"), &with_interval("robust_accuracy"), &figure("mean_margin", 4)]);
         has(&page, &["<td class=\"words\">PGD-40, eps 0.3, 2 starts (xent, cw)</td>", "<td>20</td>"]);
     }
     let best = lines.iter().rfind(|line| line["best"] == true).expect("a best epoch");
@@ -139,12 +166,12 @@ fn several_runs_are_in_every_plot() {
     let l2 = fs::read_to_string(&toml).expect("settings").replace("norm = \"linf\"", "norm = \"l2\"");
     fs::write(&toml, l2.replace("seed = 0", "seed = 5")).expect("settings");
     let two = page(folder.path(), "first second --out two.html", "two.html");
-    has(&two, &["<title>maxmargin: first, second</title>", "var(--c0)", "<b>first</b>", "<b>second</b>"]);
-    assert_eq!(two.matches("<svg").count(), 4 + 2 * 2, "curves together, margins each");
+    has(&two, &["<title>maxmargin: first, second</title>", "var(--c5)", "<b>first</b>", "<b>second</b>"]);
+    assert_eq!(plots(&two), 4 + 2 * 2, "curves together, margins each");
     assert!(!two.contains("<h3>digits, linf</h3>"));
     let three = page(folder.path(), "first second third", "first/report.html");
     has(&three, &["<h3>digits, linf</h3>", "<h3>digits, l2</h3>", "<b>5</b>"]);
-    assert_eq!(three.matches("<svg").count(), 2 * 4 + 3 * 2, "lengths in another norm are not compared");
+    assert_eq!(plots(&three), 2 * 4 + 3 * 2, "lengths in another norm are not compared");
 }
 
 #[test]
@@ -164,23 +191,24 @@ fn an_evaluation_s_figures_stand_beside_the_paper_s_figures() {
             "<th>0.35</th>",
             "LeNet5 of the test",
             "CPU of the test",
-            "<code>0123456789abcdef</code>",
+            &format!("<code>{:.16}</code>", sha256(&files()["best.safetensors"])),
             "<code>5aaeff8</code>",
             "<code>run/best.safetensors</code>",
             "PGD-7 linf",
             "<td class=\"words\">pgd-xent</td><td>5</td><td>840</td><td>190</td><td>420,000</td><td>410,000</td><td>12.5</td>",
-            "<td class=\"words\">ddn</td><td>998</td>",
-            "<td>1.3821</td><td>1.1043</td><td>1.3885</td><td>1.6017</td>",
-            "Margins of 4 images by AN-PGD; red, below 0: the 1 misclassified ones.",
-            // Figures of the paper, verified and unverified; the row of the model that was trained in the same way.
-            "<tr class=\"match\"><td class=\"words\">paper, MMA-0.45</td><td><b>98.95</b></td>",
-            "<td><b>85.24</b></td><td class=\"words\">verified</td>",
-            "<td class=\"words\">paper, PGD-0.3</td><td><span class=\"unsure\">98.96</span></td>",
-            "<td class=\"words\">paper value, unverified transcription</td>",
+            "<td>1.3821 <small>of 998 of – found</small></td><td>1.1043</td><td>1.3885</td><td>1.6017</td>",
+            "Margins of 4 images by AN-PGD; red, below 0: the 1 misclassified.",
+            // Wilson's intervals.
+            "<td>91.23 <small>90.7–91.7</small></td>",
+            "<td>2.26 <small>2.0–2.5</small></td>",
+            // The paper's verified figures; the row of the model that was trained in the same way.
+            "<td><b>98.95</b></td><td><b>94.1</b></td><td><b>92.9</b></td><td><b>97.9</b></td><td><b>96.0</b></td>\
+             <td><b>92.59</b></td><td>–</td><td><b>85.2</b></td><td class=\"words\">verified</td>",
             "The accuracy of the published MMA-0.45 under AutoAttack is <b>91.40</b> % at eps 0.3",
             "the bundled digits are a part of MNIST",
         ],
     );
+    assert_eq!(matches(&page), ["MMA-0.45"]);
     assert!(!page.contains("MMA-32") && !page.contains("class=\"warning\""));
 }
 
@@ -195,15 +223,9 @@ fn a_run_without_the_clean_loss_is_shown_as_omma() {
     let mut found = evaluation();
     found["method"] = Value::Null;
     evaluate(&folder.path().join("run"), "paper", &found);
-    let page = page(folder.path(), "run", "run/report.html");
-    has(
-        &page,
-        &[
-            "<tr class=\"match\"><td class=\"words\">paper, OMMA-0.45</td>",
-            "<dd>OMMA, d_max 0.45</dd>",
-            "<b>run</b> OMMA, d_max 0.45, digits, linf; ",
-        ],
-    );
+    let page = page(folder.path(), "run --unverified", "run/report.html");
+    has(&page, &["<dd>OMMA, d_max 0.45</dd>", "<b>run</b></span> OMMA, d_max 0.45, digits, linf; "]);
+    assert_eq!(matches(&page), ["OMMA-0.45"]);
 }
 
 #[test]
@@ -216,50 +238,245 @@ fn other_methods_are_shown_with_the_losses_that_they_have_and_the_paper_s_rows_o
         (found["method"], found["d_max"]) = (Value::Null, Value::Null);
         evaluate(&folder.path().join(method), "paper", &found);
     }
-    let alone = page(folder.path(), "pgd", "pgd/report.html");
-    has(
-        &alone,
-        &["<b>pgd</b> PGD, eps 0.3, digits, linf", "<tr class=\"match\"><td class=\"words\">paper, PGD-0.3</td>"],
-    );
+    let alone = page(folder.path(), "pgd --unverified", "pgd/report.html");
+    has(&alone, &["<b>pgd</b></span> PGD, eps 0.3, digits, linf"]);
     has(&alone, &["In PGD training the training images are the attacked ones.", "<dd>PGD, eps 0.3</dd>"]);
-    assert!(!alone.contains("Dotted: TRADES") && !alone.contains("reached d_max: they"));
-    assert_eq!(alone.matches("<svg").count(), 3 + 2 + 2);
-    let all = page(folder.path(), "mma std pgd trades", "mma/report.html");
-    has(
-        &all,
-        &["paper, STD</td>", "<dd>STD</dd>", "Dotted: TRADES' divergence.", "reached d_max: they", "TRADES, eps 0.3"],
-    );
-    assert_eq!(all.matches("<tr class=\"match\"><td class=\"words\">paper, ").count(), 3);
+    assert_eq!(matches(&alone), ["PGD-0.3"]);
+    assert!(!alone.contains("TRADES\u{2019} divergence") && !alone.contains("reached d_max: they"));
+    assert_eq!(plots(&alone), 3 + 2 + 2);
+    let all = page(folder.path(), "mma std pgd trades --unverified", "mma/report.html");
+    has(&all, &["<dd>STD</dd>", "TRADES\u{2019} divergence", "reached d_max: they", "TRADES, eps 0.3"]);
+    assert_eq!(matches(&all), ["TRADES", "STD", "PGD-0.3"]);
 }
 
 #[test]
 fn each_data_set_and_norm_has_the_paper_s_rows_of_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (name, dataset, norm, row, distance) in [
-        ("a", "cifar10", "linf", "paper, MMA-32</td><td><b>84.36</b></td><td><b>29.39</b></td>", None),
-        (
-            "b",
-            "cifar10",
-            "l2",
-            "paper, MMA-1.0</td><td><b>88.02</b></td><td><span class=\"unsure\">35.55</span>",
-            Some("1.73"),
-        ),
-        ("c", "mnist", "l2", "paper, MMA-4.0</td><td><span class=\"unsure\">98.57</span>", Some("3.61")),
+    for (name, dataset, norm, row, unverified, distance) in [
+        ("a", "cifar10", "linf", "paper, MMA-32</span></td><td><b>84.36</b></td><td><b>29.4</b></td>", "PGD-8", None),
+        ("b", "cifar10", "l2", "paper, MMA-1.0</span></td><td><b>88.02</b></td><td>–</td>", "MMA-3.0<", Some("1.73")),
+        ("c", "mnist", "l2", "No verified accuracy of the paper is known here", "MMA-4.0</span></td>", Some("3.61")),
     ] {
         let mut found = evaluation();
         (found["dataset"], found["norm"]) = (dataset.into(), norm.into());
         let at = folder.path().join(name);
         fs::create_dir(&at).expect("a folder");
         fs::write(at.join("evaluation.json"), found.to_string()).expect("a file");
-        let page = page(folder.path(), name, &format!("{name}/report.html"));
-        has(&page, &[row, "an evaluation of other weights"]);
-        assert!(!page.contains("<h2>Training</h2>") && !page.contains("<h2>Settings</h2>"));
-        assert_eq!(page.contains("Carlini and Wagner"), distance.is_some());
-        has(
-            &page,
-            &distance.map(|value| format!("<td><b>{value}</b></td>")).iter().map(String::as_str).collect::<Vec<_>>(),
-        );
+        let shown = page(folder.path(), name, &format!("{name}/report.html"));
+        has(&shown, &[row, "an evaluation of other weights"]);
+        let model = format!("</svg>paper, {unverified}");
+        assert!(!shown.contains(&model), "{unverified} is not verified");
+        has(&page(folder.path(), &format!("{name} --unverified"), &format!("{name}/report.html")), &[&model]);
+        assert!(!shown.contains("<h2>Training</h2>") && !shown.contains("<h2>Settings</h2>"));
+        assert_eq!(shown.contains("Carlini and Wagner"), distance.is_some());
+        let distance = distance.map(|value| format!("<td><b>{value}</b></td>"));
+        has(&shown, &distance.iter().map(String::as_str).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn unverified_figures_are_grey_and_said_to_be_so_and_absent_unless_asked_for() {
+    let folder = runs(&["run"]);
+    evaluate(&folder.path().join("run"), "paper", &evaluation());
+    let shown = page(folder.path(), "run", "run/report.html");
+    for absent in ["PGD-0.3", "98.96", "class=\"unsure\"", "97.87", "96.01", "85.24"] {
+        assert!(!shown.contains(absent), "{absent}");
+    }
+    has(&shown, &["<code>--unverified</code> adds transcriptions that nobody could check"]);
+    let shown = page(folder.path(), "run --unverified", "run/report.html");
+    has(
+        &shown,
+        &[
+            "paper, PGD-0.3</span></td><td><span class=\"unsure\">98.96</span></td>",
+            "<td class=\"words\">unverified transcription</td>",
+            "<span class=\"unsure\">Grey</span> ones are unverified: transcriptions that nobody could check",
+            "paper, MMA-0.45</span></td><td><b>98.95</b></td>",
+        ],
+    );
+    assert!(!shown.contains("85.24"), "no decimal that the source lacks");
+}
+
+#[test]
+fn a_user_s_table_of_the_paper_replaces_the_program_s_and_its_mistakes_are_named() {
+    let folder = runs(&["run"]);
+    evaluate(&folder.path().join("run"), "paper", &evaluation());
+    let own = "[[tables]]\ndataset = \"mnist\"\nnorm = \"linf\"\nfigures = \"accuracy\"\nsource = \"table 3\"\n\
+               verified = true\ncolumns = [\"clean\", \"0.3\"]\nrows = [[\"MINE-<1>\", \"12.345\", \"-\"]]\n";
+    let file = folder.path().join("own.toml");
+    fs::write(&file, own).expect("a table");
+    let shown = page(folder.path(), "run --paper-table own.toml", "run/report.html");
+    has(&shown, &["paper, MINE-&lt;1&gt;</span></td><td><b>12.345</b></td>"]);
+    assert!(!shown.contains("MMA-0.45"));
+    fs::write(&file, own.replace("12.345", "12,345")).expect("a table");
+    let line = "report run --paper-table own.toml";
+    refused_in(folder.path(), line, &["error: own.toml: line 8: MINE-<1>, clean: expected a percentage", "\"12,345\""]);
+    refused_in(folder.path(), "report run --paper-table none.toml", &["none.toml: cannot read"]);
+    refused_in(folder.path(), "report run --paper-table own.toml --out own.toml", &["--out own.toml"]);
+}
+
+#[test]
+fn an_evaluation_of_weights_that_the_run_no_longer_has_is_marked_and_not_compared() {
+    let folder = runs(&["run"]);
+    let run = folder.path().join("run");
+    let mut old = evaluation();
+    old["clean_accuracy"] = json!(12.34);
+    evaluate_others(&run, "old", &old);
+    let shown = page(folder.path(), "run", "run/report.html");
+    has(&shown, &["Every evaluation is of weights that the runs no longer have: nothing is compared.", "12.34"]);
+    evaluate(&run, "new", &evaluation());
+    let shown = page(folder.path(), "run", "run/report.html");
+    let now = sha256(&files()["best.safetensors"]);
+    has(
+        &shown,
+        &[
+            "run / evaluation-old: other-weights: these figures are of weights that the run no longer has",
+            &format!("begins with 0123456789ab, that of best.safetensors with {now:.12}"),
+            "`maxmargin evaluate run` measures the present weights",
+        ],
+    );
+    assert_eq!(shown.matches("class=\"warning\"").count(), 2, "above the chapters, and at the evaluation");
+    let compared = shown.split("<h2>Accuracy under attack</h2>").nth(1).and_then(|rest| rest.split("<h2>").next());
+    let compared = compared.expect("the comparison");
+    assert!(compared.contains("run, new") && !compared.contains("run, old") && !compared.contains("12.34"));
+    assert!(shown.contains("</svg>run, old</span></h3>"), "its figures stand in a section of their own");
+}
+
+/// Runs of eight names and more, of which the last ones had the colours of the first.
+#[test]
+fn every_run_has_a_colour_and_a_marker_of_its_own_in_the_keys_of_every_plot() {
+    let names: Vec<String> = (0..10).map(|i| format!("r{i}")).collect();
+    let folder = runs(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for name in &names {
+        evaluate(&folder.path().join(name), "paper", &evaluation());
+    }
+    let page = page(folder.path(), &names.join(" "), "r0/report.html");
+    let key = |of: &str, name: &str| {
+        let end = of.find(&format!("</svg>{name}</span>")).unwrap_or_else(|| panic!("no key of {name}"));
+        let from = of[..end].rfind("<svg class=\"look\"").expect("a look");
+        of[from..end].to_owned()
+    };
+    for (label, name) in [("loss by step", "r{}"), ("accuracy by step", "r{}"), ("accuracy by eps", "r{}, paper")] {
+        let keys: Vec<String> = (0..10).map(|i| key(plot(&page, label), &name.replace("{}", &i.to_string()))).collect();
+        let without_colour =
+            |key: &String| (0..10).fold(key.clone(), |key, i| key.replace(&format!("(--c{})", 4 + i), ""));
+        let shapes: std::collections::BTreeSet<String> = keys.iter().map(without_colour).collect();
+        assert_eq!(shapes.len(), 10, "{label}: {keys:?}");
+        for (i, key) in keys.iter().enumerate() {
+            assert!(key.contains(&format!("var(--c{})", 4 + i)), "{label}: {key}");
+        }
+    }
+    has(&page, &["--c13:"]);
+    has(plot(&page, "accuracy by eps"), &["</svg>paper, MMA-0.45</span>", "</svg>paper, TRADES</span>"]);
+    has(plot(&page, "loss by step"), &["</svg>attacked batch</span>", "</svg>clean images</span>"]);
+    has(plot(&page, "mean margin by step"), &["</svg>d_max 0.45</span>"]);
+}
+
+#[test]
+fn no_line_joins_the_eps_of_evaluations_and_every_point_has_an_interval() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().join("a");
+    fs::create_dir(&at).expect("a folder");
+    let mut found = evaluation();
+    found["minimum_norm"] = json!([]);
+    fs::write(at.join("evaluation.json"), found.to_string()).expect("a file");
+    let shown = page(folder.path(), "a", "a/report.html");
+    let drawn = plot(&shown, "accuracy by eps").split("<figcaption>").next().expect("a plot");
+    let lines = drawn.split("<polyline").skip(1).filter_map(|rest| rest.split("/>").next());
+    let lines: Vec<&str> = lines.filter(|line| line.contains("--c4)")).collect();
+    assert_eq!(lines.len(), 3 * 3, "of each of three points: a bar and its two ends");
+    for line in lines {
+        let points = line.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("points");
+        let ends: Vec<Vec<&str>> = points.split_whitespace().map(|point| point.split(',').collect()).collect();
+        assert!(ends[0][0] == ends[1][0] || ends[0][1] == ends[1][1], "upright, or an end: {points}");
+    }
+    has(&shown, &["Points are measured, and no line joins them", "Wilson\u{2019}s 95 % confidence intervals"]);
+}
+
+#[test]
+fn distances_are_a_curve_of_accuracy_over_eps() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().join("a");
+    fs::create_dir(&at).expect("a folder");
+    let mut found = evaluation();
+    (found["norm"], found["margins"]) = ("l2".into(), Value::Null);
+    found["minimum_norm"][0]["attacked"] = json!(1000);
+    fs::write(at.join("evaluation.json"), found.to_string()).expect("a file");
+    let without = page(folder.path(), "a", "a/report.html");
+    assert!(!without.contains("distances by ddn"), "the distances of the images are not known");
+    has(&without, &["<td>1.3821 <small>of 998 of 1,000 found</small></td>"]);
+    let mut pages = Vec::new();
+    for text in [
+        "index,label,clean_prediction,margin,distance,broken_eps,broken_by\n\
+         0,7,7,0.4,0.5,,\n1,2,2,,,,\n2,1,8,0,0,0,clean\n3,0,0,0.4,1.5,1,pgd\n",
+        "index,label,clean_prediction,margin,broken_eps,broken_by\n0,7,7,0.5,,\n1,2,2,,,\n2,1,8,,0,clean\n3,0,0,1.5,1,pgd\n",
+    ] {
+        fs::write(at.join("images.csv"), text).expect("a file");
+        pages.push(page(folder.path(), "a", "a/report.html"));
+    }
+    has(plot(&pages[0], "accuracy by eps"), &["a: distances by ddn", "robust accuracy is at most as large"]);
+    assert!(pages[0] == pages[1], "former files have the distances in place of margins");
+    found["margins"] = json!([0.4, 0.4, 0.0, 0.4]);
+    fs::write(at.join("evaluation.json"), found.to_string()).expect("a file");
+    let margins = page(folder.path(), "a", "a/report.html");
+    assert!(!margins.contains("distances by ddn"), "former files have the margins alone if both were measured");
+}
+
+#[test]
+fn the_heat_map_of_margins_has_a_scale_with_numbers() {
+    let folder = runs(&["run"]);
+    let page = page(folder.path(), "run", "run/report.html");
+    let map = plot(&page, "margins by step");
+    assert!(map.matches(" %\n").count() >= 4, "{map}");
+    has(map, &["as the bar on the right says", "</svg>mean margin</span>", "</svg>d_max 0.45</span>"]);
+}
+
+#[test]
+fn device_time_and_passes_of_training_are_shown() {
+    let folder = runs(&["run"]);
+    let costs = |page: &str| {
+        let table =
+            page.split("<th>forward passes</th><th>backward passes</th><th>memory</th>").nth(1).expect("a table");
+        table.split("</table>").next().expect("its end").to_owned()
+    };
+    let shown = costs(&page(folder.path(), "run", "run/report.html"));
+    has(&shown, &["<td class=\"words\">CPU, ", "<td>30</td>", " s</td>", "B</td>"]);
+    assert!(!shown.contains('–'), "{shown}");
+    // Runs of former versions did not record them.
+    let path = folder.path().join("run/metrics.jsonl");
+    let without = |mut line: Value| {
+        let fields = line.as_object_mut().expect("an object");
+        ["device", "training_forward_passes", "training_backward_passes"]
+            .iter()
+            .for_each(|name| drop(fields.remove(*name)));
+        format!("{line}\n")
+    };
+    let lines: String = read_metrics(&path).expect("metrics").into_iter().map(without).collect();
+    fs::write(&path, lines).expect("metrics");
+    let shown = costs(&page(folder.path(), "run", "run/report.html"));
+    assert_eq!(shown.matches(">–<").count(), 3, "{shown}");
+}
+
+/// A page of 400 pixels: words have a least width, and what is wider scrolls in a box of its own.
+#[test]
+fn nothing_is_wrapped_letter_by_letter_on_a_narrow_screen() {
+    let folder = runs(&["run"]);
+    evaluate(&folder.path().join("run"), "paper", &evaluation());
+    let page = page(folder.path(), "run", "run/report.html");
+    has(
+        &page,
+        &[
+            "td.words { text-align: left; min-width: 9rem;",
+            ".scroll { overflow-x: auto;",
+            ".plot { overflow-x: auto; }",
+        ],
+    );
+    assert!(!page.contains("td, dd, p, li { overflow-wrap: anywhere"), "which lets a cell be as narrow as a letter");
+    let boxed = page.matches("<div class=\"scroll\"><table>").count();
+    assert_eq!(page.matches("<table>").count(), boxed);
+    assert_eq!(
+        plots(&page),
+        page.matches("<div class=\"plot\"><svg").count() + page.matches("<div class=\"plot wide\"><svg").count()
+    );
 }
 
 #[test]
@@ -269,7 +486,7 @@ fn an_evaluation_of_the_necessary_fields_is_shown() {
     evaluate(&folder.path().join("run"), "x", &least);
     fs::create_dir(folder.path().join("run/evaluation-y")).expect("a folder");
     let page = page(folder.path(), "run", "run/report.html");
-    has(&page, &[">66.67<", "run, x", "evaluation-y has no result yet"]);
+    has(&page, &[">66.67 <small>20.8–93.9<", "run, x", "evaluation-y has no result yet"]);
 }
 
 #[test]
@@ -311,8 +528,8 @@ fn adversarial_examples_are_shown_beside_the_clean_ones_with_their_facts() {
     let at = folder.path().join("run/evaluation-paper");
     adversarial(&at, 4, 0.1);
     // One of four images is misclassified without an attack, and one is robust.
-    let lines = "0,7,7,0.2,0.1,pgd-cw\n1,2,2,0.05,0.1,pgd-xent\n2,1,8,0,0,clean\n3,0,0,0.4,,\n";
-    let header = "index,label,clean_prediction,margin,broken_eps,broken_by\n";
+    let lines = "0,7,7,0.2,,0.1,pgd-cw\n1,2,2,0.05,,0.1,pgd-xent\n2,1,8,0,0,0,clean\n3,0,0,0.4,,,\n";
+    let header = "index,label,clean_prediction,margin,distance,broken_eps,broken_by\n";
     fs::write(at.join("images.csv"), format!("{header}{lines}")).expect("a file");
     let shown = page(folder.path(), "run", "run/report.html");
     has(
@@ -363,18 +580,18 @@ fn text_from_files_is_escaped() {
     found["robust"][0]["attacks"][0]["name"] = evil.into();
     found["minimum_norm"][0]["name"] = evil.into();
     found["warnings"] = json!([evil]);
-    evaluate(&run, evil, &found);
+    evaluate_others(&run, evil, &found);
     let at = run.join(format!("evaluation-{evil}"));
     adversarial(&at, 1, 0.1);
-    let header = "index,label,clean_prediction,margin,broken_eps,broken_by";
-    fs::write(at.join("images.csv"), format!("{header}\n0,7,7,0.2,0.1,{evil}\n")).expect("a file");
+    let header = "index,label,clean_prediction,margin,distance,broken_eps,broken_by";
+    fs::write(at.join("images.csv"), format!("{header}\n0,7,7,0.2,,0.1,{evil}\n")).expect("a file");
     fs::create_dir(run.join("evaluation-<b>")).expect("a folder");
 
     let command =
         std::process::Command::new(crate::PROGRAM).arg("report").arg(&run).output().expect("the program starts");
     assert!(command.status.success(), "{command:?}");
     let page = fs::read_to_string(run.join("report.html")).expect("a page");
-    for raw in ["<img src=x", "<script", "<svg onload", "\"><svg", "evaluation-<b>"] {
+    for raw in ["<img src=x", "<script", "<svg onload", "evaluation-<b>"] {
         assert!(!page.contains(raw), "{raw} is in the page");
     }
     has(
@@ -415,7 +632,7 @@ fn a_run_that_did_not_record_its_margins_has_a_page_that_says_so() {
     fs::write(&path, lines).expect("metrics");
     let page = page(folder.path(), "run", "run/report.html");
     has(&page, &["The distribution of margins was not recorded: the run is of an older version."]);
-    assert_eq!(page.matches("<svg").count(), 4);
+    assert_eq!(plots(&page), 4);
 }
 
 #[test]
@@ -477,8 +694,8 @@ fn folders_of_another_kind_and_malformed_files_are_refused_with_what_was_expecte
         "run/evaluation-paper/images.csv: line 1: expected index,label,clean_prediction,",
         "found \"index,label\"",
     ]);
-    let header = "index,label,clean_prediction,margin,broken_eps,broken_by";
-    fs::write(at.join("images.csv"), format!("{header}\n0,7,7,0.2,0.1,pgd\n1,7,x\n")).expect("a file");
+    let header = "index,label,clean_prediction,margin,distance,broken_eps,broken_by";
+    fs::write(at.join("images.csv"), format!("{header}\n0,7,7,0.2,,0.1,pgd\n1,7,x\n")).expect("a file");
     refused(&["run/evaluation-paper/images.csv: line 3: expected", "found \"1,7,x\""]);
     fs::remove_file(at.join("images.csv")).expect("a file");
     let tensor = Tensor::new("adversarial", &[1, 28, 28], vec![0f32; 28 * 28]);
