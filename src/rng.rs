@@ -15,7 +15,7 @@ pub enum Purpose {
     Order = 1,
     /// Random start of the attack within a training step.
     TrainStart = 2,
-    /// Random start of the attack that measures margins: `step` is 0.
+    /// Random start of the attack that measures margins: `step` is the training step, or always 0.
     MarginStart = 3,
     /// Random start of evaluation attacks: `step` is the restart.
     EvaluateStart = 4,

@@ -8,7 +8,8 @@ use crate::formats::{ExpectedContent, mistaken_format};
 use crate::{Error, Result};
 
 impl Config {
-    /// Reads the settings of `file`. Settings that came after MMA was the only method may be missing.
+    /// Reads the settings of `file`. Settings that are newer than the file may be
+    /// missing: it has the values that its run had.
     ///
     /// # Errors
     /// The file cannot be read; or a setting is missing, unknown, of a wrong type or out of its range.

@@ -70,6 +70,37 @@ choices! {
 }
 
 choices! {
+    /// Loss that PGD ascends when margins are measured.
+    pub enum TestAttackLoss {
+        /// Soft logit margin, whatever --attack-loss-fn is (released).
+        Slm = "slm",
+        /// The loss of --attack-loss-fn, with which training attacks (paper).
+        AttackLossFn = "attack-loss-fn",
+    }
+}
+
+choices! {
+    /// Random starts of PGD when margins are measured.
+    pub enum TestStarts {
+        /// Others at each training step (released).
+        Fresh = "fresh",
+        /// The same at each training step, so that two measurements differ by the network alone (paper).
+        Same = "same",
+    }
+}
+
+choices! {
+    /// Images that are attacked when margins are measured.
+    pub enum TestAttacked {
+        /// All. A misclassified image has the margin that the bisection returns: 1/2048 of the upper bound if ten
+        /// probes are misclassified, too (released).
+        All = "all",
+        /// Those that are classified correctly. A misclassified image has margin 0 (paper).
+        Correct = "correct",
+    }
+}
+
+choices! {
     /// Sources of all choices between the released code and the paper.
     pub enum FidelityPreset {
         /// The released code, which the published figures came from.

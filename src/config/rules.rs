@@ -1,5 +1,6 @@
 //! Values that follow from several settings: the search's upper bound, and the rules of losses and of PGD.
 
+use super::kinds::TestAttackLoss;
 use super::settings::Config;
 use crate::catalog::Architecture;
 use crate::tape::{Loss, LossRule, Norm, PgdRule};
@@ -48,6 +49,14 @@ impl Config {
     /// `loss` with the cw confidence of the settings.
     pub fn loss_rule(&self, loss: Loss) -> LossRule {
         LossRule { loss, confidence: self.fidelity.cw_confidence }
+    }
+
+    /// Loss that PGD ascends when margins are measured.
+    pub fn test_attack_loss(&self) -> LossRule {
+        self.loss_rule(match self.fidelity.test_attack_loss_fn {
+            TestAttackLoss::Slm => Loss::Slm,
+            TestAttackLoss::AttackLossFn => self.attack_loss_fn,
+        })
     }
 
     /// Norm and projections of PGD.

@@ -10,7 +10,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{Method, OptimizerKind, SearchMode, TestSearchStart};
+use super::kinds::{
+    Method, OptimizerKind, SearchMode, TestAttackLoss, TestAttacked, TestSearchStart, TestStarts,
+};
 use super::ranges::{
     ASCENDING_STEPS, BATCH, BISECTIONS, FEW_RATES, FRACTION, FROM_STEP_0, IMAGES, ITERATIONS, NOT_NEGATIVE, POSITIVE,
     POSITIVE_RATES, Range, SIGNED_LOSS, SIZE, STEPS, STEPS_OR_NONE, TRAINING_LOSS,
@@ -197,7 +199,7 @@ settings! {
         /// Loss at the boundary points and on misclassified examples; with pgd and pgdls the loss that the attack
         /// ascends and training descends
         margin_loss_fn: Loss = Loss::Xent, "LOSS", TRAINING_LOSS; // BaseConfig
-        /// Loss that PGD ascends in mma and when margins are measured
+        /// Loss that PGD ascends in mma; for measured margins see --test-attack-loss-fn
         attack_loss_fn: Loss = Loss::Slm, "LOSS"; // BaseConfig
         /// Loss whose zero is the boundary in the bisection; also --right-when, unless that is given
         search_loss_fn: Loss = Loss::Slm, "LOSS", SIGNED_LOSS; // BaseConfig
@@ -256,6 +258,15 @@ settings! {
         /// Reset the margin of a misclassified example to 0, so that its next attack starts at --attack-mineps
         /// (released); false keeps the margin
         forget_wrong: bool = true, "true|false";
+        /// Loss that PGD ascends when margins are measured
+        #[serde(default = "attack_loss_fn")]
+        test_attack_loss_fn: TestAttackLoss = TestAttackLoss::Slm, "LOSS"; // train.py: ANPGDForTest
+        /// Random starts of PGD when margins are measured
+        #[serde(default = "same_starts")]
+        test_starts: TestStarts = TestStarts::Fresh, "STARTS";
+        /// Images that are attacked when margins are measured
+        #[serde(default = "correct_images")]
+        test_attacked: TestAttacked = TestAttacked::All, "IMAGES"; // trainer.py
         /// Start of the bisection when margins are measured
         test_search_start: TestSearchStart = TestSearchStart::HalfMaxeps, "START";
         /// Loss whose zero is the boundary when margins are measured: lm, whatever training uses
@@ -281,6 +292,9 @@ impl Fidelity {
         clamp_boundary: true,
         search_result: SearchResult::Adversarial,
         forget_wrong: false,
+        test_attack_loss_fn: TestAttackLoss::AttackLossFn,
+        test_starts: TestStarts::Same,
+        test_attacked: TestAttacked::Correct,
         test_search_start: TestSearchStart::TestEps,
         l2_order: L2Order::BallBox,
         l2_grad_floor: 1e-12,
@@ -292,4 +306,19 @@ impl Fidelity {
 /// The method of a file that names none: it was written when MMA was the only one.
 fn mma() -> Method {
     Method::Mma
+}
+
+/// Loss of a file that names none: margins were measured with that of training.
+fn attack_loss_fn() -> TestAttackLoss {
+    TestAttackLoss::AttackLossFn
+}
+
+/// Starts of a file that names none: every measurement had the same.
+fn same_starts() -> TestStarts {
+    TestStarts::Same
+}
+
+/// Attacked images of a file that names none: misclassified ones were not attacked.
+fn correct_images() -> TestAttacked {
+    TestAttacked::Correct
 }

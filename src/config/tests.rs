@@ -193,6 +193,26 @@ fn a_file_from_before_there_were_methods_is_of_mma_or_without_a_clean_loss_of_om
     );
 }
 
+/// Runs that were begun when margins were measured in one way go on with it.
+#[test]
+fn a_file_that_lacks_the_choices_of_measured_margins_has_what_was_done_before_there_were_any() {
+    let new = ["test_attack_loss_fn", "test_starts", "test_attacked"];
+    let old = |config: &Config| -> String {
+        let text = config.to_toml();
+        let lines = text.lines().filter(|line| !new.iter().any(|name| line.starts_with(&format!("{name} = "))));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    let config = Config { attack_loss_fn: Loss::Cw, ..quick() };
+    let fidelity = Fidelity {
+        test_attack_loss_fn: TestAttackLoss::AttackLossFn,
+        test_starts: TestStarts::Same,
+        test_attacked: TestAttacked::Correct,
+        ..Fidelity::RELEASED
+    };
+    assert_eq!(loaded(&old(&config)).0, Ok(Config { fidelity, ..config.clone() }));
+    assert_eq!(loaded(&config.to_toml()).0, Ok(config), "a file that has them");
+}
+
 #[test]
 fn a_file_that_holds_no_settings_is_named() {
     for (content, expected) in [

@@ -186,7 +186,7 @@ pub fn record(
             AttackName::AnPgd => {
                 let search = test_search(config, SearchStart::Eps);
                 let pgd = PgdSettings {
-                    loss: config.loss_rule(config.attack_loss_fn),
+                    loss: config.test_attack_loss(),
                     rule: config.pgd_rule(),
                     iterations: config.nb_iter,
                     noise: StartNoise::CounterBased { seed, purpose: Purpose::MarginStart, step: run.clone() },

@@ -68,7 +68,7 @@ impl Findings<'_> {
             average_accuracy: None,
             robust: self.robust(),
             minimum_norm: self.minimum_norm(),
-            mean_margin: self.margins.as_ref().map(|measured| mean(&measured.margins)),
+            mean_margin: self.margins.as_ref().map(|measured| mean(&measured.margins.values)),
             max_eps: config.max_eps(),
             forward_passes: passes.forward,
             backward_passes: passes.backward,
@@ -76,7 +76,8 @@ impl Findings<'_> {
             image_results: self.image_results(),
             adversarial: None,
             warnings: self.warnings,
-            margins: self.margins.map(|measured| measured.margins),
+            margins: self.margins.map(|measured| measured.margins.values),
+            misclassified: (0..count).filter(|&i| !correct[i]).collect(),
         };
         report.with_averages()
     }
@@ -133,7 +134,7 @@ impl Findings<'_> {
                 index: i,
                 label: self.images.dataset.labels[i],
                 clean_prediction: Some(clean.class),
-                margin: self.margins.as_ref().map_or(nearest, |measured| Some(measured.margins[i])),
+                margin: self.margins.as_ref().map_or(nearest, |measured| Some(measured.margins.values[i])),
                 distance: if misclassified { Some(0.0) } else { nearest },
                 found_eps,
                 found_by,

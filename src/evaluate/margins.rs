@@ -5,17 +5,22 @@ use super::examples::Examples;
 use super::passes::Passes;
 use crate::Result;
 use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
-use crate::config::{Config, TestSearchStart};
+use crate::config::{Config, TestAttacked, TestSearchStart, TestStarts};
 use crate::device::{Device, Schedule};
 use crate::interrupt;
 use crate::model::{Mode, Model};
+use crate::record::Margins;
 use crate::rng::Purpose;
-use crate::tape::Memory;
+use crate::tape::{Buffer, Memory};
 
 /// AN-PGD recorded for the examples of a data set.
 #[derive(Clone, Debug)]
 pub struct MarginMeasurement {
     an_pgd: AnPgd,
+    /// Training step that keys the random starts, u32 `[1]`.
+    start: Buffer,
+    starts: TestStarts,
+    attacked: TestAttacked,
     eps: f32,
     eps_iter: f32,
     /// Passes of the attack for each example.
@@ -23,10 +28,10 @@ pub struct MarginMeasurement {
 }
 
 /// Margins of a data set.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MeasuredMargins {
-    /// Margin of every example, in order.
-    pub margins: Vec<f32>,
+    /// Margins of the examples.
+    pub margins: Margins,
     /// Passes that the measurement took, summed over the examples.
     pub passes: Passes,
 }
@@ -34,22 +39,33 @@ pub struct MeasuredMargins {
 impl MarginMeasurement {
     /// Records AN-PGD with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity.
     pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, config: &Config) -> MarginMeasurement {
-        // Every measurement has the same random starts, so that two differ by the network alone.
-        let step = memory.u32("margins.start", &[1]);
+        let start = memory.u32("margins.start", &[1]);
         let settings = PgdSettings {
-            loss: config.loss_rule(config.attack_loss_fn),
+            loss: config.test_attack_loss(),
             rule: config.pgd_rule(),
             iterations: config.nb_iter,
-            noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::MarginStart, step },
+            noise: StartNoise::CounterBased {
+                seed: config.seed,
+                purpose: Purpose::MarginStart,
+                step: start.clone(),
+            },
         };
         let pgd = Pgd::new(memory, model, &examples.batch, &settings);
-        let start = match config.fidelity.test_search_start {
+        let fidelity = &config.fidelity;
+        let search_start = match fidelity.test_search_start {
             TestSearchStart::HalfMaxeps => SearchStart::HalfMaxEps,
             TestSearchStart::TestEps => SearchStart::Eps,
         };
-        let an_pgd = AnPgd::new(memory, model, &examples.batch, pgd, test_search(config, start));
-        let passes = Passes::of_schedule(&an_pgd.schedule, model, examples.batch.capacity());
-        MarginMeasurement { an_pgd, eps: config.test_eps, eps_iter: config.test_eps_iter, passes }
+        let an_pgd = AnPgd::new(memory, model, &examples.batch, pgd, test_search(config, search_start));
+        MarginMeasurement {
+            passes: Passes::of_schedule(&an_pgd.schedule, model, examples.batch.capacity()),
+            an_pgd,
+            start,
+            starts: fidelity.test_starts,
+            attacked: fidelity.test_attacked,
+            eps: config.test_eps,
+            eps_iter: config.test_eps_iter,
+        }
     }
 
     /// Schedule of the attack on a batch.
@@ -57,8 +73,8 @@ impl MarginMeasurement {
         &self.an_pgd.schedule
     }
 
-    /// Measures the margin of every example. Misclassified examples have margin 0 and are not attacked. `progress` is
-    /// given the number of examples done.
+    /// Measures the margin of every example by a network that was trained for `step` steps. A misclassified example has
+    /// margin 0 if it is not attacked. `progress` is given the number of examples done.
     ///
     /// # Errors
     /// The device failed, or a signal asked to stop.
@@ -66,26 +82,33 @@ impl MarginMeasurement {
         &self,
         device: &mut dyn Device,
         examples: &Examples,
+        step: u32,
         mut progress: impl FnMut(usize),
     ) -> Result<MeasuredMargins> {
         let n = examples.batch.capacity();
         device.write_f32(&self.an_pgd.pgd.eps, &vec![self.eps; n])?;
         device.write_f32(&self.an_pgd.pgd.step, &vec![self.eps_iter; n])?;
+        let start = match self.starts {
+            TestStarts::Fresh => step,
+            TestStarts::Same => 0,
+        };
+        device.write_u32(&self.start, &[start])?;
         let correct = examples.correct(device)?;
-        let mut margins = vec![0.0; correct.len()];
+        let mut values = vec![0.0; correct.len()];
         let mut passes = Passes { forward: correct.len() as u64, backward: 0 };
-        let attacked: Vec<u32> = (0..correct.len() as u32).filter(|&i| correct[i as usize]).collect();
+        let is_attacked = |i: &u32| self.attacked == TestAttacked::All || correct[*i as usize];
+        let attacked: Vec<u32> = examples.indices().into_iter().filter(is_attacked).collect();
         let mut done = correct.len() - attacked.len();
         for index in examples.batches(&attacked) {
             examples.load(device, index)?;
             device.replay_observed(&self.an_pgd.schedule, &mut |_| interrupt::check())?;
             let found = device.read_f32(&self.an_pgd.margin)?;
-            index.iter().zip(found).for_each(|(&i, margin)| margins[i as usize] = margin);
+            index.iter().zip(found).for_each(|(&i, margin)| values[i as usize] = margin);
             passes += self.passes * index.len() as u64;
             done += index.len();
             progress(done);
         }
-        Ok(MeasuredMargins { margins, passes })
+        Ok(MeasuredMargins { margins: Margins { values, correct }, passes })
     }
 }
 

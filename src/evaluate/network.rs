@@ -24,6 +24,8 @@ pub(super) struct Network {
     pub sha256: String,
     /// The network, which [`Network::declare`] gives its buffers.
     pub model: Box<dyn Model>,
+    /// Number of training steps after which the weights were written; 0 if the file does not say it.
+    pub step: u32,
     /// Remarks on the reading.
     pub remarks: Vec<String>,
     /// Values of its parameters and statistics.
@@ -36,9 +38,10 @@ impl Network {
     /// # Errors
     /// The file cannot be read, or its tensors are not those of a known model.
     pub(super) fn read(path: &Path, options: &WeightsOptions) -> Result<Network> {
-        let LoadedModel { model, state, remarks, .. } = options.load(path)?;
+        let LoadedModel { model, state, metadata, remarks, .. } = options.load(path)?;
+        let step = metadata.get("step").and_then(|step| step.parse().ok()).unwrap_or(0);
         let (path, options) = (path.to_owned(), options.clone());
-        Ok(Network { sha256: file_sha256(&path)?, path, options, model, remarks, weights: state })
+        Ok(Network { sha256: file_sha256(&path)?, path, options, model, step, remarks, weights: state })
     }
 
     /// Declares the parameters' buffers of a network that is to classify `images`.

@@ -10,6 +10,7 @@ use super::image_results::{HEADER, ImageResult};
 use super::passes::Passes;
 use super::statistics::{mean, quantile};
 use crate::catalog::DatasetKind;
+use crate::record::Margins;
 use crate::tape::Norm;
 use crate::text::{histogram, length, si};
 
@@ -94,8 +95,12 @@ pub struct EvaluationReport {
     pub minimum_norm: Vec<MinimumNormResult>,
     /// Mean of the margins.
     pub mean_margin: Option<f64>,
-    /// Margins by AN-PGD `[count]`, in the order of the images: 0 where one is misclassified without an attack.
+    /// Margins by AN-PGD `[count]`, in the order of the images.
     pub margins: Option<Vec<f32>>,
+    /// Indices of the images that are misclassified without an attack. Files of former versions lack them; the margins
+    /// of such images are 0 there.
+    #[serde(default)]
+    pub misclassified: Vec<usize>,
     /// Upper bound of the search for margins.
     #[serde(default)]
     pub max_eps: f32,
@@ -208,6 +213,15 @@ impl EvaluationReport {
         }
     }
 
+    /// The margins, if they were measured.
+    pub fn image_margins(&self) -> Option<Margins> {
+        let mut margins = Margins::zero_if_misclassified(self.margins.clone()?);
+        for &i in &self.misclassified {
+            margins.correct.get_mut(i).into_iter().for_each(|correct| *correct = false);
+        }
+        Some(margins)
+    }
+
     /// Results of the images, as `images.csv` has them.
     pub fn csv(&self) -> String {
         let lines = self.image_results.iter().map(|result| result.to_csv() + "\n");
@@ -236,7 +250,7 @@ impl EvaluationReport {
             let name = format!("{name}, {norm}: {found} of {attacked} found");
             text += &format!("{name:44} mean {mean:.4}, quartiles {lower:.4} {median:.4} {upper:.4}\n");
         }
-        if let (Some(mean), Some(margins)) = (self.mean_margin, &self.margins) {
+        if let (Some(mean), Some(margins)) = (self.mean_margin, &self.image_margins()) {
             text += &format!("{:44}{mean:>9.4}\n\nmargins, {norm}\n", "mean margin by AN-PGD");
             histogram(margins, self.max_eps, 40).iter().for_each(|line| text += &format!("{line}\n"));
         }

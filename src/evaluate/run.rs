@@ -70,6 +70,7 @@ impl EvaluationRequest {
             device,
             examples: &examples,
             correct: &correct,
+            step: network.step,
             state: found.unwrap_or(empty),
             checkpoint: CheckpointWriter::new(paths.folder.as_deref(), paths.checkpoint_interval),
             progress,
@@ -133,6 +134,8 @@ struct EvaluationRun<'a> {
     examples: &'a Examples,
     /// True for each example that is classified correctly without an attack.
     correct: &'a [bool],
+    /// Number of training steps after which the weights were written.
+    step: u32,
     state: EvaluationState,
     checkpoint: CheckpointWriter,
     progress: Progress,
@@ -279,7 +282,7 @@ impl EvaluationRun<'_> {
 
     fn margins(&mut self, margins: &MarginMeasurement) -> Result<MeasuredMargins> {
         let (progress, done, n) = (&mut self.progress, self.runs_done, self.correct.len());
-        margins.measure(self.device, self.examples, |measured| {
+        margins.measure(self.device, self.examples, self.step, |measured| {
             progress.update(done + u64::from(measured == n), &format!("margins: {measured} of {n} images"));
         })
     }

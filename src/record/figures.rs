@@ -89,7 +89,7 @@ pub struct EpochRecord {
     pub epoch: u64,
     /// Accuracy in percent.
     pub validation_accuracy: Option<f64>,
-    /// Mean margin, 0 for misclassified images.
+    /// Mean margin of all images, misclassified ones included.
     pub validation_mean_margin: Option<f64>,
     /// True if no mean margin before was as large.
     pub best: bool,
@@ -114,7 +114,7 @@ pub struct ResultRecord {
     pub robust_accuracy: Option<f64>,
     /// Description of the attack.
     pub robust_attack: String,
-    /// Mean margin, 0 for misclassified images.
+    /// Mean margin of all images, misclassified ones included.
     pub mean_margin: Option<f64>,
     /// Memory that the run took on the device, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@
 //! - [`mod@line`]: lines of `metrics.jsonl` and their reader.
 //! - [`metrics`]: the writer of `metrics.jsonl`, which is truncated to the checkpoint when a run is resumed.
 //! - [`figures`]: the figures in its lines, as they are written and read.
-//! - [`margins`]: histograms of margins, for a line of them.
+//! - [`margins`]: margins of images, and histograms of them for a line.
 //! - [`events`]: the same figures for TensorBoard.
 //! - [`progress`]: the progress bar or lines on stderr.
 //!
@@ -31,7 +31,7 @@ pub use atomic::{check_folder, write_atomic};
 pub use events::Events;
 pub use figures::{AtStep, EpochRecord, ResultRecord, RunMetrics, StepRecord};
 pub use line::{CLOCK, Kind, read_metrics};
-pub use margins::MarginCounts;
+pub use margins::{MarginCounts, Margins};
 pub use metrics::Metrics;
 pub use output::OutputFile;
 pub use progress::Progress;

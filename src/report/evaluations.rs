@@ -186,11 +186,12 @@ fn minimum_norm(shown: &ShownEvaluation, paper: &PaperTables) -> String {
 /// Histogram of the margins, if they were measured.
 fn margins(shown: &ShownEvaluation) -> Result<String> {
     let report = shown.report();
-    let Some(margins) = report.margins.as_ref().filter(|margins| !margins.is_empty()) else { return Ok(String::new()) };
-    let largest = margins.iter().copied().filter(|margin| margin.is_finite()).fold(1e-9, f32::max);
+    let measured = report.image_margins().filter(|margins| !margins.values.is_empty());
+    let Some(margins) = measured else { return Ok(String::new()) };
+    let largest = margins.values.iter().copied().filter(|margin| margin.is_finite()).fold(1e-9, f32::max);
     let max = if report.max_eps > 0.0 { report.max_eps } else { largest };
-    let counts = MarginCounts::of(margins, max.min(1e12), BINS);
-    let percentage = |count: usize| 100.0 * count as f64 / margins.len() as f64;
+    let counts = MarginCounts::of(&margins, max.min(1e12), BINS);
+    let percentage = |count: usize| 100.0 * count as f64 / margins.values.len() as f64;
     let width = f64::from(counts.max) / BINS as f64;
     let bar = |x, colour, count| Cell { x, y: 0.0..percentage(count), colour, shade: 0.85 };
     let mut bars = vec![bar(-width..-0.1 * width, PageColour::Misclassified, counts.misclassified)];
@@ -212,7 +213,7 @@ fn margins(shown: &ShownEvaluation) -> Result<String> {
     };
     let caption = format!(
         "{key}Margins of {} by AN-PGD; red, below 0: the {} misclassified.{beyond}",
-        count(margins.len() as u64, "image"),
+        count(margins.values.len() as u64, "image"),
         grouped(counts.misclassified as u64)
     );
     Ok(wide_figure(&plot, &caption))

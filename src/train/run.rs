@@ -16,7 +16,7 @@ use crate::evaluate::{
 use crate::interrupt;
 use crate::model::{self, Model};
 use crate::record::run::{BEST, LAST, METRICS};
-use crate::record::{EpochRecord, Kind, MarginCounts, Metrics, Progress, ResultRecord, RunFolder, StepRecord};
+use crate::record::{EpochRecord, Kind, MarginCounts, Margins, Metrics, Progress, ResultRecord, RunFolder, StepRecord};
 use crate::tape::{Loss, Memory, Metric};
 use crate::text::{length, si};
 use crate::{Error, Result};
@@ -35,8 +35,8 @@ pub struct TestResult {
     pub clean: f64,
     /// Accuracy under PGD-40 at the config's `test_eps`, in percent.
     pub robust: f64,
-    /// Margin of each image, 0 if it is misclassified.
-    pub margins: Vec<f32>,
+    /// Margins of the images.
+    pub margins: Margins,
 }
 
 /// Figures of a run that has ended.
@@ -89,13 +89,9 @@ impl MeasuredImages {
         MeasuredImages { examples, margins }
     }
 
-    fn measure_margins(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
-        Ok(self.margins.measure(device, &self.examples, |_| ())?.margins)
-    }
-
-    /// Accuracy on clean images, in percent.
-    fn clean_accuracy(&self, device: &mut dyn Device) -> Result<f64> {
-        Ok(accuracy(&self.examples.correct(device)?))
+    /// Margins by a network that was trained for `step` steps.
+    fn measure_margins(&self, device: &mut dyn Device, step: u32) -> Result<Margins> {
+        Ok(self.margins.measure(device, &self.examples, step, |_| ())?.margins)
     }
 }
 
@@ -311,8 +307,8 @@ impl<'a> TrainingRun<'a> {
 
     /// Measures the validation images' margins, and saves the weights if their mean is the largest so far.
     fn validate(&mut self) -> Result<()> {
-        let margins = self.validation.measure_margins(self.device)?;
-        let (mean_margin, accuracy) = (mean(&margins), self.validation.clean_accuracy(self.device)?);
+        let margins = self.validation.measure_margins(self.device, self.state.step)?;
+        let (mean_margin, accuracy) = (mean(&margins.values), accuracy(&margins.correct));
         let best = self.state.best.is_none_or(|before| mean_margin > before.mean_margin);
         if best {
             let found = BestValidation { mean_margin, step: self.state.step };
@@ -342,14 +338,11 @@ impl<'a> TrainingRun<'a> {
         Ok(())
     }
 
-    /// Measures the network on the device on the test images.
-    fn test(&mut self) -> Result<TestResult> {
+    /// Measures the network on the device, which was trained for `step` steps, on the test images.
+    fn test(&mut self, step: u32) -> Result<TestResult> {
         let robust = robust_examples(&self.test_attack, self.device, &self.test.examples, self.config.test_eps)?;
-        Ok(TestResult {
-            clean: self.test.clean_accuracy(self.device)?,
-            robust: accuracy(&robust),
-            margins: self.test.measure_margins(self.device)?,
-        })
+        let margins = self.test.measure_margins(self.device, step)?;
+        Ok(TestResult { clean: accuracy(&margins.correct), robust: accuracy(&robust), margins })
     }
 
     fn write_result(&mut self, result: &TestResult, weights: &str, weights_step: u32) -> Result<()> {
@@ -358,11 +351,11 @@ impl<'a> TrainingRun<'a> {
         let line = ResultRecord {
             weights: weights.into(),
             weights_step: weights_step.into(),
-            test_images: result.margins.len() as u64,
+            test_images: result.margins.values.len() as u64,
             clean_accuracy: Some(result.clean),
             robust_accuracy: Some(result.robust),
             robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {}, {RESULT_RESTARTS} starts (xent, cw)", length(eps)),
-            mean_margin: Some(mean(&result.margins)),
+            mean_margin: Some(mean(&result.margins.values)),
             device_bytes: Some(self.device_bytes as u64),
             device: self.device.describe(),
             training_forward_passes: Some(passes.forward),
@@ -383,7 +376,7 @@ impl<'a> TrainingRun<'a> {
         self.model.load(self.device, &self.model.initial(self.config.seed))?;
         let images = self.test.examples.len();
         self.progress.note(&format!("measuring the untrained network on {images} test images"));
-        let result = self.test()?;
+        let result = self.test(0)?;
         self.model.load(self.device, &now)?;
         if self.state.step == 0 {
             self.write_result(&result, "initial", 0)?;
@@ -396,7 +389,7 @@ impl<'a> TrainingRun<'a> {
         let best_step = checkpoint::load_best(self.folder, &*self.model, self.device)?;
         let images = self.test.examples.len();
         self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
-        let after = self.test()?;
+        let after = self.test(best_step)?;
         self.write_result(&after, BEST, best_step)?;
         Ok(TrainingResult { before, after, best_step })
     }

@@ -67,6 +67,9 @@ fn settings_are_read() {
         ("learning_rate_schedule", "0:0.01"),
         ("search_loss_fn", "slm"),
         ("right_when", "slm"),
+        ("test_attack_loss_fn", "attack-loss-fn"),
+        ("test_starts", "same"),
+        ("test_attacked", "correct"),
         ("test_search_start", "half-maxeps"),
     ] {
         assert_eq!(value(&config, name), expected, "{name}");
@@ -98,6 +101,22 @@ fn training_continues_with_the_losses_of_the_former_version() {
             }
         }
         assert_eq!(size(&events) > before, before.is_some(), "{run}: the event file is continued");
+    }
+}
+
+/// The former version attacked correct images alone, from the same starts at each validation.
+#[test]
+fn margins_of_a_continued_run_are_measured_as_the_former_version_did() {
+    let folder = runs();
+    done_in(folder.path(), "train --resume mma --quiet --device cpu --max-num-training-steps 100");
+    let lines = read_metrics(&folder.path().join("mma/metrics.jsonl")).expect("metrics");
+    for (kind, name, expected) in [
+        ("epoch", "validation_mean_margin", 0.139_535_155_380_144_72),
+        ("result", "mean_margin", 0.167_589_840_758_591_9),
+    ] {
+        let line = lines.iter().rfind(|line| line["kind"] == kind).expect("a line of the last step");
+        let found = number(&line[name]);
+        assert!((found / expected - 1.0).abs() < ROUNDING, "{name} {found}, not {expected}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use maxmargin::record::events::EVENTS;
 use maxmargin::record::run::METRICS;
-use maxmargin::record::{Events, Kind, MarginCounts, Metrics, read_metrics};
+use maxmargin::record::{Events, Kind, MarginCounts, Margins, Metrics, read_metrics};
 use serde_json::{Value, json};
 
 use crate::{names, temporary};
@@ -83,7 +83,8 @@ fn after_a_resume_at_any_step_the_events_agree_with_the_lines() {
     let (path, events) = (folder.path().join(METRICS), folder.path().join(EVENTS));
     let measure = |metrics: &mut Metrics, from: u64| {
         for step in from..=6 {
-            let margins = MarginCounts::of(&[0.0, 0.1, 0.2 * step as f32], 0.5, 4);
+            let margins = Margins::zero_if_misclassified(vec![0.0, 0.1, 0.2 * step as f32]);
+            let margins = MarginCounts::of(&margins, 0.5, 4);
             metrics.write(Kind::Step, step, &json!({"loss": 1.0 / step as f32})).unwrap();
             metrics.write(Kind::Epoch, step, &json!({"margins": margins})).unwrap();
         }
