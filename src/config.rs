@@ -26,7 +26,9 @@ pub mod value;
 
 pub use crate::attack::SearchResult;
 pub use crate::tape::{Direction, L2Order};
-pub use kinds::{FidelityPreset, Method, OptimizerKind, SearchMode, TestAttackLoss, TestAttacked, TestSearchStart, TestStarts};
+pub use kinds::{
+    FidelityPreset, Method, OptimizerKind, SearchMode, TestAttackLoss, TestAttacked, TestSearchStart, TestStarts,
+};
 pub use presets::{DEFAULT_PRESET, Preset, preset, presets};
 pub use rules::as_written;
 pub use settings::{Config, FIDELITY_SETTINGS, Fidelity, RUN_SETTINGS, Setting};

@@ -273,8 +273,12 @@ fn name(config: &Config) -> String {
 fn table(config: &Config, summary: &TrainingResult) -> String {
     let TrainingResult { before, after, .. } = summary;
     let eps = length(as_written(config.test_eps));
-    let mut text =
-        format!("{:34}{:>12}{:>12}\n", counted(after.margins.values.len() as u64, "test image"), "untrained", "trained");
+    let mut text = format!(
+        "{:34}{:>12}{:>12}\n",
+        counted(after.margins.values.len() as u64, "test image"),
+        "untrained",
+        "trained"
+    );
     let mut row = |name: String, before: String, after: String| text += &format!("{name:34}{before:>12}{after:>12}\n");
     let percent = |value: f64| format!("{value:.2} %");
     row("clean accuracy".into(), percent(before.clean), percent(after.clean));

@@ -10,9 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{
-    Method, OptimizerKind, SearchMode, TestAttackLoss, TestAttacked, TestSearchStart, TestStarts,
-};
+use super::kinds::{Method, OptimizerKind, SearchMode, TestAttackLoss, TestAttacked, TestSearchStart, TestStarts};
 use super::ranges::{
     ASCENDING_STEPS, BATCH, BISECTIONS, FEW_RATES, FRACTION, FROM_STEP_0, IMAGES, ITERATIONS, NOT_NEGATIVE, POSITIVE,
     POSITIVE_RATES, Range, SIGNED_LOSS, SIZE, STEPS, STEPS_OR_NONE, TRAINING_LOSS,

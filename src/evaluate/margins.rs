@@ -44,11 +44,7 @@ impl MarginMeasurement {
             loss: config.test_attack_loss(),
             rule: config.pgd_rule(),
             iterations: config.nb_iter,
-            noise: StartNoise::CounterBased {
-                seed: config.seed,
-                purpose: Purpose::MarginStart,
-                step: start.clone(),
-            },
+            noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::MarginStart, step: start.clone() },
         };
         let pgd = Pgd::new(memory, model, &examples.batch, &settings);
         let fidelity = &config.fidelity;

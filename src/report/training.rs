@@ -158,7 +158,13 @@ impl<'a> Curves<'a> {
         margin.extend(bounds.iter().map(|d_max| level(*d_max, self.x.range.end)));
         let keys = strokes(&Self::PARTS) + &d_max_key(&bounds);
         let axis = axis_of("mean margin", &margin);
-        self.figure("mean margin by step", &axis, &margin, &keys, "Mean margin; misclassified training images count as 0.")
+        self.figure(
+            "mean margin by step",
+            &axis,
+            &margin,
+            &keys,
+            "Mean margin; misclassified training images count as 0.",
+        )
     }
 
     /// Percentage of images that reached d_max by step; empty if no run measured it.
