@@ -27,7 +27,7 @@ Examples:
       accuracy at several eps, also as a file
   maxmargin evaluate model.safetensors --dataset cifar10 --norm l2 --eps 1 --test-size 1000
       any LeNet5 or wide ResNet with PyTorch's names, the released code's or RobustBench's;
-      the shapes of its tensors tell its architecture
+      the shapes of its tensors tell its architecture, --normalization what it does with an image
   maxmargin evaluate runs/quick-0 --require-clean 96 --require-robust 60@0.3
       exit code 1 when an accuracy is not reached";
 
