@@ -176,7 +176,11 @@ fn names_of_no_network_or_of_several_are_refused_with_near_names() {
     let parts = ["not a LeNet5: no tensor `linear1.weight` among its 8; near names: conv1.weight, fc1.weight, "];
     refused_in(folder.path(), "export x --out y", &parts);
     write(folder.path(), "x", &renamed("module.", "conv2.bias", "conv2.offset"));
-    let parts = ["no tensor `conv2.bias`", "near names: conv1.bias, conv2.weight, conv2.offset", "(names without their prefix module.)"];
+    let parts = [
+        "no tensor `conv2.bias`",
+        "near names: conv1.bias, conv2.weight, conv2.offset",
+        "(names without their prefix module.)",
+    ];
     refused_in(folder.path(), "export x --out y", &parts);
     write(folder.path(), "x", &[renamed("model.", "", ""), renamed("ema.", "", "")].concat());
     let parts = ["expected the tensors of one network; found 2: model.*, ema.*", "--ignore-tensors"];

@@ -45,10 +45,8 @@ fn wide_resnet() -> Box<dyn Model> {
 
 #[test]
 fn a_normalization_of_channels_has_the_gradient_of_one_before_the_network() {
-    let models: [(fn() -> Box<dyn Model>, &[f64], &[f64], usize); 2] = [
-        (lenet5, &[0.125, 0.75], &[0.25, 0.5], 128),
-        (wide_resnet, &[0.5, 0.375, 0.4375], &[0.25, 0.1875, 0.3125], 6),
-    ];
+    let models: [(fn() -> Box<dyn Model>, &[f64], &[f64], usize); 2] =
+        [(lenet5, &[0.125, 0.75], &[0.25, 0.5], 128), (wide_resnet, &[0.5, 0.375, 0.4375], &[0.25, 0.1875, 0.3125], 6)];
     for (model, mean, deviation, most) in models {
         let text = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(":");
         let normalization: Normalization = format!("{},{}", text(mean), text(deviation)).parse().unwrap();
