@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use maxmargin::attack::StepLength;
+use maxmargin::catalog::DatasetKind;
 use maxmargin::config::{Config, preset};
 use maxmargin::data::{self, Dataset};
 use maxmargin::device::{Device, Schedule, Snapshot, cpu::Cpu};
@@ -105,7 +106,7 @@ fn found_without_skipping(eps: f32, batch_size: usize, request: &EvaluationReque
             .expect("ten classes");
     let norm = request.config.norm;
     let attacks: Vec<_> =
-        attacks.into_iter().map(|a| VerifiedAttack::new(&mut memory, &*model, &examples, norm, a)).collect();
+        attacks.into_iter().map(|one| VerifiedAttack::new(&mut memory, &*model, &examples, norm, one.attack)).collect();
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;
     let programs: Vec<_> = attacks.iter().flat_map(VerifiedAttack::programs).chain(examples.programs()).collect();
@@ -280,6 +281,42 @@ fn a_request_does_not_continue_from_the_state_of_another() {
     assert_eq!(timeless(&found), timeless(&expected));
 }
 
+/// Writes the first test digits as MNIST's test files into a folder of data, from image `first` on.
+fn as_mnist(folder: &Path, first: usize) {
+    let splits = data::load(config().dataset, Path::new("data"), config().val_size).expect("the bundled digits");
+    let digits = splits.test;
+    let place = folder.join("mnist");
+    std::fs::create_dir_all(&place).expect("a folder");
+    let number = |n: usize| (n as u32).to_be_bytes();
+    let pixels = &digits.images[first * 784..][..IMAGES * 784];
+    let images = [&[0, 0, 8, 3][..], &number(IMAGES), &number(28), &number(28), pixels].concat();
+    let labels = [&[0, 0, 8, 1][..], &number(IMAGES), &digits.labels[first..][..IMAGES]].concat();
+    std::fs::write(place.join("t10k-images-idx3-ubyte"), images).expect("a file");
+    std::fs::write(place.join("t10k-labels-idx1-ubyte"), labels).expect("a file");
+}
+
+#[test]
+fn an_evaluation_does_not_continue_with_other_images_under_the_same_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let on = |name: &str, first: usize| {
+        as_mnist(&folder.path().join(name), first);
+        let mut request =
+            EvaluationRequest { data: folder.path().join(name), ..request(&[AttackName::Pgd], &[0.05], 3) };
+        request.config.dataset = DatasetKind::Mnist;
+        request
+    };
+    let (one, other) = (on("one", 0), on("other", 100));
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).expect("a folder");
+    let paths = OutputPaths { folder: Some(out), checkpoint_interval: Duration::ZERO, keep_images: false };
+    one.run(&mut Failing { cpu: Cpu::new(), left: 3 }, &paths).expect_err("stopped");
+    let expected = other.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
+    let found = other.run(&mut Cpu::new(), &paths).expect("an evaluation");
+    assert_eq!(timeless(&found), timeless(&expected));
+    let first = one.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
+    assert_ne!((first.request, first.images_sha256), (found.request, found.images_sha256));
+}
+
 #[test]
 fn saved_images_are_as_the_report_says() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -336,7 +373,8 @@ fn an_pgd_as_a_minimum_norm_attack_finds_distances_at_which_pgd_succeeds() {
     let report = request.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     let [found] = &report.minimum_norm[..] else { panic!("one attack") };
     assert!(found.found > IMAGES / 4, "{} found", found.found);
-    assert!(found.quartiles[0] < found.quartiles[1] && found.quartiles[1] < found.quartiles[2]);
+    let [lower, median, upper] = found.quartiles.expect("some were found");
+    assert!(lower < median && median < upper);
     for row in report.image_results.iter().filter(|row| row.margin.is_some()) {
         assert!((0.0..=request.config.max_eps()).contains(&row.margin.unwrap()), "{row:?}");
     }

@@ -1,6 +1,7 @@
 //! PGD (Madry et al., 2018) in linf and l2, each example with its own eps and step size, as advertorch's
 //! `LinfPGDAttack` and `L2PGDAttack` run it.
 
+use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -88,6 +89,15 @@ impl StepLength {
         match self {
             StepLength::EpsOver(parts) => eps / parts,
             StepLength::Fixed(step) => step,
+        }
+    }
+}
+
+impl Display for StepLength {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            StepLength::EpsOver(parts) => write!(f, "eps / {parts}"),
+            StepLength::Fixed(step) => write!(f, "{step}"),
         }
     }
 }

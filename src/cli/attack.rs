@@ -10,9 +10,9 @@ use super::measure::{AttackFlags, ImageFlags, Measure};
 use super::output::Outcome;
 use super::values::within;
 use super::weights_flags::WeightsFlags;
-use crate::Result;
 use crate::config::ranges::BATCH;
 use crate::evaluate::AttackName;
+use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,6 +57,11 @@ pub(super) fn run(args: AttackArgs) -> Result<Outcome> {
     let AttackArgs { checkpoint, save, device_flags, batch_size, weights, images, mut attack } = args;
     if attack.attack.is_empty() && attack.protocol.is_none() {
         attack.attack = vec![Measure::Attack(AttackName::Pgd)];
+    }
+    if attack.attack.contains(&Measure::Margins) {
+        return Err(Error::usage(
+            "--attack margins: expected attacks, which make images; `maxmargin evaluate` measures margins",
+        ));
     }
     let run = EvaluateRunFlags { json: None, out: None, save: Some(Some(save)), device_flags, batch_size };
     evaluate::run(EvaluateArgs { checkpoint, run, weights, images, attack, required: RequiredAccuracies::default() })

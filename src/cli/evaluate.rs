@@ -13,7 +13,7 @@ use super::weights_flags::WeightsFlags;
 use crate::config::ranges::BATCH;
 use crate::evaluate::checks::is_fatal;
 use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
-use crate::evaluate::report::RobustAccuracy;
+use crate::evaluate::report::{EvaluationReport, RobustAccuracy};
 use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
 use crate::record::OutputFile;
 use crate::tape::Norm;
@@ -30,6 +30,9 @@ Examples:
       the shapes of its tensors tell its architecture, --normalization what it does with an image
   maxmargin evaluate runs/quick-0 --require-clean 96 --require-robust 60@0.3
       exit code 1 when an accuracy is not reached";
+
+/// Message on the folder of another evaluation, after its path.
+const STAYS: &str = "is of other images, weights, flags or program and stays";
 
 /// Attack a trained network and measure its margins
 ///
@@ -62,7 +65,7 @@ pub(super) struct EvaluateRunFlags {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Folder for evaluation.json and images.csv, which has a row for each image. An interrupted evaluation continues
-    /// from the state in it; an evaluation of other weights or with other flags is not overwritten [default:
+    /// from the state in it; an evaluation of other images, weights or flags is not overwritten [default:
     /// evaluation-NAME in the run's folder, or evaluation-NAME-2 and so on; none for weights alone]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
@@ -87,29 +90,55 @@ pub(super) struct RequiredAccuracies {
     /// Exit with code 1 if the accuracy under attack at this eps is lower; may be repeated
     #[arg(long = "require-robust", value_name = "PERCENT@EPS", value_parser = percent_at_eps)]
     robust: Vec<RequiredAccuracy>,
+    /// Accept required accuracies whose evaluation has warnings of the checks, which are not reached otherwise
+    #[arg(long)]
+    allow_suspicious: bool,
+}
+
+/// Figures of an evaluation from which the requirements are decided.
+struct RequiredFigures<'a> {
+    /// Accuracy without an attack, in percent.
+    clean: f64,
+    /// Accuracies under attack.
+    robust: &'a [RobustAccuracy],
+    /// Warnings of the checks.
+    warnings: &'a [String],
 }
 
 impl RequiredAccuracies {
-    /// A line for each accuracy that was not reached, given the clean accuracy in percent and those under attack.
-    fn failures(&self, clean: f64, robust: &[RobustAccuracy]) -> Vec<String> {
-        let clean_failure = self
-            .clean
-            .filter(|&required| clean < required)
-            .map(|required| format!("check failed: --require-clean {required}: {clean:.2} % are classified correctly"));
-        let robust_failures = self.robust.iter().filter_map(|RequiredAccuracy { percent, eps }| {
-            let found = robust.iter().find(|found| found.eps == *eps)?.accuracy;
-            (found < *percent).then(|| {
-                format!(
-                    "check failed: --require-robust {percent}@{eps}: {found:.2} % are classified correctly under attack"
-                )
-            })
+    /// A line for each accuracy that was not reached, and for each that is doubtful because of warnings.
+    fn failures(&self, figures: &RequiredFigures) -> Vec<String> {
+        let clean = self.clean.map(|required| {
+            let (flag, found) = (format!("--require-clean {required}"), figures.clean);
+            self.failure(&flag, required, found, "are classified correctly", figures.warnings)
         });
-        clean_failure.into_iter().chain(robust_failures).collect()
+        let robust = self.robust.iter().filter_map(|RequiredAccuracy { percent, eps }| {
+            let found = figures.robust.iter().find(|found| is_same_eps(found.eps, *eps))?.accuracy;
+            let flag = format!("--require-robust {percent}@{eps}");
+            Some(self.failure(&flag, *percent, found, "are classified correctly under attack", figures.warnings))
+        });
+        clean.into_iter().chain(robust).flatten().collect()
     }
 
-    /// Refuses an eps at which no attack is run.
-    fn check_eps(&self, eps: &[f64]) -> Result<()> {
-        let Some(RequiredAccuracy { percent, eps: at }) = self.robust.iter().find(|r| !eps.contains(&r.eps)) else {
+    fn failure(&self, flag: &str, required: f64, found: f64, what: &str, warnings: &[String]) -> Option<String> {
+        match warnings.first() {
+            _ if found < required => Some(format!("check failed: {flag}: {found:.2} % {what}")),
+            Some(warning) if !self.allow_suspicious => Some(format!(
+                "check failed: {flag}: {found:.2} % {what}, but the figure is doubtful: {warning}; docs/checks.md \
+                 explains it, and --allow-suspicious accepts it"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Refuses an eps at which no attack is run, and --allow-suspicious where nothing is required.
+    fn check(&self, eps: &[f64]) -> Result<()> {
+        if self.allow_suspicious && self.clean.is_none() && self.robust.is_empty() {
+            return Err(Error::usage("--allow-suspicious: expected --require-clean or --require-robust beside it"));
+        }
+        let is_attacked = |required: &&RequiredAccuracy| eps.iter().any(|&eps| is_same_eps(eps, required.eps));
+        let Some(RequiredAccuracy { percent, eps: at }) = self.robust.iter().find(|required| !is_attacked(required))
+        else {
             return Ok(());
         };
         let attacked: Vec<_> = eps.iter().map(f64::to_string).collect();
@@ -121,6 +150,11 @@ impl RequiredAccuracies {
             "--require-robust {percent}@{at}: expected one of the attacked eps; found eps {found}"
         )))
     }
+}
+
+/// True if two radii are one in single precision, which attacks compute in.
+fn is_same_eps(one: f64, other: f64) -> bool {
+    one as f32 == other as f32
 }
 
 /// File for the adversarial images.
@@ -155,12 +189,13 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         _ => None,
     };
     given.iter().zip(&json).try_for_each(|(save, json)| save.refuse_same(json))?;
+    let inputs = plan.request.read()?;
     let mut device = plan.device_flags.open()?;
-    let folder = plan.folder.map(|folder| folder.prepare(&plan.request.hash()?)).transpose()?;
+    let folder = plan.folder.map(|folder| folder.prepare(inputs.request_hash())).transpose()?;
     if let Some(PreparedFolder { passed_over, .. }) = folder.as_ref().filter(|_| !plan.device_flags.quiet) {
         for other in passed_over {
             // Nobody is left to be told if this fails.
-            let _ = writeln!(std::io::stderr(), "{} is of other flags, weights or program and stays", other.display());
+            let _ = writeln!(std::io::stderr(), "{} {STAYS}", other.display());
         }
     }
     let folder = folder.map(|prepared| prepared.path);
@@ -170,7 +205,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     };
     let paths = OutputPaths { folder, keep_images: save.is_some(), ..OutputPaths::default() };
     interrupt::install("keeping the finished batches");
-    let report = match plan.request.run(device.as_mut(), &paths) {
+    let report = match inputs.run(device.as_mut(), &paths) {
         Err(Error::Interrupted(signal)) => return Ok(stopped(signal, &remains(paths.folder.as_deref()))),
         result => result?,
     };
@@ -189,9 +224,10 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         }),
     ];
     saved.into_iter().collect::<Result<()>>()?;
-    match report.warnings.iter().any(|warning| is_fatal(warning)) {
+    let EvaluationReport { clean_accuracy: clean, robust, warnings, .. } = &report;
+    match warnings.iter().any(|warning| is_fatal(warning)) {
         true => Ok(Outcome::CheckFailed),
-        false => conclude(&plan.required, report.clean_accuracy, &report.robust, print),
+        false => conclude(&plan.required, &RequiredFigures { clean: *clean, robust, warnings }, print),
     }
 }
 
@@ -211,11 +247,10 @@ fn remains(folder: Option<&Path>) -> String {
 /// The standard output cannot be written.
 fn conclude(
     required: &RequiredAccuracies,
-    clean: f64,
-    robust: &[RobustAccuracy],
+    figures: &RequiredFigures,
     print: impl Fn(&str) -> Result<()>,
 ) -> Result<Outcome> {
-    let failures = required.failures(clean, robust);
+    let failures = required.failures(figures);
     failures.iter().try_for_each(|failure| print(&format!("{failure}\n")))?;
     Ok(if failures.is_empty() { Outcome::Done } else { Outcome::CheckFailed })
 }
@@ -224,10 +259,11 @@ fn plan(args: EvaluateArgs) -> Result<EvaluatePlan> {
     let EvaluateArgs { checkpoint, run, weights: weights_flags, images, attack, required } = args;
     let Checkpoint { weights, config, run: of_run, trained } = Checkpoint::find(&checkpoint, &images, &attack)?;
     let measures = measures(&attack);
+    attack.check_effect(&measures)?;
     let attacks = attacks(&measures, config.norm)?;
     let balls = attacks.iter().any(|name| !name.is_minimum_norm());
     let eps = if balls { radii(&attack, &config)? } else { Vec::new() };
-    required.check_eps(&eps)?;
+    required.check(&eps)?;
     let name = match attack.protocol {
         Some(protocol) => protocol.to_string(),
         None => measures.iter().map(|measure| measure.text()).collect::<Vec<_>>().join("+"),
@@ -386,15 +422,75 @@ mod tests {
     fn an_accuracy_is_too_low_below_the_required_percentage_and_not_at_it() {
         let required = plan_of("w --eps 0.2,0.3 --require-clean 96 --require-robust 60@0.3").unwrap().required;
         let at = |eps, accuracy| RobustAccuracy { eps, accuracy, ..RobustAccuracy::default() };
-        assert!(required.failures(96.0, &[at(0.2, 10.0), at(0.3, 60.0)]).is_empty());
+        let failures =
+            |clean, robust: &[RobustAccuracy]| required.failures(&RequiredFigures { clean, robust, warnings: &[] });
+        assert!(failures(96.0, &[at(0.2, 10.0), at(0.3, 60.0)]).is_empty());
         assert_eq!(
-            required.failures(95.99, &[at(0.2, 80.0), at(0.3, 59.994)]),
+            failures(95.99, &[at(0.2, 80.0), at(0.3, 59.994)]),
             [
                 "check failed: --require-clean 96: 95.99 % are classified correctly",
                 "check failed: --require-robust 60@0.3: 59.99 % are classified correctly under attack"
             ]
         );
-        assert_eq!(conclude(&required, 97.0, &[at(0.3, 61.0)], print).unwrap(), Outcome::Done);
-        assert_eq!(conclude(&required, 97.0, &[at(0.3, 1.0)], print).unwrap(), Outcome::CheckFailed);
+        let outcome = |accuracy| {
+            let figures = RequiredFigures { clean: 97.0, robust: &[at(0.3, accuracy)], warnings: &[] };
+            conclude(&required, &figures, print).unwrap()
+        };
+        assert_eq!((outcome(61.0), outcome(1.0)), (Outcome::Done, Outcome::CheckFailed));
+    }
+
+    #[test]
+    fn a_requirement_is_not_met_by_a_doubtful_figure_unless_that_is_accepted() {
+        let robust = [RobustAccuracy { eps: 0.3, accuracy: 84.0, ..RobustAccuracy::default() }];
+        let warnings = ["zero-gradient: the gradient is zero".to_owned()];
+        let figures = RequiredFigures { clean: 97.0, robust: &robust, warnings: &warnings };
+        let failures = |flags: &str| plan_of(format!("w {flags}").trim()).unwrap().required.failures(&figures);
+        let found = failures("--require-robust 70@0.3 --require-clean 96");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[1].contains("84.00 %") && found[1].contains("doubtful: zero-gradient: "), "{found:?}");
+        assert!(failures("--require-robust 70@0.3 --allow-suspicious").is_empty());
+        assert_eq!(failures("--require-robust 90@0.3 --allow-suspicious").len(), 1);
+        assert!(failures("").is_empty());
+        let message = plan_of("w --allow-suspicious").unwrap_err().to_string();
+        assert!(message.contains("--allow-suspicious: expected --require-clean or --require-robust"), "{message}");
+    }
+
+    #[test]
+    fn radii_are_compared_as_single_precision() {
+        for flags in ["", "--eps 8/255", "--eps 0.03137255"] {
+            let plan = plan_of(&format!("w --dataset cifar10 {flags} --require-robust 60@8/255").replace("  ", " "));
+            let required = plan.unwrap().required;
+            let robust = [RobustAccuracy { eps: 0.03137255, accuracy: 1.0, ..RobustAccuracy::default() }];
+            let figures = RequiredFigures { clean: 97.0, robust: &robust, warnings: &[] };
+            assert_eq!(required.failures(&figures).len(), 1, "{flags}");
+        }
+        assert_eq!(planned("w --eps 8/255,0.03137255").unwrap().eps.len(), 1);
+    }
+
+    #[test]
+    fn a_flag_without_effect_is_refused_with_the_attacks_that_read_it() {
+        for (flags, flag) in [
+            ("--attack autoattack --nb-iter 3", "--nb-iter"),
+            ("--attack an-pgd --nb-iter 3", "--nb-iter"),
+            ("--attack margins --nb-iter 3", "--nb-iter"),
+            ("--attack margins --seed 1", "--seed"),
+            ("--attack margins --eps 0.1", "--eps"),
+            ("--attack an-pgd --eps 0.1", "--eps"),
+            ("--attack apgd-ce --eps-iter 0.1", "--eps-iter"),
+            ("--attack square,apgd-t --nb-restart 3", "--nb-restart"),
+            ("--attack pgd --loss cw", "--loss"),
+            ("--attack pgd --nb-sample 64", "--nb-sample"),
+            ("--attack pgd --hinge-maxeps 0.3", "--hinge-maxeps"),
+            ("--attack fab-t --seed 1", "--seed"),
+            ("--protocol autoattack --loss cw", "--loss"),
+        ] {
+            let message = plan_of(&format!("w {flags}")).map(drop).expect_err(flags).to_string();
+            assert!(message.starts_with(&format!("{flag}: expected one of")), "{flags}: {message}");
+            let given = flags.split(' ').nth(1).unwrap();
+            assert!(message.ends_with(&format!("found {}", given.replace(',', ", "))), "{flags}: {message}");
+        }
+        for flags in ["--nb-iter 3 --nb-restart 2", "--attack autoattack,pgd --nb-iter 3", "--attack pgd-t --loss cw"] {
+            assert!(plan_of(&format!("w {flags}")).is_ok(), "{flags}");
+        }
     }
 }

@@ -9,10 +9,11 @@ use clap::{ArgAction, Args, ValueEnum};
 use super::values::{number, single, whole, within};
 use crate::attack::StepLength;
 use crate::catalog::DatasetKind;
+use crate::choice::Choice as _;
 use crate::config::ranges::{IMAGES, QUERIES, RESTARTS, SAMPLES};
 use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::evaluate::request::TrainedBy;
-use crate::evaluate::{AttackName, AttackSettings, Protocol, Split};
+use crate::evaluate::{AttackFlag, AttackName, AttackSettings, Protocol, Split};
 use crate::record::run::{BEST, CONFIG};
 use crate::tape::{Loss, Norm};
 use crate::{Error, Result};
@@ -26,7 +27,7 @@ pub(super) struct ImageFlags {
     /// Part of the data set
     #[arg(long, default_value = "test")]
     pub split: Split,
-    /// Number of images, the first of that part [default: all]
+    /// Number of images, the first of that part [default: the run's test-size; all for weights alone]
     #[arg(long, value_name = "N", value_parser = within(&IMAGES))]
     pub test_size: Option<usize>,
     /// Folder of MNIST and CIFAR10
@@ -48,6 +49,14 @@ impl Measure {
     pub fn text(self) -> String {
         let value = self.to_possible_value().expect("every measurement has a name");
         value.get_name().to_owned()
+    }
+
+    /// True if a flag changes the measurement.
+    fn reads(self, flag: AttackFlag) -> bool {
+        match self {
+            Measure::Margins => flag == AttackFlag::HingeMaxeps,
+            Measure::Attack(name) => flag.is_read_by(name),
+        }
     }
 }
 
@@ -83,31 +92,57 @@ pub(super) struct AttackFlags {
     /// Norm [default: the run's; linf for weights alone]
     #[arg(long)]
     pub norm: Option<Norm>,
-    /// Radius of the balls, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. An image that is adversarial at one eps is so
-    /// at every larger one [default: test-eps of the run, or of the norm's preset]
-    #[arg(long, value_name = "EPS", value_delimiter = ',', action = ArgAction::Append, value_parser = number)]
+    #[arg(long, help = AttackFlag::Eps.help(), long_help = AttackFlag::Eps.long_help(), value_name = "EPS",
+          value_delimiter = ',', action = ArgAction::Append, value_parser = number)]
     pub eps: Vec<f64>,
-    /// Step size of PGD [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
-    #[arg(long, value_name = "EPS", value_parser = single)]
+    #[arg(long, help = AttackFlag::EpsIter.help(), long_help = AttackFlag::EpsIter.long_help(), value_name = "EPS",
+          value_parser = single)]
     pub eps_iter: Option<f32>,
-    /// Iterations, or queries of Square [default: as published; 100 for PGD]
-    #[arg(long, value_name = "N", value_parser = within(&QUERIES))]
+    #[arg(long, help = AttackFlag::NbIter.help(), long_help = AttackFlag::NbIter.long_help(), value_name = "N",
+          value_parser = within(&QUERIES))]
     pub nb_iter: Option<u32>,
-    /// Random starts of PGD, half of them (one more if odd) on xent, half on cw
-    #[arg(long, value_name = "N", default_value = "10", value_parser = within(&RESTARTS))]
-    pub nb_restart: u32,
-    /// Loss of the attacks pgd-loss and pgd-t
-    #[arg(long, default_value = "xent")]
-    pub loss: Loss,
-    /// Samples of SPSA for a gradient, each of two passes
-    #[arg(long, value_name = "N", default_value = "8192", value_parser = within(&SAMPLES))]
-    pub nb_sample: u32,
-    /// d_max: margins are searched up to 1.05 times this [default: the run's, or that of the norm's preset]
-    #[arg(long, value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
+    #[arg(long, help = AttackFlag::NbRestart.help(), long_help = AttackFlag::NbRestart.long_help(), value_name = "N",
+          value_parser = within(&RESTARTS))]
+    pub nb_restart: Option<u32>,
+    #[arg(long, help = AttackFlag::Loss.help(), long_help = AttackFlag::Loss.long_help())]
+    pub loss: Option<Loss>,
+    #[arg(long, help = AttackFlag::NbSample.help(), long_help = AttackFlag::NbSample.long_help(), value_name = "N",
+          value_parser = within(&SAMPLES))]
+    pub nb_sample: Option<u32>,
+    #[arg(long, help = AttackFlag::HingeMaxeps.help(), long_help = AttackFlag::HingeMaxeps.long_help(),
+          value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
     pub hinge_maxeps: Option<f32>,
-    /// Seed of the random starts
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<u64>)]
-    pub seed: u64,
+    #[arg(long, help = AttackFlag::Seed.help(), long_help = AttackFlag::Seed.long_help(), value_name = "N",
+          value_parser = whole::<u64>)]
+    pub seed: Option<u64>,
+}
+
+impl AttackFlags {
+    /// Refuses a flag that none of the measurements reads.
+    ///
+    /// # Errors
+    /// Names the flag, and the attacks that read it.
+    pub(super) fn check_effect(&self, measures: &[Measure]) -> Result<()> {
+        let given = |flag: AttackFlag| match flag {
+            AttackFlag::Eps => !self.eps.is_empty(),
+            AttackFlag::EpsIter => self.eps_iter.is_some(),
+            AttackFlag::NbIter => self.nb_iter.is_some(),
+            AttackFlag::NbRestart => self.nb_restart.is_some(),
+            AttackFlag::Loss => self.loss.is_some(),
+            AttackFlag::NbSample => self.nb_sample.is_some(),
+            AttackFlag::HingeMaxeps => self.hinge_maxeps.is_some(),
+            AttackFlag::Seed => self.seed.is_some(),
+        };
+        let without_effect =
+            |flag: &&AttackFlag| given(**flag) && !measures.iter().any(|measure| measure.reads(**flag));
+        let Some(flag) = AttackFlag::ALL.iter().find(without_effect) else { return Ok(()) };
+        let readers = Measure::value_variants().iter().filter(|measure| measure.reads(*flag));
+        Err(Error::usage(format!(
+            "--{flag}: expected one of the measurements that it has an effect on ({}); found {}",
+            readers.map(|measure| measure.text()).collect::<Vec<_>>().join(", "),
+            measures.iter().map(|measure| measure.text()).collect::<Vec<_>>().join(", "),
+        )))
+    }
 }
 
 /// Weights, and the settings under which they are measured.
@@ -170,7 +205,7 @@ fn measured(config: Config, images: &ImageFlags, attack: &AttackFlags) -> Result
         // Weights that do not fit the images are refused when they are read.
         (measured.model, measured.depth, measured.width) = (published.model, published.depth, published.width);
         measured.val_size = published.val_size;
-        measured.train_size = None;
+        (measured.train_size, measured.test_size) = (None, None);
     }
     if norm != config.norm {
         measured.hinge_maxeps = published.hinge_maxeps;
@@ -204,7 +239,7 @@ pub(super) fn radii(attack: &AttackFlags, config: &Config) -> Result<Vec<f64>> {
         _ => attack.eps.clone(),
     };
     eps.sort_by(f64::total_cmp);
-    eps.dedup();
+    eps.dedup_by_key(|eps| *eps as f32);
     Ok(eps)
 }
 
@@ -216,8 +251,13 @@ pub(super) fn settings(attack: &AttackFlags, config: &Config) -> Result<AttackSe
     if let Some(step) = attack.eps_iter.filter(|&step| step > config.largest_distance()) {
         return Err(Error::usage(format!("--eps-iter: expected {}; found {step}", config.length_range())));
     }
-    let parts = config.dataset.radii(config.norm).pgd_step_divisor;
-    let AttackFlags { nb_iter, nb_restart, loss, nb_sample, seed, .. } = *attack;
-    let step = attack.eps_iter.map_or(StepLength::EpsOver(parts), StepLength::Fixed);
-    Ok(AttackSettings { nb_iter, nb_restart, step, loss, nb_sample, seed })
+    let published = AttackSettings::published(config);
+    Ok(AttackSettings {
+        nb_iter: attack.nb_iter,
+        nb_restart: attack.nb_restart.unwrap_or(published.nb_restart),
+        step: attack.eps_iter.map_or(published.step, StepLength::Fixed),
+        loss: attack.loss.unwrap_or(published.loss),
+        nb_sample: attack.nb_sample.unwrap_or(published.nb_sample),
+        seed: attack.seed.unwrap_or(published.seed),
+    })
 }

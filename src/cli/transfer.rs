@@ -54,6 +54,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
     let TransferArgs { checkpoints, json, device_flags, batch_size, weights: weights_flags, images, attack } = args;
     let Checkpoint { config, .. } = Checkpoint::find(&checkpoints[0], &images, &attack)?;
     let attacks = bounded(&attack)?;
+    attack.check_effect(&attacks.iter().copied().map(Measure::Attack).collect::<Vec<_>>())?;
     if images.split != Split::Test {
         return Err(Error::usage("--split: expected test: transfer is measured on test images"));
     }

@@ -69,6 +69,26 @@ impl AttackName {
         use AttackName::{AnPgd, Cw, Ddn, Fab, Fmn};
         matches!(self, AnPgd | Fab | Ddn | Fmn | Cw)
     }
+
+    /// Published iterations, or queries of Square. Of several attacks under one name, and of AN-PGD, there are none
+    /// here.
+    pub fn published_iterations(self, norm: Norm) -> Option<u32> {
+        let apgd = |loss| ApgdSettings::published(loss, norm, 0).iterations;
+        Some(match self {
+            AttackName::Pgd | AttackName::PgdLoss | AttackName::PgdT => PGD_ITERATIONS,
+            AttackName::ApgdCe => apgd(ApgdLoss::Xent),
+            AttackName::ApgdDlr => apgd(ApgdLoss::Dlr),
+            AttackName::ApgdT => apgd(ApgdLoss::TargetedDlr),
+            AttackName::Fab => FabSettings::published(norm, false, false, 0).iterations,
+            AttackName::FabT => FabSettings::published(norm, true, true, 0).iterations,
+            AttackName::Square => SquareSettings::published(norm).queries,
+            AttackName::Spsa => SpsaSettings::default().iterations,
+            AttackName::Ddn => DdnSettings::default().iterations,
+            AttackName::Fmn => FmnSettings::published(norm).iterations,
+            AttackName::Cw => CwSettings::default().iterations,
+            AttackName::Autoattack | AttackName::AutoattackPlus | AttackName::AnPgd => return None,
+        })
+    }
 }
 
 /// Iterations of PGD (the released evaluate_on_pgd_attacks.py).
@@ -77,7 +97,7 @@ pub const PGD_ITERATIONS: u32 = 100;
 /// Settings of the attacks of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttackSettings {
-    /// Iterations, or queries of Square; `None`: as published, [`PGD_ITERATIONS`] for PGD.
+    /// Iterations, or queries of Square; `None`: [`AttackName::published_iterations`].
     pub nb_iter: Option<u32>,
     /// Random starts of PGD.
     pub nb_restart: u32,
@@ -89,6 +109,29 @@ pub struct AttackSettings {
     pub nb_sample: u32,
     /// Seed of all random numbers.
     pub seed: u64,
+}
+
+impl AttackSettings {
+    /// Settings of the released evaluator and of the attacks' publications.
+    pub fn published(config: &Config) -> AttackSettings {
+        AttackSettings {
+            nb_iter: None,
+            nb_restart: 10,
+            step: StepLength::EpsOver(config.dataset.radii(config.norm).pgd_step_divisor),
+            loss: Loss::Xent,
+            nb_sample: SpsaSettings::default().samples,
+            seed: 0,
+        }
+    }
+}
+
+/// Recorded attack, one of those that a name stands for.
+#[derive(Clone, Debug)]
+pub struct RecordedAttack {
+    /// Name under which it was asked for.
+    pub asked: AttackName,
+    /// The attack.
+    pub attack: Attack,
 }
 
 /// Records the attacks `names`, in their order, on the examples' batch. Norm, fidelity and AN-PGD's lengths are those
@@ -103,7 +146,7 @@ pub fn record(
     names: &[AttackName],
     config: &Config,
     settings: &AttackSettings,
-) -> Result<Vec<Attack>> {
+) -> Result<Vec<RecordedAttack>> {
     let (batch, norm) = (&examples.batch, config.norm);
     let AttackSettings { nb_restart, seed, .. } = *settings;
     let iterations = |published: u32| settings.nb_iter.unwrap_or(published);
@@ -117,8 +160,9 @@ pub fn record(
         starts,
         targeted: false,
     };
-    let mut attacks = Vec::new();
+    let mut recorded = Vec::new();
     for name in names {
+        let mut attacks = Vec::new();
         let mut apgd_on = |memory: &mut Memory, loss: ApgdLoss| {
             let published = ApgdSettings::published(loss, norm, seed);
             let settings = ApgdSettings { iterations: iterations(published.iterations), ..published };
@@ -195,6 +239,7 @@ pub fn record(
                 attacks.push(AnPgd::attack(memory, model, batch, &pgd, search, lengths, &run));
             }
         }
+        recorded.extend(attacks.into_iter().map(|attack| RecordedAttack { asked: *name, attack }));
     }
-    Ok(attacks)
+    Ok(recorded)
 }

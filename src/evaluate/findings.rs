@@ -1,8 +1,8 @@
 //! Findings of a finished evaluation, from which its report is built.
 
-use super::attacks::{AttackName, PGD_ITERATIONS};
 use super::checkpoint::EvaluationState;
 use super::examples::CleanPrediction;
+use super::identity::PRECISION;
 use super::image_results::{CLEAN, ImageResult};
 use super::margins::MeasuredMargins;
 use super::network::{ImageSet, Network};
@@ -10,7 +10,7 @@ use super::passes::Passes;
 use super::report::{EvaluationReport, MinimumNormResult, RobustAccuracy, SCHEMA_VERSION};
 use super::request::EvaluationRequest;
 use super::statistics::{accuracy, mean};
-use super::verified::VerifiedAttack;
+use super::strength::{AttackStrength, describe};
 
 /// Everything that an evaluation found.
 pub(super) struct Findings<'a> {
@@ -21,8 +21,6 @@ pub(super) struct Findings<'a> {
     pub device: String,
     /// Predictions without an attack, by image.
     pub clean: &'a [CleanPrediction],
-    /// Attacks in balls.
-    pub bounded: &'a [VerifiedAttack],
     /// State after the last batch.
     pub state: &'a EvaluationState,
     /// Margins, if they were measured.
@@ -55,6 +53,8 @@ impl Findings<'_> {
             dataset: config.dataset,
             split: request.split.to_string(),
             images: images.origin.clone(),
+            images_sha256: images.sha256.clone(),
+            provenance: Some(images.dataset.provenance),
             count,
             norm: config.norm,
             protocol: request.protocol.clone(),
@@ -62,6 +62,7 @@ impl Findings<'_> {
             d_max: request.trained.and_then(|trained| trained.d_max),
             seed: Some(request.settings.seed),
             batch_size: request.batch_size,
+            precision: PRECISION.into(),
             device: self.device.clone(),
             clean_accuracy: accuracy(&correct),
             average_robust_accuracy: None,
@@ -69,6 +70,7 @@ impl Findings<'_> {
             robust: self.robust(),
             minimum_norm: self.minimum_norm(),
             mean_margin: self.margins.as_ref().map(|measured| mean(&measured.margins.values)),
+            margin_strength: self.margins.as_ref().map(|_| AttackStrength::of_an_pgd(config)),
             max_eps: config.max_eps(),
             forward_passes: passes.forward,
             backward_passes: passes.backward,
@@ -99,19 +101,11 @@ impl Findings<'_> {
         eps.iter().enumerate().map(at).collect()
     }
 
-    /// Description of the attacks in balls in a line.
+    /// Description of the attacks in balls in a line; values that are not the published ones are marked.
     fn describe_bounded(&self) -> String {
-        let settings = &self.request.settings;
-        let (loss, starts, norm) = (settings.loss, settings.nb_restart, self.request.config.norm);
-        let pgd = format!("PGD-{} {norm}", settings.nb_iter.unwrap_or(PGD_ITERATIONS));
-        let one = |name: &AttackName| match name {
-            AttackName::Pgd => Some(format!("{pgd}, {starts} starts")),
-            AttackName::PgdT => Some(format!("{pgd} on {loss}, towards each other class")),
-            AttackName::PgdLoss => Some(format!("{pgd} on {loss}, {starts} starts")),
-            name if name.is_minimum_norm() => None,
-            name => Some(format!("{name} {norm}")),
-        };
-        self.request.attacks.iter().filter_map(one).collect::<Vec<_>>().join(" + ")
+        let EvaluationRequest { attacks, config, settings, .. } = self.request;
+        let bounded = attacks.iter().filter(|name| !name.is_minimum_norm());
+        bounded.map(|&name| describe(name, config, settings)).collect::<Vec<_>>().join(" + ")
     }
 
     /// Result of each minimum-norm attack.
@@ -125,7 +119,7 @@ impl Findings<'_> {
         let result = |(i, clean): (usize, &CleanPrediction)| {
             let (found_eps, found_by) = match self.state.found_by[i] {
                 _ if !clean.correct => (Some(0.0), Some(CLEAN.into())),
-                Some(by) => (Some(self.request.eps[by.eps]), Some(self.bounded[by.attack].attack.name.clone())),
+                Some(by) => (Some(self.request.eps[by.eps]), Some(self.state.bounded[by.eps][by.attack].name.clone())),
                 None => (None, None),
             };
             let nearest = self.state.distances.iter().filter_map(|distances| distances[i]).reduce(f32::min);

@@ -6,6 +6,7 @@
 //! - [`folder`]: the folder of an evaluation, which never overwrites the result of another request.
 //! - [`transfer`]: adversarial images made on one network, classified by others.
 //! - [`attacks`]: attacks by name, with their published settings; [`protocol`]: published sets of them.
+//! - [`attack_flags`]: which attack reads which flag; [`strength`]: how hard an attack tried, beside the published.
 //! - [`verified`]: an attack whose results are recomputed by a clean forward pass.
 //! - [`passes`]: forward and backward passes of a program, counted from its ops.
 //! - [`examples`]: a data set on the device, batch by batch, and its predictions without an attack.
@@ -17,6 +18,7 @@
 //! Nothing here trains, draws or prints: figures are returned, progress goes to [`crate::record::Progress`].
 
 pub mod adversarial;
+pub mod attack_flags;
 pub mod attacks;
 mod checkpoint;
 pub mod checks;
@@ -25,6 +27,7 @@ mod clean_outputs;
 pub mod examples;
 mod findings;
 pub mod folder;
+mod identity;
 pub mod image_results;
 pub mod margins;
 mod network;
@@ -34,9 +37,11 @@ pub mod report;
 pub mod request;
 pub mod run;
 pub mod statistics;
+pub mod strength;
 pub mod transfer;
 pub mod verified;
 
+pub use attack_flags::AttackFlag;
 pub use attacks::{AttackName, AttackSettings};
 pub use examples::Examples;
 pub use margins::MarginMeasurement;

@@ -22,7 +22,7 @@ pub(super) struct Network {
     pub options: WeightsOptions,
     /// SHA-256 of that file.
     pub sha256: String,
-    /// The network, which [`Network::declare`] gives its buffers.
+    /// The network, which [`Model::declare`] gives its buffers.
     pub model: Box<dyn Model>,
     /// Number of training steps after which the weights were written; 0 if the file does not say it.
     pub step: u32,
@@ -44,11 +44,11 @@ impl Network {
         Ok(Network { sha256: file_sha256(&path)?, path, options, model, step, remarks, weights: state })
     }
 
-    /// Declares the parameters' buffers of a network that is to classify `images`.
+    /// Checks that the network can classify `images`.
     ///
     /// # Errors
     /// The images have another shape, or another number of classes, than the network takes.
-    pub(super) fn declare(&mut self, memory: &mut Memory, images: &ImageSet) -> Result<()> {
+    pub(super) fn check(&self, images: &ImageSet) -> Result<()> {
         let found = [images.dataset.height, images.dataset.width, images.dataset.channels];
         if self.model.image() != found {
             return Err(Error::usage(format!(
@@ -63,7 +63,6 @@ impl Network {
             let tensor = &self.model.output_layer().weight;
             return Err(Error::format(&self.path, format!("{tensor}: expected {CLASSES} classes, found {classes}")));
         }
-        self.model.declare(memory);
         Ok(())
     }
 }
@@ -73,30 +72,30 @@ pub(super) struct ImageSet {
     pub dataset: Dataset,
     /// Origin and part of the images, for messages.
     pub origin: String,
+    /// SHA-256 of images and labels.
+    pub sha256: String,
 }
 
 impl ImageSet {
-    /// Loads a part, and no other, of the config's data set from the folder `data`, of which only the first `size` images if that is
-    /// set.
+    /// Loads the first `size` images of a part of the config's data set from the folder `data`; `None`: as many as the
+    /// config says.
     ///
     /// # Errors
-    /// The data cannot be read, or has fewer images.
+    /// The data cannot be read, or there are fewer images.
     pub(super) fn load(config: &Config, split: Split, size: Option<usize>, data: &Path) -> Result<ImageSet> {
         let (dataset, source) = data::load_split(config.dataset, data, config.val_size, split)?;
         let origin = format!("{source}, {split}");
-        let most = match split {
-            Split::Test => config.test_size,
-            Split::Validation => None,
-            Split::Train => config.train_size,
-        };
-        let dataset = dataset.take(most.unwrap_or(usize::MAX));
+        let trained_on = config.train_size.filter(|_| split == Split::Train);
+        let dataset = dataset.take(trained_on.unwrap_or(usize::MAX));
         if let Some(size) = size.filter(|&size| size > dataset.len()) {
             let n = dataset.len();
             return Err(Error::usage(format!(
                 "--test-size: expected at most {n}, the images of {origin}; found {size}"
             )));
         }
-        Ok(ImageSet { dataset: dataset.take(size.unwrap_or(usize::MAX)), origin })
+        let of_config = config.test_size.filter(|_| split == Split::Test);
+        let dataset = dataset.take(size.or(of_config).unwrap_or(usize::MAX));
+        Ok(ImageSet { sha256: dataset.sha256(), dataset, origin })
     }
 }
 

@@ -9,7 +9,9 @@ use super::adversarial::AdversarialImages;
 use super::image_results::{HEADER, ImageResult};
 use super::passes::Passes;
 use super::statistics::{mean, quantile};
+use super::strength::{AttackStrength, strength_lines};
 use crate::catalog::DatasetKind;
+use crate::data::Provenance;
 use crate::record::Margins;
 use crate::tape::Norm;
 use crate::text::{histogram, length, si};
@@ -40,7 +42,7 @@ pub struct EvaluationReport {
     /// SHA-256 of that file.
     #[serde(default)]
     pub weights_sha256: String,
-    /// SHA-256 of the request: of the weights and of every setting that the result depends on.
+    /// SHA-256 of the request: of the weights, the images and every setting that the result depends on.
     #[serde(default, alias = "question")]
     pub request: String,
     /// Description of the network in a line.
@@ -63,6 +65,11 @@ pub struct EvaluationReport {
     /// Origin of the images.
     #[serde(default)]
     pub images: String,
+    /// SHA-256 of number, size, labels and pixels of the images; empty in files of former versions.
+    #[serde(default)]
+    pub images_sha256: String,
+    /// Provenance of the images; absent from files of former versions.
+    pub provenance: Option<Provenance>,
     /// Number of images.
     pub count: usize,
     /// Norm of eps, distances and margins.
@@ -78,6 +85,9 @@ pub struct EvaluationReport {
     /// Images per batch.
     #[serde(default)]
     pub batch_size: usize,
+    /// Precision of the arithmetic; empty in files of former versions.
+    #[serde(default)]
+    pub precision: String,
     /// Device that computed.
     #[serde(default)]
     pub device: String,
@@ -101,6 +111,8 @@ pub struct EvaluationReport {
     /// of such images are 0 there.
     #[serde(default)]
     pub misclassified: Vec<usize>,
+    /// Strength of AN-PGD, by which the margins were measured.
+    pub margin_strength: Option<AttackStrength>,
     /// Upper bound of the search for margins.
     #[serde(default)]
     pub max_eps: f32,
@@ -159,6 +171,8 @@ pub struct AttackStatistics {
     pub passes: Passes,
     /// Duration in seconds.
     pub seconds: f64,
+    /// Strength of the attack; absent from files of former versions.
+    pub strength: Option<AttackStrength>,
 }
 
 /// Distances of the adversarial images that a minimum-norm attack found.
@@ -171,15 +185,17 @@ pub struct MinimumNormResult {
     pub found: usize,
     /// Images that the attack was given: those classified correctly.
     pub attacked: usize,
-    /// Mean distance.
-    pub mean: f64,
-    /// Quartiles of the distance, linear between two neighbours.
-    pub quartiles: [f64; 3],
+    /// Mean distance of those that were found; absent if there is none.
+    pub mean: Option<f64>,
+    /// Quartiles of these distances, linear between two neighbours.
+    pub quartiles: Option<[f64; 3]>,
     /// Passes through the network, summed over the images.
     #[serde(flatten)]
     pub passes: Passes,
     /// Duration in seconds.
     pub seconds: f64,
+    /// Strength of the attack; absent from files of former versions.
+    pub strength: Option<AttackStrength>,
 }
 
 impl MinimumNormResult {
@@ -191,15 +207,25 @@ impl MinimumNormResult {
             name: statistics.name.clone(),
             found: found.len(),
             attacked: statistics.attacked,
-            mean: mean(&found),
-            quartiles: [0.25, 0.5, 0.75].map(|part| quantile(&found, part)),
+            mean: (!found.is_empty()).then(|| mean(&found)),
+            quartiles: (!found.is_empty()).then(|| [0.25, 0.5, 0.75].map(|part| quantile(&found, part))),
             passes: statistics.passes,
             seconds: statistics.seconds,
+            strength: statistics.strength.clone(),
         }
     }
 }
 
 impl EvaluationReport {
+    /// Lines of the table on the strength of each attack.
+    fn strengths(&self) -> String {
+        let bounded = self.robust.first().into_iter().flat_map(|robust| &robust.attacks);
+        let bounded = bounded.map(|attack| (&*attack.name, &attack.strength));
+        let minimum_norm = self.minimum_norm.iter().map(|attack| (&*attack.name, &attack.strength));
+        let all = bounded.chain(minimum_norm).chain([("margins", &self.margin_strength)]);
+        strength_lines(all.filter_map(|(name, strength)| Some((name, strength.as_ref()?))))
+    }
+
     /// Adds the paper's averages, if there are several eps.
     #[must_use]
     pub(super) fn with_averages(self) -> EvaluationReport {
@@ -233,6 +259,7 @@ impl EvaluationReport {
         let EvaluationReport { weights, model, images, count, clean_accuracy, norm, .. } = self;
         let mut text = format!("{weights}: {model}\n");
         self.weights_remarks.iter().for_each(|remark| text += &format!("{remark}\n"));
+        let images = origin(images, self.provenance);
         text += &format!("{count} images ({images})\n\n");
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
         for RobustAccuracy { eps, accuracy, attack, attacks, .. } in &self.robust {
@@ -244,14 +271,24 @@ impl EvaluationReport {
             text += &format!("{:44}{robust:>9.2} %\n", "AvgRobAcc, the mean over the eps");
             text += &format!("{:44}{all:>9.2} %\n", "AvgAcc, with the clean accuracy");
         }
-        for MinimumNormResult { name, found, attacked, mean, quartiles: [lower, median, upper], .. } in
-            &self.minimum_norm
-        {
+        for MinimumNormResult { name, found, attacked, mean, quartiles, strength, .. } in &self.minimum_norm {
+            let name = [vec![name.clone()], unpublished(strength)].concat().join(", ");
             let name = format!("{name}, {norm}: {found} of {attacked} found");
-            text += &format!("{name:44} mean {mean:.4}, quartiles {lower:.4} {median:.4} {upper:.4}\n");
+            let figures = match (mean, quartiles) {
+                (Some(mean), Some([lower, median, upper])) => {
+                    format!("mean {mean:.4}, quartiles {lower:.4} {median:.4} {upper:.4}")
+                }
+                _ => "no distance".into(),
+            };
+            text += &format!("{name:44} {figures}\n");
         }
-        if let (Some(mean), Some(margins)) = (self.mean_margin, &self.image_margins()) {
-            text += &format!("{:44}{mean:>9.4}\n\nmargins, {norm}\n", "mean margin by AN-PGD");
+        if let Some(mean) = self.mean_margin {
+            let name = [vec!["mean margin by AN-PGD".into()], unpublished(&self.margin_strength)].concat().join(", ");
+            text += &format!("{name:44}{mean:>9.4}\n");
+        }
+        text += &self.strengths();
+        if let Some(margins) = &self.image_margins() {
+            text += &format!("\nmargins, {norm}\n");
             histogram(margins, self.max_eps, 40).iter().for_each(|line| text += &format!("{line}\n"));
         }
         let [forward, backward] = [self.forward_passes, self.backward_passes].map(|passes| si(passes as f64));
@@ -263,7 +300,25 @@ impl EvaluationReport {
     }
 }
 
+/// Origin of images, with a word on those that are not the published ones.
+pub(super) fn origin(images: &str, provenance: Option<Provenance>) -> String {
+    match provenance {
+        Some(other @ Provenance::Other) => format!("{images}; {}", other.describe()),
+        _ => images.into(),
+    }
+}
+
+/// Values of an attack that are not the published ones; none if its strength is not known.
+fn unpublished(strength: &Option<AttackStrength>) -> Vec<String> {
+    strength.as_ref().map(AttackStrength::unpublished).unwrap_or_default()
+}
+
 impl AttackStatistics {
+    /// Number of runs that the attack is to have; 0 if its strength is not known.
+    pub(super) fn planned_runs(&self) -> usize {
+        self.strength.as_ref().map_or(0, |strength| strength.used.restarts as usize)
+    }
+
     /// Line of the table.
     fn line(&self) -> String {
         let AttackStatistics { name, runs, attacked, found, passes, seconds, .. } = self;

@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::attacks::{AttackName, AttackSettings};
-use crate::Result;
 use crate::config::{Config, Method};
 pub use crate::data::Split;
-use crate::hash::{file_sha256, sha256};
 use crate::model::state_dict::WeightsOptions;
 
 /// Method that trained a network.
@@ -32,7 +30,7 @@ pub struct EvaluationRequest {
     pub trained: Option<TrainedBy>,
     /// Part of the data set.
     pub split: Split,
-    /// Number of images, the first of that part; `None`: all.
+    /// Number of images, the first of that part; `None`: as many as the config says.
     pub size: Option<usize>,
     /// Folder of the data sets.
     pub data: PathBuf,
@@ -66,26 +64,5 @@ pub struct OutputPaths {
 impl Default for OutputPaths {
     fn default() -> OutputPaths {
         OutputPaths { folder: None, checkpoint_interval: Duration::from_secs(5), keep_images: false }
-    }
-}
-
-impl EvaluationRequest {
-    /// SHA-256 of the weights' bytes and of every setting that the result depends on: two requests with the same hash
-    /// have the same result.
-    ///
-    /// # Errors
-    /// The weights cannot be read.
-    pub fn hash(&self) -> Result<String> {
-        Ok(self.hash_with(&file_sha256(&self.weights)?))
-    }
-
-    /// [`EvaluationRequest::hash`], given the SHA-256 of the weights.
-    pub(super) fn hash_with(&self, weights: &str) -> String {
-        let EvaluationRequest { weights_options, config, split, size, attacks, settings, eps, margins, .. } = self;
-        let settings = (weights, weights_options, config, split, size, attacks, settings, eps, margins);
-        // Evaluations of former versions, which had no choice, keep their hash.
-        let former = ", test_attack_loss_fn: AttackLossFn, test_starts: Same, test_attacked: Correct";
-        let settings = format!("{settings:?}").replace(former, "");
-        sha256(format!("{} {settings}", env!("CARGO_PKG_VERSION")).as_bytes())
     }
 }

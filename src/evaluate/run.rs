@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use super::attacks::record;
-use super::checkpoint::{self, AttackRun, CheckpointWriter, EvaluationState};
+use super::checkpoint::{AttackRun, CheckpointWriter, EvaluationState, FormerState};
 use super::checks::{GradientCheck, Observations};
 use super::claims::AdversarialClaims;
 use super::clean_outputs::CleanOutputs;
@@ -18,6 +18,7 @@ use super::network::{ImageSet, Network, upload};
 use super::passes::Passes;
 use super::report::{AttackStatistics, EvaluationReport};
 use super::request::{EvaluationRequest, OutputPaths};
+use super::strength::AttackStrength;
 use super::verified::{BatchRun, VerifiedAttack, VerifiedExample};
 use crate::device::{Device, Schedule};
 use crate::record::Progress;
@@ -25,53 +26,88 @@ use crate::tape::Memory;
 use crate::text::{length, si};
 use crate::{Error, Result};
 
+/// Network and images of a request, read from their files.
+pub struct EvaluationInputs<'a> {
+    request: &'a EvaluationRequest,
+    network: Network,
+    images: ImageSet,
+    hash: String,
+}
+
 impl EvaluationRequest {
-    /// Runs the evaluation on a device that has no memory yet.
+    /// Reads the weights and the data.
+    ///
+    /// # Errors
+    /// The weights or the data cannot be read, or do not fit each other.
+    pub fn read(&self) -> Result<EvaluationInputs<'_>> {
+        let network = Network::read(&self.weights, &self.weights_options)?;
+        let images = ImageSet::load(&self.config, self.split, self.size, &self.data)?;
+        network.check(&images)?;
+        Ok(EvaluationInputs { hash: self.hash(&network, &images), request: self, network, images })
+    }
+
+    /// Reads the weights and the data, and runs the evaluation on a device that has no memory yet.
     ///
     /// # Errors
     /// The weights or the data cannot be read, or do not fit each other; a file cannot be written; the device failed;
     /// or a signal asked to stop ([`Error::Interrupted`], after the state was written).
     pub fn run(&self, device: &mut dyn Device, paths: &OutputPaths) -> Result<EvaluationReport> {
+        self.read()?.run(device, paths)
+    }
+}
+
+impl EvaluationInputs<'_> {
+    /// SHA-256 of the identity of the evaluation: of weights, images and every setting that its result depends on.
+    pub fn request_hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Runs the evaluation on a device that has no memory yet.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or the device failed.
+    pub fn run(self, device: &mut dyn Device, paths: &OutputPaths) -> Result<EvaluationReport> {
         let started = Instant::now();
-        let mut network = Network::read(&self.weights, &self.weights_options)?;
-        let images = ImageSet::load(&self.config, self.split, self.size, &self.data)?;
+        let EvaluationInputs { request, mut network, images, hash } = self;
         let mut memory = Memory::default();
-        network.declare(&mut memory, &images)?;
+        network.model.declare(&mut memory);
         let model = &*network.model;
-        let examples = Examples::new(&mut memory, model, "images", images.dataset.len(), self.batch_size);
-        let margins = self.margins.then(|| MarginMeasurement::new(&mut memory, model, &examples, &self.config));
-        let attacks = record(&mut memory, model, &examples, &self.attacks, &self.config, &self.settings)?;
-        let verified = attacks
-            .into_iter()
-            .map(|attack| VerifiedAttack::new(&mut memory, model, &examples, self.config.norm, attack));
-        let (bounded, minimum_norm): (Vec<_>, Vec<_>) = verified.partition(|verified| verified.attack.eps.is_some());
+        let examples = Examples::new(&mut memory, model, "images", images.dataset.len(), request.batch_size);
+        let margins = request.margins.then(|| MarginMeasurement::new(&mut memory, model, &examples, &request.config));
+        let attacks = record(&mut memory, model, &examples, &request.attacks, &request.config, &request.settings)?;
+        let evaluated = attacks.into_iter().map(|recorded| EvaluatedAttack {
+            strength: AttackStrength::of(&recorded, &request.config, &request.settings),
+            verified: VerifiedAttack::new(&mut memory, model, &examples, request.config.norm, recorded.attack),
+        });
+        let (bounded, minimum_norm): (Vec<_>, Vec<_>) =
+            evaluated.partition(|evaluated| evaluated.verified.attack.eps.is_some());
         let gradients = GradientCheck::new(&mut memory, model, &examples);
         let programs = margins.iter().map(MarginMeasurement::schedule).flat_map(Schedule::programs);
         let programs = programs.chain(examples.programs()).chain([gradients.program()]);
-        let programs = programs.chain(bounded.iter().chain(&minimum_norm).flat_map(VerifiedAttack::programs));
+        let programs =
+            programs.chain(bounded.iter().chain(&minimum_norm).flat_map(|attack| attack.verified.programs()));
         let bytes = upload(device, &memory, &programs.collect::<Vec<_>>(), [(&network, &examples)], &images)?;
 
         let clean = examples.clean_predictions(device)?;
         let correct: Vec<bool> = clean.iter().map(|prediction| prediction.correct).collect();
-        let empty = self.empty_state(&network, &bounded, &minimum_norm, &images, paths.keep_images);
-        let found = paths.folder.as_deref().map(checkpoint::read).transpose()?.flatten();
-        let found = found.filter(|state| state.continues(&empty));
+        let empty = request.empty_state(hash, &bounded, &minimum_norm, &images, paths.keep_images);
+        let former = paths.folder.as_deref().map_or(Ok(FormerState::None), |folder| empty.former(folder))?;
 
-        let runs = |attacks: &[VerifiedAttack]| attacks.iter().map(|a| u64::from(a.attack.runs)).sum::<u64>();
-        let total = self.eps.len() as u64 * runs(&bounded) + runs(&minimum_norm) + u64::from(self.margins);
-        let mut progress = Progress::new("runs", total, 0, self.quiet);
+        let runs = |attacks: &[EvaluatedAttack]| attacks.iter().map(|a| u64::from(a.verified.attack.runs)).sum::<u64>();
+        let total = request.eps.len() as u64 * runs(&bounded) + runs(&minimum_norm) + u64::from(request.margins);
+        let mut progress = Progress::new("runs", total, 0, request.quiet);
         progress.note(&format!("{} on {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
-        network.remarks.iter().for_each(|remark| progress.note(&format!("{}: {remark}", self.weights.display())));
-        if found.is_some() {
-            progress.note("continuing an interrupted evaluation of the same request");
+        network.remarks.iter().for_each(|remark| progress.note(&format!("{}: {remark}", request.weights.display())));
+        if let Some(note) = former.note() {
+            progress.note(&note);
         }
         let mut run = EvaluationRun {
-            request: self,
+            request,
             device,
             examples: &examples,
             correct: &correct,
             step: network.step,
-            state: found.unwrap_or(empty),
+            state: former.state().unwrap_or(empty),
             checkpoint: CheckpointWriter::new(paths.folder.as_deref(), paths.checkpoint_interval),
             progress,
             started,
@@ -79,42 +115,47 @@ impl EvaluationRequest {
         };
         let margins = run.attack_and_measure(&bounded, &minimum_norm, margins.as_ref())?;
         let state = run.finish();
-        let mut seen = Observations::new(model, device, &examples, &gradients, &correct, &state, &self.eps)?;
+        let mut seen = Observations::new(model, device, &examples, &gradients, &correct, &state, &request.eps)?;
         seen.outputs = CleanOutputs::new(&network, &images, &clean)?;
         let (weights_sha256, dataset) = (&*network.sha256, &images.dataset);
-        let claims = AdversarialClaims { request: self, weights_sha256, dataset, state: &state, correct: &correct };
+        let claims = AdversarialClaims { request, weights_sha256, dataset, state: &state, correct: &correct };
         let adversarial = paths.keep_images.then(|| claims.images(device, &examples)).transpose()?;
         let findings = Findings {
-            request: self,
+            request,
             network: &network,
             images: &images,
             device: device.describe(),
             clean: &clean,
-            bounded: &bounded,
             state: &state,
             margins,
             warnings: seen.warnings(),
         };
         Ok(EvaluationReport { adversarial, ..findings.report() })
     }
+}
 
+impl EvaluationRequest {
     /// State before the first batch. `save`: adversarial images are wanted.
     fn empty_state(
         &self,
-        network: &Network,
-        bounded: &[VerifiedAttack],
-        minimum_norm: &[VerifiedAttack],
+        hash: String,
+        bounded: &[EvaluatedAttack],
+        minimum_norm: &[EvaluatedAttack],
         images: &ImageSet,
         save: bool,
     ) -> EvaluationState {
-        let statistics = |attacks: &[VerifiedAttack]| -> Vec<AttackStatistics> {
-            let empty = |name: &String| AttackStatistics { name: name.clone(), ..AttackStatistics::default() };
-            attacks.iter().map(|verified| empty(&verified.attack.name)).collect()
+        let statistics = |attacks: &[EvaluatedAttack]| -> Vec<AttackStatistics> {
+            let empty = |EvaluatedAttack { verified, strength }: &EvaluatedAttack| AttackStatistics {
+                name: verified.attack.name.clone(),
+                strength: Some(strength.clone()),
+                ..AttackStatistics::default()
+            };
+            attacks.iter().map(empty).collect()
         };
         let n = images.dataset.len();
         let pixels = || images.dataset.images.iter().map(|&byte| f32::from(byte) / 255.0).collect();
         EvaluationState {
-            request: self.hash_with(&network.sha256),
+            request: hash,
             batch_size: self.batch_size,
             next: Default::default(),
             found_by: vec![None; n],
@@ -125,6 +166,12 @@ impl EvaluationRequest {
             seconds: 0.0,
         }
     }
+}
+
+/// Attack of an evaluation, with its strength.
+struct EvaluatedAttack {
+    verified: VerifiedAttack,
+    strength: AttackStrength,
 }
 
 /// Evaluation in progress.
@@ -150,8 +197,8 @@ impl EvaluationRun<'_> {
     /// moment is dropped, and the state of those before it is written.
     fn attack_and_measure(
         &mut self,
-        bounded: &[VerifiedAttack],
-        minimum_norm: &[VerifiedAttack],
+        bounded: &[EvaluatedAttack],
+        minimum_norm: &[EvaluatedAttack],
         margins: Option<&MarginMeasurement>,
     ) -> Result<Option<MeasuredMargins>> {
         let mut run = || {
@@ -168,9 +215,9 @@ impl EvaluationRun<'_> {
     }
 
     /// Runs attacks in balls, from the smallest eps to the largest.
-    fn bounded(&mut self, attacks: &[VerifiedAttack]) -> Result<()> {
+    fn bounded(&mut self, attacks: &[EvaluatedAttack]) -> Result<()> {
         for eps in 0..self.request.eps.len() {
-            for (at, attack) in attacks.iter().enumerate() {
+            for (at, EvaluatedAttack { verified: attack, .. }) in attacks.iter().enumerate() {
                 for run in 0..attack.attack.runs as usize {
                     let this = AttackRun { eps, attack: at, run };
                     // Examples that this run found before an interruption were among its inputs, too.
@@ -184,9 +231,9 @@ impl EvaluationRun<'_> {
     }
 
     /// Runs minimum-norm attacks on all correctly classified examples.
-    fn minimum_norm(&mut self, attacks: &[VerifiedAttack]) -> Result<()> {
+    fn minimum_norm(&mut self, attacks: &[EvaluatedAttack]) -> Result<()> {
         let given: Vec<u32> = self.correct_examples().collect();
-        for (at, attack) in attacks.iter().enumerate() {
+        for (at, EvaluatedAttack { verified: attack, .. }) in attacks.iter().enumerate() {
             for run in 0..attack.attack.runs as usize {
                 self.attack_run(AttackRun { eps: self.request.eps.len(), attack: at, run }, attack, &given)?;
             }

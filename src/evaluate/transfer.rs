@@ -6,18 +6,22 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::attacks::{AttackName, AttackSettings, record};
+use super::attacks::{AttackName, AttackSettings, RecordedAttack, record};
 use super::checks::Observations;
 use super::clean_outputs::CleanOutputs;
 use super::examples::Examples;
+use super::identity::PRECISION;
 use super::network::{ImageSet, Network, upload};
 use super::passes::Passes;
+use super::report::origin;
 use super::request::Split;
 use super::statistics::accuracy;
+use super::strength::{AttackStrength, NamedStrength, strength_lines};
 use super::verified::{Verifier, begin};
 use crate::Result;
 use crate::attack::Attack;
 use crate::config::Config;
+use crate::data::Provenance;
 use crate::device::Device;
 use crate::interrupt;
 use crate::model::state_dict::WeightsOptions;
@@ -63,6 +67,12 @@ pub struct TransferReport {
     pub normalizations: Vec<String>,
     /// Remarks on the reading of each file of weights.
     pub weights_remarks: Vec<Vec<String>>,
+    /// Origin of the images.
+    pub images: String,
+    /// SHA-256 of number, size, labels and pixels of the images.
+    pub images_sha256: String,
+    /// Provenance of the images.
+    pub provenance: Provenance,
     /// Number of images.
     pub count: usize,
     /// Norm of eps.
@@ -71,6 +81,10 @@ pub struct TransferReport {
     pub eps: f64,
     /// Attacks by name.
     pub attacks: Vec<AttackName>,
+    /// Strength of each attack that these names stand for.
+    pub strengths: Vec<NamedStrength>,
+    /// Precision of the arithmetic.
+    pub precision: &'static str,
     /// Seed of all random numbers.
     pub seed: u64,
     /// Accuracy of each target without an attack.
@@ -97,10 +111,17 @@ struct SourceNetwork {
 /// Attack on a source, whose results are verified on every target.
 struct SourceAttack {
     attack: Attack,
+    strength: AttackStrength,
     /// Passes of a run for each example.
     passes: Passes,
     /// Verification by each target.
     verifiers: Vec<Verifier>,
+}
+
+impl SourceAttack {
+    fn named_strength(&self) -> NamedStrength {
+        NamedStrength { name: self.attack.name.clone(), strength: self.strength.clone() }
+    }
 }
 
 impl TransferRequest {
@@ -114,7 +135,8 @@ impl TransferRequest {
         let mut networks = self.weights.iter().map(read).collect::<Result<Vec<_>>>()?;
         let images = ImageSet::load(&self.config, Split::Test, self.size, &self.data)?;
         let mut memory = Memory::default();
-        networks.iter_mut().try_for_each(|network| network.declare(&mut memory, &images))?;
+        networks.iter().try_for_each(|network| network.check(&images))?;
+        networks.iter_mut().for_each(|network| network.model.declare(&mut memory));
         let n = images.dataset.len();
         let sources = self.sources(&mut memory, &networks, n)?;
         let programs = sources.iter().flat_map(|source| {
@@ -145,10 +167,15 @@ impl TransferRequest {
             models: networks.iter().map(|network| network.model.describe()).collect(),
             normalizations: networks.iter().map(|network| network.model.normalization().to_string()).collect(),
             weights_remarks: networks.iter().map(|network| network.remarks.clone()).collect(),
+            images: images.origin.clone(),
+            images_sha256: images.sha256.clone(),
+            provenance: images.dataset.provenance,
             count: n,
             norm: self.config.norm,
             eps: self.eps,
             attacks: self.attacks.clone(),
+            strengths: sources[0].attacks.iter().map(SourceAttack::named_strength).collect(),
+            precision: PRECISION,
             seed: self.settings.seed,
             clean: correct.iter().map(|correct| accuracy(correct)).collect(),
             accuracy: robust.iter().map(|targets| targets.iter().map(|robust| accuracy(robust)).collect()).collect(),
@@ -165,13 +192,15 @@ impl TransferRequest {
             let model = &*network.model;
             let examples = Examples::new(memory, model, "images", n, self.batch_size);
             let attacks = record(memory, model, &examples, &self.attacks, &self.config, &self.settings)?;
-            let source_attack = |attack: Attack| {
+            let source_attack = |recorded: RecordedAttack| {
+                let strength = AttackStrength::of(&recorded, &self.config, &self.settings);
+                let attack = recorded.attack;
                 let verifier = |target: &Network| {
                     Verifier::new(memory, &*target.model, &examples.batch, self.config.norm, &attack)
                 };
                 let verifiers = networks.iter().map(verifier).collect();
                 let passes = Passes::of_schedule(&attack.schedule, model, attack.adv.dims[0]);
-                SourceAttack { attack, passes, verifiers }
+                SourceAttack { attack, strength, passes, verifiers }
             };
             let attacks = attacks.into_iter().map(source_attack).collect();
             Ok(SourceNetwork { examples, attacks })
@@ -194,7 +223,7 @@ impl TransferRequest {
         let mut done = 0;
         let mut robust = vec![correct.to_vec(); sources.len()];
         for ((source, path), robust) in sources.iter().zip(&self.weights).zip(&mut robust) {
-            for SourceAttack { attack, passes: of_run, verifiers } in &source.attacks {
+            for SourceAttack { attack, passes: of_run, verifiers, .. } in &source.attacks {
                 for run in 0..attack.runs {
                     // An example that is not robust on any target is not attacked again.
                     let given: Vec<u32> = (0..n).filter(|&i| robust.iter().any(|target| target[i as usize])).collect();
@@ -233,13 +262,9 @@ impl TransferReport {
             self.weights_remarks[i].iter().for_each(|remark| text += &format!("    {remark}\n"));
         }
         let attacks: Vec<_> = self.attacks.iter().map(ToString::to_string).collect();
-        text += &format!(
-            "\n{} images, {} eps {}, {}; accuracy in %\n\n",
-            self.count,
-            self.norm,
-            length(self.eps),
-            attacks.join(" + ")
-        );
+        let (eps, attacks) = (length(self.eps), attacks.join(" + "));
+        let images = origin(&self.images, Some(self.provenance));
+        text += &format!("\n{} images ({images}), {} eps {eps}, {attacks}; accuracy in %\n\n", self.count, self.norm);
         let targets: String = (0..self.weights.len()).map(|i| format!("{:>10}", number(i))).collect();
         text += &format!("{:36}{targets}\n", "classified by");
         text += &row("no attack", &self.clean);
@@ -247,6 +272,7 @@ impl TransferReport {
             text += &row(&format!("images made on {}", number(i)), values);
         }
         text += &row("images made on any", &self.union);
+        text += &strength_lines(self.strengths.iter().map(|named| (&*named.name, &named.strength)));
         text += &format!("\n{:.1} s; seed {}\n", self.seconds, self.seed);
         self.warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
         text

@@ -14,6 +14,7 @@ use super::values::{UNKNOWN, count, decimal, distance, grouped, percent, percent
 use crate::Result;
 use crate::catalog::DatasetKind;
 use crate::evaluate::report::{AttackStatistics, MinimumNormResult, RobustAccuracy};
+use crate::evaluate::strength::AttackStrength;
 use crate::record::MarginCounts;
 use crate::tape::Norm;
 use crate::text::length;
@@ -98,6 +99,8 @@ fn settings(shown: &ShownEvaluation) -> String {
         ("d_max", shown.d_max().map_or(UNKNOWN.into(), length)),
         ("weights", code(&report.weights)),
         ("SHA-256 of the weights begins", code(&report.weights_sha256.chars().take(16).collect::<String>())),
+        ("SHA-256 of the images begins", code(&report.images_sha256.chars().take(16).collect::<String>())),
+        ("precision", known(&report.precision)),
         ("maxmargin", known(&report.maxmargin)),
         ("commit", code(report.commit.as_deref().unwrap_or_default())),
         ("device", known(&report.device)),
@@ -122,18 +125,23 @@ fn at_each_eps(robust: &[RobustAccuracy], n: u64) -> String {
         return text;
     }
     let others = ["runs", "attacked", "adversarial", "forward passes", "backward passes", "seconds"].map(numbers);
-    let head: Vec<_> = [numbers("eps"), words("attack")].into_iter().chain(others).collect();
+    let head: Vec<_> = [numbers("eps"), words("attack")].into_iter().chain(others).chain([words("strength")]).collect();
     text + &format!("<details open><summary>each attack</summary>\n{}</details>\n", table(&head, &attacks))
 }
 
 /// Row of an attack at an eps.
 fn attack_row(eps: f64, attack: &AttackStatistics) -> Vec<String> {
-    let AttackStatistics { name, runs, attacked, found, passes, seconds, .. } = attack;
+    let AttackStatistics { name, runs, attacked, found, passes, seconds, strength: attack_strength, .. } = attack;
     let counts = [u64::from(*runs), *attacked as u64, *found as u64, passes.forward, passes.backward].map(grouped);
     let mut row = vec![length(eps), escape(name)];
     row.extend(counts);
-    row.push(decimal(*seconds, 1));
+    row.extend([decimal(*seconds, 1), strength(attack_strength)]);
     row
+}
+
+/// Strength of an attack, beside the published one where they differ.
+fn strength(strength: &Option<AttackStrength>) -> String {
+    strength.as_ref().map_or(UNKNOWN.into(), |strength| escape(&strength.to_string()))
 }
 
 /// Table of the minimum-norm attacks' distances beside the paper's.
@@ -143,13 +151,13 @@ fn minimum_norm(shown: &ShownEvaluation, paper: &PaperTables) -> String {
         return String::new();
     }
     let own = |attack: &MinimumNormResult| {
-        let MinimumNormResult { name, found, attacked, mean, quartiles, passes, seconds } = attack;
+        let MinimumNormResult { name, found, attacked, mean, quartiles, passes, seconds, strength: of_attack } = attack;
         // Files of former versions do not say how many were attacked.
         let attacked = if *attacked < *found { UNKNOWN.into() } else { grouped(*attacked as u64) };
         let mut row = vec![escape(name), percent_of(Some(report.clean_accuracy), report.count as u64)];
-        row.push(format!("{} <small>of {} of {attacked} found</small>", distance(Some(*mean)), grouped(*found as u64)));
-        row.extend(quartiles.map(|value| distance(Some(value))));
-        row.extend([grouped(passes.forward), grouped(passes.backward), decimal(*seconds, 1)]);
+        row.push(format!("{} <small>of {} of {attacked} found</small>", distance(*mean), grouped(*found as u64)));
+        row.extend(quartiles.map_or([None; 3], |quartiles| quartiles.map(Some)).map(distance));
+        row.extend([grouped(passes.forward), grouped(passes.backward), decimal(*seconds, 1), strength(of_attack)]);
         ("ours", row)
     };
     let mut body: Vec<_> = report.minimum_norm.iter().map(own).collect();
@@ -167,12 +175,13 @@ fn minimum_norm(shown: &ShownEvaluation, paper: &PaperTables) -> String {
     for row in &published {
         let mut cells = vec![format!("paper, {}", escape(&row.name))];
         cells.extend(columns.map(|column| paper_figure(row.figure(column))));
-        cells.extend([UNKNOWN; 3].map(String::from));
+        cells.extend([UNKNOWN; 4].map(String::from));
         body.push(("", cells));
     }
     let others = ["clean, %", "mean", "lower quartile", "median", "upper quartile"].map(numbers);
     let costs = ["forward passes", "backward passes", "seconds"].map(numbers);
-    let head: Vec<_> = [words("nearest adversarial examples")].into_iter().chain(others).chain(costs).collect();
+    let head = [words("nearest adversarial examples")].into_iter().chain(others).chain(costs);
+    let head: Vec<_> = head.chain([words("strength")]).collect();
     let mut note = String::from(
         "Mean and quartiles are of the images for which an adversarial one was found; they leave out images that may lie \
          farther.",
@@ -212,8 +221,9 @@ fn margins(shown: &ShownEvaluation) -> Result<String> {
         n => format!(" Not shown: {} of another value.", grouped(n as u64)),
     };
     let caption = format!(
-        "{key}Margins of {} by AN-PGD; red, below 0: the {} misclassified.{beyond}",
+        "{key}Margins of {} by AN-PGD ({}); red, below 0: the {} misclassified.{beyond}",
         count(margins.values.len() as u64, "image"),
+        strength(&report.margin_strength),
         grouped(counts.misclassified as u64)
     );
     Ok(wide_figure(&plot, &caption))

@@ -9,6 +9,7 @@ use crate::batch::DeviceData;
 use crate::config::{Config, as_written};
 use crate::data::{Batches, Splits};
 use crate::device::{Device, Schedule, Snapshot};
+use crate::evaluate::attacks::RecordedAttack;
 use crate::evaluate::passes::Passes;
 use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
@@ -427,7 +428,7 @@ fn record_test_attack(
         nb_sample: 0,
         seed: config.seed,
     };
-    let attacks = attacks::record(memory, model, examples, &[AttackName::Pgd], config, &settings)?;
-    let verified = |attack| VerifiedAttack::new(memory, model, examples, config.norm, attack);
-    Ok(attacks.into_iter().map(verified).collect())
+    let recorded = attacks::record(memory, model, examples, &[AttackName::Pgd], config, &settings)?;
+    let verified = |one: RecordedAttack| VerifiedAttack::new(memory, model, examples, config.norm, one.attack);
+    Ok(recorded.into_iter().map(verified).collect())
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use maxmargin::model::state_dict::to_tensors;
 use maxmargin::model::{LeNet5, Model};
-use maxmargin::record::{Tensor, TensorFile, write_tensors};
+use maxmargin::record::{Tensor, TensorData, TensorFile, write_tensors};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -87,6 +87,8 @@ fn the_report_as_a_file_has_every_figure() {
         "device",
         "forward_passes",
         "images",
+        "images_sha256",
+        "margin_strength",
         "margins",
         "max_eps",
         "maxmargin",
@@ -95,7 +97,9 @@ fn the_report_as_a_file_has_every_figure() {
         "minimum_norm",
         "model",
         "norm",
+        "precision",
         "protocol",
+        "provenance",
         "request",
         "robust",
         "schema_version",
@@ -259,7 +263,11 @@ fn an_evaluation_of_the_former_version_is_recognized_as_that_of_the_same_request
     let former = fs::read_to_string(&path).expect("a report");
     let other = done_in(folder.path(), &format!("{pgd} --eps 0.1"));
     assert!(other.out.contains("run/evaluation-pgd-2 has the report"), "{}", other.out);
-    assert!(other.err.contains("run/evaluation-pgd is of other flags, weights or program and stays"), "{}", other.err);
+    assert!(
+        other.err.contains("run/evaluation-pgd is of other images, weights, flags or program and stays"),
+        "{}",
+        other.err
+    );
     assert_eq!(fs::read_to_string(&path).expect("a report"), former);
     let same = done_in(folder.path(), &format!("{pgd} --quiet"));
     assert!(same.out.contains("run/evaluation-pgd has the report"), "{}", same.out);
@@ -285,6 +293,76 @@ fn a_required_accuracy_that_is_not_reached_is_exit_code_1() {
     let both = with("--eps 0.2,0.3 --require-clean 0 --require-robust 100@0.2 --require-robust 100%@0.3");
     assert_eq!(both.code, Some(1), "{both:?}");
     assert_eq!(both.out.matches("check failed: --require-robust 100@0.").count(), 2, "{}", both.out);
+}
+
+#[test]
+fn a_doubtful_figure_meets_no_requirement_unless_that_is_accepted() {
+    let folder = folder();
+    let mut tensors = weights();
+    for name in ["linear2.weight", "linear2.bias"] {
+        let tensor = tensors.iter_mut().find(|tensor| tensor.name == name).expect("LeNet5 has it");
+        let scaled = tensor.clone();
+        let TensorData::F32(values) = &scaled.data else { panic!("single precision") };
+        *tensor = Tensor::new(name, &scaled.shape, values.iter().map(|value| 1e6 * value).collect::<Vec<f32>>());
+    }
+    write(&folder.path().join("x"), &tensors);
+    let line = format!("evaluate x {SHORT} --attack pgd --require-robust 0@0.3");
+    let said = maxmargin_in(folder.path(), &line);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.out.contains("but the figure is doubtful: zero-gradient: "), "{}", said.out);
+    done_in(folder.path(), &format!("{line} --allow-suspicious"));
+}
+
+#[test]
+fn the_test_size_of_a_run_does_not_cut_the_number_that_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 5 --steps 1";
+    done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
+    let count = |flags: &str| {
+        let flags = format!("--quiet --attack pgd --nb-iter 1 --nb-restart 1 {flags}");
+        result(folder.path(), "run", flags.trim())["count"].clone()
+    };
+    assert_eq!((count(""), count("--test-size 40")), (5.into(), 40.into()));
+    let parts = ["--test-size: expected at most", "1000, the images of bundled digits, test; found 1001"];
+    refused_in(folder.path(), "evaluate run --test-size 1001", &parts);
+    refused_in(
+        folder.path(),
+        "evaluate run --split train --test-size 51",
+        &["at most 50, the images of bundled digits, train; found 51"],
+    );
+}
+
+#[test]
+fn the_strength_of_every_attack_is_in_the_table_and_the_report() {
+    let folder = folder();
+    let flags = "--quiet --test-size 30 --nb-iter 2 --attack apgd-ce,fab --json r.json";
+    let said = done_in(folder.path(), &format!("evaluate w.safetensors {flags}"));
+    for part in [
+        "\neps 0.3, apgd-ce linf, 2 of 100 iterations ",
+        "\nfab, 2 of 100 iterations, linf: ",
+        "\nstrength of the attacks\n  apgd-ce      2 of 100 iterations, 1 run, loss xent\n  fab ",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let text = fs::read_to_string(folder.path().join("r.json")).expect("a report");
+    let found: Value = serde_json::from_str(&text).expect("JSON");
+    for strength in [&found["robust"][0]["attacks"][0]["strength"], &found["minimum_norm"][0]["strength"]] {
+        assert_eq!((&strength["iterations"], &strength["published"]["iterations"]), (&2.into(), &100.into()));
+    }
+}
+
+#[test]
+fn a_default_eps_and_the_same_written_out_are_one_evaluation() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = "--width 0.125 --nb-iter 1 --train-size 50 --val-size 20 --test-size 5 --steps 1 --test-eps 51/255";
+    done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
+    for flags in ["", " --eps 51/255 --require-robust 0@0.2", " --require-robust 0@51/255"] {
+        // The network is hardly trained: only the eps are of interest.
+        let flags = if flags.is_empty() { flags.into() } else { format!("{flags} --allow-suspicious") };
+        let said =
+            done_in(folder.path(), &format!("evaluate run --quiet --attack pgd --nb-restart 1 --nb-iter 1{flags}"));
+        assert!(said.out.contains("run/evaluation-pgd has the report"), "{flags}: {}", said.out);
+    }
 }
 
 #[test]

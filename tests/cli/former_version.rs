@@ -163,15 +163,18 @@ fn weights_are_exported_and_attacked() {
     );
 }
 
+/// A former evaluation does not say which images it measured, so it stays, whatever is asked.
 #[test]
-fn a_repeated_evaluation_has_the_figures_of_the_former_version() {
+fn a_repeated_evaluation_has_the_figures_of_the_former_version_and_leaves_it_alone() {
     let folder = runs();
     for (flags, name) in [(FINISHED, "evaluation-pgd+margins"), (MINIMUM_NORM, "evaluation-ddn")] {
-        let record = folder.path().join("mma").join(name).join("evaluation.json");
-        let former = json(&record);
+        let record = |name: &str| folder.path().join("mma").join(name).join("evaluation.json");
+        let before = fs::read(record(name)).expect("a record");
+        let former = json(&record(name));
         let said = evaluate(folder.path(), flags);
-        assert!(said.contains(&format!("mma/{name} has the report")), "the same folder: {said}");
-        let found = json(&record);
+        assert!(said.contains(&format!("mma/{name}-2 has the report")), "a folder of its own: {said}");
+        assert_eq!(fs::read(record(name)).expect("a record"), before);
+        let found = json(&record(&format!("{name}-2")));
         assert_eq!(found["weights_sha256"], former["weights_sha256"]);
         assert_eq!(found["clean_accuracy"], former["clean_accuracy"]);
         for (e, former) in former["robust"].as_array().expect("a list").iter().enumerate() {
@@ -195,19 +198,15 @@ fn an_evaluation_with_other_flags_leaves_the_former_one_alone() {
     assert_eq!(fs::read(&record).expect("a record"), before);
 }
 
+/// A state of a former version does not say which images it was of.
 #[test]
-fn a_killed_evaluation_continues_and_ends_with_the_same_figures() {
+fn a_killed_evaluation_of_the_former_version_is_not_continued_and_not_lost() {
     let folder = runs();
-    let said = evaluate(folder.path(), KILLED);
-    assert!(said.contains("mma/evaluation-pgd+square has the report"), "{said}");
-    evaluate(folder.path(), &format!("{KILLED} --out anew"));
-    let record = |name: &str| json(&folder.path().join(name).join("evaluation.json"));
-    let (continued, anew) = (record("mma/evaluation-pgd+square"), record("anew"));
-    let first = |record: &Value, name: &str| number(&record["robust"][0]["attacks"][0][name]);
-    assert!(first(&continued, "seconds") > 6.36, "6.36 s of the first attack were spent before it was killed");
-    for (e, robust) in anew["robust"].as_array().expect("a list").iter().enumerate() {
-        assert_eq!(continued["robust"][e]["accuracy"], robust["accuracy"], "eps {}", robust["eps"]);
-    }
-    let images = |name: &str| fs::read_to_string(folder.path().join(name).join("images.csv")).expect("a table");
-    assert_eq!(images("mma/evaluation-pgd+square"), images("anew"));
+    let killed = folder.path().join("mma/evaluation-pgd+square/unfinished.safetensors");
+    let before = fs::read(&killed).expect("a state");
+    let said = done_in(folder.path(), &format!("evaluate mma --device cpu {KILLED}"));
+    assert!(said.out.contains("mma/evaluation-pgd+square-2 has the report"), "{}", said.out);
+    let stays = "mma/evaluation-pgd+square is of other images, weights, flags or program and stays";
+    assert!(said.err.contains(stays), "{}", said.err);
+    assert_eq!(fs::read(&killed).expect("a state"), before);
 }
