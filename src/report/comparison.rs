@@ -116,7 +116,7 @@ impl Comparison<'_> {
         let parts = self.dataset == DatasetKind::Cifar10 && self.norm == Norm::Linf;
         let (scale, unit) = if parts { (255.0, "/255") } else { (1.0, "") };
         let mut keys = String::new();
-        let (mut series, mut lines) = (Vec::new(), Vec::new());
+        let (mut series, mut lines) = (Vec::<Series>::new(), Vec::new());
         for (number, model) in self.published.models.iter().enumerate() {
             let look = self.look_of_model(number, model);
             series.push(Series::new(look, model.points()));
@@ -140,15 +140,22 @@ impl Comparison<'_> {
         // Far beyond the eps of the attacks few images are left.
         let end = if last > 0.0 { longest.clamp(last, 2.0 * last) } else { longest };
         let end = scale * if end > 0.0 { end } else { 1.0 };
-        let step = side_by_side(&grid, series.len()).map_or(0.01 * end, |step| (scale * step).min(0.01 * end));
-        let middle = (series.len() as f64 - 1.0) / 2.0;
-        for (k, series) in series.iter_mut().enumerate() {
-            series.points.iter_mut().for_each(|(eps, _)| *eps = *eps * scale + (k as f64 - middle) * step);
+        let own = series.split_off(self.published.models.len());
+        let mut groups = [series, own];
+        let gap = least_gap(&grid).unwrap_or(end / scale) * scale;
+        let mut edge = 0.02 * end;
+        for group in &mut groups {
+            let step = (0.01 * end).min(0.7 * gap / group.len().max(1) as f64);
+            let middle = (group.len() as f64 - 1.0) / 2.0;
+            for (k, series) in group.iter_mut().enumerate() {
+                series.points.iter_mut().for_each(|(eps, _)| *eps = *eps * scale + (k as f64 - middle) * step);
+            }
+            edge = f64::max(edge, (middle + 1.0) * step);
         }
-        let edge = (middle + 2.0) * step;
+        let mut series = groups.concat();
         let mut caption = String::from(
             "Accuracy under attack; at eps 0 without an attack. Points are measured, and no line joins them, for nothing was \
-             measured between; those of one eps lie side by side. Bars: Wilson\u{2019}s 95 % confidence intervals.",
+             measured between; those of one eps lie side by side, the runs\u{2019} around it. Bars: Wilson\u{2019}s 95 % confidence intervals.",
         );
         if !self.published.models.is_empty() {
             caption += " Letters: the paper\u{2019}s models, in the colour of a run that was trained in the same way.";
@@ -206,21 +213,20 @@ impl Comparison<'_> {
     }
 }
 
-/// Distance between points of the same eps, so that those of `n` series keep apart from those of the next eps; `None`
-/// if there is one eps alone.
-fn side_by_side(grid: &[f64], n: usize) -> Option<f64> {
+/// Least distance between two neighbours of 0 and the ascending eps of a grid; `None` if there is no other than 0.
+fn least_gap(grid: &[f64]) -> Option<f64> {
     let from_zero = [0.0].into_iter().chain(grid.iter().copied()).collect::<Vec<_>>();
     let gaps = from_zero.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| gap.is_finite() && *gap > 0.0);
-    gaps.min_by(f64::total_cmp).map(|gap| 0.8 * gap / n.max(1) as f64)
+    gaps.min_by(f64::total_cmp)
 }
 
 /// Reliability of a model's figures in words.
 fn standing(model: &PaperModel) -> &'static str {
     let verified = model.figures.iter().filter(|(_, figure)| figure.verified).count();
     match verified {
-        0 => "unverified transcription",
+        0 => "unverified",
         n if n == model.figures.len() => "verified",
-        _ => "bold: verified; grey: unverified transcription",
+        _ => "bold verified, grey unverified",
     }
 }
 
@@ -239,8 +245,8 @@ mod tests {
 
     #[test]
     fn points_of_many_series_stay_at_their_eps() {
-        assert!((side_by_side(&[0.1, 0.2, 0.4], 8).unwrap() - 0.01).abs() < 1e-12);
-        assert_eq!(side_by_side(&[], 3), None);
-        assert_eq!(side_by_side(&[0.0, f64::NAN], 3), None);
+        assert!((least_gap(&[0.1, 0.2, 0.4]).unwrap() - 0.1).abs() < 1e-12);
+        assert_eq!(least_gap(&[]), None);
+        assert_eq!(least_gap(&[0.0, f64::NAN]), None);
     }
 }

@@ -288,7 +288,7 @@ fn unverified_figures_are_grey_and_said_to_be_so_and_absent_unless_asked_for() {
         &shown,
         &[
             "paper, PGD-0.3</span></td><td><span class=\"unsure\">98.96</span></td>",
-            "<td class=\"words\">unverified transcription</td>",
+            "<td class=\"words\">unverified</td>",
             "<span class=\"unsure\">Grey</span> ones are unverified: transcriptions that nobody could check",
             "paper, MMA-0.45</span></td><td><b>98.95</b></td>",
         ],
