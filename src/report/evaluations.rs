@@ -61,7 +61,8 @@ pub fn chapter(sources: &[ReportSource], paper: &PaperTables, pictures: &mut Pic
 fn evaluation(shown: &ShownEvaluation, paper: &PaperTables) -> Result<String> {
     let report = shown.report();
     let mut text = format!("<h3>{}</h3>\n", shown.look.key(&shown.name()));
-    text += &warning_box("Warnings about these figures (docs/checks.md explains each)", &shown.warnings());
+    text += &warning_box("Figures of other weights", &Vec::from_iter(shown.other_weights()));
+    text += &warning_box("Warnings about these figures (docs/checks.md explains each)", &report.warnings);
     text += &settings(shown);
     text += &at_each_eps(&report.robust, report.count as u64);
     text += &minimum_norm(shown, paper);

@@ -48,8 +48,8 @@ impl<'a> ShownEvaluation<'a> {
     pub fn other_weights(&self) -> Option<String> {
         let best = self.evaluation.best_now.as_ref()?;
         Some(format!(
-            "other-weights: these figures are of weights that the run no longer has: their SHA-256 begins with {:.12}, that \
-             of best.safetensors with {best:.12}; they are not compared with others. `maxmargin evaluate {}` measures the \
+            "these figures are of weights that the run no longer has: their SHA-256 begins with {:.12}, that of \
+             best.safetensors with {best:.12}; they are not compared with others. `maxmargin evaluate {}` measures the \
              present weights",
             self.report().weights_sha256,
             self.source.path.display()

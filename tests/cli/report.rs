@@ -329,7 +329,7 @@ fn an_evaluation_of_weights_that_the_run_no_longer_has_is_marked_and_not_compare
     has(
         &shown,
         &[
-            "run / evaluation-old: other-weights: these figures are of weights that the run no longer has",
+            "run / evaluation-old: these figures are of weights that the run no longer has",
             &format!("begins with 0123456789ab, that of best.safetensors with {now:.12}"),
             "`maxmargin evaluate run` measures the present weights",
         ],
