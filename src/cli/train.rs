@@ -10,7 +10,7 @@ use super::presets;
 use super::settings::{SettingsFlags, losses};
 use crate::catalog::DatasetKind;
 use crate::config::{Config, DEFAULT_PRESET, Method, as_written, preset};
-use crate::data::{self, Dataset, Splits};
+use crate::data::{self, Dataset, Provenance, Splits};
 use crate::evaluate::mean;
 use crate::record::RunFolder;
 use crate::record::run::{BEST, CONFIG, LAST};
@@ -178,11 +178,15 @@ fn execute(plan: &TrainPlan) -> Result<Outcome> {
     let shown = folder.path().display();
     if !plan.device_flags.quiet {
         let Splits { train, validation, test, source } = &splits;
+        let other = match splits.provenance() {
+            Provenance::Other => format!("{source}: not the published files; no figure of the paper is comparable\n"),
+            _ => String::new(),
+        };
         let counts = [train, validation, test].map(Dataset::len);
         let [train, validation, test] = counts;
         let settings = if plan.verbose { config.describe() } else { summary(config) };
         print(&format!(
-            "{settings}\n{source}: {train} training, {validation} validation, {test} test images\nrun folder {shown}\n\n"
+            "{settings}\n{source}: {train} training, {validation} validation, {test} test images\n{other}run folder {shown}\n\n"
         ))?;
     }
     // A run that stopped before its first checkpoint begins anew.

@@ -119,6 +119,12 @@ pub struct ResultRecord {
     /// Memory that the run took on the device, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
+    /// SHA-256 of training, validation and test images with their labels; empty in runs of older versions.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub data_sha256: String,
+    /// Provenance of the images: `bundled`, `published` or `other`; empty in runs of older versions.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub data_provenance: String,
     /// Description of the device; empty in runs of older versions.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,

@@ -137,7 +137,7 @@ fn remove_ended(folder: &Path, path: &Path) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         found => found.map_err(|e| Error::io(path, "read", e))?,
     };
-    let removal = format!("remove {} if it is not running any more", path.display());
+    let removal = format!("remove {} if it has ended", path.display());
     match serde_json::from_str::<LockOwner>(&found) {
         Ok(owner) if owner.has_ended() => {}
         Ok(LockOwner { host, process, .. }) => {
@@ -187,7 +187,7 @@ mod tests {
         assert!(lock.notice().unwrap().contains("this disk cannot lock files"));
         let said = without_locks(folder.path()).unwrap_err().to_string();
         let process = format!("process {} of host {} is training", std::process::id(), system::host());
-        assert!(said.contains(&process) && said.contains("lock.owner if it is not running"), "{said}");
+        assert!(said.contains(&process) && said.contains("lock.owner if it has ended"), "{said}");
         assert!(RunLock::acquire(folder.path()).is_err(), "it counts where the system locks, too");
         drop(lock);
         assert!(!folder.path().join(OWNER).exists());

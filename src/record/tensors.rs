@@ -263,7 +263,7 @@ fn verify_seal(
 }
 
 /// Advice about a file whose seal does not fit.
-const RESTORE: &str = "restore it from a copy, or have it written again";
+const RESTORE: &str = "restore it from a copy";
 
 /// SHA-256 of the metadata, of names, types and shapes of the tensors in the order of their names, and of their elements
 /// in that order.

@@ -7,7 +7,7 @@ use super::step::TrainingStep;
 use crate::attack::StepLength;
 use crate::batch::DeviceData;
 use crate::config::{Config, as_written};
-use crate::data::{Batches, Splits};
+use crate::data::{Batches, Provenance, Splits};
 use crate::device::{Device, Schedule, Snapshot};
 use crate::evaluate::attacks::RecordedAttack;
 use crate::evaluate::passes::Passes;
@@ -75,6 +75,9 @@ struct TrainingRun<'a> {
     saved: u32,
     /// Memory taken on the device, in bytes.
     device_bytes: usize,
+    /// SHA-256 of the training, validation and test images.
+    data_sha256: String,
+    provenance: Provenance,
 }
 
 /// Images whose accuracy and margins are measured.
@@ -154,9 +157,10 @@ impl<'a> TrainingRun<'a> {
         validation.examples.upload(device, &splits.validation)?;
         test.examples.upload(device, &splits.test)?;
 
+        let data_sha256 = splits.sha256();
         let (state, metrics) = if resume {
             // Everything is read before anything is changed.
-            let state = checkpoint::load_last(config, folder, &*model, &training, device)?;
+            let state = checkpoint::load_last(config, folder, &*model, &training, device, &data_sha256)?;
             let metrics = Metrics::resume(&folder.file(METRICS), u64::from(state.step), state.validation_due)?;
             folder.write_config(&config.to_toml())?;
             (state, metrics)
@@ -182,6 +186,8 @@ impl<'a> TrainingRun<'a> {
             state,
             saved: state.step,
             device_bytes,
+            data_sha256,
+            provenance: splits.provenance(),
         };
         if !resume {
             run.write_checkpoint()?;
@@ -287,12 +293,17 @@ impl<'a> TrainingRun<'a> {
         schedule.iter().take_while(|(from, _)| *from < step).last().map_or(0.0, |(_, rate)| *rate)
     }
 
-    /// Refuses weights and running statistics that are infinite or NaN, so that none are saved.
+    /// Refuses weights, running statistics and states of the optimizer that are infinite or NaN, so that none are saved.
     fn check_weights(&self) -> Result<()> {
         let state = self.model.read(self.device)?;
         for (what, values) in ["a weight", "a running statistic of batch norm"].iter().zip(&state) {
             if let Some(value) = values.iter().find(|value| !value.is_finite()) {
                 return Err(self.diverged(self.state.step, &format!("{what} is {value}")));
+            }
+        }
+        for buffer in &self.training.optimizer_state {
+            if let Some(value) = self.device.read_f32(buffer)?.iter().find(|value| !value.is_finite()) {
+                return Err(self.diverged(self.state.step, &format!("a number of {} is {value}", buffer.name)));
             }
         }
         Ok(())
@@ -334,7 +345,8 @@ impl<'a> TrainingRun<'a> {
 
     /// Writes the state to resume from.
     fn write_checkpoint(&mut self) -> Result<()> {
-        checkpoint::write_last(self.folder, &*self.model, &self.training, self.device, self.state)?;
+        let (model, training) = (&*self.model, &self.training);
+        checkpoint::write_last(self.folder, model, training, self.device, self.state, &self.data_sha256)?;
         self.saved = self.state.step;
         Ok(())
     }
@@ -358,6 +370,8 @@ impl<'a> TrainingRun<'a> {
             robust_attack: format!("PGD-{RESULT_ITERATIONS}, eps {}, {RESULT_RESTARTS} starts (xent, cw)", length(eps)),
             mean_margin: Some(mean(&result.margins.values)),
             device_bytes: Some(self.device_bytes as u64),
+            data_sha256: self.data_sha256.clone(),
+            data_provenance: self.provenance.to_string(),
             device: self.device.describe(),
             training_forward_passes: Some(passes.forward),
             training_backward_passes: Some(passes.backward),

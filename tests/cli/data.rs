@@ -28,7 +28,7 @@ fn data_lists_each_data_set_with_its_size_or_the_command_that_fetches_it() {
 }
 
 /// Writes a MNIST of ten images a part into `data/mnist`; they are not the published ones.
-fn write_mnist(folder: &Path) {
+pub fn write_mnist(folder: &Path) {
     let place = folder.join("data/mnist");
     std::fs::create_dir_all(&place).expect("a folder");
     for part in ["train", "t10k"] {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::cifar10;
+use crate::data::write_mnist;
 use crate::{ProgramOutput, done_in, maxmargin, maxmargin_in, refused_in};
 
 /// Flags of a run that takes a moment.
@@ -52,6 +53,27 @@ fn without_a_terminal_progress_comes_in_plain_lines() {
     for part in [" steps/s  ", " 0:00:00 left  loss ", "  accuracy ", " %  mean margin "] {
         assert!(last.contains(part), "{part:?} in {last}");
     }
+}
+
+#[test]
+fn a_run_says_that_its_data_are_not_the_published_and_is_not_resumed_with_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_mnist(folder.path());
+    let flags = "train --dataset mnist --width 0.125 --nb-iter 1 --val-size 2 --training-batch-size 4 --savepath run";
+    let said = done_in(folder.path(), &format!("{flags} --steps 2"));
+    assert!(said.out.contains("\ndata/mnist: not the published files; no figure of the paper"), "{}", said.out);
+    let metrics = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).expect("metrics");
+    let result: serde_json::Value = serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&result["data_provenance"], result["data_sha256"].as_str().map(str::len)), (&"other".into(), Some(64)));
+
+    // The same images with another label, as Fashion-MNIST has other images under the same names.
+    let labels = folder.path().join("data/mnist/train-labels-idx1-ubyte");
+    let mut bytes = std::fs::read(&labels).expect("labels");
+    let last = bytes.last_mut().expect("a label");
+    *last = (*last + 1) % 10;
+    std::fs::write(&labels, bytes).expect("labels");
+    let parts = ["run/last.safetensors: expected the images and labels that the run was trained on", "--data"];
+    refused_in(folder.path(), "train --resume run --steps 3", &parts);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
-use maxmargin::record::{Tensor, TensorFile, write_tensors};
+use maxmargin::record::{Tensor, TensorData, TensorFile, write_tensors};
 
 use crate::{assert_same, begin, done, files, go_on, metrics, refused, run, said, temporary, tensors};
 
@@ -26,6 +26,26 @@ fn set(path: &Path, key: &str, value: &str) {
     rewrite(path, |file| drop(file.metadata.insert(key.into(), value.into())));
 }
 
+/// Changes an element of a tensor, in a file that is valid otherwise.
+fn set_element(path: &Path, name: &str, value: f32) {
+    rewrite(path, |file| {
+        let tensor = file.tensors.iter_mut().find(|tensor| tensor.name == name).expect("the tensor");
+        let TensorData::F32(elements) = &mut tensor.data else { panic!("{name}: single precision") };
+        elements[3] = value;
+    });
+}
+
+/// Flips a bit of a tensor.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x40;
+    fs::write(path, bytes).unwrap();
+}
+
+/// Bits of numbers in double precision.
+const NAN: &str = "9221120237041090560";
+const INFINITY: &str = "9218868437227405312";
+
 type Damage = (&'static str, Box<dyn Fn(&Path)>, &'static [&'static str]);
 
 fn damages() -> Vec<Damage> {
@@ -34,7 +54,7 @@ fn damages() -> Vec<Damage> {
     }
     vec![
         damage(LAST, |p| truncate(p, 2), &["truncated"]),
-        damage(LAST, |p| truncate(p, 1 << 30), &["byte 0", "found 0 bytes"]),
+        damage(LAST, |p| truncate(p, 1 << 30), &["byte 0", "an empty file"]),
         damage(LAST, |p| fs::write(p, "<!DOCTYPE html><html></html>").unwrap(), &["byte 0", "a web page"]),
         damage(
             LAST,
@@ -69,6 +89,38 @@ fn damages() -> Vec<Damage> {
         damage(LAST, |p| set(p, "step", "25"), &["metadata `step`: expected at most the run's 24, found 25"]),
         damage(LAST, |p| set(p, "best_step", ""), &["metadata `best_step`", "found ``"]),
         damage(LAST, |p| set(p, "best_margin_bits", "0.5"), &["metadata `best_margin_bits`", "found `0.5`"]),
+        damage(
+            LAST,
+            |p| set(p, "best_margin_bits", NAN),
+            &["metadata `best_margin_bits`: expected a number from 0", "NaN"],
+        ),
+        damage(LAST, |p| set(p, "best_margin_bits", INFINITY), &["metadata `best_margin_bits`: expected", "found inf"]),
+        damage(LAST, |p| set(p, "best_step", "13"), &["metadata `best_step`: expected at most the file's step 12"]),
+        damage(
+            LAST,
+            |p| rewrite(p, |f| drop(f.metadata.remove("best_step"))),
+            &["metadata `best_step`", "no such entry"],
+        ),
+        damage(LAST, |p| set_element(p, "margins", f32::NAN), &["tensor `margins`, element 3: expected 0 to ", "NaN"]),
+        damage(
+            LAST,
+            |p| set_element(p, "margins", 0.5),
+            &["tensor `margins`, element 3: expected 0 to 0.47", "found 0.5"],
+        ),
+        damage(LAST, |p| set_element(p, "margins", -0.1), &["tensor `margins`, element 3: expected", "found -0.1"]),
+        damage(
+            LAST,
+            |p| set_element(p, "adam.v.conv2.bias", f32::INFINITY),
+            &["`adam.v.conv2.bias`, element 3", "inf"],
+        ),
+        damage(LAST, |p| set_element(p, "weights.conv1.bias", f32::NAN), &["`weights.conv1.bias`, element 3", "NaN"]),
+        damage(LAST, flip, &["expected the content of SHA-256 ", "train --config ", "starts the run again"]),
+        damage(BEST, flip, &["expected the content of SHA-256 ", "restore it from a copy"]),
+        damage(
+            LAST,
+            |p| set(p, "data_sha256", "0123456789abcdef"),
+            &["expected the images and labels that the run was trained on, of SHA-256 0123456789ab;", "--data"],
+        ),
         damage(LAST, |p| fs::remove_file(p).unwrap(), &["cannot resume without last.safetensors"]),
         damage(BEST, |p| truncate(p, 3), &["truncated"]),
         damage(BEST, |p| fs::remove_file(p).unwrap(), &["cannot read"]),
@@ -83,8 +135,8 @@ fn damages() -> Vec<Damage> {
             },
             &["line 4: expected a JSON object"],
         ),
-        damage(CONFIG, |p| truncate(p, 2), &["line 26: "]),
-        damage(CONFIG, |p| truncate(p, 1 << 30), &["line 1: missing field `preset`"]),
+        damage(CONFIG, |p| truncate(p, 2), &["config.toml: line "]),
+        damage(CONFIG, |p| truncate(p, 1 << 30), &["expected settings as TOML, found an empty file"]),
         damage(CONFIG, |p| fs::write(p, [0xff, 0xfe]).unwrap(), &["cannot read"]),
         damage(
             CONFIG,
@@ -92,7 +144,7 @@ fn damages() -> Vec<Damage> {
                 let text = fs::read_to_string(p).unwrap();
                 fs::write(p, text.replace("nb_iter = 2", "nb_iter = \"two\"")).unwrap();
             },
-            &["line 18: ", "two", "expected u32"],
+            &["config.toml: line ", "two", "expected u32"],
         ),
         damage(
             CONFIG,
