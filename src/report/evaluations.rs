@@ -76,10 +76,10 @@ fn settings(shown: &ShownEvaluation) -> String {
     let known = |value: &str| if value.is_empty() { UNKNOWN.into() } else { escape(value) };
     let code = |value: &str| if value.is_empty() { UNKNOWN.into() } else { format!("<code>{}</code>", escape(value)) };
     let optional = |value: &Option<String>| known(value.as_deref().unwrap_or_default());
-    let images = match [&*report.images, &*report.split].into_iter().find(|text| !text.is_empty()) {
-        Some(text) => format!("{} ({})", grouped(report.count as u64), escape(text)),
-        None => grouped(report.count as u64),
-    };
+    let origin = [&*report.images, &*report.split].into_iter().find(|text| !text.is_empty()).map(escape);
+    let origin = origin.into_iter().chain(report.provenance.map(|provenance| provenance.describe().into()));
+    let origin = origin.collect::<Vec<String>>().join("; ");
+    let images = grouped(report.count as u64) + &if origin.is_empty() { origin } else { format!(" ({origin})") };
     let trained = match (&report.method, &shown.source.run) {
         (None, Some(run)) => method(&run.config),
         (method, _) => optional(&method.as_ref().map(|method| method.to_uppercase())),
@@ -96,12 +96,15 @@ fn settings(shown: &ShownEvaluation) -> String {
         ("backward passes of an image", grouped(report.backward_passes)),
         ("seconds", report.seconds.map_or(UNKNOWN.into(), |seconds| decimal(seconds, 1))),
         ("network", known(&report.model)),
+        ("normalization", known(&report.normalization)),
         ("trained by", trained),
         ("d_max", shown.d_max().map_or(UNKNOWN.into(), length)),
         ("weights", code(&report.weights)),
         ("SHA-256 of the weights begins", code(&report.weights_sha256.chars().take(16).collect::<String>())),
         ("SHA-256 of the images begins", code(&report.images_sha256.chars().take(16).collect::<String>())),
         ("precision", known(&report.precision)),
+        ("ignored tensors", known(&report.ignored_tensors.join(", "))),
+        ("remarks on the weights", known(&report.weights_remarks.join("; "))),
         ("maxmargin", known(&report.maxmargin)),
         ("commit", code(report.commit.as_deref().unwrap_or_default())),
         ("device", known(&report.device)),
@@ -187,6 +190,9 @@ fn minimum_norm(shown: &ShownEvaluation, paper: &PaperTables) -> String {
         "Mean and quartiles are of the images for which an adversarial one was found; they leave out images that may lie \
          farther.",
     );
+    if let Some(other) = shown.other_images() {
+        note += &format!(" The paper\u{2019}s distances are left out: {other}.");
+    }
     if !published.is_empty() {
         note += " The paper\u{2019}s distances: Carlini and Wagner\u{2019}s attack on the first 1,000 test images; bold: verified.";
     }
@@ -222,9 +228,12 @@ fn margins(shown: &ShownEvaluation) -> Result<String> {
         n => format!(" Not shown: {} of another value.", grouped(n as u64)),
     };
     let caption = format!(
-        "{key}Margins of {} by AN-PGD ({}); red, below 0: the {} misclassified.{beyond}",
+        "{key}Margins of {} by AN-PGD{}; red, below 0: the {} misclassified.{beyond}",
         count(margins.values.len() as u64, "image"),
-        strength(&report.margin_strength),
+        report
+            .margin_strength
+            .as_ref()
+            .map_or(String::new(), |strength| format!(" ({})", escape(&strength.to_string()))),
         grouped(counts.misclassified as u64)
     );
     Ok(wide_figure(&plot, &caption))

@@ -64,6 +64,9 @@ fn describe(run: &RecordedRun) -> String {
     ];
     let steps = u64::from(config.max_num_training_steps);
     parts.push(format!("{} of {}", grouped(run.steps_done()), count(steps, "step")));
+    if run.trained_on_other_images() {
+        parts.push("<b class=\"other\">trained on images that are NOT the published ones</b>".into());
+    }
     if let Some(best) = run.metrics.epochs.iter().rfind(|line| line.best) {
         parts.push(format!("best checkpoint after step {}", grouped(best.step)));
     }

@@ -4,8 +4,9 @@ use super::colour::PageColour;
 use super::escape::escape;
 use super::marker::{Look, Marker, Stroke};
 use super::paper;
-use super::sources::{RecordedEvaluation, ReportSource};
+use super::sources::{RecordedEvaluation, RecordedRun, ReportSource};
 use crate::config::{Config, as_written};
+use crate::data::Provenance;
 use crate::evaluate::report::EvaluationReport;
 use crate::text::length;
 
@@ -56,9 +57,14 @@ impl<'a> ShownEvaluation<'a> {
         ))
     }
 
-    /// Words about images that are not the published ones; `None` if they are, or if it is not known.
+    /// Words about images that are not the published ones, of the evaluation or of the training; `None` if they are, or
+    /// if it is not known.
     pub fn other_images(&self) -> Option<&'static str> {
-        None
+        if self.report().provenance == Some(Provenance::Other) {
+            return Some("images that are NOT the published ones");
+        }
+        let trained = self.source.run.as_ref().is_some_and(RecordedRun::trained_on_other_images);
+        trained.then_some("trained on images that are NOT the published ones")
     }
 
     /// Warnings about the figures: those of the checks, and of other weights.
@@ -90,8 +96,8 @@ impl<'a> ShownEvaluation<'a> {
     pub fn paper_name(&self) -> Option<String> {
         let EvaluationReport { dataset, norm, method, .. } = self.report();
         let run = self.source.run.as_ref().map(|run| &run.config);
-        // A length in another norm has another meaning.
-        if run.is_some_and(|config| config.norm != *norm) {
+        // A length in another norm has another meaning, and other images make another model.
+        if self.other_images().is_some() || run.is_some_and(|config| config.norm != *norm) {
             return None;
         }
         let (method, length) = match (method, run) {

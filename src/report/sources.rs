@@ -6,7 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::choice::Choice as _;
 use crate::config::Config;
+use crate::data::Provenance;
 use crate::evaluate::folder::{EVALUATION, EVALUATIONS, read_report};
 use crate::evaluate::report::EvaluationReport;
 use crate::hash::file_sha256;
@@ -135,6 +137,11 @@ impl RecordedRun {
             ));
         }
         Ok(RecordedRun { config, metrics })
+    }
+
+    /// True if the run recorded that its images are not the published ones.
+    pub fn trained_on_other_images(&self) -> bool {
+        self.metrics.results.iter().any(|result| result.data_provenance == Provenance::Other.name())
     }
 
     /// Number of training steps that are recorded.

@@ -341,6 +341,53 @@ fn an_evaluation_of_weights_that_the_run_no_longer_has_is_marked_and_not_compare
     assert!(shown.contains("</svg>run, old</span></h3>"), "its figures stand in a section of their own");
 }
 
+#[test]
+fn figures_of_other_images_than_the_published_ones_never_stand_beside_the_paper_s_without_a_word() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, provenance: &str| {
+        let mut found = evaluation();
+        (found["dataset"], found["norm"], found["provenance"]) = ("mnist".into(), "l2".into(), provenance.into());
+        let at = folder.path().join(name);
+        fs::create_dir(&at).expect("a folder");
+        fs::write(at.join("evaluation.json"), found.to_string()).expect("a file");
+    };
+    write("fashion", "other");
+    write("mnist", "published");
+    let alone = page(folder.path(), "fashion --unverified", "fashion/report.html");
+    has(
+        &alone,
+        &[
+            "measured on 12,345 images; <b class=\"other\">images that are NOT the published ones</b>",
+            "The paper\u{2019}s figures are left out",
+            "The paper\u{2019}s distances are left out: images that are NOT the published ones.",
+            "NOT the published files)",
+        ],
+    );
+    assert!(!alone.contains("</svg>paper, ") && !alone.contains("Carlini and Wagner"));
+    let both = page(folder.path(), "fashion mnist --unverified", "fashion/report.html");
+    assert_eq!(both.matches("<b class=\"other\">images that are NOT the published ones</b>").count(), 1);
+    has(&both, &["</svg>paper, MMA-2.0</span>", "the published files)"]);
+}
+
+#[test]
+fn a_run_on_other_images_than_the_published_ones_is_said_to_be_one() {
+    let folder = runs(&["run"]);
+    let path = folder.path().join("run/metrics.jsonl");
+    let other = |mut line: Value| {
+        if line["kind"] == "result" {
+            line["data_provenance"] = "other".into();
+        }
+        format!("{line}\n")
+    };
+    let lines: String = read_metrics(&path).expect("metrics").into_iter().map(other).collect();
+    fs::write(&path, lines).expect("metrics");
+    evaluate(&folder.path().join("run"), "paper", &evaluation());
+    let shown = page(folder.path(), "run", "run/report.html");
+    let words = "<b class=\"other\">trained on images that are NOT the published ones</b>";
+    has(&shown, &[&format!("; {words}; best checkpoint"), &format!("measured on 12,345 images; {words}")]);
+    assert!(!shown.contains("</svg>paper, "));
+}
+
 /// Runs of eight names and more, of which the last ones had the colours of the first.
 #[test]
 fn every_run_has_a_colour_and_a_marker_of_its_own_in_the_keys_of_every_plot() {
