@@ -88,7 +88,7 @@ pub fn main() -> Result<()> {
 
     let clean = accuracy(&examples.correct(device)?);
     let mut robust =
-        |attack| robust_examples(std::slice::from_ref(attack), device, &examples, 0.1).map(|s| accuracy(&s));
+        |attack| robust_examples(std::slice::from_ref(attack), device, &examples, 0.1, |_| ()).map(|s| accuracy(&s));
     let (fgsm, mi_fgsm) = (robust(&attacks[0])?, robust(&attacks[1])?);
     println!("clean accuracy {clean:.1} %; at eps 0.1, FGSM leaves {fgsm:.1} %, MI-FGSM {mi_fgsm:.1} %");
     assert!(clean > 80.0 && mi_fgsm < clean, "the attack finds adversarial examples");

@@ -31,6 +31,11 @@ impl Schedule {
         self.stages.iter().map(|(program, _)| &**program)
     }
 
+    /// Number of times that a program runs.
+    pub fn executions(&self) -> u32 {
+        self.stages.iter().map(|(_, times)| times).sum()
+    }
+
     /// Appends the stages of another schedule.
     pub fn extend(&mut self, other: &Schedule) {
         self.stages.extend(other.stages.iter().cloned());

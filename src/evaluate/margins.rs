@@ -64,6 +64,11 @@ impl MarginMeasurement {
         }
     }
 
+    /// Passes of the attack for each example.
+    pub fn passes(&self) -> Passes {
+        self.passes
+    }
+
     /// Schedule of the attack on a batch.
     pub fn schedule(&self) -> &Schedule {
         &self.an_pgd.schedule

@@ -8,7 +8,7 @@
 //! - [`attacks`]: attacks by name, with their published settings; [`protocol`]: published sets of them.
 //! - [`attack_flags`]: which attack reads which flag; [`strength`]: how hard an attack tried, beside the published.
 //! - [`verified`]: an attack whose results are recomputed by a clean forward pass.
-//! - [`passes`]: forward and backward passes of a program, counted from its ops.
+//! - [`passes`]: forward and backward passes of a program, counted from its ops; `planned`: those still to be done.
 //! - [`examples`]: a data set on the device, batch by batch, and its predictions without an attack.
 //! - [`margins`]: margins by AN-PGD in its test form, which selects checkpoints.
 //! - [`checks`]: signs that a figure is doubtful, by name; `clean_outputs`: outputs that are no numbers, or all alike.
@@ -32,6 +32,7 @@ pub mod image_results;
 pub mod margins;
 mod network;
 pub mod passes;
+mod planned;
 pub mod protocol;
 pub mod report;
 pub mod request;

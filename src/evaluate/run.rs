@@ -16,6 +16,7 @@ use super::findings::Findings;
 use super::margins::{MarginMeasurement, MeasuredMargins};
 use super::network::{ImageSet, Network, upload};
 use super::passes::Passes;
+use super::planned::{PlannedPasses, PlannedRuns};
 use super::report::{AttackStatistics, EvaluationReport};
 use super::request::{EvaluationRequest, OutputPaths};
 use super::strength::AttackStrength;
@@ -23,7 +24,7 @@ use super::verified::{BatchRun, VerifiedAttack, VerifiedExample};
 use crate::device::{Device, Schedule};
 use crate::record::Progress;
 use crate::tape::Memory;
-use crate::text::{length, si};
+use crate::text::{counted, length, si};
 use crate::{Error, Result};
 
 /// Network and images of a request, read from their files.
@@ -93,9 +94,19 @@ impl EvaluationInputs<'_> {
         let empty = request.empty_state(hash, &bounded, &minimum_norm, &images, paths.keep_images);
         let former = paths.folder.as_deref().map_or(Ok(FormerState::None), |folder| empty.former(folder))?;
 
-        let runs = |attacks: &[EvaluatedAttack]| attacks.iter().map(|a| u64::from(a.verified.attack.runs)).sum::<u64>();
-        let total = request.eps.len() as u64 * runs(&bounded) + runs(&minimum_norm) + u64::from(request.margins);
-        let mut progress = Progress::new("runs", total, 0, request.quiet);
+        let planned = |attacks: &[EvaluatedAttack], robust_only: bool| -> Vec<PlannedRuns> {
+            let of = |EvaluatedAttack { verified, .. }: &EvaluatedAttack| PlannedRuns {
+                runs: verified.attack.runs,
+                passes: verified.passes().total(),
+                robust_only,
+            };
+            attacks.iter().map(of).collect()
+        };
+        let of_margins =
+            margins.iter().map(|m| PlannedRuns { runs: 1, passes: m.passes().total(), robust_only: false });
+        let in_balls = planned(&bounded, true).repeat(request.eps.len());
+        let plan = [in_balls, planned(&minimum_norm, false), of_margins.collect()];
+        let mut progress = Progress::of_work("evaluation", request.quiet);
         progress.note(&format!("{} on {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
         network.remarks.iter().for_each(|remark| progress.note(&format!("{}: {remark}", request.weights.display())));
         if let Some(note) = former.note() {
@@ -110,8 +121,10 @@ impl EvaluationInputs<'_> {
             state: former.state().unwrap_or(empty),
             checkpoint: CheckpointWriter::new(paths.folder.as_deref(), paths.checkpoint_interval),
             progress,
+            planned: PlannedPasses::new(&plan.concat()),
             started,
             runs_done: 0,
+            passes_done: 0,
         };
         let margins = run.attack_and_measure(&bounded, &minimum_norm, margins.as_ref())?;
         let state = run.finish();
@@ -186,10 +199,13 @@ struct EvaluationRun<'a> {
     state: EvaluationState,
     checkpoint: CheckpointWriter,
     progress: Progress,
+    planned: PlannedPasses,
     /// Time from which the state's seconds are not yet counted.
     started: Instant,
     /// Runs done, for the progress.
-    runs_done: u64,
+    runs_done: usize,
+    /// Passes that this process has done, for the progress.
+    passes_done: u64,
 }
 
 impl EvaluationRun<'_> {
@@ -261,29 +277,33 @@ impl EvaluationRun<'_> {
         let eps = self.eps(this);
         let name = format!("{} run {} of {}", attack.attack.name, this.run + 1, attack.attack.runs);
         let label = eps.map_or(name.clone(), |eps| format!("eps {} {name}", length(eps)));
-        let batches: Vec<&[u32]> = self.examples.batches(given).collect();
-        for (b, index) in batches.iter().enumerate() {
+        let of_image = attack.passes().total();
+        let later = self.planned.left(self.runs_done, given.len(), self.correct.len());
+        for (b, index) in self.examples.batches(given).enumerate() {
             if this.batch(b) < self.state.next {
                 continue;
             }
             let began = Instant::now();
-            let (progress, done) = (&mut self.progress, self.runs_done - 1);
-            let left = given.len() - b * self.examples.batch.capacity();
+            let (progress, done) = (&mut self.progress, self.passes_done);
+            let images_left = given.len() - b * self.examples.batch.capacity();
+            let left = later + images_left as u64 * of_image;
+            let figures = format!("{label}: {}", counted(images_left as u64, "image"));
             let images = !self.state.images.is_empty();
             let batch = BatchRun { index, eps: eps.unwrap_or_default() as f32, run: this.run as u32, images };
             let results = attack.run(self.device, self.examples, &batch, |part| {
-                let percent = 100.0 * (b as f64 + part) / batches.len() as f64;
-                progress.update(done, &format!("{label}: {left} images, {percent:.0} %"));
+                let part = (part * (index.len() as u64 * of_image) as f64) as u64;
+                progress.advance(done + part, left - part, &figures);
             })?;
             self.record(this, index, &results.examples);
             self.count(this, &results.examples, results.passes, began);
+            self.passes_done += results.passes.total();
+            self.progress.advance(self.passes_done, left - index.len() as u64 * of_image, &figures);
             self.state.next = this.batch(b + 1);
             self.state.seconds += self.started.elapsed().as_secs_f64();
             self.started = Instant::now();
             self.checkpoint.write_if_due(&self.state)?;
         }
         self.state.next = this.end();
-        self.progress.update(self.runs_done, &name);
         Ok(())
     }
 
@@ -328,9 +348,11 @@ impl EvaluationRun<'_> {
     }
 
     fn margins(&mut self, margins: &MarginMeasurement) -> Result<MeasuredMargins> {
-        let (progress, done, n) = (&mut self.progress, self.runs_done, self.correct.len());
+        let (progress, done, n) = (&mut self.progress, self.passes_done, self.correct.len());
+        let of_image = margins.passes().total();
         margins.measure(self.device, self.examples, self.step, |measured| {
-            progress.update(done + u64::from(measured == n), &format!("margins: {measured} of {n} images"));
+            let left = (n - measured) as u64 * of_image;
+            progress.advance(done + measured as u64 * of_image, left, &format!("margins: {measured} of {n} images"));
         })
     }
 

@@ -13,6 +13,7 @@ use super::examples::Examples;
 use super::identity::PRECISION;
 use super::network::{ImageSet, Network, upload};
 use super::passes::Passes;
+use super::planned::{PlannedPasses, PlannedRuns};
 use super::report::origin;
 use super::request::Split;
 use super::statistics::accuracy;
@@ -122,6 +123,11 @@ impl SourceAttack {
     fn named_strength(&self) -> NamedStrength {
         NamedStrength { name: self.attack.name.clone(), strength: self.strength.clone() }
     }
+
+    /// Passes of a run and its verification for an image.
+    fn of_image(&self) -> u64 {
+        self.passes.total() + self.verifiers.len() as u64
+    }
 }
 
 impl TransferRequest {
@@ -218,28 +224,41 @@ impl TransferRequest {
     ) -> Result<Vec<Vec<Vec<bool>>>> {
         let n = correct[0].len() as u32;
         let eps = self.eps as f32;
-        let runs = sources.iter().flat_map(|source| &source.attacks).map(|at| u64::from(at.attack.runs)).sum();
-        let mut progress = Progress::new("runs", runs, 0, self.quiet);
-        let mut done = 0;
+        let planned = sources.iter().flat_map(|source| &source.attacks);
+        let planned = planned.map(|at| PlannedRuns { runs: at.attack.runs, passes: at.of_image(), robust_only: false });
+        let planned = PlannedPasses::new(&planned.collect::<Vec<_>>());
+        let mut progress = Progress::of_work("transfer", self.quiet);
+        let (mut runs_done, mut passes_done) = (0, 0);
         let mut robust = vec![correct.to_vec(); sources.len()];
         for ((source, path), robust) in sources.iter().zip(&self.weights).zip(&mut robust) {
-            for SourceAttack { attack, passes: of_run, verifiers, .. } in &source.attacks {
+            for source_attack in &source.attacks {
+                let SourceAttack { attack, passes: of_run, verifiers, .. } = source_attack;
+                let (of_image, executions) = (source_attack.of_image(), attack.schedule.executions());
+                let figures = format!("images made on {}, {}", path.display(), attack.name);
                 for run in 0..attack.runs {
+                    runs_done += 1;
+                    let later = planned.left(runs_done, 0, correct[0].len());
                     // An example that is not robust on any target is not attacked again.
                     let given: Vec<u32> = (0..n).filter(|&i| robust.iter().any(|target| target[i as usize])).collect();
+                    let mut left = later + given.len() as u64 * of_image;
                     for index in source.examples.batches(&given) {
+                        let of_batch = index.len() as u64 * of_image;
                         source.examples.load(device, index)?;
                         begin(attack, device, index.len(), eps, run)?;
-                        device.replay_observed(&attack.schedule, &mut |_| interrupt::check())?;
+                        device.replay_observed(&attack.schedule, &mut |executed| {
+                            let part = of_batch * u64::from(executed) / u64::from(executions);
+                            progress.advance(passes_done + part, left - part, &figures);
+                            interrupt::check()
+                        })?;
                         *passes += *of_run * index.len() as u64;
                         for (verifier, robust) in verifiers.iter().zip(robust.iter_mut()) {
                             let results = verifier.verify(device, index.len(), eps)?;
                             passes.forward += index.len() as u64;
                             index.iter().zip(results).for_each(|(&i, r)| robust[i as usize] &= !r.adversarial);
                         }
+                        (passes_done, left) = (passes_done + of_batch, left - of_batch);
+                        progress.advance(passes_done, left, &figures);
                     }
-                    done += 1;
-                    progress.update(done, &format!("images made on {}, {}", path.display(), attack.name));
                 }
             }
         }

@@ -97,6 +97,17 @@ impl VerifiedAttack {
         self.attack.schedule.programs().chain([self.verifier.program()]).chain(compaction)
     }
 
+    /// Passes of a run and its verification for an example that stays robust to the end.
+    pub(super) fn passes(&self) -> Passes {
+        let verification = Passes { forward: 1, backward: 0 };
+        self.pieces.iter().fold(Passes::default(), |sum, piece| sum + piece.passes + verification)
+    }
+
+    /// Passes of all runs and their verification for an example that stays robust to the end.
+    pub fn passes_of_runs(&self) -> u64 {
+        self.passes().total() * u64::from(self.attack.runs)
+    }
+
     /// Runs the attack on a batch and verifies its results. `progress` is given the fraction of the run that is done.
     ///
     /// # Errors
@@ -115,10 +126,15 @@ impl VerifiedAttack {
         let mut results: Vec<Option<VerifiedExample>> = vec![None; index.len()];
         // Position in `index` of the example in each row of the batch.
         let mut places: Vec<usize> = (0..index.len()).collect();
+        let all: u32 = self.pieces.iter().map(|piece| piece.schedule.executions()).sum();
+        let mut done = 0;
         for (at, piece) in self.pieces.iter().enumerate() {
-            device.replay_observed(&piece.schedule, &mut |_| interrupt::check())?;
+            device.replay_observed(&piece.schedule, &mut |of_piece| {
+                progress(f64::from(done + of_piece) / f64::from(all));
+                interrupt::check()
+            })?;
+            done += piece.schedule.executions();
             passes += piece.passes * places.len() as u64;
-            progress((at + 1) as f64 / self.pieces.len() as f64);
             let last = at + 1 == self.pieces.len();
             let Some(compaction) = self.compaction.as_ref().filter(|_| !last) else { continue };
             let verified = self.verify(device, places.len(), batch, &mut passes)?;
@@ -224,7 +240,7 @@ impl Verifier {
 }
 
 /// True for each example that is correct without an attack and under every run of every attack in balls of radius
-/// `eps`.
+/// `eps`. `progress` is given the fraction of the runs that is done.
 ///
 /// # Errors
 /// The device failed, or a signal asked to stop.
@@ -233,16 +249,26 @@ pub fn robust_examples(
     device: &mut dyn Device,
     examples: &Examples,
     eps: f32,
+    mut progress: impl FnMut(f64),
 ) -> Result<Vec<bool>> {
     let mut robust = examples.correct(device)?;
+    let runs: u32 = attacks.iter().map(|attack| attack.attack.runs).sum();
+    let mut runs_done = 0.0;
     for attack in attacks {
         for run in 0..attack.attack.runs {
             let given: Vec<u32> = (0..robust.len() as u32).filter(|&i| robust[i as usize]).collect();
+            let mut images_done = 0.0;
             for index in examples.batches(&given) {
                 let batch = BatchRun { index, eps, run, images: false };
-                let verified = attack.run(device, examples, &batch, |_| ())?.examples;
+                let images = index.len() as f64;
+                let part = |part: f64| {
+                    progress((runs_done + (images_done + part * images) / given.len() as f64) / f64::from(runs));
+                };
+                let verified = attack.run(device, examples, &batch, part)?.examples;
                 index.iter().zip(verified).for_each(|(&i, result)| robust[i as usize] = !result.adversarial);
+                images_done += images;
             }
+            runs_done += 1.0;
         }
     }
     Ok(robust)

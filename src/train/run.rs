@@ -93,9 +93,11 @@ impl MeasuredImages {
         MeasuredImages { examples, margins }
     }
 
-    /// Margins by a network that was trained for `step` steps.
-    fn measure_margins(&self, device: &mut dyn Device, step: u32) -> Result<Margins> {
-        Ok(self.margins.measure(device, &self.examples, step, |_| ())?.margins)
+    /// Margins by a network that was trained for `step` steps. `progress` is given the fraction of the images that is
+    /// done.
+    fn measure_margins(&self, device: &mut dyn Device, step: u32, mut progress: impl FnMut(f64)) -> Result<Margins> {
+        let n = self.examples.len().max(1) as f64;
+        Ok(self.margins.measure(device, &self.examples, step, |measured| progress(measured as f64 / n))?.margins)
     }
 }
 
@@ -319,7 +321,9 @@ impl<'a> TrainingRun<'a> {
 
     /// Measures the validation images' margins, and saves the weights if their mean is the largest so far.
     fn validate(&mut self) -> Result<()> {
-        let margins = self.validation.measure_margins(self.device, self.state.step)?;
+        self.progress.begin_part();
+        let progress = |part| self.progress.part("validation images", part);
+        let margins = self.validation.measure_margins(self.device, self.state.step, progress)?;
         let (mean_margin, accuracy) = (mean(&margins.values), accuracy(&margins.correct));
         let best = self.state.best.is_none_or(|before| mean_margin > before.mean_margin);
         if best {
@@ -353,8 +357,17 @@ impl<'a> TrainingRun<'a> {
 
     /// Measures the network on the device, which was trained for `step` steps, on the test images.
     fn test(&mut self, step: u32) -> Result<TestResult> {
-        let robust = robust_examples(&self.test_attack, self.device, &self.test.examples, self.config.test_eps)?;
-        let margins = self.test.measure_margins(self.device, step)?;
+        let of_attack: u64 = self.test_attack.iter().map(VerifiedAttack::passes_of_runs).sum();
+        let attack_share = of_attack as f64 / (of_attack + self.test.margins.passes().total()) as f64;
+        self.progress.begin_part();
+        let mut progress = |part: f64| self.progress.part("test images", part);
+        let eps = self.config.test_eps;
+        let robust = robust_examples(&self.test_attack, self.device, &self.test.examples, eps, |part| {
+            progress(attack_share * part);
+        })?;
+        let margins = self.test.measure_margins(self.device, step, |part| {
+            progress(attack_share + (1.0 - attack_share) * part);
+        })?;
         Ok(TestResult { clean: accuracy(&margins.correct), robust: accuracy(&robust), margins })
     }
 
@@ -393,6 +406,7 @@ impl<'a> TrainingRun<'a> {
         self.progress.note(&format!("measuring the untrained network on {images} test images"));
         let result = self.test(0)?;
         self.model.load(self.device, &now)?;
+        self.progress.restart_clock();
         if self.state.step == 0 {
             self.write_result(&result, "initial", 0)?;
         }
