@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::device_flags::DeviceFlags;
-use super::output::{Outcome, print_beside, print_message, stopped};
+use super::output::{Outcome, output_file, print_beside, print_message, stopped};
 use super::presets;
 use super::values::{number, within};
 use crate::bench::{self, BenchObserver, BenchReport, BenchSettings, Ceilings, ROTATED_MEGABYTES};
@@ -107,7 +107,7 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
         return Err(Error::usage(format!("--budget: expected seconds, 0 or more; found {budget}")));
     }
     let inputs: Vec<_> = ceilings.as_deref().into_iter().collect();
-    let json = json.map(|path| OutputFile::check("--json", &path, &inputs)).transpose()?;
+    let json = json.map(|path| output_file("--json", &path, &inputs)).transpose()?;
     let ceilings = ceilings.as_deref().map(Ceilings::read).transpose()?;
     let settings = BenchSettings {
         preset,

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings};
-use super::output::{Outcome, print_beside, stopped, this_command};
+use super::output::{Outcome, output_file, print_beside, stopped, this_command};
 use super::values::{RequiredAccuracy, percent, percent_at_eps, within};
 use super::weights_flags::WeightsFlags;
 use crate::config::ranges::BATCH;
@@ -15,7 +15,6 @@ use crate::evaluate::checks::is_fatal;
 use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolder};
 use crate::evaluate::report::{EvaluationReport, RobustAccuracy};
 use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
-use crate::record::OutputFile;
 use crate::tape::Norm;
 use crate::{Error, Result, interrupt};
 
@@ -182,7 +181,7 @@ struct EvaluatePlan {
 
 pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
     let plan = plan(args)?;
-    let check = |flag, path: &Path| OutputFile::check(flag, path, &[&plan.request.weights]);
+    let check = |flag, path: &Path| output_file(flag, path, &[&plan.request.weights]);
     let json = plan.json.as_deref().map(|path| check("--json", path)).transpose()?;
     let given = match &plan.save {
         Some(SaveTo::File(path)) => Some(check("--save", path)?),

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::{Outcome, print_beside};
+use super::output::{Outcome, output_file, print_beside};
 use super::weights_flags::WeightsFlags;
 use crate::catalog::WeightNames;
 use crate::model::state_dict::{LoadedModel, NORMALIZATION, state_to_tensors};
-use crate::record::OutputFile;
 use crate::record::run::BEST;
 use crate::{Error, Result};
 
@@ -40,7 +39,7 @@ pub(super) struct ExportArgs {
 pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
     let ExportArgs { checkpoint, names, out, weights: weights_flags } = args;
     let weights = if checkpoint.is_dir() { checkpoint.join(BEST) } else { checkpoint.clone() };
-    let out = OutputFile::check("--out", out, &[&weights])?;
+    let out = output_file("--out", out, &[&weights])?;
     let options = weights_flags.clone().options();
     let LoadedModel { model, state, mut metadata, remarks } = options.load(&weights)?;
     if *names == WeightNames::Robustbench && model.statistics().is_none() {

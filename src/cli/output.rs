@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use crate::error::Signal;
+use crate::evaluate::folder::is_file_of_evaluation;
 use crate::record::OutputFile;
 use crate::{Error, Result};
 
@@ -73,6 +74,21 @@ pub fn print_error(error: &Error) {
         cause = inner.source();
     }
     print_message(&text);
+}
+
+/// Checks the file `path` of `flag`, before anything is computed for it. `inputs` are files that the command reads.
+///
+/// # Errors
+/// Those of [`OutputFile::check`]; or it is a file of an evaluation's folder.
+pub fn output_file(flag: &'static str, path: &Path, inputs: &[&Path]) -> Result<OutputFile> {
+    let file = OutputFile::check(flag, path, inputs)?;
+    match is_file_of_evaluation(path) {
+        true => Err(Error::usage(format!(
+            "{flag} {}: expected a file of its own; found a file of an evaluation, which would be lost",
+            path.display()
+        ))),
+        false => Ok(file),
+    }
 }
 
 /// Writes `text` to the standard output; to the standard error if one of `files` takes the standard output for itself.

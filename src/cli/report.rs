@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::output::{Outcome, print_beside};
+use super::output::{Outcome, output_file, print_beside};
 use crate::Result;
-use crate::record::OutputFile;
 use crate::report::page;
 use crate::report::paper::PaperTables;
 use crate::report::sources::ReportSource;
@@ -54,7 +53,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
         ReportSource::check_folder(&runs[0])?;
     }
     let inputs: Vec<&Path> = paper_table.iter().map(PathBuf::as_path).collect();
-    let out = OutputFile::check("--out", out.as_deref().unwrap_or(&runs[0].join(REPORT)), &inputs)?;
+    let out = output_file("--out", out.as_deref().unwrap_or(&runs[0].join(REPORT)), &inputs)?;
     let paper = PaperTables::load(paper_table.as_deref(), *unverified)?;
     let html = page::html(runs, data, &paper)?;
     out.write(|file| file.write_all(html.as_bytes()))?;

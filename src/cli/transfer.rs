@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::device_flags::DeviceFlags;
 use super::measure::{AttackFlags, Checkpoint, ImageFlags, Measure, radii, settings, weights};
-use super::output::{Outcome, print_beside, stopped};
+use super::output::{Outcome, output_file, print_beside, stopped};
 use super::values::within;
 use super::weights_flags::WeightsFlags;
 use crate::config::Config;
@@ -14,7 +14,6 @@ use crate::config::ranges::BATCH;
 use crate::evaluate::checks::is_fatal;
 use crate::evaluate::transfer::TransferRequest;
 use crate::evaluate::{AttackName, Split};
-use crate::record::OutputFile;
 use crate::{Error, Result, interrupt};
 
 const EXAMPLES: &str = "\
@@ -64,7 +63,7 @@ pub(super) fn run(args: TransferArgs) -> Result<Outcome> {
     };
     let weights: Vec<PathBuf> = checkpoints.iter().map(|path| weights(path)).collect();
     let inputs: Vec<&Path> = weights.iter().map(PathBuf::as_path).collect();
-    let json = json.map(|path| OutputFile::check("--json", &path, &inputs)).transpose()?;
+    let json = json.map(|path| output_file("--json", &path, &inputs)).transpose()?;
     let mut device = device_flags.open()?;
     let request = TransferRequest {
         weights,

@@ -97,6 +97,12 @@ fn is_taken(folder: &Path, request: &str) -> Result<bool> {
     Ok(checkpoint::read(folder)?.is_some_and(|state| state.request != request))
 }
 
+/// True for a file in the folder of a complete evaluation that only the evaluation itself writes.
+pub fn is_file_of_evaluation(path: &Path) -> bool {
+    let own = path.file_name().is_some_and(|name| name == EVALUATION || name == IMAGES);
+    own && path.with_file_name(IMAGES).is_file()
+}
+
 /// Writes the report and the images' results of a complete evaluation, and removes its state.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ mod former_version;
 mod gpu;
 mod limits;
 mod methods;
+mod output;
 mod report;
 #[cfg(unix)]
 mod stop;

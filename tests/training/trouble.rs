@@ -137,7 +137,7 @@ fn damages() -> Vec<Damage> {
         ),
         damage(CONFIG, |p| truncate(p, 2), &["config.toml: line "]),
         damage(CONFIG, |p| truncate(p, 1 << 30), &["expected settings as TOML, found an empty file"]),
-        damage(CONFIG, |p| fs::write(p, [0xff, 0xfe]).unwrap(), &["cannot read"]),
+        damage(CONFIG, |p| fs::write(p, [0xff, 0xfe]).unwrap(), &["expected settings as TOML"]),
         damage(
             CONFIG,
             |p| {
