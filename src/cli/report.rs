@@ -57,14 +57,6 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
     let paper = PaperTables::load(paper_table.as_deref(), *unverified)?;
     let html = page::html(runs, data, &paper)?;
     out.write(|file| file.write_all(html.as_bytes()))?;
-    print_beside(
-        [&out],
-        &format!(
-            "wrote {}: {} kB
-",
-            out.path().display(),
-            html.len().div_ceil(1000)
-        ),
-    )?;
+    print_beside([&out], &format!("wrote {}: {} kB\n", out.path().display(), html.len().div_ceil(1000)))?;
     Ok(Outcome::Done)
 }

@@ -146,7 +146,7 @@ fn remove_ended(folder: &Path, path: &Path) -> Result<()> {
         }
         Err(_) => return Err(held(folder, &format!("an unknown process is training in this folder; {removal}"))),
     }
-    // Of two processes that find the file, one moves it away. The other may move away the file of the first: it puts
+    // Two processes may find the file. One moves it away; the other may move away the new file of the first, and puts
     // that back.
     let aside = folder.join(format!(".{OWNER}.{}{PARTIAL}", std::process::id()));
     match fs::rename(path, &aside) {
