@@ -73,6 +73,18 @@ pub fn mistaken_format(content: &[u8], expected: ExpectedContent) -> Option<Stri
     })
 }
 
+/// Content of a text file, or a description of the file if it is none: "bytes that are no text, from byte 9".
+///
+/// # Errors
+/// The content is empty, is not UTF-8, or is known to be another format.
+pub fn text(content: Vec<u8>) -> Result<String, String> {
+    match mistaken_format(&content, ExpectedContent::Text) {
+        Some(found) => Err(found),
+        None => String::from_utf8(content)
+            .map_err(|error| format!("bytes that are no text, from byte {}", error.utf8_error().valid_up_to())),
+    }
+}
+
 /// Describes damage by a program that took a binary file for text: line feeds that became CR LF, or bytes that were
 /// decoded and encoded as UTF-8.
 pub fn text_mode_damage(content: &[u8]) -> Option<&'static str> {
@@ -278,12 +290,13 @@ mod tests {
     fn text_in_another_encoding_is_named() {
         described(b"\xff\xfe[\0r\0", Text, &["text in UTF-16: save it as UTF-8"]);
         described(b"\xef\xbb\xbf{}", Text, &["text with a byte order mark: save it as UTF-8"]);
+        assert_eq!(text(b"seed\xff".to_vec()), Err("bytes that are no text, from byte 4".into()));
     }
 
     #[test]
     fn a_file_of_the_expected_format_is_not_given_another_name() {
         assert_eq!(mistaken_format(b"{\"kind\": 1}", Text), None);
-        assert_eq!(mistaken_format(b"seed = 1", Text), None);
+        assert_eq!(text(b"seed = 1".to_vec()).as_deref(), Ok("seed = 1"));
         // A header of 60 bytes begins with `<`.
         assert_eq!(mistaken_format(b"\x3c\0\0\0\0\0\0\0{\"a\":{}}", Tensors), None);
         assert_eq!(mistaken_format(&[7; 100], Cifar10), None);

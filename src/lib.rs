@@ -115,8 +115,8 @@
 //! evaluate  attack, batch, catalog, choice, config, data, device, error, formats, hash, interrupt, model, record, rng,
 //!           tape, text
 //! train     attack, batch, config, data, device, error, evaluate, interrupt, model, record, rng, tape, text
-//! report    catalog, choice, config, data, error, evaluate, hash, model, record, tape, text
-//! bench     batch, config, device, error, interrupt, model, tape, text, train
+//! report    catalog, choice, config, data, error, evaluate, formats, hash, model, record, tape, text
+//! bench     batch, config, device, error, formats, interrupt, model, tape, text, train
 //! cli       attack, batch, bench, catalog, choice, config, data, device, error, evaluate, interrupt, model, record,
 //!           report, tape, text, train
 //! ```

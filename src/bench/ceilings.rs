@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Result, formats};
 
 /// Keys of the copy that items are compared with.
 const COPY: [&str; 2] = ["copy_bytes_per_s", "200 MB"];
@@ -70,7 +70,8 @@ impl Ceilings {
         let invalid = |found: String| {
             Error::format(path, format!("expected the JSON that benches/peers/ceilings.py writes; found {found}"))
         };
-        let file: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
+        let text = formats::text(bytes).map_err(&invalid)?;
+        let file: Value = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
         let device = match file.get("device") {
             Some(Value::String(device)) => device.clone(),
             Some(other) => return Err(invalid(format!("{other} as \"device\""))),

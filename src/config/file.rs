@@ -4,8 +4,7 @@ use std::path::Path;
 
 use super::kinds::Method;
 use super::settings::Config;
-use crate::formats::{ExpectedContent, mistaken_format};
-use crate::{Error, Result};
+use crate::{Error, Result, formats};
 
 impl Config {
     /// Reads the settings of `file`. Settings that are newer than the file may be
@@ -15,13 +14,8 @@ impl Config {
     /// The file cannot be read; or a setting is missing, unknown, of a wrong type or out of its range.
     pub fn load(file: &Path) -> Result<Config> {
         let content = std::fs::read(file).map_err(|source| Error::io(file, "read", source))?;
-        if let Some(found) = mistaken_format(&content, ExpectedContent::Text) {
-            return Err(Error::format(file, format!("expected settings as TOML, found {found}")));
-        }
-        let text = String::from_utf8(content).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            Error::format(file, format!("byte {at}: expected settings as TOML, found bytes that are no text"))
-        })?;
+        let text = formats::text(content)
+            .map_err(|found| Error::format(file, format!("expected settings as TOML, found {found}")))?;
         let mut config: Config = toml::from_str(&text).map_err(|error| {
             let line = error
                 .span()

@@ -219,7 +219,7 @@ fn a_file_that_holds_no_settings_is_named() {
         (&b"<!DOCTYPE html><html>"[..], "expected settings as TOML, found a web page: the download went wrong"),
         (b"\xff\xfes\0e\0e\0d\0", "expected settings as TOML, found text in UTF-16: save it as UTF-8"),
         (b"PK\x03\x04\0\0archive/data.pkl", "expected settings as TOML, found a pickle of PyTorch's"),
-        (b"seed = 1\n\xff", "byte 9: expected settings as TOML, found bytes that are no text"),
+        (b"seed = 1\n\xff", "expected settings as TOML, found bytes that are no text, from byte 9"),
         (b"", "expected settings as TOML, found an empty file"),
     ] {
         let folder = tempfile::tempdir().unwrap();

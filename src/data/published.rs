@@ -224,9 +224,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 fn read_pictures(place: &Path) -> Result<[Dataset; 2]> {
     let part = |name: &str, batches: &[&str], labels: &str| {
         let mut data = cifar::dataset(name);
-        for batch in batches {
-            data.images.extend(read_picture(&place.join(batch).with_extension("png"))?);
-        }
         let path = place.join(labels);
         let content = read(&path, MOST_LABEL_BYTES)?;
         data.labels = serde_json::from_slice(&content).map_err(|e| {
@@ -238,6 +235,9 @@ fn read_pictures(place: &Path) -> Result<[Dataset; 2]> {
             return Err(Error::format(&path, format!("{expected} labels expected, {found} found")));
         }
         check_labels(&path, data.labels.iter().copied(), 0, 2)?;
+        for batch in batches {
+            data.images.extend(read_picture(&place.join(batch).with_extension("png"))?);
+        }
         Ok(data)
     };
     Ok([part("cifar10 training", &cifar::TRAIN, LABELS[0])?, part("cifar10 test", &[cifar::TEST], LABELS[1])?])

@@ -17,6 +17,11 @@ const STATE: &str = "state";
 /// Name of the tensor of images.
 const IMAGES: &str = "images";
 
+/// File of the state in the folder of an evaluation.
+pub(super) fn state_file(folder: &Path) -> PathBuf {
+    folder.join(FILE)
+}
+
 /// Run of an attack within balls. Runs are done in the order of this type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct AttackRun {
@@ -132,7 +137,7 @@ impl EvaluationState {
             return Ok(FormerState::Unusable("kept images and this one does not, or the other way round"));
         }
         let refuse = |Mismatch { field, expected, found }: Mismatch| {
-            let path = folder.join(FILE);
+            let path = state_file(folder);
             Error::format(&path, format!("{field}: expected {expected}, found {found}; remove the file to start again"))
         };
         state.check(self).map_err(refuse)?;
@@ -253,7 +258,7 @@ const MOST_PASSES: usize = 1 << 53;
 /// # Errors
 /// The file is there and cannot be read.
 pub(super) fn read(folder: &Path) -> Result<Option<EvaluationState>> {
-    let file = folder.join(FILE);
+    let file = state_file(folder);
     if !file.exists() {
         return Ok(None);
     }
@@ -275,7 +280,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<EvaluationState>> {
 /// # Errors
 /// The file is there and cannot be removed.
 pub(super) fn remove(folder: &Path) -> Result<()> {
-    let file = folder.join(FILE);
+    let file = state_file(folder);
     match file.exists() {
         true => std::fs::remove_file(&file).map_err(|source| Error::io(&file, "remove", source)),
         false => Ok(()),
@@ -293,7 +298,7 @@ pub(super) struct CheckpointWriter {
 impl CheckpointWriter {
     /// Writer for `folder`; the first write comes an `interval` from now.
     pub(super) fn new(folder: Option<&Path>, interval: Duration) -> CheckpointWriter {
-        CheckpointWriter { file: folder.map(|folder| folder.join(FILE)), interval, last: Instant::now() }
+        CheckpointWriter { file: folder.map(state_file), interval, last: Instant::now() }
     }
 
     /// Writes the state if the interval has passed.

@@ -12,7 +12,7 @@ use super::image_results::{FORMER_HEADER, HEADER, ImageResult};
 use super::report::{EvaluationReport, SCHEMA_VERSION};
 use crate::formats::{ExpectedContent, mistaken_format};
 use crate::record::{OutputFile, check_folder, write_atomic};
-use crate::{Error, Result};
+use crate::{Error, Result, formats};
 
 /// Report, as JSON.
 pub const EVALUATION: &str = "evaluation.json";
@@ -165,17 +165,11 @@ pub fn read_image_results(folder: &Path) -> Result<Vec<ImageResult>> {
         return Ok(Vec::new());
     }
     let content = read(&path).map_err(|source| Error::io(&path, "read", source))?;
-    let text = String::from_utf8(content).map_err(|error| {
-        let found = mistaken_format(error.as_bytes(), ExpectedContent::Text);
-        let found =
-            found.unwrap_or_else(|| format!("bytes that are no text, from byte {}", error.utf8_error().valid_up_to()));
-        Error::format(&path, format!("expected {HEADER}, found {found}"))
-    })?;
+    let text =
+        formats::text(content).map_err(|found| Error::format(&path, format!("expected {HEADER}, found {found}")))?;
     let mut lines = text.lines().enumerate();
     let refusal = |line: usize, found: &str| {
-        let format = mistaken_format(text.as_bytes(), ExpectedContent::Text).map(|format| format!("; it is {format}"));
-        let format = format.unwrap_or_default();
-        Error::format(&path, format!("line {}: expected {HEADER}; found {found:?}{format}", line + 1))
+        Error::format(&path, format!("line {}: expected {HEADER}; found {found:?}", line + 1))
     };
     let first = lines.next().map_or("", |(_, line)| line);
     if first != HEADER && first != FORMER_HEADER {

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use super::attacks::record;
-use super::checkpoint::{AttackRun, CheckpointWriter, EvaluationState, FormerState};
+use super::checkpoint::{AttackRun, CheckpointWriter, EvaluationState, FormerState, state_file};
 use super::checks::{GradientCheck, Observations};
 use super::claims::AdversarialClaims;
 use super::clean_outputs::CleanOutputs;
@@ -112,6 +112,7 @@ impl EvaluationInputs<'_> {
         if let Some(note) = former.note() {
             progress.note(&note);
         }
+        let continued = paths.folder.as_deref().filter(|_| matches!(former, FormerState::Continued(_))).map(state_file);
         let mut run = EvaluationRun {
             request,
             device,
@@ -132,7 +133,13 @@ impl EvaluationInputs<'_> {
         seen.outputs = CleanOutputs::new(&network, &images, &clean)?;
         let (weights_sha256, dataset) = (&*network.sha256, &images.dataset);
         let claims = AdversarialClaims { request, weights_sha256, dataset, state: &state, correct: &correct };
-        let adversarial = paths.keep_images.then(|| claims.images(device, &examples)).transpose()?;
+        let adversarial = paths.keep_images.then(|| claims.images(device, &examples)).transpose();
+        let adversarial = adversarial.map_err(|error| match (error, &continued) {
+            (Error::Failed(message), Some(file)) => {
+                Error::format(file, format!("{message}; the evaluation continued from it: remove it to start again"))
+            }
+            (error, _) => error,
+        })?;
         let findings = Findings {
             request,
             network: &network,

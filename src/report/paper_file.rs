@@ -10,7 +10,7 @@ use super::paper::{PaperColumn, PaperFigure, PaperModel, PaperTable, PaperTables
 use crate::catalog::DatasetKind;
 use crate::choice::choices;
 use crate::tape::Norm;
-use crate::{Error, Result};
+use crate::{Error, Result, formats};
 
 /// Table that comes with the program.
 const BUNDLED: &str = include_str!("paper.toml");
@@ -78,7 +78,9 @@ impl PaperTables {
             return parse(BUNDLED, unverified)
                 .map_err(|message| Error::failed(format!("the paper's figures: {message}")));
         };
-        let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, "read", source))?;
+        let content = std::fs::read(file).map_err(|source| Error::io(file, "read", source))?;
+        let text = formats::text(content)
+            .map_err(|found| Error::format(file, format!("expected the paper's figures as TOML, found {found}")))?;
         parse(&text, unverified).map_err(|message| Error::format(file, message))
     }
 

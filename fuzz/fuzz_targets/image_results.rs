@@ -1,0 +1,7 @@
+//! Results of images, of which a report is made.
+#![no_main]
+
+#[path = "../readers.rs"]
+mod readers;
+
+libfuzzer_sys::fuzz_target!(|content: &[u8]| readers::Reader::ImageResults.check(content));
