@@ -16,6 +16,7 @@ use crate::evaluate::folder::{self, ADVERSARIAL, EvaluationFolder, PreparedFolde
 use crate::evaluate::report::{EvaluationReport, RobustAccuracy};
 use crate::evaluate::{AttackName, EvaluationRequest, OutputPaths};
 use crate::tape::Norm;
+use crate::text::counted;
 use crate::{Error, Result, interrupt};
 
 const EXAMPLES: &str = "\
@@ -219,7 +220,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<Outcome> {
         json.as_ref().map_or(Ok(()), |json| folder::write_report(json, &report)),
         save.as_ref().zip(report.adversarial.as_ref()).map_or(Ok(()), |(save, adversarial)| {
             adversarial.write(save)?;
-            print(&format!("{}: {} images, each checked\n", save.path().display(), report.count))
+            print(&format!("{}: {}, each checked\n", save.path().display(), counted(report.count as u64, "image")))
         }),
     ];
     saved.into_iter().collect::<Result<()>>()?;

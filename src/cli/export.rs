@@ -9,6 +9,7 @@ use super::weights_flags::WeightsFlags;
 use crate::catalog::WeightNames;
 use crate::model::state_dict::{LoadedModel, NORMALIZATION, state_to_tensors};
 use crate::record::run::BEST;
+use crate::text::counted;
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -56,7 +57,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
     }
     out.write_tensors(&tensors, &metadata)?;
     let remarks: String = remarks.iter().map(|remark| format!("{}: {remark}\n", weights.display())).collect();
-    let wrote = format!("wrote {}: {}, {} tensors\n", out.path().display(), model.describe(), tensors.len());
+    let wrote =
+        format!("wrote {}: {}, {}\n", out.path().display(), model.describe(), counted(tensors.len() as u64, "tensor"));
     print_beside([&out], &(remarks + &wrote))?;
     Ok(Outcome::Done)
 }

@@ -14,7 +14,7 @@ use crate::catalog::DatasetKind;
 use crate::data::Provenance;
 use crate::record::Margins;
 use crate::tape::Norm;
-use crate::text::{histogram, length, si};
+use crate::text::{counted, histogram, length, si};
 
 /// Version of the form of `evaluation.json` that this program writes.
 ///
@@ -260,7 +260,7 @@ impl EvaluationReport {
         let mut text = format!("{weights}: {model}\n");
         self.weights_remarks.iter().for_each(|remark| text += &format!("{remark}\n"));
         let images = origin(images, self.provenance);
-        text += &format!("{count} images ({images})\n\n");
+        text += &format!("{} ({images})\n\n", counted(*count as u64, "image"));
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
         for RobustAccuracy { eps, accuracy, attack, attacks, .. } in &self.robust {
             let name = format!("eps {}, {attack}", length(*eps));
@@ -324,7 +324,8 @@ impl AttackStatistics {
         let AttackStatistics { name, runs, attacked, found, passes, seconds, .. } = self;
         let forward = si(passes.forward as f64);
         format!(
-            "  {name:12} {found:>6} of {attacked:>6} adversarial in {runs} runs, {forward} forward passes, {seconds:.1} s\n"
+            "  {name:12} {found:>6} of {attacked:>6} adversarial in {}, {forward} forward passes, {seconds:.1} s\n",
+            counted((*runs).into(), "run")
         )
     }
 }

@@ -28,7 +28,7 @@ use crate::interrupt;
 use crate::model::state_dict::WeightsOptions;
 use crate::record::Progress;
 use crate::tape::{Memory, Norm};
-use crate::text::length;
+use crate::text::{counted, length};
 
 /// Transfer between networks on test images.
 #[derive(Clone, Debug)]
@@ -283,7 +283,11 @@ impl TransferReport {
         let attacks: Vec<_> = self.attacks.iter().map(ToString::to_string).collect();
         let (eps, attacks) = (length(self.eps), attacks.join(" + "));
         let images = origin(&self.images, Some(self.provenance));
-        text += &format!("\n{} images ({images}), {} eps {eps}, {attacks}; accuracy in %\n\n", self.count, self.norm);
+        text += &format!(
+            "\n{} ({images}), {} eps {eps}, {attacks}; accuracy in %\n\n",
+            counted(self.count as u64, "image"),
+            self.norm
+        );
         let targets: String = (0..self.weights.len()).map(|i| format!("{:>10}", number(i))).collect();
         text += &format!("{:36}{targets}\n", "classified by");
         text += &row("no attack", &self.clean);

@@ -185,7 +185,9 @@ impl WeightsOptions {
             Some(part) if !told => Err(Error::format(
                 &file.path,
                 format!(
-                    "its tensors' names begin with {}: the network is part {part} of a Sequential, of which another                      part may normalize images; say what is done with them: --normalization none, per-image or MEAN,STD",
+                    "its tensors' names begin with {}: the network is part {part} of a Sequential, of which another \
+                     part may normalize images; say what is done with them: --normalization none, per-image or \
+                     MEAN,STD",
                     network.prefix
                 ),
             )),

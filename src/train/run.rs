@@ -19,7 +19,7 @@ use crate::model::{self, Model};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{EpochRecord, Kind, MarginCounts, Margins, Metrics, Progress, ResultRecord, RunFolder, StepRecord};
 use crate::tape::{Loss, Memory, Metric};
-use crate::text::{length, si};
+use crate::text::{counted, length, si};
 use crate::{Error, Result};
 
 /// Number of images that evaluation passes through the network at once.
@@ -403,7 +403,7 @@ impl<'a> TrainingRun<'a> {
         let now = self.model.read(self.device)?;
         self.model.load(self.device, &self.model.initial(self.config.seed))?;
         let images = self.test.examples.len();
-        self.progress.note(&format!("measuring the untrained network on {images} test images"));
+        self.progress.note(&format!("measuring the untrained network on {}", counted(images as u64, "test image")));
         let result = self.test(0)?;
         self.model.load(self.device, &now)?;
         self.progress.restart_clock();
@@ -417,7 +417,7 @@ impl<'a> TrainingRun<'a> {
     fn measure_best(&mut self, before: TestResult) -> Result<TrainingResult> {
         let best_step = checkpoint::load_best(self.folder, &*self.model, self.device)?;
         let images = self.test.examples.len();
-        self.progress.note(&format!("measuring the best checkpoint on {images} test images"));
+        self.progress.note(&format!("measuring the best checkpoint on {}", counted(images as u64, "test image")));
         let after = self.test(best_step)?;
         self.write_result(&after, BEST, best_step)?;
         Ok(TrainingResult { before, after, best_step })
