@@ -85,9 +85,12 @@ mod unix {
                         Some(_) => low_level::exit(signal.exit_code().into()),
                         None => {
                             first = Some(Instant::now());
-                            announce(&format!("{signal}: {finishing}; once more to stop at once"));
-                            // The flag comes last, so that the message precedes those of the end.
-                            let _ = REQUESTED.set(signal);
+                            // A thread of its own: a second signal is heard even if nobody reads the message. The flag
+                            // comes last, so that the message precedes those of the end.
+                            std::thread::spawn(move || {
+                                announce(&format!("{signal}: {finishing}; once more to stop at once"));
+                                let _ = REQUESTED.set(signal);
+                            });
                         }
                     }
                 }

@@ -59,9 +59,20 @@ whole_numbers! {
 /// Lengths, steps and rates.
 pub const POSITIVE: Range<f32> = Range { contains: is_positive, expected: "a positive number" };
 
-/// Weights that may be 0.
+/// Lengths that may be 0.
 pub const NOT_NEGATIVE: Range<f32> =
     Range { contains: |value| value.is_finite() && *value >= 0.0, expected: "a number that is not negative" };
+
+/// Multiples of a length.
+pub const SCALE: Range<f32> =
+    Range { contains: |value| is_positive(value) && *value <= 1e3, expected: "a positive number up to 1000" };
+
+/// Weights of a loss, and confidences.
+pub const WEIGHT: Range<f32> =
+    Range { contains: |value| (0.0..=1e6).contains(value), expected: "a number from 0 to 1000000" };
+
+/// Weight decays.
+pub const DECAY: Range<f32> = Range { contains: |value| (0.0..=1.0).contains(value), expected: "a number from 0 to 1" };
 
 /// Fractions below 1.
 pub const FRACTION: Range<f32> =

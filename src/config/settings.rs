@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{Method, OptimizerKind, SearchMode, TestAttackLoss, TestAttacked, TestSearchStart, TestStarts};
 use super::ranges::{
-    ASCENDING_STEPS, BATCH, BISECTIONS, FEW_RATES, FRACTION, FROM_STEP_0, IMAGES, ITERATIONS, NOT_NEGATIVE, POSITIVE,
-    POSITIVE_RATES, Range, SIGNED_LOSS, SIZE, STEPS, STEPS_OR_NONE, TRAINING_LOSS,
+    ASCENDING_STEPS, BATCH, BISECTIONS, DECAY, FEW_RATES, FRACTION, FROM_STEP_0, IMAGES, ITERATIONS, NOT_NEGATIVE,
+    POSITIVE, POSITIVE_RATES, Range, SCALE, SIGNED_LOSS, SIZE, STEPS, STEPS_OR_NONE, TRAINING_LOSS, WEIGHT,
 };
 use super::value::SettingValue;
 use crate::attack::SearchResult;
@@ -168,7 +168,7 @@ settings! {
         /// Momentum of sgd
         momentum: f32 = 0.0, "FACTOR", FRACTION;
         /// Weight decay: L2 penalty, added to every gradient
-        weight_decay: f32 = 0.0, "FACTOR", NOT_NEGATIVE;
+        weight_decay: f32 = 0.0, "FACTOR", DECAY;
         /// Learning rate; or rates from steps on, such as 0:0.3,20000:0.09
         learning_rate_schedule: Vec<(u32, f32)> = vec![(0, 1e-4)], "RATE" shown "by -h"
             alias "lr" "initial-learning-rate", FROM_STEP_0, ASCENDING_STEPS, POSITIVE_RATES, FEW_RATES; // MNIST
@@ -188,7 +188,7 @@ settings! {
         /// Iterations of PGD, in training by any method and when margins are measured
         nb_iter: u32 = 40, "N" shown "by -h", ITERATIONS; // MNIST
         /// Step size of PGD, as a multiple of eps / nb-iter
-        eps_iter_scale: f32 = 2.5, "SCALE", POSITIVE; // BaseConfig
+        eps_iter_scale: f32 = 2.5, "SCALE", SCALE; // BaseConfig
     }
 
     "MMA and OMMA" {
@@ -219,7 +219,7 @@ settings! {
         eps_ramp_steps: u32 = 50_000, "N", STEPS_OR_NONE; // ours: half of the steps
         /// trades: weight of the KL divergence, beside the clean loss's 1; a larger one is more robust, less accurate
         #[serde(default)]
-        trades_beta: f32 = 1.0, "BETA", NOT_NEGATIVE; // TRADES: train_trades_mnist.py
+        trades_beta: f32 = 1.0, "BETA", WEIGHT; // TRADES: train_trades_mnist.py
     }
 
     "Measurement of margins" {
@@ -274,7 +274,7 @@ settings! {
         /// Least gradient norm that an l2 step of PGD divides by
         l2_grad_floor: f32 = 1e-6, "NORM", POSITIVE;
         /// Confidence of the cw loss, max(margin + confidence, 0): no gradient on examples more confident than this
-        cw_confidence: f32 = 50.0, "LOGITS", NOT_NEGATIVE;
+        cw_confidence: f32 = 50.0, "LOGITS", WEIGHT;
     }
 }
 
