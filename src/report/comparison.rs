@@ -5,7 +5,7 @@ use super::distances::ImageDistances;
 use super::escape::escape;
 use super::html::{numbers, table, wide_figure, words};
 use super::marker::{Look, Marker};
-use super::paper::{PaperColumn, PaperFigure, PaperModel, PaperTable, PaperTables, same_eps};
+use super::paper::{PaperColumn, PaperFigure, PaperModel, PaperTable, PaperTables, same_eps, sources};
 use super::plot::{Axis, Plot, Series};
 use super::shown::ShownEvaluation;
 use super::values::{UNKNOWN, count, percent, percent_of, wilson};
@@ -36,13 +36,13 @@ pub fn comparison(dataset: DatasetKind, norm: Norm, group: &[ShownEvaluation], t
     text += &comparison.curves()?;
     text += &comparison.figures();
     let mut note = String::from(
-        "Small: Wilson\u{2019}s 95 % confidence intervals for the number of images. They say how far the accuracy on all such \
+        "Small: Wilson's 95 % confidence intervals for the number of images. They say how far the accuracy on all such \
          images may be, not what a stronger attack would find. ",
     );
     note += &match comparable {
         true => comparison.about_the_paper(tables.unverified),
         false => format!(
-            "The paper\u{2019}s figures are left out: these evaluations are of images, or of training images, other than the \
+            "The paper's figures are left out: these evaluations are of images, or of training images, other than the \
              published {}.",
             dataset.entry().title
         ),
@@ -60,29 +60,29 @@ impl Comparison<'_> {
         }
         let mut note = String::from(
             "In the paper an image counts as correct if ten random starts of PGD and the examples transferred from the \
-             paper\u{2019}s other models all fail, on all 10,000 test images. ",
+             paper's other models all fail, on all 10,000 test images. ",
         );
-        note += match unverified {
-            true => {
-                "<b>Bold</b> figures are verified: seen in the paper\u{2019}s review thread or in AutoAttack\u{2019}s table, or the \
-                 mean of such figures. <span class=\"unsure\">Grey</span> ones are unverified: transcriptions that nobody \
-                 could check."
-            }
-            false => {
-                "Its figures are verified: seen in the paper\u{2019}s review thread or in AutoAttack\u{2019}s table, or the mean of \
-                 such figures. <code>--unverified</code> adds transcriptions that nobody could check."
-            }
+        let verified = escape(&sources(&self.published.models));
+        note += &match unverified {
+            true => format!(
+                "<b>Bold</b> figures are verified ({verified}). <span class=\"unsure\">Grey</span> ones are unverified: \
+                 transcriptions that nobody could check."
+            ),
+            false => format!(
+                "Its figures are verified ({verified}). <code>--unverified</code> adds transcriptions that nobody could \
+                 check."
+            ),
         };
         if self.dataset == DatasetKind::Digits {
-            note += " The paper\u{2019}s figures are for the whole of MNIST and the LeNet5 of full width; the bundled digits are a \
-                     part of MNIST.";
+            note += " The paper's figures are for the whole of MNIST and the LeNet5 of full width; the bundled digits are \
+                     a part of MNIST.";
         }
         for model in &self.published.autoattack {
             for (column, figure) in &model.figures {
                 let PaperColumn::Eps(eps) = column else { continue };
                 note += &format!(
-                    " The accuracy of the published {} under AutoAttack is {} % at eps {}; compare it with evaluations by \
-                     AutoAttack.",
+                    " The accuracy of the published {} under AutoAttack is {} % at eps {}; compare it with evaluations \
+                     by AutoAttack.",
                     escape(&model.name),
                     paper_figure(Some(figure)),
                     length(*eps)
@@ -154,15 +154,16 @@ impl Comparison<'_> {
         }
         let mut series = groups.concat();
         let mut caption = String::from(
-            "Accuracy under attack; at eps 0 without an attack. Points are measured, and no line joins them, for nothing was \
-             measured between; those of one eps lie side by side, the runs\u{2019} around it. Bars: Wilson\u{2019}s 95 % confidence intervals.",
+            "Accuracy under attack; at eps 0 without an attack. Points are measured, and no line joins them, for nothing \
+             was measured between; those of one eps lie side by side, the runs' around it. Bars: Wilson's 95 % \
+             confidence intervals.",
         );
         if !self.published.models.is_empty() {
-            caption += " Letters: the paper\u{2019}s models, in the colour of a run that was trained in the same way.";
+            caption += " Letters: the paper's models, in the colour of a run that was trained in the same way.";
         }
         if !lines.is_empty() {
-            caption += " Lines: the percentage of images whose nearest adversarial image, of those that minimum-norm attacks \
-                        found, lies farther than eps; robust accuracy is at most as large.";
+            caption += " Lines: the percentage of images whose nearest adversarial image, of those that minimum-norm \
+                        attacks found, lies farther than eps; robust accuracy is at most as large.";
         }
         for (shown, distances) in &lines {
             let points = distances.curve(end / scale).into_iter().map(|(eps, accuracy)| (eps * scale, accuracy));

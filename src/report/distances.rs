@@ -1,6 +1,5 @@
 //! Accuracy over eps by the distances that minimum-norm attacks found: the percentage of images whose nearest
-//! adversarial image lies farther than eps. No attack of such an image at a larger eps is needed, so it is known at every
-//! eps, and robust accuracy is at most as large.
+//! adversarial image lies farther than eps. It is known at every eps, and robust accuracy is at most as large.
 
 use super::shown::ShownEvaluation;
 use crate::Result;

@@ -6,13 +6,14 @@ use super::escape::escape;
 use super::examples::Pictures;
 use super::html::{facts, numbers, table, warning_box, wide_figure, words};
 use super::marker::{Look, Stroke};
-use super::paper::{PaperColumn, PaperTables};
+use super::paper::{PaperColumn, PaperTables, sources};
 use super::plot::{Axis, Cell, Plot, Series};
 use super::shown::{ShownEvaluation, method};
 use super::sources::ReportSource;
 use super::values::{UNKNOWN, count, decimal, distance, grouped, percent, percent_of};
 use crate::Result;
 use crate::catalog::DatasetKind;
+use crate::data::Provenance;
 use crate::evaluate::report::{AttackStatistics, MinimumNormResult, RobustAccuracy};
 use crate::evaluate::strength::AttackStrength;
 use crate::record::MarginCounts;
@@ -76,8 +77,10 @@ fn settings(shown: &ShownEvaluation) -> String {
     let known = |value: &str| if value.is_empty() { UNKNOWN.into() } else { escape(value) };
     let code = |value: &str| if value.is_empty() { UNKNOWN.into() } else { format!("<code>{}</code>", escape(value)) };
     let optional = |value: &Option<String>| known(value.as_deref().unwrap_or_default());
+    // Bundled images say so already.
+    let provenance = report.provenance.filter(|provenance| *provenance != Provenance::Bundled);
     let origin = [&*report.images, &*report.split].into_iter().find(|text| !text.is_empty()).map(escape);
-    let origin = origin.into_iter().chain(report.provenance.map(|provenance| provenance.describe().into()));
+    let origin = origin.into_iter().chain(provenance.map(|provenance| provenance.describe().into()));
     let origin = origin.collect::<Vec<String>>().join("; ");
     let images = grouped(report.count as u64) + &if origin.is_empty() { origin } else { format!(" ({origin})") };
     let trained = match (&report.method, &shown.source.run) {
@@ -191,10 +194,13 @@ fn minimum_norm(shown: &ShownEvaluation, paper: &PaperTables) -> String {
          farther.",
     );
     if let Some(other) = shown.other_images() {
-        note += &format!(" The paper\u{2019}s distances are left out: {other}.");
+        note += &format!(" The paper's distances are left out: {other}.");
     }
     if !published.is_empty() {
-        note += " The paper\u{2019}s distances: Carlini and Wagner\u{2019}s attack on the first 1,000 test images; bold: verified.";
+        note += &format!(
+            " The paper's distances: Carlini and Wagner's attack on the first 1,000 test images; bold: verified ({}).",
+            escape(&sources(&published))
+        );
     }
     table(&head, &body) + &format!("<p class=\"note\">{note}</p>\n")
 }

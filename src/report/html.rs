@@ -69,7 +69,8 @@ pub fn warning_box(title: &str, warnings: &[String]) -> String {
     format!("<div class=\"warning\" role=\"alert\"><b>{title}</b><ul>{items}</ul></div>\n")
 }
 
-/// Whole page with colours for `series` series. Its content security policy forbids scripts and everything that would be loaded.
+/// Whole page with colours for `series` series. Its content security policy forbids scripts and everything that would
+/// be loaded.
 pub fn page(title: &str, body: &str, series: usize) -> String {
     let title = escape(title);
     let [light, dark] = variables(series);

@@ -138,7 +138,8 @@ impl Look {
             }
         }
         format!(
-            "<span class=\"key\"><svg class=\"look\" viewBox=\"0 0 44 24\" aria-hidden=\"true\">{drawn}</svg>{meaning}</span>"
+            "<span class=\"key\"><svg class=\"look\" viewBox=\"0 0 44 24\" aria-hidden=\"true\">{drawn}</svg>{meaning}\
+             </span>"
         )
     }
 }

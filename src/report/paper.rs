@@ -18,7 +18,9 @@ pub struct PaperFigure {
     pub text: String,
     /// Value.
     pub value: f64,
-    /// True if the source was seen; false for a transcription without a second source.
+    /// Place where the figure was seen.
+    pub source: String,
+    /// True if the figure was compared with its source; false for a transcription that nobody could check.
     pub verified: bool,
 }
 
@@ -101,6 +103,17 @@ impl PaperTable {
         all.sort_by(f64::total_cmp);
         all
     }
+}
+
+/// Sources of the verified figures of models: each once, in the order of the figures.
+pub fn sources(models: &[PaperModel]) -> String {
+    let mut all: Vec<&str> = Vec::new();
+    for (_, figure) in models.iter().flat_map(|model| &model.figures) {
+        if figure.verified && !all.contains(&&*figure.source) {
+            all.push(&figure.source);
+        }
+    }
+    all.join(", ")
 }
 
 /// Every table, by data set and norm.
@@ -209,6 +222,8 @@ mod tests {
         assert_eq!(digits(&mnist, "MMA-0.45"), "98.95 97.9 96.0 94.1 92.9 92.59 85.2");
         assert_eq!(digits(&cifar10, "TRADES"), "84.9 71.0 52.9 33.0 30.4 23.6 18.2 8.3 3.6 1.4 0.7");
         assert_eq!(digits(&cifar10, "PGD-Madry"), "44.68");
+        let expected = "AutoAttack's table of results, the paper's review thread, means of verified figures";
+        assert_eq!(sources(&cifar10.models), expected);
         let autoattack = &cifar10.autoattack[0];
         assert_eq!(autoattack.figure(PaperColumn::Eps(8.0 / 255.0)).unwrap().text, "41.44");
     }

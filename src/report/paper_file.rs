@@ -187,7 +187,8 @@ impl SourceTable {
             digits.starts_with(|c: char| c.is_ascii_digit()) && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
         match digits.parse() {
             Ok(value) if plain && (!percent || value <= 100.0) => {
-                Ok(Some(PaperFigure { text: text.clone(), value, verified: self.verified }))
+                let source = self.source.get_ref().trim().to_owned();
+                Ok(Some(PaperFigure { text: text.clone(), value, source, verified: self.verified }))
             }
             _ => {
                 let expected = if percent { "a percentage such as \"47.18\"" } else { "a distance such as \"1.57\"" };

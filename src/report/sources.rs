@@ -1,8 +1,8 @@
 //! Sources of a report: runs and evaluations, read from their folders.
 //!
 //! The forms of the files belong to [`crate::record`] and [`crate::evaluate`], which write them. Files that a run does
-//! not have yet are absent values. Nothing is computed here but the SHA-256 of a run's best checkpoint, by which evaluations of
-//! other weights are known.
+//! not have yet are absent values. Nothing is computed here but the SHA-256 of a run's best checkpoint, by which
+//! evaluations of other weights are known.
 
 use std::path::{Path, PathBuf};
 

@@ -126,7 +126,7 @@ impl<'a> Curves<'a> {
         ];
         let mut keys = vec![(Stroke::Solid, "attacked batch"), (Stroke::Dashes, "clean images")];
         if self.have(|line| line.kl) {
-            keys.push((Stroke::Dots, "TRADES\u{2019} divergence"));
+            keys.push((Stroke::Dots, "TRADES' divergence"));
         }
         let loss = loss.concat();
         self.figure("loss by step", &axis_of("loss", &loss), &loss, &strokes(&keys), "Loss during training.")
@@ -262,7 +262,7 @@ fn results(runs: &[ShownRun]) -> String {
         words("attack"),
         numbers("mean margin"),
     ];
-    let note = "<p class=\"note\">Small: Wilson\u{2019}s 95 % confidence intervals of the accuracies, for the number of test \
+    let note = "<p class=\"note\">Small: Wilson's 95 % confidence intervals of the accuracies, for the number of test \
                 images. A stronger attack finds more: <code>maxmargin evaluate</code> measures with one.</p>\n";
     table(&head, &body) + note
 }

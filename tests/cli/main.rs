@@ -3,6 +3,7 @@
 mod bench;
 #[path = "../support/cifar10.rs"]
 mod cifar10;
+mod comparison;
 mod data;
 mod devices;
 mod evaluate;
