@@ -328,6 +328,8 @@ fn saved_images_are_as_the_report_says() {
     report.adversarial.as_ref().expect("images").write(&output).expect("a file");
     let file = TensorFile::read(&file).expect("a file");
     assert_eq!(file.metadata["weights_sha256"], report.weights_sha256);
+    assert_eq!(file.metadata["images_sha256"], report.images_sha256);
+    assert_eq!(file.metadata["request"], report.request);
     let (adversarial, eps) = (file.get::<f32>("adversarial", &[IMAGES, 28, 28, 1]), file.get::<f32>("eps", &[IMAGES]));
     let misclassified = file.get::<u8>("misclassified", &[IMAGES]).expect("a tensor");
     let predictions = file.get::<i64>("predictions", &[IMAGES]).expect("a tensor");

@@ -29,6 +29,10 @@ pub struct AdversarialImages {
     pub norm: Option<String>,
     /// SHA-256 of the attacked weights.
     pub weights_sha256: Option<String>,
+    /// SHA-256 of the clean images and their labels.
+    pub images_sha256: Option<String>,
+    /// SHA-256 of the evaluation's request.
+    pub request: Option<String>,
 }
 
 impl AdversarialImages {
@@ -60,6 +64,8 @@ impl AdversarialImages {
             attack: file.metadata.get("attack").cloned(),
             norm: file.metadata.get("norm").cloned(),
             weights_sha256: file.metadata.get("weights_sha256").cloned(),
+            images_sha256: file.metadata.get("images_sha256").cloned(),
+            request: file.metadata.get("request").cloned(),
         })
     }
 
@@ -82,7 +88,13 @@ impl AdversarialImages {
         let misclassified = self.misclassified.iter().map(|found| Tensor::new("misclassified", &[n], found.clone()));
         let predictions = self.predictions.iter().map(|found| numbers("predictions", found));
         tensors.extend(misclassified.chain(predictions));
-        let metadata = [("norm", &self.norm), ("attack", &self.attack), ("weights_sha256", &self.weights_sha256)];
+        let metadata = [
+            ("norm", &self.norm),
+            ("attack", &self.attack),
+            ("weights_sha256", &self.weights_sha256),
+            ("images_sha256", &self.images_sha256),
+            ("request", &self.request),
+        ];
         let metadata = metadata.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
         file.write_tensors(&tensors, &metadata.collect::<BTreeMap<_, _>>())?;
         if file.is_replaced() && AdversarialImages::read(file.path())? != *self {

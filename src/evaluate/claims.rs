@@ -23,6 +23,8 @@ pub(super) struct AdversarialClaims<'a> {
     pub request: &'a EvaluationRequest,
     /// SHA-256 of the attacked weights.
     pub weights_sha256: &'a str,
+    /// SHA-256 of the clean images and their labels.
+    pub images_sha256: &'a str,
     /// Clean images.
     pub dataset: &'a Dataset,
     pub state: &'a EvaluationState,
@@ -55,6 +57,8 @@ impl AdversarialClaims<'_> {
             attack: Some(attacks.join(",")),
             norm: Some(self.request.config.norm.to_string()),
             weights_sha256: Some(self.weights_sha256.into()),
+            images_sha256: Some(self.images_sha256.into()),
+            request: Some(self.state.request.clone()),
         })
     }
 

@@ -56,8 +56,8 @@ impl EvaluationFolder {
         let path = match self {
             EvaluationFolder::At(folder) if is_taken(folder, request)? => {
                 return Err(Error::usage(format!(
-                    "--out {}: expected a new folder, or one of an evaluation of the same weights with the same flags; \
-                     found another evaluation, which would be lost",
+                    "--out {}: expected a new folder, or one of an evaluation of the same weights and images with the \
+                     same flags; found another evaluation, which would be lost",
                     folder.display()
                 )));
             }

@@ -131,8 +131,14 @@ impl EvaluationInputs<'_> {
         let state = run.finish();
         let mut seen = Observations::new(model, device, &examples, &gradients, &correct, &state, &request.eps)?;
         seen.outputs = CleanOutputs::new(&network, &images, &clean)?;
-        let (weights_sha256, dataset) = (&*network.sha256, &images.dataset);
-        let claims = AdversarialClaims { request, weights_sha256, dataset, state: &state, correct: &correct };
+        let claims = AdversarialClaims {
+            request,
+            weights_sha256: &network.sha256,
+            images_sha256: &images.sha256,
+            dataset: &images.dataset,
+            state: &state,
+            correct: &correct,
+        };
         let adversarial = paths.keep_images.then(|| claims.images(device, &examples)).transpose();
         let adversarial = adversarial.map_err(|error| match (error, &continued) {
             (Error::Failed(message), Some(file)) => {
