@@ -362,7 +362,8 @@ fn a_network_without_gradients_raises_a_warning() {
     let request = EvaluationRequest { weights, ..request(&[AttackName::Pgd], &[0.1], 3) };
     let report = request.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     assert!(report.clean_accuracy > 0.0 && report.robust[0].accuracy == report.clean_accuracy);
-    let [warning] = &report.warnings[..] else { panic!("{:?}", report.warnings) };
+    let [constant, warning] = &report.warnings[..] else { panic!("{:?}", report.warnings) };
+    assert!(constant.starts_with("constant-prediction: class ") && constant.ends_with(" is linear2"), "{constant}");
     assert!(warning.starts_with("zero-gradient: the gradient of the cross-entropy is zero for "), "{warning}");
 }
 
