@@ -42,7 +42,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
     let weights = if checkpoint.is_dir() { checkpoint.join(BEST) } else { checkpoint.clone() };
     let out = output_file("--out", out, &[&weights])?;
     let options = weights_flags.clone().options();
-    let LoadedModel { model, state, mut metadata, remarks } = options.load(&weights)?;
+    let LoadedModel { model, state, mut metadata, remarks, .. } = options.load(&weights)?;
     if *names == WeightNames::Robustbench && model.statistics().is_none() {
         return Err(Error::usage(format!(
             "--names robustbench: expected a wide ResNet, the only network of the paper there; {} is a {}",

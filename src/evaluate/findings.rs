@@ -48,7 +48,7 @@ impl Findings<'_> {
             request: state.request.clone(),
             model: network.model.describe(),
             normalization: network.model.normalization().to_string(),
-            ignored_tensors: request.weights_options.ignored_tensors.clone(),
+            ignored_tensors: network.ignored_tensors.clone(),
             weights_remarks: network.remarks.clone(),
             dataset: config.dataset,
             split: request.split.to_string(),

@@ -21,15 +21,20 @@ pub const PRECISION: &str = "fp32";
 impl EvaluationRequest {
     /// SHA-256 of the evaluation's identity.
     pub(super) fn hash(&self, network: &Network, images: &ImageSet) -> String {
-        sha256(
-            self.identity(&network.sha256, &network.model.normalization().to_string(), &images.sha256)
-                .to_string()
-                .as_bytes(),
-        )
+        let normalization = network.model.normalization().to_string();
+        let identity = self.identity(&network.sha256, &network.ignored_tensors, &normalization, &images.sha256);
+        sha256(identity.to_string().as_bytes())
     }
 
-    /// Identity of the evaluation with these hashes of weights and images, by a network of this normalization.
-    fn identity(&self, weights_sha256: &str, normalization: &str, images_sha256: &str) -> Value {
+    /// Identity of the evaluation with these hashes of weights and images, by a network of this normalization and
+    /// without these tensors of the file.
+    fn identity(
+        &self,
+        weights_sha256: &str,
+        ignored_tensors: &[String],
+        normalization: &str,
+        images_sha256: &str,
+    ) -> Value {
         let EvaluationRequest { config, split, attacks, margins, .. } = self;
         // Radii are single precision where they are used: 8/255 and 0.03137255 are the same.
         let eps: Vec<f64> = self.eps.iter().map(|&eps| as_written(eps as f32)).collect();
@@ -38,6 +43,7 @@ impl EvaluationRequest {
             "maxmargin": env!("CARGO_PKG_VERSION"),
             "precision": PRECISION,
             "weights_sha256": weights_sha256,
+            "ignored_tensors": ignored_tensors,
             "normalization": normalization,
             "images_sha256": images_sha256,
             "dataset": config.dataset,
@@ -111,17 +117,19 @@ mod tests {
     }
 
     fn identity(request: &EvaluationRequest) -> String {
-        request.identity("w", "none", "i").to_string()
+        request.identity("w", &[], "none", "i").to_string()
     }
 
     #[test]
-    fn other_images_weights_or_normalization_are_another_evaluation() {
+    fn other_images_weights_tensors_or_normalization_are_another_evaluation() {
         let request = request(&[AttackName::Pgd], true);
-        let of = |weights, normalization, images| request.identity(weights, normalization, images).to_string();
+        let of = |weights, normalization, images| request.identity(weights, &[], normalization, images).to_string();
         assert_eq!(of("w", "none", "i"), of("w", "none", "i"));
         for other in [of("v", "none", "i"), of("w", "per-image", "i"), of("w", "none", "j")] {
             assert_ne!(of("w", "none", "i"), other);
         }
+        let without = request.identity("w", &["ema.conv1.weight".into()], "none", "i").to_string();
+        assert_ne!(of("w", "none", "i"), without);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) struct Network {
     pub model: Box<dyn Model>,
     /// Number of training steps after which the weights were written; 0 if the file does not say it.
     pub step: u32,
+    /// Names of the file's tensors that were left out.
+    pub ignored_tensors: Vec<String>,
     /// Remarks on the reading.
     pub remarks: Vec<String>,
     /// Values of its parameters and statistics.
@@ -38,10 +40,11 @@ impl Network {
     /// # Errors
     /// The file cannot be read, or its tensors are not those of a known model.
     pub(super) fn read(path: &Path, options: &WeightsOptions) -> Result<Network> {
-        let LoadedModel { model, state, metadata, remarks, .. } = options.load(path)?;
+        let LoadedModel { model, state: weights, metadata, ignored_tensors, remarks } = options.load(path)?;
         let step = metadata.get("step").and_then(|step| step.parse().ok()).unwrap_or(0);
         let (path, options) = (path.to_owned(), options.clone());
-        Ok(Network { sha256: file_sha256(&path)?, path, options, model, step, remarks, weights: state })
+        let sha256 = file_sha256(&path)?;
+        Ok(Network { path, options, sha256, model, step, ignored_tensors, remarks, weights })
     }
 
     /// Checks that the network can classify `images`.

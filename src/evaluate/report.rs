@@ -51,7 +51,7 @@ pub struct EvaluationReport {
     /// Normalization of images by the network, as `--normalization` has it; empty in files of former versions.
     #[serde(default)]
     pub normalization: String,
-    /// Names of tensors that were left out, as `--ignore-tensors` had them.
+    /// Names of the tensors that `--ignore-tensors` left out.
     #[serde(default)]
     pub ignored_tensors: Vec<String>,
     /// Remarks on the reading of the weights, such as a dropped prefix of the tensors' names.

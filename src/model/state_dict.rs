@@ -73,6 +73,8 @@ pub struct LoadedModel {
     pub state: ModelState,
     /// Metadata of the file.
     pub metadata: BTreeMap<String, String>,
+    /// Names of the tensors that were left out, as the options say, in order.
+    pub ignored_tensors: Vec<String>,
     /// Remarks on the reading: a dropped prefix, converted tensors, tensors left out.
     pub remarks: Vec<String>,
 }
@@ -95,7 +97,9 @@ impl WeightsOptions {
     pub fn load(&self, path: &Path) -> Result<LoadedModel> {
         let mut file = TensorFile::read(path)?;
         let mut remarks = Vec::new();
-        remarks.extend(self.leave_out(&mut file)?);
+        let ignored_tensors = self.leave_out(&mut file)?;
+        let ignored = || format!("ignored {}", listed(ignored_tensors.iter().map(String::as_str)));
+        remarks.extend((!ignored_tensors.is_empty()).then(ignored));
         remarks.extend(convert_to_single(&mut file)?);
         let NamedNetwork { model: kind, names, prefix } = self.only_network(&file)?;
         remarks.extend((!prefix.is_empty()).then(|| format!("dropped the prefix {prefix} of the tensors' names")));
@@ -139,11 +143,11 @@ impl WeightsOptions {
         })?;
         let values = |params| from_renamed_tensors(params, |name| names.rename(name), &file);
         let state = model.stored().map(values).collect::<Result<_>>()?;
-        Ok(LoadedModel { model, state, metadata: file.metadata, remarks })
+        Ok(LoadedModel { model, state, metadata: file.metadata, ignored_tensors, remarks })
     }
 
-    /// Removes the tensors that are to be left out from the file; returns a remark if there are any.
-    fn leave_out(&self, file: &mut TensorFile) -> Result<Option<String>> {
+    /// Removes the tensors that are to be left out from the file; returns their names in order.
+    fn leave_out(&self, file: &mut TensorFile) -> Result<Vec<String>> {
         let stands_for = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
             Some(beginning) => name.starts_with(beginning),
             None => name == pattern,
@@ -157,7 +161,9 @@ impl WeightsOptions {
         let left_out = |tensor: &Tensor| self.ignored_tensors.iter().any(|pattern| stands_for(pattern, &tensor.name));
         let (out, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut file.tensors).into_iter().partition(left_out);
         file.tensors = kept;
-        Ok((!out.is_empty()).then(|| format!("ignored {}", listed(out.iter().map(|tensor| tensor.name.as_str())))))
+        let mut names: Vec<String> = out.into_iter().map(|tensor| tensor.name).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// The only network among a file's tensors. A file without one is taken for a LeNet5's, whose building then says
