@@ -26,8 +26,8 @@ pub fn to_tensors(params: &Params, prefix: &str, values: &[f32]) -> Vec<Tensor> 
 /// Values of parameters, in our layout, from tensors named `<prefix><parameter>`.
 ///
 /// # Errors
-/// A tensor is missing, has another shape or type, or holds an infinity, a NaN or a negative variance. The message names
-/// file and tensor, what was expected and what was found.
+/// A tensor is missing, has another shape or type, or holds an infinity, a NaN or a negative variance. The message
+/// names file and tensor, what was expected and what was found.
 pub fn from_tensors(params: &Params, prefix: &str, file: &TensorFile) -> Result<Vec<f32>> {
     from_renamed_tensors(params, |name| format!("{prefix}{name}"), file)
 }
@@ -170,7 +170,8 @@ impl WeightsOptions {
     /// which tensor is missing.
     ///
     /// # Errors
-    /// There are several networks; or the only one is a part of a Sequential and nothing says how images are normalized.
+    /// There are several networks; or the only one is a part of a Sequential, and nothing says how images are
+    /// normalized.
     fn only_network(&self, file: &TensorFile) -> Result<NamedNetwork> {
         let mut networks = networks_among(file.tensors.iter().map(|tensor| tensor.name.as_str()));
         if networks.len() > 1 {
