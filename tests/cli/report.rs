@@ -52,7 +52,7 @@ pub(super) fn page(folder: &Path, flags: &str, at: &str) -> String {
 /// Models of the paper whose rows are marked: they were trained as a run was.
 pub(super) fn matches(page: &str) -> Vec<&str> {
     let rows = page.split("<tr class=\"match\">").skip(1).filter_map(|row| row.split("</tr>").next());
-    rows.filter_map(|row| Some(row.split_once("</svg>paper, ")?.1.split('<').next()?)).collect()
+    rows.filter_map(|row| row.split_once("</svg>paper, ")?.1.split('<').next()).collect()
 }
 
 pub(super) fn has(page: &str, parts: &[&str]) {
