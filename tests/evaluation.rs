@@ -428,6 +428,9 @@ fn images_made_on_a_network_are_classified_by_every_network() {
             "on its own images a network is as robust as in an evaluation"
         );
         assert_eq!(found.weights_sha256[at], own.weights_sha256);
+        assert_eq!(found.images_sha256, own.images_sha256);
+        let strengths = own.robust[0].attacks.iter().map(|attack| attack.strength.clone().expect("it is known"));
+        assert!(found.strengths.iter().map(|named| named.strength.clone()).eq(strengths));
         let other = 1 - at;
         assert!(
             found.accuracy[other][at] >= found.accuracy[at][at],

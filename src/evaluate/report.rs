@@ -294,7 +294,8 @@ impl EvaluationReport {
         let [forward, backward] = [self.forward_passes, self.backward_passes].map(|passes| si(passes as f64));
         text += &format!("\n{forward} forward and {backward} backward passes of an image; ");
         let (seconds, seed) = (self.seconds.unwrap_or_default(), self.seed.unwrap_or_default());
-        text += &format!("{seconds:.1} s; seed {seed}; weights {:.12}\n", self.weights_sha256);
+        let (weights, images) = (&self.weights_sha256, &self.images_sha256);
+        text += &format!("{seconds:.1} s; seed {seed}; SHA-256 of weights {weights:.12}, of images {images:.12}\n");
         self.warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
         text
     }
@@ -327,5 +328,26 @@ impl AttackStatistics {
             "  {name:12} {found:>6} of {attacked:>6} adversarial in {}, {forward} forward passes, {seconds:.1} s\n",
             counted((*runs).into(), "run")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attack_that_found_nothing_has_no_mean_distance() {
+        let statistics = AttackStatistics { attacked: 2, ..AttackStatistics::default() };
+        let none = MinimumNormResult::new(&statistics, &[None, None]);
+        assert_eq!((none.found, none.mean, none.quartiles), (0, None, None));
+        let one = MinimumNormResult::new(&statistics, &[None, Some(0.5)]);
+        assert_eq!((one.found, one.attacked, one.mean, one.quartiles), (1, 2, Some(0.5), Some([0.5; 3])));
+    }
+
+    #[test]
+    fn other_images_than_the_published_ones_have_a_word() {
+        assert_eq!(origin("mnist, test", Some(Provenance::Published)), "mnist, test");
+        assert_eq!(origin("mnist, test", Some(Provenance::Other)), "mnist, test; NOT the published files");
+        assert_eq!(origin("mnist, test", None), "mnist, test");
     }
 }

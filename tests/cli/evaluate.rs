@@ -339,6 +339,20 @@ fn the_test_size_of_a_run_does_not_cut_the_number_that_is_asked_for() {
 }
 
 #[test]
+fn attack_and_transfer_refuse_flags_without_effect() {
+    let here = Path::new(".");
+    refused_in(here, "attack w --attack margins", &["--attack margins: expected attacks, which make images"]);
+    refused_in(here, "attack w --attack pgd,margins", &["--attack margins: expected attacks"]);
+    refused_in(here, "attack w --attack autoattack --nb-iter 3", &["--nb-iter: expected one of", "found autoattack"]);
+    refused_in(
+        here,
+        "transfer w v --attack apgd-ce --nb-restart 3",
+        &["--nb-restart: expected one of", "(pgd, pgd-loss)"],
+    );
+    refused_in(here, "transfer w v --hinge-maxeps 0.3", &["--hinge-maxeps: expected one of", "found pgd"]);
+}
+
+#[test]
 fn the_strength_of_every_attack_is_in_the_table_and_the_report() {
     let folder = folder();
     let flags = "--quiet --test-size 30 --nb-iter 2 --attack apgd-ce,fab --json r.json";
