@@ -1,8 +1,8 @@
 //! Lines of `metrics.jsonl`: the figures of a run, one JSON object a line.
 //!
-//! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the time, which alone
-//! differs between two equal runs. The figures are [`figures`](super::figures)' part. JSON has no NaN: it is written as
-//! `null`.
+//! Every line has a `kind` ([`Kind`]), the `step` it belongs to, the figures, and under `clock` the time. Two equal runs
+//! differ in the time, and in the `device` of a result if they ran on different ones. The figures are
+//! [`figures`](super::figures)' part. JSON has no NaN: it is written as `null`.
 
 use std::fs;
 use std::path::Path;
