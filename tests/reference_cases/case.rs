@@ -97,6 +97,18 @@ impl ReferenceCase {
         self.values(name).iter().map(|&v| v as f32).collect()
     }
 
+    /// True for each example that single precision decides, if the case says it in the tensor `name`.
+    pub fn stable(&self, name: &str) -> Option<Vec<bool>> {
+        self.find(name)?;
+        Some(self.u32s(name).into_iter().map(|stable| stable == 1).collect())
+    }
+
+    /// Number of examples that the case says single precision cannot decide.
+    pub fn unstable(&self) -> usize {
+        let marks = self.tensors.iter().filter(|(name, _)| *name == "stable" || name.ends_with(".stable"));
+        marks.flat_map(|(_, tensor)| &tensor.values).filter(|stable| **stable == 0.0).count()
+    }
+
     /// Elements of a tensor as counts.
     pub fn u32s(&self, name: &str) -> Vec<u32> {
         let count = |&v: &f64| {

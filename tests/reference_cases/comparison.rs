@@ -38,6 +38,15 @@ impl std::fmt::Display for Comparison {
     }
 }
 
+/// The largest error of the examples `held`, of which it names the worst.
+pub fn worst(what: &str, held: &[usize], error: impl Fn(usize) -> f64, allowed: f64) -> Comparison {
+    let error = |&i: &usize| Some(error(i)).filter(|error| !error.is_nan()).unwrap_or(f64::INFINITY);
+    match held.iter().max_by(|a, b| error(a).total_cmp(&error(b))) {
+        Some(i) => Comparison::new(format!("{what} of example {i}"), error(i), allowed),
+        None => Comparison::new(what, 0.0, allowed),
+    }
+}
+
 /// `norm(found - expected) / norm(expected)`, or `norm(found)` if `expected` is 0.
 pub fn relative(found: &[f32], expected: &[f64]) -> f64 {
     let found: Vec<f64> = found.iter().map(|&v| f64::from(v)).collect();
