@@ -33,9 +33,9 @@ const SIGNATURES: [(&[u8], &str); 16] = [
     (b"\x7fELF", "a program"),
     (b"%PDF", "a PDF document"),
     (b"version https://git-lfs", LFS),
-    (b"BZh", "packed with bzip2"),
-    (b"\xfd7zXZ\0", "packed with xz"),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd"),
+    (b"BZh", "a file packed with bzip2"),
+    (b"\xfd7zXZ\0", "a file packed with xz"),
+    (b"\x28\xb5\x2f\xfd", "a file packed with zstd"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
 ];
@@ -47,7 +47,7 @@ const LFS: &str = "a Git LFS pointer";
 const PAGE: &str = "a web page";
 const PYTORCH: &str = "a pickle of PyTorch's";
 const PICKLE: &str = "a pickle of Python's";
-const GZIP: &str = "packed with gzip";
+const GZIP: &str = "a file packed with gzip";
 const ONNX: &str = "an ONNX model";
 const EMPTY: &str = "an empty file";
 const SAFETENSORS: &str = "a safetensors file";
@@ -155,7 +155,7 @@ fn advice(found: &str, expected: ExpectedContent) -> &'static str {
         (SAFETENSORS, _) => "weights or other tensors",
         (_, Cifar10) if found == GZIP => "unpack the archive first",
         (GZIP, _) => "unpack it",
-        _ if found.starts_with("packed") || found.ends_with("archive") => "unpack it",
+        _ if found.starts_with("a file packed") || found.ends_with("archive") => "unpack it",
         _ => "",
     }
 }
@@ -235,7 +235,7 @@ mod tests {
                 &["a Git LFS pointer", "git lfs pull"],
             );
             described(b"PK\x03\x04\x14\0\0\0\0\0mnist/images", expected, &["a zip archive: unpack it"]);
-            described(b"\x1f\x8b\x08\0", expected, &["packed with gzip: unpack"]);
+            described(b"\x1f\x8b\x08\0", expected, &["a file packed with gzip: unpack"]);
             described(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", expected, &["a PNG picture"]);
             described(b"", expected, &["an empty file: fetch or copy it again"]);
         }

@@ -182,7 +182,7 @@ fn a_wrong_file_in_the_place_of_an_idx_file_is_named_with_what_to_do() {
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer: fetch the file it stands for"),
         (b"PK\x03\x04\x14\0\0\0\0\0", "it is a zip archive: unpack it"),
         (b"", "ends at byte 0, within the header of 16 bytes; it is an empty file"),
-        (&twice, "it is packed with gzip: unpack it twice"),
+        (&twice, "it is a file packed with gzip: unpack it twice"),
     ];
     for (file, message) in cases {
         refused(idx::decode_images(Path::new("i"), file), &["i: ", message]);
@@ -351,7 +351,7 @@ fn a_file_of_another_format_in_the_place_of_a_cifar_file_is_recognized() {
             "ends early, at byte 7856: 3 records of 3073 bytes expected, 9219 bytes in all; it is an IDX file",
         ),
         (idx::encode_labels(&labels(10)), "it is an IDX file, such as MNIST's"),
-        (gzip(&mnist), "it is packed with gzip"),
+        (gzip(&mnist), "it is a file packed with gzip"),
         (b"\x80\x02}q\x01(U\x0bbatch_label".to_vec(), "the version in binary files is needed"),
     ] {
         refused(cifar::decode(Path::new("data_batch_1.bin"), &file, 3), &["data_batch_1.bin: ", what]);

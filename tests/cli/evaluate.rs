@@ -394,7 +394,7 @@ fn a_file_of_another_format_is_refused_with_that_format() {
         (&b"<!DOCTYPE html><html><body>404</body></html>"[..], "byte 0: expected a safetensors file, found a web page"),
         (b"PK\x03\x04 archive/data.pkl", "found a pickle of PyTorch's"),
         (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "found a pickle of PyTorch's"),
-        (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "packed with gzip: unpack it"),
+        (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "found a file packed with gzip: unpack it"),
         (b"", "byte 0: expected a safetensors file"),
         (&whole[..whole.len() / 2], "truncated"),
         (&whole[..100], "truncated"),
