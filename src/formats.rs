@@ -113,7 +113,7 @@ fn format_name(content: &[u8]) -> Option<&'static str> {
         [0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, ..] => PYTORCH,
         [0x80, 2..=5, ..] => PICKLE,
         [0x1f, 0x8b, ..] => GZIP,
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if content.len() % 2 == 0 => UTF_16,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if content.len().is_multiple_of(2) => UTF_16,
         [0xef, 0xbb, 0xbf, ..] => BYTE_ORDER_MARK,
         // Fields 1 (version of the format) and 2 (name of the program that wrote the file) of a protobuf message.
         [0x08, 1..=16, 0x12, 1..=32, name, ..] if name.is_ascii_alphabetic() => ONNX,

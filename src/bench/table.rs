@@ -66,7 +66,7 @@ fn summary(f: &mut fmt::Formatter<'_>, step: &StepSummary, graph_node_s: Option<
         seconds(step),
         seconds(*sum_of_ops_s),
         share(idle),
-        counted(*launches as u64, "launch")
+        counted(*launches, "launch")
     )?;
     if let Some((all, each)) = launches_s.zip(graph_node_s) {
         writeln!(f, "launches that do nothing, {} each, would take {}", seconds(each), seconds(all))?;

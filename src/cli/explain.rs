@@ -118,5 +118,5 @@ fn launches(program: &Program, multiprocessors: usize) -> String {
 
 /// Number, bytes and FLOPs of launches.
 fn total_text(TotalCost { launches, cost: Cost { bytes, flops } }: TotalCost) -> String {
-    format!("{}, {} bytes, {} FLOP", counted(launches as u64, "launch"), si(bytes as f64), si(flops as f64))
+    format!("{}, {} bytes, {} FLOP", counted(launches, "launch"), si(bytes as f64), si(flops as f64))
 }

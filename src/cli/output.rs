@@ -97,7 +97,10 @@ pub fn output_file(flag: &'static str, path: &Path, inputs: &[&Path]) -> Result<
 /// Those of [`print`].
 pub fn print_beside<'a>(files: impl IntoIterator<Item = &'a OutputFile>, text: &str) -> Result<()> {
     match files.into_iter().any(OutputFile::is_standard_output) {
-        true => Ok(print_message(text.strip_suffix('\n').unwrap_or(text))),
+        true => {
+            print_message(text.strip_suffix('\n').unwrap_or(text));
+            Ok(())
+        }
         false => print(text),
     }
 }
