@@ -1,7 +1,7 @@
 //! Folder of an evaluation: its report, a line for each image, and the adversarial images if they are saved. The result
 //! of one request never overwrites that of another.
 
-use std::fs::{create_dir_all, read};
+use std::fs::read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use super::checkpoint;
 use super::image_results::{FORMER_HEADER, HEADER, ImageResult};
 use super::report::{EvaluationReport, SCHEMA_VERSION};
 use crate::formats::{ExpectedContent, mistaken_format};
-use crate::record::{OutputFile, check_folder, write_atomic};
+use crate::record::{OutputFile, create_folder, write_atomic};
 use crate::{Error, Result, formats};
 
 /// Report, as JSON.
@@ -74,9 +74,11 @@ impl EvaluationFolder {
                 folder
             }
         };
-        create_dir_all(&path).map_err(|source| Error::io(&path, "create", source))?;
-        check_folder(&path)?;
-        Ok(PreparedFolder { path, passed_over })
+        match (create_folder(&path), self) {
+            (Ok(()), _) => Ok(PreparedFolder { path, passed_over }),
+            (Err(error), EvaluationFolder::At(_)) => Err(Error::usage(format!("--out {error}"))),
+            (Err(error), _) => Err(error),
+        }
     }
 }
 

@@ -75,11 +75,12 @@ pub(super) fn probe(folder: &Path) -> io::Result<()> {
     temporary(folder, OsStr::new("probe")).map(drop)
 }
 
-/// Refuses a folder in which no file can be made.
+/// Creates a folder and its parents, unless it is there. Files can be made in it.
 ///
 /// # Errors
 /// [`Error::Io`] with advice.
-pub fn check_folder(folder: &Path) -> Result<()> {
+pub fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|source| cannot(folder, "create", source))?;
     probe(folder).map_err(|source| cannot(folder, "write into", source))
 }
 

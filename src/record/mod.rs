@@ -27,7 +27,7 @@ pub mod run;
 mod system;
 pub mod tensors;
 
-pub use atomic::{check_folder, write_atomic};
+pub use atomic::{create_folder, write_atomic};
 pub use events::Events;
 pub use figures::{AtStep, EpochRecord, ResultRecord, RunMetrics, StepRecord};
 pub use line::{CLOCK, Kind, read_metrics};

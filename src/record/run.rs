@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::atomic::{PARTIAL, cannot, write_atomic};
+use super::atomic::{PARTIAL, cannot, create_folder, write_atomic};
 use super::events::EVENTS;
 use super::lock::{LOCK, OWNER, RunLock};
 use crate::{Error, Result};
@@ -40,7 +40,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Usage`] if it holds a run, or another process trains there; [`Error::Io`] if it cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path).map_err(|e| cannot(path, "create", e))?;
+        create_folder(path)?;
         let folder = Self::hold(path)?;
         if let Some(found) = [CONFIG, METRICS, BEST, LAST].iter().find(|name| path.join(name).exists()) {
             let shown = path.display();

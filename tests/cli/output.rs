@@ -62,6 +62,8 @@ fn no_flag_destroys_the_weights_or_a_file_of_a_run() {
         "evaluate run --json a --save ./a",
         &["--save ./a: expected another file than that of --json"],
     );
+    let parts = ["--out hard.safetensors: cannot create: ", "a part of this path is a file"];
+    refused_in(folder.path(), "evaluate run --out hard.safetensors", &parts);
     assert!((contents(folder.path()), contents(&run), contents(&run.join("evaluation-pgd"))) == before);
 }
 
