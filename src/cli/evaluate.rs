@@ -64,9 +64,10 @@ pub(super) struct EvaluateRunFlags {
     /// Write the report to this file, too; - is the standard output, and what is printed goes to the standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Folder for evaluation.json and images.csv, which has a row for each image. An interrupted evaluation continues
-    /// from the state in it; an evaluation of other images, weights or flags is not overwritten [default:
-    /// evaluation-NAME in the run's folder, or evaluation-NAME-2 and so on; none for weights alone]
+    /// Folder for evaluation.json and images.csv [default: evaluation-NAME in the run's folder; none for weights alone]
+    ///
+    /// images.csv has a row for each image. An interrupted evaluation continues from the state in the folder. An
+    /// evaluation of other images, weights or flags is not overwritten: the default is then evaluation-NAME-2 and so on.
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
     /// Write the adversarial images (those in balls, or else the nearest), each checked, to this file [default
@@ -90,7 +91,9 @@ pub(super) struct RequiredAccuracies {
     /// Exit with code 1 if the accuracy under attack at this eps is lower; may be repeated
     #[arg(long = "require-robust", value_name = "PERCENT@EPS", value_parser = percent_at_eps)]
     robust: Vec<RequiredAccuracy>,
-    /// Accept required accuracies whose evaluation has warnings of the checks, which are not reached otherwise
+    /// Accept required accuracies beside warnings of the checks
+    ///
+    /// Without it, an accuracy whose evaluation has a warning does not meet what is required.
     #[arg(long)]
     allow_suspicious: bool,
 }

@@ -104,12 +104,12 @@ pub(super) struct AttackFlags {
     #[arg(long, help = AttackFlag::NbRestart.help(), long_help = AttackFlag::NbRestart.long_help(), value_name = "N",
           value_parser = within(&RESTARTS))]
     pub nb_restart: Option<u32>,
-    #[arg(long, help = AttackFlag::Loss.help(), long_help = AttackFlag::Loss.long_help())]
+    #[arg(long, hide_short_help = true, help = AttackFlag::Loss.help(), long_help = AttackFlag::Loss.long_help())]
     pub loss: Option<Loss>,
-    #[arg(long, help = AttackFlag::NbSample.help(), long_help = AttackFlag::NbSample.long_help(), value_name = "N",
+    #[arg(long, hide_short_help = true, help = AttackFlag::NbSample.help(), long_help = AttackFlag::NbSample.long_help(), value_name = "N",
           value_parser = within(&SAMPLES))]
     pub nb_sample: Option<u32>,
-    #[arg(long, help = AttackFlag::HingeMaxeps.help(), long_help = AttackFlag::HingeMaxeps.long_help(),
+    #[arg(long, hide_short_help = true, help = AttackFlag::HingeMaxeps.help(), long_help = AttackFlag::HingeMaxeps.long_help(),
           value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
     pub hinge_maxeps: Option<f32>,
     #[arg(long, help = AttackFlag::Seed.help(), long_help = AttackFlag::Seed.long_help(), value_name = "N",

@@ -7,8 +7,8 @@ use crate::choice::{Choice as _, choices};
 choices! {
     /// Setting of attacks by the name of its flag.
     pub enum AttackFlag {
-        /// Radius of the balls, one or several: 0.3 or 8/255 or 0.1,0.2,0.3. An image that is adversarial at one eps is
-        /// so at every larger one [default: test-eps of the run, or of the norm's preset]
+        /// Radius of the balls, one or several: 0.3 or 8/255 or 0.1,0.2,0.3 [default: test-eps of the run, or of the
+        /// norm's preset]
         Eps = "eps",
         /// Step size of PGD [default: eps / 40 for linf on digits and mnist, eps / 4 otherwise]
         EpsIter = "eps-iter",

@@ -3,6 +3,7 @@
 //! - [`request`]: the settings of an evaluation and the files it writes.
 //! - [`run`]: the evaluation itself; examples that stay correct under one attack are given to the next.
 //! - [`report`]: its result, as JSON and as a table; [`image_results`]: a line for each image.
+//! - `identity`: everything that the result depends on; of two with the same, one continues or replaces the other.
 //! - [`folder`]: the folder of an evaluation, which never overwrites the result of another request.
 //! - [`transfer`]: adversarial images made on one network, classified by others.
 //! - [`attacks`]: attacks by name, with their published settings; [`protocol`]: published sets of them.
