@@ -77,8 +77,9 @@ fn a_run_that_signals_stop_again_and_again_ends_like_an_uninterrupted_run() {
 fn a_second_signal_ends_the_process_at_once() {
     let folder = temporary();
     let run = folder.path().join("run");
-    // A step takes minutes.
-    let mut child = start(&mut begin(&run, "--width 1 --nb-iter 20000 --test-size 1 --val-size 1 --test-eps 0.001"));
+    // A step takes minutes, and the measurement before it seconds.
+    let slow = "--method pgd --attack-eps 0.1 --width 2 --training-batch-size 230 --nb-iter 400 --test-size 1";
+    let mut child = start(&mut begin(&run, slow));
     wait_until("the first line", || lines(&run) >= 1);
     send(&child, "TERM", 1);
     let mut err = BufReader::new(child.stderr.take().expect("a pipe"));
