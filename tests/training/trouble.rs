@@ -64,6 +64,11 @@ fn damages() -> Vec<Damage> {
         damage(LAST, |p| rewrite(p, |f| f.tensors.retain(|t| t.name != "margins")), &["no tensor `margins`"]),
         damage(
             LAST,
+            |p| rewrite(p, |f| f.tensors.push(Tensor::new("weights.bn1.weight", &[1], vec![1f32]))),
+            &["found 1 tensor that belongs to no parameter: weights.bn1.weight"],
+        ),
+        damage(
+            LAST,
             |p| {
                 rewrite(p, |f| {
                     f.tensors.retain(|t| t.name != "margins");
