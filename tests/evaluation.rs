@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use maxmargin::attack::StepLength;
 use maxmargin::catalog::DatasetKind;
-use maxmargin::config::{Config, preset};
+use maxmargin::config::{Config, TestAttacked, preset};
 use maxmargin::data::{self, Dataset};
 use maxmargin::device::{Device, Schedule, Snapshot, cpu::Cpu};
 use maxmargin::evaluate::report::EvaluationReport;
@@ -184,18 +184,21 @@ fn passes_are_those_of_the_examples_in_the_batch() {
 #[test]
 fn passes_of_the_margins_are_counted() {
     let plain = request(&[], &[], 1);
-    let report = |margins: bool| {
-        let request = EvaluationRequest { margins, ..plain.clone() };
-        request.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation")
-    };
-    let (without, with) = (report(false), report(true));
-    let correct = (with.clean_accuracy * IMAGES as f64 / 100.0).round() as u64;
+    let report = |request: &EvaluationRequest| request.run(&mut Cpu::new(), &OutputPaths::default()).expect("figures");
+    let without = report(&plain);
+    let n = IMAGES as u64;
+    assert_eq!((without.forward_passes, without.backward_passes), (n, 0));
+    let correct = (without.clean_accuracy * IMAGES as f64 / 100.0).round() as u64;
     let Config { nb_iter, num_search_steps, .. } = plain.config;
-    assert_eq!((without.forward_passes, without.backward_passes), (IMAGES as u64, 0));
-    assert_eq!(with.backward_passes, correct * u64::from(nb_iter), "an iteration of PGD goes back once");
-    let forward = correct * u64::from(nb_iter + num_search_steps);
-    let found = with.forward_passes - 2 * IMAGES as u64;
-    assert!((forward..=forward + 2 * correct).contains(&found), "{found}, not about {forward}");
+    for (test_attacked, attacked) in [(TestAttacked::All, n), (TestAttacked::Correct, correct)] {
+        let mut request = EvaluationRequest { margins: true, ..plain.clone() };
+        request.config.fidelity.test_attacked = test_attacked;
+        let with = report(&request);
+        assert_eq!(with.backward_passes, attacked * u64::from(nb_iter), "an iteration of PGD goes back once");
+        let least = attacked * u64::from(nb_iter + num_search_steps);
+        let found = with.forward_passes - 2 * n;
+        assert!((least..=least + 2 * attacked).contains(&found), "{found}, not about {least}");
+    }
 }
 
 #[test]
