@@ -61,7 +61,7 @@ mod unix {
 
     /// Time within which further signals belong to the first: `timeout` signals a process and then its group, and the
     /// end of a terminal is told by the system and by the shell.
-    const ONE_REQUEST: Duration = Duration::from_millis(300);
+    const ONE_REQUEST: Duration = Duration::from_millis(100);
 
     /// From now on the first SIGINT, SIGTERM or SIGHUP sets a flag, and a later one ends the process. `finishing` says
     /// in the message what is done before the process ends: "finishing the step".

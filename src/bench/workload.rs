@@ -155,7 +155,7 @@ impl BenchStep {
     }
 
     pub fn describe(&self) -> String {
-        format!("{}, batch {}", self.model.describe(), self.batch)
+        format!("{}; batch {}", self.model.describe(), self.batch)
     }
 
     pub fn fill(&self, device: &mut dyn Device) -> Result<()> {

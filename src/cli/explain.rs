@@ -52,7 +52,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     // The programs do not depend on the number of images, if they fill a batch.
     let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
     let step = train::record_step(&mut memory, &*model, &data, &config);
-    let mut text = format!("{}, batch {}, {}\n\n", model.describe(), config.training_batch_size, config.method);
+    let mut text = format!("{}; batch {}, {}\n\n", model.describe(), config.training_batch_size, config.method);
     for (program, times) in &step.schedule.stages {
         text += &format!("{times} x ");
         text += &match args.topic {

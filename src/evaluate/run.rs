@@ -107,7 +107,7 @@ impl EvaluationInputs<'_> {
         let in_balls = planned(&bounded, true).repeat(request.eps.len());
         let plan = [in_balls, planned(&minimum_norm, false), of_margins.collect()];
         let mut progress = Progress::of_work("evaluation", request.quiet);
-        progress.note(&format!("{} on {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
+        progress.note(&format!("{}; {}; {}B of memory", model.describe(), device.describe(), si(bytes as f64)));
         network.remarks.iter().for_each(|remark| progress.note(&format!("{}: {remark}", request.weights.display())));
         if let Some(note) = former.note() {
             progress.note(&note);

@@ -1,6 +1,6 @@
 //! The run folder: the names of its files, its lock, its creation and its opening for a resume.
 //!
-//! One process at a time holds a run, by [`super::lock`]. Reading a run needs no lock, because its files are replaced
+//! One process at a time holds a run, by the file `lock`. Reading a run needs no lock, because its files are replaced
 //! whole. This module does not know the meaning of settings and tensors.
 
 use std::fs::{self, OpenOptions};

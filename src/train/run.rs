@@ -195,7 +195,7 @@ impl<'a> TrainingRun<'a> {
             run.write_checkpoint()?;
         }
         let (model, device, bytes) = (run.model.describe(), run.device.describe(), si(device_bytes as f64));
-        run.progress.note(&format!("{model} on {device}; {bytes}B of memory"));
+        run.progress.note(&format!("{model}; {device}; {bytes}B of memory"));
         Ok(run)
     }
 

@@ -114,7 +114,7 @@ fn bench_times_every_op_of_a_step_and_its_sums_agree() {
     let said = done_in(folder.path(), &format!("bench --device cpu {SMALL} --quiet --json figures.json"));
     assert_complete(&folder.path().join("figures.json"));
     for part in [
-        "; LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters, batch 4; medians of 1\n",
+        "; LeNet5, 4 and 8 filters 5x5, 128 hidden, 52506 parameters; takes pixels in [0, 1] as they are; batch 4; medians of 1\n",
         "B/s  our own copy of 1 MB, measured here\n",
         "FLOP/s  our own product 128 x 128 x 128 in fp32 (not the device's peak), measured here\n",
         "\npgd_step l2 ",

@@ -79,10 +79,10 @@ fn auto_without_a_driver_takes_the_cpu_and_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let said = done_in(folder.path(), &format!("train {TINY} --threads 2"));
     let first = said.err.lines().next().expect("a line");
-    assert!(first.contains(" parameters on CPU, 2 threads; "), "{first}");
+    assert!(first.contains("; CPU, 2 threads; "), "{first}");
     let said = done_in(folder.path(), "evaluate runs/quick-0 --nb-iter 1 --nb-restart 1 --test-size 5 --threads 2");
     let first = said.err.lines().next().expect("a line");
-    assert!(first.contains(" parameters on CPU, 2 threads; "), "{first}");
+    assert!(first.contains("; CPU, 2 threads; "), "{first}");
 }
 
 #[test]

@@ -379,7 +379,8 @@ fn presets_are_a_table_of_the_published_values_with_their_sources() {
         "--hinge-maxeps 0.0784 (20/255) and --hinge-maxeps 0.1255 (32/255)",
         "--hinge-maxeps 2.0 and --hinge-maxeps 3.0",
         "\nmnist-l2-pgd: eps 2.0; published too: 1.0, 3.0, 4.0\n  method = pgd\n  paper: PGD training",
-        "\ncifar10-linf-trades: step 0.007\n  method = trades, eps_iter_scale = 2.2580645, attack_eps = 0.031, ",
+        "\ncifar10-linf-trades: step 0.007\n  method = trades, learning_rate_schedule = ",
+        ", eps_iter_scale = 2.2580645, attack_eps = 0.031, ",
     ] {
         assert!(said.out.contains(part), "{part} in {}", said.out);
     }
@@ -481,7 +482,7 @@ fn a_reader_that_goes_away_is_no_error() {
 fn explain_prints_the_programs_of_a_step_and_their_memory() {
     let tape = done_in(Path::new("."), "explain --preset mnist-linf").out;
     for part in [
-        "LeNet5, 32 and 64 filters 5x5, 1024 hidden, 3274634 parameters, batch 50",
+        "LeNet5, 32 and 64 filters 5x5, 1024 hidden, 3274634 parameters; takes pixels in [0, 1] as they are; batch 50, mma\n",
         "1 x clean_pass: ",
         "40 x pgd_iteration: ",
         "9 x search_probe: ",
@@ -499,7 +500,7 @@ fn explain_prints_the_programs_of_a_step_and_their_memory() {
 fn explain_knows_the_wide_resnet() {
     let tape = done_in(Path::new("."), "explain --preset cifar10-linf").out;
     for part in [
-        "wide ResNet 28-4, 5849050 parameters, batch 128",
+        "wide ResNet 28-4, 5849050 parameters; standardizes each image; batch 128, mma\n",
         "= gather_augmented(train.images, batch.index, ",
         "10 x pgd_iteration: ",
         "1.fc.bias",

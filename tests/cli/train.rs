@@ -149,13 +149,14 @@ fn a_wide_resnet_on_cifar10_shows_its_memory_and_its_accuracy_at_eps_8_of_255() 
     );
     for part in [
         "\nnetwork   wide-resnet, depth 10, width 1\n",
-        "./cifar-10-batches-bin: 20 training, 10 validation, 10 test images\nrun folder runs/cifar10-quick-0\n",
+        "./cifar-10-batches-bin: 20 training, 10 validation, 10 test images\n./cifar-10-batches-bin: not the published files; ",
+        "\nrun folder runs/cifar10-quick-0\n",
         "\naccuracy under PGD-40, eps 8/255  ",
     ] {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);
     }
     let first = said.err.lines().next().expect("a line");
-    assert!(first.starts_with("wide ResNet 10-1, 77850 parameters on CPU, "), "{first}");
+    assert!(first.starts_with("wide ResNet 10-1, 77850 parameters; standardizes each image; CPU, "), "{first}");
     assert!(first.ends_with(" MB of memory"), "{first}");
 }
 

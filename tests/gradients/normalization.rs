@@ -35,6 +35,9 @@ fn by_hand(tape: &mut Tape, given: &mut Given, x: Value, mean: &[f64], deviation
     tape.conv2d(moved, weight, ConvWindow { padding: 0, stride: 1 })
 }
 
+/// Builder of a network.
+type Build = fn() -> Box<dyn Model>;
+
 fn lenet5() -> Box<dyn Model> {
     Box::new(LeNet5::with_sizes([8, 8, 2], [3, 4], 3, 6, 5))
 }
@@ -45,9 +48,10 @@ fn wide_resnet() -> Box<dyn Model> {
 
 #[test]
 fn a_normalization_of_channels_has_the_gradient_of_one_before_the_network() {
-    let models: [(fn() -> Box<dyn Model>, &[f64], &[f64], usize); 2] =
-        [(lenet5, &[0.125, 0.75], &[0.25, 0.5], 128), (wide_resnet, &[0.5, 0.375, 0.4375], &[0.25, 0.1875, 0.3125], 6)];
-    for (model, mean, deviation, most) in models {
+    let of_wide_resnet: [&[f64]; 2] = [&[0.5, 0.375, 0.4375], &[0.25, 0.1875, 0.3125]];
+    for (model, [mean, deviation], most) in
+        [(lenet5 as Build, [&[0.125, 0.75][..], &[0.25, 0.5]], 128), (wide_resnet, of_wide_resnet, 6)]
+    {
         let text = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(":");
         let normalization: Normalization = format!("{},{}", text(mean), text(deviation)).parse().unwrap();
         check_against(
@@ -64,7 +68,7 @@ fn a_normalization_of_channels_has_the_gradient_of_one_before_the_network() {
 
 #[test]
 fn a_normalization_of_each_image_has_the_gradient_of_one_before_the_network() {
-    for (model, most) in [(lenet5 as fn() -> Box<dyn Model>, 128), (wide_resnet, 6)] {
+    for (model, most) in [(lenet5 as Build, 128), (wide_resnet, 6)] {
         check_against(
             &format!("{}, per image", model().describe()),
             most,

@@ -23,7 +23,7 @@ use maxmargin::model::{Mode, Model, ModelState, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Tape};
 
 use super::case::{noise, unit};
-use super::comparison::{Comparison, largest, share_beyond, worst};
+use super::comparison::{Comparison, exceeds, largest, share_beyond, worst};
 use super::model::{batch_norm, running_statistics};
 use super::numbers::to_nchw;
 use super::{ReferenceCase, allocate};
@@ -204,7 +204,7 @@ fn compare(
     match (stable, mode) {
         (Some(_), Mode::Eval) => vec![
             if wide {
-                let strayed = held.iter().filter(|&&i| !(examples[i].pixels <= STABLE_PIXELS_OFF)).count();
+                let strayed = held.iter().filter(|&&i| exceeds(examples[i].pixels, STABLE_PIXELS_OFF)).count();
                 Comparison::new("adversarial (stable examples)", strayed as f64, (held.len() / 4) as f64)
             } else {
                 worst("adversarial (share of pixels)", &held, |i| examples[i].pixels, STABLE_PIXELS_OFF)
@@ -215,7 +215,7 @@ fn compare(
         (Some(_), Mode::Train) => {
             let strays = |&&i: &&usize| {
                 let ExampleErrors { pixels, eps, .. } = examples[i];
-                !(pixels <= STABLE_PIXELS_OFF && eps <= STABLE_EPS_OFF)
+                exceeds(pixels, STABLE_PIXELS_OFF) || exceeds(eps, STABLE_EPS_OFF)
             };
             let strayed = held.iter().filter(strays).count();
             vec![
@@ -225,7 +225,7 @@ fn compare(
             ]
         }
         (None, _) if wide => {
-            let strayed = examples.iter().filter(|e| !(e.pixels <= pixels_off && e.eps <= 1.0)).count();
+            let strayed = examples.iter().filter(|e| exceeds(e.pixels, pixels_off) || exceeds(e.eps, 1.0)).count();
             vec![Comparison::new("adversarial and eps (examples)", strayed as f64, (n / 4) as f64)]
         }
         (None, _) => {

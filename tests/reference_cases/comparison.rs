@@ -19,7 +19,7 @@ impl Comparison {
 
     /// True if the error is allowed; NaN never is.
     pub fn passes(&self) -> bool {
-        self.error <= self.allowed
+        !exceeds(self.error, self.allowed)
     }
 
     /// The error relative to the tolerance, by which the worst comparison of a case is found.
@@ -36,6 +36,11 @@ impl std::fmt::Display for Comparison {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} off by {:.1e}, allowed {:.0e}", self.what, self.error, self.allowed)
     }
+}
+
+/// True if an error is above `allowed`, or NaN.
+pub fn exceeds(error: f64, allowed: f64) -> bool {
+    error.is_nan() || error > allowed
 }
 
 /// The largest error of the examples `held`, of which it names the worst.

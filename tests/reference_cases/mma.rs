@@ -21,7 +21,7 @@ use maxmargin::train::Mma;
 
 use super::attack::{EPS_ASTRAY, STABLE_EPS_OFF};
 use super::case::{noise, unit};
-use super::comparison::{Comparison, relative, relative_f64, worst};
+use super::comparison::{Comparison, exceeds, relative, relative_f64, worst};
 use super::model::LOGITS;
 use super::numbers::digest;
 use super::{ReferenceCase, allocate};
@@ -163,7 +163,7 @@ impl StepErrors {
     /// Comparisons of the margins of correct examples, of which three quarters lie within `allowed`.
     fn most_eps(&self, k: usize, allowed: f64) -> [Comparison; 2] {
         let right = self.both(true);
-        let off = right.iter().filter(|&&i| !(self.eps[i] <= allowed)).count() as f64;
+        let off = right.iter().filter(|&&i| exceeds(self.eps[i], allowed)).count() as f64;
         let name = format!("step{k}.eps");
         [
             Comparison::new(format!("{name} (examples)"), off, right.len().div_ceil(4) as f64),

@@ -139,7 +139,9 @@ fn infinite_running_statistics_are_refused() {
         let tensor = file.tensors.iter_mut().find(|tensor| tensor.name == broken).expect("a running variance");
         *tensor = maxmargin::record::Tensor::new(broken.clone(), &[64], vec![f32::INFINITY; 64]);
         write_tensors(&run.join(name), &file.tensors, &file.metadata).unwrap();
-        let parts = [name, &broken, ": expected numbers; found inf at element 0"];
+        let found =
+            if name == LAST { "element 0: expected a finite number, found inf" } else { "found inf at element 0" };
+        let parts = [name, &broken, found];
         refused(&mut place.go_on(&run, "--max-num-training-steps 9"), &parts);
         fs::write(run.join(name), good).unwrap();
     }
