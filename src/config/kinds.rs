@@ -84,7 +84,7 @@ choices! {
     pub enum TestStarts {
         /// Others at each training step (released).
         Fresh = "fresh",
-        /// The same at each training step, so that two measurements differ by the network alone (paper).
+        /// Equal starts at every training step, so that two measurements differ by the network alone (paper).
         Same = "same",
     }
 }

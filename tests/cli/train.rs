@@ -66,7 +66,7 @@ fn a_run_says_that_its_data_are_not_the_published_and_is_not_resumed_with_others
     let result: serde_json::Value = serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&result["data_provenance"], result["data_sha256"].as_str().map(str::len)), (&"other".into(), Some(64)));
 
-    // The same images with another label, as Fashion-MNIST has other images under the same names.
+    // Equal images with another label, as Fashion-MNIST has other images under the same names.
     let labels = folder.path().join("data/mnist/train-labels-idx1-ubyte");
     let mut bytes = std::fs::read(&labels).expect("labels");
     let last = bytes.last_mut().expect("a label");
