@@ -9,6 +9,7 @@ use super::attack_flags::AttackFlag;
 use super::attacks::{AttackName, AttackSettings, PGD_ITERATIONS, RecordedAttack};
 use crate::choice::Choice as _;
 use crate::config::{Config, as_written, preset};
+use crate::text::counted;
 
 /// Settings that decide how hard an attack tries. Those that an attack does not have are absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -122,10 +123,11 @@ impl AttackStrength {
 
     fn parts(&self) -> Vec<StrengthPart> {
         let AttackStrength { used, published } = self;
-        let samples = used.samples.map(|samples| counted(samples, published.samples.unwrap_or(samples), "sample"));
+        let samples =
+            used.samples.map(|samples| beside_published(samples, published.samples.unwrap_or(samples), "sample"));
         let parts = [
-            Some(counted(used.iterations, published.iterations, "iteration")),
-            Some(counted(used.restarts, published.restarts, "run")),
+            Some(beside_published(used.iterations, published.iterations, "iteration")),
+            Some(beside_published(used.restarts, published.restarts, "run")),
             compared("loss", used.loss.as_ref(), published.loss.as_ref()),
             compared("step", used.step.as_ref(), published.step.as_ref()),
             samples,
@@ -155,7 +157,7 @@ pub(super) fn describe(attack: AttackName, config: &Config, settings: &AttackSet
     let is_pgd = read(AttackFlag::EpsIter);
     let iterations = attack
         .published_iterations(norm)
-        .map(|published| counted(settings.nb_iter.unwrap_or(published), published, "iteration"));
+        .map(|published| beside_published(settings.nb_iter.unwrap_or(published), published, "iteration"));
     let unusual = iterations.filter(|iterations| iterations.differs);
     let mut head = match (is_pgd, &unusual) {
         (true, None) => format!("PGD-{PGD_ITERATIONS} {norm}"),
@@ -165,9 +167,9 @@ pub(super) fn describe(attack: AttackName, config: &Config, settings: &AttackSet
     if read(AttackFlag::Loss) {
         head += &format!(" on {}", settings.loss);
     }
-    let starts = counted(settings.nb_restart, standard.nb_restart, "start");
+    let starts = beside_published(settings.nb_restart, standard.nb_restart, "start");
     let step = compared("step", Some(&settings.step), Some(&standard.step));
-    let samples = counted(settings.nb_sample, standard.nb_sample, "sample");
+    let samples = beside_published(settings.nb_sample, standard.nb_sample, "sample");
     let parts = [
         Some(head),
         (attack == AttackName::PgdT).then(|| "towards each other class".into()),
@@ -186,13 +188,13 @@ struct StrengthPart {
     differs: bool,
 }
 
-/// A number with its noun.
-fn counted(used: u32, published: u32, noun: &str) -> StrengthPart {
-    let plural = |number: u32| if number == 1 { "" } else { "s" };
+/// Number with its noun, beside the published number where it differs.
+fn beside_published(used: u32, published: u32, noun: &str) -> StrengthPart {
+    let own = counted(used.into(), noun);
     let text = match used.cmp(&published) {
-        Ordering::Less => format!("{used} of {published} {noun}{}", plural(published)),
-        Ordering::Equal => format!("{used} {noun}{}", plural(used)),
-        Ordering::Greater => format!("{used} {noun}{} (published: {published})", plural(used)),
+        Ordering::Less => format!("{used} of {}", counted(published.into(), noun)),
+        Ordering::Equal => own,
+        Ordering::Greater => format!("{own} (published: {published})"),
     };
     StrengthPart { text, differs: used != published }
 }
