@@ -5,6 +5,7 @@ use maxmargin::config::{Direction, L2Order};
 use maxmargin::rng::{Purpose, philox};
 use maxmargin::tape::{DType, Norm, Op, PgdRule};
 
+use super::support::ball::{self, into_ball, into_box, length};
 use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
 /// Images of 1, 7, 16, 17, 784, 1,031 (a prime), 3,072 and 4,096 elements.
@@ -53,23 +54,6 @@ pub fn uniform() {
     }
 }
 
-/// Euclidean norm.
-fn length(delta: &[f64]) -> f64 {
-    delta.iter().map(|d| d * d).sum::<f64>().sqrt()
-}
-
-/// Projection of `point` onto the l2 ball of radius `eps` around `x`.
-fn into_ball(point: &[f64], x: &[f64], eps: f64) -> Vec<f64> {
-    let delta: Vec<f64> = point.iter().zip(x).map(|(p, x)| p - x).collect();
-    let factor = (eps / length(&delta)).min(1.0);
-    delta.iter().zip(x).map(|(d, x)| if factor < 1.0 { x + d * factor } else { x + d }).collect()
-}
-
-/// Projection of `point` onto the box [0, 1].
-fn into_box(point: &[f64]) -> Vec<f64> {
-    point.iter().map(|p| p.clamp(0.0, 1.0)).collect()
-}
-
 #[test]
 pub fn pgd_start() {
     for (dims, norm) in SHAPES.into_iter().flat_map(|dims| [(dims, Norm::Linf), (dims, Norm::L2)]) {
@@ -79,10 +63,7 @@ pub fn pgd_start() {
         case.gives_rows(dims, DType::F32).check(|n| {
             let point = |i: usize| {
                 let (x, u, eps) = (row(&x, i), row(&noise, i), eps.values[i]);
-                match norm {
-                    Norm::Linf => into_box(&x.iter().zip(u).map(|(x, u)| x + eps * u).collect::<Vec<_>>()),
-                    Norm::L2 => into_box(&into_ball(u, x, eps)),
-                }
+                ball::pgd_start(norm, x, u, eps)
             };
             let sizes = (0..n).flat_map(|i| row(&x, i).iter().zip(row(&noise, i))).map(|(x, u)| x + u.abs());
             vec![(0..n).flat_map(point).zip(sizes).map(|(value, size)| near(value, size)).collect()]
@@ -123,11 +104,7 @@ fn linf_step(adv: f64, x: f64, g: f64, eps: f64, step: f64) -> Sum {
 /// Step in l2 along the gradient over its norm. The size of an element is the sum of its terms' magnitudes.
 fn l2_step(adv: &[f64], x: &[f64], g: &[f64], eps: f64, step: f64, rule: &PgdRule) -> Vec<Sum> {
     let norm = length(g).max(f64::from(rule.l2_grad_floor));
-    let moved: Vec<f64> = adv.iter().zip(g).map(|(a, g)| a + step * g / norm).collect();
-    let point = match rule.l2_order {
-        L2Order::BoxBall => into_ball(&into_box(&moved), x, eps),
-        L2Order::BallBox => into_box(&into_ball(&moved, x, eps)),
-    };
+    let point = ball::pgd_step(rule, adv, x, g, eps, step);
     (0..x.len()).map(|i| near(point[i], adv[i] + x[i] + (step * g[i] / norm).abs())).collect()
 }
 

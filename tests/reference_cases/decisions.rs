@@ -1,19 +1,23 @@
 //! Gradients of a wide ResNet in double precision, given a device's decisions of each ReLU. Among millions of inputs of
 //! ReLU some are so close to 0 that rounding decides their sign, and one such decision changes a gradient by a
 //! thousandth or more. A device whose decisions differ from the case's must give the gradient that follows from its own
-//! decisions.
+//! decisions, and an attack must go where these gradients lead.
 
 use std::collections::HashMap;
 
 use maxmargin::device::Device;
 use maxmargin::model::{Mode, Model, ModelState};
-use maxmargin::tape::{Buffer, LossRule, Memory, Op, Tape, Value};
+use maxmargin::tape::{Buffer, LossRule, Memory, Op, PgdRule, Tape, Value};
 
 use super::comparison::Comparison;
+use crate::support::ball::{pgd_start, pgd_step};
 use crate::support::double::{DoubleValues, run};
 
 /// Largest magnitude of ReLU's input at which rounding decides, relative to the root mean square of its batch.
-const TIE: f64 = 2e-5;
+pub const TIE: f64 = 2e-5;
+
+/// A device's results of each ReLU of a forward pass. Their signs are its decisions.
+pub type Decisions = Vec<Vec<f32>>;
 
 /// Keeps all results of ReLU in buffers, from which a device's decisions are read.
 pub fn keep(tape: &mut Tape, memory: &mut Memory) -> Vec<Buffer> {
@@ -53,7 +57,7 @@ impl DoublePrecision {
         state: &ModelState,
         mode: Mode,
         rule: LossRule,
-        x: &[f32],
+        x: &[f64],
         labels: &[u32],
     ) -> DoublePrecision {
         let rows = labels.len();
@@ -70,7 +74,7 @@ impl DoublePrecision {
         let by_image = by_parameter.remove(0);
 
         let mut known = DoubleValues::new();
-        known.insert(image, x.iter().copied().map(f64::from).collect());
+        known.insert(image, x.to_vec());
         known.insert(label, labels.iter().copied().map(f64::from).collect());
         for (params, values) in model.stored().zip(state) {
             let mut rest = &values[..];
@@ -85,10 +89,10 @@ impl DoublePrecision {
     }
 
     /// Gradients with the decisions of these results of ReLU, or with its own decisions.
-    pub fn gradients(&self, decisions: Option<&[Vec<f32>]>) -> CaseGradients {
+    pub fn gradients(&self, decisions: Option<&Decisions>) -> CaseGradients {
         let passes = |decided: &Vec<f32>| decided.iter().map(|&y| y > 0.0).collect();
         let values = relus(&self.tape).into_iter().map(|[_, y]| y);
-        let passes = values.zip(decisions.unwrap_or_default().iter().map(passes)).collect();
+        let passes = values.zip(decisions.into_iter().flatten().map(passes)).collect();
         let mut known = self.known.clone();
         run(&self.tape, &self.tape.nodes()[self.forward..], &mut known, self.rows, &passes);
         let mut take = |value: &Value| known.remove(value).expect("a gradient is computed");
@@ -98,19 +102,73 @@ impl DoublePrecision {
     }
 
     /// Checks that rounding explains every decision that differs from its own.
-    pub fn ties(&self, decisions: &[Vec<f32>]) -> Comparison {
-        let mut furthest = 0f64;
+    pub fn ties(&self, decisions: &Decisions) -> Comparison {
+        let furthest = self.distances(decisions).into_iter().fold(0.0, f64::max);
+        Comparison::new("ReLU's decisions (distance from a tie)", furthest, TIE)
+    }
+
+    /// Largest distance from a tie of each example's decisions that differ from its own, relative to the root mean
+    /// square of the batch.
+    fn distances(&self, decisions: &Decisions) -> Vec<f64> {
+        let mut furthest = vec![0f64; self.rows];
         for ([x, _], decided) in relus(&self.tape).into_iter().zip(decisions) {
             let x = &self.known[&x];
             let size = (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt();
-            let other = x.iter().zip(decided).filter(|&(&x, &y)| (x > 0.0) != (y > 0.0));
-            furthest = other.map(|(x, _)| x.abs() / size).fold(furthest, f64::max);
+            let row = x.len() / self.rows;
+            let other = x.iter().zip(decided).enumerate().filter(|&(_, (&x, &y))| (x > 0.0) != (y > 0.0));
+            for (i, (x, _)) in other {
+                furthest[i / row] = furthest[i / row].max(x.abs() / size);
+            }
         }
-        Comparison::new("ReLU's decisions (distance from a tie)", furthest, TIE)
+        furthest
+    }
+}
+
+/// PGD in double precision, given a device's decisions in each iteration.
+pub struct DoublePgd<'a> {
+    pub model: &'a dyn Model,
+    pub state: &'a ModelState,
+    pub loss: LossRule,
+    pub rule: PgdRule,
+    pub x: Vec<f64>,
+    pub labels: Vec<u32>,
+    /// Random numbers of the start; `None`: PGD begins at the images.
+    pub noise: Option<Vec<f64>>,
+    pub eps: Vec<f64>,
+    pub step: Vec<f64>,
+}
+
+impl DoublePgd<'_> {
+    /// Runs an iteration for each of `decisions`, with its own decisions where there are none. Returns the adversarial
+    /// examples, and the largest distance from a tie of each example's decisions that differ from its own.
+    pub fn run(&self, decisions: &[Option<Decisions>]) -> (Vec<f64>, Vec<f64>) {
+        let rows = self.labels.len();
+        let row = self.x.len() / rows;
+        let of = |values: &'_ [f64], i: usize| values[i * row..][..row].to_vec();
+        let mut adv: Vec<f64> = match &self.noise {
+            None => self.x.clone(),
+            Some(noise) => {
+                (0..rows).flat_map(|i| pgd_start(self.rule.norm, &of(&self.x, i), &of(noise, i), self.eps[i])).collect()
+            }
+        };
+        let mut furthest = vec![0f64; rows];
+        for decided in decisions {
+            let exact = DoublePrecision::new(self.model, self.state, Mode::Eval, self.loss, &adv, &self.labels);
+            if let Some(decided) = decided {
+                furthest.iter_mut().zip(exact.distances(decided)).for_each(|(most, d)| *most = most.max(d));
+            }
+            let (g, _) = exact.gradients(decided.as_ref());
+            let moved = |i: usize| {
+                let [adv, x, g] = [&adv, &self.x, &g].map(|values| of(values, i));
+                pgd_step(&self.rule, &adv, &x, &g, self.eps[i], self.step[i])
+            };
+            adv = (0..rows).flat_map(moved).collect();
+        }
+        (adv, furthest)
     }
 }
 
 /// Reads a device's results of ReLU.
-pub fn read(device: &dyn Device, relus: &[Buffer]) -> Vec<Vec<f32>> {
+pub fn read(device: &dyn Device, relus: &[Buffer]) -> Decisions {
     relus.iter().map(|relu| device.read_f32(relu).unwrap()).collect()
 }

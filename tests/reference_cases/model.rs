@@ -15,7 +15,7 @@ use maxmargin::tape::{LossRule, Memory, Tape};
 
 use super::case::unit;
 use super::comparison::{Comparison, relative, relative_f64, worst};
-use super::decisions::{self, DoublePrecision};
+use super::decisions::{self, Decisions, DoublePrecision};
 use super::numbers::{digest, to_nchw};
 use super::{ReferenceCase, allocate};
 
@@ -87,7 +87,8 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
     if near.iter().all(Comparison::passes) {
         checks.extend(near);
     } else if wide {
-        let exact = DoublePrecision::new(&*model, &state, mode, rule, &unit(&images), &case.u32s("labels"));
+        let x: Vec<f64> = unit(&images).into_iter().map(f64::from).collect();
+        let exact = DoublePrecision::new(&*model, &state, mode, rule, &x, &case.u32s("labels"));
         checks.extend(with_decisions(case, &*model, &exact, &decisions, (&by_image, &by_parameters)));
     } else {
         let tie =
@@ -133,7 +134,7 @@ fn with_decisions(
     case: &ReferenceCase,
     model: &dyn Model,
     exact: &DoublePrecision,
-    decisions: &[Vec<f32>],
+    decisions: &Decisions,
     (by_image, by_parameters): (&[f32], &[f32]),
 ) -> Vec<Comparison> {
     let single = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();

@@ -127,13 +127,9 @@ fn compute(
             let rows = x(0).chunks(dims(0)[1]).zip(x(1)).zip(x(2));
             rows.map(|((z, &y), &t)| targeted_loss(z, y as usize, t as usize, *targeted)).collect()
         }
-        Op::LossBackward(LossRule { loss: Loss::Xent, .. }) => {
+        Op::LossBackward(rule) => {
             let rows = x(0).chunks(dims(0)[1]).zip(x(1)).zip(x(2));
-            let softmax = |((z, &y), dv): ((&[f64], &f64), &f64)| {
-                let sum: f64 = z.iter().map(|z| z.exp()).sum();
-                (0..z.len()).map(|j| dv * (z[j].exp() / sum - f64::from(j == y as usize))).collect::<Vec<_>>()
-            };
-            rows.flat_map(softmax).collect()
+            rows.flat_map(|((z, &y), &dv)| loss_backward(z, y as usize, dv, *rule)).collect()
         }
         other => panic!("{} has no formula here", other.name()),
     };
@@ -202,6 +198,27 @@ pub fn loss(z: &[f64], y: usize, rule: LossRule) -> f64 {
             lm / (z[0] - z[2] + 1e-12)
         }
     }
+}
+
+/// `dv` times the derivative of a loss, other than dlr, with respect to each logit of a row. Of equal logits, lm and cw
+/// choose the first.
+fn loss_backward(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<f64> {
+    let largest = (0..z.len()).rev().filter(|&j| j != y).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("another class");
+    let sum: f64 = (0..z.len()).filter(|&j| rule.loss == Loss::Xent || j != y).map(|j| z[j].exp()).sum();
+    let raised = |j: usize| match rule.loss {
+        Loss::Xent => z[j].exp() / sum,
+        Loss::Slm => {
+            if j == y {
+                0.0
+            } else {
+                z[j].exp() / sum
+            }
+        }
+        Loss::Cw if z[largest] - z[y] < -f64::from(rule.confidence) => f64::from(j == y),
+        Loss::Lm | Loss::Cw => f64::from(j == largest),
+        Loss::Dlr => panic!("the gradient of dlr has no formula here"),
+    };
+    (0..z.len()).map(|j| dv * (raised(j) - f64::from(j == y))).collect()
 }
 
 /// `sum_j P_j (log P_j - log Q_j)` of two rows of logits.

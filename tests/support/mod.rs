@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports)] // each suite uses some of it
 
 pub mod attacked;
+pub mod ball;
 pub mod cuda;
 pub mod double;
 pub mod fake;
