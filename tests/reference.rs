@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use maxmargin::device::{Device, cpu::Cpu};
-use reference_cases::{Comparison, ReferenceCase, replay};
+use reference_cases::{Comparison, ReferenceCase, measurement, replay};
 use support::devices;
 
 /// The project's own cases. Cargo names the project's folder; `scripts/gpu-check` names that of a copy.
@@ -81,6 +81,17 @@ fn every_case_of_the_folder_is_reproduced() {
     };
     let failures: Vec<String> = cases.iter().enumerate().flat_map(on_every_device).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn margins_that_select_checkpoints_are_those_of_an_pgd_in_its_test_form() {
+    let in_test_form = |name: &String| own_case(name).has("form", "test");
+    let names: Vec<String> = own_cases("an_pgd").into_iter().filter(in_test_form).collect();
+    assert_eq!(names.len(), 4);
+    for name in names {
+        let comparison = measurement::compare(&own_case(&name));
+        assert!(comparison.passes(), "{name}: {comparison}");
+    }
 }
 
 // ---- Tests of the suite itself, on its own cases: a replay must be able to fail.

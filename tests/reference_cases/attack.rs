@@ -22,7 +22,7 @@ use maxmargin::device::{Device, Schedule};
 use maxmargin::model::{Mode, Model, ModelState, image_buffer};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, PgdRule, Program, Tape};
 
-use super::case::{noise, unit};
+use super::case::{start_noise, unit};
 use super::comparison::{Comparison, exceeds, largest, share_beyond, worst};
 use super::decisions::{self, Decisions, DoublePgd, TIE};
 use super::model::{batch_norm, running_statistics};
@@ -50,17 +50,19 @@ const RUNNING_STATISTICS: f64 = 1e-5;
 const RUNNING_STATISTICS_ASTRAY: f64 = 1e-2;
 
 /// A case's model and attack, recorded before the device allocates memory.
-struct AttackReplay {
+pub struct AttackReplay {
     memory: Memory,
     model: Box<dyn Model>,
     state: ModelState,
-    target: Batch,
+    pub target: Batch,
     noise: Option<Buffer>,
     settings: PgdSettings,
     pgd: Pgd,
     eps: Vec<f32>,
     step: Vec<f32>,
     x: Vec<f32>,
+    /// Random numbers of the start.
+    pub start: Vec<f32>,
     /// Forward pass of the current point that keeps all results of ReLU in `relus`. Both are empty for LeNet5.
     decide: Schedule,
     relus: Vec<Buffer>,
@@ -93,16 +95,12 @@ impl AttackReplay {
             decide.then(&Arc::new(tape.finish()), 1);
         }
         let x = unit(&images);
-        AttackReplay { memory, model, state, target, noise, settings, pgd, eps, step, x, decide, relus }
+        let start = start_noise(case.text("noise"), norm, &*model, &x);
+        AttackReplay { memory, model, state, target, noise, settings, pgd, eps, step, x, start, decide, relus }
     }
 
     fn norm(&self) -> Norm {
         self.settings.rule.norm
-    }
-
-    /// Numbers of the random start.
-    fn start_noise(&self, case: &ReferenceCase) -> Vec<f32> {
-        noise(case.text("noise"), self.norm(), &*self.model, &self.x)
     }
 
     fn run(&self, case: &ReferenceCase, device: &mut dyn Device, schedule: &Schedule) {
@@ -118,7 +116,7 @@ impl AttackReplay {
         device.write_f32(&self.pgd.eps, &self.eps).unwrap();
         device.write_f32(&self.pgd.step, &self.step).unwrap();
         if let Some(buffer) = &self.noise {
-            device.write_f32(buffer, &self.start_noise(case)).unwrap();
+            device.write_f32(buffer, &self.start).unwrap();
         }
         device.replay(schedule).unwrap();
     }
@@ -155,7 +153,7 @@ impl AttackReplay {
             rule: self.settings.rule,
             x: double(&self.x),
             labels: case.u32s("labels"),
-            noise: self.noise.as_ref().map(|_| double(&self.start_noise(case))),
+            noise: self.noise.as_ref().map(|_| double(&self.start)),
             eps: double(&self.eps),
             step: double(&self.step),
         };
@@ -189,58 +187,82 @@ pub fn pgd(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     compare(case, &adv, allowed, None, Mode::Eval, Some(&mut ties))
 }
 
-pub fn an_pgd(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
-    let mode = batch_norm(case.choice("search_mode"));
-    let n = case.tensor("images").shape[0];
-    let (start, eps, step) = match case.text("form") {
-        "train" => {
-            let eps = case.f32s("prev_eps");
-            let scale = (case.number::<f64>("step_scale") / case.number::<f64>("steps")) as f32;
-            let step = eps.iter().map(|eps| eps * scale).collect();
-            (SearchStart::Eps, eps, step)
-        }
-        "test" => {
-            let [eps, step] = ["pgd_eps", "pgd_step"].map(|key| vec![case.number::<f64>(key) as f32; n]);
-            (SearchStart::HalfMaxEps, eps, step)
-        }
-        other => panic!("form {other:?} is not known"),
-    };
-    let mut attacked = AttackReplay::new(case, "attack_loss", eps, step);
-    let search = Search {
-        loss: rule(case.choice("search_loss")),
-        steps: case.number("search_steps"),
-        max_eps: case.number::<f64>("max_eps") as f32,
-        start,
-        norm: attacked.norm(),
-        direction: Fidelity::RELEASED.direction,
-        result: Fidelity::RELEASED.search_result,
-        mode,
-    };
-    let AttackReplay { memory, model, target, pgd, .. } = &mut attacked;
-    let an_pgd = AnPgd::new(memory, &**model, target, pgd.clone(), search);
-    let point = image_buffer(memory, &**model, "point", n);
-    let mut schedule = an_pgd.schedule.clone();
-    let mut tape = Tape::new("point");
-    let found = match start {
-        SearchStart::Eps => an_pgd.boundary_point(&mut tape, Fidelity::RELEASED.clamp_boundary),
-        SearchStart::HalfMaxEps => {
-            let adv = tape.leaf(&pgd.adv);
-            tape.copy(adv)
-        }
-    };
-    tape.keep(found, &point);
-    schedule.then(&Arc::new(tape.finish()), 1);
-    attacked.run(case, device, &schedule);
+/// A case's AN-PGD, recorded before the device allocates memory.
+pub struct SearchReplay {
+    pub attacked: AttackReplay,
+    an_pgd: AnPgd,
+    pub search: Search,
+    /// The adversarial example of the case: PGD's in form `test`, the boundary point in form `train`.
+    point: Buffer,
+    schedule: Schedule,
+}
 
-    let search_step = f64::from(search.max_eps) * 0.5f64.powi(search.steps as i32);
-    let margins = device.read_f32(&an_pgd.margin).unwrap();
-    let point = device.read_f32(&point).unwrap();
-    let margins = Some((&margins[..], search_step));
+impl SearchReplay {
+    pub fn new(case: &ReferenceCase) -> SearchReplay {
+        let n = case.tensor("images").shape[0];
+        let (start, eps, step) = match case.text("form") {
+            "train" => {
+                let eps = case.f32s("prev_eps");
+                let scale = (case.number::<f64>("step_scale") / case.number::<f64>("steps")) as f32;
+                let step = eps.iter().map(|eps| eps * scale).collect();
+                (SearchStart::Eps, eps, step)
+            }
+            "test" => {
+                let [eps, step] = ["pgd_eps", "pgd_step"].map(|key| vec![case.number::<f64>(key) as f32; n]);
+                (SearchStart::HalfMaxEps, eps, step)
+            }
+            other => panic!("form {other:?} is not known"),
+        };
+        let mut attacked = AttackReplay::new(case, "attack_loss", eps, step);
+        let search = Search {
+            loss: rule(case.choice("search_loss")),
+            steps: case.number("search_steps"),
+            max_eps: case.number::<f64>("max_eps") as f32,
+            start,
+            norm: attacked.norm(),
+            direction: Fidelity::RELEASED.direction,
+            result: Fidelity::RELEASED.search_result,
+            mode: batch_norm(case.choice("search_mode")),
+        };
+        let AttackReplay { memory, model, target, pgd, .. } = &mut attacked;
+        let an_pgd = AnPgd::new(memory, &**model, target, pgd.clone(), search);
+        let point = image_buffer(memory, &**model, "point", n);
+        let mut schedule = an_pgd.schedule.clone();
+        let mut tape = Tape::new("point");
+        let found = match start {
+            SearchStart::Eps => an_pgd.boundary_point(&mut tape, Fidelity::RELEASED.clamp_boundary),
+            SearchStart::HalfMaxEps => {
+                let adv = tape.leaf(&pgd.adv);
+                tape.copy(adv)
+            }
+        };
+        tape.keep(found, &point);
+        schedule.then(&Arc::new(tape.finish()), 1);
+        SearchReplay { attacked, an_pgd, search, point, schedule }
+    }
+
+    /// Runs the attack and the search. Returns the margins.
+    pub fn run(&self, case: &ReferenceCase, device: &mut dyn Device) -> Vec<f32> {
+        self.attacked.run(case, device, &self.schedule);
+        device.read_f32(&self.an_pgd.margin).unwrap()
+    }
+
+    /// Length of a step of the bisection.
+    pub fn step(&self) -> f64 {
+        f64::from(self.search.max_eps) * 0.5f64.powi(self.search.steps as i32)
+    }
+}
+
+pub fn an_pgd(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
+    let replay = SearchReplay::new(case);
+    let SearchReplay { attacked, search: Search { mode, start, .. }, .. } = &replay;
+    let margins = replay.run(case, device);
+    let point = device.read_f32(&replay.point).unwrap();
     let mut ties = |strayed: &[usize]| attacked.ties(case, device, &point, strayed);
-    // The point of form `train` is the boundary point, which depends on the search too.
-    let explain: Option<Explain> = if start == SearchStart::HalfMaxEps { Some(&mut ties) } else { None };
-    let mut checks = compare(case, &point, PIXELS_OFF, margins, mode, explain);
-    if mode == Mode::Train {
+    // In form `train` the point depends on the search too.
+    let explain: Option<Explain> = if *start == SearchStart::HalfMaxEps { Some(&mut ties) } else { None };
+    let mut checks = compare(case, &point, PIXELS_OFF, Some((&margins, replay.step())), *mode, explain);
+    if *mode == Mode::Train {
         let astray = checks[0].error > 0.0;
         let allowed = if astray { RUNNING_STATISTICS_ASTRAY } else { RUNNING_STATISTICS };
         checks.extend(running_statistics(case, &*attacked.model, device, allowed));

@@ -179,7 +179,7 @@ fn state_dict(model: &dyn Model) -> Vec<String> {
 
 /// Random numbers of the attack on the batch `x` `[n, h, w, c]`. `spec` is `hash:S`, or `none` for numbers with which
 /// the attack starts at `x`.
-pub fn noise(spec: &str, norm: Norm, model: &dyn Model, x: &[f32]) -> Vec<f32> {
+pub fn start_noise(spec: &str, norm: Norm, model: &dyn Model, x: &[f32]) -> Vec<f32> {
     let Some(seed) = spec.strip_prefix("hash:") else {
         assert_eq!(spec, "none", "metadata noise");
         return if norm == Norm::Linf { vec![0.0; x.len()] } else { x.to_vec() };

@@ -20,7 +20,7 @@ use maxmargin::tape::{Loss, Memory};
 use maxmargin::train::Mma;
 
 use super::attack::{EPS_ASTRAY, STABLE_EPS_OFF};
-use super::case::{noise, unit};
+use super::case::{start_noise, unit};
 use super::comparison::{Comparison, exceeds, relative, relative_f64, worst};
 use super::model::LOGITS;
 use super::numbers::digest;
@@ -93,7 +93,7 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
         device.write_u32(&data.labels, &labels).unwrap();
         device.write_u32(&mma.batch.index, &index).unwrap();
         device.write_u32(&mma.batch.rows, &[n as u32]).unwrap();
-        device.write_f32(&numbers, &noise(seeds[k % seeds.len()], config.norm, &*model, &unit(&bytes))).unwrap();
+        device.write_f32(&numbers, &start_noise(seeds[k % seeds.len()], config.norm, &*model, &unit(&bytes))).unwrap();
         device.replay(&mma.schedule).unwrap();
 
         let (selected, count) = (&mma.selected, &mma.correct);

@@ -8,6 +8,7 @@ mod comparison;
 mod decisions;
 mod image;
 mod loss;
+pub mod measurement;
 mod mma;
 mod model;
 mod numbers;
