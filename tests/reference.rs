@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use maxmargin::device::{Device, cpu::Cpu};
-use reference_cases::{Comparison, ReferenceCase, measurement, replay};
+use reference_cases::{Comparison, ReferenceCase, attack, measurement, replay};
 use support::devices;
 
 /// The project's own cases. Cargo names the project's folder; `scripts/gpu-check` names that of a copy.
@@ -81,6 +81,20 @@ fn every_case_of_the_folder_is_reproduced() {
     };
     let failures: Vec<String> = cases.iter().enumerate().flat_map(on_every_device).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Every example is held, whether or not single precision can decide it: one that strays must have a tie of ReLU.
+#[test]
+fn attacks_on_a_wide_resnet_from_other_random_starts_are_those_of_double_precision() {
+    for (name, starts) in [("pgd-wide_resnet-l2-cw-7", 404..405), ("pgd-wide_resnet-l2-slm-10", 406..408)] {
+        for start in starts {
+            let mut case = own_case(name);
+            case.metadata.insert("noise".into(), format!("hash:{start}"));
+            case.tensors.get_mut("stable").unwrap().values.fill(1.0);
+            case.tensors.get_mut("adversarial").unwrap().values = attack::in_double_precision(&case);
+            assert_eq!(failures(&case), [""; 0], "from the start hash:{start}");
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use maxmargin::config::{Direction, L2Order};
 use maxmargin::rng::{Purpose, philox};
 use maxmargin::tape::{DType, Norm, Op, PgdRule};
 
-use super::support::ball::{self, into_ball, into_box, length};
+use super::support::ball::{self, length};
 use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
 /// Images of 1, 7, 16, 17, 784, 1,031 (a prime), 3,072 and 4,096 elements.

@@ -141,12 +141,10 @@ impl AttackReplay {
         (0..*iterations).map(each).collect()
     }
 
-    /// Checks that ties of ReLU led the examples `strayed` of a wide ResNet elsewhere. Double precision must give the
-    /// case's adversarial examples with its own decisions, and the device's, `found`, with the device's decisions. Each
-    /// decision that differs must be one that rounding decides.
-    fn ties(&self, case: &ReferenceCase, device: &mut dyn Device, found: &[f32], strayed: &[usize]) -> Vec<Comparison> {
+    /// The attack on a wide ResNet in double precision.
+    fn in_double_precision(&self, case: &ReferenceCase) -> DoublePgd<'_> {
         let double = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<f64>>();
-        let pgd = DoublePgd {
+        DoublePgd {
             model: &*self.model,
             state: &self.state,
             loss: self.settings.loss,
@@ -156,22 +154,35 @@ impl AttackReplay {
             noise: self.noise.as_ref().map(|_| double(&self.start)),
             eps: double(&self.eps),
             step: double(&self.step),
-        };
+        }
+    }
+
+    /// Checks that ties of ReLU led PGD's examples `strayed` on a wide ResNet elsewhere. Double precision must give the
+    /// examples that are `expected`, in PyTorch's layout, with its own decisions, and the device's with the device's
+    /// decisions. Each decision that differs must be one that rounding decides.
+    fn ties(
+        &self,
+        case: &ReferenceCase,
+        device: &mut dyn Device,
+        expected: &[f64],
+        strayed: &[usize],
+    ) -> Vec<Comparison> {
+        let found = device.read_f32(&self.pgd.adv).unwrap();
+        let pgd = self.in_double_precision(case);
         let decisions: Vec<_> = self.decisions(device).into_iter().map(Some).collect();
         let (own, _) = pgd.run(&vec![None; decisions.len()]);
         let (devices, distances) = pgd.run(&decisions);
-        let own = to_nchw(&own.iter().map(|&v| v as f32).collect::<Vec<_>>(), &case.tensor("images").shape);
+        let own: Vec<f32> = to_nchw(&own, &case.tensor("images").shape).into_iter().map(|v| v as f32).collect();
         let row = found.len() / self.target.capacity();
         let pixels = |found: &[f32], expected: &[f64], i: usize| {
             let part = i * row..(i + 1) * row;
             share_beyond(&found[part.clone()], &expected[part], PIXEL)
         };
-        let expected = case.values("adversarial");
         let of = |what: &str| format!("adversarial of {what} (share of pixels)");
         let (decided, exact) = (of("ReLU's decisions"), of("double precision"));
         vec![
             worst(&exact, strayed, |i| pixels(&own, expected, i), STABLE_PIXELS_OFF),
-            worst(&decided, strayed, |i| pixels(found, &devices, i), STABLE_PIXELS_OFF),
+            worst(&decided, strayed, |i| pixels(&found, &devices, i), STABLE_PIXELS_OFF),
             worst("ReLU's decisions (distance from a tie)", strayed, |i| distances[i], TIE),
         ]
     }
@@ -183,8 +194,15 @@ pub fn pgd(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     let near_underflow = case.has("loss", "xent") && case.number::<u32>("steps") == 1;
     let allowed = if near_underflow { PIXELS_OFF_NEAR_UNDERFLOW } else { PIXELS_OFF };
     let adv = device.read_f32(&attacked.pgd.adv).unwrap();
-    let mut ties = |strayed: &[usize]| attacked.ties(case, device, &adv, strayed);
-    compare(case, &adv, allowed, None, Mode::Eval, Some(&mut ties))
+    let ties = |strayed: &[usize]| attacked.ties(case, device, case.values("adversarial"), strayed);
+    compare(case, &adv, allowed, None, Mode::Eval, ties)
+}
+
+/// Adversarial examples of a `pgd` case of a wide ResNet in double precision, in PyTorch's layout.
+pub fn in_double_precision(case: &ReferenceCase) -> Vec<f64> {
+    let attacked = AttackReplay::new(case, "loss", case.f32s("eps"), case.f32s("step"));
+    let own_decisions = vec![None; attacked.settings.iterations as usize];
+    to_nchw(&attacked.in_double_precision(case).run(&own_decisions).0, &case.tensor("images").shape)
 }
 
 /// A case's AN-PGD, recorded before the device allocates memory.
@@ -247,6 +265,21 @@ impl SearchReplay {
         device.read_f32(&self.an_pgd.margin).unwrap()
     }
 
+    /// Adversarial examples of PGD that the case expects, in PyTorch's layout. In form `train` it has the boundary
+    /// points, which lie along the same direction.
+    fn expected_of_pgd(&self, case: &ReferenceCase) -> Vec<f64> {
+        let point = case.values("adversarial");
+        if self.search.start == SearchStart::HalfMaxEps {
+            return point.to_vec();
+        }
+        let x = to_nchw(&self.attacked.x, &case.tensor("images").shape);
+        let (eps, margins, row) = (&self.attacked.eps, case.values("eps"), x.len() / self.attacked.eps.len());
+        let adv = |(i, (&x, point)): (usize, (&f32, &f64))| {
+            f64::from(x) + (point - f64::from(x)) * f64::from(eps[i / row]) / margins[i / row]
+        };
+        x.iter().zip(point).enumerate().map(adv).collect()
+    }
+
     /// Length of a step of the bisection.
     pub fn step(&self) -> f64 {
         f64::from(self.search.max_eps) * 0.5f64.powi(self.search.steps as i32)
@@ -255,13 +288,11 @@ impl SearchReplay {
 
 pub fn an_pgd(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> {
     let replay = SearchReplay::new(case);
-    let SearchReplay { attacked, search: Search { mode, start, .. }, .. } = &replay;
+    let SearchReplay { attacked, search: Search { mode, .. }, .. } = &replay;
     let margins = replay.run(case, device);
     let point = device.read_f32(&replay.point).unwrap();
-    let mut ties = |strayed: &[usize]| attacked.ties(case, device, &point, strayed);
-    // In form `train` the point depends on the search too.
-    let explain: Option<Explain> = if *start == SearchStart::HalfMaxEps { Some(&mut ties) } else { None };
-    let mut checks = compare(case, &point, PIXELS_OFF, Some((&margins, replay.step())), *mode, explain);
+    let ties = |strayed: &[usize]| attacked.ties(case, device, &replay.expected_of_pgd(case), strayed);
+    let mut checks = compare(case, &point, PIXELS_OFF, Some((&margins, replay.step())), *mode, ties);
     if *mode == Mode::Train {
         let astray = checks[0].error > 0.0;
         let allowed = if astray { RUNNING_STATISTICS_ASTRAY } else { RUNNING_STATISTICS };
@@ -284,18 +315,15 @@ struct ExampleErrors {
     eps: f64,
 }
 
-/// Checks that ties led examples elsewhere.
-type Explain<'a> = &'a mut dyn FnMut(&[usize]) -> Vec<Comparison>;
-
 /// Compares adversarial examples, and margins if they are given together with the size of a search step, after a search
-/// with batch norm in `mode`. `explain` is asked about stable examples of a wide ResNet that stray.
+/// with batch norm in `mode`. `ties` checks that ties led the stable examples of a wide ResNet that stray elsewhere.
 fn compare(
     case: &ReferenceCase,
     found: &[f32],
     pixels_off: f64,
     margins: Option<(&[f32], f64)>,
     mode: Mode,
-    explain: Option<Explain>,
+    ties: impl FnOnce(&[usize]) -> Vec<Comparison>,
 ) -> Vec<Comparison> {
     let found = to_nchw(found, &case.tensor("images").shape);
     let expected = case.values("adversarial");
@@ -317,21 +345,16 @@ fn compare(
     let wide = case.has("model", "wide_resnet");
     match (stable, mode) {
         (Some(_), Mode::Eval) => {
-            let strays = |&i: &usize| exceeds(examples[i].pixels, STABLE_PIXELS_OFF);
+            let strays = |&i: &usize| wide && exceeds(examples[i].pixels, STABLE_PIXELS_OFF);
             let (strayed, near): (Vec<usize>, Vec<usize>) = held.iter().partition(|i| strays(i));
-            let pixels = |held: &[usize]| {
-                worst("adversarial (share of pixels)", held, |i| examples[i].pixels, STABLE_PIXELS_OFF)
-            };
             let mut checks = vec![
+                worst("adversarial (share of pixels)", &near, |i| examples[i].pixels, STABLE_PIXELS_OFF),
                 worst("adversarial (furthest pixel)", &held, |i| examples[i].furthest, FURTHEST),
-                worst("eps (in search steps)", &held, |i| examples[i].eps, STABLE_EPS_OFF),
+                worst("eps (in search steps)", &near, |i| examples[i].eps, STABLE_EPS_OFF),
             ];
-            match explain.filter(|_| wide && !strayed.is_empty()) {
-                Some(explain) => {
-                    checks.push(pixels(&near));
-                    checks.extend(explain(&strayed));
-                }
-                None => checks.push(pixels(&held)),
+            if !strayed.is_empty() {
+                checks.push(worst("eps (in search steps) at a tie", &strayed, |i| examples[i].eps, EPS_ASTRAY));
+                checks.extend(ties(&strayed));
             }
             checks
         }

@@ -2,7 +2,7 @@
 //! replayed through the public interface on a device. Each family of cases states its tolerances, which are ten times
 //! the error of a plain single-precision replay.
 
-mod attack;
+pub mod attack;
 mod case;
 mod comparison;
 mod decisions;

@@ -9,14 +9,14 @@ pub fn length(delta: &[f64]) -> f64 {
 }
 
 /// Projection of `point` onto the l2 ball of radius `eps` around `x`.
-pub fn into_ball(point: &[f64], x: &[f64], eps: f64) -> Vec<f64> {
+fn into_ball(point: &[f64], x: &[f64], eps: f64) -> Vec<f64> {
     let delta: Vec<f64> = point.iter().zip(x).map(|(p, x)| p - x).collect();
     let factor = (eps / length(&delta)).min(1.0);
     delta.iter().zip(x).map(|(d, x)| if factor < 1.0 { x + d * factor } else { x + d }).collect()
 }
 
 /// Projection of `point` onto the box [0, 1].
-pub fn into_box(point: &[f64]) -> Vec<f64> {
+fn into_box(point: &[f64]) -> Vec<f64> {
     point.iter().map(|p| p.clamp(0.0, 1.0)).collect()
 }
 
