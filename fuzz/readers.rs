@@ -4,6 +4,9 @@
 //! A reader must not panic, and must not take memory beyond a multiple of the file's size. It accepts the content, or
 //! its error names the file.
 
+#[path = "../tests/support/failing.rs"]
+mod failing;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +17,17 @@ use maxmargin::attack::StepLength;
 use maxmargin::bench::Ceilings;
 use maxmargin::config::{Config, preset};
 use maxmargin::data::{self, cifar, idx};
-use maxmargin::device::{Device, Schedule, Snapshot, cpu::Cpu};
+use maxmargin::device::cpu::Cpu;
 use maxmargin::evaluate::folder::ADVERSARIAL;
 use maxmargin::evaluate::{AttackName, AttackSettings, EvaluationRequest, OutputPaths, Split, folder};
 use maxmargin::model::state_dict::WeightsOptions;
 use maxmargin::record::run::{BEST, CONFIG, LAST, METRICS};
 use maxmargin::record::{Metrics, OutputFile, RunFolder};
 use maxmargin::report::paper::PaperTables;
-use maxmargin::tape::{Buffer, Loss, Memory, Program};
-use maxmargin::{Error, Result, report, train};
+use maxmargin::tape::Loss;
+use maxmargin::{Result, report, train};
+
+use failing::FailingDevice;
 
 /// Folder of the complete evaluation in the run's folder.
 const COMPLETE: &str = "evaluation-complete";
@@ -239,7 +244,7 @@ pub fn valid_files() -> &'static BTreeMap<&'static str, Vec<u8>> {
         folder::write(&complete, &done).expect("files");
         let save = OutputFile::check("--save", &complete.join(ADVERSARIAL), &[]).expect("a file that can be written");
         done.adversarial.as_ref().expect("images").write(&save).expect("a file");
-        let mut failing = Failing { cpu: Cpu::new(), left: 2 };
+        let mut failing = FailingDevice::after(2);
         assert!(request(run.path()).run(&mut failing, &output_paths(&interrupted)).is_err());
         let events = maxmargin::record::events::EVENTS;
         let readers = [
@@ -255,35 +260,4 @@ pub fn valid_files() -> &'static BTreeMap<&'static str, Vec<u8>> {
         let names = readers.map(Reader::file).into_iter().chain([events]);
         names.map(|name| (name, fs::read(run.path().join(name)).expect(name))).collect()
     })
-}
-
-/// CPU that fails after `left` schedules.
-struct Failing {
-    cpu: Cpu,
-    left: usize,
-}
-
-impl Device for Failing {
-    fn describe(&self) -> String {
-        self.cpu.describe()
-    }
-    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize> {
-        self.cpu.allocate(memory, programs)
-    }
-    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
-        self.cpu.write_bytes(buffer, bytes)
-    }
-    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
-        self.cpu.read_bytes(buffer, bytes)
-    }
-    fn snapshot(&mut self, buffer: &Buffer) -> Result<Box<dyn Snapshot>> {
-        self.cpu.snapshot(buffer)
-    }
-    fn execute(&mut self, program: &Program) -> Result<()> {
-        self.cpu.execute(program)
-    }
-    fn replay_observed(&mut self, schedule: &Schedule, before: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
-        self.left = self.left.checked_sub(1).ok_or_else(|| Error::device("stopped"))?;
-        self.cpu.replay_observed(schedule, before)
-    }
 }

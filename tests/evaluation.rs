@@ -1,5 +1,8 @@
 //! Evaluation of a checkpoint: robust examples, passes, interruption, saved images, warnings, transfer.
 
+#[path = "support/failing.rs"]
+mod failing;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +13,7 @@ use maxmargin::attack::StepLength;
 use maxmargin::catalog::DatasetKind;
 use maxmargin::config::{Config, TestAttacked, preset};
 use maxmargin::data::{self, Dataset};
-use maxmargin::device::{Device, Schedule, Snapshot, cpu::Cpu};
+use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::report::EvaluationReport;
 use maxmargin::evaluate::transfer::TransferRequest;
 use maxmargin::evaluate::verified::BatchRun;
@@ -19,8 +22,9 @@ use maxmargin::evaluate::{
 };
 use maxmargin::model::state_dict::{WeightsOptions, load_model};
 use maxmargin::record::{OutputFile, Tensor, TensorFile, write_tensors};
-use maxmargin::tape::{Buffer, Loss, Memory, Program};
-use maxmargin::{Error, Result};
+use maxmargin::tape::{Loss, Memory};
+
+use failing::FailingDevice;
 use serde_json::Value;
 
 /// Number of images.
@@ -210,37 +214,6 @@ fn in_a_ball_of_radius_0_nothing_moves_and_nothing_is_found() {
     assert_eq!(report.warnings, Vec::<String>::new());
 }
 
-/// CPU that fails after `left` schedules.
-struct Failing {
-    cpu: Cpu,
-    left: usize,
-}
-
-impl Device for Failing {
-    fn describe(&self) -> String {
-        self.cpu.describe()
-    }
-    fn allocate(&mut self, memory: &Memory, programs: &[&Program]) -> Result<usize> {
-        self.cpu.allocate(memory, programs)
-    }
-    fn write_bytes(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
-        self.cpu.write_bytes(buffer, bytes)
-    }
-    fn read_bytes(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
-        self.cpu.read_bytes(buffer, bytes)
-    }
-    fn snapshot(&mut self, buffer: &Buffer) -> Result<Box<dyn Snapshot>> {
-        self.cpu.snapshot(buffer)
-    }
-    fn execute(&mut self, program: &Program) -> Result<()> {
-        self.cpu.execute(program)
-    }
-    fn replay_observed(&mut self, schedule: &Schedule, before: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
-        self.left = self.left.checked_sub(1).ok_or_else(|| Error::device("stopped"))?;
-        self.cpu.replay_observed(schedule, before)
-    }
-}
-
 #[test]
 fn an_evaluation_that_was_interrupted_anywhere_continues_to_the_same_result() {
     let mut request = request(&[AttackName::Pgd, AttackName::AnPgd], &[0.02, 0.06], 3);
@@ -257,7 +230,7 @@ fn an_evaluation_that_was_interrupted_anywhere_continues_to_the_same_result() {
         // Interrupted again and again, each time a few batches later.
         let mut interruptions = 0;
         let report = loop {
-            match request.run(&mut Failing { cpu: Cpu::new(), left: first }, &paths) {
+            match request.run(&mut FailingDevice::after(first), &paths) {
                 Ok(report) => break report,
                 Err(error) => assert_eq!(error.to_string(), "stopped"),
             }
@@ -276,7 +249,7 @@ fn a_request_does_not_continue_from_the_state_of_another() {
     let paths =
         OutputPaths { folder: Some(folder.path().into()), checkpoint_interval: Duration::ZERO, keep_images: false };
     let one = request(&[AttackName::Pgd], &[0.05], 3);
-    one.run(&mut Failing { cpu: Cpu::new(), left: 3 }, &paths).expect_err("stopped");
+    one.run(&mut FailingDevice::after(3), &paths).expect_err("stopped");
     assert!(folder.path().join("unfinished.safetensors").is_file());
     let other = request(&[AttackName::Pgd], &[0.06], 3);
     let expected = other.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
@@ -312,7 +285,7 @@ fn an_evaluation_does_not_continue_with_other_images_under_the_same_name() {
     let out = folder.path().join("out");
     std::fs::create_dir(&out).expect("a folder");
     let paths = OutputPaths { folder: Some(out), checkpoint_interval: Duration::ZERO, keep_images: false };
-    one.run(&mut Failing { cpu: Cpu::new(), left: 3 }, &paths).expect_err("stopped");
+    one.run(&mut FailingDevice::after(3), &paths).expect_err("stopped");
     let expected = other.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation");
     let found = other.run(&mut Cpu::new(), &paths).expect("an evaluation");
     assert_eq!(timeless(&found), timeless(&expected));

@@ -5,6 +5,7 @@ pub mod attacked;
 pub mod ball;
 pub mod cuda;
 pub mod double;
+pub mod failing;
 pub mod fake;
 pub mod fingerprints;
 mod op_case;
