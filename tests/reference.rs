@@ -97,6 +97,16 @@ fn attacks_on_a_wide_resnet_from_other_random_starts_are_those_of_double_precisi
     }
 }
 
+/// A tie is proved for PGD's example. Form `train` stores the boundary point, from which that example follows.
+#[test]
+fn the_example_of_pgd_behind_each_boundary_point_is_that_of_double_precision() {
+    for name in ["an_pgd-wide_resnet-l2-eval", "an_pgd-wide_resnet-linf-eval"] {
+        let case = own_case(name);
+        let comparison = attack::SearchReplay::new(&case).pgd_in_double_precision(&case);
+        assert!(comparison.passes(), "{name}: {comparison}");
+    }
+}
+
 #[test]
 fn margins_that_select_checkpoints_are_those_of_an_pgd_in_its_test_form() {
     let in_test_form = |name: &String| own_case(name).has("form", "test");

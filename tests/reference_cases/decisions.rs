@@ -15,6 +15,8 @@ use crate::support::double::{DoubleValues, run};
 
 /// Largest magnitude of ReLU's input at which rounding decides, relative to the root mean square of its batch.
 pub const TIE: f64 = 2e-5;
+/// Name of the comparison of a decision's distance with [`TIE`].
+pub const DISTANCE_FROM_A_TIE: &str = "ReLU's decisions (distance from a tie)";
 
 /// A device's results of each ReLU of a forward pass. Their signs are its decisions.
 pub type Decisions = Vec<Vec<f32>>;
@@ -36,9 +38,16 @@ fn relus(tape: &Tape) -> Vec<[Value; 2]> {
     relus.map(|node| [node.inputs[0], node.outputs[0]]).collect()
 }
 
-/// Gradient of the summed loss with respect to the images, and of the mean loss with respect to each parameter, in this
-/// project's layouts.
+/// Gradient of the summed loss with respect to the images, and of the mean loss with respect to each parameter that is
+/// wanted, in this project's layouts.
 pub type CaseGradients = (Vec<f64>, Vec<Vec<f64>>);
+
+/// Gradients that are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Images,
+    ImagesAndParameters,
+}
 
 /// A case's forward pass in double precision, and the tape of its gradients.
 pub struct DoublePrecision {
@@ -59,6 +68,7 @@ impl DoublePrecision {
         rule: LossRule,
         x: &[f64],
         labels: &[u32],
+        wanted: Wanted,
     ) -> DoublePrecision {
         let rows = labels.len();
         let mut memory = Memory::default();
@@ -69,8 +79,11 @@ impl DoublePrecision {
         let loss = tape.loss(rule, logits, label);
         let forward = tape.nodes().len();
         let ones = tape.fill(1.0, &[rows]);
-        let wanted = [vec![image], model.params().leaves(&mut tape)].concat();
-        let mut by_parameter = tape.grad(loss, ones, &wanted);
+        let mut leaves = vec![image];
+        if wanted == Wanted::ImagesAndParameters {
+            leaves.extend(model.params().leaves(&mut tape));
+        }
+        let mut by_parameter = tape.grad(loss, ones, &leaves);
         let by_image = by_parameter.remove(0);
 
         let mut known = DoubleValues::new();
@@ -104,7 +117,7 @@ impl DoublePrecision {
     /// Checks that rounding explains every decision that differs from its own.
     pub fn ties(&self, decisions: &Decisions) -> Comparison {
         let furthest = self.distances(decisions).into_iter().fold(0.0, f64::max);
-        Comparison::new("ReLU's decisions (distance from a tie)", furthest, TIE)
+        Comparison::new(DISTANCE_FROM_A_TIE, furthest, TIE)
     }
 
     /// Largest distance from a tie of each example's decisions that differ from its own, relative to the root mean
@@ -130,11 +143,14 @@ pub struct DoublePgd<'a> {
     pub state: &'a ModelState,
     pub loss: LossRule,
     pub rule: PgdRule,
+    /// Images `[n, h, w, c]`, pixels in [0, 1].
     pub x: Vec<f64>,
     pub labels: Vec<u32>,
-    /// Random numbers of the start; `None`: PGD begins at the images.
+    /// Random numbers of the start, of the images' shape; `None`: PGD begins at the images.
     pub noise: Option<Vec<f64>>,
+    /// Radius of each example's ball `[n]`.
     pub eps: Vec<f64>,
+    /// Step size of each example `[n]`.
     pub step: Vec<f64>,
 }
 
@@ -144,7 +160,7 @@ impl DoublePgd<'_> {
     pub fn run(&self, decisions: &[Option<Decisions>]) -> (Vec<f64>, Vec<f64>) {
         let rows = self.labels.len();
         let row = self.x.len() / rows;
-        let of = |values: &'_ [f64], i: usize| values[i * row..][..row].to_vec();
+        let of = |values: &[f64], i: usize| values[i * row..][..row].to_vec();
         let mut adv: Vec<f64> = match &self.noise {
             None => self.x.clone(),
             Some(noise) => {
@@ -153,7 +169,8 @@ impl DoublePgd<'_> {
         };
         let mut furthest = vec![0f64; rows];
         for decided in decisions {
-            let exact = DoublePrecision::new(self.model, self.state, Mode::Eval, self.loss, &adv, &self.labels);
+            let (loss, labels) = (self.loss, &self.labels);
+            let exact = DoublePrecision::new(self.model, self.state, Mode::Eval, loss, &adv, labels, Wanted::Images);
             if let Some(decided) = decided {
                 furthest.iter_mut().zip(exact.distances(decided)).for_each(|(most, d)| *most = most.max(d));
             }

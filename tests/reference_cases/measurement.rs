@@ -5,7 +5,7 @@ use maxmargin::config::{Config, preset};
 use maxmargin::data::{Dataset, Provenance};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::{Examples, MarginMeasurement};
-use maxmargin::rng::{Purpose, philox};
+use maxmargin::rng::{Purpose, philox, signed_unit, unit};
 use maxmargin::tape::{Memory, Norm};
 
 use super::ReferenceCase;
@@ -17,7 +17,7 @@ use super::comparison::{Comparison, largest};
 pub fn compare(case: &ReferenceCase) -> Comparison {
     let mut replay = SearchReplay::new(case);
     let Search { max_eps, norm, .. } = replay.search;
-    let n = replay.attacked.target.capacity();
+    let n = replay.attacked.batch.capacity();
     let number = |key: &str| case.number::<f64>(key) as f32;
     let config = Config {
         norm,
@@ -48,13 +48,12 @@ pub fn compare(case: &ReferenceCase) -> Comparison {
     examples.upload(device, &dataset).unwrap();
     let measured = measurement.measure(device, &examples, 0, |_| ()).unwrap();
 
-    let unit = |i: usize, e: usize| {
+    let number = |i: usize, e: usize| {
         let word = philox(config.seed, Purpose::MarginStart, 0, i as u32, e as u32 / 4)[e % 4];
-        (word >> 8) as f32 / 2f32.powi(24)
+        if norm == Norm::Linf { signed_unit(word) } else { unit(word) }
     };
-    let number = |u: f32| if norm == Norm::Linf { 2.0 * u - 1.0 } else { u };
     let row = dataset.image_len();
-    replay.attacked.start = (0..n * row).map(|i| number(unit(i / row, i % row))).collect();
+    replay.attacked.start = (0..n * row).map(|i| number(i / row, i % row)).collect();
     let expected: Vec<f64> = replay.run(case, &mut Cpu::new()).into_iter().map(f64::from).collect();
     Comparison::new("margins (in search steps)", largest(&measured.margins.values, &expected) / replay.step(), 1e-3)
 }

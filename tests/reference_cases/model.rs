@@ -15,7 +15,7 @@ use maxmargin::tape::{LossRule, Memory, Tape};
 
 use super::case::unit;
 use super::comparison::{Comparison, relative, relative_f64, worst};
-use super::decisions::{self, Decisions, DoublePrecision};
+use super::decisions::{self, Decisions, DoublePrecision, Wanted};
 use super::numbers::{digest, to_nchw};
 use super::{ReferenceCase, allocate};
 
@@ -88,7 +88,8 @@ pub fn replay(case: &ReferenceCase, device: &mut dyn Device) -> Vec<Comparison> 
         checks.extend(near);
     } else if wide {
         let x: Vec<f64> = unit(&images).into_iter().map(f64::from).collect();
-        let exact = DoublePrecision::new(&*model, &state, mode, rule, &x, &case.u32s("labels"));
+        let (labels, wanted) = (case.u32s("labels"), Wanted::ImagesAndParameters);
+        let exact = DoublePrecision::new(&*model, &state, mode, rule, &x, &labels, wanted);
         checks.extend(with_decisions(case, &*model, &exact, &decisions, (&by_image, &by_parameters)));
     } else {
         let tie =

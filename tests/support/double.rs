@@ -206,14 +206,8 @@ fn loss_backward(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<f64> {
     let largest = (0..z.len()).rev().filter(|&j| j != y).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("another class");
     let sum: f64 = (0..z.len()).filter(|&j| rule.loss == Loss::Xent || j != y).map(|j| z[j].exp()).sum();
     let raised = |j: usize| match rule.loss {
-        Loss::Xent => z[j].exp() / sum,
-        Loss::Slm => {
-            if j == y {
-                0.0
-            } else {
-                z[j].exp() / sum
-            }
-        }
+        Loss::Slm if j == y => 0.0,
+        Loss::Xent | Loss::Slm => z[j].exp() / sum,
         Loss::Cw if z[largest] - z[y] < -f64::from(rule.confidence) => f64::from(j == y),
         Loss::Lm | Loss::Cw => f64::from(j == largest),
         Loss::Dlr => panic!("the gradient of dlr has no formula here"),
