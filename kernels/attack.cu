@@ -43,7 +43,7 @@ __device__ __forceinline__ float into_box(float v) { return clamp(v, 0.0f, 1.0f)
 
 // The nearest number to v that is inside the linf ball around x and inside the box [0, 1].
 __device__ __forceinline__ float into_ball_and_box(float v, float x, float eps) {
-    return clamp(v, fmaxf(add_towards(x, -eps), 0.0f), fminf(add_towards(x, eps), 1.0f));
+    return clamp(v, larger(add_towards(x, -eps), 0.0f), smaller(add_towards(x, eps), 1.0f));
 }
 
 // --- linf: one pass over memory ---
@@ -205,7 +205,7 @@ __device__ __forceinline__ void pgd_step_l2_of(Row& row, float eps, float step, 
     row.for_each([&](auto&, auto&, auto& dx) {
         squares += sum_each([](float g) { return static_cast<double>(g) * static_cast<double>(g); }, dx);
     });
-    const float length = fmaxf(static_cast<float>(sqrt(block_sum(squares))), floor);
+    const float length = larger(static_cast<float>(sqrt(block_sum(squares))), floor);
     const float stride = step / length;
     const auto move = [=](float a, float g) {
         const float moved = a + stride * g;
@@ -339,11 +339,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 __device__ __forceinline__ float block_max(float value) {
     SHARED(float, largest, [THREADS / WARP]);
     for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
-        value = fmaxf(value, __shfl_xor_sync(FULL_MASK, value, lanes));
+        value = larger(value, __shfl_xor_sync(FULL_MASK, value, lanes));
     }
     if (threadIdx.x % WARP == 0) largest[threadIdx.x / WARP] = value;
     __syncthreads();
-    for (int w = 0; w < THREADS / WARP; ++w) value = fmaxf(value, largest[w]);
+    for (int w = 0; w < THREADS / WARP; ++w) value = larger(value, largest[w]);
     return value;
 }
 
@@ -359,7 +359,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float largest = 0.0f;
     for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
         squares += square_of_difference(adv[start + at], x[start + at]);
-        largest = fmaxf(largest, fabsf(adv[start + at] - x[start + at]));
+        largest = larger(fabsf(adv[start + at] - x[start + at]), largest);
     }
     const float length = l2 != 0 ? static_cast<float>(sqrt(block_sum(squares))) : block_max(largest);
     const AlongDirection along(t[row], length, box != 0);
@@ -376,10 +376,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i >= active_rows(rows, capacity)) return;
     float from = low[i], to = high[i];
     if (loss[i] < 0.0f) {
-        from = fmaxf(from, t[i]);
-        to = fminf(to, max_eps);
+        from = larger(t[i], from);
+        to = smaller(to, max_eps);
     } else {
-        to = fminf(to, t[i]);
+        to = smaller(t[i], to);
     }
     low[i] = from;
     high[i] = to;

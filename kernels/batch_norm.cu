@@ -281,7 +281,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     mean[channel] = center;
     variance[channel] = static_cast<float>(squares / count);
     running_mean[channel] = moved(running_mean[channel], center);
-    const float unbiased = static_cast<float>(squares / max(count - 1.0, 1.0));
+    const float unbiased = static_cast<float>(squares / larger(count - 1.0, 1.0));
     running_variance[channel] = moved(running_variance[channel], unbiased);
 }
 

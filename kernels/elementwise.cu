@@ -94,17 +94,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     map([=](float a) { return factor * a; }, rows, capacity, row, out, a);
 }
 
-// 8 bytes an element. NaN becomes the least value, as fmaxf defines.
+// 8 bytes an element. NaN becomes the least value, and so does -0 if that is 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
     clamp_min(float* __restrict__ out, const float* __restrict__ a, float least, const unsigned* rows, int capacity,
               int row) {
-    map([=](float a) { return fmaxf(a, least); }, rows, capacity, row, out, a);
+    map([=](float a) { return larger(a, least); }, rows, capacity, row, out, a);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     clamp_min_x4(float4* __restrict__ out, const float4* __restrict__ a, float least, const unsigned* rows,
                  int capacity, int row) {
-    map([=](float a) { return fmaxf(a, least); }, rows, capacity, row, out, a);
+    map([=](float a) { return larger(a, least); }, rows, capacity, row, out, a);
 }
 
 // --- layers ---

@@ -116,7 +116,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) out[row] = static_cast<float>(sum);
 }
 
-// Maximum if `sign` is 1, minimum if it is -1 (the maximum of the negated values).
+// Maximum if `sign` is 1, minimum if it is -1 (the maximum of the negated values). A zero of either sign becomes 0 by the
+// addition of 0, because the threads would find one or the other first.
 extern "C" __global__ void __launch_bounds__(THREADS)
     reduce_extreme(float* __restrict__ out, const __grid_constant__ FormulaInputs inputs,
                    const __grid_constant__ FormulaCode code, float sign, const unsigned* rows, int capacity,
@@ -128,14 +129,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float largest = -INFINITY;
     for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
         const float value = sign * evaluate(code, inputs, stack, row, at, width, static_cast<const float*>(nullptr));
-        largest = value > largest ? value : largest;
+        largest = larger(value, largest);
     }
     for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(FULL_MASK, largest, lanes));
+        largest = larger(largest, __shfl_xor_sync(FULL_MASK, largest, lanes));
     }
     if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = largest;
     __syncthreads();
     if (threadIdx.x != 0) return;
-    for (int w = 1; w < THREADS / WARP; ++w) largest = fmaxf(largest, warps[w]);
-    out[row] = sign * largest;
+    for (int w = 1; w < THREADS / WARP; ++w) largest = larger(warps[w], largest);
+    out[row] = sign * largest + 0.0f;
 }

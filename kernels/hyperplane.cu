@@ -16,7 +16,7 @@ struct Mover {
         gain = fabs(static_cast<double>(w));
         speed = l2 ? gain : 1.0;
         const bool back = (w > 0.0f) == down;
-        room = fmax(back ? static_cast<double>(z) : 1.0 - static_cast<double>(z), 0.0);
+        room = larger(back ? static_cast<double>(z) : 1.0 - static_cast<double>(z), 0.0);
         sign = w == 0.0f ? 0.0f : back ? -1.0f : 1.0f;
     }
 

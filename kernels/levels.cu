@@ -8,7 +8,9 @@
 
 // --- levels 1 and 2: elements that do not depend on each other (bound by memory) ---
 
-__device__ __forceinline__ float clamp_between(float v, float low, float high) { return fminf(fmaxf(v, low), high); }
+__device__ __forceinline__ float clamp_between(float v, float low, float high) {
+    return v < low ? low : v > high ? high : v;
+}
 
 // A PGD step in linf: along the sign of the gradient, then into the ball of radius eps around x, then into [0, 1].
 __device__ __forceinline__ float pgd_step(float adv, float x, float dx, float eps, float step) {

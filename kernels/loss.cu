@@ -116,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Margins m = margins(z, y, classes);
     float value = m.lm;
     // log(1 + e^slm), without overflow, and accurate if it is tiny.
-    if (kind == LossKind::XENT) value = fmaxf(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
+    if (kind == LossKind::XENT) value = larger(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
     if (kind == LossKind::SLM) value = m.slm;
     if (kind == LossKind::CW) value = m.lm + confidence < 0.0f ? 0.0f : m.lm + confidence;
     if (kind == LossKind::DLR) value = Ratio(z, m.best, y, 3, classes).value;
@@ -217,9 +217,9 @@ struct Softmax {
     __device__ __forceinline__ Softmax(const float* __restrict__ z, int classes) {
         const int lane = threadIdx.x % WARP;
         largest = z[0];
-        for (int j = lane; j < classes; j += WARP) largest = fmaxf(largest, z[j]);
+        for (int j = lane; j < classes; j += WARP) largest = larger(z[j], largest);
         for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
-            largest = fmaxf(largest, __shfl_xor_sync(FULL_MASK, largest, lanes));
+            largest = larger(largest, __shfl_xor_sync(FULL_MASK, largest, lanes));
         }
         sum = 0.0f;
         for (int j = lane; j < classes; j += WARP) sum += expf(z[j] - largest);

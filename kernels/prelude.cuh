@@ -29,6 +29,18 @@ __device__ __forceinline__ long long global_thread() {
     return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
+// The larger and the smaller of two numbers; b if they are equal, zeros of both signs included, or if one is NaN. fmaxf
+// and fminf are not used: which zero they return differs between machines.
+template <typename T>
+__device__ __forceinline__ T larger(T a, T b) {
+    return a > b ? a : b;
+}
+
+template <typename T>
+__device__ __forceinline__ T smaller(T a, T b) {
+    return a < b ? a : b;
+}
+
 // Sum over a warp, in the order of a binary tree; the same bits in every lane.
 template <typename T>
 __device__ __forceinline__ T warp_sum(T value) {

@@ -332,9 +332,9 @@ impl Neg for &Formula {
 pub enum Reduction {
     /// Sum in double precision and in a fixed order, rounded once.
     Sum,
-    /// Maximum; -infinity if there is no number. NaN is ignored.
+    /// Maximum; -infinity if there is no number. NaN is ignored, and -0 becomes 0.
     Max,
-    /// Minimum; infinity if there is no number. NaN is ignored.
+    /// Minimum; infinity if there is no number. NaN is ignored, and -0 becomes 0.
     Min,
 }
 

@@ -47,7 +47,7 @@ pub enum Op {
         /// The factor.
         factor: f32,
     },
-    /// `out = max(a, least)`; NaN becomes `least`.
+    /// `out = max(a, least)`; NaN becomes `least`, and so does -0 if `least` is 0.
     ClampMin {
         /// The least value.
         least: f32,

@@ -357,6 +357,21 @@ fn files_whose_kernels_call_functions_that_are_rounded_differently_elsewhere_are
     assert_eq!(found, support::FILES_WITH_LIBRARY_FUNCTIONS.map(String::from).into());
 }
 
+/// A zero of the other sign, which fmaxf gives on one machine and not on another, would be another fingerprint.
+#[test]
+fn no_kernel_calls_a_maximum_that_leaves_the_sign_of_zero_open() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    if !root.is_dir() {
+        return; // a machine without the sources
+    }
+    for path in fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&path).unwrap();
+        for call in ["fmax(", "fmin(", "fmaxf(", "fminf("] {
+            assert!(!text.contains(call), "{}: {call}; call larger or smaller (prelude.cuh)", path.display());
+        }
+    }
+}
+
 #[test]
 fn unsafe_code_and_calls_of_the_driver_are_in_one_file() {
     fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -23,6 +23,7 @@ fn map(op: Op, f: impl Fn(f64) -> Sum) {
         OpCase::new(op.clone())
             .rows(&a)
             .gives_rows(dims, DType::F32)
+            .signed_zeros()
             .check(|n| vec![a.values[..n * a.row()].iter().map(|&a| f(a)).collect()]);
     }
 }
@@ -36,6 +37,7 @@ fn zip(op: Op, f: impl Fn(f64, f64) -> Sum) {
                 .rows(a)
                 .rows(b)
                 .gives_rows(dims, DType::F32)
+                .signed_zeros()
                 .check(|n| vec![a.values.iter().zip(&b.values).take(n * a.row()).map(|(&a, &b)| f(a, b)).collect()]);
         }
     }
@@ -81,7 +83,7 @@ pub fn scale() {
     }
 }
 
-/// NaN, an example's unknown margin, becomes the least value.
+/// NaN, an example's unknown margin, becomes the least value; -0 becomes 0 if that is the least value.
 #[test]
 pub fn clamp_min() {
     for least in [0.0, 0.1, -0.5] {

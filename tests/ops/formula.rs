@@ -72,7 +72,7 @@ pub fn map() {
     for (seed, dims) in SHAPES.iter().enumerate() {
         let (a, b) = (numbers(seed as u64, dims), Random(99 + seed as u64).coarse(dims));
         for (formula, expected) in instructions().into_iter().step_by(if dims.len() > 2 { 1 } else { 9 }) {
-            OpCase::new(Op::Map(formula)).rows(&a).rows(&b).gives_rows(dims, DType::F32).check(|n| {
+            OpCase::new(Op::Map(formula)).rows(&a).rows(&b).gives_rows(dims, DType::F32).signed_zeros().check(|n| {
                 vec![a.values.iter().zip(&b.values).take(n * a.row()).map(|(&a, &b)| expected(a, b)).collect()]
             });
         }
@@ -216,6 +216,23 @@ pub fn reduce() {
                     vec![rows(n).map(|row| exact(of(row).unwrap())).collect()]
                 });
         }
+    }
+}
+
+/// Zeros of both signs, in either order, in one thread's elements or in two threads'.
+#[test]
+fn a_maximum_or_minimum_of_zeros_is_positive_zero() {
+    for (reduction, beyond) in [(Reduction::Max, -1.0), (Reduction::Min, 1.0)] {
+        let mut a = Array::f32(&[4, 600], vec![beyond; 4 * 600]);
+        for (row, [first, second]) in [[0, 1], [40, 300], [7, 263], [8, 9]].into_iter().enumerate() {
+            a.values[row * 600 + first] = -0.0;
+            a.values[row * 600 + second] = if row < 3 { 0.0 } else { -0.0 };
+        }
+        OpCase::new(Op::Reduce(reduction, x(0)))
+            .rows(&a)
+            .gives_rows(&[4], DType::F32)
+            .signed_zeros()
+            .check(|n| vec![vec![exact(0.0); n]]);
     }
 }
 

@@ -56,11 +56,12 @@ pub struct OpCase {
     op: Op,
     inputs: Vec<Operand>,
     outputs: Vec<Operand>,
+    signed_zeros: bool,
 }
 
 impl OpCase {
     pub fn new(op: Op) -> OpCase {
-        OpCase { op, inputs: Vec::new(), outputs: Vec::new() }
+        OpCase { op, inputs: Vec::new(), outputs: Vec::new(), signed_zeros: false }
     }
 
     fn input(mut self, a: &Array, by_rows: bool) -> OpCase {
@@ -103,6 +104,11 @@ impl OpCase {
         self.output(Some(a), &a.dims, a.dtype, false)
     }
 
+    /// A zero of the other sign is an error.
+    pub fn signed_zeros(self) -> OpCase {
+        OpCase { signed_zeros: true, ..self }
+    }
+
     fn capacity(&self) -> Option<usize> {
         self.inputs.iter().chain(&self.outputs).find(|o| o.by_rows).map(|o| o.dims[0])
     }
@@ -141,7 +147,10 @@ impl OpCase {
                     assert_eq!(output.len(n), expected.len(), "the formula speaks of every active element");
                     let elements = numbers(output.dtype, bytes);
                     for (i, (got, &expected)) in elements.into_iter().zip(expected).enumerate() {
-                        let off = expected.off(got);
+                        let other_zero = got == 0.0
+                            && expected.value == 0.0
+                            && got.is_sign_negative() != expected.value.is_sign_negative();
+                        let off = if self.signed_zeros && other_zero { f64::INFINITY } else { expected.off(got) };
                         if off > worst.off || off.is_nan() {
                             let dims = &output.dims;
                             let text = format!(

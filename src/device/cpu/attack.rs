@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::{larger, smaller};
 use super::simd::vectorized;
 use crate::rng::{self, Purpose};
 use crate::tape::{Direction, L2Order, Norm, PgdRule};
@@ -62,7 +63,7 @@ fn add_towards(x: f32, e: f32) -> f32 {
 /// The least and the largest number inside the ball and the box.
 #[inline(always)]
 fn bounds(x: f32, eps: f32) -> (f32, f32) {
-    (add_towards(x, -eps).max(0.0), add_towards(x, eps).min(1.0))
+    (larger(add_towards(x, -eps), 0.0), smaller(add_towards(x, eps), 1.0))
 }
 
 /// Clamps to [low, high]. NaN passes through. (`f32::clamp` may panic, so the compiler does not vectorize it.)
@@ -128,7 +129,7 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
                     *a = clamp(*a + step * sign, bounds(x, eps));
                 }),
                 Norm::L2 => {
-                    let length = (sum_of_squares(dx, dx, |g, _| g).sqrt() as f32).max(rule.l2_grad_floor);
+                    let length = larger(sum_of_squares(dx, dx, |g, _| g).sqrt() as f32, rule.l2_grad_floor);
                     adv.iter_mut().zip(dx).for_each(|(a, &g)| *a += step / length * g);
                     match rule.l2_order {
                         L2Order::BoxBall => {
@@ -170,7 +171,7 @@ pub(super) fn along_direction(
             || {
                 let length = match (along.direction, along.norm) {
                     (Direction::Eps, _) => ball,
-                    (Direction::Unit, Norm::Linf) => x.iter().zip(adv).fold(0f32, |m, (x, a)| m.max((a - x).abs())),
+                    (Direction::Unit, Norm::Linf) => x.iter().zip(adv).fold(0.0, |m, (x, a)| larger((a - x).abs(), m)),
                     (Direction::Unit, Norm::L2) => sum_of_squares(adv, x, |a, x| a - x).sqrt() as f32,
                 };
                 let scale = 1.0 / (length + 1e-12);
@@ -189,10 +190,10 @@ pub(super) fn along_direction(
 pub(super) fn bisect(t: &mut [f32], low: &mut [f32], high: &mut [f32], loss: &[f32], max_eps: f32) {
     for (((t, low), high), &loss) in t.iter_mut().zip(low).zip(high).zip(loss) {
         if loss < 0.0 {
-            *low = low.max(*t);
-            *high = high.min(max_eps);
+            *low = larger(*t, *low);
+            *high = smaller(*high, max_eps);
         } else {
-            *high = high.min(*t);
+            *high = smaller(*t, *high);
         }
         *t = (*low + *high) / 2.0;
     }

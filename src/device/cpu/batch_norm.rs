@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::elementwise::relu_of;
+use super::elementwise::{larger, relu_of};
 use super::simd::vectorized;
 use crate::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM};
 
@@ -193,7 +193,7 @@ fn update_statistics(batch: &mut ChannelStatistics, running: &mut ChannelStatist
     for i in 0..c {
         batch.mean[i] = mean[i] as f32;
         batch.variance[i] = (squares[i] / count) as f32;
-        let unbiased = (squares[i] / (count - 1.0).max(1.0)) as f32;
+        let unbiased = (squares[i] / larger(count - 1.0, 1.0)) as f32;
         let moved = |from: f32, to: f32| (1.0 - BATCH_NORM_MOMENTUM) * from + BATCH_NORM_MOMENTUM * to;
         running.mean[i] = moved(running.mean[i], batch.mean[i]);
         running.variance[i] = moved(running.variance[i], unbiased);

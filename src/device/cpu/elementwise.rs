@@ -65,9 +65,22 @@ pub(super) fn scale(out: &mut [f32], a: &[f32], factor: f32) {
     map(out, a, |a| factor * a);
 }
 
-/// `out = max(a, least)`; NaN becomes `least`.
+/// The larger of two numbers; `b` if they are equal, zeros of both signs included, or if one is NaN. `f32::max` may
+/// return either zero.
+#[inline(always)]
+pub(super) fn larger<T: PartialOrd>(a: T, b: T) -> T {
+    if a > b { a } else { b }
+}
+
+/// The smaller of two numbers; `b` if they are equal, zeros of both signs included, or if one is NaN.
+#[inline(always)]
+pub(super) fn smaller<T: PartialOrd>(a: T, b: T) -> T {
+    if a < b { a } else { b }
+}
+
+/// `out = max(a, least)`; NaN becomes `least`, and so does -0 if `least` is 0.
 pub(super) fn clamp_min(out: &mut [f32], a: &[f32], least: f32) {
-    map(out, a, |a| a.max(least));
+    map(out, a, |a| larger(a, least));
 }
 
 /// `max(x, 0)`. NaN passes through.

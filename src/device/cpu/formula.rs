@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::{larger, smaller};
 use super::simd::vectorized;
 use crate::tape::Reduction;
 use crate::tape::formula::{FORMULA_DEPTH, Formula, Instruction};
@@ -229,15 +230,12 @@ pub(super) fn reduce(out: &mut [f32], reduction: Reduction, bound: &BoundFormula
                             Reduction::Sum => values.chunks(16).for_each(|values| {
                                 sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += f64::from(*v));
                             }),
-                            Reduction::Max => {
-                                values.iter().for_each(|&v| extreme = if v > extreme { v } else { extreme })
-                            }
-                            Reduction::Min => {
-                                values.iter().for_each(|&v| extreme = if v < extreme { v } else { extreme })
-                            }
+                            Reduction::Max => values.iter().for_each(|&v| extreme = larger(v, extreme)),
+                            Reduction::Min => values.iter().for_each(|&v| extreme = smaller(v, extreme)),
                         }
                     }
-                    *out = if reduction == Reduction::Sum { sums.iter().sum::<f64>() as f32 } else { extreme };
+                    // By the addition, a zero of either sign becomes 0, as on the GPU.
+                    *out = if reduction == Reduction::Sum { sums.iter().sum::<f64>() as f32 } else { extreme + 0.0 };
                 }
             },
         );

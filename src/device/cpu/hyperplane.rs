@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::larger;
 use super::simd::vectorized;
 use crate::tape::Norm;
 
@@ -30,7 +31,7 @@ impl CoordinateMove {
         let back = (w > 0.0) == down;
         CoordinateMove {
             speed: if norm == Norm::L2 { gain } else { 1.0 },
-            room: if back { f64::from(z) } else { 1.0 - f64::from(z) }.max(0.0),
+            room: larger(if back { f64::from(z) } else { 1.0 - f64::from(z) }, 0.0),
             gain,
             sign: match back {
                 _ if w == 0.0 => 0.0,

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::larger;
 use super::simd::vectorized;
 use crate::rng::{Purpose, philox};
 
@@ -12,7 +13,8 @@ pub(super) fn standardize(y: &mut [f32], deviation: &mut [f32], x: &[f32], row: 
     images.for_each(|((y, x), deviation)| {
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / row as f64;
         let squares: f64 = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum();
-        *deviation = ((squares / (row as f64 - 1.0).max(1.0)).sqrt() as f32).max(least);
+        let found = (squares / larger(row as f64 - 1.0, 1.0)).sqrt() as f32;
+        *deviation = if found < least { least } else { found };
         let (mean, deviation) = (mean as f32, *deviation);
         y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) / deviation);
     });

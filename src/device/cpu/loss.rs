@@ -1,5 +1,6 @@
 //! Losses of examples and their gradients, weights of examples, and the metrics of training.
 
+use super::elementwise::larger;
 use crate::tape::{Loss, LossRule, Metric, TargetedLoss};
 
 /// Margins of a row of logits z with label y.
@@ -83,7 +84,7 @@ pub(super) fn loss(out: &mut [f32], logits: &[f32], labels: &[u32], rule: LossRu
         let LogitMargins { slm, lm, best, .. } = logit_margins(z, y as usize);
         *out = match rule.loss {
             // log(1 + e^slm), without overflow and exact where it is tiny.
-            Loss::Xent => slm.max(0.0) + (-slm.abs()).exp().ln_1p(),
+            Loss::Xent => larger(slm, 0.0) + (-slm.abs()).exp().ln_1p(),
             Loss::Slm => slm,
             Loss::Lm => lm,
             Loss::Cw if lm + rule.confidence < 0.0 => 0.0,
@@ -183,7 +184,7 @@ struct Softmax {
 
 impl Softmax {
     fn new(z: &[f32]) -> Softmax {
-        let largest = z.iter().copied().fold(z[0], f32::max);
+        let largest = z.iter().copied().fold(z[0], |largest, z| larger(z, largest));
         Softmax { largest, sum: z.iter().map(|z| (z - largest).exp()).sum() }
     }
 
