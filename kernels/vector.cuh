@@ -1,6 +1,13 @@
 // One function applied to each of a thread's numbers: one number, or a vector of four that is read and written at once.
-// A kernel's formula is written once, for one number.
+// A kernel's formula is written once, for one number. In memory a number is a float or a half, in registers a float.
 #pragma once
+
+#include "ptx.cuh"
+
+// A number in half precision, in memory.
+struct Half {
+    unsigned short bits;
+};
 
 template <typename F, typename... In>
 __device__ __forceinline__ float each(F f, float first, In... rest) {
@@ -26,26 +33,66 @@ __device__ __forceinline__ double sum_each(F f, float4 first, In... rest) {
 // Arrays of VECTOR numbers, read or written at once.
 template <int VECTOR>
 __device__ __forceinline__ void load_vector(float (&to)[VECTOR], const float* from) {
-    if constexpr (VECTOR == 4) {
-        const float4 four = *reinterpret_cast<const float4*>(from);
-        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-    } else {
+    static_assert(VECTOR == 1 || VECTOR % 4 == 0);
+    if constexpr (VECTOR == 1) {
         to[0] = *from;
+    } else {
+#pragma unroll
+        for (int v = 0; v < VECTOR; v += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(from + v);
+            to[v] = four.x, to[v + 1] = four.y, to[v + 2] = four.z, to[v + 3] = four.w;
+        }
+    }
+}
+
+template <int VECTOR>
+__device__ __forceinline__ void load_vector(float (&to)[VECTOR], const Half* from) {
+    static_assert(VECTOR == 1 || VECTOR == 4 || VECTOR == 8);
+    const auto set_pair = [&](int v, unsigned pair) {
+        to[v] = float_of(static_cast<unsigned short>(pair & 0xffff));
+        to[v + 1] = float_of(static_cast<unsigned short>(pair >> 16));
+    };
+    if constexpr (VECTOR == 1) {
+        to[0] = float_of(from->bits);
+    } else if constexpr (VECTOR == 4) {
+        const uint2 pairs = *reinterpret_cast<const uint2*>(from);
+        set_pair(0, pairs.x), set_pair(2, pairs.y);
+    } else {
+        const uint4 pairs = *reinterpret_cast<const uint4*>(from);
+        set_pair(0, pairs.x), set_pair(2, pairs.y), set_pair(4, pairs.z), set_pair(6, pairs.w);
     }
 }
 
 // Loads, or sets zeros if not `live`. A predicated load costs less than a branch around the address arithmetic.
-template <int VECTOR>
-__device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const float* from) {
+template <int VECTOR, class Element>
+__device__ __forceinline__ void load_if(bool live, float (&to)[VECTOR], const Element* from) {
     for (int v = 0; v < VECTOR; ++v) to[v] = 0.0f;
     if (live) load_vector(to, from);
 }
 
 template <int VECTOR>
 __device__ __forceinline__ void store_vector(float* to, const float (&from)[VECTOR]) {
-    if constexpr (VECTOR == 4) {
-        *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
-    } else {
+    static_assert(VECTOR == 1 || VECTOR % 4 == 0);
+    if constexpr (VECTOR == 1) {
         *to = from[0];
+    } else {
+#pragma unroll
+        for (int v = 0; v < VECTOR; v += 4) {
+            *reinterpret_cast<float4*>(to + v) = make_float4(from[v], from[v + 1], from[v + 2], from[v + 3]);
+        }
+    }
+}
+
+// Rounds to the nearest half.
+template <int VECTOR>
+__device__ __forceinline__ void store_vector(Half* to, const float (&from)[VECTOR]) {
+    static_assert(VECTOR == 1 || VECTOR == 4 || VECTOR == 8);
+    const auto pair = [&](int v) { return half_pair_of(from[v], from[v + 1]); };
+    if constexpr (VECTOR == 1) {
+        to->bits = half_of(from[0]);
+    } else if constexpr (VECTOR == 4) {
+        *reinterpret_cast<uint2*>(to) = make_uint2(pair(0), pair(2));
+    } else {
+        *reinterpret_cast<uint4*>(to) = make_uint4(pair(0), pair(2), pair(4), pair(6));
     }
 }

@@ -62,6 +62,7 @@ void Worker::start(const Launch& launch, size_t block_index) {
         unsigned lanes = std::min(threads_ - warp * kWarp, kWarp);
         warps_[warp] = {lanes == kWarp ? ~0u : (1u << lanes) - 1, 0};
     }
+    memset(odd_exchange_, 0, sizeof odd_exchange_);
     if (thread_sanitizer()) {
         memset(odd_warp_, 0, sizeof odd_warp_);
         // A thread is ordered after its creator, so no thread of the block may create another one.
@@ -201,7 +202,7 @@ void Worker::complete_barrier() {
 }
 
 uint64_t Worker::meet_warp(Collective kind, unsigned mask, uint64_t value, int source, const char* file, int line) {
-    static const char* const names[] = {"__syncwarp", "a warp shuffle", "a warp vote"};
+    static const char* const names[] = {"__syncwarp", "a warp shuffle", "a warp vote", "a warp's matrix operation"};
     unsigned me = current_;
     waits_[me] = {names[int(kind)], file, line, kind, mask, source, value, 0};
     if (!(mask >> lane() & 1))
@@ -209,11 +210,26 @@ uint64_t Worker::meet_warp(Collective kind, unsigned mask, uint64_t value, int s
     warps_[me / kWarp].waiting |= 1u << lane();
     void* token = warp_token(odd_warp_[me]);
     if (thread_sanitizer()) odd_warp_[me] = !odd_warp_[me];
-    // A shuffle or a vote does not order memory accesses.
+    // Only __syncwarp orders memory accesses.
     if (kind == Collective::sync) order_release(token);
     wait(State::at_warp);
     if (kind == Collective::sync) order_acquire(token);
     return waits_[me].result;
+}
+
+// Two buffers suffice: a lane writes to a buffer again after all lanes have arrived at the exchange between, so that they
+// have read it. The copy is no memcpy, which a sanitizer would see as an access by this thread.
+const char* Worker::exchange(const void* mine, size_t bytes, const char* file, int line) {
+    if (bytes > kExchange) trap("too many bytes for an exchange", file, line);
+    const unsigned me = current_;
+    char(*lanes)[kExchange] = exchanged_[odd_exchange_[me]];
+    odd_exchange_[me] = !odd_exchange_[me];
+    for (size_t i = 0; i < bytes; i++) {
+        lanes[me][i] = static_cast<const char*>(mine)[i];
+        asm volatile("");
+    }
+    meet_warp(Collective::sync_registers, ~0u, 0, 0, file, line);
+    return lanes[me / kWarp * kWarp];
 }
 
 // Releases each group of lanes that is complete.
@@ -320,6 +336,9 @@ int meet_block(Vote vote, int predicate, const char* file, int line) {
 }
 uint64_t meet_warp(Collective kind, unsigned mask, uint64_t value, int source, const char* file, int line) {
     return running_worker->meet_warp(kind, mask, value, source, file, line);
+}
+const char* exchange(const void* mine, size_t bytes, const char* file, int line) {
+    return running_worker->exchange(mine, bytes, file, line);
 }
 void trap(const char* what, const char* file, int line) { running_worker->trap(what, file, line); }
 bool copies_late() { return options.copies_late; }

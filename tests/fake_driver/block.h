@@ -34,6 +34,7 @@ public:
     // Called by CUDA threads.
     int meet_block(Vote vote, int predicate, const char* file, int line);
     uint64_t meet_warp(Collective kind, unsigned mask, uint64_t value, int source, const char* file, int line);
+    const char* exchange(const void* mine, size_t bytes, const char* file, int line);
     void* shared(const void* site, size_t bytes, const char* name);
     void* dynamic_shared() { return memory_.dynamic(); }
     int lane() const { return int(current_ % kWarp); }
@@ -113,6 +114,8 @@ private:
     Wait waits_[kMaxThreads];
     Warp warps_[kMaxThreads / kWarp];
     bool odd_warp_[kMaxThreads];
+    bool odd_exchange_[kMaxThreads];
+    char exchanged_[2][kMaxThreads][kExchange];
     std::vector<Pending> pending_;  // empty while no copy is pending
 };
 

@@ -29,11 +29,15 @@ void* dynamic_shared();
 enum class Vote { none, any, all, count };
 int meet_block(Vote vote, int predicate, const char* file, int line);
 
-enum class Collective { sync, shuffle, ballot };
+enum class Collective { sync, shuffle, ballot, sync_registers };
 // Waits for all threads of `mask` that have not left. A shuffle returns the value of lane `source` (NaN bits if that
 // lane does not take part), a ballot the lanes whose value is not 0.
 uint64_t meet_warp(Collective kind, unsigned mask, uint64_t value, int source, const char* file, int line);
 int lane();
+// Gives `mine` to the other lanes of the warp. Returns the bytes of lane 0; those of lane i begin i * kExchange later.
+// They stay until this warp's next exchange. Orders no memory accesses.
+constexpr size_t kExchange = 256;
+const char* exchange(const void* mine, size_t bytes, const char* file, int line);
 
 [[noreturn]] void trap(const char* what, const char* file, int line);
 
@@ -151,6 +155,59 @@ inline void __threadfence_system() { fake::fence(); }
 [[noreturn]] inline void __trap(FAKE_PLACE) { fake::trap("__trap()", file, line); }
 #undef assert
 #define assert(condition) ((condition) ? void() : fake::trap("assert(" #condition ")", __FILE__, __LINE__))
+
+// The host twins of conversions to and from half precision.
+inline unsigned short host_half_of(float value) { return fake::half_of(value); }
+inline float host_float_of(unsigned short half) { return fake::float_of(half); }
+
+// The host twin of ldmatrix: each lane reads the elements of its fragment.
+inline void host_ldmatrix(unsigned (&fragment)[4], const void* row, bool transposed, FAKE_PLACE) {
+    if (uintptr_t(row) % 16 != 0) fake::trap("ldmatrix of a misaligned row", file, line);
+    const char* rows = fake::exchange(&row, sizeof row, file, line);
+    const int lane = fake::lane();
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        unsigned short pair[2];
+        for (int i = 0; i < 2; ++i) {
+            int across = 2 * (lane % 4) + i, down = lane / 4;
+            if (transposed) std::swap(across, down);
+            const unsigned short* from;
+            __builtin_memcpy(&from, rows + (8 * matrix + down) * fake::kExchange, sizeof from);
+            pair[i] = from[across];
+        }
+        fragment[matrix] = pair[0] | unsigned(pair[1]) << 16;
+    }
+}
+
+// The host twin of mma, with sums in the order of k. Each lane computes its own sums from the warp's fragments.
+template <int ROWS, int COLUMNS>
+inline void host_mma(float (&sums)[ROWS][COLUMNS][4], const unsigned (&a)[ROWS][4], const unsigned (&b)[COLUMNS][2],
+                     FAKE_PLACE) {
+    struct Fragments {
+        unsigned a[ROWS][4], b[COLUMNS][2];
+    } mine;
+    __builtin_memcpy(mine.a, a, sizeof a);
+    __builtin_memcpy(mine.b, b, sizeof b);
+    const char* lanes = fake::exchange(&mine, sizeof mine, file, line);
+    const auto of = [&](int lane) -> const Fragments& {
+        return *reinterpret_cast<const Fragments*>(lanes + lane * fake::kExchange);
+    };
+    const auto half = [](unsigned pair, int i) { return fake::float_of((unsigned short)(pair >> 16 * i)); };
+    const int lane = fake::lane(), group = lane / 4 * 4;
+    float right[16][COLUMNS][2];  // B[k][column] of this lane's columns
+    for (int k = 0; k < 16; ++k)
+        for (int c = 0; c < COLUMNS; ++c)
+            for (int j = 0; j < 2; ++j)
+                right[k][c][j] = half(of((lane % 4 * 2 + j) * 4 + k % 8 / 2).b[c][k / 8], k % 2);
+    for (int r = 0; r < ROWS; ++r) {
+        for (int k = 0; k < 16; ++k) {
+            for (int lower = 0; lower < 2; ++lower) {
+                const float left = half(of(group + k % 8 / 2).a[r][k / 8 * 2 + lower], k % 2);
+                for (int c = 0; c < COLUMNS; ++c)
+                    for (int j = 0; j < 2; ++j) sums[r][c][2 * lower + j] += left * right[k][c][j];
+            }
+        }
+    }
+}
 #undef FAKE_PLACE
 
 // The host twins of cp.async: 4, 8 or 16 bytes, of which the first `valid` are copied and the rest are zero.

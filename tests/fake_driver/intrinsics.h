@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "vectors.h"
 
@@ -17,6 +18,26 @@ inline To bits(From from) {
     To to;
     __builtin_memcpy(&to, &from, sizeof to);
     return to;
+}
+}  // namespace fake
+
+namespace fake {
+// A half's value. Numbers with the least exponent are subnormal: multiples of 2^-24.
+inline float float_of(unsigned short half) {
+    const unsigned sign = unsigned(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+    if (exponent == 31) return bits<float>(sign | 0x7F800000u | fraction << 13);
+    if (exponent == 0) return bits<float>(sign | bits<unsigned>(float(fraction) * 0x1p-24f));
+    return bits<float>(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+// Nearest half, ties to even.
+inline unsigned short half_of(float value) {
+    const unsigned word = bits<unsigned>(value), sign = word >> 16 & 0x8000, size = word & 0x7FFFFFFF;
+    if (size > 0x7F800000) return 0x7FFF;  // the device's NaN
+    if (size >= 0x477FF000) return (unsigned short)(sign | 0x7C00);  // from 65520 on: infinite
+    // Below 2^-14 the last place is 2^-24. The sum with 2^-1, whose last place that is, rounds to it.
+    if (size < 0x38800000) return (unsigned short)(sign | (bits<unsigned>(bits<float>(size) + 0.5f) - 0x3F000000u));
+    return (unsigned short)(sign | (size - 0x38000000u + 0xFFF + (size >> 13 & 1)) >> 13);
 }
 }  // namespace fake
 
