@@ -98,16 +98,19 @@ fn cp_async_wait_waits_for_all_groups_but_the_latest() {
 /// Floats at the edges of halves: powers of two and their neighbours, ties, infinite numbers, NaN, zeros; and random
 /// bits.
 fn floats() -> Vec<u32> {
-    let mut words: Vec<u32> = [0.0f32, 65504.0, 65519.996, 65520.0, f32::MAX, f32::INFINITY, f32::NAN, f32::MIN_POSITIVE]
-        .into_iter()
-        .chain((-26..17).flat_map(|e| [1.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 1.5].map(|m| m * 2f32.powi(e))))
-        .flat_map(|x| [x.to_bits(), x.to_bits() + 1, x.to_bits().saturating_sub(1)])
-        .flat_map(|word| [word, word ^ 1 << 31])
-        .collect();
+    let mut words: Vec<u32> =
+        [0.0f32, 65504.0, 65519.996, 65520.0, f32::MAX, f32::INFINITY, f32::NAN, f32::MIN_POSITIVE]
+            .into_iter()
+            .chain((-26..17).flat_map(|e| [1.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 1.5].map(|m| m * 2f32.powi(e))))
+            .flat_map(|x| [x.to_bits(), x.to_bits() + 1, x.to_bits().saturating_sub(1)])
+            .flat_map(|word| [word, word ^ 1 << 31])
+            .collect();
     let mut random = Random(5);
     words.extend((0..2000).map(|_| random.word() as u32));
     // Exponents near those of halves.
-    words.extend((0..6000).map(|_| random.word() as u32 & 0x87FF_FFFF | 0x3000_0000 + (random.word() as u32 & 0x1800_0000)));
+    words.extend(
+        (0..6000).map(|_| random.word() as u32 & 0x87FF_FFFF | 0x3000_0000 + (random.word() as u32 & 0x1800_0000)),
+    );
     words
 }
 
