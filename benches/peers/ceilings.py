@@ -257,10 +257,12 @@ def parts():
     for precision in PRECISIONS:
         for n in PRODUCTS:
             yield f"matmul {precision} {n}", product, (precision, n)
-    for shape in CONVOLUTIONS:
-        for precision in ("fp16", "tf32"):
-            for which in PASSES:
-                yield f"conv {precision} {shape_name(shape)} {which}", convolution, (shape, precision, which)
+    # fp32, which cuDNN computes without tensor cores, last: it takes the longest.
+    for precisions in (("fp16", "tf32"), ("fp32",)):
+        for shape in CONVOLUTIONS:
+            for precision in precisions:
+                for which in PASSES:
+                    yield f"conv {precision} {shape_name(shape)} {which}", convolution, (shape, precision, which)
 
 
 def write(path, record):

@@ -65,13 +65,19 @@ fn summary(f: &mut fmt::Formatter<'_>, step: &StepSummary, graph_node_s: Option<
         "\na step {}; its ops, each alone, {} in sum; idle {}; {}",
         seconds(step),
         seconds(*sum_of_ops_s),
-        share(idle),
+        idle_time(idle),
         counted(*launches, "launch")
     )?;
     if let Some((all, each)) = launches_s.zip(graph_node_s) {
         writeln!(f, "launches that do nothing, {} each, would take {}", seconds(each), seconds(all))?;
     }
     Ok(())
+}
+
+/// Share of the step in which no kernel runs. Ops that take longer alone than within the step leave no idle time to be
+/// found.
+fn idle_time(idle: f64) -> String {
+    if idle >= 0.0 { share(idle) } else { "0.0 %: within the step, ops find operands in a cache".to_owned() }
 }
 
 fn item_line(item: &BenchItem, width: usize) -> String {
@@ -126,6 +132,12 @@ fn seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_share_of_a_step_is_negative() {
+        assert_eq!(idle_time(0.031), "3.1 %");
+        assert!(idle_time(-0.049).starts_with("0.0 %: "), "{}", idle_time(-0.049));
+    }
 
     #[test]
     fn no_percentage_of_a_reference_rate_is_above_100() {

@@ -161,7 +161,8 @@ impl OpCase {
                     }
                 }
                 if verdict == Verdict::Different {
-                    fingerprints::list(&case, &worst.text);
+                    let exact = if worst.off == 0.0 { "; all are exact but for the sign of a zero" } else { "" };
+                    fingerprints::list(&case, &format!("{}{exact}", worst.text));
                 }
                 assert!(worst.off <= TOLERANCE, "{self:?}, {n} rows, {}", worst.text);
                 println!("{:<26} {:.1e} {self:?}, {n} rows", self.op.name(), worst.off.max(0.0));
