@@ -79,8 +79,11 @@ impl<'a> Workspace<'a> {
         self.memory.buffer(&format!("{}.{}.{part}", self.batch.name, self.attack), dims, dtype)
     }
 
-    /// Attack of a single run, made of these buffers. `eps` is `None` of a minimum-norm attack.
-    pub fn attack(self, run: Buffer, eps: Option<Buffer>, adv: Buffer, schedule: Schedule) -> Attack {
+    /// Attack of a single run, made of these buffers. `eps` is `None` of a minimum-norm attack. The network's
+    /// preparation precedes the attack's own schedule.
+    pub fn attack(self, run: Buffer, eps: Option<Buffer>, adv: Buffer, own: Schedule) -> Attack {
+        let mut schedule = self.model.preparation();
+        schedule.extend(&own);
         Attack { name: self.attack, eps, run, runs: 1, adv, carried: self.carried, schedule }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! - [`Model`]: a classifier as attacks, training and evaluation see it
 //! - [`LeNet5`], [`WideResNet`]: the paper's networks; [`build`] makes one from its architecture
+//! - [`AttackedModel`]: a model in the precision in which it is attacked
 //! - [`Normalization`], [`InputLayer`]: what a network does with an image first
 //! - [`Params`]: names, shapes and first values of parameters, and their places in one buffer
 //! - [`state_dict`]: parameters as tensors of a file
 //!
 //! A model knows its layers and the places of its parameters. It knows nothing of attacks, training.
 
+mod attacked;
 mod build;
 mod input_layer;
 mod lenet5;
@@ -16,6 +18,7 @@ mod params;
 pub mod state_dict;
 mod wide_resnet;
 
+pub use attacked::AttackedModel;
 pub use build::build;
 pub use input_layer::{InputLayer, Normalization};
 pub use lenet5::LeNet5;

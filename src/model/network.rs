@@ -3,7 +3,7 @@
 use super::input_layer::{InputLayer, Normalization};
 use super::params::Params;
 use crate::Result;
-use crate::device::Device;
+use crate::device::{Device, Schedule};
 use crate::tape::{Buffer, Memory, Tape, Value};
 
 /// Statistics that batch norm normalizes with. They make no difference to a model without batch norm.
@@ -60,6 +60,11 @@ pub trait Model {
 
     /// Records the logits `[n, classes]` of images x.
     fn logits(&self, tape: &mut Tape, x: Value, mode: Mode) -> Value;
+
+    /// Programs that run after the weights have changed, before programs that read logits of this model.
+    fn preparation(&self) -> Schedule {
+        Schedule::default()
+    }
 
     /// Declares the buffers of parameters and statistics in `memory`. Called once.
     fn declare(&mut self, memory: &mut Memory);

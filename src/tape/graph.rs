@@ -1,5 +1,6 @@
 //! The tape: values, and the ops that compute them.
 
+use super::half::HalfFilter;
 use super::memory::{Buffer, DType};
 use super::op::Op;
 
@@ -39,12 +40,14 @@ pub struct Tape {
     pub(crate) nodes: Vec<Node>,
     pub(super) rows: Option<Value>,
     pub(super) fusing: bool,
+    /// Half-precision copies of weights, of a tape that stores values in half precision.
+    pub(super) half: Option<Vec<HalfFilter>>,
 }
 
 impl Tape {
     /// An empty tape, called `name` in printed programs.
     pub fn new(name: &str) -> Tape {
-        Tape { name: name.into(), values: Vec::new(), nodes: Vec::new(), rows: None, fusing: true }
+        Tape { name: name.into(), values: Vec::new(), nodes: Vec::new(), rows: None, fusing: true, half: None }
     }
 
     /// Sets the number of active rows of the ops recorded from here on: the content of `rows`, u32 `[1]`, when they

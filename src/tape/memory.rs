@@ -10,6 +10,8 @@ pub const ALIGN_WORDS: usize = 16;
 pub enum DType {
     /// Single-precision floating point.
     F32,
+    /// Half-precision floating point: activations, gradients and copies of weights under attack.
+    F16,
     /// Unsigned integers: counts, labels, indices.
     U32,
     /// Bytes: stored pixels, and choices of max-pooling.
@@ -21,6 +23,7 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::F32 | DType::U32 => 4,
+            DType::F16 => 2,
             DType::U8 => 1,
         }
     }
@@ -29,6 +32,7 @@ impl DType {
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
+            DType::F16 => "f16",
             DType::U32 => "u32",
             DType::U8 => "u8",
         }
@@ -67,7 +71,7 @@ impl Buffer {
     /// Part of this buffer, of shape `dims`, from element `start` on.
     ///
     /// # Panics
-    /// If the part ends beyond the buffer, or if the buffer holds bytes.
+    /// If the part ends beyond the buffer, or if the buffer's elements do not have four bytes.
     pub fn part(&self, name: &str, start: usize, dims: &[usize]) -> Buffer {
         let len: usize = dims.iter().product();
         assert!(
@@ -77,7 +81,7 @@ impl Buffer {
             self.name,
             self.len()
         );
-        assert_ne!(self.dtype, DType::U8, "{name}: a part of bytes");
+        assert_eq!(self.dtype.size(), 4, "{name}: a part of {}", self.dtype.name());
         Buffer { name: name.into(), offset: self.offset + 4 * start, dims: dims.to_vec(), dtype: self.dtype }
     }
 }

@@ -6,6 +6,7 @@
 //! - [`formula`]: elementwise programs, arithmetic on rows as data
 //! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
 //! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory
+//! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights
 //! - `plan`: [`Tape::finish`], the memory plan; the result is a [`Program`], which a device runs
 //! - `memory`: [`Memory`], buffers that live longer than a program
 //! - `explain`: programs as text
@@ -17,6 +18,7 @@ pub mod formula;
 mod fuse;
 mod grad;
 mod graph;
+mod half;
 mod loss;
 mod memory;
 mod metric;
@@ -24,9 +26,11 @@ mod op;
 mod ops;
 mod params;
 mod plan;
+mod precision;
 
 pub use formula::{Formula, Reduction};
 pub use graph::{Node, Tape, Value, ValueInfo};
+pub use half::{FilterCopy, HalfFilter, Precision};
 pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use metric::{Metric, MetricOperands};
@@ -37,3 +41,4 @@ pub use params::{
     MAX_LEARNING_RATES, NO_CHOICE, Norm, OptimizerRule, PgdRule,
 };
 pub use plan::{Place, Program, Region};
+pub use precision::GRADIENT_NORM;

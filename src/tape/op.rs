@@ -2,6 +2,10 @@
 //!
 //! Images are `[n, h, w, c]`, filters `[k, kh, kw, c]`, linear weights `[out, in]`. The first dimension of a batch is
 //! its rows. An op recorded with a number of active rows computes these rows and leaves the others unchanged.
+//!
+//! A program that stores values in half precision (`precision`) has the same ops on f16 operands and results. An op
+//! computes in single precision and rounds a half result once, when it stores it. A half weight of an op that computes
+//! an input gradient is the turned copy of [`Op::PackFilters`], another the plain one.
 
 use super::formula::{Formula, Reduction};
 use super::loss::{LossRule, TargetedLoss};
@@ -223,6 +227,11 @@ pub enum Op {
         max_eps: f32,
     },
 
+    /// Half-precision copies of a layer's weight, each element rounded to nearest, ties to even: w `[k, kh, kw, c]` ->
+    /// plain f16, of w's shape; turned f16 `[c, kh, kw, k]`, where `turned[c][r][s][k] = w[k][kh-1-r][kw-1-s][c]`. Of a
+    /// linear layer: w `[out, in]` -> plain; turned `[in, out]`.
+    PackFilters,
+
     /// A step of Adam: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, m*, v*, each `[p]`.
     Adam(OptimizerRule),
     /// A step of SGD with momentum: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, momentum*, each `[p]`.
@@ -301,6 +310,7 @@ impl Op {
             Op::AlongDirection { .. } => "along_direction",
             Op::ProjectHyperplane(_) => "project_hyperplane",
             Op::Bisect { .. } => "bisect",
+            Op::PackFilters => "pack_filters",
             Op::Adam(_) => "adam",
             Op::Sgd(_) => "sgd",
             Op::Increment => "increment",

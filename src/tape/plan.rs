@@ -4,7 +4,7 @@
 //! places in one workspace. All programs of a device share that workspace, so its content is lost when a program ends.
 
 use super::graph::{Node, Tape, ValueInfo};
-use super::memory::ALIGN_WORDS;
+use super::memory::{ALIGN_WORDS, DType};
 
 /// Region of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,8 +41,15 @@ pub struct Program {
     pub workspace: usize,
 }
 
+impl Program {
+    /// True if an op reads or writes half-precision numbers.
+    pub fn stores_half(&self) -> bool {
+        self.values.iter().zip(&self.places).any(|(info, place)| info.dtype == DType::F16 && place.is_some())
+    }
+}
+
 impl Tape {
-    /// Fuses ops, drops ops whose results are unused, and plans memory.
+    /// Fuses ops, drops ops whose results are unused, chooses what is stored in half precision, and plans memory.
     ///
     /// # Panics
     /// If an op reads a value before it is computed.
@@ -50,6 +57,7 @@ impl Tape {
         self.fuse();
         self.drop_unused();
         self.fuse_convolutions();
+        self.lower_precision();
         let mut lifetimes: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {
             for v in node.inputs.iter().chain(&node.outputs).chain(&node.rows) {

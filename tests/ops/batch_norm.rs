@@ -3,6 +3,7 @@
 
 use maxmargin::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, DType, Op};
 
+use super::support::half::{is_on, least, stored};
 use super::support::{Array, OpCase, Random, Sum, TOLERANCE, exact, near};
 
 /// One element; 1 channel, primes, and around 16, 64 and 256 channels; around 1,024 pixels; layers of the wide ResNet.
@@ -28,7 +29,7 @@ const SHAPES: [&[usize]; 14] = [
 enum Data {
     /// Uniform in [-1, 1).
     Plain,
-    /// Means of both signs, a thousand times the standard deviation.
+    /// Means of both signs, a thousand times the standard deviation; in half precision, twenty times.
     FarFromZero,
 }
 
@@ -50,9 +51,18 @@ impl Given {
         let c = *dims.last().unwrap();
         let mut random = Random(1);
         let centre: Vec<f64> = (0..c).map(|i| if data == Data::Plain { 0.0 } else { (i % 7) as f64 - 3.0 }).collect();
-        let spread = if data == Data::Plain { 1.0 } else { 1e-3 };
+        let spread = match data {
+            Data::Plain => 1.0,
+            Data::FarFromZero => {
+                if is_on() {
+                    0.05
+                } else {
+                    1e-3
+                }
+            }
+        };
         let mut x = random.signed(dims);
-        x.values.iter_mut().enumerate().for_each(|(i, x)| *x = f64::from((centre[i % c] + spread * *x) as f32));
+        x.values.iter_mut().enumerate().for_each(|(i, x)| *x = stored(centre[i % c] + spread * *x));
         let mut weight = random.signed(&[c]);
         let mut bias = random.signed(&[c]);
         let mut mean = Array::f32(&[c], centre.iter().map(|centre| centre + spread * 0.1));
@@ -72,7 +82,7 @@ impl Given {
             if value.abs() < 1e-4 * size && size > 0.0 && i % c != 2 {
                 // Two standard deviations away, on the side of the bias.
                 let side = (given.bias.values[i % c] * given.weight.values[i % c]).signum();
-                given.x.values[i] = f64::from((given.mean.values[i % c] + 2.0 * side * spread) as f32);
+                given.x.values[i] = stored(given.mean.values[i % c] + 2.0 * side * spread);
                 let Sum { value, size } = given.normalized(i);
                 assert!(value.abs() > 1e-5 * size, "element {i} of {dims:?}");
             }
@@ -179,7 +189,7 @@ pub fn batch_norm_backward_input() {
 #[test]
 pub fn batch_norm_relu_backward_input() {
     everything(|g| {
-        let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN].map(|v| f64::from(v as f32));
+        let corners = [0.0, -0.0, least(), f64::INFINITY, f64::NAN];
         let mut y = Random(3).signed(&g.dims);
         y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, corner)| *v = corner);
         let case = OpCase::new(Op::BatchNormBackwardInput { relu: true }).rows(&g.dy).whole(&g.weight);

@@ -5,6 +5,7 @@ use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow
 
 use super::conv::{ConvCase, LARGE, SHAPES, conv_case};
 use super::support::fake::runs_long_tests;
+use super::support::half::least;
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
 /// Layers of the wide ResNet 28-4 on small images: the first, then one of each other kind. The reference cases have
@@ -173,7 +174,7 @@ fn check_fused_backward_input(s: &ConvCase, fusions: &[ConvGradientFusion]) {
     let norm = NormOperands::new(s.c);
     let other = Random(5).signed(&s.x());
     // Possible results of ReLU, and negative numbers, which it never returns.
-    let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN].map(|v| f64::from(v as f32));
+    let corners = [0.0, -0.0, least(), f64::INFINITY, f64::NAN];
     let mut y = Random(6).signed(&s.x());
     y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, corner)| *v = corner);
     for &fusion in fusions {

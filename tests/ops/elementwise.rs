@@ -2,6 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
+use super::support::half::stored;
 use super::support::{Array, OpCase, Random, Sum, exact, rounded};
 
 /// One element, an odd number, sizes around 8 and 16, and around a task's 16,384 elements.
@@ -12,7 +13,7 @@ const SHAPES: [&[usize]; 9] =
 fn numbers(seed: u64, dims: &[usize]) -> Array {
     let corners = [0.0, -0.0, 1.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-45, -1e-45, 3.4e38];
     let mut a = Random(seed).signed(dims);
-    a.values.iter_mut().skip(1).step_by(2).zip(corners).for_each(|(v, corner)| *v = f64::from(corner as f32));
+    a.values.iter_mut().skip(1).step_by(2).zip(corners).for_each(|(v, corner)| *v = stored(corner));
     a
 }
 

@@ -3,6 +3,7 @@
 use maxmargin::tape::{DType, Op};
 
 use super::support::fake::runs_long_tests;
+use super::support::half::least;
 use super::support::{Array, OpCase, Random, Sum, exact};
 
 /// Rows, inputs, outputs: around the 256 columns of two tasks, as many inputs and outputs as in LeNet5's layers, and
@@ -115,14 +116,14 @@ pub fn linear_backward_input() {
 /// Possible results of ReLU (zeros of both signs, the least number, infinity, NaN), and negative numbers, which it
 /// never returns.
 fn rectified(dims: &[usize]) -> Array {
-    let corners = [0.0, -0.0, 1e-45, f64::INFINITY, f64::NAN];
+    let corners = [0.0, -0.0, least(), f64::INFINITY, f64::NAN];
     let mut y = Random(3).signed(dims);
-    y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, c)| *v = f64::from(c as f32));
+    y.values.iter_mut().step_by(3).zip(corners.into_iter().cycle()).for_each(|(v, c)| *v = c);
     y
 }
 
 #[test]
-fn linear_backward_input_is_0_where_the_result_of_relu_is_not_positive() {
+pub fn linear_backward_input_is_0_where_the_result_of_relu_is_not_positive() {
     for size @ [n, inner, out] in SIZES {
         let (dy, w, y) = (Random(1).signed(&[n, out]), Random(2).signed(&[out, inner]), rectified(&[n, inner]));
         let case = OpCase::new(Op::LinearBackwardInput).rows(&dy).whole(&w).rows(&y);

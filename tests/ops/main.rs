@@ -16,6 +16,7 @@ mod conv_fused;
 mod conv_pool;
 mod elementwise;
 mod formula;
+mod half;
 mod hyperplane;
 mod image;
 mod linear;
@@ -98,6 +99,7 @@ fn test_of(op: &Op) -> fn() {
         Op::AlongDirection { .. } => attack::along_direction,
         Op::ProjectHyperplane(_) => hyperplane::project_hyperplane,
         Op::Bisect { .. } => attack::bisect,
+        Op::PackFilters => half::pack_filters,
         Op::Adam(_) => optimizer::adam,
         Op::Sgd(_) => optimizer::sgd,
         Op::Increment => optimizer::increment,

@@ -8,6 +8,7 @@ pub mod double;
 pub mod failing;
 pub mod fake;
 pub mod fingerprints;
+pub mod half;
 mod op_case;
 
 use std::ops::AddAssign;
@@ -117,9 +118,9 @@ pub struct Array {
 }
 
 impl Array {
-    /// Array of single precision, to which every value is rounded.
+    /// Array of single precision, to which every value is rounded; [`half::in_half`], of half-precision numbers.
     pub fn f32(dims: &[usize], values: impl IntoIterator<Item = f64>) -> Array {
-        Array::new(dims, DType::F32, values.into_iter().map(|v| f64::from(v as f32)))
+        Array::new(dims, DType::F32, values.into_iter().map(half::stored))
     }
 
     pub fn u32(values: impl IntoIterator<Item = u32>) -> Array {
@@ -145,6 +146,7 @@ impl Array {
     fn bytes(&self) -> Vec<u8> {
         match self.dtype {
             DType::F32 => self.values.iter().flat_map(|&v| (v as f32).to_ne_bytes()).collect(),
+            DType::F16 => self.values.iter().flat_map(|&v| half::rounded(v).to_ne_bytes()).collect(),
             DType::U32 => self.values.iter().flat_map(|&v| (v as u32).to_ne_bytes()).collect(),
             DType::U8 => self.values.iter().map(|&v| v as u8).collect(),
         }

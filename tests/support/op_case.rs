@@ -4,11 +4,13 @@ use std::cell::OnceCell;
 use std::fmt::Debug;
 use std::sync::LazyLock;
 
+use ::half::f16;
 use maxmargin::device::cuda::{KERNELS, KernelInfo, TYPICAL_MULTIPROCESSORS, launches};
 use maxmargin::tape::{Buffer, DType, Memory, Node, Op, Place, Program, Region, Tape};
 use rayon::ThreadPool;
 
 use super::fingerprints::{self, Fingerprint, Verdict};
+use super::half::{self, HalfOperands};
 use super::{Array, Sum, TOLERANCE, TestDevice, devices};
 
 /// Number of runs of an op on each number of threads, whose bits must be equal: 2, or `MAXMARGIN_REPEAT`. Twenty runs
@@ -26,7 +28,9 @@ static ONE_AND_TWO_THREADS: LazyLock<[ThreadPool; 2]> = LazyLock::new(|| [thread
 
 fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     let words = bytes.chunks_exact(4).map(|b| u32::from_ne_bytes(b.try_into().unwrap()));
+    let halves = bytes.chunks_exact(2).map(|b| f16::from_ne_bytes(b.try_into().unwrap()));
     match dtype {
+        DType::F16 => halves.map(f64::from).collect(),
         DType::F32 => words.map(|w| f64::from(f32::from_bits(w))).collect(),
         DType::U32 => words.map(f64::from).collect(),
         DType::U8 => bytes.iter().copied().map(f64::from).collect(),
@@ -37,6 +41,7 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
 /// buffer.
 const POISON: u32 = 0x7FC0_DEAD;
 
+#[derive(Clone)]
 struct Operand {
     start: Option<Array>,
     dims: Vec<usize>,
@@ -125,10 +130,22 @@ impl OpCase {
             counts.dedup();
         }
         let formulas: Vec<OnceCell<Vec<Vec<Sum>>>> = counts.iter().map(|_| OnceCell::new()).collect();
+        let expected = |at: usize| formulas[at].get_or_init(|| formula(self.active(counts[at])));
+        if half::is_on() {
+            for &operands in HalfOperands::of(&self.op) {
+                let case = self.in_half(operands);
+                let results = case.run(TestDevice::Cpu, &counts);
+                for (at, outputs) in results.iter().enumerate() {
+                    let worst = case.worst(case.active(counts[at]), outputs, expected(at));
+                    assert!(worst.off <= TOLERANCE, "{case:?}, {operands:?}, {:?} rows, {}", counts[at], worst.text);
+                }
+            }
+            return;
+        }
         for test_device in devices() {
             let results = self.run(test_device, &counts);
-            for ((&count, outputs), formula_of) in counts.iter().zip(&results).zip(&formulas) {
-                let n = self.active(count);
+            for (at, outputs) in results.iter().enumerate() {
+                let (count, n) = (counts[at], self.active(counts[at]));
                 let case = format!("{} {self:?}, {n} rows", self.kernels().join(", "));
                 let verdict = match test_device {
                     TestDevice::Cpu => Verdict::NotRecorded,
@@ -139,27 +156,7 @@ impl OpCase {
                 if verdict == Verdict::Equal {
                     continue;
                 }
-                let expected = formula_of.get_or_init(|| formula(n));
-                assert_eq!(expected.len(), self.outputs.len());
-                let mut worst = Worst { off: -1.0, text: "no element".into() };
-                for (place, (bytes, expected)) in outputs.iter().zip(expected).enumerate() {
-                    let output = &self.outputs[place];
-                    assert_eq!(output.len(n), expected.len(), "the formula speaks of every active element");
-                    let elements = numbers(output.dtype, bytes);
-                    for (i, (got, &expected)) in elements.into_iter().zip(expected).enumerate() {
-                        let other_zero = got == 0.0
-                            && expected.value == 0.0
-                            && got.is_sign_negative() != expected.value.is_sign_negative();
-                        let off = if self.signed_zeros && other_zero { f64::INFINITY } else { expected.off(got) };
-                        if off > worst.off || off.is_nan() {
-                            let dims = &output.dims;
-                            let text = format!(
-                                "output {place} {dims:?}, element {i}: {got}, not {expected:?} (off by {off:.1e})"
-                            );
-                            worst = Worst { off, text };
-                        }
-                    }
-                }
+                let worst = self.worst(n, outputs, expected(at));
                 if verdict == Verdict::Different {
                     let exact = if worst.off == 0.0 { "; all are exact but for the sign of a zero" } else { "" };
                     fingerprints::list(&case, &format!("{}{exact}", worst.text));
@@ -167,6 +164,56 @@ impl OpCase {
                 assert!(worst.off <= TOLERANCE, "{self:?}, {n} rows, {}", worst.text);
                 println!("{:<26} {:.1e} {self:?}, {n} rows", self.op.name(), worst.off.max(0.0));
             }
+        }
+    }
+
+    /// The element of `n` rows of outputs that is farthest from what is expected.
+    fn worst(&self, n: usize, outputs: &[Vec<u8>], expected: &[Vec<Sum>]) -> Worst {
+        assert_eq!(expected.len(), self.outputs.len());
+        let mut worst = Worst { off: -1.0, text: "no element".into() };
+        for (place, (bytes, expected)) in outputs.iter().zip(expected).enumerate() {
+            let output = &self.outputs[place];
+            assert_eq!(output.len(n), expected.len(), "the formula speaks of every active element");
+            let elements = numbers(output.dtype, bytes);
+            for (i, (got, &expected)) in elements.into_iter().zip(expected).enumerate() {
+                let other_zero = got == 0.0
+                    && expected.value == 0.0
+                    && got.is_sign_negative() != expected.value.is_sign_negative();
+                let off = match output.dtype {
+                    _ if self.signed_zeros && other_zero => f64::INFINITY,
+                    DType::F16 => half::off(expected, got),
+                    _ => expected.off(got),
+                };
+                if off > worst.off || off.is_nan() {
+                    let dims = &output.dims;
+                    let text =
+                        format!("output {place} {dims:?}, element {i}: {got}, not {expected:?} (off by {off:.1e})");
+                    worst = Worst { off, text };
+                }
+            }
+        }
+        worst
+    }
+
+    /// The case with these operands in half precision.
+    fn in_half(&self, operands: HalfOperands) -> OpCase {
+        let input = |(place, operand): (usize, &Operand)| match operands.input(&self.op, place) {
+            DType::F16 => {
+                let start = operand.start.as_ref().expect("an operand");
+                let array = half::operand(start, self.op.filter_copy(place));
+                Operand { dims: array.dims.clone(), dtype: array.dtype, start: Some(array), by_rows: operand.by_rows }
+            }
+            _ => operand.clone(),
+        };
+        let output = |(place, operand): (usize, &Operand)| match operands.output(&self.op, place) {
+            DType::F16 => Operand { dtype: DType::F16, ..operand.clone() },
+            _ => operand.clone(),
+        };
+        OpCase {
+            op: self.op.clone(),
+            inputs: self.inputs.iter().enumerate().map(input).collect(),
+            outputs: self.outputs.iter().enumerate().map(output).collect(),
+            ..*self
         }
     }
 

@@ -2,9 +2,10 @@
 //! the op's family.
 
 use super::arena::Arena;
+use super::shapes::{OpShapes, OperandShape};
 use super::{
-    attack, batch_norm, conv, conv_fused, conv_pool, elementwise, formula, hyperplane, image, linear, loss, optimizer,
-    pool, rows,
+    attack, batch_norm, conv, conv_fused, conv_pool, elementwise, formula, half, hyperplane, image, linear, loss,
+    optimizer, pool, rows,
 };
 use crate::tape::{ConvWindow, DType, Node, Op, Place, Program, Value};
 
@@ -36,20 +37,15 @@ fn norm<'a>(operands: &[&'a [u8]]) -> batch_norm::BatchNormOperands<'a> {
 }
 
 /// Inputs of an elementwise program with their dimensions.
-fn formula_inputs<'a>(
-    program: &'a Program,
-    node: &Node,
-    x: &[&'a [u8]],
-) -> Vec<(formula::InputNumbers<'a>, &'a [usize])> {
-    let one = |(value, bytes): (&Value, &&'a [u8])| {
-        let info = &program.values[value.0];
-        let values = match info.dtype {
+fn formula_inputs<'a>(shapes: &'a OpShapes, x: &[&'a [u8]]) -> Vec<(formula::InputNumbers<'a>, &'a [usize])> {
+    let one = |(shape, bytes): (&'a OperandShape, &&'a [u8])| {
+        let values = match shape.dtype {
             DType::U32 => formula::InputNumbers::U32(u32s(bytes)),
             _ => formula::InputNumbers::F32(f32s(bytes)),
         };
-        (values, &info.dims[..])
+        (values, &shape.dims[..])
     };
-    node.inputs.iter().zip(x).map(one).collect()
+    shapes.inputs.iter().zip(x).map(one).collect()
 }
 
 /// Computes one op on the memory of `arena`.
@@ -59,15 +55,28 @@ pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
     reads.extend(node.rows.iter().map(place));
     let writes: Vec<Place> = node.outputs.iter().map(place).collect();
     let (mut x, mut y) = arena.views(&reads, &writes);
-    let in_dims = |i: usize| &program.values[node.inputs[i].0].dims[..];
-    let out_dims = &program.values[node.outputs[0].0].dims[..];
-    let active = node.rows.map(|_| u32s(x.pop().expect("rows were read last"))[0] as usize);
-    // The capacity is the first dimension of the first operand, or of the result if the op reads nothing.
-    let capacity = node.inputs.first().map_or(out_dims, |_| in_dims(0)).first().copied().unwrap_or(1);
-    let n = active.unwrap_or(capacity);
+    let mut shapes = OpShapes::new(&program.values, &node.inputs, &node.outputs);
+    shapes.active = node.rows.map(|_| u32s(x.pop().expect("rows were read last"))[0] as usize);
+    match node.op {
+        Op::PackFilters => {
+            let [plain, turned] = &mut y[..] else { unreachable!("it writes two copies") };
+            half::pack_filters(plain, turned, f32s(x[0]), &shapes.inputs[0].dims);
+        }
+        _ if shapes.inputs.iter().chain(&shapes.outputs).any(OperandShape::is_half) => {
+            half::in_single_precision(&node.op, &shapes, &x, &mut y, |shapes, x, y| compute(&node.op, shapes, x, y));
+        }
+        _ => compute(&node.op, &shapes, &x, &mut y),
+    }
+}
 
-    let [y0, others @ ..] = &mut y[..] else { unreachable!("every op writes something") };
-    match &node.op {
+/// Computes one op in single precision.
+fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
+    let in_dims = |i: usize| &shapes.inputs[i].dims[..];
+    let out_dims = &shapes.outputs[0].dims[..];
+    let (active, n) = (shapes.active, shapes.rows());
+
+    let [y0, others @ ..] = y else { unreachable!("every op writes something") };
+    match op {
         Op::GatherRows => {
             let n = active.unwrap_or(out_dims[0]);
             rows::gather_rows(y0, x[0], u32s(x[1]), n, x[0].len() / in_dims(0)[0]);
@@ -90,15 +99,15 @@ pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
 
         Op::Map(formula) => {
             let (capacity, row) = (out_dims[0], out_dims[1..].iter().product());
-            let bound = formula::BoundFormula::new(formula, formula_inputs(program, node, &x), capacity, row);
+            let bound = formula::BoundFormula::new(formula, formula_inputs(shapes, x), capacity, row);
             let len = active.unwrap_or(capacity) * row;
-            match program.values[node.outputs[0].0].dtype {
+            match shapes.outputs[0].dtype {
                 DType::U32 => formula::map(&mut u32s_mut(y0)[..len], &bound),
                 _ => formula::map(&mut f32s_mut(y0)[..len], &bound),
             }
         }
         Op::Reduce(reduction, formula) => {
-            let (capacity, inputs) = (out_dims[0], formula_inputs(program, node, &x));
+            let (capacity, inputs) = (out_dims[0], formula_inputs(shapes, x));
             let rowed = inputs.iter().enumerate().filter(|(i, _)| !formula.is_table(*i));
             let longest = rowed.map(|(_, (_, dims))| dims.iter().product::<usize>()).max();
             let row = longest.expect("a formula has an input that is not a table") / capacity;
@@ -272,6 +281,7 @@ pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
             attack::bisect(&mut t[..n], low, high, f32s(x[0]), *max_eps);
         }
 
+        Op::PackFilters => unreachable!("it writes half-precision numbers"),
         Op::Adam(rule) | Op::Sgd(rule) => {
             let (step, gradients) = x.split_last().expect("the step is read last");
             let step = u32s(step)[0];

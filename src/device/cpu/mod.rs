@@ -5,6 +5,7 @@
 //! order. So a program gives the same bits on one thread and on many.
 //!
 //! - `dispatch`: from an op to its function; one file a family of ops, of the same name as on the tape
+//! - `half`: ops on half-precision operands; `shapes`: operands as a function sees them
 //! - `microkernel`, `padded_image`, `scratch`, `simd`: parts that the families share
 //! - `arena`: memory
 
@@ -17,6 +18,7 @@ mod conv_pool;
 mod dispatch;
 mod elementwise;
 mod formula;
+mod half;
 mod hyperplane;
 mod image;
 mod linear;
@@ -27,6 +29,7 @@ mod padded_image;
 mod pool;
 mod rows;
 mod scratch;
+mod shapes;
 mod simd;
 
 use arena::Arena;

@@ -10,6 +10,7 @@ pub(super) mod batch_norm;
 mod conv;
 mod elementwise;
 mod formula;
+mod half;
 mod hyperplane;
 mod image;
 mod linear;

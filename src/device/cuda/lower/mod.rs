@@ -104,6 +104,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Bisect { max_eps } => attack::bisect(&desc, *max_eps).into(),
         Op::ProjectHyperplane(norm) => hyperplane::project_hyperplane(&desc, *norm).into(),
 
+        Op::PackFilters => unreachable!("a program of half-precision values is refused before it is lowered"),
         Op::Adam(rule) => optimizer::adam(&desc, rule).into(),
         Op::Sgd(rule) => optimizer::sgd(&desc, rule).into(),
         Op::Increment => optimizer::increment(&desc).into(),

@@ -1,0 +1,78 @@
+//! Ops on half-precision operands, and the copies of weights that they read.
+
+use maxmargin::tape::{DType, Op};
+
+use super::support::half::{in_half, rounded, turned};
+use super::support::{Array, OpCase, Random, exact};
+use super::{batch_norm, conv, conv_fused, conv_pool, elementwise, image, linear, pool};
+
+/// Weights of convolutions and linear layers, with numbers whose halves are subnormal, infinite, or ties.
+#[test]
+pub fn pack_filters() {
+    in_half(pack);
+}
+
+fn pack() {
+    for dims in [&[1, 1, 1, 1][..], &[7, 3, 5, 2], &[16, 3, 3, 16], &[5, 1, 1, 33], &[3, 4], &[17, 40], &[1, 9]] {
+        let mut w = Random(1).signed(dims);
+        let corners = [0.0, -0.0, 1e-7, 1e-8, 65519.0, 65520.0, -1e30, 1.0 + 0.5f64.powi(11), f64::NAN];
+        w.values.iter_mut().for_each(|v| *v = f64::from((*v * 1.0003) as f32));
+        w.values.iter_mut().step_by(3).zip(corners).for_each(|(v, corner)| *v = f64::from(corner as f32));
+        let case = OpCase::new(Op::PackFilters).whole(&w);
+        let plain = Array { dtype: DType::F16, ..w.clone() };
+        let turned = turned(&plain);
+        case.gives_whole(dims, DType::F16).gives_whole(&turned.dims, DType::F16).check(|_| {
+            let halves = |a: &Array| a.values.iter().map(|&v| exact(rounded(v).to_f64())).collect();
+            vec![halves(&plain), halves(&turned)]
+        });
+    }
+}
+
+#[test]
+fn convolutions() {
+    in_half(conv::conv2d);
+    in_half(conv::conv2d_backward_input);
+}
+
+#[test]
+fn fused_convolutions() {
+    in_half(conv_fused::conv2d_fused);
+    in_half(conv_fused::conv2d_fused_backward_input);
+}
+
+#[test]
+fn convolutions_with_pooling() {
+    in_half(conv_pool::conv_pool);
+    in_half(conv_pool::conv_pool_backward_input);
+    in_half(pool::max_pool2d);
+    in_half(pool::max_pool2d_backward);
+}
+
+#[test]
+fn linear_layers() {
+    in_half(linear::linear);
+    in_half(linear::linear_bias);
+    in_half(linear::linear_bias_relu);
+    in_half(linear::linear_backward_input);
+    in_half(linear::linear_backward_input_is_0_where_the_result_of_relu_is_not_positive);
+}
+
+#[test]
+fn batch_norm_in_both_modes() {
+    in_half(batch_norm::batch_norm);
+    in_half(batch_norm::batch_norm_relu);
+    in_half(batch_norm::batch_norm_backward_input);
+    in_half(batch_norm::batch_norm_relu_backward_input);
+    in_half(batch_norm::batch_norm_training);
+    in_half(batch_norm::batch_norm_relu_training);
+}
+
+#[test]
+fn elementwise_ops_and_means() {
+    in_half(elementwise::add);
+    in_half(elementwise::add_bias);
+    in_half(elementwise::relu);
+    in_half(elementwise::relu_backward);
+    in_half(image::global_mean);
+    in_half(image::global_mean_backward);
+}
