@@ -176,9 +176,8 @@ impl OpCase {
             assert_eq!(output.len(n), expected.len(), "the formula speaks of every active element");
             let elements = numbers(output.dtype, bytes);
             for (i, (got, &expected)) in elements.into_iter().zip(expected).enumerate() {
-                let other_zero = got == 0.0
-                    && expected.value == 0.0
-                    && got.is_sign_negative() != expected.value.is_sign_negative();
+                let other_zero =
+                    got == 0.0 && expected.value == 0.0 && got.is_sign_negative() != expected.value.is_sign_negative();
                 let off = match output.dtype {
                     _ if self.signed_zeros && other_zero => f64::INFINITY,
                     DType::F16 => half::off(expected, got),
