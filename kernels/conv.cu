@@ -22,7 +22,7 @@ __device__ __forceinline__ void conv2d_tile(
     const int channels = shortcut.shape.channels;
     gemm<T>(outputs, s.k, s.chunk, store,
             GemmOperands{WindowsKMajor<false>{s, x, outputs}, KMajor{w, s.k, filter_size(s)}, filter_size(s)},
-            GemmOperands{ShortcutPixelsKMajor{s, shortcut, shortcut.x, outputs},
+            GemmOperands{ShortcutPixelsKMajor<>{s, shortcut, shortcut.x, outputs},
                          KMajor{shortcut.filters, s.k, channels}, channels});
 }
 
@@ -53,7 +53,7 @@ __device__ __forceinline__ void conv2d_backward_input_tile(
     float* split = dx + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
     const TileStore<T::VECTOR, ClassOrder> store{split, s.c, {pixels, s, pixel_class}, epilogue};
     const GradientsKMajor<false> gradients{s, pixel_class, dy, nullptr, pixels};
-    const ShortcutGradientsKMajor others{pixel_class, shortcut, shortcut.x, pixels};
+    const ShortcutGradientsKMajor<> others{pixel_class, shortcut, shortcut.x, pixels};
     gemm<T>(pixels, s.c, s.chunk, store,
             GemmOperands{gradients, FiltersMnMajor{s, pixel_class, w}, pixel_class.taps_y * pixel_class.taps_x * s.k},
             GemmOperands{others, MnMajor{shortcut.filters, s.c}, others.length()});

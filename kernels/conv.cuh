@@ -46,14 +46,16 @@ __device__ __forceinline__ Tap tap(const ConvShape& s, int i, int channels, cons
 // A coordinate outside every image, also after any tap is added to it.
 constexpr int OUTSIDE = -(1 << 30);
 
-__device__ __forceinline__ ElementAddress pixel(const ConvShape& s, const float* image, int y, int x, int channel) {
+template <class Element>
+__device__ __forceinline__ ElementAddress<Element> pixel(
+    const ConvShape& s, const Element* image, int y, int x, int channel) {
     const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(s.h) &&
                         static_cast<unsigned>(x) < static_cast<unsigned>(s.w);
     return {image + (y * s.w + x) * s.c + channel, inside};
 }
 
 // Windows of x, one line an output: the elements (ky, kx, c) of its window (the rows of im2col).
-template <bool POOLED>
+template <bool POOLED, class Element = float>
 struct WindowsKMajor {
     static constexpr bool K_MAJOR = true, IN_MEMORY = true;
     struct Line {
@@ -61,7 +63,7 @@ struct WindowsKMajor {
         int y, x;      // first pixel of the window
     };
     const ConvShape& s;
-    const float* data;  // x
+    const Element* data;  // x
     int outputs;
 
     __device__ Line line(int i) const {
@@ -70,7 +72,7 @@ struct WindowsKMajor {
         const size_t image = static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         return {image, at.y * s.stride - s.padding, at.x * s.stride - s.padding};
     }
-    __device__ ElementAddress address(const Line& line, int i) const {
+    __device__ ElementAddress<Element> address(const Line& line, int i) const {
         const Tap at = tap(s, i, s.c, s.by_c);
         return pixel(s, data + line.image, line.y + at.y, line.x + at.x, at.channel);
     }
@@ -85,7 +87,7 @@ struct WindowsMnMajor {
     const float* data;  // x
 
     __device__ Line line(int i) const { return i < filter_size(s) ? tap(s, i, s.c, s.by_c) : Tap{OUTSIDE, OUTSIDE, 0}; }
-    __device__ ElementAddress address(const Line& line, int i) const {
+    __device__ ElementAddress<float> address(const Line& line, int i) const {
         const Pixel at = output_pixel<POOLED>(s, i);
         const float* image = data + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         const int y = at.y * s.stride - s.padding, x = at.x * s.stride - s.padding;
@@ -94,9 +96,9 @@ struct WindowsMnMajor {
 };
 
 // Loads dy if the choice is `place`, else 0; 0 if not `live`.
-template <int VECTOR>
+template <int VECTOR, class Element>
 __device__ __forceinline__ void load_chosen(
-    bool live, float (&to)[VECTOR], const float* dy, const unsigned char* choice, int place) {
+    bool live, float (&to)[VECTOR], const Element* dy, const unsigned char* choice, int place) {
     load_if(live, to, dy);
     if constexpr (VECTOR == 4) {
         uchar4 chosen = make_uchar4(NO_CHOICE, NO_CHOICE, NO_CHOICE, NO_CHOICE);
@@ -158,16 +160,16 @@ struct ClassOrder {
 // Gradients of the outputs that a pixel of x contributes to, one line a pixel of a class. Element (i, j, filter) is the
 // gradient of the output of the class's tap (i, j), or 0 if there is no such output. POOLED: dy is the gradient of the
 // pooled outputs.
-template <bool POOLED>
+template <bool POOLED, class Element = float>
 struct GradientsKMajor {
-    static constexpr bool K_MAJOR = true, IN_MEMORY = false;
+    static constexpr bool K_MAJOR = true, IN_MEMORY = !POOLED;
     struct Line {
         size_t image;  // offset of the image in dy
         int y, x;      // output of the first tap
     };
     const ConvShape& s;
     const PixelClass& pixel_class;
-    const float* dy;
+    const Element* data;  // dy
     const unsigned char* choice;
     int pixels;
 
@@ -178,18 +180,24 @@ struct GradientsKMajor {
         const int outputs = s.out_h * s.out_w / (POOLED ? PLACES : 1);
         return {static_cast<size_t>(image) * (outputs * s.k), pixel_class.out_y + y, pixel_class.out_x + x};
     }
+    // Output and filter of element `at`, and true if there is such an output.
+    __device__ bool locate(const Line& line, int at, int& y, int& x, int& filter) const {
+        const int tap = divide(at, s.by_k), i = divide(tap, pixel_class.by_taps);
+        filter = at - tap * s.k, y = line.y - i, x = line.x - (tap - i * pixel_class.taps_x);
+        return static_cast<unsigned>(y) < static_cast<unsigned>(s.out_h) &&
+               static_cast<unsigned>(x) < static_cast<unsigned>(s.out_w);
+    }
+    __device__ ElementAddress<Element> address(const Line& line, int at) const {
+        int y, x, filter;
+        const bool met = locate(line, at, y, x, filter);
+        return {data + line.image + (y * s.out_w + x) * s.k + filter, met};
+    }
     template <int VECTOR>
     __device__ void load(bool live, float (&to)[VECTOR], const Line& line, int at) const {
-        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, pixel_class.by_taps);
-        const int y = line.y - i, x = line.x - (tap - i * pixel_class.taps_x);
-        const bool met = live && static_cast<unsigned>(y) < static_cast<unsigned>(s.out_h) &&
-                         static_cast<unsigned>(x) < static_cast<unsigned>(s.out_w);
-        if constexpr (POOLED) {
-            const size_t cell = line.image + (y / 2 * (s.out_w / 2) + x / 2) * s.k + filter;
-            load_chosen(met, to, dy + cell, choice + cell, y % 2 * 2 + x % 2);
-        } else {
-            load_if(met, to, dy + line.image + (y * s.out_w + x) * s.k + filter);
-        }
+        int y, x, filter;
+        const bool met = locate(line, at, y, x, filter);
+        const size_t cell = line.image + (y / 2 * (s.out_w / 2) + x / 2) * s.k + filter;
+        load_chosen(live && met, to, data + cell, choice + cell, y % 2 * 2 + x % 2);
     }
 };
 
@@ -202,7 +210,7 @@ struct FiltersMnMajor {
     const float* data;  // w
 
     __device__ Line line(int i) const { return i < s.c ? data + i : nullptr; }
-    __device__ ElementAddress address(Line line, int at) const {
+    __device__ ElementAddress<float> address(Line line, int at) const {
         const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, pixel_class.by_taps);
         const int y = pixel_class.tap_y + i * s.stride;
         const int x = pixel_class.tap_x + (tap - i * pixel_class.taps_x) * s.stride;
@@ -211,12 +219,13 @@ struct FiltersMnMajor {
 };
 
 // Pixels of a shortcut's x, one line an output: the channels of its pixel.
+template <class Element = float>
 struct ShortcutPixelsKMajor {
     static constexpr bool K_MAJOR = true, IN_MEMORY = true;
-    using Line = const float*;
+    using Line = const Element*;
     const ConvShape& s;
     const Shortcut& shortcut;
-    const float* data;  // x
+    const Element* data;  // x
     int outputs;
 
     __device__ Line line(int i) const {
@@ -225,16 +234,17 @@ struct ShortcutPixelsKMajor {
         const Pixel at = output_pixel<false>(s, i);
         return data + (static_cast<size_t>(at.image * h + at.y * stride) * w + at.x * stride) * channels;
     }
-    __device__ ElementAddress address(Line line, int channel) const { return {line + channel, line != nullptr}; }
+    __device__ ElementAddress<Element> address(Line line, int channel) const { return {line + channel, line != nullptr}; }
 };
 
 // Gradients of a shortcut's outputs, one line a pixel of a class: those of the pixel's output, or 0 if it has none.
+template <class Element = float>
 struct ShortcutGradientsKMajor {
     static constexpr bool K_MAJOR = true, IN_MEMORY = true;
-    using Line = const float*;
+    using Line = const Element*;
     const PixelClass& pixel_class;
     const Shortcut& shortcut;
-    const float* data;  // dy
+    const Element* data;  // dy
     int pixels;
 
     __device__ Line line(int i) const {
@@ -244,7 +254,7 @@ struct ShortcutGradientsKMajor {
         if (at.y % stride != 0 || at.x % stride != 0) return nullptr;
         return data + (static_cast<size_t>(at.image * h + at.y / stride) * w + at.x / stride) * channels;
     }
-    __device__ ElementAddress address(Line line, int filter) const { return {line + filter, line != nullptr}; }
+    __device__ ElementAddress<Element> address(Line line, int filter) const { return {line + filter, line != nullptr}; }
 
     // Filters that contribute to a pixel of the class: all, or none.
     __device__ int length() const {
@@ -271,8 +281,9 @@ struct ChosenGradientsMnMajor {
 
 // Output that adds the bias to the largest of a pooling window's four outputs, which are four rows of a thread tile,
 // and applies ReLU. The first of equal outputs is chosen. NaN takes the same way through the comparisons as on the CPU.
+template <class Element = float>
 struct PoolStore {
-    float* out;
+    Element* out;
     unsigned char* choice;
     const float* bias;
     int rows, columns;
@@ -290,7 +301,8 @@ struct PoolStore {
                 place = more ? i : place;
             }
             const float value = most + bias[column + j];
-            out[cell + j] = value <= 0.0f ? 0.0f : value;
+            const float result[1] = {value <= 0.0f ? 0.0f : value};
+            store_vector(out + cell + j, result);
             choice[cell + j] = value > 0.0f ? static_cast<unsigned char>(place) : NO_CHOICE;
         }
     }

@@ -12,7 +12,7 @@ __device__ __forceinline__ void conv_pool_tile(
     int capacity, const ConvShape& s) {
     const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
     const KMajor filters{w, s.k, filter_size(s)};
-    const PoolStore pool{out, choice, bias, outputs, s.k};
+    const PoolStore<> pool{out, choice, bias, outputs, s.k};
     gemm<T>(outputs, s.k, s.chunk, pool, GemmOperands{WindowsKMajor<true>{s, x, outputs}, filters, filter_size(s)});
 }
 

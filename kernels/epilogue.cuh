@@ -38,32 +38,34 @@ __device__ __forceinline__ void update_each(float (&values)[ROWS][VECTOR], F f) 
 }
 
 // The first `rows` rows of `to`, row i from `from + at[i]`.
-template <int ROWS, int VECTOR>
+template <int ROWS, int VECTOR, class Element>
 __device__ __forceinline__ void load_rows(
-    float (&to)[ROWS][VECTOR], const float* from, const size_t (&at)[ROWS], int rows) {
+    float (&to)[ROWS][VECTOR], const Element* from, const size_t (&at)[ROWS], int rows) {
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) load_if(i < rows, to[i], from + at[i]);
 }
 
-template <int ROWS, int VECTOR>
+template <int ROWS, int VECTOR, class Element>
 __device__ __forceinline__ void add_rows(
-    float (&values)[ROWS][VECTOR], const float* addend, const size_t (&at)[ROWS], int rows) {
+    float (&values)[ROWS][VECTOR], const Element* addend, const size_t (&at)[ROWS], int rows) {
     float others[ROWS][VECTOR];
     load_rows(others, addend, at, rows);
     update_each(values, [&](float value, int i, int j) { return value + others[i][j]; });
 }
 
 // Applies the epilogue to ROWS by VECTOR whole sums, of which the first `rows` rows are results. `at` has the offset of
-// each row's first result, `columns` the scale and the shift of each column.
-template <int ROWS, int VECTOR>
+// each row's first result, `columns` the scale and the shift of each column. The tensors of the results' shape have
+// elements of the type Element.
+template <class Element, int ROWS, int VECTOR>
 __device__ __forceinline__ void apply_epilogue(
     const Epilogue& epilogue, float (&values)[ROWS][VECTOR], const size_t (&at)[ROWS], int rows,
     const EpilogueColumn* columns) {
-    if (epilogue.before != nullptr) add_rows(values, epilogue.before, at, rows);
+    const auto tensor = [](const float* operand) { return reinterpret_cast<const Element*>(operand); };
+    if (epilogue.before != nullptr) add_rows(values, tensor(epilogue.before), at, rows);
     if (epilogue.sum != nullptr) {
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
-            if (i < rows) store_vector(epilogue.sum + at[i], values[i]);
+            if (i < rows) store_vector(reinterpret_cast<Element*>(epilogue.sum) + at[i], values[i]);
         }
     }
     update_each(values, [&](float value, int, int j) {
@@ -73,17 +75,18 @@ __device__ __forceinline__ void apply_epilogue(
     });
     if (epilogue.y != nullptr) {
         float outputs[ROWS][VECTOR];
-        load_rows(outputs, epilogue.y, at, rows);
+        load_rows(outputs, tensor(epilogue.y), at, rows);
         update_each(values, [&](float value, int i, int j) { return relu_gradient(value, outputs[i][j]); });
     }
-    if (epilogue.after != nullptr) add_rows(values, epilogue.after, at, rows);
+    if (epilogue.after != nullptr) add_rows(values, tensor(epilogue.after), at, rows);
 }
 
 // Applies the epilogue to one whole sum: the result of column i at offset `at`.
+template <class Element>
 __device__ __forceinline__ float apply_epilogue(const Epilogue& epilogue, float sum, size_t at, int i) {
     float values[1][1] = {{sum}};
     const size_t offsets[1] = {at};
     const EpilogueColumn column = epilogue_column(epilogue, i);
-    apply_epilogue(epilogue, values, offsets, 1, &column);
+    apply_epilogue<Element>(epilogue, values, offsets, 1, &column);
     return values[0][0];
 }

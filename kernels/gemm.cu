@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                    const unsigned* __restrict__ rows, int capacity, int row, int columns, int splits) {
     const long long active = static_cast<long long>(active_rows(rows, capacity)) * row;
     sum_parts(out, parts, active, static_cast<long long>(capacity) * row, splits,
-              [=](float sum, long long i) { return apply_epilogue(epilogue, sum, i, static_cast<int>(i % columns)); });
+              [=](float sum, long long i) { return apply_epilogue<float>(epilogue, sum, i, static_cast<int>(i % columns)); });
 }
 
 // Splits of the gradient of weights: all results are written.

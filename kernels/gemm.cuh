@@ -46,11 +46,15 @@ using Square = TileShape<BLOCK_TILE_ROWS, SQUARE_TILE_COLUMNS, 4, true>;
 using NarrowRowMajor = TileShape<BLOCK_TILE_ROWS, NARROW_TILE_COLUMNS, 4, false>;
 using SquareRowMajor = TileShape<BLOCK_TILE_ROWS, SQUARE_TILE_COLUMNS, 4, false>;
 
-// Address of VECTOR elements of an operand. If not `live` the elements are 0, and `from` must not be read.
+// Address of VECTOR elements of an operand, floats or halves. If not `live` the elements are 0, and `from` must not be
+// read.
+template <class Element>
 struct ElementAddress {
-    const float* from;
+    const Element* from;
     bool live;
 };
+template <class Element>
+ElementAddress(const Element*, bool) -> ElementAddress<Element>;
 
 // An operand has lines: the rows of A, or the columns of B. Its members are
 //     K_MAJOR       true: the elements of a line are adjacent in memory; false: the lines are (MN-major)
@@ -64,15 +68,18 @@ struct ElementAddress {
 //     load(live, to, line, k)   loads the elements: 0 past the last line, and 0 if not `live`
 
 // Rows of a matrix [lines, length].
+template <class Element>
 struct KMajor {
     static constexpr bool K_MAJOR = true, IN_MEMORY = true;
-    using Line = const float*;
-    const float* data;
+    using Line = const Element*;
+    const Element* data;
     int lines, length;
 
     __device__ Line line(int i) const { return i < lines ? data + static_cast<size_t>(i) * length : nullptr; }
-    __device__ ElementAddress address(Line line, int k) const { return {line + k, line != nullptr}; }
+    __device__ ElementAddress<Element> address(Line line, int k) const { return {line + k, line != nullptr}; }
 };
+template <class Element>
+KMajor(const Element*, int, int) -> KMajor<Element>;
 
 // Columns of a matrix [length, lines].
 struct MnMajor {
@@ -82,7 +89,7 @@ struct MnMajor {
     int lines;
 
     __device__ Line line(int i) const { return i < lines ? data + i : nullptr; }
-    __device__ ElementAddress address(Line line, int k) const {
+    __device__ ElementAddress<float> address(Line line, int k) const {
         return {line + static_cast<size_t>(k) * lines, line != nullptr};
     }
 };
@@ -169,9 +176,9 @@ struct RowOrder {
 };
 
 // Output that applies an epilogue and writes results [order.rows, columns].
-template <int VECTOR, class Order = RowOrder>
+template <int VECTOR, class Order = RowOrder, class Element = float>
 struct TileStore {
-    float* out;
+    Element* out;
     int columns;
     Order order;
     Epilogue epilogue;
@@ -202,7 +209,7 @@ struct TileStore {
                 at[i] = order(row + i) * columns + of.first + j;
                 for (int v = 0; v < VECTOR; ++v) results[i][v] = values[i][j + v];
             }
-            apply_epilogue(epilogue, results, at, rows, of.column + j);
+            apply_epilogue<Element>(epilogue, results, at, rows, of.column + j);
 #pragma unroll
             for (int i = 0; i < QUAD; ++i) {
                 if (i < rows) store_vector(out + at[i], results[i]);

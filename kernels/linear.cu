@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     const float sum = warp_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    if (lane == 0) y[at] = apply_epilogue(epilogue, sum, at, column);
+    if (lane == 0) y[at] = apply_epilogue<float>(epilogue, sum, at, column);
 }
 
 // dx [n, in] = dy [n, out] w; with `epilogue.y` [n, in], 0 where it is not positive.
