@@ -248,8 +248,12 @@ GemmOperands(A, B, int) -> GemmOperands<A, B>;
 //
 // There are no bank conflicts: 16 lanes load 8 neighbouring quads of B, which are 128 bytes, and 2 neighbouring quads
 // of A. The 32 multiply-adds for each k take a sub-partition of an H100's multiprocessor 32 clocks. In these clocks the
-// four sub-partitions need 4 x 8 = 32 wavefronts, as many as there are clocks, or 4 x 6 = 24. These numbers follow from
-// the rule and are not measured. That the rule holds for compute capability 8.0 and 9.0 is an assumption.
+// four sub-partitions need 4 x 8 = 32 wavefronts, as many as there are clocks, or 4 x 6 = 24.
+//
+// On an H200 (compute capability 9.0) the rule seems not to hold. There a product of 2048 x 2048 x 2048 takes 893 clocks
+// of a multiprocessor for each 16 terms of a Square block tile (38.4 TFLOP/s at 1.98 GHz). With four wavefronts a load,
+// the loads of four warps take 16 x 4 x 12 = 768 clocks and the stores to shared memory 128: 896 in all. Under the rule
+// the multiply-adds, 512 clocks, would bound it. No hardware counter has confirmed this yet.
 //
 // A warp tile is the same in either order: a store of the warp writes two segments of 256 bytes in Square, four of 128
 // bytes in Narrow. Each 8 lanes write two segments of 64 bytes, in whole sectors of 32 bytes; in row-major order they

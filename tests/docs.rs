@@ -213,6 +213,28 @@ fn every_check_of_an_evaluation_has_a_section() {
     assert!(!names.is_empty() && missing.is_empty(), "docs/checks.md has no section for {missing:?} of {names:?}");
 }
 
+/// A visit to a GPU is a folder of its own; every record is JSON.
+#[test]
+fn every_recorded_figure_has_a_line_with_its_machine_and_commit() {
+    let index = read("benches/results/README.md");
+    for record in files("benches/results", "").iter().filter(|path| !path.ends_with("README.md")) {
+        let is_visit = root().join(record).is_dir();
+        let name = record.strip_prefix("benches/results/").unwrap().to_owned() + if is_visit { "/" } else { "" };
+        assert!(index.contains(&format!("\n| `{name}` | ")), "benches/results/README.md has no line of {name}");
+        for json in if is_visit { files(record, "") } else { vec![record.clone()] } {
+            serde_json::from_str::<serde_json::Value>(&read(&json)).unwrap_or_else(|error| panic!("{json}: {error}"));
+        }
+        if is_visit {
+            let visit: serde_json::Value = serde_json::from_str(&read(&format!("{record}/gpu-check.json"))).unwrap();
+            let commit = visit["commit"].as_str().unwrap();
+            let line = index.lines().find(|line| line.starts_with(&format!("| `{name}` | "))).unwrap();
+            for fact in [visit["driver"].as_str().unwrap(), &commit[..7]] {
+                assert!(line.contains(fact), "{name}: its line does not name {fact}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_glossary_explains_each_term_once() {
     let glossary = read("docs/GLOSSARY.md");
