@@ -2,8 +2,8 @@
 //
 // At a batch of 50, LeNet5's first (3136 -> 1024) is 0.32 GFLOP and 13 MB of weights: 7 us of arithmetic at 47 TFLOP/s,
 // and less of memory if the weights stay in the L2 cache. Its 50 x 1024 results are 32 block tiles, a quarter of the
-// GPU: so the sums are split (split-K), and `sum_split_rows` adds the splits. The second (1024 -> 10) takes the latency
-// of a launch.
+// GPU: so the sums are split (split-K), and `sum_split_rows` adds the splits; an H200 takes 20 us for both. The second
+// (1024 -> 10) has hardly any arithmetic: an H200 takes 5 us, and 1 us for a kernel that does nothing.
 //
 // Bias, ReLU and ReLU's gradient are applied by the epilogue; `sum_split_rows` applies it if the sums are split. As a
 // launch of its own each would read and write 0.4 MB.
