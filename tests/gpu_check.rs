@@ -34,7 +34,8 @@ esac"#;
 const PROGRAM: &str = r#"case "$1" in
 devices) echo 'cuda:0   Stand-in GPU, compute capability 9.0' ;;
 bench) while [ "$1" != --json ]; do shift; done
-       echo '{"complete": true, "items": [{}], "kernels": [], "step": {"median_s": 0.25, "launches": 7}}' >"$2" ;;
+       kernel='{"kernels": ["product", "sum"], "time_s": 0.1, "share_of_step": 0.4, "bytes_per_s": 1e12, "flops_per_s": 2e13}'
+       echo "{\"complete\": true, \"items\": [{}], \"kernels\": [$kernel], \"step\": {\"median_s\": 0.25, \"launches\": 7}}" >"$2" ;;
 *) exit 2 ;;
 esac"#;
 /// The CUDA suite with first steps equal to the recorded ones.
@@ -48,6 +49,11 @@ echo 'test result: ok. 1 passed; 0 failed'"#;
 /// The op suite with the recorded bits.
 const EQUAL: &str = "echo 'fingerprint equal scale of [2]'; echo 'test result: ok. 3 passed; 0 failed'";
 const STEP: &str = r#"echo '{"name": "mma_step", "median_s": 0.25}'"#;
+/// ncu of a version that does not know the metrics that are asked for.
+const NCU: &str = r#"case "$*" in
+*--metrics*) echo '==ERROR== Failed to find metric' ; exit 1 ;;
+*) printf '    Registers Per Thread   register/thread      127\n    Block Size                        128\n' ;;
+esac"#;
 /// A Python with PyTorch.
 const PYTHON: &str = r#"case "$1" in
 -c) echo 'torch 2.11.0 True' ;;
@@ -97,7 +103,12 @@ impl Bundle {
         command.arg(self.path("scripts/gpu-check")).args(["--budget", &budget.to_string()]);
         command.arg("--python").arg(self.path("bin/python")).arg("--out").arg(self.path("results")).args(more);
         // The visit must not find this machine's own tools.
-        command.env("PATH", "/usr/bin:/bin").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command
+            .env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Exit code and output of a visit that ends within its budget.
@@ -223,6 +234,17 @@ fn first_steps_with_the_recorded_logits_are_named_with_their_differences() {
     let (code, text) = bundle.visited(20, &["--only", "first-step"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("2 of 2 with the recorded logits; losses within 9e-08, changes of weights 8e-07"), "{text}");
+}
+
+#[test]
+fn counters_of_the_most_expensive_kernels_of_both_networks_are_read_by_any_version_of_ncu() {
+    let Some(bundle) = Bundle::new(&[("ncu", NCU)]) else { return };
+    let (code, text) = bundle.visited(30, &["--only", "bench", "--only", "ncu"]);
+    assert_eq!(code, Some(0), "{text}");
+    let found = serde_json::json!({ "Registers Per Thread": "127 register/thread", "Block Size": "128" });
+    let kernels = &bundle.record()["items"]["ncu"]["kernels"];
+    assert_eq!(*kernels, serde_json::json!({ "cifar10-linf product": found, "mnist-linf product": found }));
+    assert!(text.contains("mnist-linf: product + sum "), "{text}");
 }
 
 #[test]
