@@ -34,8 +34,10 @@ esac"#;
 const PROGRAM: &str = r#"case "$1" in
 devices) echo 'cuda:0   Stand-in GPU, compute capability 9.0' ;;
 bench) while [ "$1" != --json ]; do shift; done
-       kernel='{"kernels": ["product", "sum"], "time_s": 0.1, "share_of_step": 0.4, "bytes_per_s": 1e12, "flops_per_s": 2e13}'
-       echo "{\"complete\": true, \"items\": [{}], \"kernels\": [$kernel], \"step\": {\"median_s\": 0.25, \"launches\": 7}}" >"$2" ;;
+       rates='"share_of_step": 0.4, "bytes_per_s": 1e12, "flops_per_s": 2e13'
+       kernels="[{\"kernels\": [\"product\", \"sum\"], \"time_s\": 0.1, $rates}]"
+       step='{"median_s": 0.25, "launches": 7}'
+       echo "{\"complete\": true, \"items\": [{}], \"kernels\": $kernels, \"step\": $step}" >"$2" ;;
 *) exit 2 ;;
 esac"#;
 /// The CUDA suite with first steps equal to the recorded ones.
