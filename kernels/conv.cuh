@@ -100,15 +100,18 @@ template <int VECTOR, class Element>
 __device__ __forceinline__ void load_chosen(
     bool live, float (&to)[VECTOR], const Element* dy, const unsigned char* choice, int place) {
     load_if(live, to, dy);
-    if constexpr (VECTOR == 4) {
-        uchar4 chosen = make_uchar4(NO_CHOICE, NO_CHOICE, NO_CHOICE, NO_CHOICE);
-        if (live) chosen = *reinterpret_cast<const uchar4*>(choice);
-        to[0] = chosen.x == place ? to[0] : 0.0f;
-        to[1] = chosen.y == place ? to[1] : 0.0f;
-        to[2] = chosen.z == place ? to[2] : 0.0f;
-        to[3] = chosen.w == place ? to[3] : 0.0f;
-    } else {
+    if constexpr (VECTOR == 1) {
         to[0] = (live ? *choice : NO_CHOICE) == place ? to[0] : 0.0f;
+    } else {
+#pragma unroll
+        for (int v = 0; v < VECTOR; v += 4) {
+            uchar4 chosen = make_uchar4(NO_CHOICE, NO_CHOICE, NO_CHOICE, NO_CHOICE);
+            if (live) chosen = *reinterpret_cast<const uchar4*>(choice + v);
+            to[v] = chosen.x == place ? to[v] : 0.0f;
+            to[v + 1] = chosen.y == place ? to[v + 1] : 0.0f;
+            to[v + 2] = chosen.z == place ? to[v + 2] : 0.0f;
+            to[v + 3] = chosen.w == place ? to[v + 3] : 0.0f;
+        }
     }
 }
 
@@ -218,6 +221,26 @@ struct FiltersMnMajor {
     }
 };
 
+// Turned filters [c, kh, kw, k], one line a channel of x: elements (i, j, filter) of a class's taps. Turned filters have
+// their taps in reverse order.
+struct TurnedFiltersKMajor {
+    static constexpr bool K_MAJOR = true, IN_MEMORY = true;
+    using Line = const Half*;
+    const ConvShape& s;
+    const PixelClass& pixel_class;
+    const Half* data;
+
+    __device__ Line line(int i) const {
+        return i < s.c ? data + static_cast<size_t>(i) * (s.kh * s.kw * s.k) : nullptr;
+    }
+    __device__ ElementAddress<Half> address(Line line, int at) const {
+        const int tap = divide(at, s.by_k), filter = at - tap * s.k, i = divide(tap, pixel_class.by_taps);
+        const int y = pixel_class.tap_y + i * s.stride;
+        const int x = pixel_class.tap_x + (tap - i * pixel_class.taps_x) * s.stride;
+        return {line + ((s.kh - 1 - y) * s.kw + s.kw - 1 - x) * s.k + filter, line != nullptr};
+    }
+};
+
 // Pixels of a shortcut's x, one line an output: the channels of its pixel.
 template <class Element = float>
 struct ShortcutPixelsKMajor {
@@ -279,8 +302,27 @@ struct ChosenGradientsMnMajor {
     }
 };
 
-// Output that adds the bias to the largest of a pooling window's four outputs, which are four rows of a thread tile,
-// and applies ReLU. The first of equal outputs is chosen. NaN takes the same way through the comparisons as on the CPU.
+// Largest of the four outputs of a pooling window with the bias and ReLU, and the choice.
+struct Pooled {
+    float value;
+    unsigned char choice;
+};
+
+// The first of equal outputs is chosen. NaN takes the same way through the comparisons as on the CPU.
+__device__ __forceinline__ Pooled pool(const float (&window)[PLACES], float bias) {
+    float most = window[0];
+    int place = 0;
+#pragma unroll
+    for (int i = 1; i < PLACES; ++i) {
+        const bool more = window[i] > most;
+        most = more ? window[i] : most;
+        place = more ? i : place;
+    }
+    const float value = most + bias;
+    return {value <= 0.0f ? 0.0f : value, value > 0.0f ? static_cast<unsigned char>(place) : NO_CHOICE};
+}
+
+// Output that pools: the four outputs of a pooling window are four rows of a thread tile.
 template <class Element = float>
 struct PoolStore {
     Element* out;
@@ -293,17 +335,11 @@ struct PoolStore {
         if (row >= rows) return;
         const size_t cell = static_cast<size_t>(row / PLACES) * columns + column;
         for (int j = 0; j < QUAD && column + j < columns; ++j) {
-            float most = values[0][j];
-            int place = 0;
-            for (int i = 1; i < PLACES; ++i) {
-                const bool more = values[i][j] > most;
-                most = more ? values[i][j] : most;
-                place = more ? i : place;
-            }
-            const float value = most + bias[column + j];
-            const float result[1] = {value <= 0.0f ? 0.0f : value};
+            const float window[PLACES] = {values[0][j], values[1][j], values[2][j], values[3][j]};
+            const Pooled pooled = pool(window, bias[column + j]);
+            const float result[1] = {pooled.value};
             store_vector(out + cell + j, result);
-            choice[cell + j] = value > 0.0f ? static_cast<unsigned char>(place) : NO_CHOICE;
+            choice[cell + j] = pooled.choice;
         }
     }
 };

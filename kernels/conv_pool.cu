@@ -4,7 +4,7 @@
 // LeNet5's first convolution at a batch of 50 this saves writing and reading 5 MB (3 us); 1.6 MB remain, with 0.06
 // GFLOP, 1.3 us at 47 TFLOP/s. conv.cu has the arithmetic of the second convolution.
 #include "bias.cuh"
-#include "conv.cuh"
+#include "gemm_half.cuh"
 
 template <class T>
 __device__ __forceinline__ void conv_pool_tile(
@@ -172,4 +172,70 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                             int pixels, int k, int chunk) {
     const int items = active_rows(rows, capacity) * pixels;
     sum_items(parts, dy, items, k, chunk, [choice](size_t at) { return choice[at] != NO_CHOICE; });
+}
+
+// The same on halves, on tensor cores; sums are not split.
+template <class T>
+__device__ __forceinline__ void conv_pool_half_tile(
+    Half* out, unsigned char* choice, const Half* x, const Half* w, const float* bias, const unsigned* rows,
+    int capacity, const ConvShape& s) {
+    const int outputs = active_rows(rows, capacity) * (s.out_h * s.out_w);
+    const HalfPoolStore<T::VECTOR> pool{out, choice, bias, outputs, s.k};
+    gemm_half<T, true>(outputs, s.k, s.chunk, pool,
+                       GemmOperands{WindowsKMajor<true, Half>{s, x, outputs}, KMajor{w, s.k, filter_size(s)},
+                                    filter_size(s)});
+}
+
+extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+    conv_pool_half_scalar(Half* __restrict__ out, unsigned char* __restrict__ choice, const Half* __restrict__ x,
+                          const Half* __restrict__ w, const float* __restrict__ bias, const unsigned* __restrict__ rows,
+                          int capacity, ConvShape s) {
+    conv_pool_half_tile<HalfScalar>(out, choice, x, w, bias, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+    conv_pool_half_small(Half* __restrict__ out, unsigned char* __restrict__ choice, const Half* __restrict__ x,
+                         const Half* __restrict__ w, const float* __restrict__ bias, const unsigned* __restrict__ rows,
+                         int capacity, ConvShape s) {
+    conv_pool_half_tile<HalfSmall>(out, choice, x, w, bias, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+    conv_pool_half_tall(Half* __restrict__ out, unsigned char* __restrict__ choice, const Half* __restrict__ x,
+                        const Half* __restrict__ w, const float* __restrict__ bias, const unsigned* __restrict__ rows,
+                        int capacity, ConvShape s) {
+    conv_pool_half_tile<HalfTall>(out, choice, x, w, bias, rows, capacity, s);
+}
+
+// Filters are turned, as those of `conv2d_backward_input_half`.
+template <class T>
+__device__ __forceinline__ void conv_pool_backward_input_half_tile(
+    Half* dx, float* parts, const Half* dy, const unsigned char* choice, const Half* w, const unsigned* rows,
+    int capacity, const ConvShape& s) {
+    const PixelClass pixel_class(s, blockIdx.z);
+    const int pixels = active_rows(rows, capacity) * pixel_class.pixels();
+    float* split =
+        parts == nullptr ? nullptr : parts + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
+    const HalfTileStore<T::VECTOR, ClassOrder> store{dx, split, s.c, {pixels, s, pixel_class}, {}};
+    const GradientsKMajor<true, Half> gradients{s, pixel_class, dy, choice, pixels};
+    gemm_half<T, false>(pixels, s.c, s.chunk, store,
+                        GemmOperands{gradients, TurnedFiltersKMajor{s, pixel_class, w},
+                                     pixel_class.taps_y * pixel_class.taps_x * s.k});
+}
+
+extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+    conv_pool_backward_input_half_scalar(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
+                                         const unsigned char* __restrict__ choice, const Half* __restrict__ w,
+                                         const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv_pool_backward_input_half_tile<HalfScalar>(dx, parts, dy, choice, w, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+    conv_pool_backward_input_half_small(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
+                                        const unsigned char* __restrict__ choice, const Half* __restrict__ w,
+                                        const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv_pool_backward_input_half_tile<HalfSmall>(dx, parts, dy, choice, w, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+    conv_pool_backward_input_half_tall(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
+                                       const unsigned char* __restrict__ choice, const Half* __restrict__ w,
+                                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv_pool_backward_input_half_tile<HalfTall>(dx, parts, dy, choice, w, rows, capacity, s);
 }

@@ -96,3 +96,17 @@ __device__ __forceinline__ void store_vector(Half* to, const float (&from)[VECTO
         *reinterpret_cast<uint4*>(to) = make_uint4(pair(0), pair(2), pair(4), pair(6));
     }
 }
+
+// Stores bytes, as one word where there are four or eight.
+template <int VECTOR>
+__device__ __forceinline__ void store_bytes(unsigned char* to, const unsigned char (&from)[VECTOR]) {
+    static_assert(VECTOR == 1 || VECTOR % 4 == 0);
+    if constexpr (VECTOR == 1) {
+        *to = from[0];
+    } else {
+#pragma unroll
+        for (int v = 0; v < VECTOR; v += 4) {
+            *reinterpret_cast<uchar4*>(to + v) = make_uchar4(from[v], from[v + 1], from[v + 2], from[v + 3]);
+        }
+    }
+}

@@ -246,13 +246,6 @@ impl Device for Cuda {
     }
 
     fn allocate(&mut self, layout: &Layout, programs: &[&Program]) -> Result<usize> {
-        if let Some(program) = programs.iter().find(|program| program.stores_half()) {
-            return Err(Error::device(format!(
-                "CUDA: program {} stores values in half precision, for which there are no kernels yet; --precision \
-                 fp32 runs on the GPU, --device cpu in half precision",
-                program.name
-            )));
-        }
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         let nodes = programs.iter().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
         let scratch =

@@ -27,6 +27,15 @@ abi! {
     /// Columns of a thread tile.
     const THREAD_TILE_COLUMNS: usize = 4;
 
+    /// Rows of a block tile of a product of halves, on tensor cores.
+    const HALF_TILE_ROWS: usize = 64;
+    /// Rows of a tall block tile of halves.
+    const HALF_TILE_ROWS_TALL: usize = 128;
+    /// Columns of a block tile of halves.
+    const HALF_TILE_COLUMNS: usize = 64;
+    /// Terms of a sum that a block tile of halves takes at a time. A split of a sum is a multiple of it.
+    const HALF_TILE_DEPTH: usize = 32;
+
     /// The choice of a pooling window where ReLU is 0, so that no place was chosen.
     const NO_CHOICE: u8 = 4;
 

@@ -2,9 +2,10 @@
 
 use super::desc::Desc;
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
+use super::gemm_half::{self, HalfKernels, HalfOperation};
 use crate::device::cuda::abi::{ConvShape, Divisor, Epilogue, Shortcut, ShortcutShape};
 use crate::device::cuda::launch::{Arg, Lowered};
-use crate::tape::ConvWindow;
+use crate::tape::{ConvWindow, DType};
 
 impl Divisor {
     /// With l = ceil(log2 d), m = ceil(2^(31 + l) / d) exceeds the true ratio by less than 1, so that n m / 2^(31 + l)
@@ -138,6 +139,26 @@ impl ConvProblem {
         self.forward().flops() / if self.pooled { 4 } else { 1 }
     }
 
+    /// True if everything may be read and written in eight halves at once.
+    pub fn chunks(&self, desc: &Desc, fused: &FusedTerms) -> bool {
+        gemm_half::vectorizable(desc, &[self.c, self.k, fused.channels(desc)])
+    }
+
+    /// As `lower`, on halves.
+    fn lower_half(
+        &self,
+        desc: &Desc,
+        product: GemmProblem,
+        flops: u64,
+        kernels: HalfKernels,
+        fused: FusedTerms,
+    ) -> Lowered {
+        let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
+        let (vectors, shortcut) = (self.chunks(desc, &fused), Arg::from(fused.shortcut(desc)));
+        let work = HalfOperation { kernels, product, vectors, epilogue: fused.epilogue, flops };
+        work.lower(desc, |chunk, epilogue| self.args(2, [shortcut.clone(), epilogue], chunk))
+    }
+
     /// Lowers a convolution, or its gradient with respect to the input, to `product` with `flops` operations.
     fn lower(&self, desc: &Desc, product: GemmProblem, flops: u64, kernels: GemmKernels, fused: FusedTerms) -> Lowered {
         let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
@@ -163,6 +184,10 @@ pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Low
     let conv = ConvProblem::new(desc.input(0), desc.input(1), window, false);
     let product = conv.forward();
     let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
+    if desc.input_dtype(1) == DType::F16 {
+        let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall"];
+        return conv.lower_half(desc, product, flops, kernels, fused);
+    }
     conv.lower(desc, product, flops, ["conv2d_scalar", "conv2d_narrow", "conv2d_square"], fused)
 }
 
@@ -171,10 +196,27 @@ pub(super) fn conv2d_backward_input(desc: &Desc, window: ConvWindow) -> Lowered 
 }
 
 pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Lowered {
-    let conv = ConvProblem::new(desc.output(0), desc.input(1), window, false);
+    let half = desc.input_dtype(1) == DType::F16;
+    let filters = if half { turned(desc.input(1)) } else { desc.input(1).to_vec() };
+    let conv = ConvProblem::new(desc.output(0), &filters, window, false);
     let kernels = ["conv2d_backward_input_scalar", "conv2d_backward_input_narrow", "conv2d_backward_input_square"];
     let shortcut = fused.shortcut.map_or(0, |_| 2 * desc.input(2).iter().product::<usize>() * conv.c);
-    conv.lower(desc, conv.backward(), conv.backward_flops() + shortcut as u64, kernels, fused)
+    let flops = conv.backward_flops() + shortcut as u64;
+    if half {
+        let kernels = [
+            "conv2d_backward_input_half_scalar",
+            "conv2d_backward_input_half_small",
+            "conv2d_backward_input_half_tall",
+        ];
+        return conv.lower_half(desc, conv.backward(), flops, kernels, fused);
+    }
+    conv.lower(desc, conv.backward(), flops, kernels, fused)
+}
+
+/// Dimensions of filters, from those of their turned copy: `[c, kh, kw, k]` to `[k, kh, kw, c]`.
+pub(super) fn turned(copy: &[usize]) -> Vec<usize> {
+    let &[c, kh, kw, k] = copy else { unreachable!("shapes were checked when recorded") };
+    vec![k, kh, kw, c]
 }
 
 pub(super) fn conv2d_backward_weight(desc: &Desc, window: ConvWindow) -> Lowered {

@@ -1,12 +1,13 @@
 //! Launches of kernels/conv_pool.cu.
 
 use super::bias::sum_items;
-use super::conv::{ConvProblem, FusedTerms};
+use super::conv::{ConvProblem, FusedTerms, turned};
 use super::desc::Desc;
 use super::gemm::{GemmOperation, GemmPlan};
+use super::gemm_half::{HalfOperation, HalfPlan};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
-use crate::tape::ConvWindow;
+use crate::tape::{ConvWindow, DType};
 
 /// True if the direct kernel is faster for the gradient with respect to the input: a block tile would have few columns.
 fn is_direct(conv: &ConvProblem) -> bool {
@@ -19,6 +20,12 @@ fn is_direct(conv: &ConvProblem) -> bool {
 pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
     let conv = ConvProblem::new(desc.input(0), desc.input(1), window, true);
     let product = conv.forward();
+    if desc.input_dtype(1) == DType::F16 {
+        let plan = HalfPlan::new(product, conv.chunks(desc, &FusedTerms::default()), false, desc.multiprocessors);
+        let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
+        let kernels = ["conv_pool_half_scalar", "conv_pool_half_small", "conv_pool_half_tall"];
+        return plan.launch(kernels, 1, args, desc.cost(product.flops())).into();
+    }
     let plan = GemmPlan::new(product, conv.vectors(desc, &FusedTerms::default()), false, desc.multiprocessors);
     let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
     let cost = desc.cost(product.flops());
@@ -26,6 +33,18 @@ pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
+    if desc.input_dtype(2) == DType::F16 {
+        let conv = ConvProblem::new(desc.output(0), &turned(desc.input(2)), window, true);
+        let kernels = [
+            "conv_pool_backward_input_half_scalar",
+            "conv_pool_backward_input_half_small",
+            "conv_pool_backward_input_half_tall",
+        ];
+        let (product, flops) = (conv.backward(), conv.backward_flops());
+        let vectors = conv.chunks(desc, &FusedTerms::default());
+        let work = HalfOperation { kernels, product, vectors, epilogue: Epilogue::default(), flops };
+        return work.lower(desc, |chunk, _| conv.args(3, [], chunk));
+    }
     let conv = ConvProblem::new(desc.output(0), desc.input(2), window, true);
     if is_direct(&conv) {
         return conv_pool_backward_input_direct(desc, &conv).into();

@@ -9,6 +9,7 @@ use crate::device::cuda::abi::{
     THREAD_TILE_ROWS, WARP,
 };
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
+use crate::tape::DType;
 
 /// Splits of a sum, at most: adding more splits would take longer than computing them.
 const MOST_SPLITS: usize = 256;
@@ -30,7 +31,7 @@ impl GemmProblem {
     }
 
     /// Number of results of all products.
-    fn results(self) -> usize {
+    pub fn results(self) -> usize {
         self.count * self.rows * self.columns
     }
 
@@ -168,11 +169,10 @@ impl GemmOperation {
         let to = if plan.splits > 1 { Arg::Scratch(0) } else { last.clone() };
         let all = [to].into_iter().chain(args(plan.chunk, epilogue.into())).collect();
         let mut launches = vec![plan.launch(kernels, product.count, all, desc.cost(flops))];
-        let dims = desc.output(0);
-        let count = dims.iter().product();
+        let count = desc.output(0).iter().product();
         if plan.splits > 1 {
             launches.push(match whole {
-                Some(epilogue) => sum_split_rows(last, dims, product.columns, plan.splits, epilogue.clone()),
+                Some(epilogue) => sum_split_rows(desc, product.columns, plan.splits, epilogue.clone()),
                 None => sum_splits(count, plan.splits),
             });
         }
@@ -180,12 +180,13 @@ impl GemmOperation {
     }
 }
 
-/// A launch that adds the splits of a batch's results and applies the epilogue; `dims[0]` is the number of rows.
-fn sum_split_rows(to: Arg, dims: &[usize], columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
-    let (n, row) = rows_of(dims);
+/// A launch that adds the splits of a batch's results, the op's last output, and applies the epilogue.
+pub(super) fn sum_split_rows(desc: &Desc, columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
+    let (to, (n, row)) = (desc.outputs() - 1, rows_of(desc.output(0)));
+    let kernel = if desc.output_dtype(to) == DType::F16 { "sum_split_rows_half" } else { "sum_split_rows" };
     let sizes = [n, row, columns, splits].map(Arg::size);
-    let args = [to, Arg::Scratch(0), epilogue.into(), Arg::Rows].into_iter().chain(sizes).collect();
-    Launch::new("sum_split_rows", (n * row).div_ceil(WARP), args, sum_cost(n * row, splits))
+    let args = [Arg::Output(to), Arg::Scratch(0), epilogue.into(), Arg::Rows].into_iter().chain(sizes).collect();
+    Launch::new(kernel, (n * row).div_ceil(WARP), args, sum_cost(n * row, splits))
 }
 
 /// A launch that adds the splits of `count` results.

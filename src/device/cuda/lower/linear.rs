@@ -2,8 +2,10 @@
 
 use super::desc::{Desc, rows_of};
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
+use super::gemm_half::{self, HalfKernels, HalfOperation};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
+use crate::tape::DType;
 
 /// Outputs of a layer, at most, for which a warp an output is faster than block tiles.
 const MOST_WARP_OUTPUTS: usize = 16;
@@ -32,6 +34,13 @@ impl LinearSizes {
             self.args(has_epilogue.then_some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect()
         })
     }
+
+    /// As `lower`, on halves.
+    fn lower_half(self, desc: &Desc, product: GemmProblem, epilogue: Epilogue, kernels: HalfKernels) -> Lowered {
+        let vectors = gemm_half::vectorizable(desc, &[self.inner, self.out]);
+        let work = HalfOperation { kernels, product, vectors, epilogue, flops: product.flops() };
+        work.lower(desc, |chunk, epilogue| self.args(Some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect())
+    }
 }
 
 pub(super) fn linear(desc: &Desc) -> Lowered {
@@ -45,6 +54,10 @@ pub(super) fn linear_bias(desc: &Desc, relu: bool) -> Lowered {
 fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
     let ((n, inner), out) = (rows_of(desc.input(0)), desc.output(0)[1]);
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, out, inner));
+    if desc.input_dtype(1) == DType::F16 {
+        let kernels = ["linear_half_scalar", "linear_half_small", "linear_half_tall"];
+        return sizes.lower_half(desc, product, epilogue, kernels);
+    }
     if out <= MOST_WARP_OUTPUTS {
         let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(epilogue.into()))).collect();
         let warps_of_a_block = THREADS / WARP;
@@ -56,11 +69,19 @@ fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
 }
 
 pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
-    let (&[n, out], &[_, inner]) = (desc.input(0), desc.input(1)) else { unreachable!("dy is [n, out], w [out, in]") };
-    let kernels = ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"];
+    let (&[n, out], &[_, inner]) = (desc.input(0), desc.output(0)) else { unreachable!("dy [n, out], dx [n, in]") };
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, inner, out));
     let y = if desc.inputs() > 2 { Arg::Input(2) } else { Arg::Null };
     let epilogue = Epilogue { y, ..Epilogue::default() };
+    if desc.input_dtype(1) == DType::F16 {
+        let kernels = [
+            "linear_backward_input_half_scalar",
+            "linear_backward_input_half_small",
+            "linear_backward_input_half_tall",
+        ];
+        return sizes.lower_half(desc, product, epilogue, kernels);
+    }
+    let kernels = ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"];
     sizes.lower(desc, product, Some(epilogue), kernels)
 }
 

@@ -12,6 +12,7 @@ mod desc;
 mod elementwise;
 mod formula;
 mod gemm;
+mod gemm_half;
 mod hyperplane;
 mod image;
 mod linear;
