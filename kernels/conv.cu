@@ -9,7 +9,7 @@
 // MB, 11 us to read or to write. The sum with a block's input, and batch norm in evaluation mode with ReLU, would each
 // be a pass over memory: 60 us more. So the epilogue applies them to the sums before these are written (epilogue.cuh);
 // so it does with their gradients. A block's shortcut, a 1 x 1 convolution, is added within the same sums.
-#include "gemm_half.cuh"
+#include "conv_halo.cuh"
 
 // y: one row an output, one column a filter, summed over the filter's elements and the shortcut's channels.
 template <class T>
@@ -181,4 +181,25 @@ extern "C" __global__ void __launch_bounds__(HALF_THREADS)
                                     const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
                                     const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_backward_input_half_tile<HalfTall>(dx, parts, dy, w, shortcut, epilogue, rows, capacity, s);
+}
+
+// 3 x 3 convolutions of halves with stride 1 and padding 1 (conv_halo.cuh). The gradient with respect to the input is
+// one, too: that of dy with the turned filters.
+extern "C" __global__ void __launch_bounds__(Halo32::THREADS, 2)
+    conv2d_half_halo32(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
+                      Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
+                      ConvShape s) {
+    conv2d_halo<Halo32>(y, x, w, shortcut, epilogue, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(Halo16::THREADS, 2)
+    conv2d_half_halo16(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
+                      Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
+                      ConvShape s) {
+    conv2d_halo<Halo16>(y, x, w, shortcut, epilogue, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(Halo8::THREADS, 2)
+    conv2d_half_halo8(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
+                      Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
+                      ConvShape s) {
+    conv2d_halo<Halo8>(y, x, w, shortcut, epilogue, rows, capacity, s);
 }

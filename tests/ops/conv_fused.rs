@@ -3,7 +3,7 @@
 
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
-use super::conv::{ConvCase, LARGE, SHAPES, conv_case};
+use super::conv::{ConvCase, HALO, LARGE, SHAPES, conv_case};
 use super::support::fake::runs_long_tests;
 use super::support::half::least;
 use super::support::{Array, OpCase, Random, Sum, exact, near};
@@ -32,13 +32,14 @@ fn third<T>(number: usize, all: Vec<T>) -> Vec<T> {
 fn shortcut(s: &ConvCase, stride: usize) -> ConvCase {
     let [n, h, w, k] = s.y();
     let size = |size: usize, spare: usize| if stride == 1 { size } else { 2 * size - spare };
-    let channels = [s.c + 3, s.k.max(2) - 1][s.h % 2];
+    let channels = if s.c.is_multiple_of(8) { s.c + 8 } else { [s.c + 3, s.k.max(2) - 1][s.h % 2] };
     conv_case([n, size(h, h % 2), size(w, 1 - w % 2), channels], [k, 1, 1], 0, stride)
 }
 
 /// A shortcut whose input has the shape of that of `s`: a 1x1 convolution with another number of filters.
 fn gradient_shortcut(s: &ConvCase, stride: usize) -> ConvCase {
-    conv_case(s.x(), [[s.k + 3, s.k.max(2) - 1][s.w % 2], 1, 1], 0, stride)
+    let filters = if s.k.is_multiple_of(8) { s.k + 8 } else { [s.k + 3, s.k.max(2) - 1][s.w % 2] };
+    conv_case(s.x(), [filters, 1, 1], 0, stride)
 }
 
 /// Results of the first `n` images.
@@ -218,5 +219,22 @@ fn conv2d_fused_backward_input_in_large_layers() {
         let fusion = |shortcut, addend| ConvGradientFusion { window: s.window, shortcut, norm: true, addend };
         let all = vec![fusion(None, false), fusion(None, true), fusion(Some(s.window.stride), false)];
         check_fused_backward_input(s, &third(i, all));
+    }
+}
+
+/// [`HALO`]: alone, and with each term that a fusion adds.
+pub fn layers_with_a_halo() {
+    for s in &HALO {
+        let fusion = |shortcut, addend, sum, norm| ConvFusion { window: s.window, shortcut, addend, sum, norm };
+        let forward = [
+            fusion(None, false, true, false),
+            fusion(None, true, true, true),
+            fusion(Some(1), false, false, true),
+            fusion(Some(2), false, true, true),
+        ];
+        check_fused(s, &forward);
+        let fusion = |shortcut, norm, addend| ConvGradientFusion { window: s.window, shortcut, norm, addend };
+        let backward = [fusion(None, false, false), fusion(None, true, true), fusion(Some(1), true, false)];
+        check_fused_backward_input(s, &backward);
     }
 }

@@ -40,6 +40,12 @@ fn fused_convolutions() {
     in_half(conv_fused::conv2d_fused_backward_input);
 }
 
+/// Their kernels exist for halves alone.
+#[test]
+fn convolutions_that_load_their_pixels_once() {
+    in_half(conv_fused::layers_with_a_halo);
+}
+
 #[test]
 fn convolutions_with_pooling() {
     in_half(conv_pool::conv_pool);

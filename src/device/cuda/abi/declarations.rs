@@ -36,6 +36,15 @@ abi! {
     /// Terms of a sum that a block tile of halves takes at a time. A split of a sum is a multiple of it.
     const HALF_TILE_DEPTH: usize = 32;
 
+    /// Filters of a block of a 3 x 3 convolution of halves with a halo in shared memory (kernels/conv_halo.cuh).
+    const HALO_COLUMNS: usize = 64;
+    /// Pixels of a block for images of 32 pixels' width: whole rows.
+    const HALO_PIXELS_32: usize = 256;
+    /// Pixels of a block for images of 16 pixels' width: whole rows.
+    const HALO_PIXELS_16: usize = 256;
+    /// Pixels of a block for images of 8 x 8 pixels: whole images.
+    const HALO_PIXELS_8: usize = 128;
+
     /// The choice of a pooling window where ReLU is 0, so that no place was chosen.
     const NO_CHOICE: u8 = 4;
 

@@ -3,8 +3,11 @@
 use super::desc::Desc;
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
 use super::gemm_half::{self, HalfKernels, HalfOperation};
-use crate::device::cuda::abi::{ConvShape, Divisor, Epilogue, Shortcut, ShortcutShape};
-use crate::device::cuda::launch::{Arg, Lowered};
+use crate::device::cuda::abi::{
+    ConvShape, Divisor, Epilogue, HALO_COLUMNS, HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32, Shortcut, ShortcutShape,
+    WARP,
+};
+use crate::device::cuda::launch::{Arg, Launch, Lowered};
 use crate::tape::{ConvWindow, DType};
 
 impl Divisor {
@@ -176,6 +179,64 @@ impl ConvProblem {
     }
 }
 
+/// A 3 x 3 convolution of halves whose blocks load their pixels into shared memory once (kernels/conv_halo.cuh): for
+/// images of one width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Halo {
+    kernel: &'static str,
+    width: usize,
+    /// Pixels of a block: whole rows of an image, or whole images.
+    pixels: usize,
+}
+
+impl Halo {
+    const ALL: [Halo; 3] = [
+        Halo { kernel: "conv2d_half_halo32", width: 32, pixels: HALO_PIXELS_32 },
+        Halo { kernel: "conv2d_half_halo16", width: 16, pixels: HALO_PIXELS_16 },
+        Halo { kernel: "conv2d_half_halo8", width: 8, pixels: HALO_PIXELS_8 },
+    ];
+    /// Channels of a step, and of a line in shared memory.
+    const DEPTH: usize = 64;
+    /// Steps of filters in shared memory.
+    const STAGES: usize = 3;
+
+    /// The kernel for a convolution, if there is one.
+    fn of(desc: &Desc, conv: &ConvProblem, fused: &FusedTerms) -> Option<Halo> {
+        let form = (conv.kh, conv.kw, conv.window) == (3, 3, ConvWindow { padding: 1, stride: 1 });
+        let groups = conv.c.is_multiple_of(Halo::DEPTH) && conv.k.is_multiple_of(Halo::DEPTH);
+        let whole = |halo: &Halo| {
+            let (image, rows) = (conv.h * conv.w, halo.pixels / halo.width);
+            halo.width == conv.w && if rows <= conv.h { conv.h % rows == 0 } else { image == 64 }
+        };
+        Halo::ALL.into_iter().find(|halo| form && groups && whole(halo) && conv.chunks(desc, fused))
+    }
+
+    /// The kernel for the gradient of a convolution with respect to its input, which is a convolution with the turned
+    /// filters.
+    fn of_gradient(desc: &Desc, conv: &ConvProblem, fused: &FusedTerms) -> Option<(Halo, ConvProblem)> {
+        let turned = ConvProblem { c: conv.k, k: conv.c, ..*conv };
+        let strides = fused.shortcut.is_none_or(|stride| stride == 1);
+        Halo::of(desc, &turned, fused).filter(|_| strides).map(|halo| (halo, turned))
+    }
+
+    /// Bytes of shared memory: stages of filters, and two patches of pixels with their borders.
+    fn shared(&self) -> usize {
+        let rows = self.pixels / self.width;
+        let (images, rows) = if self.width == 8 { (rows / 8, 8) } else { (1, rows) };
+        let cells = images * (rows + 2) * (self.width + 2);
+        2 * Halo::DEPTH * (Halo::STAGES * HALO_COLUMNS + 2 * cells)
+    }
+
+    fn launch(&self, desc: &Desc, conv: &ConvProblem, fused: FusedTerms, flops: u64) -> Launch {
+        let terms = [fused.shortcut(desc).into(), fused.epilogue.into()];
+        let args = [Arg::Output(desc.outputs() - 1)].into_iter().chain(conv.args(2, terms, 0)).collect();
+        let blocks = conv.outputs().div_ceil(self.pixels) * (conv.k / HALO_COLUMNS);
+        let [blocks, threads, shared] =
+            [blocks, self.pixels / Halo::DEPTH * WARP, self.shared()].map(|n| u32::try_from(n).expect("few"));
+        Launch { kernel: self.kernel, grid: [blocks, 1, 1], block: threads, shared, args, cost: desc.cost(flops) }
+    }
+}
+
 pub(super) fn conv2d(desc: &Desc, window: ConvWindow) -> Lowered {
     forward(desc, window, FusedTerms::default())
 }
@@ -185,6 +246,9 @@ pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Low
     let product = conv.forward();
     let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
     if desc.input_dtype(1) == DType::F16 {
+        if let Some(halo) = Halo::of(desc, &conv, &fused) {
+            return halo.launch(desc, &conv, fused, flops).into();
+        }
         let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall"];
         return conv.lower_half(desc, product, flops, kernels, fused);
     }
@@ -203,6 +267,9 @@ pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms)
     let shortcut = fused.shortcut.map_or(0, |_| 2 * desc.input(2).iter().product::<usize>() * conv.c);
     let flops = conv.backward_flops() + shortcut as u64;
     if half {
+        if let Some((halo, turned)) = Halo::of_gradient(desc, &conv, &fused) {
+            return halo.launch(desc, &turned, fused, flops).into();
+        }
         let kernels = [
             "conv2d_backward_input_half_scalar",
             "conv2d_backward_input_half_small",
