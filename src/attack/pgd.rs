@@ -119,12 +119,16 @@ pub struct Pgd {
 type Objective<'a> = &'a dyn Fn(&mut Tape, Value) -> Value;
 
 impl Pgd {
-    /// Records the attack on `batch`.
+    /// Records the attack on `batch`, after the network's preparation.
     pub fn new(memory: &mut Memory, model: &dyn Model, batch: &Batch, settings: &PgdSettings) -> Pgd {
-        Pgd::untargeted(&mut Workspace::new(memory, model, batch, "pgd"), settings)
+        let pgd = Pgd::untargeted(&mut Workspace::new(memory, model, batch, "pgd"), settings);
+        let mut schedule = model.preparation();
+        schedule.extend(&pgd.schedule);
+        Pgd { schedule, ..pgd }
     }
 
-    /// Records the attack on `batch` that ascends what `objective` records of the logits: `[n]` from `[n, classes]`.
+    /// Records the attack on `batch` that ascends what `objective` records of the logits: `[n]` from `[n, classes]`. The
+    /// network was prepared before.
     pub fn ascending(
         memory: &mut Memory,
         model: &dyn Model,

@@ -7,7 +7,7 @@ use crate::catalog::{DatasetKind, WeightNames};
 use crate::choice::Choice;
 use crate::config::FidelityPreset;
 use crate::evaluate::{AttackName, Protocol, request::Split};
-use crate::tape::{Loss, Norm};
+use crate::tape::{Loss, Norm, Precision};
 
 macro_rules! value_enums {
     ($($Enum:ty),+) => {$(
@@ -23,4 +23,4 @@ macro_rules! value_enums {
     )+};
 }
 
-value_enums!(AttackName, DatasetKind, FidelityPreset, Loss, Norm, Protocol, Split, WeightNames);
+value_enums!(AttackName, DatasetKind, FidelityPreset, Loss, Norm, Precision, Protocol, Split, WeightNames);

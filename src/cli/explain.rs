@@ -7,10 +7,10 @@ use super::presets;
 use super::values::within;
 use crate::batch::DeviceData;
 use crate::config::ranges::MULTIPROCESSORS;
-use crate::config::{DEFAULT_PRESET, preset};
+use crate::config::{Config, DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch};
 use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS, TotalCost};
-use crate::tape::{Memory, Program};
+use crate::tape::{Memory, Precision, Program};
 use crate::text::{counted, si};
 use crate::{Error, Result, model, train};
 
@@ -27,7 +27,8 @@ enum Topic {
 
 /// Print the programs of a training step
 ///
-/// A step is a fixed schedule of programs, each recorded once. `%7` is a value in the workspace; a name is a buffer.
+/// A step is a fixed schedule of programs, each recorded once. `%7` is a value in the workspace, `%7 f16` one in half
+/// precision; a name is a buffer. In attacks in half precision, `f32:` gives the reason why a result is not half.
 /// The launches on a GPU are printed without one. Bytes and FLOPs of a launch are the least that any kernel for the op
 /// moves and computes, with every example correctly classified.
 #[derive(Args, Debug)]
@@ -38,6 +39,9 @@ pub(super) struct ExplainArgs {
     /// Preset whose step is printed; the preset's name says the method
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, value_parser = presets::names())]
     preset: String,
+    /// Precision of the attacks
+    #[arg(long, value_name = "PRECISION", default_value = "fp32")]
+    precision: Precision,
     /// Number of multiprocessors of the GPU: an H100 has 132
     #[arg(long, value_name = "N", default_value_t = TYPICAL_MULTIPROCESSORS, value_parser = within(&MULTIPROCESSORS))]
     multiprocessors: usize,
@@ -45,7 +49,11 @@ pub(super) struct ExplainArgs {
 
 pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     let name = &args.preset;
-    let config = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?.config;
+    let found = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?;
+    let config = Config { precision: args.precision, ..found.config };
+    if args.topic == Topic::Kernels && args.precision != Precision::Fp32 {
+        return Err(Error::usage("--precision: expected fp32: there are no kernels for half precision yet; found fp16"));
+    }
     let mut memory = Memory::default();
     let mut model = model::build(&config.architecture());
     model.declare(&mut memory);

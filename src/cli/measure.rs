@@ -15,7 +15,7 @@ use crate::config::{Config, DEFAULT_PRESET, as_written, preset};
 use crate::evaluate::request::TrainedBy;
 use crate::evaluate::{AttackFlag, AttackName, AttackSettings, Protocol, Split};
 use crate::record::run::{BEST, CONFIG};
-use crate::tape::{Loss, Norm};
+use crate::tape::{Loss, Norm, Precision};
 use crate::{Error, Result};
 
 #[derive(Args, Debug)]
@@ -112,6 +112,9 @@ pub(super) struct AttackFlags {
     #[arg(long, hide_short_help = true, help = AttackFlag::HingeMaxeps.help(), long_help = AttackFlag::HingeMaxeps.long_help(),
           value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
     pub hinge_maxeps: Option<f32>,
+    /// Precision of activations, gradients and filters in attacks; every result is verified in single precision
+    #[arg(long, default_value = "fp32", value_name = "PRECISION")]
+    pub precision: Precision,
     #[arg(long, help = AttackFlag::Seed.help(), long_help = AttackFlag::Seed.long_help(), value_name = "N",
           value_parser = whole::<u64>)]
     pub seed: Option<u64>,
@@ -200,7 +203,7 @@ fn measured(config: Config, images: &ImageFlags, attack: &AttackFlags) -> Result
     let dataset = images.dataset.unwrap_or(config.dataset);
     let norm = attack.norm.unwrap_or(config.norm);
     let published = published(dataset, norm)?;
-    let mut measured = Config { dataset, norm, ..config.clone() };
+    let mut measured = Config { dataset, norm, precision: attack.precision, ..config.clone() };
     if dataset != config.dataset {
         // Weights that do not fit the images are refused when they are read.
         (measured.model, measured.depth, measured.width) = (published.model, published.depth, published.width);

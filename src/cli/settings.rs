@@ -149,6 +149,7 @@ mod tests {
     use super::*;
     use crate::catalog::ModelKind;
     use crate::config::{Direction, OptimizerKind};
+    use crate::tape::Precision;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -186,6 +187,7 @@ mod tests {
             search_loss_fn: Loss::Lm,
             clean_loss_coeff: 0.25,
             nb_iter: 11,
+            precision: Precision::Fp16,
             eps_iter_scale: 2.0,
             num_search_steps: 12,
             attack_mineps: 0.01,

@@ -18,7 +18,7 @@ use super::ranges::{
 use super::value::SettingValue;
 use crate::attack::SearchResult;
 use crate::catalog::{DatasetKind, ModelKind};
-use crate::tape::{Direction, L2Order, Loss, Norm};
+use crate::tape::{Direction, L2Order, Loss, Norm, Precision};
 
 /// A setting: all that flags, files, listings and messages need to know of it.
 #[derive(Debug)]
@@ -187,6 +187,10 @@ settings! {
         norm: Norm = Norm::Linf, "NORM" shown "by -h";
         /// Iterations of PGD, in training by any method and when margins are measured
         nb_iter: u32 = 40, "N" shown "by -h", ITERATIONS; // MNIST
+        /// Precision of activations, their gradients and filters in attacks; sums, images, training passes and the
+        /// weights are single precision in either
+        #[serde(default = "single_precision")]
+        precision: Precision = Precision::Fp32, "PRECISION"; // ours
         /// Step size of PGD, as a multiple of eps / nb-iter
         eps_iter_scale: f32 = 2.5, "SCALE", SCALE; // BaseConfig
     }
@@ -304,6 +308,11 @@ impl Fidelity {
 /// The method of a file that names none: it was written when MMA was the only one.
 fn mma() -> Method {
     Method::Mma
+}
+
+/// Precision of a file that names none: there was no other.
+fn single_precision() -> Precision {
+    Precision::Fp32
 }
 
 /// Loss of a file that names none: margins were measured with that of training.

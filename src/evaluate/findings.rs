@@ -2,7 +2,6 @@
 
 use super::checkpoint::EvaluationState;
 use super::examples::CleanPrediction;
-use super::identity::PRECISION;
 use super::image_results::{CLEAN, ImageResult};
 use super::margins::MeasuredMargins;
 use super::network::{ImageSet, Network};
@@ -62,7 +61,7 @@ impl Findings<'_> {
             d_max: request.trained.and_then(|trained| trained.d_max),
             seed: Some(request.settings.seed),
             batch_size: request.batch_size,
-            precision: PRECISION.into(),
+            precision: config.precision.to_string(),
             device: self.device.clone(),
             clean_accuracy: accuracy(&correct),
             average_robust_accuracy: None,

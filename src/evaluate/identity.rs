@@ -15,9 +15,6 @@ use crate::choice::Choice as _;
 use crate::config::as_written;
 use crate::hash::sha256;
 
-/// Precision of the arithmetic.
-pub const PRECISION: &str = "fp32";
-
 impl EvaluationRequest {
     /// SHA-256 of the evaluation's identity.
     pub(super) fn hash(&self, network: &Network, images: &ImageSet) -> String {
@@ -41,7 +38,7 @@ impl EvaluationRequest {
         let an_pgd = *margins || attacks.iter().any(|&attack| AttackFlag::HingeMaxeps.is_read_by(attack));
         json!({
             "maxmargin": env!("CARGO_PKG_VERSION"),
-            "precision": PRECISION,
+            "precision": config.precision,
             "weights_sha256": weights_sha256,
             "ignored_tensors": ignored_tensors,
             "normalization": normalization,
@@ -93,7 +90,7 @@ mod tests {
     use crate::config::{Config, preset};
     use crate::evaluate::{AttackSettings, Split};
     use crate::model::state_dict::WeightsOptions;
-    use crate::tape::Loss;
+    use crate::tape::{Loss, Precision};
     use std::path::PathBuf;
 
     fn request(attacks: &[AttackName], margins: bool) -> EvaluationRequest {
@@ -177,6 +174,7 @@ mod tests {
             }
             assert!(changed(|r| r.split = Split::Train) && changed(|r| r.config.dataset = DatasetKind::Digits));
             assert!(changed(|r| r.config.fidelity.cw_confidence = 1.0));
+            assert!(changed(|r| r.config.precision = Precision::Fp16));
         }
         let [one, mut other] = [(); 2].map(|()| request(&[], true));
         other.config.hinge_maxeps = 0.2;

@@ -37,8 +37,15 @@ pub struct MeasuredMargins {
 }
 
 impl MarginMeasurement {
-    /// Records AN-PGD with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity.
-    pub fn new(memory: &mut Memory, model: &dyn Model, examples: &Examples, config: &Config) -> MarginMeasurement {
+    /// Records AN-PGD with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity. PGD attacks
+    /// `attacked`, the model in a precision; the bisection asks the model itself.
+    pub fn new(
+        memory: &mut Memory,
+        model: &dyn Model,
+        attacked: &dyn Model,
+        examples: &Examples,
+        config: &Config,
+    ) -> MarginMeasurement {
         let start = memory.u32("margins.start", &[1]);
         let settings = PgdSettings {
             loss: config.test_attack_loss(),
@@ -46,7 +53,7 @@ impl MarginMeasurement {
             iterations: config.nb_iter,
             noise: StartNoise::CounterBased { seed: config.seed, purpose: Purpose::MarginStart, step: start.clone() },
         };
-        let pgd = Pgd::new(memory, model, &examples.batch, &settings);
+        let pgd = Pgd::new(memory, attacked, &examples.batch, &settings);
         let fidelity = &config.fidelity;
         let search_start = match fidelity.test_search_start {
             TestSearchStart::HalfMaxeps => SearchStart::HalfMaxEps,

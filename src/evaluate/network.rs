@@ -10,8 +10,8 @@ use crate::data::{self, Dataset};
 use crate::device::Device;
 use crate::hash::file_sha256;
 use crate::model::state_dict::{LoadedModel, WeightsOptions};
-use crate::model::{Model, ModelState};
-use crate::tape::{Memory, Program};
+use crate::model::{AttackedModel, Model, ModelState};
+use crate::tape::{Memory, Precision, Program};
 use crate::{Error, Result};
 
 /// Network read from a file of weights.
@@ -67,6 +67,21 @@ impl Network {
             return Err(Error::format(&self.path, format!("{tensor}: expected {CLASSES} classes, found {classes}")));
         }
         Ok(())
+    }
+
+    /// The declared network in the precision in which it is attacked.
+    ///
+    /// # Errors
+    /// A weight is too large for the precision.
+    pub(super) fn attacked(&self, memory: &mut Memory, precision: Precision) -> Result<AttackedModel<'_>> {
+        let attacked = AttackedModel::new(memory, &*self.model, precision);
+        match attacked.overflow(&self.weights) {
+            Some(found) => {
+                let advice = "--precision fp32 attacks the network as it is";
+                Err(Error::format(&self.path, format!("--precision {precision}: {found}; {advice}")))
+            }
+            None => Ok(attacked),
+        }
     }
 }
 

@@ -85,7 +85,7 @@ pub struct EvaluationReport {
     /// Images per batch.
     #[serde(default)]
     pub batch_size: usize,
-    /// Precision of the arithmetic; empty in files of former versions.
+    /// Precision of the attacks; empty in files of former versions, which is single precision, as are all verdicts.
     #[serde(default)]
     pub precision: String,
     /// Device that computed.
@@ -260,7 +260,8 @@ impl EvaluationReport {
         let mut text = format!("{weights}: {model}\n");
         self.weights_remarks.iter().for_each(|remark| text += &format!("{remark}\n"));
         let images = origin(images, self.provenance);
-        text += &format!("{} ({images})\n\n", counted(*count as u64, "image"));
+        let precision = in_precision(&self.precision);
+        text += &format!("{} ({images}){precision}\n\n", counted(*count as u64, "image"));
         text += &format!("{:44}{clean_accuracy:>9.2} %\n", "clean accuracy");
         for RobustAccuracy { eps, accuracy, attack, attacks, .. } in &self.robust {
             let name = format!("eps {}, {attack}", length(*eps));
@@ -298,6 +299,14 @@ impl EvaluationReport {
         text += &format!("{seconds:.1} s; seed {seed}; SHA-256 of weights {weights:.12}, of images {images:.12}\n");
         self.warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
         text
+    }
+}
+
+/// Words on the precision of attacks that are not single precision.
+pub(super) fn in_precision(precision: &str) -> String {
+    match precision {
+        "" | "fp32" => String::new(),
+        other => format!("; attacks in {other}, verdicts in fp32"),
     }
 }
 

@@ -74,8 +74,10 @@ impl EvaluationInputs<'_> {
         network.model.declare(&mut memory);
         let model = &*network.model;
         let examples = Examples::new(&mut memory, model, "images", images.dataset.len(), request.batch_size);
-        let margins = request.margins.then(|| MarginMeasurement::new(&mut memory, model, &examples, &request.config));
-        let attacks = record(&mut memory, model, &examples, &request.attacks, &request.config, &request.settings)?;
+        let attacked = network.attacked(&mut memory, request.config.precision)?;
+        let margins =
+            request.margins.then(|| MarginMeasurement::new(&mut memory, model, &attacked, &examples, &request.config));
+        let attacks = record(&mut memory, &attacked, &examples, &request.attacks, &request.config, &request.settings)?;
         let evaluated = attacks.into_iter().map(|recorded| EvaluatedAttack {
             strength: AttackStrength::of(&recorded, &request.config, &request.settings),
             verified: VerifiedAttack::new(&mut memory, model, &examples, request.config.norm, recorded.attack),

@@ -10,11 +10,10 @@ use super::attacks::{AttackName, AttackSettings, RecordedAttack, record};
 use super::checks::Observations;
 use super::clean_outputs::CleanOutputs;
 use super::examples::Examples;
-use super::identity::PRECISION;
 use super::network::{ImageSet, Network, upload};
 use super::passes::Passes;
 use super::planned::{PlannedPasses, PlannedRuns};
-use super::report::origin;
+use super::report::{in_precision, origin};
 use super::request::Split;
 use super::statistics::accuracy;
 use super::strength::{AttackStrength, NamedStrength, strength_lines};
@@ -27,7 +26,7 @@ use crate::device::Device;
 use crate::interrupt;
 use crate::model::state_dict::WeightsOptions;
 use crate::record::Progress;
-use crate::tape::{Memory, Norm};
+use crate::tape::{Memory, Norm, Precision};
 use crate::text::{counted, length};
 
 /// Transfer between networks on test images.
@@ -84,8 +83,8 @@ pub struct TransferReport {
     pub attacks: Vec<AttackName>,
     /// Strength of each attack that these names stand for.
     pub strengths: Vec<NamedStrength>,
-    /// Precision of the arithmetic.
-    pub precision: &'static str,
+    /// Precision of the attacks; verdicts are single precision.
+    pub precision: Precision,
     /// Seed of all random numbers.
     pub seed: u64,
     /// Accuracy of each target without an attack.
@@ -181,7 +180,7 @@ impl TransferRequest {
             eps: self.eps,
             attacks: self.attacks.clone(),
             strengths: sources[0].attacks.iter().map(SourceAttack::named_strength).collect(),
-            precision: PRECISION,
+            precision: self.config.precision,
             seed: self.settings.seed,
             clean: correct.iter().map(|correct| accuracy(correct)).collect(),
             accuracy: robust.iter().map(|targets| targets.iter().map(|robust| accuracy(robust)).collect()).collect(),
@@ -197,7 +196,8 @@ impl TransferRequest {
         let source = |network: &Network| {
             let model = &*network.model;
             let examples = Examples::new(memory, model, "images", n, self.batch_size);
-            let attacks = record(memory, model, &examples, &self.attacks, &self.config, &self.settings)?;
+            let attacked = network.attacked(memory, self.config.precision)?;
+            let attacks = record(memory, &attacked, &examples, &self.attacks, &self.config, &self.settings)?;
             let source_attack = |recorded: RecordedAttack| {
                 let strength = AttackStrength::of(&recorded, &self.config, &self.settings);
                 let attack = recorded.attack;
@@ -284,9 +284,10 @@ impl TransferReport {
         let (eps, attacks) = (length(self.eps), attacks.join(" + "));
         let images = origin(&self.images, Some(self.provenance));
         text += &format!(
-            "\n{} ({images}), {} eps {eps}, {attacks}; accuracy in %\n\n",
+            "\n{} ({images}), {} eps {eps}, {attacks}{}; accuracy in %\n\n",
             counted(self.count as u64, "image"),
-            self.norm
+            self.norm,
+            in_precision(&self.precision.to_string()),
         );
         let targets: String = (0..self.weights.len()).map(|i| format!("{:>10}", number(i))).collect();
         text += &format!("{:36}{targets}\n", "classified by");

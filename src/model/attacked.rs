@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use half::f16;
+
 use super::input_layer::InputLayer;
-use super::network::{Mode, Model, OutputLayer, image_buffer};
+use super::network::{Mode, Model, ModelState, OutputLayer, image_buffer};
 use super::params::Params;
 use crate::device::Schedule;
 use crate::tape::{Buffer, HalfFilter, Memory, Precision, Program, Tape, Value};
@@ -26,6 +28,17 @@ impl<'a> AttackedModel<'a> {
     pub fn new(memory: &mut Memory, model: &'a dyn Model, precision: Precision) -> AttackedModel<'a> {
         let half = (precision == Precision::Fp16).then(|| HalfFilters::declare(memory, model));
         AttackedModel { model, half }
+    }
+
+    /// Text about the first weight of `state` that is infinite or NaN in the precision, with the name of its layer.
+    pub fn overflow(&self, state: &ModelState) -> Option<String> {
+        let filters = self.half.iter().flat_map(|half| &half.filters);
+        let found = filters.flat_map(|filter| {
+            let name = &filter.weight.name;
+            state[0][self.model.params().range(name)].iter().map(move |&value| (name, value))
+        });
+        let (name, value) = found.into_iter().find(|(_, value)| !f16::from_f32(*value).is_finite())?;
+        Some(format!("{name}: expected weights of at most {}, found {value}", f16::MAX))
     }
 }
 

@@ -248,3 +248,7 @@ impl Tape {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "precision_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::batch::{Batch, DeviceData};
 use crate::config::{Config, SearchMode};
 use crate::device::Schedule;
-use crate::model::{Mode, Model, image_buffer};
+use crate::model::{AttackedModel, Mode, Model, image_buffer};
 use crate::record::StepRecord;
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Memory, Program};
@@ -92,7 +92,8 @@ impl Mma {
                 }
             },
         };
-        let pgd = Pgd::new(memory, model, &attacked, &attack);
+        let in_precision = AttackedModel::new(memory, model, config.precision);
+        let pgd = Pgd::new(memory, &in_precision, &attacked, &attack);
         let search = Search {
             loss: config.loss_rule(config.search_loss_fn),
             steps: config.num_search_steps,
@@ -106,7 +107,7 @@ impl Mma {
                 SearchMode::Eval => Mode::Eval,
             },
         };
-        let an_pgd = AnPgd::new(memory, model, &attacked, pgd, search);
+        let an_pgd = AnPgd::new(memory, &in_precision, &attacked, pgd, search);
         let clean_gradient =
             (config.clean_loss_coeff > 0.0).then(|| recorder.gradient_buffer(memory, "clean_gradient"));
         let gradient = recorder.gradient_buffer(memory, "gradient");

@@ -16,7 +16,7 @@ use crate::attack::{Pgd, PgdSettings, StartNoise};
 use crate::batch::DeviceData;
 use crate::config::{Config, Method};
 use crate::device::Schedule;
-use crate::model::{Mode, Model};
+use crate::model::{AttackedModel, Mode, Model};
 use crate::record::StepRecord;
 use crate::rng::Purpose;
 use crate::tape::{Memory, Tape};
@@ -38,7 +38,8 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
             step: recorder.step.clone(),
         },
     };
-    let pgd = Pgd::new(memory, model, &recorder.batch, &settings);
+    let attacked = AttackedModel::new(memory, model, config.precision);
+    let pgd = Pgd::new(memory, &attacked, &recorder.batch, &settings);
 
     let mut tape = recorder.batch.tape("gather");
     recorder.gather(&mut tape);

@@ -89,7 +89,7 @@ struct MeasuredImages {
 impl MeasuredImages {
     fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize, config: &Config) -> Self {
         let examples = Examples::new(memory, model, name, n, EVALUATION_BATCH);
-        let margins = MarginMeasurement::new(memory, model, &examples, config);
+        let margins = MarginMeasurement::new(memory, model, model, &examples, config);
         MeasuredImages { examples, margins }
     }
 

@@ -1,7 +1,7 @@
 //! A step of TRADES (Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019):
 //! correct predictions on clean images, and equal predictions on the attacked images.
 //!
-//! 1. logits of the clean images, in evaluation mode: once for all iterations
+//! 1. logits of the clean images, in evaluation mode and in the attack's precision: once for all iterations
 //! 2. PGD on the KL divergence from them, started at the image plus a little normal noise; it reads no labels
 //! 3. clean loss plus beta times the KL divergence of the attacked images, both passes in training mode; its gradient
 //!    flows through both passes
@@ -18,8 +18,7 @@ use super::step::{StepRecorder, TrainingStep};
 use crate::attack::{Ascent, Pgd, StartNoise};
 use crate::batch::DeviceData;
 use crate::config::Config;
-use crate::device::Schedule;
-use crate::model::{Mode, Model};
+use crate::model::{AttackedModel, Mode, Model};
 use crate::record::StepRecord;
 use crate::tape::Memory;
 
@@ -38,7 +37,8 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
         iterations: config.nb_iter,
         noise: StartNoise::Normal { deviation: START_DEVIATION, seed: config.seed, step: recorder.step.clone() },
     };
-    let pgd = Pgd::ascending(memory, model, &recorder.batch, &ascent, &|tape, logits| {
+    let attacked = AttackedModel::new(memory, model, config.precision);
+    let pgd = Pgd::ascending(memory, &attacked, &recorder.batch, &ascent, &|tape, logits| {
         let natural = tape.leaf(&natural);
         tape.kl(natural, logits)
     });
@@ -47,7 +47,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     recorder.gather(&mut tape);
     balls(&mut tape, &recorder, &pgd);
     let x = tape.leaf(&recorder.batch.x);
-    let found = model.logits(&mut tape, x, Mode::Eval);
+    let found = attacked.logits(&mut tape, x, Mode::Eval);
     tape.keep(found, &natural);
     let natural_pass = tape.finish();
 
@@ -67,7 +67,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let statistics =
         BatchStatistics { logits: &logits, loss: &clean_loss, weighted_loss: &kl, weights: None, eps: None };
     let update = recorder.update(&[&gradient], &statistics);
-    let mut schedule = Schedule::default();
+    let mut schedule = attacked.preparation();
     schedule.then(&Arc::new(natural_pass), 1);
     schedule.extend(&pgd.schedule);
     schedule.then(&Arc::new(tape.finish()), 1);

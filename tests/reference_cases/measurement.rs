@@ -39,7 +39,7 @@ pub fn compare(case: &ReferenceCase) -> Comparison {
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "examples", n, 5);
-    let measurement = MarginMeasurement::new(&mut memory, &*model, &examples, &config);
+    let measurement = MarginMeasurement::new(&mut memory, &*model, &*model, &examples, &config);
     let programs: Vec<_> = measurement.schedule().programs().chain(examples.programs()).collect();
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;

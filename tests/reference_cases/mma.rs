@@ -16,7 +16,7 @@ use maxmargin::catalog::{DatasetKind, ModelKind};
 use maxmargin::config::{Config, Fidelity, Method, OptimizerKind};
 use maxmargin::device::Device;
 use maxmargin::model::{Parameter, Params, image_buffer};
-use maxmargin::tape::{Loss, Memory};
+use maxmargin::tape::{Loss, Memory, Precision};
 use maxmargin::train::Mma;
 
 use super::attack::{EPS_ASTRAY, STABLE_EPS_OFF};
@@ -267,6 +267,7 @@ fn config(case: &ReferenceCase, capacity: usize) -> Config {
         search_loss_fn: Loss::Slm,
         clean_loss_coeff: number("clean_loss_coeff"),
         nb_iter: case.number("attack_steps"),
+        precision: Precision::Fp32,
         eps_iter_scale: number("step_scale"),
         num_search_steps: case.number("search_steps"),
         attack_mineps: number("min_eps"),

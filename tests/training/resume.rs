@@ -112,6 +112,23 @@ pub fn killed_ends_like_an_uninterrupted_run(
     kills
 }
 
+/// Attacks in half precision are part of the run: its weights are not those of single precision.
+#[test]
+fn a_run_that_attacks_in_half_precision_is_resumed_bit_for_bit() {
+    let changes = "--precision fp16 --checkpoint-interval 1";
+    let kills = ends_like_an_uninterrupted_run(changes, [4, 7].into_iter().map(Moment::Checkpoint));
+    assert!(kills >= 1, "no kill");
+    let folder = temporary();
+    let [single, half] = ["fp32", "fp16"].map(|precision| {
+        let run = folder.path().join(precision);
+        done(&mut begin(&run, &format!("--precision {precision}")));
+        run
+    });
+    assert!(run_files(&single) != run_files(&half), "half precision made no difference");
+    let config = fs::read_to_string(half.join(CONFIG)).expect("settings");
+    assert!(config.contains("precision = \"fp16\""), "{config}");
+}
+
 #[test]
 fn a_run_killed_after_each_of_its_steps_ends_like_an_uninterrupted_run() {
     for settings in ["", SGD_L2, OMMA_PAPER] {
