@@ -22,7 +22,7 @@ use maxmargin::evaluate::{
 };
 use maxmargin::model::state_dict::{WeightsOptions, load_model};
 use maxmargin::record::{OutputFile, Tensor, TensorFile, write_tensors};
-use maxmargin::tape::{Loss, Memory};
+use maxmargin::tape::{Loss, Memory, Precision};
 
 use failing::FailingDevice;
 use serde_json::Value;
@@ -418,4 +418,78 @@ fn images_made_on_a_network_are_classified_by_every_network() {
     }
     let table = found.table();
     assert!(table.contains("images made on (2)") && table.contains("images made on any"), "{table}");
+}
+
+/// The request with attacks in half precision.
+fn in_half(request: &EvaluationRequest) -> EvaluationRequest {
+    let mut half = request.clone();
+    half.config.precision = Precision::Fp16;
+    half
+}
+
+#[test]
+fn attacks_in_half_precision_find_what_those_of_single_precision_find() {
+    let attacks = [AttackName::Pgd, AttackName::ApgdT, AttackName::Square, AttackName::Fmn, AttackName::AnPgd];
+    let single = EvaluationRequest { margins: true, ..request(&attacks, &[0.05, 0.1], 20) };
+    let paths = OutputPaths { keep_images: true, ..OutputPaths::default() };
+    // Every image that is kept is classified again by the network itself.
+    let [one, other] =
+        [single.clone(), in_half(&single)].map(|request| request.run(&mut Cpu::new(), &paths).expect("an evaluation"));
+    assert_eq!((&*one.precision, &*other.precision), ("fp32", "fp16"));
+    assert_ne!(one.request, other.request, "they are two evaluations");
+    assert_eq!(one.clean_accuracy, other.clean_accuracy);
+    assert!(other.table().contains("attacks in fp16, verdicts in fp32") && !one.table().contains("fp16"));
+    for (one, other) in one.robust.iter().zip(&other.robust) {
+        let of_an_image = 100.0 / IMAGES as f64;
+        assert!((one.accuracy - other.accuracy).abs() <= of_an_image, "{} and {}", one.accuracy, other.accuracy);
+    }
+    for (one, other) in one.minimum_norm.iter().zip(&other.minimum_norm) {
+        assert_eq!((one.found, one.attacked), (other.found, other.attacked), "{}", one.name);
+        let [one, other] = [one.mean, other.mean].map(|mean| mean.expect("some are found"));
+        assert!((one / other - 1.0).abs() < 0.02, "mean distances {one} and {other}");
+    }
+    let [one, other] = [one.mean_margin, other.mean_margin].map(|mean| mean.expect("margins"));
+    assert!((one / other - 1.0).abs() < 0.01, "mean margins {one} and {other}");
+}
+
+#[test]
+fn in_half_precision_too_an_example_s_result_does_not_depend_on_its_batch() {
+    let half = in_half(&request(&[AttackName::ApgdCe, AttackName::Fmn], &[0.1], 12));
+    let [one, other] = [16, 7].map(|batch_size| {
+        let request = EvaluationRequest { batch_size, ..half.clone() };
+        request.run(&mut Cpu::new(), &OutputPaths::default()).expect("an evaluation")
+    });
+    assert_eq!(one.image_results, other.image_results);
+}
+
+/// The first tensor that half precision cannot hold is named; single precision attacks the network.
+#[test]
+fn weights_beyond_half_precision_are_refused_by_name() {
+    let file = TensorFile::read(&trained().join("run/best.safetensors")).expect("weights");
+    let large = |name: &str, factor: f32| {
+        let tensors: Vec<Tensor> = file
+            .tensors
+            .iter()
+            .map(|tensor| {
+                let values: &[f32] = file.get(&tensor.name, &tensor.shape).expect("single precision");
+                let factor = if tensor.name == name { factor } else { 1.0 };
+                Tensor::new(
+                    &*tensor.name,
+                    &tensor.shape,
+                    values.iter().map(|value| value * factor).collect::<Vec<f32>>(),
+                )
+            })
+            .collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let weights = folder.path().join("large.safetensors");
+        write_tensors(&weights, &tensors, &BTreeMap::new()).expect("a file");
+        (folder, EvaluationRequest { weights, ..request(&[AttackName::Pgd], &[0.1], 1) })
+    };
+    let (_folder, request) = large("conv2.weight", 1e6);
+    let message = in_half(&request).run(&mut Cpu::new(), &OutputPaths::default()).unwrap_err().to_string();
+    assert!(message.contains("--precision fp16: conv2.weight: expected weights of at most 65504"), "{message}");
+    assert!(request.run(&mut Cpu::new(), &OutputPaths::default()).is_ok());
+    // The first layer and the last are single precision.
+    let (_folder, request) = large("linear2.weight", 1e6);
+    assert!(in_half(&request).run(&mut Cpu::new(), &OutputPaths::default()).is_ok());
 }

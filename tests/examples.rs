@@ -7,6 +7,8 @@ mod attack_weights;
 mod kernel_levels;
 #[path = "../examples/new_attack.rs"]
 mod new_attack;
+#[path = "../examples/precision.rs"]
+mod precision;
 #[path = "../examples/train_digits.rs"]
 mod train_digits;
 
@@ -23,6 +25,11 @@ fn weights_of_a_file_are_attacked() {
 #[test]
 fn a_new_attack_needs_the_public_api_alone() {
     new_attack::main().unwrap();
+}
+
+#[test]
+fn half_precision_follows_the_gradients_of_single_precision() {
+    precision::main().unwrap();
 }
 
 #[test]

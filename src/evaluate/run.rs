@@ -21,9 +21,10 @@ use super::report::{AttackStatistics, EvaluationReport};
 use super::request::{EvaluationRequest, OutputPaths};
 use super::strength::AttackStrength;
 use super::verified::{BatchRun, VerifiedAttack, VerifiedExample};
+use crate::attack::at_boundary;
 use crate::device::{Device, Schedule};
 use crate::record::Progress;
-use crate::tape::Memory;
+use crate::tape::{Memory, Precision};
 use crate::text::{counted, length, si};
 use crate::{Error, Result};
 
@@ -78,9 +79,16 @@ impl EvaluationInputs<'_> {
         let margins =
             request.margins.then(|| MarginMeasurement::new(&mut memory, model, &attacked, &examples, &request.config));
         let attacks = record(&mut memory, &attacked, &examples, &request.attacks, &request.config, &request.settings)?;
-        let evaluated = attacks.into_iter().map(|recorded| EvaluatedAttack {
-            strength: AttackStrength::of(&recorded, &request.config, &request.settings),
-            verified: VerifiedAttack::new(&mut memory, model, &examples, request.config.norm, recorded.attack),
+        let evaluated = attacks.into_iter().map(|recorded| {
+            let strength = AttackStrength::of(&recorded, &request.config, &request.settings);
+            let attack = match request.config.precision {
+                Precision::Fp16 if recorded.attack.eps.is_none() => {
+                    at_boundary(&mut memory, model, &examples.batch, recorded.attack)
+                }
+                _ => recorded.attack,
+            };
+            let verified = VerifiedAttack::new(&mut memory, model, &examples, request.config.norm, attack);
+            EvaluatedAttack { verified, strength }
         });
         let (bounded, minimum_norm): (Vec<_>, Vec<_>) =
             evaluated.partition(|evaluated| evaluated.verified.attack.eps.is_some());

@@ -11,15 +11,15 @@ use crate::tape::plan::Program;
 const SAME: ConvWindow = ConvWindow { padding: 1, stride: 1 };
 
 /// A tape with its own memory, and copies of all filters that were recorded.
-struct Recorded {
+struct HalfTape {
     memory: Memory,
     tape: Tape,
     filters: Vec<HalfFilter>,
 }
 
-impl Recorded {
-    fn new() -> Recorded {
-        Recorded { memory: Memory::default(), tape: Tape::new("precision"), filters: Vec::new() }
+impl HalfTape {
+    fn new() -> HalfTape {
+        HalfTape { memory: Memory::default(), tape: Tape::new("precision"), filters: Vec::new() }
     }
 
     fn buffer(&mut self, dims: &[usize]) -> Buffer {
@@ -94,7 +94,7 @@ fn types(program: &Program) -> Vec<String> {
 
 #[test]
 fn between_the_first_layer_and_the_last_all_is_half() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let first = r.conv(x, 5);
     let second = r.conv(first, 6);
@@ -108,7 +108,7 @@ fn between_the_first_layer_and_the_last_all_is_half() {
 
 #[test]
 fn a_tape_that_does_not_ask_for_it_is_single_precision() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let first = r.conv(x, 5);
     let second = r.conv(first, 6);
@@ -118,7 +118,7 @@ fn a_tape_that_does_not_ask_for_it_is_single_precision() {
 
 #[test]
 fn gradients_between_the_layers_are_half_and_are_normalized_at_both_ends() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let first = r.conv(x, 5);
     let second = r.conv(first, 6);
@@ -139,7 +139,7 @@ fn gradients_between_the_layers_are_half_and_are_normalized_at_both_ends() {
 
 #[test]
 fn layers_read_plain_copies_forward_and_turned_ones_backward() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let first = r.conv(x, 5);
     let first = r.tape.relu(first);
@@ -151,7 +151,8 @@ fn layers_read_plain_copies_forward_and_turned_ones_backward() {
     let copies = r.filters[1].clone();
     let program = r.program(true);
     let filter = |op: &Op| {
-        let node = program.nodes.iter().rfind(|node| node.op == *op && program.values[node.inputs[1].0].dtype == DType::F16);
+        let node =
+            program.nodes.iter().rfind(|node| node.op == *op && program.values[node.inputs[1].0].dtype == DType::F16);
         program.values[node.expect("a half convolution").inputs[1].0].home.clone().unwrap()
     };
     assert_eq!(filter(&Op::Conv2d(SAME)), copies.plain);
@@ -161,7 +162,7 @@ fn layers_read_plain_copies_forward_and_turned_ones_backward() {
 
 #[test]
 fn a_layer_without_copies_reads_its_weight() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let first = r.conv(x, 5);
     let second = r.conv(first, 6);
@@ -173,7 +174,7 @@ fn a_layer_without_copies_reads_its_weight() {
 #[test]
 fn an_op_that_reads_single_precision_or_a_buffer_keeps_a_value_single() {
     for kept in [false, true] {
-        let mut r = Recorded::new();
+        let mut r = HalfTape::new();
         let x = r.leaf(&[2, 4, 4, 3]);
         let first = r.conv(x, 5);
         let middle = r.conv(first, 5);
@@ -194,7 +195,7 @@ fn an_op_that_reads_single_precision_or_a_buffer_keeps_a_value_single() {
 
 #[test]
 fn ops_on_images_are_single_precision() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let image = r.leaf(&[2, 4, 4, 3]);
     let normalized = r.norm(image);
     let pooled = r.tape.max_pool2d(normalized);
@@ -220,7 +221,7 @@ fn ops_on_images_are_single_precision() {
 #[test]
 fn a_residual_sum_has_one_type() {
     for single in [false, true] {
-        let mut r = Recorded::new();
+        let mut r = HalfTape::new();
         let x = r.leaf(&[2, 4, 4, 3]);
         let first = r.conv(x, 5);
         let second = r.conv(first, 5);
@@ -241,7 +242,7 @@ fn a_residual_sum_has_one_type() {
 /// Each head's gradient has a norm of its own, so their sum has no scale.
 #[test]
 fn gradients_of_two_heads_are_added_in_single_precision() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let first = r.conv(x, 5);
     let features = r.conv(first, 6);
@@ -265,7 +266,7 @@ fn gradients_of_two_heads_are_added_in_single_precision() {
 
 #[test]
 fn two_gradients_of_one_tape_have_norms_of_their_own() {
-    let mut r = Recorded::new();
+    let mut r = HalfTape::new();
     let x = r.leaf(&[2, 4, 4, 3]);
     let first = r.conv(x, 5);
     let second = r.conv(first, 6);

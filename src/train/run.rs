@@ -15,7 +15,7 @@ use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
 };
 use crate::interrupt;
-use crate::model::{self, Model};
+use crate::model::{self, AttackedModel, Model};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{EpochRecord, Kind, MarginCounts, Margins, Metrics, Progress, ResultRecord, RunFolder, StepRecord};
 use crate::tape::{Loss, Memory, Metric};
@@ -295,13 +295,18 @@ impl<'a> TrainingRun<'a> {
         schedule.iter().take_while(|(from, _)| *from < step).last().map_or(0.0, |(_, rate)| *rate)
     }
 
-    /// Refuses weights, running statistics and states of the optimizer that are infinite or NaN, so that none are saved.
+    /// Refuses weights, running statistics and states of the optimizer that are infinite or NaN, so that none are saved;
+    /// and weights that the attack's precision cannot hold.
     fn check_weights(&self) -> Result<()> {
         let state = self.model.read(self.device)?;
         for (what, values) in ["a weight", "a running statistic of batch norm"].iter().zip(&state) {
             if let Some(value) = values.iter().find(|value| !value.is_finite()) {
                 return Err(self.diverged(self.state.step, &format!("{what} is {value}")));
             }
+        }
+        let attacked = AttackedModel::new(&mut Memory::default(), &*self.model, self.config.precision);
+        if let Some(found) = attacked.overflow(&state) {
+            return Err(self.diverged(self.state.step, &format!("with --precision {}, {found}", self.config.precision)));
         }
         for buffer in &self.training.optimizer_state {
             if let Some(value) = self.device.read_f32(buffer)?.iter().find(|value| !value.is_finite()) {
