@@ -446,7 +446,8 @@ fn attacks_in_half_precision_find_what_those_of_single_precision_find() {
     for (one, other) in one.minimum_norm.iter().zip(&other.minimum_norm) {
         assert_eq!((one.found, one.attacked), (other.found, other.attacked), "{}", one.name);
         let [one, other] = [one.mean, other.mean].map(|mean| mean.expect("some are found"));
-        assert!((one / other - 1.0).abs() < 0.02, "mean distances {one} and {other}");
+        // The bisection in the end shortens a distance by up to 1/32.
+        assert!((0.96..1.005).contains(&(other / one)), "mean distances {one} and {other}");
     }
     let [one, other] = [one.mean_margin, other.mean_margin].map(|mean| mean.expect("margins"));
     assert!((one / other - 1.0).abs() < 0.01, "mean margins {one} and {other}");
