@@ -238,3 +238,16 @@ pub fn layers_with_a_halo() {
         check_fused_backward_input(s, &backward);
     }
 }
+
+/// A small layer for each tensor-core kernel of convolutions: with a halo, a vectorized tile, and single elements.
+pub fn small_layers_of_each_kernel() {
+    for s in [
+        conv_case([1, 8, 8, 64], [64, 3, 3], 1, 1),
+        conv_case([1, 4, 6, 16], [24, 3, 3], 1, 2),
+        conv_case([1, 3, 5, 3], [5, 3, 3], 1, 1),
+    ] {
+        let (shortcut, window) = (Some(s.window.stride), s.window);
+        check_fused(&s, &[ConvFusion { window, shortcut, addend: false, sum: true, norm: true }]);
+        check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut, norm: true, addend: true }]);
+    }
+}

@@ -46,6 +46,12 @@ fn convolutions_that_load_their_pixels_once() {
     in_half(conv_fused::layers_with_a_halo);
 }
 
+/// Few threads, for ThreadSanitizer.
+#[test]
+fn small_convolutions_of_each_kernel() {
+    in_half(conv_fused::small_layers_of_each_kernel);
+}
+
 #[test]
 fn convolutions_with_pooling() {
     in_half(conv_pool::conv_pool);

@@ -108,3 +108,18 @@ fn a_kernel_with_one_rounding_changed_is_named_by_its_fingerprint_and_no_other_i
 fn every_op_passes_under_address_sanitizer() {
     pass(KernelBuild::Address, "");
 }
+
+/// ThreadSanitizer takes a millisecond a thread: the stages of shared memory are what it is needed for. A training step
+/// runs under it in `tests/cuda`.
+#[test]
+fn stages_of_tensor_core_kernels_race_nowhere() {
+    if required("gpu") || !runs_long_tests("tensor-core kernels under ThreadSanitizer") {
+        return;
+    }
+    let which = ["--exact", "half::small_convolutions_of_each_kernel"];
+    let Some(mut command) = rung("fake", rerun(&which, "kernels", KernelBuild::Thread)) else { return };
+    let output = command.env("MAXMARGIN_REPEAT", "1").output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success() && !said.contains("ThreadSanitizer"), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
