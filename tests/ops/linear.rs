@@ -96,6 +96,12 @@ fn linear_takes_images_as_rows() {
         products(n, [3, 20, 7], |y_at, w_at, x_at| y[y_at] += x.values[x_at] * w.values[w_at]);
         vec![y]
     });
+    let dy = Random(3).signed(&[3, 7]);
+    OpCase::new(Op::LinearBackwardInput).rows(&dy).whole(&w).gives_rows(&x.dims, DType::F32).check(|n| {
+        let mut dx = vec![Sum::default(); n * 20];
+        products(n, [3, 20, 7], |y_at, w_at, x_at| dx[x_at] += dy.values[y_at] * w.values[w_at]);
+        vec![dx]
+    });
 }
 
 fn backward_input(size: [usize; 3]) {

@@ -69,7 +69,7 @@ fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
 }
 
 pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
-    let (&[n, out], &[_, inner]) = (desc.input(0), desc.output(0)) else { unreachable!("dy [n, out], dx [n, in]") };
+    let ((n, out), (_, inner)) = (rows_of(desc.input(0)), rows_of(desc.output(0)));
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, inner, out));
     let y = if desc.inputs() > 2 { Arg::Input(2) } else { Arg::Null };
     let epilogue = Epilogue { y, ..Epilogue::default() };
