@@ -30,7 +30,10 @@ struct HaloShape {
     static constexpr int PIXELS = WIDTH * ROWS * IMAGES, WARPS = PIXELS / HALO_DEPTH, THREADS = WARPS * WARP;
     static constexpr int PATCH_WIDTH = WIDTH + 2, PATCH_ROWS = ROWS + 2;
     static constexpr int CELLS = IMAGES * PATCH_ROWS * PATCH_WIDTH;
-    static_assert(WARPS * HALO_DEPTH == PIXELS && PIXELS <= CELLS);
+    // Lines that the block's threads copy at once, a chunk each; passes over all cells, and of one step.
+    static constexpr int STRIDE = THREADS / HALO_CHUNKS, PASSES = (CELLS + STRIDE - 1) / STRIDE;
+    static constexpr int PASSES_OF_STEP = (PASSES + HALO_LOADING_STEPS - 1) / HALO_LOADING_STEPS;
+    static_assert(WARPS * HALO_DEPTH == PIXELS && PIXELS <= CELLS && STRIDE % HALO_CHUNKS == 0);
 };
 using Halo32 = HaloShape<32, HALO_PIXELS_32 / 32, 1>;
 using Halo16 = HaloShape<16, HALO_PIXELS_16 / 16, 1>;
@@ -41,80 +44,88 @@ __device__ __forceinline__ int halo_place(int line, int chunk) {
     return line * HALO_DEPTH + (chunk ^ line % HALO_CHUNKS) * CHUNK;
 }
 
-// A block's part of the convolution: what it copies, and the sums of its warps.
+// A block's part of the convolution: what it copies, and the products of its warps. A thread copies one chunk of every
+// STRIDE-th line, so that places and addresses differ by constants.
 template <class H>
 struct HaloBlock {
     static constexpr int DOWN = 4, ACROSS = HALO_COLUMNS / 8;  // fragments of a warp
     const ConvShape& s;
     const Shortcut& shortcut;
     const Half *x, *w;
-    int first, pixels, column0;  // first pixel of the block, active pixels of the batch, first filter
-    Half *filters, *patches;     // [HALO_STAGES][HALO_COLUMNS][64], [2][CELLS][64]
+    int images;             // active images from the block's first image on
+    int image, y, column0;  // first image, first row, first filter
+    Half *filters, *patches;  // [HALO_STAGES][HALO_COLUMNS][64], [2][CELLS][64]
+
+    __device__ static int own_line() { return threadIdx.x / HALO_CHUNKS; }
+    __device__ static int own_chunk() { return threadIdx.x % HALO_CHUNKS; }
 
     // Groups of 64 channels: those of x, then those of the shortcut.
     __device__ int own_groups() const { return s.c / HALO_DEPTH; }
     __device__ int groups() const { return own_groups() + ceil_div(shortcut.shape.channels, HALO_DEPTH); }
-    __device__ int steps() const { return own_groups() * (HALO_TAPS - 1) + groups(); }
 
     __device__ Half* patch(int group) const { return patches + group % 2 * (H::CELLS * HALO_DEPTH); }
     __device__ Half* stage(int step) const { return filters + step % HALO_STAGES * (HALO_COLUMNS * HALO_DEPTH); }
 
-    // Starts copying this thread's share of part `part` of `parts` of a group's pixels.
-    __device__ void load_pixels(int group, int part, int parts) const {
-        const bool own = group < own_groups();
-        const int items = (own ? H::CELLS : H::PIXELS) * HALO_CHUNKS;
-        const int each = ceil_div(items, parts * H::THREADS) * H::THREADS;
-        for (int i = part * each + threadIdx.x; i < min(items, (part + 1) * each); i += H::THREADS) {
-            const int line = i / HALO_CHUNKS, chunk = i % HALO_CHUNKS;
-            const ElementAddress<Half> from = own ? cell(line, group * HALO_DEPTH + chunk * CHUNK)
-                                                  : other_pixel(line, (group - own_groups()) * HALO_DEPTH + chunk * CHUNK);
-            cp_async_16(patch(group) + halo_place(line, chunk), from.live ? from.from : x, from.live);
+    // Starts copying this thread's chunks of the cells of PASSES passes of a group's patch.
+    template <int PASSES>
+    __device__ void load_cells(int group, int first_pass) const {
+        int line = own_line() + first_pass * H::STRIDE;
+        int of_image = line / (H::PATCH_ROWS * H::PATCH_WIDTH), row = line / H::PATCH_WIDTH % H::PATCH_ROWS;
+        int column = line % H::PATCH_WIDTH;
+        const int channel = group * HALO_DEPTH + own_chunk() * CHUNK;
+        const Half* from = x + static_cast<size_t>(image) * (s.h * H::WIDTH * s.c);
+        Half* to = patch(group) + halo_place(line, own_chunk());
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            const int at_y = y + row - 1, at_x = column - 1;
+            const bool live = static_cast<unsigned>(at_y) < static_cast<unsigned>(s.h) &&
+                              static_cast<unsigned>(at_x) < static_cast<unsigned>(H::WIDTH) && of_image < images;
+            const int offset = ((of_image * s.h + at_y) * H::WIDTH + at_x) * s.c + channel;
+            if (line < H::CELLS) cp_async_16(to, live ? from + offset : x, live);
+            line += H::STRIDE, to += H::STRIDE * HALO_DEPTH;
+            row += H::STRIDE / H::PATCH_WIDTH, column += H::STRIDE % H::PATCH_WIDTH;
+            if (column >= H::PATCH_WIDTH) column -= H::PATCH_WIDTH, ++row;
+            if (row >= H::PATCH_ROWS) row -= H::PATCH_ROWS, ++of_image;
         }
     }
 
-    // Channels of a cell of the patch.
-    __device__ ElementAddress<Half> cell(int line, int channel) const {
-        const int image = line / (H::PATCH_ROWS * H::PATCH_WIDTH), row = line / H::PATCH_WIDTH % H::PATCH_ROWS;
-        const int at_x = line % H::PATCH_WIDTH - 1, at_y = first / H::WIDTH % s.h + row - 1;
-        const int pixel = first + image * (H::ROWS * H::WIDTH) + (row - 1) * H::WIDTH + at_x;
-        const bool inside = static_cast<unsigned>(at_y) < static_cast<unsigned>(s.h) &&
-                            static_cast<unsigned>(at_x) < static_cast<unsigned>(H::WIDTH);
-        return {x + static_cast<long long>(pixel) * s.c + channel, inside && pixel < pixels};
-    }
-
-    // Channels of the shortcut's pixel for a result.
-    __device__ ElementAddress<Half> other_pixel(int line, int channel) const {
+    // Starts copying the pixels of a group of the shortcut's channels, which are as many as the block's results.
+    __device__ void load_shortcut(int group) const {
         const auto [h, w, channels, stride] = shortcut.shape;
-        const int pixel = first + line, row = pixel / H::WIDTH, image = row / s.h;
-        const long long at = (static_cast<long long>(image) * h + (row - image * s.h) * stride) * w +
-                             pixel % H::WIDTH * stride;
-        return {reinterpret_cast<const Half*>(shortcut.x) + at * channels + channel,
-                pixel < pixels && channel < channels};
+        const int channel = (group - own_groups()) * HALO_DEPTH + own_chunk() * CHUNK;
+        const Half* from = reinterpret_cast<const Half*>(shortcut.x) + static_cast<size_t>(image) * (h * w * channels);
+        Half* to = patch(group) + halo_place(own_line(), own_chunk());
+#pragma unroll 4
+        for (int pass = 0; pass < H::PIXELS / H::STRIDE; ++pass) {
+            const int line = own_line() + pass * H::STRIDE, of_image = line / (H::ROWS * H::WIDTH);
+            const int row = y + line / H::WIDTH % H::ROWS, column = line % H::WIDTH;
+            const bool live = channel < channels && of_image < images;
+            const int offset = ((of_image * h + row * stride) * w + column * stride) * channels + channel;
+            cp_async_16(to + pass * (H::STRIDE * HALO_DEPTH), live ? from + offset : x, live);
+        }
     }
 
-    // Starts copying the filters of a step.
-    __device__ void load_filters(int step) const {
-        const int own = own_groups() * HALO_TAPS, channels = shortcut.shape.channels;
-        for (int i = threadIdx.x; i < HALO_COLUMNS * HALO_CHUNKS; i += H::THREADS) {
-            const int line = i / HALO_CHUNKS, chunk = i % HALO_CHUNKS, filter = column0 + column_of_line(line);
-            const Half* from;
-            bool live = true;
-            if (step < own) {
-                const int group = step / HALO_TAPS, tap = step % HALO_TAPS;
-                from = w + (static_cast<size_t>(filter) * HALO_TAPS + tap) * s.c + group * HALO_DEPTH + chunk * CHUNK;
-            } else {
-                const int channel = (step - own) * HALO_DEPTH + chunk * CHUNK;
-                live = channel < channels;
-                from = reinterpret_cast<const Half*>(shortcut.filters) + static_cast<size_t>(filter) * channels + channel;
-            }
-            cp_async_16(stage(step) + halo_place(line, chunk), live ? from : w, live);
+    // Starts copying the filters of a tap and a group. `column_of_line` permutes bits, so that lines a STRIDE apart have
+    // filters that differ by a constant.
+    __device__ void load_filters(int step, int group, int tap) const {
+        const bool own = group < own_groups();
+        const int of_group = (own ? group : group - own_groups()) * HALO_DEPTH + own_chunk() * CHUNK;
+        const int length = own ? HALO_TAPS * s.c : shortcut.shape.channels;  // of a filter
+        const int offset = own ? tap * s.c + of_group : of_group;
+        const bool live = own || of_group < length;
+        const Half* all = own ? w : reinterpret_cast<const Half*>(shortcut.filters);
+        const Half* from = all + static_cast<size_t>(column0 + column_of_line(own_line())) * length + offset;
+        Half* to = stage(step) + halo_place(own_line(), own_chunk());
+#pragma unroll
+        for (int line = 0; line < HALO_COLUMNS; line += H::STRIDE) {
+            cp_async_16(to + line * HALO_DEPTH, live ? from + column_of_line(line) * length : w, live);
         }
     }
 
     // Line of the patch that a pixel of the block has for the first tap.
     __device__ static int first_cell(int pixel) {
-        const int image = pixel / (H::ROWS * H::WIDTH), rest = pixel % (H::ROWS * H::WIDTH);
-        return (image * H::PATCH_ROWS + rest / H::WIDTH) * H::PATCH_WIDTH + rest % H::WIDTH;
+        const int of_image = pixel / (H::ROWS * H::WIDTH), rest = pixel % (H::ROWS * H::WIDTH);
+        return (of_image * H::PATCH_ROWS + rest / H::WIDTH) * H::PATCH_WIDTH + rest % H::WIDTH;
     }
 
     // Adds the products of a step: of 64 channels of the pixels at `lines`, one a fragment of 16 pixels.
@@ -148,50 +159,70 @@ template <class H>
 __device__ __forceinline__ void conv2d_halo(
     Half* y, const Half* x, const Half* w, const Shortcut& shortcut, const Epilogue& epilogue, const unsigned* rows,
     int capacity, const ConvShape& s) {
+    using Block = HaloBlock<H>;
     DYN_SHARED(Half, shared);
-    const int across = s.k / HALO_COLUMNS, pixels = active_rows(rows, capacity) * (s.h * s.w);
-    const int first = blockIdx.x / across * H::PIXELS, column0 = blockIdx.x % across * HALO_COLUMNS;
-    if (first >= pixels) return;
-    const HaloBlock<H> block{s,       shortcut, x, w, first, pixels, column0, shared,
-                             shared + HALO_STAGES * HALO_COLUMNS * HALO_DEPTH};
-    block.load_pixels(0, 0, 1);
-    for (int step = 0; step < HALO_STAGES - 1; ++step) {
-        if (step < block.steps()) block.load_filters(step);
+    const int across = s.k / HALO_COLUMNS, images = active_rows(rows, capacity);
+    const int tile = blockIdx.x / across, column0 = blockIdx.x % across * HALO_COLUMNS;
+    const int first_row = tile * (H::ROWS * H::IMAGES), image = first_row / s.h;
+    if (image >= images) return;
+    const Block block{s,       shortcut, x, w, images - image, image, first_row - image * s.h,
+                      column0, shared,   shared + HALO_STAGES * HALO_COLUMNS * HALO_DEPTH};
+    const int own_groups = block.own_groups(), groups = block.groups();
+    block.template load_cells<H::PASSES>(0, 0);
+    // The step whose filters are loaded next.
+    int ahead = 0, ahead_group = 0, ahead_tap = 0;
+    const auto load_filters = [&] {
+        if (ahead_group < groups) {
+            block.load_filters(ahead, ahead_group, ahead_tap);
+            ++ahead;
+            if (++ahead_tap == (ahead_group < own_groups ? HALO_TAPS : 1)) ahead_tap = 0, ++ahead_group;
+        }
+    };
+#pragma unroll
+    for (int i = 0; i < HALO_STAGES - 1; ++i) {
+        load_filters();
         cp_async_commit();
     }
     const int lane = threadIdx.x % WARP, warp_pixel = threadIdx.x / WARP * HALO_DEPTH;
-    int cells[HaloBlock<H>::DOWN];
+    int cells[Block::DOWN], lines[Block::DOWN];
 #pragma unroll
-    for (int i = 0; i < HaloBlock<H>::DOWN; ++i) cells[i] = block.first_cell(warp_pixel + 16 * i + lane % 16);
-    float sums[HaloBlock<H>::DOWN][HaloBlock<H>::ACROSS][4] = {};
+    for (int i = 0; i < Block::DOWN; ++i) cells[i] = block.first_cell(warp_pixel + 16 * i + lane % 16);
+    float sums[Block::DOWN][Block::ACROSS][4] = {};
     int step = 0;
-    const auto load_next = [&](int group, int part, int parts) {
-        if (step + HALO_STAGES - 1 < block.steps()) block.load_filters(step + HALO_STAGES - 1);
-        if (group + 1 < block.groups() && part < parts) block.load_pixels(group + 1, part, parts);
-        cp_async_commit();
-    };
-    for (int group = 0; group < block.own_groups(); ++group) {
+    for (int group = 0; group < own_groups; ++group) {
+        int shift = 0;  // of the tap's cells
+#pragma unroll 1
         for (int tap = 0; tap < HALO_TAPS; ++tap, ++step) {
             cp_async_wait<HALO_STAGES - 2>();
             __syncthreads();  // the copies have arrived; what is filled next was last read before this barrier
-            load_next(group, tap, HALO_LOADING_STEPS);
-            int lines[HaloBlock<H>::DOWN];
+            load_filters();
+            if (group + 1 < own_groups) {
+                if (tap < HALO_LOADING_STEPS) {
+                    block.template load_cells<H::PASSES_OF_STEP>(group + 1, tap * H::PASSES_OF_STEP);
+                }
+            } else if (tap == 0 && group + 1 < groups) {
+                block.load_shortcut(group + 1);
+            }
+            cp_async_commit();
 #pragma unroll
-            for (int i = 0; i < HaloBlock<H>::DOWN; ++i) lines[i] = cells[i] + tap / 3 * H::PATCH_WIDTH + tap % 3;
+            for (int i = 0; i < Block::DOWN; ++i) lines[i] = cells[i] + shift;
             block.multiply(sums, block.patch(group), lines, block.stage(step));
+            shift += tap % 3 == 2 ? H::PATCH_WIDTH - 2 : 1;
         }
     }
-    for (int group = block.own_groups(); group < block.groups(); ++group, ++step) {
+#pragma unroll
+    for (int i = 0; i < Block::DOWN; ++i) lines[i] = warp_pixel + 16 * i + lane % 16;
+#pragma unroll 1
+    for (int group = own_groups; group < groups; ++group, ++step) {
         cp_async_wait<0>();
         __syncthreads();
-        load_next(group, 0, 1);
-        int lines[HaloBlock<H>::DOWN];
-#pragma unroll
-        for (int i = 0; i < HaloBlock<H>::DOWN; ++i) lines[i] = warp_pixel + 16 * i + lane % 16;
+        load_filters();
+        if (group + 1 < groups) block.load_shortcut(group + 1);
+        cp_async_commit();
         block.multiply(sums, block.patch(group), lines, block.stage(step));
     }
     cp_async_wait<0>();
-    const HalfTileStore<H::VECTOR> store{y, nullptr, s.k, {pixels}, epilogue};
+    const HalfTileStore<H::VECTOR> store{y, nullptr, s.k, {images * (s.h * H::WIDTH)}, epilogue};
 #pragma unroll
     for (int half = 0; half < HALO_COLUMNS / PATCH; ++half) {
         const auto columns = store.start(column0 + half * PATCH + lane % 4 * THREAD_COLUMNS);
@@ -205,7 +236,7 @@ __device__ __forceinline__ void conv2d_halo(
                     values[i][j] = sums[2 * patch + i / 2][half * 4 + j / 2][i % 2 * 2 + j % 2];
                 }
             }
-            store(first + warp_pixel + patch * PATCH + lane / 4, columns, values);
+            store(tile * H::PIXELS + warp_pixel + patch * PATCH + lane / 4, columns, values);
         }
     }
 }
