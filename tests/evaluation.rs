@@ -20,6 +20,7 @@ use maxmargin::evaluate::verified::BatchRun;
 use maxmargin::evaluate::{
     AttackName, AttackSettings, EvaluationRequest, Examples, OutputPaths, Split, VerifiedAttack, attacks,
 };
+use maxmargin::model::AttackedModel;
 use maxmargin::model::state_dict::{WeightsOptions, load_model};
 use maxmargin::record::{OutputFile, Tensor, TensorFile, write_tensors};
 use maxmargin::tape::{Loss, Memory, Precision};
@@ -105,9 +106,15 @@ fn found_without_skipping(eps: f32, batch_size: usize, request: &EvaluationReque
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", IMAGES, batch_size);
-    let attacks =
-        attacks::record(&mut memory, &*model, &examples, &request.attacks, &request.config, &request.settings)
-            .expect("ten classes");
+    let attacks = attacks::record(
+        &mut memory,
+        &AttackedModel::single_precision(&*model),
+        &examples,
+        &request.attacks,
+        &request.config,
+        &request.settings,
+    )
+    .expect("ten classes");
     let norm = request.config.norm;
     let attacks: Vec<_> =
         attacks.into_iter().map(|one| VerifiedAttack::new(&mut memory, &*model, &examples, norm, one.attack)).collect();

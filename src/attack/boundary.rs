@@ -1,12 +1,13 @@
-//! Results of minimum-norm attacks in half precision, moved to the boundary of the network itself.
+//! Results of attacks in half precision that lie at the boundary, moved to the boundary of the network itself.
 //!
-//! The nearest adversarial point lies at the boundary, and half precision puts the boundary elsewhere by a thousandth:
-//! half of the points would be on the wrong side. A bisection in single precision, along the line from the image
-//! through the attack's point, finds the nearest point that the network itself misclassifies.
+//! Half precision puts the boundary elsewhere by a thousandth of a distance, so a part of the nearest points would be on
+//! the wrong side. A bisection in single precision, along the line from the image through the attack's point, finds the
+//! nearest point that the network itself misclassifies. It begins at the attack's point: if that is adversarial, the
+//! result is no farther.
 
 use std::sync::Arc;
 
-use super::common::{fill, logit_margin};
+use super::common::{copy_into, fill, logit_margin};
 use super::interface::Attack;
 use crate::batch::Batch;
 use crate::device::Schedule;
@@ -40,15 +41,14 @@ pub fn at_boundary(memory: &mut Memory, model: &dyn Model, batch: &Batch, attack
     let margin = logit_margin(&mut probe, batch, logits);
     probe.bisect(1.0 + REACH, margin, &t, &low, &high);
 
-    let adv = memory.f32(&format!("{}.{}.boundary", batch.name, attack.name), &attack.adv.dims);
     let mut end = batch.tape("boundary_end");
     let length = end.leaf(&high);
     let nearest = point(&mut end, length);
-    end.keep(nearest, &adv);
+    copy_into(&mut end, &attack.adv, nearest);
 
     let mut schedule = Schedule { stages: attack.schedule.stages.clone() };
     schedule.then(&Arc::new(start.finish()), 1);
     schedule.then(&Arc::new(probe.finish()), PROBES);
     schedule.then(&Arc::new(end.finish()), 1);
-    Attack { adv, schedule, ..attack }
+    Attack { schedule, ..attack }
 }

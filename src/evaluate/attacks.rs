@@ -6,12 +6,12 @@ use super::examples::Examples;
 use super::margins::test_search;
 use crate::attack::{
     AnPgd, ApgdLoss, ApgdSettings, Attack, AutoAttack, CwSettings, DdnSettings, FabSettings, FmnSettings, PgdSettings,
-    RestartedPgd, SearchStart, SpsaSettings, SquareSettings, StartNoise, StepLength, apgd, auto_attack, cw, ddn, fab,
-    fmn, spsa, square,
+    RestartedPgd, SearchStart, SpsaSettings, SquareSettings, StartNoise, StepLength, apgd, at_boundary, auto_attack,
+    cw, ddn, fab, fmn, spsa, square,
 };
 use crate::choice::choices;
 use crate::config::Config;
-use crate::model::Model;
+use crate::model::{AttackedModel, Model};
 use crate::rng::Purpose;
 use crate::tape::{Loss, Memory, Norm};
 use crate::{Error, Result};
@@ -135,18 +135,19 @@ pub struct RecordedAttack {
 }
 
 /// Records the attacks `names`, in their order, on the examples' batch. Norm, fidelity and AN-PGD's lengths are those
-/// of the config.
+/// of the config. Attacks in half precision whose results lie at the boundary end with a bisection in single precision.
 ///
 /// # Errors
 /// The network has too few classes for an attack.
 pub fn record(
     memory: &mut Memory,
-    model: &dyn Model,
+    attacked: &AttackedModel,
     examples: &Examples,
     names: &[AttackName],
     config: &Config,
     settings: &AttackSettings,
 ) -> Result<Vec<RecordedAttack>> {
+    let model: &dyn Model = attacked;
     let (batch, norm) = (&examples.batch, config.norm);
     let AttackSettings { nb_restart, seed, .. } = *settings;
     let iterations = |published: u32| settings.nb_iter.unwrap_or(published);
@@ -239,7 +240,14 @@ pub fn record(
                 attacks.push(AnPgd::attack(memory, model, batch, &pgd, search, lengths, &run));
             }
         }
-        recorded.extend(attacks.into_iter().map(|attack| RecordedAttack { asked: *name, attack }));
+        recorded.extend(attacks.into_iter().map(|attack| {
+            let lies_there = attack.eps.is_none() || attack.name.starts_with("fab");
+            let attack = match attacked.is_half() && lies_there {
+                true => at_boundary(memory, attacked.itself(), batch, attack),
+                false => attack,
+            };
+            RecordedAttack { asked: *name, attack }
+        }));
     }
     Ok(recorded)
 }

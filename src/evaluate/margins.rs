@@ -8,7 +8,7 @@ use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::config::{Config, TestAttacked, TestSearchStart, TestStarts};
 use crate::device::{Device, Schedule};
 use crate::interrupt;
-use crate::model::{Mode, Model};
+use crate::model::{AttackedModel, Mode};
 use crate::record::Margins;
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Memory};
@@ -37,15 +37,15 @@ pub struct MeasuredMargins {
 }
 
 impl MarginMeasurement {
-    /// Records AN-PGD with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity. PGD attacks
-    /// `attacked`, the model in a precision; the bisection asks the model itself.
+    /// Records AN-PGD with the config's norm, `test_eps`, `test_eps_iter`, `nb_iter`, bound and fidelity. The
+    /// bisection is in single precision.
     pub fn new(
         memory: &mut Memory,
-        model: &dyn Model,
-        attacked: &dyn Model,
+        attacked: &AttackedModel,
         examples: &Examples,
         config: &Config,
     ) -> MarginMeasurement {
+        let model = attacked.itself();
         let start = memory.u32("margins.start", &[1]);
         let settings = PgdSettings {
             loss: config.test_attack_loss(),

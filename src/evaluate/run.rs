@@ -21,10 +21,9 @@ use super::report::{AttackStatistics, EvaluationReport};
 use super::request::{EvaluationRequest, OutputPaths};
 use super::strength::AttackStrength;
 use super::verified::{BatchRun, VerifiedAttack, VerifiedExample};
-use crate::attack::at_boundary;
 use crate::device::{Device, Schedule};
 use crate::record::Progress;
-use crate::tape::{Memory, Precision};
+use crate::tape::Memory;
 use crate::text::{counted, length, si};
 use crate::{Error, Result};
 
@@ -77,18 +76,11 @@ impl EvaluationInputs<'_> {
         let examples = Examples::new(&mut memory, model, "images", images.dataset.len(), request.batch_size);
         let attacked = network.attacked(&mut memory, request.config.precision)?;
         let margins =
-            request.margins.then(|| MarginMeasurement::new(&mut memory, model, &attacked, &examples, &request.config));
+            request.margins.then(|| MarginMeasurement::new(&mut memory, &attacked, &examples, &request.config));
         let attacks = record(&mut memory, &attacked, &examples, &request.attacks, &request.config, &request.settings)?;
-        let evaluated = attacks.into_iter().map(|recorded| {
-            let strength = AttackStrength::of(&recorded, &request.config, &request.settings);
-            let attack = match request.config.precision {
-                Precision::Fp16 if recorded.attack.eps.is_none() => {
-                    at_boundary(&mut memory, model, &examples.batch, recorded.attack)
-                }
-                _ => recorded.attack,
-            };
-            let verified = VerifiedAttack::new(&mut memory, model, &examples, request.config.norm, attack);
-            EvaluatedAttack { verified, strength }
+        let evaluated = attacks.into_iter().map(|recorded| EvaluatedAttack {
+            strength: AttackStrength::of(&recorded, &request.config, &request.settings),
+            verified: VerifiedAttack::new(&mut memory, model, &examples, request.config.norm, recorded.attack),
         });
         let (bounded, minimum_norm): (Vec<_>, Vec<_>) =
             evaluated.partition(|evaluated| evaluated.verified.attack.eps.is_some());

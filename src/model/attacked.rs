@@ -30,6 +30,21 @@ impl<'a> AttackedModel<'a> {
         AttackedModel { model, half }
     }
 
+    /// The model in single precision.
+    pub fn single_precision(model: &'a dyn Model) -> AttackedModel<'a> {
+        AttackedModel { model, half: None }
+    }
+
+    /// The model itself, in single precision.
+    pub fn itself(&self) -> &'a dyn Model {
+        self.model
+    }
+
+    /// True if the model is attacked in half precision.
+    pub fn is_half(&self) -> bool {
+        self.half.is_some()
+    }
+
     /// Text about the first weight of `state` that is infinite or NaN in the precision, with the name of its layer.
     pub fn overflow(&self, state: &ModelState) -> Option<String> {
         let filters = self.half.iter().flat_map(|half| &half.filters);

@@ -89,7 +89,8 @@ struct MeasuredImages {
 impl MeasuredImages {
     fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize, config: &Config) -> Self {
         let examples = Examples::new(memory, model, name, n, EVALUATION_BATCH);
-        let margins = MarginMeasurement::new(memory, model, model, &examples, config);
+        // Figures of runs are compared, so they are single precision, whatever the attack in training is.
+        let margins = MarginMeasurement::new(memory, &AttackedModel::single_precision(model), &examples, config);
         MeasuredImages { examples, margins }
     }
 
@@ -461,7 +462,8 @@ fn record_test_attack(
         nb_sample: 0,
         seed: config.seed,
     };
-    let recorded = attacks::record(memory, model, examples, &[AttackName::Pgd], config, &settings)?;
+    let attacked = AttackedModel::single_precision(model);
+    let recorded = attacks::record(memory, &attacked, examples, &[AttackName::Pgd], config, &settings)?;
     let verified = |one: RecordedAttack| VerifiedAttack::new(memory, model, examples, config.norm, one.attack);
     Ok(recorded.into_iter().map(verified).collect())
 }
