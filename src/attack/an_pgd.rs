@@ -12,7 +12,7 @@ use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::choice::choices;
 use crate::device::Schedule;
-use crate::model::{Mode, Model};
+use crate::model::{AttackedModel, Mode, Model};
 use crate::tape::{Buffer, Direction, LossRule, Memory, Norm, Program, Tape, Value};
 
 /// Start of the bisection. Its first sign is that of the loss at PGD's own point.
@@ -150,9 +150,10 @@ impl AnPgd {
 
     /// AN-PGD as a minimum-norm attack: PGD in a ball of radius `eps` for all, then the search between there and
     /// `search.max_eps`. The result is the upper end of the last bracket, the nearest point known to be misclassified.
+    /// PGD is in the model's precision, the search in single precision: in half, the boundary would be another.
     pub fn attack(
         memory: &mut Memory,
-        model: &dyn Model,
+        model: &AttackedModel,
         batch: &Batch,
         settings: &PgdSettings,
         search: Search,
@@ -168,7 +169,9 @@ impl AnPgd {
         };
         let mut workspace = Workspace::new(memory, model, batch, "an-pgd");
         let pgd = Pgd::untargeted(&mut workspace, settings);
+        workspace.model = model.itself();
         let an_pgd = AnPgd::record(&mut workspace, pgd, search);
+        workspace.model = model;
         let adv = workspace.images(Scratch, "boundary_point");
         let mut ball = batch.tape("an_pgd_ball");
         fill(&mut ball, &an_pgd.pgd.eps, eps);

@@ -237,12 +237,13 @@ pub fn record(
                     noise: StartNoise::CounterBased { seed, purpose: Purpose::MarginStart, step: run.clone() },
                 };
                 let lengths = [config.test_eps, config.test_eps_iter];
-                attacks.push(AnPgd::attack(memory, model, batch, &pgd, search, lengths, &run));
+                attacks.push(AnPgd::attack(memory, attacked, batch, &pgd, search, lengths, &run));
             }
         }
         recorded.extend(attacks.into_iter().map(|attack| {
+            // AN-PGD has such a bisection of its own.
             let lies_there = attack.eps.is_none() || attack.name.starts_with("fab");
-            let attack = match attacked.is_half() && lies_there {
+            let attack = match attacked.is_half() && lies_there && *name != AttackName::AnPgd {
                 true => at_boundary(memory, attacked.itself(), batch, attack),
                 false => attack,
             };
