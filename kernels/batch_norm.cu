@@ -5,7 +5,11 @@
 // whose name ends in _x4 a thread has a vector of four channels; `width` counts these vectors.
 //
 // All are bound by memory. The largest activations of WideResNet-28-4 at batch 128 are 128 x 32 x 32 x 64 numbers, 33.6
-// MB: 11 us at 3.0 TB/s for each time that a kernel reads or writes them. A few FLOPs a number are no bound.
+// MB: 11 us at 3.0 TB/s for each time that a kernel reads or writes them; as halves 16.8 MB, 5.6 us. A few FLOPs a
+// number are no bound.
+//
+// M is the type in memory of x and of what has its shape: a float, a half, or a vector of four. V is the same type of
+// floats.
 #include "batch_norm.cuh"
 #include "epilogue.cuh"
 #include "prelude.cuh"
@@ -64,8 +68,8 @@ __device__ __forceinline__ float before_relu(float dy, float x, float scale, flo
 
 // y = x scale + shift, with ReLU. 8 bytes a number: 67 MB, 22 us. Also the last pass of training mode, with the
 // batch's own mean and variance.
-template <typename V>
-__device__ __forceinline__ void batch_norm_of(V* __restrict__ y, const V* __restrict__ x, const V* __restrict__ weight,
+template <typename M, typename V>
+__device__ __forceinline__ void batch_norm_of(M* __restrict__ y, const M* __restrict__ x, const V* __restrict__ weight,
                                               const V* __restrict__ bias, const V* __restrict__ mean,
                                               const V* __restrict__ variance, bool relu, const ChannelThreadMap& map) {
     if (map.idle()) return;
@@ -75,7 +79,7 @@ __device__ __forceinline__ void batch_norm_of(V* __restrict__ y, const V* __rest
         const float value = x * scale + shift;
         return relu ? relu_of(value) : value;
     };
-    map.for_each([&](size_t i) { y[i] = each(normalized, x[i], affine.scale, affine.shift); });
+    map.for_each([&](size_t i) { write(y[i], each(normalized, read(x[i]), affine.scale, affine.shift)); });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -94,11 +98,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_of(y, x, weight, bias, mean, variance, relu != 0, map);
 }
 
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_half(Half* __restrict__ y, const Half* __restrict__ x, const float* __restrict__ weight,
+                    const float* __restrict__ bias, const float* __restrict__ mean, const float* __restrict__ variance,
+                    int relu, const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk) {
+    const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
+    batch_norm_of(y, x, weight, bias, mean, variance, relu != 0, map);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_half_x4(Half4* __restrict__ y, const Half4* __restrict__ x, const float4* __restrict__ weight,
+                       const float4* __restrict__ bias, const float4* __restrict__ mean,
+                       const float4* __restrict__ variance, int relu, const unsigned* __restrict__ rows, int capacity,
+                       int pixels, int width, int chunk) {
+    const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
+    batch_norm_of(y, x, weight, bias, mean, variance, relu != 0, map);
+}
+
 // dx = dy scale; if y is given, 0 where y is not positive. 12 bytes a number: 101 MB, 34 us; without y 8 bytes.
-template <typename V>
-__device__ __forceinline__ void batch_norm_backward_input_of(V* __restrict__ dx, const V* __restrict__ dy,
+template <typename M, typename V>
+__device__ __forceinline__ void batch_norm_backward_input_of(M* __restrict__ dx, const M* __restrict__ dy,
                                                              const V* __restrict__ weight,
-                                                             const V* __restrict__ variance, const V* __restrict__ y,
+                                                             const V* __restrict__ variance, const M* __restrict__ y,
                                                              const ChannelThreadMap& map) {
     if (map.idle()) return;
     const auto scale_of = [](float w, float v) { return batch_norm_scale(w, v); };
@@ -106,9 +127,9 @@ __device__ __forceinline__ void batch_norm_backward_input_of(V* __restrict__ dx,
     const auto scaled = [](float dy, float scale) { return dy * scale; };
     const auto masked = [](float dy, float y, float scale) { return y > 0.0f ? dy * scale : 0.0f; };
     if (y == nullptr) {
-        map.for_each([&](size_t i) { dx[i] = each(scaled, dy[i], scale); });
+        map.for_each([&](size_t i) { write(dx[i], each(scaled, read(dy[i]), scale)); });
     } else {
-        map.for_each([&](size_t i) { dx[i] = each(masked, dy[i], y[i], scale); });
+        map.for_each([&](size_t i) { write(dx[i], each(masked, read(dy[i]), read(y[i]), scale)); });
     }
 }
 
@@ -124,6 +145,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                  const float4* __restrict__ weight, const float4* __restrict__ variance,
                                  const float4* __restrict__ y, const unsigned* __restrict__ rows, int capacity,
                                  int pixels, int width, int chunk) {
+    batch_norm_backward_input_of(dx, dy, weight, variance, y, ChannelThreadMap(rows, capacity, pixels, width, chunk));
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_backward_input_half(Half* __restrict__ dx, const Half* __restrict__ dy, const float* __restrict__ weight,
+                                   const float* __restrict__ variance, const Half* __restrict__ y,
+                                   const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk) {
+    batch_norm_backward_input_of(dx, dy, weight, variance, y, ChannelThreadMap(rows, capacity, pixels, width, chunk));
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_backward_input_half_x4(Half4* __restrict__ dx, const Half4* __restrict__ dy,
+                                      const float4* __restrict__ weight, const float4* __restrict__ variance,
+                                      const Half4* __restrict__ y, const unsigned* __restrict__ rows, int capacity,
+                                      int pixels, int width, int chunk) {
     batch_norm_backward_input_of(dx, dy, weight, variance, y, ChannelThreadMap(rows, capacity, pixels, width, chunk));
 }
 
@@ -195,7 +231,7 @@ __device__ __forceinline__ void sum_items(double2* __restrict__ parts, int split
 #pragma unroll
         for (int i = 0; i < N; ++i) add(own[i], i, number(values, i)...);
     };
-    map.for_each([&](size_t at) { add_place(in[at]...); });
+    map.for_each([&](size_t at) { add_place(read(in[at])...); });
 #pragma unroll
     for (int i = 0; i < N; ++i) {
         sums[2 * i][thread] = own[i].x;
@@ -231,13 +267,13 @@ __device__ __forceinline__ int warp_channel() {
 // Splits of the sums of x - origin and of its square, where origin is the first item of the channel. The origin is
 // close enough to the mean that the variance loses no digits of single precision, however far from 0 the mean is. 4
 // bytes a number: 33.6 MB, 11 us.
-template <typename V>
-__device__ __forceinline__ void batch_norm_training_splits_of(double2* parts, const V* x, const unsigned* rows,
+template <typename V, typename M>
+__device__ __forceinline__ void batch_norm_training_splits_of(double2* parts, const M* x, const unsigned* rows,
                                                               int capacity, int pixels, int width, int chunk,
                                                               int splits) {
     const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
     if (map.none()) return;
-    const V origin = x[min(map.channel, width - 1)];
+    const V origin = read(x[min(map.channel, width - 1)]);
     const auto add = [=](double2& sums, int i, float x) {
         const double from_origin = static_cast<double>(x) - static_cast<double>(number(origin, i));
         sums.x += from_origin;
@@ -250,14 +286,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_training_splits(double2* __restrict__ parts, const float* __restrict__ x,
                                const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
                                int splits) {
-    batch_norm_training_splits_of(parts, x, rows, capacity, pixels, width, chunk, splits);
+    batch_norm_training_splits_of<float>(parts, x, rows, capacity, pixels, width, chunk, splits);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_training_splits_x4(double2* __restrict__ parts, const float4* __restrict__ x,
                                   const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
                                   int splits) {
-    batch_norm_training_splits_of(parts, x, rows, capacity, pixels, width, chunk, splits);
+    batch_norm_training_splits_of<float4>(parts, x, rows, capacity, pixels, width, chunk, splits);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_training_splits_half(double2* __restrict__ parts, const Half* __restrict__ x,
+                                    const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                                    int splits) {
+    batch_norm_training_splits_of<float>(parts, x, rows, capacity, pixels, width, chunk, splits);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_training_splits_half_x4(double2* __restrict__ parts, const Half4* __restrict__ x,
+                                       const unsigned* __restrict__ rows, int capacity, int pixels, int width,
+                                       int chunk, int splits) {
+    batch_norm_training_splits_of<float4>(parts, x, rows, capacity, pixels, width, chunk, splits);
 }
 
 __device__ __forceinline__ float moved(float from, float to) {
@@ -266,23 +316,41 @@ __device__ __forceinline__ float moved(float from, float to) {
 
 // Mean and variance of the batch from the splits of the sums, and the running statistics. Without an active row nothing
 // changes. A warp a channel. 16 bytes a split, at most 256 of them a channel: 0.26 MB for 64 channels, from a cache.
+template <class Element>
+__device__ __forceinline__ void batch_norm_training_statistics_of(
+    float* mean, float* variance, float* running_mean, float* running_variance, const double2* parts, const Element* x,
+    const unsigned* rows, int capacity, int pixels, int c, int chunk, int splits) {
+    const int channel = warp_channel(), items = active_rows(rows, capacity) * pixels;
+    if (channel >= c || items == 0) return;
+    const double2 sums = add_splits(parts, channel, splits, ceil_div(items, chunk));
+    if (threadIdx.x % WARP > 0) return;
+    const double count = items, from_origin = sums.x / count, squares = sums.y - sums.x * from_origin;
+    const float center = static_cast<float>(static_cast<double>(read(x[channel])) + from_origin);
+    mean[channel] = center;
+    variance[channel] = static_cast<float>(squares / count);
+    running_mean[channel] = moved(running_mean[channel], center);
+    const float unbiased = static_cast<float>(squares / larger(count - 1.0, 1.0));
+    running_variance[channel] = moved(running_variance[channel], unbiased);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_training_statistics(float* __restrict__ mean, float* __restrict__ variance,
                                    float* __restrict__ running_mean, float* __restrict__ running_variance,
                                    const double2* __restrict__ parts, const float* __restrict__ x,
                                    const unsigned* __restrict__ rows, int capacity, int pixels, int c, int chunk,
                                    int splits) {
-    const int channel = warp_channel(), items = active_rows(rows, capacity) * pixels;
-    if (channel >= c || items == 0) return;
-    const double2 sums = add_splits(parts, channel, splits, ceil_div(items, chunk));
-    if (threadIdx.x % WARP > 0) return;
-    const double count = items, from_origin = sums.x / count, squares = sums.y - sums.x * from_origin;
-    const float center = static_cast<float>(static_cast<double>(x[channel]) + from_origin);
-    mean[channel] = center;
-    variance[channel] = static_cast<float>(squares / count);
-    running_mean[channel] = moved(running_mean[channel], center);
-    const float unbiased = static_cast<float>(squares / larger(count - 1.0, 1.0));
-    running_variance[channel] = moved(running_variance[channel], unbiased);
+    batch_norm_training_statistics_of(mean, variance, running_mean, running_variance, parts, x, rows, capacity, pixels,
+                                      c, chunk, splits);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_training_statistics_half(float* __restrict__ mean, float* __restrict__ variance,
+                                        float* __restrict__ running_mean, float* __restrict__ running_variance,
+                                        const double2* __restrict__ parts, const Half* __restrict__ x,
+                                        const unsigned* __restrict__ rows, int capacity, int pixels, int c, int chunk,
+                                        int splits) {
+    batch_norm_training_statistics_of(mean, variance, running_mean, running_variance, parts, x, rows, capacity, pixels,
+                                      c, chunk, splits);
 }
 
 // Splits of the sums of the gradient before ReLU times the normalized x, and of that gradient alone. 8 bytes a number:

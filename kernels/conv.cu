@@ -11,14 +11,15 @@
 // so it does with their gradients. A block's shortcut, a 1 x 1 convolution, is added within the same sums.
 #include "conv_halo.cuh"
 
-// y: one row an output, one column a filter, summed over the filter's elements and the shortcut's channels.
-template <class T>
+// y: one row an output, one column a filter, summed over the filter's elements and the shortcut's channels. Y is the
+// type in memory of y and of the epilogue's tensors.
+template <class T, class Y>
 __device__ __forceinline__ void conv2d_tile(
-    float* y, const float* x, const float* w, const Shortcut& shortcut, const Epilogue& epilogue, const unsigned* rows,
+    Y* y, const float* x, const float* w, const Shortcut& shortcut, const Epilogue& epilogue, const unsigned* rows,
     int capacity, const ConvShape& s) {
     const int pixels = s.out_h * s.out_w, outputs = active_rows(rows, capacity) * pixels;
-    float* split = y + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k;
-    const TileStore<T::VECTOR> store{split, s.k, {outputs}, epilogue};
+    Y* split = y + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k;
+    const TileStore<T::VECTOR, RowOrder, Y> store{split, s.k, {outputs}, epilogue};
     const int channels = shortcut.shape.channels;
     gemm<T>(outputs, s.k, s.chunk, store,
             GemmOperands{WindowsKMajor<false>{s, x, outputs}, KMajor{w, s.k, filter_size(s)}, filter_size(s)},
@@ -41,18 +42,26 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
                   Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_tile<Square>(y, x, w, shortcut, epilogue, rows, capacity, s);
 }
+// The first convolution of a network in half precision; sums are not split. 32 x 32 pixels, 3 -> 16 channels, batch 128,
+// with the sum and its normalization as results: 0.11 GFLOP, 2.4 us; 9.9 MB, 3.3 us.
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
+    conv2d_scalar_to_half(Half* __restrict__ y, const float* __restrict__ x, const float* __restrict__ w,
+                          Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
+                          ConvShape s) {
+    conv2d_tile<Scalar>(y, x, w, shortcut, epilogue, rows, capacity, s);
+}
 
 // dx: one row a pixel of x of one class (blocks along z), one column a channel, summed over the class's taps and the
-// filters, and over the shortcut's filters.
-template <class T>
+// filters, and over the shortcut's filters. Dy is the type in memory of dy.
+template <class T, class Dy>
 __device__ __forceinline__ void conv2d_backward_input_tile(
-    float* dx, const float* dy, const float* w, const Shortcut& shortcut, const Epilogue& epilogue,
+    float* dx, const Dy* dy, const float* w, const Shortcut& shortcut, const Epilogue& epilogue,
     const unsigned* rows, int capacity, const ConvShape& s) {
     const PixelClass pixel_class(s, blockIdx.z);
     const int pixels = active_rows(rows, capacity) * pixel_class.pixels();
     float* split = dx + static_cast<size_t>(blockIdx.y) * capacity * (s.h * s.w * s.c);
     const TileStore<T::VECTOR, ClassOrder> store{split, s.c, {pixels, s, pixel_class}, epilogue};
-    const GradientsKMajor<false> gradients{s, pixel_class, dy, nullptr, pixels};
+    const GradientsKMajor<false, Dy> gradients{s, pixel_class, dy, nullptr, pixels};
     const ShortcutGradientsKMajor<> others{pixel_class, shortcut, shortcut.x, pixels};
     gemm<T>(pixels, s.c, s.chunk, store,
             GemmOperands{gradients, FiltersMnMajor{s, pixel_class, w}, pixel_class.taps_y * pixel_class.taps_x * s.k},
@@ -76,6 +85,14 @@ extern "C" __global__ void __launch_bounds__(Square::THREADS)
                                  Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
                                  ConvShape s) {
     conv2d_backward_input_tile<Square>(dx, dy, w, shortcut, epilogue, rows, capacity, s);
+}
+// The gradient with respect to a network's images, from a half-precision gradient. 16 -> 3 channels, 32 x 32 pixels,
+// batch 128: 0.11 GFLOP, 2.4 us; 5.8 MB, 1.9 us.
+extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT_BLOCKS)
+    conv2d_backward_input_scalar_from_half(float* __restrict__ dx, const Half* __restrict__ dy,
+                                           const float* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
+                                           const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_backward_input_tile<Scalar>(dx, dy, w, shortcut, epilogue, rows, capacity, s);
 }
 
 // dw: one row a filter, one column an element of it, summed over the outputs of all active images. The sums are long

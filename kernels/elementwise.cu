@@ -2,21 +2,22 @@
 //
 // A thread takes one element. In the kernels whose name ends in _x4 it takes a vector of four, read and written at
 // once, and `row` counts vectors; they need rows of a multiple of four elements and addresses that are multiples of 16
-// bytes.
+// bytes. So in _x8 it takes a vector of eight, which are halves.
 //
 // All are bound by memory: the bytes are those of the operands, the FLOPs at most one an element. For the activations
 // of LeNet5's first convolution at batch 50 (50 x 28 x 28 x 32 numbers, 5.0 MB) a kernel of one operand moves 10.0 MB:
-// its floor at 3.0 TB/s is 3.3 us; a kernel of two operands moves 15.1 MB, 5.0 us.
+// its floor at 3.0 TB/s is 3.3 us; a kernel of two operands moves 15.1 MB, 5.0 us. Kernels on halves move half as many
+// bytes, and their floor is half as high.
 #include "bias.cuh"
 #include "epilogue.cuh"
 #include "prelude.cuh"
 #include "vector.cuh"
 
-// out = f(in...) for the active rows; V is float or float4.
-template <typename V, typename F, typename... In>
-__device__ __forceinline__ void map(F f, const unsigned* rows, int capacity, int row, V* out, const In*... in) {
+// out = f(in...) for the active rows. In memory M is a float, a half or a vector.
+template <typename M, typename F, typename... In>
+__device__ __forceinline__ void map(F f, const unsigned* rows, int capacity, int row, M* out, const In*... in) {
     const long long i = global_thread();
-    if (i < static_cast<long long>(active_rows(rows, capacity)) * row) out[i] = each(f, in[i]...);
+    if (i < static_cast<long long>(active_rows(rows, capacity)) * row) write(out[i], each(f, read(in[i])...));
 }
 
 // --- copies and conversions ---
@@ -81,6 +82,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     map([](float a, float b) { return a + b; }, rows, capacity, row, out, a, b);
 }
 
+// 6 bytes an element.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_half(Half* __restrict__ out, const Half* __restrict__ a, const Half* __restrict__ b, const unsigned* rows,
+             int capacity, int row) {
+    map([](float a, float b) { return a + b; }, rows, capacity, row, out, a, b);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_half_x8(Half8* __restrict__ out, const Half8* __restrict__ a, const Half8* __restrict__ b, const unsigned* rows,
+                int capacity, int row) {
+    map([](float a, float b) { return a + b; }, rows, capacity, row, out, a, b);
+}
+
 // 8 bytes an element.
 extern "C" __global__ void __launch_bounds__(THREADS)
     scale(float* __restrict__ out, const float* __restrict__ a, float factor, const unsigned* rows, int capacity,
@@ -109,21 +123,40 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // --- layers ---
 
-// 8 bytes an element, and the bias, which stays in a cache. `k` is the number of elements of the bias.
+// x plus a bias of `k` elements, which stays in a cache. In memory M is a float, a half or a vector; V is the same of
+// floats, and `k` counts vectors, too.
+template <typename M, typename V>
+__device__ __forceinline__ void add_bias_of(M* out, const M* x, const V* bias, const unsigned* rows, int capacity,
+                                            int row, int k) {
+    const long long i = global_thread();
+    if (i >= static_cast<long long>(active_rows(rows, capacity)) * row) return;
+    write(out[i], each([](float x, float b) { return x + b; }, read(x[i]), bias[i % k]));
+}
+
+// 8 bytes an element.
 extern "C" __global__ void __launch_bounds__(THREADS)
     add_bias(float* __restrict__ out, const float* __restrict__ x, const float* __restrict__ bias, const unsigned* rows,
              int capacity, int row, int k) {
-    const long long i = global_thread();
-    if (i < static_cast<long long>(active_rows(rows, capacity)) * row) out[i] = x[i] + bias[i % k];
+    add_bias_of(out, x, bias, rows, capacity, row, k);
 }
 
-// `k` counts vectors of four, too.
 extern "C" __global__ void __launch_bounds__(THREADS)
     add_bias_x4(float4* __restrict__ out, const float4* __restrict__ x, const float4* __restrict__ bias,
                 const unsigned* rows, int capacity, int row, int k) {
-    const long long i = global_thread();
-    if (i >= static_cast<long long>(active_rows(rows, capacity)) * row) return;
-    out[i] = each([](float x, float b) { return x + b; }, x[i], bias[i % k]);
+    add_bias_of(out, x, bias, rows, capacity, row, k);
+}
+
+// 4 bytes an element.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_bias_half(Half* __restrict__ out, const Half* __restrict__ x, const float* __restrict__ bias,
+                  const unsigned* rows, int capacity, int row, int k) {
+    add_bias_of(out, x, bias, rows, capacity, row, k);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_bias_half_x8(Half8* __restrict__ out, const Half8* __restrict__ x, const Float8* __restrict__ bias,
+                     const unsigned* rows, int capacity, int row, int k) {
+    add_bias_of(out, x, bias, rows, capacity, row, k);
 }
 
 // 8 bytes an element.
@@ -137,6 +170,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     map([](float x) { return relu_of(x); }, rows, capacity, row, out, x);
 }
 
+// 4 bytes an element.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_half(Half* __restrict__ out, const Half* __restrict__ x, const unsigned* rows, int capacity, int row) {
+    map([](float x) { return relu_of(x); }, rows, capacity, row, out, x);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_half_x8(Half8* __restrict__ out, const Half8* __restrict__ x, const unsigned* rows, int capacity, int row) {
+    map([](float x) { return relu_of(x); }, rows, capacity, row, out, x);
+}
+
 // 12 bytes an element.
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_backward(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ y,
@@ -147,6 +191,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_backward_x4(float4* __restrict__ dx, const float4* __restrict__ dy, const float4* __restrict__ y,
                      const unsigned* rows, int capacity, int row) {
+    map([](float dy, float y) { return relu_gradient(dy, y); }, rows, capacity, row, dx, dy, y);
+}
+
+// 6 bytes an element.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_backward_half(Half* __restrict__ dx, const Half* __restrict__ dy, const Half* __restrict__ y,
+                       const unsigned* rows, int capacity, int row) {
+    map([](float dy, float y) { return relu_gradient(dy, y); }, rows, capacity, row, dx, dy, y);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_backward_half_x8(Half8* __restrict__ dx, const Half8* __restrict__ dy, const Half8* __restrict__ y,
+                          const unsigned* rows, int capacity, int row) {
     map([](float dy, float y) { return relu_gradient(dy, y); }, rows, capacity, row, dx, dy, y);
 }
 

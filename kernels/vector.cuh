@@ -1,5 +1,5 @@
-// One function applied to each of a thread's numbers: one number, or a vector of four that is read and written at once.
-// A kernel's formula is written once, for one number. In memory a number is a float or a half, in registers a float.
+// One function applied to each of a thread's numbers: one number, or a vector that is read and written at once. A
+// kernel's formula is written once, for one number. In memory a number is a float or a half, in registers a float.
 #pragma once
 
 #include "ptx.cuh"
@@ -7,6 +7,19 @@
 // A number in half precision, in memory.
 struct Half {
     unsigned short bits;
+};
+
+// Vectors of halves in memory.
+struct alignas(8) Half4 {
+    Half numbers[4];
+};
+struct alignas(16) Half8 {
+    Half numbers[8];
+};
+
+// Eight numbers in registers, or eight floats in memory.
+struct Float8 {
+    float4 low, high;
 };
 
 template <typename F, typename... In>
@@ -17,6 +30,11 @@ __device__ __forceinline__ float each(F f, float first, In... rest) {
 template <typename F, typename... In>
 __device__ __forceinline__ float4 each(F f, float4 first, In... rest) {
     return make_float4(f(first.x, rest.x...), f(first.y, rest.y...), f(first.z, rest.z...), f(first.w, rest.w...));
+}
+
+template <typename F, typename... In>
+__device__ __forceinline__ Float8 each(F f, Float8 first, In... rest) {
+    return {each(f, first.low, rest.low...), each(f, first.high, rest.high...)};
 }
 
 // Sum of `f` over the numbers, in double precision and in their order.
@@ -109,4 +127,39 @@ __device__ __forceinline__ void store_bytes(unsigned char* to, const unsigned ch
             *reinterpret_cast<uchar4*>(to + v) = make_uchar4(from[v], from[v + 1], from[v + 2], from[v + 3]);
         }
     }
+}
+
+// Reads one number or a vector from memory.
+__device__ __forceinline__ float read(const float& from) { return from; }
+__device__ __forceinline__ float4 read(const float4& from) { return from; }
+
+template <int VECTOR>
+__device__ __forceinline__ float4 four_of(const float (&numbers)[VECTOR], int first) {
+    return make_float4(numbers[first], numbers[first + 1], numbers[first + 2], numbers[first + 3]);
+}
+
+__device__ __forceinline__ float read(const Half& from) { return float_of(from.bits); }
+__device__ __forceinline__ float4 read(const Half4& from) {
+    float numbers[4];
+    load_vector(numbers, from.numbers);
+    return four_of(numbers, 0);
+}
+__device__ __forceinline__ Float8 read(const Half8& from) {
+    float numbers[8];
+    load_vector(numbers, from.numbers);
+    return {four_of(numbers, 0), four_of(numbers, 4)};
+}
+
+// Writes one number or a vector to memory, rounded to the nearest half where memory has halves.
+__device__ __forceinline__ void write(float& to, float from) { to = from; }
+__device__ __forceinline__ void write(float4& to, float4 from) { to = from; }
+__device__ __forceinline__ void write(Half& to, float from) { to.bits = half_of(from); }
+__device__ __forceinline__ void write(Half4& to, float4 from) {
+    const float numbers[4] = {from.x, from.y, from.z, from.w};
+    store_vector(to.numbers, numbers);
+}
+__device__ __forceinline__ void write(Half8& to, Float8 from) {
+    const float numbers[8] = {from.low.x,  from.low.y,  from.low.z,  from.low.w,
+                              from.high.x, from.high.y, from.high.z, from.high.w};
+    store_vector(to.numbers, numbers);
 }

@@ -42,7 +42,7 @@ pub fn least() -> f64 {
 pub enum HalfOperands {
     /// All that may be.
     All,
-    /// The results alone, as in the first layer.
+    /// The results, and the operands of an epilogue, which have the results' shape: as in the first layer.
     Results,
     /// All but the results and the filters, as in the last layer.
     Operands,
@@ -51,10 +51,24 @@ pub enum HalfOperands {
 impl HalfOperands {
     /// The combinations that an op may have.
     pub fn of(op: &Op) -> &'static [HalfOperands] {
-        if op.is_half_as_a_whole() {
-            &[HalfOperands::All]
-        } else {
-            &[HalfOperands::All, HalfOperands::Results, HalfOperands::Operands]
+        match op {
+            Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[HalfOperands::All, HalfOperands::Results],
+            _ if op.is_half_as_a_whole() => &[HalfOperands::All],
+            _ => &[HalfOperands::All, HalfOperands::Results, HalfOperands::Operands],
+        }
+    }
+
+    /// True if a GPU has kernels for this combination; it refuses others.
+    pub fn is_on_gpu(self, op: &Op) -> bool {
+        match op {
+            Op::Conv2d(_) | Op::ConvPool(_) | Op::Conv2dFused(_) | Op::LinearBackwardInput => {
+                self != HalfOperands::Operands
+            }
+            Op::Conv2dBackwardInput(_) | Op::ConvPoolBackwardInput(_) | Op::Linear | Op::LinearBias { .. } => {
+                self != HalfOperands::Results
+            }
+            Op::Conv2dFusedBackwardInput(_) => self == HalfOperands::All,
+            _ => true,
         }
     }
 
@@ -62,7 +76,8 @@ impl HalfOperands {
     pub fn input(self, op: &Op, place: usize) -> DType {
         let half = match self {
             HalfOperands::All => op.reads_half(place),
-            HalfOperands::Results => false,
+            // An epilogue's operands follow two factors.
+            HalfOperands::Results => op.reads_half(place) && op.filter_copy(place).is_none() && place >= 2,
             HalfOperands::Operands => op.reads_half(place) && op.filter_copy(place).is_none(),
         };
         if half { DType::F16 } else { DType::F32 }

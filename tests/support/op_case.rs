@@ -133,17 +133,23 @@ impl OpCase {
         let expected = |at: usize| &formulas[at].get_or_init(|| formula(self.active(counts[at])))[..];
         if half::is_on() {
             for &operands in HalfOperands::of(&self.op) {
-                self.in_half(operands).check_on_devices(&counts, &expected);
+                self.in_half(operands).check_on_devices(operands.is_on_gpu(&self.op), &counts, &expected);
             }
         } else {
-            self.check_on_devices(&counts, &expected);
+            self.check_on_devices(true, &counts, &expected);
         }
     }
 
-    /// [`OpCase::check`] with the case's own operand types.
-    fn check_on_devices<'a>(&self, counts: &[Option<usize>], expected: &dyn Fn(usize) -> &'a [Vec<Sum>]) {
+    /// [`OpCase::check`] with the case's own operand types, for which a GPU has kernels if it is `on_gpu`.
+    fn check_on_devices<'a>(
+        &self,
+        on_gpu: bool,
+        counts: &[Option<usize>],
+        expected: &dyn Fn(usize) -> &'a [Vec<Sum>],
+    ) {
         for test_device in devices() {
-            if test_device != TestDevice::Cpu && !self.has_kernels() {
+            if test_device != TestDevice::Cpu && !on_gpu {
+                self.is_refused(test_device);
                 continue;
             }
             let results = self.run(test_device, counts);
@@ -168,12 +174,12 @@ impl OpCase {
         }
     }
 
-    /// False if CUDA refuses the case: it has half-precision operands of an op or at a place without kernels.
-    fn has_kernels(&self) -> bool {
-        let half = |operand: &Operand| operand.dtype == DType::F16;
-        let filters =
-            (0..self.inputs.len()).any(|place| self.op.filter_copy(place).is_some() && half(&self.inputs[place]));
-        filters || !self.inputs.iter().chain(&self.outputs).any(half)
+    /// The device refuses the op before it runs, and says which types its operands have.
+    fn is_refused(&self, test_device: TestDevice) {
+        let (program, memory, ..) = self.program(false);
+        let refusal = test_device.open().allocate(&memory, &[&program]).expect_err("there is no kernel").to_string();
+        let expected = format!("there is no kernel of {} that reads", self.op.name());
+        assert!(refusal.contains(&expected) && refusal.contains("F16"), "{refusal}");
     }
 
     /// The element of `n` rows of outputs that is farthest from what is expected.
@@ -268,9 +274,9 @@ impl OpCase {
     /// library and CUDA round differently, or a kernel multiplies on tensor cores, whose order of additions is open.
     fn by_law(&self) -> bool {
         let file = |name| KERNELS.iter().find(|kernel| kernel.name == name).map(KernelInfo::file);
-        let kernels = self.kernels();
-        kernels.iter().any(|kernel| kernel.contains("_half_"))
-            || kernels.into_iter().filter_map(file).any(|file| FILES_WITH_LIBRARY_FUNCTIONS.contains(&file))
+        let half_filter = |place| self.op.filter_copy(place).is_some() && self.inputs[place].dtype == DType::F16;
+        (0..self.inputs.len()).any(half_filter)
+            || self.kernels().into_iter().filter_map(file).any(|file| FILES_WITH_LIBRARY_FUNCTIONS.contains(&file))
     }
 
     /// Hash that identifies this case with its inputs and its count of rows.

@@ -246,6 +246,11 @@ impl Device for Cuda {
     }
 
     fn allocate(&mut self, layout: &Layout, programs: &[&Program]) -> Result<usize> {
+        if let Some(reason) = programs.iter().find_map(|program| lower::refusal(program)) {
+            return Err(Error::device(format!(
+                "CUDA: {reason}; --precision fp32 runs on the GPU, --device cpu in half precision"
+            )));
+        }
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         let nodes = programs.iter().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
         let scratch =

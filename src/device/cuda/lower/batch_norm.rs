@@ -1,7 +1,7 @@
 //! Launches of kernels/batch_norm.cu.
 
 use super::desc::{Desc, rows_of};
-use super::elementwise::width;
+use super::elementwise::by_result;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 
 /// Items a thread in a pass: so many loads are in flight at once.
@@ -29,6 +29,8 @@ struct ChannelGrid {
     c: usize,
     /// Channels a thread: one, or a vector of four.
     vector: usize,
+    /// Bytes of a number of the images.
+    number: usize,
 }
 
 impl ChannelGrid {
@@ -36,7 +38,8 @@ impl ChannelGrid {
     fn of(desc: &Desc) -> ChannelGrid {
         let (n, row) = rows_of(desc.input(0));
         let c = *desc.input(0).last().expect("batch norm's input has channels");
-        ChannelGrid { n, pixels: row / c, c, vector: width(desc, c) }
+        let vector = if c.is_multiple_of(4) && desc.aligned() { 4 } else { 1 };
+        ChannelGrid { n, pixels: row / c, c, vector, number: desc.input_dtype(0).size() }
     }
 
     fn items(&self) -> usize {
@@ -59,7 +62,7 @@ impl ChannelGrid {
     }
 
     /// A launch on blocks of `chunk` items. `of` are operands and numbers, `rest` a size that only some kernels take.
-    /// It reads or writes `numbers` numbers of single precision an element.
+    /// It reads or writes `numbers` numbers of the images an element.
     fn launch(
         &self,
         [one, x4]: [&'static str; 2],
@@ -71,7 +74,7 @@ impl ChannelGrid {
         let sizes = [self.n, self.pixels, width, chunk].into_iter().chain(rest).map(Arg::size);
         let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();
         let elements = (self.items() * self.c) as u64;
-        let cost = Cost { bytes: 4 * numbers as u64 * elements, flops: flops as u64 * elements };
+        let cost = Cost { bytes: (self.number * numbers) as u64 * elements, flops: flops as u64 * elements };
         let kernel = if self.vector > 1 { x4 } else { one };
         let mut launch = Launch::new(kernel, self.items().div_ceil(chunk), args, cost);
         launch.grid[1] = u32::try_from(width.div_ceil(WARP)).expect("channels are few");
@@ -96,31 +99,35 @@ impl ChannelGrid {
 }
 
 /// The pass from x to y. `norm` is weight, bias, mean and variance.
-fn apply(grid: &ChannelGrid, norm: [Arg; 4], relu: bool) -> Launch {
+fn apply(desc: &Desc, grid: &ChannelGrid, norm: [Arg; 4], relu: bool) -> Launch {
     let of = [Arg::Output(0), Arg::Input(0)].into_iter().chain(norm).chain([Arg::Int(relu.into())]).collect();
-    grid.pass(["batch_norm", "batch_norm_x4"], of, (2, flops::APPLY))
+    let kernels = by_result(desc, ["batch_norm", "batch_norm_x4"], ["batch_norm_half", "batch_norm_half_x4"]);
+    grid.pass(kernels, of, (2, flops::APPLY))
 }
 
 pub(super) fn batch_norm(desc: &Desc, relu: bool) -> Launch {
-    apply(&ChannelGrid::of(desc), [1, 2, 3, 4].map(Arg::Input), relu)
+    apply(desc, &ChannelGrid::of(desc), [1, 2, 3, 4].map(Arg::Input), relu)
 }
 
 pub(super) fn batch_norm_backward_input(desc: &Desc, relu: bool) -> Launch {
     let y = if relu { Arg::Input(3) } else { Arg::Null };
     let of = vec![Arg::Output(0), Arg::Input(0), Arg::Input(1), Arg::Input(2), y];
-    let kernels = ["batch_norm_backward_input", "batch_norm_backward_input_x4"];
+    let single = ["batch_norm_backward_input", "batch_norm_backward_input_x4"];
+    let kernels = by_result(desc, single, ["batch_norm_backward_input_half", "batch_norm_backward_input_half_x4"]);
     ChannelGrid::of(desc).pass(kernels, of, (2 + usize::from(relu), flops::BACKWARD_INPUT))
 }
 
 pub(super) fn batch_norm_training(desc: &Desc, relu: bool) -> Lowered {
     let grid = ChannelGrid::of(desc);
-    let kernels = ["batch_norm_training_splits", "batch_norm_training_splits_x4"];
+    let single = ["batch_norm_training_splits", "batch_norm_training_splits_x4"];
+    let kernels = by_result(desc, single, ["batch_norm_training_splits_half", "batch_norm_training_splits_half_x4"]);
     let of = vec![Arg::Scratch(0), Arg::Input(0)];
     let first = grid.launch(kernels, of, (grid.split(), Some(grid.splits())), (1, flops::STATISTICS));
     let of = [1, 2, 3, 4].map(Arg::Output).into_iter().chain([Arg::Scratch(0), Arg::Input(0)]).collect();
-    let mut lowered = grid.sums(first, "batch_norm_training_statistics", of);
+    let statistics = by_result(desc, "batch_norm_training_statistics", "batch_norm_training_statistics_half");
+    let mut lowered = grid.sums(first, statistics, of);
     let norm = [Arg::Input(1), Arg::Input(2), Arg::Output(1), Arg::Output(2)];
-    lowered.launches.push(apply(&grid, norm, relu));
+    lowered.launches.push(apply(desc, &grid, norm, relu));
     lowered
 }
 

@@ -252,7 +252,11 @@ pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Low
         let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall"];
         return conv.lower_half(desc, product, flops, kernels, fused);
     }
-    conv.lower(desc, product, flops, ["conv2d_scalar", "conv2d_narrow", "conv2d_square"], fused)
+    let kernels = GemmKernels {
+        single: ["conv2d_scalar", "conv2d_narrow", "conv2d_square"],
+        mixed: "conv2d_scalar_to_half",
+    };
+    conv.lower(desc, product, flops, kernels, fused)
 }
 
 pub(super) fn conv2d_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
@@ -263,7 +267,10 @@ pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms)
     let half = desc.input_dtype(1) == DType::F16;
     let filters = if half { turned(desc.input(1)) } else { desc.input(1).to_vec() };
     let conv = ConvProblem::new(desc.output(0), &filters, window, false);
-    let kernels = ["conv2d_backward_input_scalar", "conv2d_backward_input_narrow", "conv2d_backward_input_square"];
+    let kernels = GemmKernels {
+        single: ["conv2d_backward_input_scalar", "conv2d_backward_input_narrow", "conv2d_backward_input_square"],
+        mixed: "conv2d_backward_input_scalar_from_half",
+    };
     let shortcut = fused.shortcut.map_or(0, |_| 2 * desc.input(2).iter().product::<usize>() * conv.c);
     let flops = conv.backward_flops() + shortcut as u64;
     if half {
@@ -289,7 +296,7 @@ pub(super) fn turned(copy: &[usize]) -> Vec<usize> {
 pub(super) fn conv2d_backward_weight(desc: &Desc, window: ConvWindow) -> Lowered {
     let conv = ConvProblem::new(desc.input(1), desc.output(0), window, false);
     let kernels = ["conv2d_backward_weight_scalar", "conv2d_backward_weight_narrow", "conv2d_backward_weight_square"];
-    conv.backward_weight(desc, kernels)
+    conv.backward_weight(desc, GemmKernels::single(kernels))
 }
 
 #[cfg(test)]

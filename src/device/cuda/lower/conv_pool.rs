@@ -3,7 +3,8 @@
 use super::bias::sum_items;
 use super::conv::{ConvProblem, FusedTerms, turned};
 use super::desc::Desc;
-use super::gemm::{GemmOperation, GemmPlan};
+use super::element_types::ElementTypes;
+use super::gemm::{GemmKernels, GemmOperation, GemmPlan};
 use super::gemm_half::{HalfOperation, HalfPlan};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
@@ -29,7 +30,11 @@ pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
     let plan = GemmPlan::new(product, conv.vectors(desc, &FusedTerms::default()), false, desc.multiprocessors);
     let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
     let cost = desc.cost(product.flops());
-    plan.launch(["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"], 1, args, cost).into()
+    let kernels = GemmKernels {
+        single: ["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"],
+        mixed: "conv_pool_scalar_to_half",
+    };
+    plan.launch(kernels.of(&plan, desc.types), 1, args, cost).into()
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
@@ -49,8 +54,14 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
     if is_direct(&conv) {
         return conv_pool_backward_input_direct(desc, &conv).into();
     }
-    let kernels =
-        ["conv_pool_backward_input_scalar", "conv_pool_backward_input_narrow", "conv_pool_backward_input_square"];
+    let kernels = GemmKernels {
+        single: [
+            "conv_pool_backward_input_scalar",
+            "conv_pool_backward_input_narrow",
+            "conv_pool_backward_input_square",
+        ],
+        mixed: "conv_pool_backward_input_scalar_from_half",
+    };
     let (product, flops, vectors) =
         (conv.backward(), conv.backward_flops(), conv.vectors(desc, &FusedTerms::default()));
     let work = GemmOperation { kernels, product, vectors, epilogue: Some(Epilogue::default()), flops };
@@ -65,7 +76,11 @@ fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
     let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
     assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
     let cost = desc.cost(conv.backward_flops());
-    let launch = Launch::new("conv_pool_backward_input_direct", blocks.div_ceil(WARPS * TURNS), args, cost);
+    let kernel = match desc.types {
+        ElementTypes::FromHalf => "conv_pool_backward_input_direct_from_half",
+        _ => "conv_pool_backward_input_direct",
+    };
+    let launch = Launch::new(kernel, blocks.div_ceil(WARPS * TURNS), args, cost);
     Launch { shared: u32::try_from(conv.weights()).expect("few bytes"), ..launch }
 }
 
@@ -73,7 +88,7 @@ pub(super) fn conv_pool_backward_weight(desc: &Desc, window: ConvWindow) -> Lowe
     let conv = ConvProblem::new(desc.input(2), desc.output(0), window, true);
     let kernels =
         ["conv_pool_backward_weight_scalar", "conv_pool_backward_weight_narrow", "conv_pool_backward_weight_square"];
-    conv.backward_weight(desc, kernels)
+    conv.backward_weight(desc, GemmKernels::single(kernels))
 }
 
 pub(super) fn conv_pool_backward_bias(desc: &Desc) -> Lowered {

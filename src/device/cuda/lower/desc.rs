@@ -1,5 +1,6 @@
 //! The view of a node that a lowering has: op, shapes and alignment.
 
+use super::element_types::{ElementTypes, refusal};
 use crate::device::cuda::launch::Cost;
 use crate::tape::{DType, Node, Op, Place, Program, Value};
 
@@ -9,13 +10,18 @@ pub(super) struct Desc<'a> {
     pub op: &'a Op,
     /// Number of multiprocessors of the GPU.
     pub multiprocessors: usize,
+    /// Element types of the operands and results.
+    pub types: ElementTypes,
     program: &'a Program,
     node: &'a Node,
 }
 
 impl<'a> Desc<'a> {
+    /// # Panics
+    /// The op has no kernel for the types of its operands. Programs with such ops are refused before they are lowered.
     pub fn new(program: &'a Program, node: &'a Node, multiprocessors: usize) -> Desc<'a> {
-        Desc { op: &node.op, multiprocessors, program, node }
+        let types = ElementTypes::of(program, node).unwrap_or_else(|| panic!("{:?}", refusal(program)));
+        Desc { op: &node.op, multiprocessors, types, program, node }
     }
 
     /// Dimensions of an input.

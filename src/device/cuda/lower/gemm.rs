@@ -4,6 +4,8 @@
 //! depend on the number of active rows.
 
 use super::desc::{Desc, rows_of};
+use super::element_types::ElementTypes;
+use super::elementwise::by_result;
 use crate::device::cuda::abi::{
     BLOCK_TILE_DEPTH, BLOCK_TILE_ROWS, Epilogue, NARROW_TILE_COLUMNS, SQUARE_TILE_COLUMNS, THREAD_TILE_COLUMNS,
     THREAD_TILE_ROWS, WARP,
@@ -52,8 +54,30 @@ pub(super) enum GemmTile {
     Square,
 }
 
-/// Names of a product's kernels, by [`GemmTile`].
-pub(super) type GemmKernels = [&'static str; 3];
+/// Names of a product's kernels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GemmKernels {
+    /// Kernels on operands and results of single precision, by [`GemmTile`].
+    pub single: [&'static str; 3],
+    /// Kernel with half operands or half results, of [`GemmTile::Scalar`]; single precision if there is none.
+    pub mixed: &'static str,
+}
+
+impl GemmKernels {
+    /// Kernels of a product that is computed in single precision alone.
+    pub fn single(single: [&'static str; 3]) -> GemmKernels {
+        GemmKernels { single, mixed: single[0] }
+    }
+
+    /// Kernel of a plan. The sums of splits are single precision, whatever the results are.
+    pub fn of(self, plan: &GemmPlan, types: ElementTypes) -> &'static str {
+        match types {
+            ElementTypes::FromHalf => self.mixed,
+            ElementTypes::ToHalf if plan.splits == 1 => self.mixed,
+            _ => self.single[plan.tile as usize],
+        }
+    }
+}
 
 impl GemmTile {
     /// Numbers of rows and columns.
@@ -134,11 +158,11 @@ impl GemmPlan {
     }
 
     /// A launch of `count` products.
-    pub fn launch(&self, kernels: GemmKernels, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
+    pub fn launch(&self, kernel: &'static str, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let block = u32::try_from(self.tile.threads()).expect("a block is small");
         let blocks = |n: usize| u32::try_from(n).expect("blocks fit a grid");
         let grid = [blocks(self.tiles), blocks(self.splits), blocks(count)];
-        Launch { kernel: kernels[self.tile as usize], grid, block, shared: 0, args, cost }
+        Launch { kernel, grid, block, shared: 0, args, cost }
     }
 }
 
@@ -166,9 +190,10 @@ impl GemmOperation {
             _ => Epilogue::default(),
         };
         let last = Arg::Output(desc.outputs() - 1);
-        let to = if plan.splits > 1 { Arg::Scratch(0) } else { last.clone() };
+        let to = if plan.splits > 1 { Arg::Scratch(0) } else { last };
         let all = [to].into_iter().chain(args(plan.chunk, epilogue.into())).collect();
-        let mut launches = vec![plan.launch(kernels, product.count, all, desc.cost(flops))];
+        let kernel = kernels.of(&plan, desc.types);
+        let mut launches = vec![plan.launch(kernel, product.count, all, desc.cost(flops))];
         let count = desc.output(0).iter().product();
         if plan.splits > 1 {
             launches.push(match whole {
@@ -183,27 +208,30 @@ impl GemmOperation {
 /// A launch that adds the splits of a batch's results, the op's last output, and applies the epilogue.
 pub(super) fn sum_split_rows(desc: &Desc, columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
     let (to, (n, row)) = (desc.outputs() - 1, rows_of(desc.output(0)));
-    let kernel = if desc.output_dtype(to) == DType::F16 { "sum_split_rows_half" } else { "sum_split_rows" };
+    let kernel = by_result(desc, "sum_split_rows", "sum_split_rows_half");
     let sizes = [n, row, columns, splits].map(Arg::size);
     let args = [Arg::Output(to), Arg::Scratch(0), epilogue.into(), Arg::Rows].into_iter().chain(sizes).collect();
-    Launch::new(kernel, (n * row).div_ceil(WARP), args, sum_cost(n * row, splits))
+    Launch::new(kernel, (n * row).div_ceil(WARP), args, sum_cost(n * row, splits, desc.output_dtype(to).size()))
 }
 
 /// A launch that adds the splits of `count` results.
 pub(super) fn sum_splits(count: usize, splits: usize) -> Launch {
     let args = vec![Arg::Output(0), Arg::Scratch(0), Arg::size(count), Arg::size(splits)];
-    Launch::new("sum_splits", count.div_ceil(WARP), args, sum_cost(count, splits))
+    Launch::new("sum_splits", count.div_ceil(WARP), args, sum_cost(count, splits, 4))
 }
 
-fn sum_cost(count: usize, splits: usize) -> Cost {
-    Cost { bytes: 4 * (count * (splits + 1)) as u64, flops: (count * (splits - 1)) as u64 }
+/// Cost of a sum of splits with results of `size` bytes each.
+fn sum_cost(count: usize, splits: usize, size: usize) -> Cost {
+    Cost { bytes: (count * (4 * splits + size)) as u64, flops: (count * (splits - 1)) as u64 }
 }
 
-/// True if an op may read and write vectors of four elements: all of `sizes`, lengths of rows, are multiples of four,
-/// and all operands begin at multiples of 16 bytes, except one-dimensional ones, which are read by single elements.
+/// True if an op may read and write vectors of four elements: all are single precision, all of `sizes`, lengths of rows,
+/// are multiples of four, and all operands begin at multiples of 16 bytes, except one-dimensional ones, which are read
+/// by single elements.
 pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
     let aligned = |i: usize| desc.input(i).len() == 1 || desc.input_aligned(i);
-    sizes.iter().all(|size| size.is_multiple_of(4))
+    desc.types == ElementTypes::Single
+        && sizes.iter().all(|size| size.is_multiple_of(4))
         && (0..desc.inputs()).all(aligned)
         && (0..desc.outputs()).all(|i| desc.output_aligned(i))
 }
@@ -335,7 +363,8 @@ mod tests {
     fn a_launch_has_a_block_a_tile_a_split_and_a_product() {
         let large = GemmProblem::new(50, 1024, 3136);
         let plan = GemmPlan { tile: GemmTile::Square, tiles: 16, splits: 7, chunk: 448 };
-        let launch = plan.launch(["scalar", "narrow", "square"], 4, vec![], Cost::default());
+        let kernels = GemmKernels { single: ["scalar", "narrow", "square"], mixed: "mixed" };
+        let launch = plan.launch(kernels.of(&plan, ElementTypes::Single), 4, vec![], Cost::default());
         assert_eq!((launch.kernel, launch.grid, launch.block), ("square", [16, 7, 4], 128));
         assert_eq!(GemmPlan::with(large, GemmTile::Square, 7), plan);
     }

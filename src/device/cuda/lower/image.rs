@@ -1,7 +1,8 @@
 //! Launches of kernels/image.cu.
 
 use super::desc::{Desc, rows_of};
-use super::elementwise::width;
+use super::element_types::ElementTypes;
+use super::elementwise::{by_result, width};
 use crate::device::cuda::launch::{Arg, Cost, Launch};
 use crate::rng::Purpose;
 
@@ -40,7 +41,8 @@ fn sizes(dims: &[usize]) -> [usize; 3] {
 pub(super) fn global_mean(desc: &Desc) -> Launch {
     let [n, pixels, c] = sizes(desc.input(0));
     let args = [Arg::Output(0), Arg::Input(0), Arg::Rows].into_iter().chain([n, pixels, c].map(Arg::size)).collect();
-    Launch::each("global_mean", n * c, args, desc.cost((n * pixels * c) as u64))
+    let kernel = if desc.types == ElementTypes::FromHalf { "global_mean_from_half" } else { "global_mean" };
+    Launch::each(kernel, n * c, args, desc.cost((n * pixels * c) as u64))
 }
 
 pub(super) fn global_mean_backward(desc: &Desc) -> Launch {
@@ -48,8 +50,9 @@ pub(super) fn global_mean_backward(desc: &Desc) -> Launch {
     let vector = width(desc, c);
     let sizes = [n, pixels, c / vector].map(Arg::size);
     let args = [Arg::Output(0), Arg::Input(0), Arg::Rows].into_iter().chain(sizes).collect();
-    let kernel = if vector > 1 { "global_mean_backward_x4" } else { "global_mean_backward" };
-    Launch::each(kernel, n * pixels * (c / vector), args, desc.cost((n * pixels * c) as u64))
+    let half = ["global_mean_backward_to_half", "global_mean_backward_to_half_x8"];
+    let kernels = by_result(desc, ["global_mean_backward", "global_mean_backward_x4"], half);
+    Launch::each(kernels[usize::from(vector > 1)], n * pixels * (c / vector), args, desc.cost((n * pixels * c) as u64))
 }
 
 pub(super) fn draw_augmentation(desc: &Desc, seed: u64, reach: u32) -> Launch {

@@ -1,6 +1,7 @@
 //! Launches of kernels/linear.cu.
 
 use super::desc::{Desc, rows_of};
+use super::element_types::ElementTypes;
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
 use super::gemm_half::{self, HalfKernels, HalfOperation};
 use crate::device::cuda::abi::Epilogue;
@@ -61,10 +62,14 @@ fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
     if out <= MOST_WARP_OUTPUTS {
         let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(epilogue.into()))).collect();
         let warps_of_a_block = THREADS / WARP;
-        return Launch::new("linear_warp", (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))
+        let kernel = if desc.types == ElementTypes::FromHalf { "linear_warp_from_half" } else { "linear_warp" };
+        return Launch::new(kernel, (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))
             .into();
     }
-    let kernels = ["linear_scalar", "linear_narrow", "linear_square"];
+    let kernels = GemmKernels {
+        single: ["linear_scalar", "linear_narrow", "linear_square"],
+        mixed: "linear_scalar_from_half",
+    };
     sizes.lower(desc, product, Some(epilogue), kernels)
 }
 
@@ -81,7 +86,10 @@ pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
         ];
         return sizes.lower_half(desc, product, epilogue, kernels);
     }
-    let kernels = ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"];
+    let kernels = GemmKernels {
+        single: ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"],
+        mixed: "linear_backward_input_scalar_to_half",
+    };
     sizes.lower(desc, product, Some(epilogue), kernels)
 }
 
@@ -91,5 +99,5 @@ pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
     };
     let kernels = ["linear_backward_weight_scalar", "linear_backward_weight_narrow", "linear_backward_weight_square"];
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(out, inner, n));
-    sizes.lower(desc, product, None, kernels)
+    sizes.lower(desc, product, None, GemmKernels::single(kernels))
 }

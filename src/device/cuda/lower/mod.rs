@@ -9,10 +9,12 @@ mod conv;
 mod conv_fused;
 mod conv_pool;
 mod desc;
+mod element_types;
 mod elementwise;
 mod formula;
 mod gemm;
 mod gemm_half;
+mod half;
 mod hyperplane;
 mod image;
 mod linear;
@@ -27,6 +29,7 @@ use super::launch::{Cost, Launch, Lowered};
 use crate::device::Schedule;
 use crate::tape::{Node, Op, Program};
 use desc::Desc;
+pub(super) use element_types::refusal;
 
 /// Number of multiprocessors assumed for descriptions of launches without a GPU: an H100's.
 pub const TYPICAL_MULTIPROCESSORS: usize = 132;
@@ -105,7 +108,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Bisect { max_eps } => attack::bisect(&desc, *max_eps).into(),
         Op::ProjectHyperplane(norm) => hyperplane::project_hyperplane(&desc, *norm).into(),
 
-        Op::PackFilters => unreachable!("a program of half-precision values is refused before it is lowered"),
+        Op::PackFilters => half::pack_filters(&desc).into(),
         Op::Adam(rule) => optimizer::adam(&desc, rule).into(),
         Op::Sgd(rule) => optimizer::sgd(&desc, rule).into(),
         Op::Increment => optimizer::increment(&desc).into(),

@@ -1,0 +1,90 @@
+//! Element types of a node's operands: the one place that decides which combinations have kernels.
+
+use crate::tape::{DType, Node, Op, Program, Value};
+
+/// Element types in memory of the operands and results that may be half ([`Op::reads_half`], [`Op::writes_half`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ElementTypes {
+    /// All are single precision.
+    Single,
+    /// All are half. Kernels end in `_half`.
+    Half,
+    /// Operands and filters are single precision. Results are half, and so are operands of the epilogue that have the
+    /// results' shape. Kernels end in `_to_half`.
+    ToHalf,
+    /// Operands are half. Filters and results are single precision. Kernels end in `_from_half`.
+    FromHalf,
+}
+
+/// Combinations, besides single precision, that an op has kernels for.
+fn combinations(op: &Op) -> &'static [ElementTypes] {
+    use ElementTypes::{FromHalf, Half, ToHalf};
+    match op {
+        Op::Add
+        | Op::AddBias
+        | Op::Relu
+        | Op::ReluBackward
+        | Op::MaxPool2d
+        | Op::MaxPool2dBackward
+        | Op::BatchNorm { .. }
+        | Op::BatchNormBackwardInput { .. }
+        | Op::BatchNormTraining { .. } => &[Half],
+        Op::Conv2d(_) | Op::ConvPool(_) | Op::LinearBackwardInput => &[Half, ToHalf],
+        Op::Conv2dBackwardInput(_) | Op::ConvPoolBackwardInput(_) | Op::Linear | Op::LinearBias { .. } => {
+            &[Half, FromHalf]
+        }
+        Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[Half, ToHalf],
+        Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) => &[Half],
+        Op::GlobalMean => &[FromHalf],
+        Op::GlobalMeanBackward | Op::PackFilters => &[ToHalf],
+        _ => &[],
+    }
+}
+
+impl ElementTypes {
+    /// Types of a node's operands and results; `None` if its op has no kernel for them.
+    pub fn of(program: &Program, node: &Node) -> Option<ElementTypes> {
+        let known = [ElementTypes::Single].into_iter().chain(combinations(&node.op).iter().copied());
+        let is_half = |value: &Value| program.values[value.0].dtype == DType::F16;
+        known.into_iter().find(|types| {
+            let mut inputs = node.inputs.iter().enumerate();
+            let mut outputs = node.outputs.iter().enumerate();
+            inputs.all(|(place, value)| is_half(value) == types.input_is_half(&node.op, place))
+                && outputs.all(|(place, value)| is_half(value) == types.output_is_half(&node.op, place))
+        })
+    }
+
+    fn input_is_half(self, op: &Op, place: usize) -> bool {
+        /// Operands of an op before those of its epilogue.
+        const FACTORS: usize = 2;
+        let is_filter = op.filter_copy(place).is_some();
+        op.reads_half(place)
+            && match self {
+                ElementTypes::Single => false,
+                ElementTypes::Half => true,
+                ElementTypes::ToHalf => place >= FACTORS,
+                ElementTypes::FromHalf => !is_filter,
+            }
+    }
+
+    fn output_is_half(self, op: &Op, place: usize) -> bool {
+        let may_be = op.writes_half(place) || *op == Op::PackFilters;
+        may_be && matches!(self, ElementTypes::Half | ElementTypes::ToHalf)
+    }
+}
+
+/// Reason why a program cannot run: an op on a combination of element types without a kernel.
+pub fn refusal(program: &Program) -> Option<String> {
+    let node = program.nodes.iter().find(|node| ElementTypes::of(program, node).is_none())?;
+    let types = |values: &[Value]| -> String {
+        let names: Vec<_> = values.iter().map(|value| format!("{:?}", program.values[value.0].dtype)).collect();
+        names.join(", ")
+    };
+    Some(format!(
+        "program {}: there is no kernel of {} that reads {} and writes {}",
+        program.name,
+        node.op.name(),
+        types(&node.inputs),
+        types(&node.outputs)
+    ))
+}
