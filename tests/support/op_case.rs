@@ -141,12 +141,7 @@ impl OpCase {
     }
 
     /// [`OpCase::check`] with the case's own operand types, for which a GPU has kernels if it is `on_gpu`.
-    fn check_on_devices<'a>(
-        &self,
-        on_gpu: bool,
-        counts: &[Option<usize>],
-        expected: &dyn Fn(usize) -> &'a [Vec<Sum>],
-    ) {
+    fn check_on_devices<'a>(&self, on_gpu: bool, counts: &[Option<usize>], expected: &dyn Fn(usize) -> &'a [Vec<Sum>]) {
         for test_device in devices() {
             if test_device != TestDevice::Cpu && !on_gpu {
                 self.is_refused(test_device);

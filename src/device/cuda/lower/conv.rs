@@ -252,10 +252,8 @@ pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Low
         let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall"];
         return conv.lower_half(desc, product, flops, kernels, fused);
     }
-    let kernels = GemmKernels {
-        single: ["conv2d_scalar", "conv2d_narrow", "conv2d_square"],
-        mixed: "conv2d_scalar_to_half",
-    };
+    let kernels =
+        GemmKernels { single: ["conv2d_scalar", "conv2d_narrow", "conv2d_square"], mixed: "conv2d_scalar_to_half" };
     conv.lower(desc, product, flops, kernels, fused)
 }
 

@@ -1,6 +1,6 @@
 //! The view of a node that a lowering has: op, shapes and alignment.
 
-use super::element_types::{ElementTypes, refusal};
+use super::element_types::{ElementTypes, no_kernel};
 use crate::device::cuda::launch::Cost;
 use crate::tape::{DType, Node, Op, Place, Program, Value};
 
@@ -20,7 +20,7 @@ impl<'a> Desc<'a> {
     /// # Panics
     /// The op has no kernel for the types of its operands. Programs with such ops are refused before they are lowered.
     pub fn new(program: &'a Program, node: &'a Node, multiprocessors: usize) -> Desc<'a> {
-        let types = ElementTypes::of(program, node).unwrap_or_else(|| panic!("{:?}", refusal(program)));
+        let types = ElementTypes::of(program, node).unwrap_or_else(|| panic!("{}", no_kernel(program, node)));
         Desc { op: &node.op, multiprocessors, types, program, node }
     }
 

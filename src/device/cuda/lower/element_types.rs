@@ -75,16 +75,15 @@ impl ElementTypes {
 
 /// Reason why a program cannot run: an op on a combination of element types without a kernel.
 pub fn refusal(program: &Program) -> Option<String> {
-    let node = program.nodes.iter().find(|node| ElementTypes::of(program, node).is_none())?;
+    program.nodes.iter().find(|node| ElementTypes::of(program, node).is_none()).map(|node| no_kernel(program, node))
+}
+
+/// Message for a node whose op has no kernel for its element types.
+pub(super) fn no_kernel(program: &Program, node: &Node) -> String {
     let types = |values: &[Value]| -> String {
         let names: Vec<_> = values.iter().map(|value| format!("{:?}", program.values[value.0].dtype)).collect();
         names.join(", ")
     };
-    Some(format!(
-        "program {}: there is no kernel of {} that reads {} and writes {}",
-        program.name,
-        node.op.name(),
-        types(&node.inputs),
-        types(&node.outputs)
-    ))
+    let (reads, writes) = (types(&node.inputs), types(&node.outputs));
+    format!("program {}: there is no kernel of {} that reads {reads} and writes {writes}", program.name, node.op.name())
 }

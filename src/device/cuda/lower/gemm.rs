@@ -11,7 +11,6 @@ use crate::device::cuda::abi::{
     THREAD_TILE_ROWS, WARP,
 };
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
-use crate::tape::DType;
 
 /// Splits of a sum, at most: adding more splits would take longer than computing them.
 const MOST_SPLITS: usize = 256;

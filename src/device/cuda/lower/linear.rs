@@ -63,13 +63,10 @@ fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
         let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(epilogue.into()))).collect();
         let warps_of_a_block = THREADS / WARP;
         let kernel = if desc.types == ElementTypes::FromHalf { "linear_warp_from_half" } else { "linear_warp" };
-        return Launch::new(kernel, (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops()))
-            .into();
+        return Launch::new(kernel, (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops())).into();
     }
-    let kernels = GemmKernels {
-        single: ["linear_scalar", "linear_narrow", "linear_square"],
-        mixed: "linear_scalar_from_half",
-    };
+    let kernels =
+        GemmKernels { single: ["linear_scalar", "linear_narrow", "linear_square"], mixed: "linear_scalar_from_half" };
     sizes.lower(desc, product, Some(epilogue), kernels)
 }
 

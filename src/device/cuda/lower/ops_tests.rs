@@ -3,6 +3,7 @@
 //! products.)
 
 mod attacks;
+mod half;
 
 use super::{TYPICAL_MULTIPROCESSORS, lower};
 use crate::device::cuda::abi::MAX_LEARNING_RATES;
