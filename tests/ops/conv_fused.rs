@@ -145,7 +145,7 @@ pub fn conv2d_fused() {
 /// Layers of the wide ResNet, and cases with a GPU's larger tiles; fused as the first convolution of a block, and as
 /// the second with either shortcut, the identity or a convolution.
 #[test]
-fn conv2d_fused_in_large_layers() {
+pub fn conv2d_fused_in_large_layers() {
     if !runs_long_tests("large layers") {
         return;
     }
@@ -211,7 +211,7 @@ pub fn conv2d_fused_backward_input() {
 
 /// Fused as the second convolution of a block, and as the first with either shortcut, the identity or a convolution.
 #[test]
-fn conv2d_fused_backward_input_in_large_layers() {
+pub fn conv2d_fused_backward_input_in_large_layers() {
     if !runs_long_tests("large layers") {
         return;
     }
@@ -250,4 +250,13 @@ pub fn small_layers_of_each_kernel() {
         check_fused(&s, &[ConvFusion { window, shortcut, addend: false, sum: true, norm: true }]);
         check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut, norm: true, addend: true }]);
     }
+}
+
+/// A layer with so many results that a GPU takes the tall tile of halves, forward and backward.
+pub fn tall_layer() {
+    let s = conv_case([4, 91, 92, 8], [64, 3, 3], 1, 1);
+    let window = s.window;
+    check_fused(&s, &[ConvFusion { window, shortcut: None, addend: true, sum: true, norm: true }]);
+    let s = conv_case([4, 91, 92, 64], [8, 3, 3], 1, 1);
+    check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut: None, norm: true, addend: true }]);
 }

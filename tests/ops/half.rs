@@ -2,6 +2,7 @@
 
 use maxmargin::tape::{DType, Op};
 
+use super::support::fake::runs_long_tests;
 use super::support::half::{in_half, rounded, turned};
 use super::support::{Array, OpCase, Random, exact};
 use super::{batch_norm, conv, conv_fused, conv_pool, elementwise, image, linear, pool};
@@ -44,6 +45,15 @@ fn fused_convolutions() {
 #[test]
 fn convolutions_that_load_their_pixels_once() {
     in_half(conv_fused::layers_with_a_halo);
+}
+
+#[test]
+fn convolutions_in_large_layers() {
+    in_half(conv_fused::conv2d_fused_in_large_layers);
+    in_half(conv_fused::conv2d_fused_backward_input_in_large_layers);
+    if runs_long_tests("a layer for the tall tile") {
+        in_half(conv_fused::tall_layer);
+    }
 }
 
 /// Few threads, for ThreadSanitizer.

@@ -174,5 +174,7 @@ mod tests {
         assert!(plan.tiles == 16 && (6..=9).contains(&plan.splits), "{plan:?}");
         let whole = HalfPlan::new(GemmProblem::new(128 * 32 * 32, 64, 576), true, true, H100);
         assert_eq!((whole.tile, whole.tiles, whole.splits), (HalfTile::Tall, 1024, 1));
+        let least = HalfPlan::new(GemmProblem::new(4 * 91 * 92, 64, 72), true, true, H100);
+        assert_eq!((least.tile, least.splits), (HalfTile::Tall, 1), "tests/ops has a layer of these sizes");
     }
 }
