@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_product_of_few_tiles_is_split() {
         let plan = HalfPlan::new(GemmProblem::new(50, 1024, 3136), true, true, H100);
-        assert!(plan.tiles == 16 && (6..=9).contains(&plan.splits), "{plan:?}");
+        assert!(plan.tiles == 16 && (8..=16).contains(&plan.splits), "{plan:?}");
         let whole = HalfPlan::new(GemmProblem::new(128 * 32 * 32, 64, 576), true, true, H100);
         assert_eq!((whole.tile, whole.tiles, whole.splits), (HalfTile::Tall, 1024, 1));
         let least = HalfPlan::new(GemmProblem::new(4 * 91 * 92, 64, 72), true, true, H100);
