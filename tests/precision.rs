@@ -1,13 +1,46 @@
 //! Half precision under attack, on the CPU: input gradients beside those of single precision.
 
-use maxmargin::device::Device;
 use maxmargin::device::cpu::Cpu;
+use maxmargin::device::cuda::{TYPICAL_MULTIPROCESSORS, launches};
+use maxmargin::device::{Device, Schedule};
 use maxmargin::model::{AttackedModel, LeNet5, Mode, Model, WideResNet, image_buffer};
 use maxmargin::rng::{Purpose, philox, unit};
-use maxmargin::tape::{Loss, LossRule, Memory, Precision, Tape};
+use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Precision, Program, Tape};
 
 /// Number of images.
 const N: usize = 8;
+
+/// Networks that the attacks know.
+const NETWORKS: [(&str, fn() -> Box<dyn Model>); 2] =
+    [("LeNet5", || Box::new(LeNet5::new(0.5))), ("wide ResNet", || Box::new(WideResNet::new(10, 1)))];
+
+/// A program that computes the gradient of a loss with respect to images.
+struct Recorded {
+    preparation: Schedule,
+    program: Program,
+    gradient: Buffer,
+}
+
+/// Operands of the programs: images, labels, ones.
+struct Operands([Buffer; 3]);
+
+impl Operands {
+    fn declare(memory: &mut Memory, model: &dyn Model) -> Operands {
+        Operands([image_buffer(memory, model, "x", N), memory.u32("labels", &[N]), memory.f32("ones", &[N])])
+    }
+
+    fn record(&self, memory: &mut Memory, model: &dyn Model, precision: Precision, loss: Loss, mode: Mode) -> Recorded {
+        let attacked = AttackedModel::new(memory, model, precision);
+        let gradient = image_buffer(memory, model, "gradient", N);
+        let mut tape = Tape::new("gradient");
+        let [at, labels, ones] = self.0.each_ref().map(|buffer| tape.leaf(buffer));
+        let logits = attacked.logits(&mut tape, at, mode);
+        let values = tape.loss(LossRule { loss, confidence: 50.0 }, logits, labels);
+        let dx = tape.grad(values, ones, &[at])[0];
+        tape.keep(dx, &gradient);
+        Recorded { preparation: attacked.preparation(), program: tape.finish(), gradient }
+    }
+}
 
 /// Gradients of a loss with respect to random images, in single and in half precision. `certain` is the factor of the
 /// last layer's weights.
@@ -15,22 +48,12 @@ fn gradients(model: &mut dyn Model, loss: Loss, certain: f32) -> [Vec<f32>; 2] {
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let model = &*model;
-    let x = image_buffer(&mut memory, model, "x", N);
-    let labels = memory.u32("labels", &[N]);
-    let ones = memory.f32("ones", &[N]);
-    let recorded = [Precision::Fp32, Precision::Fp16].map(|precision| {
-        let attacked = AttackedModel::new(&mut memory, model, precision);
-        let gradient = image_buffer(&mut memory, model, "gradient", N);
-        let mut tape = Tape::new("gradient");
-        let [at, labels, ones] = [&x, &labels, &ones].map(|buffer| tape.leaf(buffer));
-        let logits = attacked.logits(&mut tape, at, Mode::Eval);
-        let values = tape.loss(LossRule { loss, confidence: 50.0 }, logits, labels);
-        let dx = tape.grad(values, ones, &[at])[0];
-        tape.keep(dx, &gradient);
-        (attacked.preparation(), tape.finish(), gradient)
-    });
+    let operands = Operands::declare(&mut memory, model);
+    let recorded = [Precision::Fp32, Precision::Fp16]
+        .map(|precision| operands.record(&mut memory, model, precision, loss, Mode::Eval));
+    let Operands([x, labels, ones]) = operands;
     let device: &mut dyn Device = &mut Cpu::new();
-    let programs = recorded.iter().flat_map(|(preparation, program, _)| preparation.programs().chain([program]));
+    let programs = recorded.iter().flat_map(|of| of.preparation.programs().chain([&of.program]));
     device.allocate(&memory, &programs.collect::<Vec<_>>()).unwrap();
     let mut state = model.initial(1);
     state[0][model.params().range(model.output_layer().weight)].iter_mut().for_each(|w| *w *= certain);
@@ -39,7 +62,7 @@ fn gradients(model: &mut dyn Model, loss: Loss, certain: f32) -> [Vec<f32>; 2] {
     device.write_f32(&x, &(0..x.len()).map(pixel).collect::<Vec<_>>()).unwrap();
     device.write_u32(&labels, &(0..N as u32).collect::<Vec<_>>()).unwrap();
     device.write_f32(&ones, &[1.0; N]).unwrap();
-    recorded.map(|(preparation, program, gradient)| {
+    recorded.map(|Recorded { preparation, program, gradient }| {
         assert_eq!(preparation.stages.is_empty(), !program.stores_half());
         device.replay(&preparation).unwrap();
         device.execute(&program).unwrap();
@@ -59,9 +82,7 @@ fn compare([single, half]: &[Vec<f32>; 2]) -> (f64, [usize; 2]) {
 
 #[test]
 fn signs_of_input_gradients_are_those_of_single_precision() {
-    let networks: [(&str, fn() -> Box<dyn Model>); 2] =
-        [("LeNet5", || Box::new(LeNet5::new(0.5))), ("wide ResNet", || Box::new(WideResNet::new(10, 1)))];
-    for (name, network) in networks {
+    for (name, network) in NETWORKS {
         for (loss, certain) in [(Loss::Slm, 1.0), (Loss::Xent, 1.0), (Loss::Xent, 100.0), (Loss::Dlr, 1e-3)] {
             let found = gradients(&mut *network(), loss, certain);
             let (equal, zeros) = compare(&found);
@@ -69,5 +90,27 @@ fn signs_of_input_gradients_are_those_of_single_precision() {
             assert!(equal > 0.998, "{name}, {loss}, {certain}: {equal}");
             assert!(zeros[1] <= zeros[0] + zeros[0] / 100, "{name}, {loss}, {certain}: {zeros:?}");
         }
+    }
+}
+
+/// A combination of operands' types without a kernel would be refused when memory is allocated.
+#[test]
+fn a_gpu_has_a_kernel_for_every_op_of_a_network_in_half_precision() {
+    for ((name, network), mode) in
+        NETWORKS.into_iter().flat_map(|network| [Mode::Eval, Mode::Train].map(|mode| (network, mode)))
+    {
+        let (mut memory, mut model) = (Memory::default(), network());
+        model.declare(&mut memory);
+        let operands = Operands::declare(&mut memory, &*model);
+        let recorded = operands.record(&mut memory, &*model, Precision::Fp16, Loss::Xent, mode);
+        let programs: Vec<&Program> = recorded.preparation.programs().chain([&recorded.program]).collect();
+        let nodes = programs.iter().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
+        let kernels: Vec<_> = nodes
+            .flat_map(|(program, node)| launches(program, node, TYPICAL_MULTIPROCESSORS))
+            .map(|launch| launch.kernel)
+            .collect();
+        // In training mode the gradients of batch norm are single precision, and so is all that they read.
+        let half = kernels.iter().any(|kernel| kernel.contains("half"));
+        assert!(half || (name, mode) == ("wide ResNet", Mode::Train), "{name}, {mode:?}: {kernels:?}");
     }
 }
