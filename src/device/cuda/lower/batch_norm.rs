@@ -1,7 +1,6 @@
 //! Launches of kernels/batch_norm.cu.
 
 use super::desc::{Desc, rows_of};
-use super::elementwise::by_result;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 
 /// Items a thread in a pass: so many loads are in flight at once.
@@ -101,7 +100,7 @@ impl ChannelGrid {
 /// The pass from x to y. `norm` is weight, bias, mean and variance.
 fn apply(desc: &Desc, grid: &ChannelGrid, norm: [Arg; 4], relu: bool) -> Launch {
     let of = [Arg::Output(0), Arg::Input(0)].into_iter().chain(norm).chain([Arg::Int(relu.into())]).collect();
-    let kernels = by_result(desc, ["batch_norm", "batch_norm_x4"], ["batch_norm_half", "batch_norm_half_x4"]);
+    let kernels = desc.by_result(["batch_norm", "batch_norm_x4"], ["batch_norm_half", "batch_norm_half_x4"]);
     grid.pass(kernels, of, (2, flops::APPLY))
 }
 
@@ -113,18 +112,18 @@ pub(super) fn batch_norm_backward_input(desc: &Desc, relu: bool) -> Launch {
     let y = if relu { Arg::Input(3) } else { Arg::Null };
     let of = vec![Arg::Output(0), Arg::Input(0), Arg::Input(1), Arg::Input(2), y];
     let single = ["batch_norm_backward_input", "batch_norm_backward_input_x4"];
-    let kernels = by_result(desc, single, ["batch_norm_backward_input_half", "batch_norm_backward_input_half_x4"]);
+    let kernels = desc.by_result(single, ["batch_norm_backward_input_half", "batch_norm_backward_input_half_x4"]);
     ChannelGrid::of(desc).pass(kernels, of, (2 + usize::from(relu), flops::BACKWARD_INPUT))
 }
 
 pub(super) fn batch_norm_training(desc: &Desc, relu: bool) -> Lowered {
     let grid = ChannelGrid::of(desc);
     let single = ["batch_norm_training_splits", "batch_norm_training_splits_x4"];
-    let kernels = by_result(desc, single, ["batch_norm_training_splits_half", "batch_norm_training_splits_half_x4"]);
+    let kernels = desc.by_result(single, ["batch_norm_training_splits_half", "batch_norm_training_splits_half_x4"]);
     let of = vec![Arg::Scratch(0), Arg::Input(0)];
     let first = grid.launch(kernels, of, (grid.split(), Some(grid.splits())), (1, flops::STATISTICS));
     let of = [1, 2, 3, 4].map(Arg::Output).into_iter().chain([Arg::Scratch(0), Arg::Input(0)]).collect();
-    let statistics = by_result(desc, "batch_norm_training_statistics", "batch_norm_training_statistics_half");
+    let statistics = desc.by_result("batch_norm_training_statistics", "batch_norm_training_statistics_half");
     let mut lowered = grid.sums(first, statistics, of);
     let norm = [Arg::Input(1), Arg::Input(2), Arg::Output(1), Arg::Output(2)];
     lowered.launches.push(apply(desc, &grid, norm, relu));

@@ -54,6 +54,11 @@ impl<'a> Desc<'a> {
         self.program.values[self.node.outputs[i].0].dtype
     }
 
+    /// `half` if the results are half, else `single`: kernels of the results' precision.
+    pub fn by_result<T>(&self, single: T, half: T) -> T {
+        if self.output_dtype(0) == DType::F16 { half } else { single }
+    }
+
     fn place(&self, value: Value) -> Place {
         self.program.places[value.0].expect("every operand has a place")
     }

@@ -12,11 +12,6 @@ pub(super) fn width(desc: &Desc, row: usize) -> usize {
     if row.is_multiple_of(vector) && desc.aligned() { vector } else { 1 }
 }
 
-/// The kernels of the results' precision: those of single precision, or of half.
-pub(super) fn by_result<T>(desc: &Desc, single: T, half: T) -> T {
-    if desc.output_dtype(0) == DType::F16 { half } else { single }
-}
-
 /// A launch of one thread an element, or a vector (`_x4`, `_x8`). `numbers` follow the operands in the arguments.
 fn map(desc: &Desc, kernels: [&'static str; 2], numbers: &[Arg], flops: usize) -> Launch {
     let (n, row) = rows_of(desc.output(0));
@@ -41,7 +36,7 @@ pub(super) fn copy(desc: &Desc) -> Launch {
 }
 
 pub(super) fn add(desc: &Desc) -> Launch {
-    map(desc, by_result(desc, ["add", "add_x4"], ["add_half", "add_half_x8"]), &[], 1)
+    map(desc, desc.by_result(["add", "add_x4"], ["add_half", "add_half_x8"]), &[], 1)
 }
 
 pub(super) fn scale(desc: &Desc, factor: f32) -> Launch {
@@ -65,7 +60,7 @@ pub(super) fn add_bias(desc: &Desc) -> Launch {
         Arg::size(row / width),
         Arg::size(k / width),
     ];
-    let kernels = by_result(desc, ["add_bias", "add_bias_x4"], ["add_bias_half", "add_bias_half_x8"]);
+    let kernels = desc.by_result(["add_bias", "add_bias_x4"], ["add_bias_half", "add_bias_half_x8"]);
     Launch::each(kernels[usize::from(width > 1)], n * (row / width), args, desc.cost((n * row) as u64))
 }
 
@@ -74,10 +69,10 @@ pub(super) fn add_bias_backward_bias(desc: &Desc) -> Lowered {
 }
 
 pub(super) fn relu(desc: &Desc) -> Launch {
-    map(desc, by_result(desc, ["relu", "relu_x4"], ["relu_half", "relu_half_x8"]), &[], 1)
+    map(desc, desc.by_result(["relu", "relu_x4"], ["relu_half", "relu_half_x8"]), &[], 1)
 }
 
 pub(super) fn relu_backward(desc: &Desc) -> Launch {
     let half = ["relu_backward_half", "relu_backward_half_x8"];
-    map(desc, by_result(desc, ["relu_backward", "relu_backward_x4"], half), &[], 1)
+    map(desc, desc.by_result(["relu_backward", "relu_backward_x4"], half), &[], 1)
 }

@@ -5,7 +5,6 @@
 
 use super::desc::{Desc, rows_of};
 use super::element_types::ElementTypes;
-use super::elementwise::by_result;
 use crate::device::cuda::abi::{
     BLOCK_TILE_DEPTH, BLOCK_TILE_ROWS, Epilogue, NARROW_TILE_COLUMNS, SQUARE_TILE_COLUMNS, THREAD_TILE_COLUMNS,
     THREAD_TILE_ROWS, WARP,
@@ -207,7 +206,7 @@ impl GemmOperation {
 /// A launch that adds the splits of a batch's results, the op's last output, and applies the epilogue.
 pub(super) fn sum_split_rows(desc: &Desc, columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
     let (to, (n, row)) = (desc.outputs() - 1, rows_of(desc.output(0)));
-    let kernel = by_result(desc, "sum_split_rows", "sum_split_rows_half");
+    let kernel = desc.by_result("sum_split_rows", "sum_split_rows_half");
     let sizes = [n, row, columns, splits].map(Arg::size);
     let args = [Arg::Output(to), Arg::Scratch(0), epilogue.into(), Arg::Rows].into_iter().chain(sizes).collect();
     Launch::new(kernel, (n * row).div_ceil(WARP), args, sum_cost(n * row, splits, desc.output_dtype(to).size()))

@@ -2,7 +2,7 @@
 
 use super::desc::{Desc, rows_of};
 use super::element_types::ElementTypes;
-use super::elementwise::{by_result, width};
+use super::elementwise::width;
 use crate::device::cuda::launch::{Arg, Cost, Launch};
 use crate::rng::Purpose;
 
@@ -51,7 +51,7 @@ pub(super) fn global_mean_backward(desc: &Desc) -> Launch {
     let sizes = [n, pixels, c / vector].map(Arg::size);
     let args = [Arg::Output(0), Arg::Input(0), Arg::Rows].into_iter().chain(sizes).collect();
     let half = ["global_mean_backward_to_half", "global_mean_backward_to_half_x8"];
-    let kernels = by_result(desc, ["global_mean_backward", "global_mean_backward_x4"], half);
+    let kernels = desc.by_result(["global_mean_backward", "global_mean_backward_x4"], half);
     Launch::each(kernels[usize::from(vector > 1)], n * pixels * (c / vector), args, desc.cost((n * pixels * c) as u64))
 }
 
