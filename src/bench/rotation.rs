@@ -216,6 +216,7 @@ mod tests {
     use super::*;
     use crate::device::cpu::Cpu;
     use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
+    use crate::tape::Precision;
 
     /// Number of measurements: the default rounds of a bench, and the run before them.
     const MEASUREMENTS: usize = 6;
@@ -224,6 +225,7 @@ mod tests {
         BenchSettings {
             preset: preset.into(),
             width,
+            precision: Precision::Fp32,
             batch_size: Some(batch_size),
             megabytes: 1,
             rotated_megabytes: ROTATED_MEGABYTES,

@@ -1,6 +1,7 @@
 //! Settings of a bench.
 
 use super::ceilings::Ceilings;
+use crate::tape::Precision;
 
 /// Bytes that are touched between two uses of an op's operand, in millions. They are several times the L2 cache, which
 /// is
@@ -14,6 +15,8 @@ pub struct BenchSettings {
     pub preset: String,
     /// LeNet5's width; `None`: the preset's.
     pub width: Option<f64>,
+    /// Precision of the step's attacks.
+    pub precision: Precision,
     /// Examples a step; `None`: the preset's.
     pub batch_size: Option<usize>,
     /// Bytes of each tensor of the attacks' steps and of the copy, in millions.

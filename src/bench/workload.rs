@@ -7,7 +7,7 @@ use crate::batch::DeviceData;
 use crate::config::{Method, preset};
 use crate::device::Device;
 use crate::model::{self, Model};
-use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Program, Tape, Value, ValueInfo};
+use crate::tape::{Buffer, DType, Memory, Norm, PgdRule, Precision, Program, Tape, Value, ValueInfo};
 use crate::{Error, Result, train};
 
 /// Size of the images of the attacks' steps, `[h, w, c]`.
@@ -131,6 +131,7 @@ pub(super) struct BenchStep {
     model: Box<dyn Model>,
     data: DeviceData,
     batch: usize,
+    precision: Precision,
     pub name: String,
     pub training: train::TrainingStep,
 }
@@ -140,6 +141,7 @@ impl BenchStep {
         let name = &settings.preset;
         let found = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?;
         let mut config = found.config;
+        config.precision = settings.precision;
         config.width = settings.width.unwrap_or(config.width);
         config.training_batch_size = settings.batch_size.unwrap_or(config.training_batch_size);
         config.validate()?;
@@ -151,11 +153,15 @@ impl BenchStep {
         let data = DeviceData::new(memory, &*model, "train", batch);
         let training = train::record_step(memory, &*model, &data, &config);
         let name = format!("{}_step", if config.method.is_mma() { Method::Mma } else { config.method });
-        Ok(BenchStep { model, data, batch, name, training })
+        Ok(BenchStep { model, data, batch, precision: config.precision, name, training })
     }
 
     pub fn describe(&self) -> String {
-        format!("{}; batch {}", self.model.describe(), self.batch)
+        let attacks = match self.precision {
+            Precision::Fp32 => String::new(),
+            Precision::Fp16 => format!("; attacks in {}", self.precision),
+        };
+        format!("{}; batch {}{attacks}", self.model.describe(), self.batch)
     }
 
     pub fn fill(&self, device: &mut dyn Device) -> Result<()> {

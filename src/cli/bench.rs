@@ -11,6 +11,7 @@ use super::values::{number, within};
 use crate::bench::{self, BenchObserver, BenchReport, BenchSettings, Ceilings, ROTATED_MEGABYTES};
 use crate::config::ranges::{BATCH, MEGABYTES, PRODUCT, ROUNDS};
 use crate::record::OutputFile;
+use crate::tape::Precision;
 use crate::{Error, Result, interrupt};
 
 const EXAMPLES: &str = "\
@@ -53,6 +54,9 @@ pub(super) struct BenchArgs {
     /// LeNet5's width [default: the preset's]
     #[arg(long, value_name = "MULTIPLE", value_parser = number, help_heading = WORK)]
     width: Option<f64>,
+    /// Precision of the step's attacks
+    #[arg(long, value_name = "PRECISION", default_value = "fp32", help_heading = WORK)]
+    precision: Precision,
     /// Batch size [default: the preset's]
     #[arg(long, value_name = "N", value_parser = within(&BATCH), help_heading = WORK)]
     batch_size: Option<usize>,
@@ -98,7 +102,7 @@ fn write(json: &OutputFile, report: &BenchReport) -> Result<()> {
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
-    let BenchArgs { device_flags, json, budget, ceilings, preset, width, batch_size, megabytes, .. } = args;
+    let BenchArgs { device_flags, json, budget, ceilings, preset, width, precision, batch_size, megabytes, .. } = args;
     let BenchArgs { rotated_megabytes, product, rounds, only, .. } = args;
     if !product.is_power_of_two() {
         return Err(Error::usage(format!("--product: expected a power of two; found {product}")));
@@ -112,6 +116,7 @@ pub(super) fn run(args: BenchArgs) -> Result<Outcome> {
     let settings = BenchSettings {
         preset,
         width,
+        precision,
         batch_size,
         megabytes,
         rotated_megabytes,
