@@ -16,9 +16,9 @@ use super::memory::DType;
 use super::op::Op;
 
 /// Norm (l1) to which each example's gradient is brought where it is first stored in half precision. The largest half
-/// is 65,504, so a gradient may grow 64-fold on its way to the image, and its numbers keep all their bits down to 2^-24
-/// of the norm.
-pub const GRADIENT_NORM: f32 = 1024.0;
+/// is 65,504, so a number may grow to 256 times the norm on the way to the image; numbers keep all their bits down to
+/// 2^-22 of it. It lies in the middle of those that make no difference to both networks, 4 to 16,384.
+pub const GRADIENT_NORM: f32 = 256.0;
 
 /// Least norm that a gradient is divided by.
 const TINY: f32 = 1e-30;
