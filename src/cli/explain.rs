@@ -51,11 +51,6 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
     let name = &args.preset;
     let found = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?;
     let config = Config { precision: args.precision, ..found.config };
-    if args.topic == Topic::Kernels && args.precision != Precision::Fp32 {
-        return Err(Error::usage(
-            "--precision: expected fp32: there are no kernels for half precision yet; found fp16",
-        ));
-    }
     let mut memory = Memory::default();
     let mut model = model::build(&config.architecture());
     model.declare(&mut memory);

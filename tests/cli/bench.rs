@@ -342,3 +342,21 @@ fn explain_kernels_lists_every_launch_of_a_step_with_its_cost() {
     let line = lines.iter().find(|line| line.contains(" conv_pool ")).expect("a convolution");
     assert!(line.contains(" 62.7 M "), "{line}");
 }
+
+#[test]
+fn explain_says_what_is_half_and_why_a_result_is_not() {
+    let tape = done_in(Path::new("."), "explain --precision fp16").out;
+    for part in [
+        "1 x pack_filters: 2 ops\n",
+        "conv2.weight.half f16, conv2.weight.half_turned f16 [32, 5, 5, 16] = pack_filters(conv2.weight)\n",
+        "5 x pgd_iteration: ",
+        "; f32: loss_backward reads it\n",
+    ] {
+        assert!(tape.contains(part), "no {part:?} in {tape}");
+    }
+    let single = |text: &str| !text.contains("f16") && !text.contains("f32:");
+    let (before, attack) = tape.split_once("1 x pack_filters").expect("the attack");
+    let (attack, after) = attack.split_once("1 x margin_pass").expect("the margin pass");
+    assert!(single(before) && !single(attack) && single(after), "the attack alone is half: {tape}");
+    assert!(single(&done_in(Path::new("."), "explain").out));
+}
