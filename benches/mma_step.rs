@@ -1,6 +1,6 @@
 //! An MMA step and its stages: LeNet5 (full width, batch 50) or the wide ResNet 28-4 (batch 128), linf, as published,
-//! every example correct. `cargo bench --bench mma_step -- [--model lenet5|wide_resnet] [--batch N] [--item NAME]...
-//! [--json] [--device cpu|cuda] [--threads N] [--rounds N]`.
+//! every example correct. `cargo bench --bench mma_step -- [--model lenet5|wide_resnet] [--precision fp32|fp16]
+//! [--batch N] [--item NAME]... [--json] [--device cpu|cuda] [--threads N] [--rounds N]`.
 //!
 //! `benches/peers/mma_step.py` does the same work in PyTorch; `benches/peers/compare` runs both in turn.
 
@@ -13,7 +13,7 @@ use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::Cuda;
 use maxmargin::device::{Device, Schedule};
 use maxmargin::model::{self, Mode};
-use maxmargin::tape::{Memory, Metric, Program, Tape};
+use maxmargin::tape::{Memory, Metric, Precision, Program, Tape};
 use maxmargin::train::Mma;
 
 /// Added to the output layer's bias of label 0, which every example has, so that all examples are correct.
@@ -39,8 +39,13 @@ fn main() {
     };
     let published = preset(preset_name).expect("a published preset").config;
     let batch = number("--batch", published.training_batch_size);
+    let precision = match value("--precision") {
+        None | Some("fp32") => Precision::Fp32,
+        Some("fp16") => Precision::Fp16,
+        Some(other) => panic!("--precision {other}: expected fp32 or fp16"),
+    };
     // With learning rate 0 the optimizer does its work, and every round is the same step.
-    let config = Config { learning_rate_schedule: vec![(0, 0.0)], training_batch_size: batch, ..published };
+    let config = Config { learning_rate_schedule: vec![(0, 0.0)], training_batch_size: batch, precision, ..published };
     let mut memory = Memory::default();
     let mut model = model::build(&config.architecture());
     model.declare(&mut memory);
