@@ -277,8 +277,8 @@ fn continue_runs_items_that_are_missing_were_cut_or_failed_and_no_others() {
     let mut programs: Vec<String> =
         bundle.runs().iter().map(|run| run.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
     programs.retain(|run| run != "maxmargin devices"); // each visit asks for the GPU's name
-    let expected = ["ptx --test-threads", "cuda published", "maxmargin bench", "maxmargin bench"];
-    assert_eq!(programs, expected, "{text}");
+    let benches = ["maxmargin bench"; 4];
+    assert_eq!(programs, [&["ptx --test-threads", "cuda published"], &benches[..]].concat(), "{text}");
     assert!(bundle.states().iter().all(|(_, state)| state == "ok"), "{:?}", bundle.states());
     assert_eq!(bundle.record()["visits"].as_array().unwrap().len(), 2);
 }

@@ -58,7 +58,7 @@ fn convolutions_in_large_layers() {
 
 /// Few threads, for ThreadSanitizer.
 #[test]
-fn small_convolutions_of_each_kernel() {
+pub fn small_convolutions_of_each_kernel() {
     in_half(conv_fused::small_layers_of_each_kernel);
 }
 
