@@ -1,5 +1,6 @@
 //! Half precision beside single precision, on a network in a file of weights: the signs of the input gradients that
-//! attacks follow, their zeros, and margins by AN-PGD.
+//! attacks follow, their zeros, and margins by AN-PGD. Two precisions that graphics cards have stand beside it: TF32,
+//! which PyTorch's convolutions use on them, and bfloat16.
 //!
 //! ```text
 //! cargo run --release --example precision                                        # trains a small network first
@@ -25,7 +26,7 @@ use maxmargin::evaluate::Examples;
 use maxmargin::model::state_dict::{LoadedModel, load_model};
 use maxmargin::model::{AttackedModel, Mode, Model, image_buffer};
 use maxmargin::rng::Purpose;
-use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, Precision};
+use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, Precision, Program};
 
 /// Images that pass through the network at once.
 const BATCH: usize = 50;
@@ -33,12 +34,21 @@ const BATCH: usize = 50;
 /// Losses whose gradients are compared.
 const LOSSES: [Loss; 3] = [Loss::Slm, Loss::Xent, Loss::Dlr];
 
+/// Precisions by name: what is stored, and the bits to which the operands of products are rounded.
+const PRECISIONS: [(&str, Precision, Option<u32>); 4] = [
+    ("fp32", Precision::Fp32, None),
+    ("fp16", Precision::Fp16, None),
+    ("tf32", Precision::Fp32, Some(11)),
+    ("bf16", Precision::Fp32, Some(8)),
+];
+
 /// Programs on the network in one precision, and their results.
 struct InPrecision {
     /// Gradient with respect to the images by loss, and the program that computes it.
     gradients: Vec<(Schedule, Buffer)>,
-    /// AN-PGD.
+    /// Buffers of AN-PGD, and its programs.
     an_pgd: AnPgd,
+    search: Schedule,
 }
 
 impl InPrecision {
@@ -46,11 +56,20 @@ impl InPrecision {
         memory: &mut Memory,
         model: &dyn Model,
         examples: &Examples,
-        precision: Precision,
         config: &Config,
+        (_, precision, bits): (&str, Precision, Option<u32>),
     ) -> Self {
         let model = &AttackedModel::new(memory, model, precision);
         let batch = &examples.batch;
+        let rounded = |schedule: &Schedule| {
+            let mut all = Schedule::default();
+            for (program, times) in &schedule.stages {
+                let program = (**program).clone();
+                let program = bits.map_or(program.clone(), |bits| program.with_rounded_operands(bits));
+                all.then(&Arc::new(program), *times);
+            }
+            all
+        };
         let gradient = |loss: &Loss| {
             let found = image_buffer(memory, model, "gradient", batch.capacity());
             let mut tape = batch.tape("gradient");
@@ -62,7 +81,7 @@ impl InPrecision {
             tape.keep(dx, &found);
             let mut schedule = model.preparation();
             schedule.then(&Arc::new(tape.finish()), 1);
-            (schedule, found)
+            (rounded(&schedule), found)
         };
         let gradients = LOSSES.iter().map(gradient).collect();
         let step = memory.u32("start", &[1]);
@@ -80,95 +99,121 @@ impl InPrecision {
             result: config.fidelity.search_result,
             mode: Mode::Eval,
         };
-        InPrecision { gradients, an_pgd: AnPgd::new(memory, model, batch, pgd, search) }
+        let an_pgd = AnPgd::new(memory, model, batch, pgd, search);
+        InPrecision { gradients, search: rounded(&an_pgd.schedule), an_pgd }
+    }
+
+    fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.gradients.iter().map(|(schedule, _)| schedule).chain([&self.search]).flat_map(Schedule::programs)
+    }
+
+    /// Gradients of a loss for the `n` examples of the batch.
+    fn gradient(&self, device: &mut dyn Device, loss: usize, n: usize) -> Result<Vec<f32>> {
+        let (schedule, gradient) = &self.gradients[loss];
+        device.replay(schedule)?;
+        let row = gradient.len() / gradient.dims[0];
+        Ok(device.read_f32(gradient)?[..n * row].to_vec())
+    }
+
+    /// Margins of the `n` examples of the batch.
+    fn margins(&self, device: &mut dyn Device, config: &Config, n: usize) -> Result<Vec<f32>> {
+        let AnPgd { pgd, margin, .. } = &self.an_pgd;
+        device.write_f32(&pgd.eps, &vec![config.test_eps; pgd.eps.len()])?;
+        device.write_f32(&pgd.step, &vec![config.test_eps / 4.0; pgd.step.len()])?;
+        device.replay(&self.search)?;
+        Ok(device.read_f32(margin)?[..n].to_vec())
     }
 }
 
-/// Gradients of half precision beside those of single precision.
-#[derive(Default)]
+/// Gradients in a precision beside those in single precision.
+#[derive(Clone, Default)]
 struct Signs {
     /// Numbers, and those whose signs are equal.
     count: [f64; 2],
     /// The same, each number with its absolute value in single precision as its weight.
     weight: [f64; 2],
-    /// Zeros in each precision.
-    zeros: [usize; 2],
+    /// Zeros.
+    zeros: usize,
 }
 
 impl Signs {
-    fn add(&mut self, [single, half]: &[Vec<f32>; 2]) {
-        for (&one, &other) in single.iter().zip(half) {
+    fn add(&mut self, single: &[f32], other: &[f32]) {
+        for (&one, &other) in single.iter().zip(other) {
             assert!(other.is_finite() || !one.is_finite(), "a gradient overflowed");
             let equal = (one > 0.0) == (other > 0.0) && (one < 0.0) == (other < 0.0);
-            let weight = f64::from(one.abs());
-            for (sums, term) in [(&mut self.count, 1.0), (&mut self.weight, weight)] {
+            for (sums, term) in [(&mut self.count, 1.0), (&mut self.weight, f64::from(one.abs()))] {
                 sums[0] += term;
                 sums[1] += if equal { term } else { 0.0 };
             }
-            self.zeros[0] += usize::from(one == 0.0);
-            self.zeros[1] += usize::from(other == 0.0);
+            self.zeros += usize::from(other == 0.0);
         }
+    }
+
+    /// Part of the absolute sum whose signs are equal.
+    fn weighted(&self) -> f64 {
+        self.weight[1] / self.weight[0]
     }
 }
 
-/// Compares the precisions on the images, and prints the figures. Returns the weighted part of equal signs by loss.
-fn compare(loaded: LoadedModel, images: &Dataset, config: &Config) -> Result<Vec<f64>> {
+/// Margins in a precision beside those in single precision.
+#[derive(Clone, Default)]
+struct MarginSums {
+    sum: f64,
+    apart: f64,
+}
+
+/// Compares the precisions on the correctly classified images, and prints the figures. Returns the weighted part of
+/// equal signs, by precision and loss.
+fn compare(loaded: LoadedModel, images: &Dataset, config: &Config) -> Result<Vec<Vec<f64>>> {
     let LoadedModel { mut model, state, .. } = loaded;
-    println!("{}; {} images", model.describe(), images.len());
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", images.len(), BATCH);
-    let recorded = [Precision::Fp32, Precision::Fp16]
-        .map(|precision| InPrecision::record(&mut memory, &*model, &examples, precision, config));
+    let recorded = PRECISIONS.map(|precision| InPrecision::record(&mut memory, &*model, &examples, config, precision));
     let device: &mut dyn Device = &mut Cpu::new();
-    let schedules = recorded.iter().flat_map(|one| one.gradients.iter().map(|(schedule, _)| schedule));
-    let schedules = schedules.chain(recorded.iter().map(|one| &one.an_pgd.schedule));
-    let programs = schedules.flat_map(Schedule::programs).chain(examples.programs()).collect::<Vec<_>>();
-    device.allocate(&memory, &programs)?;
+    let programs = recorded.iter().flat_map(InPrecision::programs).chain(examples.programs());
+    device.allocate(&memory, &programs.collect::<Vec<_>>())?;
     model.load(device, &state)?;
     examples.upload(device, images)?;
 
-    let mut signs: Vec<Signs> = LOSSES.iter().map(|_| Signs::default()).collect();
-    let (mut margins, mut apart) = ([0.0; 2], 0.0);
+    let mut signs = vec![vec![Signs::default(); LOSSES.len()]; PRECISIONS.len()];
+    let mut margins = vec![MarginSums::default(); PRECISIONS.len()];
     let correct = examples.correct(device)?;
     let attacked: Vec<u32> = (0..images.len() as u32).filter(|&i| correct[i as usize]).collect();
     for index in attacked.chunks(BATCH) {
         examples.load(device, index)?;
-        for (loss, signs) in signs.iter_mut().enumerate() {
-            let mut read = |one: &InPrecision| {
-                let (schedule, gradient) = &one.gradients[loss];
-                device.replay(schedule)?;
-                let row = gradient.len() / gradient.dims[0];
-                Ok(device.read_f32(gradient)?[..index.len() * row].to_vec())
-            };
-            signs.add(&[read(&recorded[0])?, read(&recorded[1])?]);
+        let n = index.len();
+        for loss in 0..LOSSES.len() {
+            let single = recorded[0].gradient(device, loss, n)?;
+            for (one, signs) in recorded.iter().zip(&mut signs) {
+                signs[loss].add(&single, &one.gradient(device, loss, n)?);
+            }
         }
-        let mut measure = |AnPgd { pgd, margin, schedule, .. }: &AnPgd| -> Result<Vec<f32>> {
-            device.write_f32(&pgd.eps, &[config.test_eps; BATCH])?;
-            device.write_f32(&pgd.step, &[config.test_eps / 4.0; BATCH])?;
-            device.replay(schedule)?;
-            Ok(device.read_f32(margin)?[..index.len()].to_vec())
-        };
-        let [single, half] = [measure(&recorded[0].an_pgd)?, measure(&recorded[1].an_pgd)?];
-        for (one, other) in single.into_iter().zip(half).map(|(one, other)| (f64::from(one), f64::from(other))) {
-            margins = [margins[0] + one, margins[1] + other];
-            apart += (one - other).abs();
+        let single = recorded[0].margins(device, config, n)?;
+        for (one, sums) in recorded.iter().zip(&mut margins) {
+            for (margin, single) in one.margins(device, config, n)?.into_iter().zip(&single) {
+                sums.sum += f64::from(margin);
+                sums.apart += f64::from((margin - single).abs());
+            }
         }
     }
-    println!("{:6} {:>13} {:>13} {:>12} {:>12}", "loss", "signs equal", "by weight", "zeros, fp32", "zeros, fp16");
-    for (loss, Signs { count, weight, zeros }) in LOSSES.iter().zip(&signs) {
-        let percent = |[all, equal]: [f64; 2]| 100.0 * equal / all;
-        let [equal, weighted] = [percent(*count), percent(*weight)];
-        println!("{:6} {equal:>11.3} % {weighted:>11.4} % {:>12} {:>12}", loss.to_string(), zeros[0], zeros[1]);
+
+    println!("{}; {} correctly classified images, margins in {}\n", model.describe(), attacked.len(), config.norm);
+    println!("{:5}{:>15}{:>12}{:>10}", "loss", "signs equal", "by weight", "zeros");
+    for (loss, name) in LOSSES.iter().enumerate() {
+        for ((precision, ..), signs) in PRECISIONS.iter().zip(&signs).skip(1) {
+            let Signs { count: [all, equal], zeros, .. } = signs[loss];
+            let (equal, weighted) = (100.0 * equal / all, 100.0 * signs[loss].weighted());
+            println!("{name:5}{precision}{equal:>10.3} %{weighted:>10.4} %{zeros:>10}");
+        }
+        println!("{name:5}fp32{:>34}", signs[0][loss].zeros);
     }
-    let n = attacked.len().max(1) as f64;
-    let [single, half] = margins.map(|sum| sum / n);
-    println!(
-        "mean margin, {}: {single:.5} in fp32, {half:.5} in fp16; mean distance of the two {:.1e}",
-        config.norm,
-        apart / n
-    );
-    Ok(signs.iter().map(|signs| signs.weight[1] / signs.weight[0]).collect())
+    println!("\n{:9}{:>12}{:>28}", "", "mean margin", "mean distance from fp32's");
+    for ((precision, ..), MarginSums { sum, apart }) in PRECISIONS.iter().zip(&margins) {
+        let n = attacked.len().max(1) as f64;
+        println!("{precision:9}{:>12.5}{:>28.1e}", sum / n, apart / n);
+    }
+    Ok(signs.iter().map(|losses| losses.iter().map(Signs::weighted).collect()).collect())
 }
 
 pub fn main() -> Result<()> {
@@ -179,7 +224,9 @@ pub fn main() -> Result<()> {
         let config = digits::settings(Method::Std);
         let loaded = load_model(&digits::trained_weights(&folder.path().join("run"))?)?;
         let found = compare(loaded, &digits::images(&config)?.test.take(100), &config)?;
-        assert!(found.iter().all(|equal| *equal > 0.998), "the law of docs/precision.md: {found:?}");
+        for (loss, (half, tf32)) in LOSSES.iter().zip(found[1].iter().zip(&found[2])) {
+            assert!(*half > 0.998 && *half > tf32 - 0.001, "the law of docs/precision.md, {loss}: {half}, {tf32}");
+        }
         return Ok(());
     };
     let dataset = DatasetKind::from_name(dataset).expect("digits, mnist or cifar10");

@@ -42,15 +42,20 @@ impl Operands {
     }
 }
 
-/// Gradients of a loss with respect to random images, in single and in half precision. `certain` is the factor of the
-/// last layer's weights.
-fn gradients(model: &mut dyn Model, loss: Loss, certain: f32) -> [Vec<f32>; 2] {
+/// Bits of TF32, to which GPUs round the operands of single-precision products if they are allowed to.
+const TF32: u32 = 11;
+
+/// Gradients of a loss with respect to random images, in single precision, in half precision, and with operands in
+/// TF32. `certain` is the factor of the last layer's weights.
+fn gradients(model: &mut dyn Model, loss: Loss, certain: f32) -> [Vec<f32>; 3] {
     let mut memory = Memory::default();
     model.declare(&mut memory);
     let model = &*model;
     let operands = Operands::declare(&mut memory, model);
-    let recorded = [Precision::Fp32, Precision::Fp16]
+    let [single, half, tf32] = [Precision::Fp32, Precision::Fp16, Precision::Fp32]
         .map(|precision| operands.record(&mut memory, model, precision, loss, Mode::Eval));
+    let tf32 = Recorded { program: tf32.program.with_rounded_operands(TF32), ..tf32 };
+    let recorded = [single, half, tf32];
     let Operands([x, labels, ones]) = operands;
     let device: &mut dyn Device = &mut Cpu::new();
     let programs = recorded.iter().flat_map(|of| of.preparation.programs().chain([&of.program]));
@@ -71,7 +76,7 @@ fn gradients(model: &mut dyn Model, loss: Loss, certain: f32) -> [Vec<f32>; 2] {
 }
 
 /// Part of the gradients' absolute sum whose signs are equal, and numbers of zeros.
-fn compare([single, half]: &[Vec<f32>; 2]) -> (f64, [usize; 2]) {
+fn compare(single: &[f32], half: &[f32]) -> (f64, [usize; 2]) {
     let size = |equal: bool| {
         let terms = single.iter().zip(half).filter(|(a, b)| !equal || (**a > 0.0) == (**b > 0.0));
         terms.map(|(a, _)| f64::from(a.abs())).sum::<f64>()
@@ -84,10 +89,13 @@ fn compare([single, half]: &[Vec<f32>; 2]) -> (f64, [usize; 2]) {
 fn signs_of_input_gradients_are_those_of_single_precision() {
     for (name, network) in NETWORKS {
         for (loss, certain) in [(Loss::Slm, 1.0), (Loss::Xent, 1.0), (Loss::Xent, 100.0), (Loss::Dlr, 1e-3)] {
-            let found = gradients(&mut *network(), loss, certain);
-            let (equal, zeros) = compare(&found);
-            println!("{name}, {loss}, {certain}: {equal:.6} {zeros:?}");
+            let [single, half, tf32] = gradients(&mut *network(), loss, certain);
+            let (equal, zeros) = compare(&single, &half);
+            let (equal_in_tf32, _) = compare(&single, &tf32);
+            println!("{name}, {loss}, {certain}: {equal:.6}, {equal_in_tf32:.6} in TF32, {zeros:?}");
             assert!(equal > 0.998, "{name}, {loss}, {certain}: {equal}");
+            // No worse than TF32, but for chance in gradients of eight images.
+            assert!(1.0 - equal < 2.0 * (1.0 - equal_in_tf32), "{name}, {loss}: {equal}, {equal_in_tf32} in TF32");
             assert!(zeros[1] <= zeros[0] + zeros[0] / 100, "{name}, {loss}, {certain}: {zeros:?}");
         }
     }

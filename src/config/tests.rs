@@ -1,7 +1,7 @@
 use super::*;
 use crate::catalog::DatasetKind;
 use crate::rng::{Purpose, philox};
-use crate::tape::Loss;
+use crate::tape::{Loss, Precision};
 
 fn quick() -> Config {
     preset(DEFAULT_PRESET).unwrap().config
@@ -191,6 +191,14 @@ fn a_file_from_before_there_were_methods_is_of_mma_or_without_a_clean_loss_of_om
         message.contains("--attack-eps: expected a positive number") && message.ends_with("; found 0.0"),
         "{message}"
     );
+}
+
+/// Runs that were begun when there was single precision alone go on with it.
+#[test]
+fn a_file_that_lacks_a_precision_is_of_single_precision() {
+    let half = Config { precision: Precision::Fp16, ..quick() };
+    assert_eq!(loaded(&half.to_toml()).0, Ok(half.clone()));
+    assert_eq!(loaded(&half.to_toml().replace("precision = \"fp16\"\n", "")).0, Ok(quick()));
 }
 
 /// Runs that were begun when margins were measured in one way go on with it.

@@ -7,6 +7,7 @@
 //! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
 //! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory
 //! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights
+//! - `rounding`: programs whose layers read rounded operands, for studies of precision
 //! - `plan`: [`Tape::finish`], the memory plan; the result is a [`Program`], which a device runs
 //! - `memory`: [`Memory`], buffers that live longer than a program
 //! - `explain`: programs as text
@@ -27,6 +28,7 @@ mod ops;
 mod params;
 mod plan;
 mod precision;
+mod rounding;
 
 pub use formula::{Formula, Reduction};
 pub use graph::{Node, Tape, Value, ValueInfo};
