@@ -6,6 +6,7 @@
 //! - batch norm and ReLU: [`Op::BatchNorm`] and [`Op::BatchNormTraining`] with ReLU
 //! - a convolution, the shortcut of a residual block (1x1), the residual sum, and batch norm in evaluation mode with
 //!   ReLU: [`Op::Conv2dFused`]; their input gradients: [`Op::Conv2dFusedBackwardInput`]
+//! - the last layer, its loss and their gradients: [`Op::HeadBackward`], in `fuse_head`
 
 use super::graph::{Tape, Value};
 use super::op::Op;
@@ -89,7 +90,7 @@ impl Tape {
     }
 
     /// The node that reads `value`, if it is the only one and no buffer holds the value.
-    fn only_use(&self, value: Value) -> Option<usize> {
+    pub(super) fn only_use(&self, value: Value) -> Option<usize> {
         let mut users = (0..self.nodes.len()).filter(|&i| self.nodes[i].inputs.contains(&value));
         let user = users.next()?;
         (users.next().is_none() && self.values[value.0].home.is_none()).then_some(user)
@@ -232,7 +233,7 @@ impl Tape {
     }
 
     /// The node that computes `value`.
-    fn computing(&self, value: Value) -> Option<usize> {
+    pub(super) fn computing(&self, value: Value) -> Option<usize> {
         self.nodes.iter().position(|node| node.outputs.first() == Some(&value))
     }
 }

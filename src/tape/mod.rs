@@ -5,8 +5,10 @@
 //! - `ops`: recording functions, one method an op and one file a family, which check shapes
 //! - [`formula`]: elementwise programs, arithmetic on rows as data
 //! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
-//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory
-//! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights
+//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_head`: the last layer, its loss and
+//!   their gradients
+//! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights;
+//!   [`gradient_norm`]: the norm to which gradients are brought
 //! - `rounding`: programs whose layers read rounded operands, for studies of precision
 //! - `plan`: [`Tape::finish`], the memory plan; the result is a [`Program`], which a device runs
 //! - `memory`: [`Memory`], buffers that live longer than a program
@@ -17,7 +19,9 @@
 mod explain;
 pub mod formula;
 mod fuse;
+mod fuse_head;
 mod grad;
+pub mod gradient_norm;
 mod graph;
 mod half;
 mod loss;
@@ -31,6 +35,7 @@ mod precision;
 mod rounding;
 
 pub use formula::{Formula, Reduction};
+pub use gradient_norm::GRADIENT_NORM;
 pub use graph::{Node, Tape, Value, ValueInfo};
 pub use half::{FilterCopy, HalfFilter, Precision};
 pub use loss::{Loss, LossRule, TargetedLoss};
@@ -39,8 +44,7 @@ pub use metric::{Metric, MetricOperands};
 pub use op::Op;
 pub use ops::batch_norm::BatchNorm;
 pub use params::{
-    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, Direction, L2Order,
-    MAX_LEARNING_RATES, NO_CHOICE, Norm, OptimizerRule, PgdRule,
+    BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, Direction, HeadFeatures,
+    HeadFusion, L2Order, MAX_LEARNING_RATES, NO_CHOICE, Norm, OptimizerRule, PgdRule,
 };
 pub use plan::{Place, Program, Region};
-pub use precision::GRADIENT_NORM;

@@ -9,7 +9,7 @@
 
 use super::formula::{Formula, Reduction};
 use super::loss::{LossRule, TargetedLoss};
-use super::params::{ConvFusion, ConvGradientFusion, ConvWindow, Direction, Norm, OptimizerRule, PgdRule};
+use super::params::{ConvFusion, ConvGradientFusion, ConvWindow, Direction, HeadFusion, Norm, OptimizerRule, PgdRule};
 use crate::rng::Purpose;
 
 /// One op. Each comment gives inputs -> outputs. Inputs in brackets are optional; an output marked * is a buffer
@@ -178,6 +178,11 @@ pub enum Op {
     /// [`Op::Conv2dBackwardInput`] and ops that follow it: dy, w, (dy and w of the shortcut), (weight, variance, y),
     /// (addend) -> dx.
     Conv2dFusedBackwardInput(ConvGradientFusion),
+    /// Gradient of a loss with respect to the features that a network's head reads. The head is the mean over pixels, if
+    /// there is one, the last layer and the loss: features `[n, h, w, c]` or `[n, ..]`, w `[classes, in]`, bias
+    /// `[classes]`, labels u32 `[n]`, dvalue `[n]`, (weight, variance of batch norm) -> dx; and, if the gradient is
+    /// normalized, its norm `[n]`.
+    HeadBackward(HeadFusion),
 
     /// Weights of a mean over the active rows: -> `[n]`: 1 / rows.
     MeanWeights,
@@ -293,6 +298,7 @@ impl Op {
             Op::GlobalMeanBackward => "global_mean_backward",
             Op::Conv2dFused(_) => "conv2d_fused",
             Op::Conv2dFusedBackwardInput(_) => "conv2d_fused_backward_input",
+            Op::HeadBackward(_) => "head_backward",
             Op::Loss(_) => "loss",
             Op::LossBackward(_) => "loss_backward",
             Op::Kl => "kl",

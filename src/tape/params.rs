@@ -1,5 +1,6 @@
 //! Parameters of ops: geometry of convolutions, norms, rules of PGD and of optimizers.
 
+use super::loss::LossRule;
 use crate::choice::choices;
 
 choices! {
@@ -84,6 +85,42 @@ pub struct ConvGradientFusion {
     /// `true`: another value is added at the end.
     pub addend: bool,
 }
+
+/// Features that a network's head reads, and what its gradient includes of the ops that computed them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HeadFeatures {
+    /// Values of any sign: no other gradient is included.
+    Plain,
+    /// Results of ReLU, whose gradient is included: dx is 0 where they are not positive.
+    Relu,
+    /// Images, of which the last layer reads the mean over the pixels.
+    Mean,
+    /// Images, results of batch norm in evaluation mode with ReLU, whose gradients are included. The last layer reads
+    /// their mean over the pixels.
+    MeanOfBatchNorm,
+}
+
+impl HeadFeatures {
+    /// True if the last layer reads the mean over the pixels.
+    pub fn are_averaged(self) -> bool {
+        matches!(self, HeadFeatures::Mean | HeadFeatures::MeanOfBatchNorm)
+    }
+}
+
+/// Ops of a network's head whose gradients are computed in one pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadFusion {
+    /// The features.
+    pub features: HeadFeatures,
+    /// The loss.
+    pub rule: LossRule,
+    /// `true`: the gradient is brought to a norm ([`gradient_norm`](super::gradient_norm)): that of the mean, or that of
+    /// the logits if the features are not averaged.
+    pub normalized: bool,
+}
+
+/// Largest number of inputs and classes of a head that is fused: a GPU's block holds them in shared memory.
+pub const MOST_HEAD_NUMBERS: usize = 8192;
 
 /// Rule of a step of PGD.
 #[derive(Clone, Copy, Debug, PartialEq)]

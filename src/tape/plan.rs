@@ -58,6 +58,7 @@ impl Tape {
         self.drop_unused();
         self.fuse_convolutions();
         self.lower_precision();
+        self.fuse_heads();
         let mut lifetimes: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {
             for v in node.inputs.iter().chain(&node.outputs).chain(&node.rows) {

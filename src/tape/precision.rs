@@ -9,19 +9,12 @@
 //! precision, as do parameters, statistics, formulas and training passes. A layer reads half-precision copies of its
 //! filters ([`HalfFilter`]) if its operand and its result are half.
 
-use super::formula::{Formula, Reduction};
+use super::formula::Reduction;
+use super::gradient_norm::{from_norm, norm_term, to_norm};
 use super::graph::{Node, Tape, Value};
 use super::half::{FilterCopy, HalfFilter};
 use super::memory::DType;
 use super::op::Op;
-
-/// Norm (l1) to which each example's gradient is brought where it is first stored in half precision. The largest half
-/// is 65,504, so a number may grow to 256 times the norm on the way to the image; numbers keep all their bits down to
-/// 2^-22 of it. It lies in the middle of those that make no difference to both networks, 4 to 16,384.
-pub const GRADIENT_NORM: f32 = 256.0;
-
-/// Least norm that a gradient is divided by.
-const TINY: f32 = 1e-30;
 
 /// Part that an operand or a result plays in an op's precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +72,7 @@ fn roles(op: &Op) -> Roles {
         Op::BatchNormBackwardInput { .. } => backward(&[Alike, Single, Single, Free], Alike),
         Op::GlobalMean => forward(&[Free], Single),
         Op::GlobalMeanBackward => backward(&[Single], Free),
+        Op::HeadBackward(_) => backward(&[Alike], Alike),
         _ => forward(&[], Single),
     }
 }
@@ -211,13 +205,11 @@ impl Tape {
         }
     }
 
-    /// Brings the gradient of each example to the norm [`GRADIENT_NORM`] before it is first stored in half precision,
-    /// and back where it leaves half precision. So losses whose gradients nearly vanish (cross-entropy of a certain
-    /// prediction) or are huge (DLR) are attacked as well as in single precision.
+    /// Brings the gradient of each example to a norm before it is first stored in half precision, and back where it
+    /// leaves half precision ([`super::gradient_norm`]).
     fn normalize_gradients(&mut self, mut origins: Vec<Option<Value>>) {
         // Gradients that are stored in half precision, their norms `[n]`, and the same brought to the norm.
         let mut normalized: Vec<(Value, Value, Value)> = Vec::new();
-        let factor = |norm: Formula| norm.max(TINY) / GRADIENT_NORM;
         for mut node in std::mem::take(&mut self.nodes) {
             self.rows = node.rows;
             origins.resize(self.values.len(), None);
@@ -227,8 +219,8 @@ impl Tape {
                 (None, Some(origin)) => {
                     let known = normalized.iter().find(|(gradient, ..)| *gradient == origin).map(|known| known.2);
                     node.inputs[0] = known.unwrap_or_else(|| {
-                        let norm = self.reduce(Reduction::Sum, [origin], |[dy]| dy.abs());
-                        let scaled = self.map([origin, norm], |[dy, norm]| dy / factor(norm));
+                        let norm = self.reduce(Reduction::Sum, [origin], |_| norm_term());
+                        let scaled = self.map([origin, norm], |_| to_norm());
                         normalized.push((origin, norm, scaled));
                         scaled
                     });
@@ -240,8 +232,7 @@ impl Tape {
                     let scaled = self.value(&dims, DType::F32, None);
                     node.outputs[0] = scaled;
                     self.nodes.push(node);
-                    let [dx, norm_of] = [0, 1].map(Formula::input);
-                    self.push(Op::Map(dx * factor(norm_of)), &[scaled, norm], &[result]);
+                    self.push(Op::Map(from_norm()), &[scaled, norm], &[result]);
                 }
                 _ => self.nodes.push(node),
             }

@@ -27,7 +27,7 @@ fn batches() -> Vec<(Array, Array)> {
 }
 
 /// Every loss that is defined for so many classes.
-fn rules(classes: usize) -> Vec<LossRule> {
+pub(super) fn rules(classes: usize) -> Vec<LossRule> {
     let rule = |loss, confidence| LossRule { loss, confidence };
     [
         rule(Loss::Xent, 0.0),
@@ -119,7 +119,7 @@ pub fn loss() {
 }
 
 /// `dv` times the derivative of the loss with respect to each logit of a row.
-fn gradient(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<Sum> {
+pub(super) fn gradient(z: &[f64], y: usize, dv: f64, rule: LossRule) -> Vec<Sum> {
     let m = logit_margins(z, y);
     let soft = |j: usize, factor: f64, size: f64| {
         let p = if j == y { -1.0 } else { (z[j] - m.lse).exp() };

@@ -17,6 +17,7 @@ mod conv_pool;
 mod elementwise;
 mod formula;
 mod half;
+mod head;
 mod hyperplane;
 mod image;
 mod linear;
@@ -82,6 +83,7 @@ fn test_of(op: &Op) -> fn() {
         Op::GlobalMeanBackward => image::global_mean_backward,
         Op::Conv2dFused(_) => conv_fused::conv2d_fused,
         Op::Conv2dFusedBackwardInput(_) => conv_fused::conv2d_fused_backward_input,
+        Op::HeadBackward(_) => head::head_backward,
         Op::Loss(_) => loss::loss,
         Op::LossBackward(_) => loss::loss_backward,
         Op::Kl => loss::kl,

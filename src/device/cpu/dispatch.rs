@@ -4,7 +4,7 @@
 use super::arena::Arena;
 use super::shapes::{OpShapes, OperandShape};
 use super::{
-    attack, batch_norm, conv, conv_fused, conv_pool, elementwise, formula, half, hyperplane, image, linear, loss,
+    attack, batch_norm, conv, conv_fused, conv_pool, elementwise, formula, half, head, hyperplane, image, linear, loss,
     optimizer, pool, rows,
 };
 use crate::tape::{ConvWindow, DType, Node, Op, Place, Program, Value};
@@ -222,6 +222,20 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
             let shortcut = fusion.shortcut.map(shortcut);
             let inputs: Vec<&[f32]> = x.iter().map(|x| f32s(x)).collect();
             conv_fused::conv2d_fused_backward_input(f32s_mut(y0), &inputs, n, fusion, &shape, shortcut.as_ref());
+        }
+
+        Op::HeadBackward(fusion) => {
+            let operands = head::HeadOperands {
+                features: f32s(x[0]),
+                w: f32s(x[1]),
+                bias: f32s(x[2]),
+                labels: &u32s(x[3])[..n],
+                dvalue: &f32s(x[4])[..n],
+                norm: x.get(5).map(|weight| [f32s(weight), f32s(x[6])]),
+            };
+            let dx = active_rows(y0, out_dims, n);
+            let norm = others.first_mut().map(|norm| &mut f32s_mut(norm)[..n]);
+            head::head_backward(dx, norm, &operands, n, in_dims(1), fusion);
         }
 
         Op::Loss(rule) => loss::loss(&mut f32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), *rule),

@@ -19,6 +19,7 @@ mod dispatch;
 mod elementwise;
 mod formula;
 mod half;
+mod head;
 mod hyperplane;
 mod image;
 mod linear;

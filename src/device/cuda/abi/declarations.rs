@@ -53,6 +53,11 @@ abi! {
     /// Weight of a batch's statistics in the running statistics after it.
     const BATCH_NORM_MOMENTUM: f32 = 0.1;
 
+    /// Norm to which a gradient is brought before it is stored as halves.
+    const GRADIENT_NORM: f32 = 256.0;
+    /// Least norm that a gradient is divided by.
+    const LEAST_GRADIENT_NORM: f32 = 1e-30;
+
     /// Rounds of Philox4x32-10.
     const PHILOX_ROUNDS: usize = 10;
     /// Multiplier of the first word of a Philox counter.

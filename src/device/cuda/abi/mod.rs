@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::arg::{Arg, KernelStruct};
 use crate::rng;
-use crate::tape::{self, Metric, formula};
+use crate::tape::{self, Metric, formula, gradient_norm};
 
 macro_rules! abi {
     () => {};
@@ -97,6 +97,8 @@ impl<T: KernelStruct> OperandMember for T {
 // Numbers that the tape and the random numbers define for every device.
 const _: () = {
     assert!(BATCH_NORM_EPS == tape::BATCH_NORM_EPS && BATCH_NORM_MOMENTUM == tape::BATCH_NORM_MOMENTUM);
+    assert!(GRADIENT_NORM == tape::GRADIENT_NORM);
+    assert!(LEAST_GRADIENT_NORM == gradient_norm::LEAST_GRADIENT_NORM);
     assert!(NO_CHOICE == tape::NO_CHOICE && MAX_LEARNING_RATES == tape::MAX_LEARNING_RATES);
     assert!(FORMULA_LENGTH == formula::FORMULA_LENGTH && FORMULA_DEPTH == formula::FORMULA_DEPTH);
     assert!(FORMULA_INPUTS == formula::FORMULA_INPUTS && FORMULA_INPUTS < TABLE_BY_ROW as usize);

@@ -7,7 +7,7 @@ use crate::tape::{Loss, LossRule, TargetedLoss};
 
 /// FLOPs a logit, forward and backward: the maximum, an exponential and its sum; backward one more exponential and two
 /// products.
-const FLOPS: [u64; 2] = [16, 32];
+pub(super) const FLOPS: [u64; 2] = [16, 32];
 /// FLOPs of the comparison of two logits.
 const RANK_FLOPS: u64 = 1;
 
@@ -36,9 +36,15 @@ fn inputs<const N: usize>(places: [usize; N]) -> [Arg; N] {
     places.map(Arg::Input)
 }
 
+/// Arguments of a loss: kind and confidence.
+pub(super) fn rule_arguments(rule: LossRule) -> [Arg; 2] {
+    [Arg::Unsigned(kind(rule.loss) as u32), Arg::Float(rule.confidence)]
+}
+
 /// Arguments of a loss: kind, confidence and factor.
 fn rule_and_factor(rule: LossRule, factor: f32) -> [Arg; 3] {
-    [Arg::Unsigned(kind(rule.loss) as u32), Arg::Float(rule.confidence), Arg::Float(factor)]
+    let [kind, confidence] = rule_arguments(rule);
+    [kind, confidence, Arg::Float(factor)]
 }
 
 pub(super) fn loss(desc: &Desc, rule: LossRule) -> Launch {

@@ -15,6 +15,7 @@ mod formula;
 mod gemm;
 mod gemm_half;
 mod half;
+mod head;
 mod hyperplane;
 mod image;
 mod linear;
@@ -60,6 +61,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Conv2dBackwardWeight(window) => conv::conv2d_backward_weight(&desc, *window),
         Op::Conv2dFused(fusion) => conv_fused::conv2d_fused(&desc, fusion),
         Op::Conv2dFusedBackwardInput(fusion) => conv_fused::conv2d_fused_backward_input(&desc, fusion),
+        Op::HeadBackward(fusion) => head::head_backward(&desc, fusion).into(),
         Op::AddBiasBackwardBias => elementwise::add_bias_backward_bias(&desc),
         Op::MaxPool2d => pool::max_pool2d(&desc),
         Op::MaxPool2dBackward => pool::max_pool2d_backward(&desc),

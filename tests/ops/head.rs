@@ -1,0 +1,138 @@
+//! The head of a network under attack: the gradient of a loss with respect to the features that the last layer reads.
+
+use maxmargin::tape::{BATCH_NORM_EPS, DType, HeadFeatures, HeadFusion, LossRule, Op};
+
+use super::loss::{gradient, rules};
+use super::support::{Array, OpCase, Random, Sum, near};
+
+/// Features and numbers of classes: rows around a vector of four and a block's threads, images whose pixels are
+/// averaged in one part and in several, more classes than a thread has sums.
+const CASES: [(HeadFeatures, &[usize], usize); 14] = [
+    (HeadFeatures::Plain, &[3, 1], 2),
+    (HeadFeatures::Plain, &[5, 7], 3),
+    (HeadFeatures::Plain, &[3, 2, 2, 5], 10),
+    (HeadFeatures::Relu, &[4, 260], 11),
+    (HeadFeatures::Relu, &[3, 1024], 10),
+    (HeadFeatures::Relu, &[2, 1030], 23),
+    (HeadFeatures::Mean, &[2, 1, 1, 3], 4),
+    (HeadFeatures::Mean, &[3, 2, 4, 33], 10),
+    (HeadFeatures::Mean, &[2, 4, 4, 516], 10),
+    (HeadFeatures::MeanOfBatchNorm, &[2, 1, 1, 3], 4),
+    (HeadFeatures::MeanOfBatchNorm, &[3, 2, 2, 7], 10),
+    (HeadFeatures::MeanOfBatchNorm, &[4, 8, 8, 64], 10),
+    (HeadFeatures::MeanOfBatchNorm, &[2, 8, 8, 256], 10),
+    (HeadFeatures::MeanOfBatchNorm, &[2, 2, 2, 300], 3),
+];
+
+/// Norm to which a gradient is brought.
+const NORM: f64 = 1024.0;
+
+/// Features, multiples of 1/4, so that all logits are exact. Among those that are results of ReLU are zeros of both
+/// signs and negative numbers, which ReLU never returns.
+fn features(kind: HeadFeatures, dims: &[usize]) -> Array {
+    let mut x = Random(1).coarse(dims);
+    if matches!(kind, HeadFeatures::Relu | HeadFeatures::MeanOfBatchNorm) && x.values.len() > 30 {
+        x.values.iter_mut().skip(1).step_by(7).for_each(|v| *v = 0.0);
+        x.values.iter_mut().skip(2).step_by(11).for_each(|v| *v = -0.0);
+    }
+    x
+}
+
+/// A row's gradient brought to the norm, and its own norm.
+fn to_norm(gradient: &mut [Sum]) -> Sum {
+    let mut norm = Sum::default();
+    gradient.iter().for_each(|g| norm = near(norm.value + g.value.abs(), norm.size + g.size.max(g.value.abs())));
+    let factor = norm.value.max(f64::from(1e-30f32)) / NORM;
+    let off = if norm.value > 1e-30 { norm.size / norm.value } else { 0.0 };
+    gradient.iter_mut().for_each(|g| *g = near(g.value / factor, (g.size + g.value.abs() * off) / factor));
+    norm
+}
+
+/// Operands of a case.
+struct Operands {
+    x: Array,
+    w: Array,
+    bias: Array,
+    labels: Array,
+    dvalue: Array,
+    batch_norm: [Array; 2],
+}
+
+/// dx of a row, and the norm of its gradient.
+fn head_gradient(o: &Operands, row: usize, fusion: &HeadFusion) -> (Vec<Sum>, Sum) {
+    let (inner, x) = (o.w.row(), &o.x.values[row * o.x.row()..][..o.x.row()]);
+    let pixels = x.len() / inner;
+    let mean = |k: usize| x.iter().skip(k).step_by(inner).sum::<f64>() / pixels as f64;
+    let means: Vec<f64> = (0..inner).map(mean).collect();
+    let dot = |w: &[f64]| w.iter().zip(&means).map(|(w, p)| w * p).sum::<f64>();
+    let z: Vec<f64> = o.w.values.chunks(inner).zip(&o.bias.values).map(|(w, b)| dot(w) + b).collect();
+    let mut dz = gradient(&z, o.labels.values[row] as usize, o.dvalue.values[row], fusion.rule);
+    let averaged = matches!(fusion.features, HeadFeatures::Mean | HeadFeatures::MeanOfBatchNorm);
+    let mut norm = Sum::default();
+    if fusion.normalized && !averaged {
+        norm = to_norm(&mut dz);
+    }
+    let back = |k: usize| {
+        let terms = dz.iter().enumerate().map(|(j, dz)| (dz, o.w.values[j * inner + k]));
+        terms.fold(Sum::default(), |sum, (dz, w)| {
+            near(sum.value + dz.value * w, sum.size + (dz.size + dz.value.abs()) * w.abs())
+        })
+    };
+    let mut dmeans: Vec<Sum> = (0..inner).map(back).collect();
+    if fusion.normalized && averaged {
+        norm = to_norm(&mut dmeans);
+    }
+    let of_feature = |(i, x): (usize, &f64)| {
+        let c = i % inner;
+        let [weight, variance] = [0, 1].map(|operand| o.batch_norm[operand].values.get(c).copied().unwrap_or(0.0));
+        let factor = match fusion.features {
+            HeadFeatures::Plain | HeadFeatures::Mean => 1.0,
+            _ if *x <= 0.0 => 0.0,
+            HeadFeatures::Relu => 1.0,
+            HeadFeatures::MeanOfBatchNorm => weight / (variance + f64::from(BATCH_NORM_EPS)).sqrt(),
+        } / pixels as f64;
+        near(factor * dmeans[c].value, (factor * dmeans[c].size).abs())
+    };
+    (x.iter().enumerate().map(of_feature).collect(), norm)
+}
+
+fn check(kind: HeadFeatures, dims: &[usize], classes: usize, rule: LossRule, normalized: bool) {
+    let averaged = matches!(kind, HeadFeatures::Mean | HeadFeatures::MeanOfBatchNorm);
+    let (n, inner) = (dims[0], if averaged { dims[3] } else { dims[1..].iter().product() });
+    let mut random = Random(5);
+    let o = Operands {
+        x: features(kind, dims),
+        w: Random(2).coarse(&[classes, inner]),
+        bias: Random(3).coarse(&[classes]),
+        labels: Array::u32((0..n).map(|_| random.below(classes) as u32)),
+        dvalue: Random(4).signed(&[n]),
+        batch_norm: [Random(6).signed(&[inner]), Random(7).image(&[inner])],
+    };
+    let fusion = HeadFusion { features: kind, rule, normalized };
+    let case = OpCase::new(Op::HeadBackward(fusion)).rows(&o.x).whole(&o.w).whole(&o.bias);
+    let mut case = case.rows(&o.labels).rows(&o.dvalue);
+    if kind == HeadFeatures::MeanOfBatchNorm {
+        case = o.batch_norm.iter().fold(case, OpCase::whole);
+    }
+    case = case.gives_rows(dims, DType::F32);
+    if normalized {
+        case = case.gives_rows(&[n], DType::F32);
+    }
+    case.check(|n| {
+        let (dx, norms): (Vec<Vec<Sum>>, Vec<Sum>) = (0..n).map(|row| head_gradient(&o, row, &fusion)).unzip();
+        [vec![dx.concat()], vec![norms; usize::from(normalized)]].concat()
+    });
+}
+
+/// Small heads with every loss; large ones with two in turn.
+#[test]
+pub fn head_backward() {
+    for (number, (kind, dims, classes)) in CASES.into_iter().enumerate() {
+        let rules = rules(classes);
+        let few = dims.iter().product::<usize>() > 200;
+        let some = rules.iter().enumerate().filter(|(i, _)| !few || (i + number).is_multiple_of(4));
+        for ((_, rule), normalized) in some.flat_map(|rule| [false, true].map(|normalized| (rule, normalized))) {
+            check(kind, dims, classes, *rule, normalized);
+        }
+    }
+}
