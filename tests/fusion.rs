@@ -65,7 +65,10 @@ fn record(tape: &mut Tape, kind: Kind) -> Pass {
         tape.keep(value, &buffer);
         results.push(buffer);
     };
-    keep(tape, &mut memory, logits);
+    // An attack uses the gradient alone.
+    if kind != Kind::Attack {
+        keep(tape, &mut memory, logits);
+    }
     let loss = tape.loss(LossRule { loss: Loss::Slm, confidence: 0.0 }, logits, label);
     match kind {
         Kind::Forward(_) => {}
@@ -174,12 +177,7 @@ fn an_iteration_of_pgd_on_the_wide_resnet_has_one_op_each_way_for_a_convolution_
     let expected = [
         ("standardize", 1),
         ("conv2d_fused", 25),
-        ("global_mean", 1),
-        ("linear_bias", 1),
-        ("loss_backward", 1),
-        ("linear_backward_input", 1),
-        ("global_mean_backward", 1),
-        ("batch_norm_relu_backward_input", 1),
+        ("head_backward", 1),
         ("conv2d_fused_backward_input", 24),
         ("conv2d_backward_input", 1),
         ("standardize_backward", 1),

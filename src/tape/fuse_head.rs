@@ -128,3 +128,7 @@ impl Tape {
         Normalized { gradient: self.nodes[map].outputs[0], norm: Some(norm), nodes: users }
     }
 }
+
+#[cfg(test)]
+#[path = "fuse_head_tests.rs"]
+mod tests;

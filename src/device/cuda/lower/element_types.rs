@@ -28,7 +28,8 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         | Op::MaxPool2dBackward
         | Op::BatchNorm { .. }
         | Op::BatchNormBackwardInput { .. }
-        | Op::BatchNormTraining { .. } => &[Half],
+        | Op::BatchNormTraining { .. }
+        | Op::HeadBackward(_) => &[Half],
         Op::Conv2d(_) | Op::ConvPool(_) | Op::LinearBackwardInput => &[Half, ToHalf],
         Op::Conv2dBackwardInput(_) | Op::ConvPoolBackwardInput(_) | Op::Linear | Op::LinearBias { .. } => {
             &[Half, FromHalf]
