@@ -1,6 +1,6 @@
 //! The head of a network under attack: the gradient of a loss with respect to the features that the last layer reads.
 
-use maxmargin::tape::{BATCH_NORM_EPS, DType, HeadFeatures, HeadFusion, LossRule, Op};
+use maxmargin::tape::{BATCH_NORM_EPS, DType, GRADIENT_NORM, HeadFeatures, HeadFusion, LossRule, Op};
 
 use super::loss::{gradient, rules};
 use super::support::{Array, OpCase, Random, Sum, near};
@@ -24,9 +24,6 @@ const CASES: [(HeadFeatures, &[usize], usize); 14] = [
     (HeadFeatures::MeanOfBatchNorm, &[2, 2, 2, 300], 3),
 ];
 
-/// Norm to which a gradient is brought.
-const NORM: f64 = 1024.0;
-
 /// Features, multiples of 1/4, so that all logits are exact. Among those that are results of ReLU are zeros of both
 /// signs and negative numbers, which ReLU never returns.
 fn features(kind: HeadFeatures, dims: &[usize]) -> Array {
@@ -42,7 +39,7 @@ fn features(kind: HeadFeatures, dims: &[usize]) -> Array {
 fn to_norm(gradient: &mut [Sum]) -> Sum {
     let mut norm = Sum::default();
     gradient.iter().for_each(|g| norm = near(norm.value + g.value.abs(), norm.size + g.size.max(g.value.abs())));
-    let factor = norm.value.max(f64::from(1e-30f32)) / NORM;
+    let factor = norm.value.max(f64::from(1e-30f32)) / f64::from(GRADIENT_NORM);
     let off = if norm.value > 1e-30 { norm.size / norm.value } else { 0.0 };
     gradient.iter_mut().for_each(|g| *g = near(g.value / factor, (g.size + g.value.abs() * off) / factor));
     norm
