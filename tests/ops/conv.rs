@@ -46,12 +46,13 @@ pub const SHAPES: [ConvCase; 20] = [
 ];
 
 /// Cases in which a block of a tensor-core kernel loads its pixels once: one of each width, with channels and filters
-/// in one and in several groups, and a last block that is not full.
-pub const HALO: [ConvCase; 4] = [
+/// in one and in several groups, and a last block that is not full; and images of a width, but not of a height.
+pub const HALO: [ConvCase; 5] = [
     conv_case([1, 16, 32, 64], [64, 3, 3], 1, 1),
     conv_case([2, 16, 16, 64], [64, 3, 3], 1, 1),
     conv_case([1, 16, 16, 128], [64, 3, 3], 1, 1),
     conv_case([3, 8, 8, 128], [128, 3, 3], 1, 1),
+    conv_case([1, 16, 8, 64], [64, 3, 3], 1, 1),
 ];
 
 /// Cases with so many results, in the forward op and in both gradients, that a GPU takes its larger tiles.

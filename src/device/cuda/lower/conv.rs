@@ -205,8 +205,8 @@ impl Halo {
         let form = (conv.kh, conv.kw, conv.window) == (3, 3, ConvWindow { padding: 1, stride: 1 });
         let groups = conv.c.is_multiple_of(Halo::DEPTH) && conv.k.is_multiple_of(Halo::DEPTH);
         let whole = |halo: &Halo| {
-            let (image, rows) = (conv.h * conv.w, halo.pixels / halo.width);
-            halo.width == conv.w && if rows <= conv.h { conv.h % rows == 0 } else { image == 64 }
+            let (images, rows) = halo.images_and_rows();
+            halo.width == conv.w && if images > 1 { conv.h == rows } else { conv.h.is_multiple_of(rows) }
         };
         Halo::ALL.into_iter().find(|halo| form && groups && whole(halo) && conv.chunks(desc, fused))
     }
@@ -219,10 +219,15 @@ impl Halo {
         Halo::of(desc, &turned, fused).filter(|_| strides).map(|halo| (halo, turned))
     }
 
+    /// Images of a block, and rows of each.
+    fn images_and_rows(&self) -> (usize, usize) {
+        let rows = self.pixels / self.width;
+        if self.width == 8 { (rows / 8, 8) } else { (1, rows) }
+    }
+
     /// Bytes of shared memory: stages of filters, and two patches of pixels with their borders.
     fn shared(&self) -> usize {
-        let rows = self.pixels / self.width;
-        let (images, rows) = if self.width == 8 { (rows / 8, 8) } else { (1, rows) };
+        let (images, rows) = self.images_and_rows();
         let cells = images * (rows + 2) * (self.width + 2);
         2 * Halo::DEPTH * (Halo::STAGES * HALO_COLUMNS + 2 * cells)
     }

@@ -162,7 +162,10 @@ mod tests {
                 let down = product.rows.div_ceil(plan.tile.rows());
                 assert_eq!(plan.tiles, down * product.columns.div_ceil(HALF_TILE_COLUMNS), "{product:?}");
                 assert!((plan.splits - 1) * plan.chunk < product.length && plan.splits * plan.chunk >= product.length);
-                assert!(plan.chunk % HALF_TILE_DEPTH == 0 && (splits || plan.splits == 1), "{product:?}: {plan:?}");
+                assert!(
+                    plan.chunk.is_multiple_of(HALF_TILE_DEPTH) && (splits || plan.splits == 1),
+                    "{product:?}: {plan:?}"
+                );
             }
         }
     }
