@@ -88,16 +88,18 @@ extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT_BLOCKS)
 // Direct form of the same gradient, for images of few channels (a block tile would use few of its columns) and stride
 // 1: it visits chosen outputs only. A warp computes one channel of 2 x 2 pixels, which the same outputs contribute to;
 // its lanes take the filters. For each pooling window around the pixels a lane reads one gradient and its choice, and
-// adds up to four products.
+// adds up to four products. The loads of neighbouring windows are in flight together.
 //
 // LeNet5's first convolution at a batch of 50: 1.6 MB of gradients and choices, each read for 9 pixel blocks (caches);
 // 16 million operations instead of 63. 9800 pixel blocks x 9 windows x about 35 instructions a warp would be 4 us. An
-// H200 takes 28 us; no hardware counter says yet why. Of halves the gradients and choices are 0.9 MB.
+// H200 took 28 us when a lane waited for a choice before it loaded the gradient, window after window; it has not run
+// this form. Of halves the gradients and choices are 0.9 MB.
 template <class Dy>
 __device__ __forceinline__ void conv_pool_backward_input_directly(
     float* dx, const Dy* dy, const unsigned char* choice, const float* w, const unsigned* rows, int capacity,
     const ConvShape& s, int turns) {
     DYN_SHARED(float, filters);  // [kh kw c][k]: lanes read adjacent elements
+    constexpr int WINDOWS = 3;   // neighbours whose choices and gradients are loaded before their products
     const int high = ceil_div(s.h, 2), wide = ceil_div(s.w, 2), columns = s.out_w / 2;
     const int blocks = active_rows(rows, capacity) * high * wide * s.c;
     // Each warp takes `turns` blocks of pixels, so that loading the filters pays off.
@@ -118,22 +120,32 @@ __device__ __forceinline__ void conv_pool_backward_input_directly(
         const int top = max(y + s.padding - s.kh + 1, 0) / 2, bottom = min((y + s.padding + 1) / 2, s.out_h / 2 - 1);
         const int left = max(x + s.padding - s.kw + 1, 0) / 2, right = min((x + s.padding + 1) / 2, columns - 1);
         float sums[2][2] = {};
-        for (int cell_y = top; cell_y <= bottom; ++cell_y) {
-            for (int cell_x = left; cell_x <= right; ++cell_x) {
-                const size_t cell = static_cast<size_t>((image * (s.out_h / 2) + cell_y) * columns + cell_x) * s.k;
-                for (int filter = lane; filter < s.k; filter += WARP) {
-                    const int place = choice[cell + filter];
-                    if (place == NO_CHOICE) continue;
-                    const float gradient = read(dy[cell + filter]);
-                    const int tap_y = y + s.padding - (2 * cell_y + place / 2);
-                    const int tap_x = x + s.padding - (2 * cell_x + place % 2);
+        for (int filter = lane; filter < s.k; filter += WARP) {
+            for (int cell_y = top; cell_y <= bottom; ++cell_y) {
+                const size_t cells = static_cast<size_t>((image * (s.out_h / 2) + cell_y) * columns) * s.k + filter;
+                for (int first = left; first <= right; first += WINDOWS) {
+                    int places[WINDOWS];
+                    float gradients[WINDOWS];
 #pragma unroll
-                    for (int p = 0; p < 4; ++p) {
-                        const int at_y = tap_y + p / 2, at_x = tap_x + p % 2;
-                        if (static_cast<unsigned>(at_y) < static_cast<unsigned>(s.kh) &&
-                            static_cast<unsigned>(at_x) < static_cast<unsigned>(s.kw)) {
-                            const float weight = filters[((at_y * s.kw + at_x) * s.c + channel) * s.k + filter];
-                            sums[p / 2][p % 2] = fmaf(gradient, weight, sums[p / 2][p % 2]);
+                    for (int i = 0; i < WINDOWS; ++i) {
+                        const size_t cell = cells + (first + i) * s.k;
+                        places[i] = first + i <= right ? choice[cell] : NO_CHOICE;
+                        gradients[i] = first + i <= right ? read(dy[cell]) : 0.0f;
+                    }
+#pragma unroll
+                    for (int i = 0; i < WINDOWS; ++i) {
+                        const int place = places[i];
+                        const int top_y = y + s.padding - 2 * cell_y;
+                        const int tap_y = place == NO_CHOICE ? OUTSIDE : top_y - place / 2;
+                        const int tap_x = x + s.padding - (2 * (first + i) + place % 2);
+#pragma unroll
+                        for (int p = 0; p < 4; ++p) {
+                            const int at_y = tap_y + p / 2, at_x = tap_x + p % 2;
+                            if (static_cast<unsigned>(at_y) < static_cast<unsigned>(s.kh) &&
+                                static_cast<unsigned>(at_x) < static_cast<unsigned>(s.kw)) {
+                                const float weight = filters[((at_y * s.kw + at_x) * s.c + channel) * s.k + filter];
+                                sums[p / 2][p % 2] = fmaf(gradients[i], weight, sums[p / 2][p % 2]);
+                            }
                         }
                     }
                 }

@@ -71,7 +71,7 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
 /// A launch of a warp for each channel of 2 x 2 pixels; each warp takes several of them in turn.
 fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
     const WARPS: usize = THREADS / WARP;
-    const TURNS: usize = 4;
+    const TURNS: usize = 2;
     let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).chain([Arg::size(TURNS)]).collect();
     let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
     assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
