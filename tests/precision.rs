@@ -10,8 +10,11 @@ use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Precision, Program, Tape};
 /// Number of images.
 const N: usize = 8;
 
+/// Function that builds a network.
+type Build = fn() -> Box<dyn Model>;
+
 /// Networks that the attacks know.
-const NETWORKS: [(&str, fn() -> Box<dyn Model>); 2] =
+const NETWORKS: [(&str, Build); 2] =
     [("LeNet5", || Box::new(LeNet5::new(0.5))), ("wide ResNet", || Box::new(WideResNet::new(10, 1)))];
 
 /// A program that computes the gradient of a loss with respect to images.

@@ -30,6 +30,10 @@ impl Passes {
             match node.op {
                 Op::Linear | Op::LinearBias { .. } if reads_it => passes.forward += each(),
                 Op::LinearBackwardInput if reads_it => passes.backward += each(),
+                Op::HeadBackward(_) if reads_it => {
+                    passes.forward += each();
+                    passes.backward += each();
+                }
                 _ => {}
             }
         }
