@@ -180,8 +180,7 @@ fn an_iteration_of_pgd_on_the_wide_resnet_has_one_op_each_way_for_a_convolution_
         ("head_backward", 1),
         ("conv2d_fused_backward_input", 24),
         ("conv2d_backward_input", 1),
-        ("standardize_backward", 1),
-        ("pgd_step", 1),
+        ("pgd_step_fused", 1),
     ];
     assert_eq!(counted(iteration), BTreeMap::from(expected), "{iteration}");
 }

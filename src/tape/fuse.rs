@@ -6,11 +6,13 @@
 //! - batch norm and ReLU: [`Op::BatchNorm`] and [`Op::BatchNormTraining`] with ReLU
 //! - a convolution, the shortcut of a residual block (1x1), the residual sum, and batch norm in evaluation mode with
 //!   ReLU: [`Op::Conv2dFused`]; their input gradients: [`Op::Conv2dFusedBackwardInput`]
+//! - a step of PGD and the last ops of its gradient: [`Op::PgdStepFused`]
 //! - the last layer, its loss and their gradients: [`Op::HeadBackward`], in `fuse_head`
 
+use super::gradient_norm::from_norm;
 use super::graph::{Tape, Value};
 use super::op::Op;
-use super::params::{ConvFusion, ConvGradientFusion};
+use super::params::{ConvFusion, ConvGradientFusion, PgdFusion};
 
 impl Tape {
     /// Replaces every chain by its fused op, if that op has gradients. A value inside a chain must be used by the chain
@@ -184,6 +186,47 @@ impl Tape {
             let node = &mut self.nodes[*last];
             (node.op, node.inputs) = (Op::Conv2dFusedBackwardInput(fusion), inputs);
         }
+    }
+
+    /// Fuses steps of PGD with the gradient of standardization and with the return of a gradient from its norm. Called
+    /// when precision has been chosen.
+    pub(super) fn fuse_pgd_steps(&mut self) {
+        if !self.fusing {
+            return;
+        }
+        for at in 0..self.nodes.len() {
+            let Op::PgdStep(rule) = self.nodes[at].op else { continue };
+            // The only use of the step's gradient so far, and the node that computes it with `op`.
+            let before = |tape: &Tape, reader: usize, gradient: Value, op: &Op| {
+                let found = tape
+                    .computing(gradient)
+                    .filter(|&i| tape.nodes[i].op == *op && tape.nodes[i].rows == tape.nodes[at].rows);
+                found.filter(|_| tape.only_use(gradient) == Some(reader))
+            };
+            let mut inputs = self.nodes[at].inputs.clone();
+            let (mut reader, mut operands) = (at, Vec::new());
+            let standardization = before(self, reader, inputs[1], &Op::StandardizeBackward);
+            if let Some(found) = standardization {
+                (inputs[1], reader) = (self.nodes[found].inputs[0], found);
+                operands = self.nodes[found].inputs[1..].to_vec();
+            }
+            let norm = before(self, reader, inputs[1], &Op::Map(from_norm()));
+            if let Some(found) = norm {
+                inputs.push(self.nodes[found].inputs[1]);
+                inputs[1] = self.nodes[found].inputs[0];
+            }
+            if standardization.is_none() && norm.is_none() {
+                continue;
+            }
+            inputs.extend(operands);
+            for found in standardization.into_iter().chain(norm) {
+                self.nodes[found].outputs.clear();
+                self.nodes[found].inputs.clear();
+            }
+            let fusion = PgdFusion { from_norm: norm.is_some(), standardized: standardization.is_some(), rule };
+            (self.nodes[at].op, self.nodes[at].inputs) = (Op::PgdStepFused(fusion), inputs);
+        }
+        self.nodes.retain(|node| !node.outputs.is_empty());
     }
 
     /// The sum that is the only reader of node `at`'s result, and the other value that it adds.

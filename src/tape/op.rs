@@ -9,7 +9,9 @@
 
 use super::formula::{Formula, Reduction};
 use super::loss::{LossRule, TargetedLoss};
-use super::params::{ConvFusion, ConvGradientFusion, ConvWindow, Direction, HeadFusion, Norm, OptimizerRule, PgdRule};
+use super::params::{
+    ConvFusion, ConvGradientFusion, ConvWindow, Direction, HeadFusion, Norm, OptimizerRule, PgdFusion, PgdRule,
+};
 use crate::rng::Purpose;
 
 /// One op. Each comment gives inputs -> outputs. Inputs in brackets are optional; an output marked * is a buffer
@@ -211,6 +213,9 @@ pub enum Op {
     /// One iteration of PGD: x, dx, eps `[n]`, step `[n]` -> adv*: a step along the gradient, then the projection onto
     /// ball and box.
     PgdStep(PgdRule),
+    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (norm `[n]`), (y, deviation
+    /// `[n]`) -> adv*. dx is brought back from the norm of half gradients, then passes [`Op::StandardizeBackward`].
+    PgdStepFused(PgdFusion),
     /// Point along a direction: x, adv, ball `[n]`, t `[n]` -> `x + t (adv - x) / length`. The length is `ball`
     /// ([`Direction::Eps`]) or the norm of `adv - x` ([`Direction::Unit`]).
     AlongDirection {
@@ -313,6 +318,7 @@ impl Op {
             Op::Uniform { .. } => "uniform",
             Op::PgdStart(_) => "pgd_start",
             Op::PgdStep(_) => "pgd_step",
+            Op::PgdStepFused(_) => "pgd_step_fused",
             Op::AlongDirection { .. } => "along_direction",
             Op::ProjectHyperplane(_) => "project_hyperplane",
             Op::Bisect { .. } => "bisect",

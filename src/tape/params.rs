@@ -133,6 +133,17 @@ pub struct PgdRule {
     pub l2_grad_floor: f32,
 }
 
+/// A step of PGD and the ops before it, in this order. At least one of them is set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PgdFusion {
+    /// `true`: the gradient is brought back from a norm ([`gradient_norm`](super::gradient_norm)).
+    pub from_norm: bool,
+    /// `true`: the gradient passes the standardization of images.
+    pub standardized: bool,
+    /// The step.
+    pub rule: PgdRule,
+}
+
 /// Largest number of entries of a learning rate schedule: the optimizer kernels take it as an array of this length.
 pub const MAX_LEARNING_RATES: usize = 32;
 

@@ -59,6 +59,7 @@ impl Tape {
         self.fuse_convolutions();
         self.lower_precision();
         self.fuse_heads();
+        self.fuse_pgd_steps();
         let mut lifetimes: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {
             for v in node.inputs.iter().chain(&node.outputs).chain(&node.rows) {

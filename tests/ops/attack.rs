@@ -3,7 +3,7 @@
 
 use maxmargin::config::{Direction, L2Order};
 use maxmargin::rng::{Purpose, philox};
-use maxmargin::tape::{DType, Norm, Op, PgdRule};
+use maxmargin::tape::{DType, GRADIENT_NORM, Norm, Op, PgdFusion, PgdRule};
 
 use super::support::ball::{self, length};
 use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
@@ -129,6 +129,68 @@ pub fn pgd_step() {
             };
             vec![(0..n).flat_map(point).collect()]
         });
+    }
+}
+
+/// A row's gradient before a step, with the sizes of its terms: dx brought back from the norm, then through the
+/// standardization of an image y with its deviation.
+fn finished(dx: &[f64], norm: Option<f64>, standardized: Option<(&[f64], f64)>) -> Vec<Sum> {
+    let factor = norm.map_or(1.0, |norm| norm.max(f64::from(1e-30f32)) / f64::from(GRADIENT_NORM));
+    let dy: Vec<f64> = dx.iter().map(|dx| dx * factor).collect();
+    let Some((y, deviation)) = standardized else { return dy.into_iter().map(|dy| near(dy, dy.abs())).collect() };
+    let count = dy.len() as f64;
+    let passes = if deviation > f64::from(1.0 / (count as f32).sqrt()) { 1.0 / (count - 1.0) } else { 0.0 };
+    let sums = |f: &dyn Fn(f64) -> f64| {
+        let along = dy.iter().zip(y).map(|(dy, y)| f(dy * y)).sum::<f64>();
+        [dy.iter().map(|dy| f(*dy)).sum::<f64>() / count, passes * along]
+    };
+    let ([mean, along], [mean_size, along_size]) = (sums(&|v| v), sums(&f64::abs));
+    let one = |(dy, y): (&f64, &f64)| {
+        near((dy - mean - y * along) / deviation, (dy.abs() + mean_size + y.abs() * along_size) / deviation)
+    };
+    dy.iter().zip(y).map(one).collect()
+}
+
+#[test]
+pub fn pgd_step_fused() {
+    let kinds = [(true, false), (false, true), (true, true)];
+    let shapes = SHAPES.into_iter().filter(|dims| dims[1..].iter().product::<usize>() > 1);
+    for (dims, (from_norm, standardized)) in shapes.flat_map(|dims| kinds.map(|kind| (dims, kind))) {
+        for norm in [Norm::Linf, Norm::L2] {
+            let rule = PgdRule { norm, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
+            let [adv, x, _, eps, step] = pgd_state(dims);
+            let (dx, y, n) = (Random(4).signed(dims), Random(5).signed(dims), dims[0]);
+            let norms = Array::f32(&[n], [3.0, 1e-8, 700.0, 0.0, 1e12, 0.5].into_iter().take(n));
+            // The second image has the least deviation.
+            let least = f64::from(1.0 / (x.row() as f32).sqrt());
+            let deviation = Array::f32(&[n], [0.7, least, 0.3, 0.9, 1.5, 0.6].into_iter().take(n));
+            let op = Op::PgdStepFused(PgdFusion { from_norm, standardized, rule });
+            let mut case = OpCase::new(op).rows(&x).rows(&dx).rows(&eps).rows(&step);
+            if from_norm {
+                case = case.rows(&norms);
+            }
+            if standardized {
+                case = case.rows(&y).rows(&deviation);
+            }
+            case.updates_rows(&adv).check(|n| {
+                let point = |i: usize| {
+                    let standardized = standardized.then(|| (row(&y, i), deviation.values[i]));
+                    let gradient = finished(row(&dx, i), from_norm.then(|| norms.values[i]), standardized);
+                    let g: Vec<f64> = gradient.iter().map(|g| g.value).collect();
+                    let (adv, x, eps, step) = (row(&adv, i), row(&x, i), eps.values[i], step.values[i]);
+                    match norm {
+                        Norm::Linf => (0..x.len()).map(|e| linf_step(adv[e], x[e], g[e], eps, step)).collect(),
+                        Norm::L2 => {
+                            let long = length(&g).max(f64::from(rule.l2_grad_floor));
+                            let sizes = gradient.iter().map(|g| step * g.size / long);
+                            let steps = l2_step(adv, x, &g, eps, step, &rule).into_iter().zip(sizes);
+                            steps.map(|(to, size)| near(to.value, to.size + size)).collect::<Vec<Sum>>()
+                        }
+                    }
+                };
+                vec![(0..n).flat_map(point).collect()]
+            });
+        }
     }
 }
 

@@ -98,6 +98,7 @@ fn test_of(op: &Op) -> fn() {
         Op::Uniform { .. } => attack::uniform,
         Op::PgdStart(_) => attack::pgd_start,
         Op::PgdStep(_) => attack::pgd_step,
+        Op::PgdStepFused(_) => attack::pgd_step_fused,
         Op::AlongDirection { .. } => attack::along_direction,
         Op::ProjectHyperplane(_) => hyperplane::project_hyperplane,
         Op::Bisect { .. } => attack::bisect,

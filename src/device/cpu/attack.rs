@@ -3,8 +3,12 @@
 use rayon::prelude::*;
 
 use super::elementwise::{larger, smaller};
+use super::formula::{BoundFormula, InputNumbers, map};
+use super::image::standardize_backward;
+use super::scratch::scratch;
 use super::simd::vectorized;
 use crate::rng::{self, Purpose};
+use crate::tape::gradient_norm::from_norm;
 use crate::tape::{Direction, L2Order, Norm, PgdRule};
 
 /// Key of counter-based random numbers; example and element are the counter.
@@ -143,6 +147,43 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
                 }
             },
         );
+    });
+}
+
+/// Gradient with respect to images, and what is left to be done to it.
+pub(super) struct ImageGradient<'a> {
+    pub dx: &'a [f32],
+    /// Norms from which the rows are brought back.
+    pub norm: Option<&'a [f32]>,
+    /// Results and deviations of the standardization that the gradient passes.
+    pub standardized: Option<[&'a [f32]; 2]>,
+}
+
+/// [`pgd_step`] along a gradient that is not finished.
+pub(super) fn pgd_step_fused(
+    adv: &mut [f32],
+    x: &[f32],
+    gradient: &ImageGradient,
+    eps: &[f32],
+    step: &[f32],
+    n: usize,
+    rule: &PgdRule,
+) {
+    let (capacity, row) = (eps.len(), x.len() / eps.len());
+    scratch(2 * x.len(), |free| {
+        let (restored, finished) = free.split_at_mut(x.len());
+        let mut dx = gradient.dx;
+        if let Some(norm) = gradient.norm {
+            let (all, each) = ([capacity, row], [capacity]);
+            let inputs = vec![(InputNumbers::F32(dx), &all[..]), (InputNumbers::F32(norm), &each[..])];
+            map(&mut restored[..n * row], &BoundFormula::new(&from_norm(), inputs, capacity, row));
+            dx = restored;
+        }
+        if let Some([y, deviation]) = gradient.standardized {
+            standardize_backward(&mut finished[..n * row], dx, y, &deviation[..n], row);
+            dx = finished;
+        }
+        pgd_step(adv, x, dx, eps, step, n, rule);
     });
 }
 

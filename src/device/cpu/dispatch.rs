@@ -281,6 +281,15 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
         Op::PgdStep(rule) => {
             attack::pgd_step(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);
         }
+        Op::PgdStepFused(fusion) => {
+            let (norm, standardized) = x[4..].split_at(usize::from(fusion.from_norm));
+            let gradient = attack::ImageGradient {
+                dx: f32s(x[1]),
+                norm: norm.first().map(|norm| f32s(norm)),
+                standardized: (!standardized.is_empty()).then(|| [0, 1].map(|i| f32s(standardized[i]))),
+            };
+            attack::pgd_step_fused(f32s_mut(y0), f32s(x[0]), &gradient, f32s(x[2]), f32s(x[3]), n, &fusion.rule);
+        }
         Op::AlongDirection { norm, direction, clamp } => {
             let along = attack::AlongRule { norm: *norm, direction: *direction, clamp: *clamp };
             attack::along_direction(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, &along);

@@ -5,7 +5,7 @@ use super::elementwise::width;
 use crate::device::cuda::launch::{Arg, Launch, THREADS};
 use crate::rng::Purpose;
 use crate::tape::{Direction, L2Order};
-use crate::tape::{Norm, Op, PgdRule};
+use crate::tape::{Norm, Op, PgdFusion, PgdRule};
 
 /// FLOPs a number of an image, as the kernels' comments count them.
 mod flops {
@@ -14,6 +14,7 @@ mod flops {
     pub const LINF_STEP: usize = 26;
     pub const L2_START: usize = 14;
     pub const L2_STEP: usize = 20;
+    pub const STANDARDIZED: usize = 9;
     pub const ALONG_EPS: usize = 6;
     pub const ALONG_UNIT: usize = 9;
 }
@@ -96,6 +97,29 @@ pub(super) fn pgd_step(desc: &Desc, rule: PgdRule) -> Launch {
             launch(desc, kernel, width, BlocksPerRow::One, &inputs, &numbers, flops::L2_STEP)
         }
     }
+}
+
+pub(super) fn pgd_step_fused(desc: &Desc, fusion: PgdFusion) -> Launch {
+    let PgdFusion { from_norm, standardized, rule } = fusion;
+    let (n, row) = rows_of(desc.output(0));
+    let width = width(desc, row);
+    let (kernel, width) = match (row / width).div_ceil(THREADS) {
+        1 if width > 1 => ("pgd_step_fused_registers1", width),
+        2..=3 if width > 1 => ("pgd_step_fused_registers3", width),
+        _ => ("pgd_step_fused", 1),
+    };
+    let mut args = vec![Arg::Output(0)];
+    args.extend((0..4).map(Arg::Input));
+    args.push(if from_norm { Arg::Input(4) } else { Arg::Null });
+    let first = 4 + usize::from(from_norm);
+    args.extend([first, first + 1].map(|i| if standardized { Arg::Input(i) } else { Arg::Null }));
+    let is_l2 = rule.norm == Norm::L2;
+    let numbers = [is_l2, rule.l2_order == L2Order::BoxBall].map(|is| Arg::Int(i32::from(is)));
+    args.push(Arg::Float(rule.l2_grad_floor));
+    args.extend(numbers.into_iter().chain([Arg::Rows]).chain([n, row / width].map(Arg::size)));
+    let step = if is_l2 { flops::L2_STEP } else { flops::LINF_STEP };
+    let flops = step + usize::from(from_norm) + if standardized { flops::STANDARDIZED } else { 0 };
+    Launch::new(kernel, n, args, desc.cost_of_update((flops * n * row) as u64))
 }
 
 pub(super) fn along_direction(desc: &Desc, norm: Norm, direction: Direction, clamp: bool) -> Launch {

@@ -104,6 +104,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Uniform { seed, purpose, signed } => attack::uniform(&desc, *seed, *purpose, *signed).into(),
         Op::PgdStart(norm) => attack::pgd_start(&desc, *norm).into(),
         Op::PgdStep(rule) => attack::pgd_step(&desc, *rule).into(),
+        Op::PgdStepFused(fusion) => attack::pgd_step_fused(&desc, *fusion).into(),
         Op::AlongDirection { norm, direction, clamp } => {
             attack::along_direction(&desc, *norm, *direction, *clamp).into()
         }
