@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use maxmargin::attack::{Pgd, PgdSettings, StartNoise};
 use maxmargin::batch::Batch;
 use maxmargin::config::Fidelity;
-use maxmargin::model::{Mode, Model, ModelState, WideResNet, image_buffer};
+use maxmargin::device::cuda::{TYPICAL_MULTIPROCESSORS, TotalCost};
+use maxmargin::model::{AttackedModel, LeNet5, Mode, Model, ModelState, WideResNet, image_buffer};
 use maxmargin::tape::{
-    Buffer, ConvFusion, ConvGradientFusion, Loss, LossRule, Memory, Norm, Op, PgdRule, Program, Tape,
+    Buffer, ConvFusion, ConvGradientFusion, Loss, LossRule, Memory, Norm, Op, PgdRule, Precision, Program, Tape,
 };
 use support::{Random, TestDevice, devices};
 
@@ -158,6 +159,16 @@ fn wide_resnet_28_4(memory: &mut Memory) -> WideResNet {
     model
 }
 
+fn linf_settings() -> PgdSettings {
+    let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
+    PgdSettings {
+        loss: LossRule { loss: Loss::Slm, confidence: 0.0 },
+        rule: PgdRule { norm: Norm::Linf, l2_order, l2_grad_floor },
+        iterations: 10,
+        noise: StartNoise::None,
+    }
+}
+
 /// 25 convolutions, three of them with a shortcut. Each, with all ops that follow it, is one op forward and one
 /// backward.
 #[test]
@@ -165,14 +176,7 @@ fn an_iteration_of_pgd_on_the_wide_resnet_has_one_op_each_way_for_a_convolution_
     let mut memory = Memory::default();
     let model = wide_resnet_28_4(&mut memory);
     let batch = Batch::new(&mut memory, &model, "attack", 2);
-    let Fidelity { l2_order, l2_grad_floor, .. } = Fidelity::RELEASED;
-    let settings = PgdSettings {
-        loss: LossRule { loss: Loss::Slm, confidence: 0.0 },
-        rule: PgdRule { norm: Norm::Linf, l2_order, l2_grad_floor },
-        iterations: 10,
-        noise: StartNoise::None,
-    };
-    let pgd = Pgd::new(&mut memory, &model, &batch, &settings);
+    let pgd = Pgd::new(&mut memory, &model, &batch, &linf_settings());
     let iteration = pgd.schedule.programs().find(|p| p.name == "pgd_iteration").expect("PGD has iterations");
     let expected = [
         ("standardize", 1),
@@ -183,6 +187,24 @@ fn an_iteration_of_pgd_on_the_wide_resnet_has_one_op_each_way_for_a_convolution_
         ("pgd_step_fused", 1),
     ];
     assert_eq!(counted(iteration), BTreeMap::from(expected), "{iteration}");
+}
+
+/// Launches of an iteration of PGD on an H100, at the presets' batch sizes.
+#[test]
+fn an_iteration_of_pgd_has_few_launches_in_both_precisions() {
+    let launches = |model: &mut dyn Model, n: usize, precision: Precision| {
+        let mut memory = Memory::default();
+        model.declare(&mut memory);
+        let attacked = AttackedModel::new(&mut memory, model, precision);
+        let batch = Batch::new(&mut memory, &attacked, "attack", n);
+        let pgd = Pgd::new(&mut memory, &attacked, &batch, &linf_settings());
+        let iteration = pgd.schedule.programs().find(|p| p.name == "pgd_iteration").expect("PGD has iterations");
+        TotalCost::of(iteration, TYPICAL_MULTIPROCESSORS).launches
+    };
+    for (precision, expected) in [(Precision::Fp32, [53, 11]), (Precision::Fp16, [53, 11])] {
+        let wide_resnet = launches(&mut WideResNet::new(28, 4), 128, precision);
+        assert_eq!([wide_resnet, launches(&mut LeNet5::new(1.0), 50, precision)], expected, "{precision}");
+    }
 }
 
 #[test]

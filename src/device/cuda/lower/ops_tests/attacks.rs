@@ -1,8 +1,8 @@
-//! Launches of targeted losses, of classes by rank and of FAB's projection.
+//! Launches of heads and of fused steps of PGD, of targeted losses, of classes by rank and of FAB's projection.
 
-use super::{f32s, launch, sizes};
+use super::{f32s, launch, pgd, sizes};
 use crate::device::cuda::launch::Arg;
-use crate::tape::{DType, Loss, LossRule, Norm, Op, TargetedLoss};
+use crate::tape::{DType, HeadFeatures, HeadFusion, Loss, LossRule, Norm, Op, PgdFusion, TargetedLoss};
 
 const U32: DType = DType::U32;
 
@@ -60,6 +60,59 @@ fn a_projection_takes_a_block_for_an_image() {
             assert_eq!(launch.grid[0] as usize, n);
             assert_eq!(sizes(&launch), [n, dims.iter().product()]);
             assert!(launch.has(&Arg::Int(i32::from(norm == Norm::L2))));
+        }
+    }
+}
+
+#[test]
+fn a_fused_step_takes_a_block_for_an_image() {
+    for (row, off, kernel) in [
+        (784, None, "pgd_step_fused_registers1"),
+        (3072, None, "pgd_step_fused_registers3"),
+        (3072, Some(1), "pgd_step_fused"),
+        (3076, None, "pgd_step_fused"),
+        (785, None, "pgd_step_fused"),
+    ] {
+        let (dims, each) = ([50, row], [50]);
+        let (image, each) = (f32s(&dims), f32s(&each));
+        for (from_norm, standardized) in [(true, false), (false, true), (true, true)] {
+            let fusion = PgdFusion { from_norm, standardized, rule: pgd(Norm::L2) };
+            let mut inputs = vec![image, image, each, each];
+            inputs.extend(from_norm.then_some(each));
+            inputs.extend(standardized.then_some([image, each]).into_iter().flatten());
+            let launch = launch(Op::PgdStepFused(fusion), &inputs, &[image], off);
+            assert_eq!((launch.kernel, launch.grid[0]), (kernel, 50), "{row} numbers a row");
+            let read: Vec<bool> = launch.args[5..8].iter().map(|arg| *arg != Arg::Null).collect();
+            assert_eq!(read, [from_norm, standardized, standardized]);
+            assert_eq!(sizes(&launch), [50, if kernel == "pgd_step_fused" { row } else { row / 4 }]);
+        }
+    }
+}
+
+/// A head reads its features once and writes their gradient: half the bytes in half precision.
+#[test]
+fn a_head_takes_a_block_for_an_example() {
+    for (kind, dims, pixels) in
+        [(HeadFeatures::MeanOfBatchNorm, &[128, 8, 8, 256][..], 64), (HeadFeatures::Relu, &[128, 256], 1)]
+    {
+        let (w, classes, each, norms) = ([10, 256], [10], [128], [256]);
+        for (dtype, name) in [(DType::F32, "head_backward"), (DType::F16, "head_backward_half")] {
+            for normalized in [false, true] {
+                let rule = LossRule { loss: Loss::Slm, confidence: 0.0 };
+                let op = Op::HeadBackward(HeadFusion { features: kind, rule, normalized });
+                let x = (dims, dtype);
+                let mut inputs = vec![x, f32s(&w), f32s(&classes), (&each[..], DType::U32), f32s(&each)];
+                inputs.extend((pixels > 1).then_some([f32s(&norms); 2]).into_iter().flatten());
+                let outputs = [x, f32s(&each)];
+                let lower = |off| launch(op.clone(), &inputs, &outputs[..1 + usize::from(normalized)], off);
+                assert_eq!([lower(None).kernel, lower(Some(0)).kernel], [&format!("{name}_x4")[..], name]);
+                let launch = lower(None);
+                assert_eq!((launch.grid[0], sizes(&launch)), (128, [128, pixels, 256, 10]));
+                assert_eq!(launch.has(&Arg::Output(1)), normalized);
+                let features = 2 * 128 * pixels * 256 * dtype.size();
+                assert!((features..features + 20_000).contains(&(launch.cost.bytes as usize)), "{launch:?}");
+                assert!(launch.shared <= 48 << 10);
+            }
         }
     }
 }
