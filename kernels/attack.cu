@@ -303,9 +303,9 @@ __device__ __forceinline__ void pgd_step_of(Row& row, float eps, float step, flo
     row.for_each([&](auto& adv, auto& x, auto& dx) { adv = each(move, adv, x, dx); });
 }
 
-// Each operand is read once: adv, x, dx and y, 20 bytes a number with the result: 7.9 MB at batch 128 of 32 x 32 x 3, 2.6 us.
-// As launches of their own standardize_backward and pgd_step_linf move 28 bytes a number, and the return from the norm 8
-// more. 26 FLOPs a number in linf, 20 in l2, 9 of the standardization and 1 of the norm.
+// Each operand is read once: adv, x, dx and y, 20 bytes a number with the result: 7.9 MB at batch 128 of 32 x 32 x 3,
+// 2.6 us. As launches of their own standardize_backward and pgd_step_linf move 28 bytes a number, and the return from
+// the norm 8 more. 26 FLOPs a number in linf, 20 in l2, 9 of the standardization and 1 of the norm.
 template <int N>
 __device__ __forceinline__ void pgd_step_fused_registers(
     float4* adv, const float4* x, const float4* dx, const float* eps, const float* step, const float* norm,
@@ -357,26 +357,125 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                 capacity, width);
 }
 
-// Rows of any length: dx and y are read again for each pass, most of it from a cache.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    pgd_step_fused(float* adv, const float* x, const float* dx, const float* eps, const float* step, const float* norm,
-                   const float* y, const float* deviation, float floor, int l2, int box_first, const unsigned* rows,
-                   int capacity, int width) {
-    const int row = static_cast<int>(blockIdx.x);
-    if (row >= active_rows(rows, capacity)) return;
+// Rows of any length: dx and y are read again for each pass, most of it from a cache. `dx` is that of the row, in
+// global or in shared memory.
+__device__ __forceinline__ void pgd_step_fused_of(
+    float* adv, const float* x, const float* dx, const float* eps, const float* step, const float* norm, const float* y,
+    const float* deviation, float floor, bool l2, bool box_first, int row, int width) {
     const long long start = static_cast<long long>(row) * width;
-    UnfinishedRow example{adv + start, x + start, dx + start, nullptr, width, norm_factor(norm, row), {}};
+    UnfinishedRow example{adv + start, x + start, dx, nullptr, width, norm_factor(norm, row), {}};
     if (y != nullptr) {
         double sum = 0.0, products = 0.0;
         for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
-            const float dy = example.dx[at] * example.factor;
+            const float dy = dx[at] * example.factor;
             sum += static_cast<double>(dy);
             products += product_in_double(dy, y[start + at]);
         }
         example.standardized = StandardizedGradient(sum, products, deviation[row], width);
         example.y = y + start;
     }
-    pgd_step_of(example, eps[row], step[row], floor, l2 != 0, box_first != 0);
+    pgd_step_of(example, eps[row], step[row], floor, l2, box_first);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    pgd_step_fused(float* adv, const float* x, const float* dx, const float* eps, const float* step, const float* norm,
+                   const float* y, const float* deviation, float floor, int l2, int box_first, const unsigned* rows,
+                   int capacity, int width) {
+    const int row = static_cast<int>(blockIdx.x);
+    if (row >= active_rows(rows, capacity)) return;
+    dx += static_cast<size_t>(row) * width;
+    pgd_step_fused_of(adv, x, dx, eps, step, norm, y, deviation, floor, l2 != 0, box_first != 0, row, width);
+}
+
+// The same after the first layer: dx is the input gradient of a convolution of stride 1, computed for the block's image
+// into shared memory. A thread takes a pixel, and sums all its channels. The filters are in shared memory, too, as
+// [tap][filter][channel] with four channels, so that a term's weights are one load that all lanes of a warp share.
+//
+// WideResNet-28-4 at a batch of 128, 16 filters of 3 x 3 x 3: 14.7 MB, 4.9 us, as halves 10.5 MB, 3.5 us; 127 MFLOP.
+// Each number of dy is read 9 times, 8 of them from the L1 cache. An H200 takes 96 us for the input gradient as a
+// matrix product alone, which uses 3 of its tile's 32 columns. A batch has few more blocks than a GPU has
+// multiprocessors, so a thread may have the registers of two blocks a multiprocessor.
+template <int VECTOR, class Dy>
+__device__ __forceinline__ void pgd_step_fused_directly(
+    float* adv, const float* x, const Dy* dy, const float* eps, const float* step, const float* w, const float* norm,
+    const float* y, const float* deviation, float floor, bool l2, bool box_first, const unsigned* rows, int capacity,
+    const ConvShape& s) {
+    DYN_SHARED(float, filters);
+    const int row = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+    if (row >= active_rows(rows, capacity)) return;
+    const int weights = s.kh * s.kw * s.k * MOST_STEP_CHANNELS, pixels = s.h * s.w;
+    float* dx = filters + weights;
+    for (int i = thread; i < weights; i += THREADS) {
+        const int channel = i % MOST_STEP_CHANNELS, of_taps = i / MOST_STEP_CHANNELS;
+        const int filter = of_taps % s.k, tap = of_taps / s.k;
+        filters[i] = channel < s.c ? w[(filter * s.kh * s.kw + tap) * s.c + channel] : 0.0f;
+    }
+    __syncthreads();
+    dy += static_cast<size_t>(row) * s.out_h * s.out_w * s.k;
+    for (int pixel = thread; pixel < pixels; pixel += THREADS) {
+        const int pixel_y = pixel / s.w, pixel_x = pixel - pixel_y * s.w;
+        float sums[MOST_STEP_CHANNELS] = {};
+        for (int tap = 0; tap < s.kh * s.kw; ++tap) {
+            const int from_y = pixel_y + s.padding - tap / s.kw, from_x = pixel_x + s.padding - tap % s.kw;
+            if (static_cast<unsigned>(from_y) >= static_cast<unsigned>(s.out_h) ||
+                static_cast<unsigned>(from_x) >= static_cast<unsigned>(s.out_w)) {
+                continue;
+            }
+            const Dy* gradients = dy + (from_y * s.out_w + from_x) * s.k;
+            const float* taps = filters + tap * s.k * MOST_STEP_CHANNELS;
+#pragma unroll 4
+            for (int filter = 0; filter < s.k; filter += VECTOR) {
+                float gradient[VECTOR];
+                load_vector(gradient, gradients + filter);
+#pragma unroll
+                for (int v = 0; v < VECTOR; ++v) {
+                    float weight[MOST_STEP_CHANNELS];
+                    load_vector(weight, taps + (filter + v) * MOST_STEP_CHANNELS);
+                    for (int c = 0; c < MOST_STEP_CHANNELS; ++c) sums[c] = fmaf(gradient[v], weight[c], sums[c]);
+                }
+            }
+        }
+#pragma unroll
+        for (int c = 0; c < MOST_STEP_CHANNELS; ++c) {
+            if (c < s.c) dx[pixel * s.c + c] = sums[c];
+        }
+    }
+    __syncthreads();
+    pgd_step_fused_of(adv, x, dx, eps, step, norm, y, deviation, floor, l2, box_first, row, pixels * s.c);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    pgd_step_fused_direct(float* adv, const float* x, const float* dy, const float* eps, const float* step,
+                          const float* w, const float* norm, const float* y, const float* deviation, float floor,
+                          int l2, int box_first, const unsigned* rows, int capacity, ConvShape s) {
+    pgd_step_fused_directly<1>(adv, x, dy, eps, step, w, norm, y, deviation, floor, l2 != 0, box_first != 0, rows,
+                               capacity, s);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    pgd_step_fused_direct_x4(float* adv, const float* x, const float* dy, const float* eps, const float* step,
+                             const float* w, const float* norm, const float* y, const float* deviation, float floor,
+                             int l2, int box_first, const unsigned* rows, int capacity, ConvShape s) {
+    pgd_step_fused_directly<4>(adv, x, dy, eps, step, w, norm, y, deviation, floor, l2 != 0, box_first != 0, rows,
+                               capacity, s);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    pgd_step_fused_direct_from_half(float* adv, const float* x, const Half* dy, const float* eps, const float* step,
+                                    const float* w, const float* norm, const float* y, const float* deviation,
+                                    float floor, int l2, int box_first, const unsigned* rows, int capacity,
+                                    ConvShape s) {
+    pgd_step_fused_directly<1>(adv, x, dy, eps, step, w, norm, y, deviation, floor, l2 != 0, box_first != 0, rows,
+                               capacity, s);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    pgd_step_fused_direct_from_half_x4(float* adv, const float* x, const Half* dy, const float* eps, const float* step,
+                                       const float* w, const float* norm, const float* y, const float* deviation,
+                                       float floor, int l2, int box_first, const unsigned* rows, int capacity,
+                                       ConvShape s) {
+    pgd_step_fused_directly<4>(adv, x, dy, eps, step, w, norm, y, deviation, floor, l2 != 0, box_first != 0, rows,
+                               capacity, s);
 }
 
 // First point of PGD: an image of noise in [0, 1), projected into the ball around x, then into the box. It runs once an

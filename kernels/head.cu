@@ -1,10 +1,10 @@
 // The head of a network under attack in one launch: the mean over pixels, the last layer, the loss's gradient with
 // respect to the logits, and the gradients back to the features. Logits and loss are never written.
 //
-// A block takes an example. The features are read twice, the second time from the L2 cache, for the mask of ReLU; their
-// gradient is written once. WideResNet-28-4 at a batch of 128, features of 8 x 8 x 256: 16.8 MB, 5.6 us; as halves 8.4 MB,
-// 2.8 us; 5.5 MFLOP. LeNet5 at a batch of 50, 1024 features: 0.45 MB and 2 MFLOP, less than a launch. As ops of their own
-// these are up to eight launches of 1 us each and more, and the wide ResNet moves 42 MB.
+// A block takes an example. The features are read twice, the second time from the L2 cache, for the mask of ReLU;
+// their gradient is written once. WideResNet-28-4 at a batch of 128, features of 8 x 8 x 256: 16.8 MB, 5.6 us; as
+// halves 8.4 MB, 2.8 us; 5.5 MFLOP. LeNet5 at a batch of 50, 1024 features: 0.45 MB and 2 MFLOP, less than a launch.
+// As ops of their own these are up to eight launches of 1 us each and more, and the wide ResNet moves 42 MB.
 #include "batch_norm.cuh"
 #include "loss.cuh"
 #include "vector.cuh"

@@ -10,8 +10,8 @@ __device__ __forceinline__ double product_in_double(float a, float b) {
     return static_cast<double>(a) * static_cast<double>(b);
 }
 
-// dx = (dy - mean(dy) - y sum(dy y) / (elements - 1)) / deviation, of an image that a block works on; the last term is 0 if
-// the deviation is its lower limit.
+// dx = (dy - mean(dy) - y sum(dy y) / (elements - 1)) / deviation, of an image that a block works on; the last term
+// is 0 if the deviation is its lower limit.
 struct StandardizedGradient {
     float mean, along, divisor;
 

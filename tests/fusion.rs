@@ -183,7 +183,6 @@ fn an_iteration_of_pgd_on_the_wide_resnet_has_one_op_each_way_for_a_convolution_
         ("conv2d_fused", 25),
         ("head_backward", 1),
         ("conv2d_fused_backward_input", 24),
-        ("conv2d_backward_input", 1),
         ("pgd_step_fused", 1),
     ];
     assert_eq!(counted(iteration), BTreeMap::from(expected), "{iteration}");
@@ -201,7 +200,7 @@ fn an_iteration_of_pgd_has_few_launches_in_both_precisions() {
         let iteration = pgd.schedule.programs().find(|p| p.name == "pgd_iteration").expect("PGD has iterations");
         TotalCost::of(iteration, TYPICAL_MULTIPROCESSORS).launches
     };
-    for (precision, expected) in [(Precision::Fp32, [53, 11]), (Precision::Fp16, [53, 11])] {
+    for (precision, expected) in [(Precision::Fp32, [52, 11]), (Precision::Fp16, [52, 11])] {
         let wide_resnet = launches(&mut WideResNet::new(28, 4), 128, precision);
         assert_eq!([wide_resnet, launches(&mut LeNet5::new(1.0), 50, precision)], expected, "{precision}");
     }

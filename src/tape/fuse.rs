@@ -11,8 +11,9 @@
 
 use super::gradient_norm::from_norm;
 use super::graph::{Tape, Value};
+use super::memory::DType;
 use super::op::Op;
-use super::params::{ConvFusion, ConvGradientFusion, PgdFusion};
+use super::params::{ConvFusion, ConvGradientFusion, ConvWindow, MOST_STEP_CHANNELS, MOST_STEP_NUMBERS, PgdFusion};
 
 impl Tape {
     /// Replaces every chain by its fused op, if that op has gradients. A value inside a chain must be used by the chain
@@ -215,18 +216,37 @@ impl Tape {
                 inputs.push(self.nodes[found].inputs[1]);
                 inputs[1] = self.nodes[found].inputs[0];
             }
-            if standardization.is_none() && norm.is_none() {
+            let conv = self.first_layer_before(norm.unwrap_or(reader), inputs[1]);
+            if let Some((found, _)) = conv {
+                inputs.insert(4, self.nodes[found].inputs[1]);
+                inputs[1] = self.nodes[found].inputs[0];
+            }
+            if standardization.is_none() && norm.is_none() && conv.is_none() {
                 continue;
             }
             inputs.extend(operands);
-            for found in standardization.into_iter().chain(norm) {
+            for found in standardization.into_iter().chain(norm).chain(conv.map(|(found, _)| found)) {
                 self.nodes[found].outputs.clear();
                 self.nodes[found].inputs.clear();
             }
-            let fusion = PgdFusion { from_norm: norm.is_some(), standardized: standardization.is_some(), rule };
+            let conv = conv.map(|(_, window)| window);
+            let fusion = PgdFusion { conv, from_norm: norm.is_some(), standardized: standardization.is_some(), rule };
             (self.nodes[at].op, self.nodes[at].inputs) = (Op::PgdStepFused(fusion), inputs);
         }
         self.nodes.retain(|node| !node.outputs.is_empty());
+    }
+
+    /// The convolution whose input gradient only node `reader` reads, if a step of PGD may include it; and its
+    /// geometry.
+    fn first_layer_before(&self, reader: usize, gradient: Value) -> Option<(usize, ConvWindow)> {
+        let at = self.computing(gradient).filter(|_| self.only_use(gradient) == Some(reader))?;
+        let (node, image) = (&self.nodes[at], self.dims(gradient));
+        let Op::Conv2dBackwardInput(window) = node.op else { return None };
+        let &[k, kh, kw, c] = self.dims(node.inputs[1]) else { return None };
+        let numbers = image[1..].iter().product::<usize>() + k * kh * kw * MOST_STEP_CHANNELS;
+        let fits = window.stride == 1 && c <= MOST_STEP_CHANNELS && numbers <= MOST_STEP_NUMBERS;
+        let single = self.dtype(node.inputs[1]) == DType::F32;
+        (fits && single && node.rows == self.nodes[reader].rows).then_some((at, window))
     }
 
     /// The sum that is the only reader of node `at`'s result, and the other value that it adds.

@@ -45,6 +45,6 @@ pub use op::Op;
 pub use ops::batch_norm::BatchNorm;
 pub use params::{
     BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, Direction, HeadFeatures,
-    HeadFusion, L2Order, MAX_LEARNING_RATES, NO_CHOICE, Norm, OptimizerRule, PgdFusion, PgdRule,
+    HeadFusion, L2Order, MAX_LEARNING_RATES, MOST_STEP_CHANNELS, NO_CHOICE, Norm, OptimizerRule, PgdFusion, PgdRule,
 };
 pub use plan::{Place, Program, Region};

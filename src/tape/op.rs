@@ -180,8 +180,8 @@ pub enum Op {
     /// [`Op::Conv2dBackwardInput`] and ops that follow it: dy, w, (dy and w of the shortcut), (weight, variance, y),
     /// (addend) -> dx.
     Conv2dFusedBackwardInput(ConvGradientFusion),
-    /// Gradient of a loss with respect to the features that a network's head reads. The head is the mean over pixels, if
-    /// there is one, the last layer and the loss: features `[n, h, w, c]` or `[n, ..]`, w `[classes, in]`, bias
+    /// Gradient of a loss with respect to the features that a network's head reads. The head is the mean over pixels,
+    /// if there is one, the last layer and the loss: features `[n, h, w, c]` or `[n, ..]`, w `[classes, in]`, bias
     /// `[classes]`, labels u32 `[n]`, dvalue `[n]`, (weight, variance of batch norm) -> dx; and, if the gradient is
     /// normalized, its norm `[n]`.
     HeadBackward(HeadFusion),
@@ -213,8 +213,10 @@ pub enum Op {
     /// One iteration of PGD: x, dx, eps `[n]`, step `[n]` -> adv*: a step along the gradient, then the projection onto
     /// ball and box.
     PgdStep(PgdRule),
-    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (norm `[n]`), (y, deviation
-    /// `[n]`) -> adv*. dx is brought back from the norm of half gradients, then passes [`Op::StandardizeBackward`].
+    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (w), (norm `[n]`), (y,
+    /// deviation `[n]`) -> adv*. With w, the gradient of the first layer's results takes the place of dx, and dx is
+    /// computed from it ([`Op::Conv2dBackwardInput`]). dx is brought back from the norm of half gradients, then passes
+    /// [`Op::StandardizeBackward`].
     PgdStepFused(PgdFusion),
     /// Point along a direction: x, adv, ball `[n]`, t `[n]` -> `x + t (adv - x) / length`. The length is `ball`
     /// ([`Direction::Eps`]) or the norm of `adv - x` ([`Direction::Unit`]).

@@ -114,13 +114,20 @@ pub struct HeadFusion {
     pub features: HeadFeatures,
     /// The loss.
     pub rule: LossRule,
-    /// `true`: the gradient is brought to a norm ([`gradient_norm`](super::gradient_norm)): that of the mean, or that of
-    /// the logits if the features are not averaged.
+    /// `true`: the gradient is brought to a norm ([`gradient_norm`](super::gradient_norm)): that of the mean's
+    /// gradient, or that of the logits' if the features are not averaged.
     pub normalized: bool,
 }
 
 /// Largest number of inputs and classes of a head that is fused: a GPU's block holds them in shared memory.
 pub const MOST_HEAD_NUMBERS: usize = 8192;
+
+/// Largest number of channels of images whose first layer's input gradient is computed with the step of PGD.
+pub const MOST_STEP_CHANNELS: usize = 4;
+
+/// Largest number of elements of an image and of the first layer's filters, each as of [`MOST_STEP_CHANNELS`] channels,
+/// in a step of PGD that includes the layer's input gradient: a GPU's block holds them in shared memory.
+pub const MOST_STEP_NUMBERS: usize = 12_288;
 
 /// Rule of a step of PGD.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,6 +143,8 @@ pub struct PgdRule {
 /// A step of PGD and the ops before it, in this order. At least one of them is set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PgdFusion {
+    /// Geometry of the first layer, if its input gradient is included.
+    pub conv: Option<ConvWindow>,
     /// `true`: the gradient is brought back from a norm ([`gradient_norm`](super::gradient_norm)).
     pub from_norm: bool,
     /// `true`: the gradient passes the standardization of images.

@@ -72,6 +72,7 @@ fn roles(op: &Op) -> Roles {
         Op::BatchNormBackwardInput { .. } => backward(&[Alike, Single, Single, Free], Alike),
         Op::GlobalMean => forward(&[Free], Single),
         Op::GlobalMeanBackward => backward(&[Single], Free),
+        Op::PgdStepFused(fusion) if fusion.conv.is_some() => forward(&[Single, Free], Single),
         Op::HeadBackward(_) => backward(&[Alike], Alike),
         _ => forward(&[], Single),
     }

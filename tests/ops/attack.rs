@@ -5,6 +5,7 @@ use maxmargin::config::{Direction, L2Order};
 use maxmargin::rng::{Purpose, philox};
 use maxmargin::tape::{DType, GRADIENT_NORM, Norm, Op, PgdFusion, PgdRule};
 
+use super::conv::{ConvCase, conv_case};
 use super::support::ball::{self, length};
 use super::support::{Array, OpCase, Random, Sum, exact, near, rounded};
 
@@ -151,6 +152,20 @@ fn finished(dx: &[f64], norm: Option<f64>, standardized: Option<(&[f64], f64)>) 
     dy.iter().zip(y).map(one).collect()
 }
 
+/// The point after a step from `adv` along a gradient with tolerances, in the ball of radius `eps` around `x`.
+fn step_along(gradient: &[Sum], [adv, x]: [&[f64]; 2], [eps, step]: [f64; 2], rule: &PgdRule) -> Vec<Sum> {
+    let g: Vec<f64> = gradient.iter().map(|g| g.value).collect();
+    match rule.norm {
+        Norm::Linf => (0..x.len()).map(|e| linf_step(adv[e], x[e], g[e], eps, step)).collect(),
+        Norm::L2 => {
+            let long = length(&g).max(f64::from(rule.l2_grad_floor));
+            let sizes = gradient.iter().map(|g| step * g.size / long);
+            let points = l2_step(adv, x, &g, eps, step, rule).into_iter().zip(sizes);
+            points.map(|(to, size)| near(to.value, to.size + size)).collect()
+        }
+    }
+}
+
 #[test]
 pub fn pgd_step_fused() {
     let kinds = [(true, false), (false, true), (true, true)];
@@ -164,7 +179,7 @@ pub fn pgd_step_fused() {
             // The second image has the least deviation.
             let least = f64::from(1.0 / (x.row() as f32).sqrt());
             let deviation = Array::f32(&[n], [0.7, least, 0.3, 0.9, 1.5, 0.6].into_iter().take(n));
-            let op = Op::PgdStepFused(PgdFusion { from_norm, standardized, rule });
+            let op = Op::PgdStepFused(PgdFusion { conv: None, from_norm, standardized, rule });
             let mut case = OpCase::new(op).rows(&x).rows(&dx).rows(&eps).rows(&step);
             if from_norm {
                 case = case.rows(&norms);
@@ -176,17 +191,51 @@ pub fn pgd_step_fused() {
                 let point = |i: usize| {
                     let standardized = standardized.then(|| (row(&y, i), deviation.values[i]));
                     let gradient = finished(row(&dx, i), from_norm.then(|| norms.values[i]), standardized);
-                    let g: Vec<f64> = gradient.iter().map(|g| g.value).collect();
-                    let (adv, x, eps, step) = (row(&adv, i), row(&x, i), eps.values[i], step.values[i]);
-                    match norm {
-                        Norm::Linf => (0..x.len()).map(|e| linf_step(adv[e], x[e], g[e], eps, step)).collect(),
-                        Norm::L2 => {
-                            let long = length(&g).max(f64::from(rule.l2_grad_floor));
-                            let sizes = gradient.iter().map(|g| step * g.size / long);
-                            let steps = l2_step(adv, x, &g, eps, step, &rule).into_iter().zip(sizes);
-                            steps.map(|(to, size)| near(to.value, to.size + size)).collect::<Vec<Sum>>()
-                        }
-                    }
+                    step_along(&gradient, [row(&adv, i), row(&x, i)], [eps.values[i], step.values[i]], &rule)
+                };
+                vec![(0..n).flat_map(point).collect()]
+            });
+        }
+    }
+}
+
+/// First layers: more channels and filters than one, and vectors of four; windows beyond the image; the wide ResNet's.
+const LAYERS: [ConvCase; 5] = [
+    conv_case([3, 4, 5, 1], [3, 3, 3], 1, 1),
+    conv_case([2, 6, 6, 4], [8, 3, 3], 1, 1),
+    conv_case([2, 7, 5, 2], [5, 1, 3], 2, 1),
+    conv_case([2, 9, 8, 3], [16, 5, 5], 0, 1),
+    conv_case([2, 32, 32, 3], [16, 3, 3], 1, 1),
+];
+
+/// With coarse numbers the layer's input gradient is exact, so no sign is uncertain.
+#[test]
+pub fn pgd_step_fused_with_the_first_layer() {
+    let kinds = [(false, false), (true, false), (false, true), (true, true)];
+    for (layer, (from_norm, standardized)) in LAYERS.into_iter().flat_map(|layer| kinds.map(|kind| (layer, kind))) {
+        for norm in [Norm::Linf, Norm::L2] {
+            let (rule, dims) = (PgdRule { norm, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 }, layer.x());
+            let [adv, x, _, eps, step] = pgd_state(&dims);
+            let (dy, w, y) =
+                (Random(6).coarse(&layer.y()), Random(7).coarse(&layer.filters()), Random(5).signed(&dims));
+            let n = dims[0];
+            let dx: Vec<f64> = layer.backward_input(n, &dy, &w).iter().map(|sum| sum.value).collect();
+            let norms = Array::f32(&[n], [3.0, 0.5, 700.0].into_iter().take(n));
+            let deviation = Array::f32(&[n], [0.7, 0.3, 0.9].into_iter().take(n));
+            let op = Op::PgdStepFused(PgdFusion { conv: Some(layer.window), from_norm, standardized, rule });
+            let mut case = OpCase::new(op).rows(&x).rows(&dy).rows(&eps).rows(&step).whole(&w);
+            if from_norm {
+                case = case.rows(&norms);
+            }
+            if standardized {
+                case = case.rows(&y).rows(&deviation);
+            }
+            case.updates_rows(&adv).check(|n| {
+                let point = |i: usize| {
+                    let standardized = standardized.then(|| (row(&y, i), deviation.values[i]));
+                    let dx = &dx[i * x.row()..][..x.row()];
+                    let gradient = finished(dx, from_norm.then(|| norms.values[i]), standardized);
+                    step_along(&gradient, [row(&adv, i), row(&x, i)], [eps.values[i], step.values[i]], &rule)
                 };
                 vec![(0..n).flat_map(point).collect()]
             });

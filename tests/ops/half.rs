@@ -5,7 +5,7 @@ use maxmargin::tape::{DType, Op};
 use super::support::fake::runs_long_tests;
 use super::support::half::{in_half, rounded, turned};
 use super::support::{Array, OpCase, Random, exact};
-use super::{batch_norm, conv, conv_fused, conv_pool, elementwise, head, image, linear, pool};
+use super::{attack, batch_norm, conv, conv_fused, conv_pool, elementwise, head, image, linear, pool};
 
 /// Weights of convolutions and linear layers, with numbers whose halves are subnormal, infinite, or ties.
 #[test]
@@ -77,6 +77,11 @@ fn linear_layers() {
     in_half(linear::linear_bias_relu);
     in_half(linear::linear_backward_input);
     in_half(linear::linear_backward_input_is_0_where_the_result_of_relu_is_not_positive);
+}
+
+#[test]
+fn steps_of_pgd_with_the_first_layer() {
+    in_half(attack::pgd_step_fused_with_the_first_layer);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::conv::{ConvSizes, conv2d_backward_input};
 use super::elementwise::{larger, smaller};
 use super::formula::{BoundFormula, InputNumbers, map};
 use super::image::standardize_backward;
@@ -153,6 +154,8 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
 /// Gradient with respect to images, and what is left to be done to it.
 pub(super) struct ImageGradient<'a> {
     pub dx: &'a [f32],
+    /// Weight of the first layer, if `dx` is the gradient of its results.
+    pub layer: Option<(&'a [f32], ConvSizes)>,
     /// Norms from which the rows are brought back.
     pub norm: Option<&'a [f32]>,
     /// Results and deviations of the standardization that the gradient passes.
@@ -170,9 +173,14 @@ pub(super) fn pgd_step_fused(
     rule: &PgdRule,
 ) {
     let (capacity, row) = (eps.len(), x.len() / eps.len());
-    scratch(2 * x.len(), |free| {
+    scratch(3 * x.len(), |free| {
+        let (of_image, free) = free.split_at_mut(x.len());
         let (restored, finished) = free.split_at_mut(x.len());
         let mut dx = gradient.dx;
+        if let Some((w, shape)) = &gradient.layer {
+            conv2d_backward_input(of_image, dx, w, n, shape);
+            dx = of_image;
+        }
         if let Some(norm) = gradient.norm {
             let (all, each) = ([capacity, row], [capacity]);
             let inputs = vec![(InputNumbers::F32(dx), &all[..]), (InputNumbers::F32(norm), &each[..])];

@@ -282,9 +282,12 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
             attack::pgd_step(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);
         }
         Op::PgdStepFused(fusion) => {
-            let (norm, standardized) = x[4..].split_at(usize::from(fusion.from_norm));
+            let (w, operands) = x[4..].split_at(usize::from(fusion.conv.is_some()));
+            let (norm, standardized) = operands.split_at(usize::from(fusion.from_norm));
+            let layer = |window| (f32s(w[0]), conv::ConvSizes::new(out_dims, in_dims(4), window));
             let gradient = attack::ImageGradient {
                 dx: f32s(x[1]),
+                layer: fusion.conv.map(layer),
                 norm: norm.first().map(|norm| f32s(norm)),
                 standardized: (!standardized.is_empty()).then(|| [0, 1].map(|i| f32s(standardized[i]))),
             };

@@ -53,6 +53,9 @@ abi! {
     /// Weight of a batch's statistics in the running statistics after it.
     const BATCH_NORM_MOMENTUM: f32 = 0.1;
 
+    /// Channels of images, at most, for which a step of PGD computes the first layer's input gradient.
+    const MOST_STEP_CHANNELS: usize = 4;
+
     /// Norm to which a gradient is brought before it is stored as halves.
     const GRADIENT_NORM: f32 = 256.0;
     /// Least norm that a gradient is divided by.

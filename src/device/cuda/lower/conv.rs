@@ -90,7 +90,7 @@ impl ConvProblem {
         4 * self.k * self.filter()
     }
 
-    fn shape(&self, chunk: usize) -> Arg {
+    pub fn shape(&self, chunk: usize) -> Arg {
         let (rows, columns) = if self.pooled { (self.out_h / 2, self.out_w / 2) } else { (self.out_h, self.out_w) };
         Arg::of(ConvShape {
             h: int(self.h),

@@ -37,6 +37,7 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[Half, ToHalf],
         Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) => &[Half],
         Op::GlobalMean => &[FromHalf],
+        Op::PgdStepFused(fusion) if fusion.conv.is_some() => &[FromHalf],
         Op::GlobalMeanBackward | Op::PackFilters => &[ToHalf],
         _ => &[],
     }
