@@ -103,13 +103,13 @@ fn floats() -> Vec<u32> {
             .into_iter()
             .chain((-26..17).flat_map(|e| [1.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 1.5].map(|m| m * 2f32.powi(e))))
             .flat_map(|x| [x.to_bits(), x.to_bits() + 1, x.to_bits().saturating_sub(1)])
-            .flat_map(|word| [word, word ^ 1 << 31])
+            .flat_map(|word| [word, word ^ (1 << 31)])
             .collect();
     let mut random = Random(5);
     words.extend((0..2000).map(|_| random.word() as u32));
     // Exponents near those of halves.
     words.extend(
-        (0..6000).map(|_| random.word() as u32 & 0x87FF_FFFF | 0x3000_0000 + (random.word() as u32 & 0x1800_0000)),
+        (0..6000).map(|_| (random.word() as u32 & 0x87FF_FFFF) | (0x3000_0000 + (random.word() as u32 & 0x1800_0000))),
     );
     words
 }

@@ -71,9 +71,9 @@ impl Tape {
             normalize(&mut gradient, &mut nodes);
         }
         let back = self.only_use(gradient)?;
-        let relu = match &self.nodes[back].inputs[..] {
-            &[dy, weight] if (dy, weight) == (gradient, w) => false,
-            &[dy, weight, y] if (dy, weight, y) == (gradient, w, features) => true,
+        let relu = match self.nodes[back].inputs[..] {
+            [dy, weight] if (dy, weight) == (gradient, w) => false,
+            [dy, weight, y] if (dy, weight, y) == (gradient, w, features) => true,
             _ => return None,
         };
         if self.nodes[back].op != Op::LinearBackwardInput || relu && mean.is_some() {
