@@ -215,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     sum_items(parts, dy, items, k, chunk, [choice](size_t at) { return choice[at] != NO_CHOICE; });
 }
 
-// The same on halves, on tensor cores; sums are not split.
+// `conv_pool` on halves, on tensor cores. Sums are not split.
 template <class T>
 __device__ __forceinline__ void conv_pool_half_tile(
     Half* out, unsigned char* choice, const Half* x, const Half* w, const float* bias, const unsigned* rows,
