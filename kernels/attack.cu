@@ -387,8 +387,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_step_fused_of(adv, x, dx, eps, step, norm, y, deviation, floor, l2 != 0, box_first != 0, row, width);
 }
 
-// The same after the first layer: dx is the input gradient of a convolution of stride 1, computed for the block's image
-// into shared memory. A thread takes a pixel, and sums all its channels. The filters are in shared memory, too, as
+// `pgd_step_fused` with the first layer: dx is the input gradient of a convolution of stride 1, which the block computes
+// for its image into shared memory. A thread takes a pixel, and sums all its channels. The filters are in shared memory, too, as
 // [tap][filter][channel] with four channels, so that a term's weights are one load that all lanes of a warp share.
 //
 // WideResNet-28-4 at a batch of 128, 16 filters of 3 x 3 x 3: 14.7 MB, 4.9 us, as halves 10.5 MB, 3.5 us; 127 MFLOP.
