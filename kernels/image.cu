@@ -15,20 +15,14 @@ __device__ __forceinline__ void standardize_of(V* __restrict__ y, float* __restr
     if (row >= active_rows(rows, capacity)) return;
     const V* from = x + static_cast<size_t>(row) * width;
     V* to = y + static_cast<size_t>(row) * width;
-    double sum = 0.0;
-    for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
-        sum += sum_each([](float x) { return static_cast<double>(x); }, from[at]);
-    }
-    const double center = block_sum(sum) / elements;
-    double squares = 0.0;
-    const auto square = [=](float x) { return (static_cast<double>(x) - center) * (static_cast<double>(x) - center); };
-    for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) squares += sum_each(square, from[at]);
-    const double variance = block_sum(squares) / max(elements - 1, 1);
-    const float found = static_cast<float>(sqrt(variance)), least = least_deviation(elements);
-    const float divisor = found < least ? least : found, mean = static_cast<float>(center);
-    const auto standard = [=](float x) { return (x - mean) / divisor; };
+    const auto sum_of = [=](auto f) {
+        double sum = 0.0;
+        for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) sum += sum_each(f, from[at]);
+        return sum;
+    };
+    const Standardization standard(sum_of, elements);
     for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) to[at] = each(standard, from[at]);
-    if (threadIdx.x == 0) deviation[row] = divisor;
+    if (threadIdx.x == 0) deviation[row] = standard.divisor;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -13,7 +13,7 @@ use crate::batch::Batch;
 use crate::choice::choices;
 use crate::device::Schedule;
 use crate::model::{AttackedModel, Mode, Model};
-use crate::tape::{Buffer, Direction, LossRule, Memory, Norm, Program, Tape, Value};
+use crate::tape::{AlongRule, Buffer, Direction, LossRule, Memory, Norm, Program, Tape, Value};
 
 /// Start of the bisection. Its first sign is that of the loss at PGD's own point.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -193,6 +193,7 @@ impl AnPgd {
 
     fn point_at(&self, tape: &mut Tape, t: &Buffer, clamp: bool) -> Value {
         let [x, adv, eps, t] = [&self.batch.x, &self.pgd.adv, &self.pgd.eps, t].map(|b| tape.leaf(b));
-        tape.along_direction(self.search.norm, self.search.direction, clamp, x, adv, eps, t)
+        let rule = AlongRule { norm: self.search.norm, direction: self.search.direction, clamp };
+        tape.along_direction(rule, x, adv, eps, t)
     }
 }

@@ -12,7 +12,7 @@ use super::interface::Attack;
 use crate::batch::Batch;
 use crate::device::Schedule;
 use crate::model::{Mode, Model};
-use crate::tape::{Direction, Memory, Norm, Tape, Value};
+use crate::tape::{AlongRule, Direction, Memory, Norm, Tape, Value};
 
 /// Length of the searched part of the line on either side of the attack's point, as a fraction of its distance.
 const REACH: f32 = 1.0 / 32.0;
@@ -26,7 +26,8 @@ pub fn at_boundary(memory: &mut Memory, model: &dyn Model, batch: &Batch, attack
     let [t, low, high, ones] = ["boundary_t", "boundary_low", "boundary_high", "boundary_ones"].map(&mut rows);
     let point = |tape: &mut Tape, length: Value| {
         let [x, found, ones] = [&batch.x, &attack.adv, &ones].map(|buffer| tape.leaf(buffer));
-        tape.along_direction(Norm::L2, Direction::Eps, true, x, found, ones, length)
+        let rule = AlongRule { norm: Norm::L2, direction: Direction::Eps, clamp: true };
+        tape.along_direction(rule, x, found, ones, length)
     };
 
     let mut start = batch.tape("boundary_start");

@@ -6,14 +6,13 @@
 //! - batch norm and ReLU: [`Op::BatchNorm`] and [`Op::BatchNormTraining`] with ReLU
 //! - a convolution, the shortcut of a residual block (1x1), the residual sum, and batch norm in evaluation mode with
 //!   ReLU: [`Op::Conv2dFused`]; their input gradients: [`Op::Conv2dFusedBackwardInput`]
-//! - a step of PGD and the last ops of its gradient: [`Op::PgdStepFused`]
+//! - from images to the first layer, and from its gradient to a step of PGD: [`Op::StandardizeConv2d`] and
+//!   [`Op::PgdStepFused`], in `fuse_first_layer`
 //! - the last layer, its loss and their gradients: [`Op::HeadBackward`], in `fuse_head`
 
-use super::gradient_norm::from_norm;
 use super::graph::{Tape, Value};
-use super::memory::DType;
 use super::op::Op;
-use super::params::{ConvFusion, ConvGradientFusion, ConvWindow, MOST_STEP_CHANNELS, MOST_STEP_NUMBERS, PgdFusion};
+use super::params::{ConvFusion, ConvGradientFusion};
 
 impl Tape {
     /// Replaces every chain by its fused op, if that op has gradients. A value inside a chain must be used by the chain
@@ -187,66 +186,6 @@ impl Tape {
             let node = &mut self.nodes[*last];
             (node.op, node.inputs) = (Op::Conv2dFusedBackwardInput(fusion), inputs);
         }
-    }
-
-    /// Fuses steps of PGD with the gradient of standardization and with the return of a gradient from its norm. Called
-    /// when precision has been chosen.
-    pub(super) fn fuse_pgd_steps(&mut self) {
-        if !self.fusing {
-            return;
-        }
-        for at in 0..self.nodes.len() {
-            let Op::PgdStep(rule) = self.nodes[at].op else { continue };
-            // The only use of the step's gradient so far, and the node that computes it with `op`.
-            let before = |tape: &Tape, reader: usize, gradient: Value, op: &Op| {
-                let found = tape
-                    .computing(gradient)
-                    .filter(|&i| tape.nodes[i].op == *op && tape.nodes[i].rows == tape.nodes[at].rows);
-                found.filter(|_| tape.only_use(gradient) == Some(reader))
-            };
-            let mut inputs = self.nodes[at].inputs.clone();
-            let (mut reader, mut operands) = (at, Vec::new());
-            let standardization = before(self, reader, inputs[1], &Op::StandardizeBackward);
-            if let Some(found) = standardization {
-                (inputs[1], reader) = (self.nodes[found].inputs[0], found);
-                operands = self.nodes[found].inputs[1..].to_vec();
-            }
-            let norm = before(self, reader, inputs[1], &Op::Map(from_norm()));
-            if let Some(found) = norm {
-                inputs.push(self.nodes[found].inputs[1]);
-                inputs[1] = self.nodes[found].inputs[0];
-            }
-            let conv = self.first_layer_before(norm.unwrap_or(reader), inputs[1]);
-            if let Some((found, _)) = conv {
-                inputs.insert(4, self.nodes[found].inputs[1]);
-                inputs[1] = self.nodes[found].inputs[0];
-            }
-            if standardization.is_none() && norm.is_none() && conv.is_none() {
-                continue;
-            }
-            inputs.extend(operands);
-            for found in standardization.into_iter().chain(norm).chain(conv.map(|(found, _)| found)) {
-                self.nodes[found].outputs.clear();
-                self.nodes[found].inputs.clear();
-            }
-            let conv = conv.map(|(_, window)| window);
-            let fusion = PgdFusion { conv, from_norm: norm.is_some(), standardized: standardization.is_some(), rule };
-            (self.nodes[at].op, self.nodes[at].inputs) = (Op::PgdStepFused(fusion), inputs);
-        }
-        self.nodes.retain(|node| !node.outputs.is_empty());
-    }
-
-    /// The convolution whose input gradient only node `reader` reads, if a step of PGD may include it; and its
-    /// geometry.
-    fn first_layer_before(&self, reader: usize, gradient: Value) -> Option<(usize, ConvWindow)> {
-        let at = self.computing(gradient).filter(|_| self.only_use(gradient) == Some(reader))?;
-        let (node, image) = (&self.nodes[at], self.dims(gradient));
-        let Op::Conv2dBackwardInput(window) = node.op else { return None };
-        let &[k, kh, kw, c] = self.dims(node.inputs[1]) else { return None };
-        let numbers = image[1..].iter().product::<usize>() + k * kh * kw * MOST_STEP_CHANNELS;
-        let fits = window.stride == 1 && c <= MOST_STEP_CHANNELS && numbers <= MOST_STEP_NUMBERS;
-        let single = self.dtype(node.inputs[1]) == DType::F32;
-        (fits && single && node.rows == self.nodes[reader].rows).then_some((at, window))
     }
 
     /// The sum that is the only reader of node `at`'s result, and the other value that it adds.

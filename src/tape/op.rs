@@ -10,7 +10,8 @@
 use super::formula::{Formula, Reduction};
 use super::loss::{LossRule, TargetedLoss};
 use super::params::{
-    ConvFusion, ConvGradientFusion, ConvWindow, Direction, HeadFusion, Norm, OptimizerRule, PgdFusion, PgdRule,
+    AlongRule, ConvFusion, ConvGradientFusion, ConvWindow, FirstLayerFusion, HeadFusion, Norm, OptimizerRule,
+    PgdFusion, PgdRule,
 };
 use crate::rng::Purpose;
 
@@ -213,21 +214,18 @@ pub enum Op {
     /// One iteration of PGD: x, dx, eps `[n]`, step `[n]` -> adv*: a step along the gradient, then the projection onto
     /// ball and box.
     PgdStep(PgdRule),
-    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (w), (norm `[n]`), (y,
-    /// deviation `[n]`) -> adv*. With w, the gradient of the first layer's results takes the place of dx, and dx is
-    /// computed from it ([`Op::Conv2dBackwardInput`]). dx is brought back from the norm of half gradients, then passes
-    /// [`Op::StandardizeBackward`].
+    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (w, (choice)), (norm
+    /// `[n]`), (y, deviation `[n]`) -> adv*. With w, the gradient of the first layer's results takes the place of dx, and
+    /// dx is computed from it ([`Op::Conv2dBackwardInput`]; with choice [`Op::ConvPoolBackwardInput`]). dx is brought
+    /// back from the norm of half gradients, then passes [`Op::StandardizeBackward`].
     PgdStepFused(PgdFusion),
+    /// [`Op::AlongDirection`], if it is included, [`Op::Standardize`] and the first layer: x, w, (adv, ball `[n]`, t
+    /// `[n]`), (weight, bias, mean, variance) -> (sum), (batch norm of the sum, with ReLU), (standardized images,
+    /// deviation `[n]`).
+    StandardizeConv2d(FirstLayerFusion),
     /// Point along a direction: x, adv, ball `[n]`, t `[n]` -> `x + t (adv - x) / length`. The length is `ball`
     /// ([`Direction::Eps`]) or the norm of `adv - x` ([`Direction::Unit`]).
-    AlongDirection {
-        /// Norm of `adv - x`.
-        norm: Norm,
-        /// Unit of `t`.
-        direction: Direction,
-        /// `true`: the point is clamped to [0, 1].
-        clamp: bool,
-    },
+    AlongDirection(AlongRule),
     /// FAB's projection (Croce and Hein, 2020): point z, anchor a, gradient w, each `[n, ..]`, value f `[n]` -> d: the
     /// smallest move of z inside the box [0, 1] onto the hyperplane `f + w . (z + d - a) = 0`. If the box does not meet
     /// the hyperplane, d leads to the corner nearest to it. Coordinates with `w = 0` do not move.
@@ -321,7 +319,8 @@ impl Op {
             Op::PgdStart(_) => "pgd_start",
             Op::PgdStep(_) => "pgd_step",
             Op::PgdStepFused(_) => "pgd_step_fused",
-            Op::AlongDirection { .. } => "along_direction",
+            Op::StandardizeConv2d(_) => "standardize_conv2d",
+            Op::AlongDirection(_) => "along_direction",
             Op::ProjectHyperplane(_) => "project_hyperplane",
             Op::Bisect { .. } => "bisect",
             Op::PackFilters => "pack_filters",

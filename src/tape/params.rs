@@ -125,9 +125,45 @@ pub const MOST_HEAD_NUMBERS: usize = 8192;
 /// Largest number of channels of images whose first layer's input gradient is computed with the step of PGD.
 pub const MOST_STEP_CHANNELS: usize = 4;
 
-/// Largest number of elements of an image and of the first layer's filters, each as of [`MOST_STEP_CHANNELS`] channels,
-/// in a step of PGD that includes the layer's input gradient: a GPU's block holds them in shared memory.
-pub const MOST_STEP_NUMBERS: usize = 12_288;
+/// Largest number of elements of an image and of the first layer's filters that a GPU's block holds in its 48 KiB of
+/// shared memory, beside sums over the block. Channels are rounded up to [`MOST_STEP_CHANNELS`] in a step of PGD, the
+/// number of filters to a multiple of [`FIRST_LAYER_FILTERS`] in the layer itself.
+pub const MOST_FIRST_LAYER_NUMBERS: usize = 12_000;
+
+/// Filters of the first layer whose sums a GPU's thread has in registers.
+pub const FIRST_LAYER_FILTERS: usize = 16;
+
+/// Rule of a point along a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlongRule {
+    /// Norm of `adv - x`.
+    pub norm: Norm,
+    /// Unit of `t`.
+    pub direction: Direction,
+    /// `true`: the point is clamped to [0, 1].
+    pub clamp: bool,
+}
+
+/// Ops from images to the results of a network's first layer, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstLayerFusion {
+    /// Rule of the point along a direction that the images are, if it is included.
+    pub along: Option<AlongRule>,
+    /// The convolution of the standardized images, without shortcut and addend, and what follows it.
+    pub layer: ConvFusion,
+    /// `true`: the standardized images and their deviations are outputs, too.
+    pub keeps_images: bool,
+}
+
+/// First layer whose input gradient is computed with a step of PGD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepLayer {
+    /// A convolution.
+    Conv(ConvWindow),
+    /// A convolution with bias, ReLU and max-pooling ([`Op::ConvPool`](super::Op::ConvPool)); in linf, without
+    /// standardization.
+    ConvPool(ConvWindow),
+}
 
 /// Rule of a step of PGD.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -143,8 +179,8 @@ pub struct PgdRule {
 /// A step of PGD and the ops before it, in this order. At least one of them is set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PgdFusion {
-    /// Geometry of the first layer, if its input gradient is included.
-    pub conv: Option<ConvWindow>,
+    /// The first layer, if its input gradient is included.
+    pub layer: Option<StepLayer>,
     /// `true`: the gradient is brought back from a norm ([`gradient_norm`](super::gradient_norm)).
     pub from_norm: bool,
     /// `true`: the gradient passes the standardization of images.

@@ -72,7 +72,11 @@ fn roles(op: &Op) -> Roles {
         Op::BatchNormBackwardInput { .. } => backward(&[Alike, Single, Single, Free], Alike),
         Op::GlobalMean => forward(&[Free], Single),
         Op::GlobalMeanBackward => backward(&[Single], Free),
-        Op::PgdStepFused(fusion) if fusion.conv.is_some() => forward(&[Single, Free], Single),
+        Op::PgdStepFused(fusion) if fusion.layer.is_some() => forward(&[Single, Free], Single),
+        Op::StandardizeConv2d(fusion) => {
+            let results = [fusion.layer.sum, fusion.layer.norm].into_iter().filter(|given| *given);
+            Roles { inputs: vec![], outputs: results.map(|_| Alike).collect(), backward: false }
+        }
         Op::HeadBackward(_) => backward(&[Alike], Alike),
         _ => forward(&[], Single),
     }

@@ -350,7 +350,7 @@ fn explain_says_what_is_half_and_why_a_result_is_not() {
         "1 x pack_filters: 2 ops\n",
         "conv2.weight.half f16, conv2.weight.half_turned f16 [32, 5, 5, 16] = pack_filters(conv2.weight)\n",
         "5 x pgd_iteration: ",
-        "; f32: pgd_step_fused reads it\n",
+        "; f32: loss reads it\n",
     ] {
         assert!(tape.contains(part), "no {part:?} in {tape}");
     }

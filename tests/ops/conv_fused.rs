@@ -58,15 +58,15 @@ fn addend(a: &Array) -> impl Iterator<Item = Sum> {
 }
 
 /// Operands of batch norm. One of the channels has weight 0.
-struct NormOperands {
-    weight: Array,
-    bias: Array,
-    mean: Array,
-    variance: Array,
+pub struct NormOperands {
+    pub weight: Array,
+    pub bias: Array,
+    pub mean: Array,
+    pub variance: Array,
 }
 
 impl NormOperands {
-    fn new(c: usize) -> NormOperands {
+    pub fn new(c: usize) -> NormOperands {
         let mut weight = Random(11).signed(&[c]);
         weight.values[c / 2] = 0.0;
         let [bias, mean] = [12, 13].map(|seed| Random(seed).signed(&[c]));
@@ -79,7 +79,7 @@ impl NormOperands {
     }
 
     /// Batch norm and ReLU of the `sum` of a channel.
-    fn apply(&self, channel: usize, Sum { value, size }: Sum) -> Sum {
+    pub fn apply(&self, channel: usize, Sum { value, size }: Sum) -> Sum {
         let (scale, bias, mean) = (self.scale(channel), self.bias.values[channel], self.mean.values[channel]);
         let size = (size + mean.abs()) * scale.abs() + bias.abs();
         near(((value - mean) * scale + bias).max(0.0), size)

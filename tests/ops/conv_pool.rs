@@ -67,7 +67,7 @@ fn gradient(s: &ConvCase) -> (Array, Array) {
 }
 
 /// Gradient with respect to the output of the convolution.
-fn unpooled(s: &ConvCase, n: usize, dy: &Array, choice: &Array) -> Array {
+pub fn unpooled(s: &ConvCase, n: usize, dy: &Array, choice: &Array) -> Array {
     let mut full = Array::f32(&s.y(), vec![0.0; s.y().iter().product()]);
     for at in (0..n * dy.row()).filter(|&at| choice.values[at] as u8 != NO_CHOICE) {
         full.values[window(s.y(), at, choice.values[at] as usize)] = dy.values[at];

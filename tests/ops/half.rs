@@ -5,7 +5,7 @@ use maxmargin::tape::{DType, Op};
 use super::support::fake::runs_long_tests;
 use super::support::half::{in_half, rounded, turned};
 use super::support::{Array, OpCase, Random, exact};
-use super::{attack, batch_norm, conv, conv_fused, conv_pool, elementwise, head, image, linear, pool};
+use super::{batch_norm, conv, conv_fused, conv_pool, elementwise, first_layer, head, image, linear, pool};
 
 /// Weights of convolutions and linear layers, with numbers whose halves are subnormal, infinite, or ties.
 #[test]
@@ -80,8 +80,10 @@ fn linear_layers() {
 }
 
 #[test]
-fn steps_of_pgd_with_the_first_layer() {
-    in_half(attack::pgd_step_fused_with_the_first_layer);
+fn first_layers() {
+    in_half(first_layer::standardize_conv2d);
+    in_half(first_layer::pgd_step_fused_with_the_first_layer);
+    in_half(first_layer::pgd_step_fused_with_a_pooled_first_layer);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn least(row: usize) -> f64 {
 
 /// Images of four kinds in turn: random, of one colour, almost of one colour (below the least deviation), and black
 /// with one white element.
-fn images(dims: &[usize]) -> Array {
+pub fn images(dims: &[usize]) -> Array {
     let mut x = Random(1).image(dims);
     let row = x.row();
     for (i, image) in x.values.chunks_mut(row).enumerate() {
@@ -42,7 +42,7 @@ fn images(dims: &[usize]) -> Array {
 }
 
 /// y and deviation of an image in double precision, and the mean of its elements' magnitudes.
-fn standardized(image: &[f64]) -> (Vec<f64>, f64, f64) {
+pub fn standardized(image: &[f64]) -> (Vec<f64>, f64, f64) {
     let n = image.len() as f64;
     let mean = image.iter().sum::<f64>() / n;
     let squares: f64 = image.iter().map(|x| (x - mean).powi(2)).sum();

@@ -15,6 +15,7 @@ mod conv;
 mod conv_fused;
 mod conv_pool;
 mod elementwise;
+mod first_layer;
 mod formula;
 mod half;
 mod head;
@@ -98,8 +99,9 @@ fn test_of(op: &Op) -> fn() {
         Op::Uniform { .. } => attack::uniform,
         Op::PgdStart(_) => attack::pgd_start,
         Op::PgdStep(_) => attack::pgd_step,
-        Op::PgdStepFused(_) => attack::pgd_step_fused,
-        Op::AlongDirection { .. } => attack::along_direction,
+        Op::PgdStepFused(_) => first_layer::pgd_step_fused,
+        Op::StandardizeConv2d(_) => first_layer::standardize_conv2d,
+        Op::AlongDirection(_) => attack::along_direction,
         Op::ProjectHyperplane(_) => hyperplane::project_hyperplane,
         Op::Bisect { .. } => attack::bisect,
         Op::PackFilters => half::pack_filters,

@@ -2,15 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::conv::{ConvSizes, conv2d_backward_input};
 use super::elementwise::{larger, smaller};
-use super::formula::{BoundFormula, InputNumbers, map};
-use super::image::standardize_backward;
-use super::scratch::scratch;
 use super::simd::vectorized;
 use crate::rng::{self, Purpose};
-use crate::tape::gradient_norm::from_norm;
-use crate::tape::{Direction, L2Order, Norm, PgdRule};
+use crate::tape::{AlongRule, Direction, L2Order, Norm, PgdRule};
 
 /// Key of counter-based random numbers; example and element are the counter.
 pub(super) struct NoiseKey {
@@ -149,57 +144,6 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
             },
         );
     });
-}
-
-/// Gradient with respect to images, and what is left to be done to it.
-pub(super) struct ImageGradient<'a> {
-    pub dx: &'a [f32],
-    /// Weight of the first layer, if `dx` is the gradient of its results.
-    pub layer: Option<(&'a [f32], ConvSizes)>,
-    /// Norms from which the rows are brought back.
-    pub norm: Option<&'a [f32]>,
-    /// Results and deviations of the standardization that the gradient passes.
-    pub standardized: Option<[&'a [f32]; 2]>,
-}
-
-/// [`pgd_step`] along a gradient that is not finished.
-pub(super) fn pgd_step_fused(
-    adv: &mut [f32],
-    x: &[f32],
-    gradient: &ImageGradient,
-    eps: &[f32],
-    step: &[f32],
-    n: usize,
-    rule: &PgdRule,
-) {
-    let (capacity, row) = (eps.len(), x.len() / eps.len());
-    scratch(3 * x.len(), |free| {
-        let (of_image, free) = free.split_at_mut(x.len());
-        let (restored, finished) = free.split_at_mut(x.len());
-        let mut dx = gradient.dx;
-        if let Some((w, shape)) = &gradient.layer {
-            conv2d_backward_input(of_image, dx, w, n, shape);
-            dx = of_image;
-        }
-        if let Some(norm) = gradient.norm {
-            let (all, each) = ([capacity, row], [capacity]);
-            let inputs = vec![(InputNumbers::F32(dx), &all[..]), (InputNumbers::F32(norm), &each[..])];
-            map(&mut restored[..n * row], &BoundFormula::new(&from_norm(), inputs, capacity, row));
-            dx = restored;
-        }
-        if let Some([y, deviation]) = gradient.standardized {
-            standardize_backward(&mut finished[..n * row], dx, y, &deviation[..n], row);
-            dx = finished;
-        }
-        pgd_step(adv, x, dx, eps, step, n, rule);
-    });
-}
-
-/// Rule of [`along_direction`].
-pub(super) struct AlongRule {
-    pub norm: Norm,
-    pub direction: Direction,
-    pub clamp: bool,
 }
 
 /// `out = x + t (adv - x) / length`, where the length is `ball` or the norm of `adv - x`.

@@ -4,10 +4,10 @@
 use super::arena::Arena;
 use super::shapes::{OpShapes, OperandShape};
 use super::{
-    attack, batch_norm, conv, conv_fused, conv_pool, elementwise, formula, half, head, hyperplane, image, linear, loss,
-    optimizer, pool, rows,
+    attack, batch_norm, conv, conv_fused, conv_pool, elementwise, first_layer, formula, half, head, hyperplane, image,
+    linear, loss, optimizer, pool, rows,
 };
-use crate::tape::{ConvWindow, DType, Node, Op, Place, Program, Value};
+use crate::tape::{ConvWindow, DType, Node, Op, Place, Program, StepLayer, Value};
 
 fn f32s(bytes: &[u8]) -> &[f32] {
     bytemuck::cast_slice(bytes)
@@ -282,20 +282,42 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
             attack::pgd_step(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);
         }
         Op::PgdStepFused(fusion) => {
-            let (w, operands) = x[4..].split_at(usize::from(fusion.conv.is_some()));
+            let (window, operands) = match fusion.layer {
+                None => (None, 0),
+                Some(StepLayer::Conv(window)) => (Some(window), 1),
+                Some(StepLayer::ConvPool(window)) => (Some(window), 2),
+            };
+            let (layer, operands) = x[4..].split_at(operands);
             let (norm, standardized) = operands.split_at(usize::from(fusion.from_norm));
-            let layer = |window| (f32s(w[0]), conv::ConvSizes::new(out_dims, in_dims(4), window));
-            let gradient = attack::ImageGradient {
+            let layer = window.map(|window| first_layer::UnfinishedLayer {
+                w: f32s(layer[0]),
+                shape: conv::ConvSizes::new(out_dims, in_dims(4), window),
+                choice: layer.get(1).copied(),
+            });
+            let gradient = first_layer::ImageGradient {
                 dx: f32s(x[1]),
-                layer: fusion.conv.map(layer),
+                layer,
                 norm: norm.first().map(|norm| f32s(norm)),
                 standardized: (!standardized.is_empty()).then(|| [0, 1].map(|i| f32s(standardized[i]))),
             };
-            attack::pgd_step_fused(f32s_mut(y0), f32s(x[0]), &gradient, f32s(x[2]), f32s(x[3]), n, &fusion.rule);
+            first_layer::pgd_step_fused(f32s_mut(y0), f32s(x[0]), &gradient, f32s(x[2]), f32s(x[3]), n, &fusion.rule);
         }
-        Op::AlongDirection { norm, direction, clamp } => {
-            let along = attack::AlongRule { norm: *norm, direction: *direction, clamp: *clamp };
-            attack::along_direction(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, &along);
+        Op::StandardizeConv2d(fusion) => {
+            let (along, norm) = x[2..].split_at(if fusion.along.is_some() { 3 } else { 0 });
+            let operands = first_layer::FirstLayerOperands {
+                x: f32s(x[0]),
+                along: fusion.along.map(|rule| (rule, [0, 1, 2].map(|i| f32s(along[i])))),
+                w: f32s(x[1]),
+                norm: norm.iter().map(|operand| f32s(operand)).collect(),
+            };
+            let mut results: Vec<&mut [f32]> = [y0].into_iter().chain(others).map(|y| f32s_mut(y)).collect();
+            let images = fusion.keeps_images.then(|| results.split_off(results.len() - 2));
+            let images = images.map(|images| images.try_into().expect("images and deviations"));
+            let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), fusion.layer.window);
+            first_layer::standardize_conv2d(results, images, &operands, n, &fusion.layer, &shape);
+        }
+        Op::AlongDirection(rule) => {
+            attack::along_direction(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);
         }
         Op::ProjectHyperplane(norm) => {
             let d = active_rows(y0, out_dims, n);

@@ -17,6 +17,7 @@ mod conv_fused;
 mod conv_pool;
 mod dispatch;
 mod elementwise;
+mod first_layer;
 mod formula;
 mod half;
 mod head;

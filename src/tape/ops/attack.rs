@@ -4,7 +4,7 @@ use crate::rng::Purpose;
 use crate::tape::Op;
 use crate::tape::graph::{Tape, Value};
 use crate::tape::memory::Buffer;
-use crate::tape::params::{Direction, Norm, PgdRule};
+use crate::tape::params::{AlongRule, Norm, PgdRule};
 
 impl Tape {
     /// [`Op::Uniform`] of the shape of `like`.
@@ -39,19 +39,9 @@ impl Tape {
     }
 
     /// [`Op::AlongDirection`].
-    #[allow(clippy::too_many_arguments)] // the four operands of the op and its three parameters
-    pub fn along_direction(
-        &mut self,
-        norm: Norm,
-        direction: Direction,
-        clamp: bool,
-        x: Value,
-        adv: Value,
-        ball: Value,
-        t: Value,
-    ) -> Value {
+    pub fn along_direction(&mut self, rule: AlongRule, x: Value, adv: Value, ball: Value, t: Value) -> Value {
         assert_eq!(self.dims(x), self.dims(adv), "along_direction: x and adv");
-        self.same(Op::AlongDirection { norm, direction, clamp }, &[x, adv, ball, t])
+        self.same(Op::AlongDirection(rule), &[x, adv, ball, t])
     }
 
     /// [`Op::Bisect`].

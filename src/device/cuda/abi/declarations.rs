@@ -56,6 +56,9 @@ abi! {
     /// Channels of images, at most, for which a step of PGD computes the first layer's input gradient.
     const MOST_STEP_CHANNELS: usize = 4;
 
+    /// Filters of the first layer whose sums a thread has in registers.
+    const FIRST_LAYER_FILTERS: usize = 16;
+
     /// Norm to which a gradient is brought before it is stored as halves.
     const GRADIENT_NORM: f32 = 256.0;
     /// Least norm that a gradient is divided by.

@@ -98,6 +98,7 @@ impl<T: KernelStruct> OperandMember for T {
 const _: () = {
     assert!(BATCH_NORM_EPS == tape::BATCH_NORM_EPS && BATCH_NORM_MOMENTUM == tape::BATCH_NORM_MOMENTUM);
     assert!(MOST_STEP_CHANNELS == tape::MOST_STEP_CHANNELS);
+    assert!(FIRST_LAYER_FILTERS == tape::FIRST_LAYER_FILTERS);
     assert!(GRADIENT_NORM == tape::GRADIENT_NORM);
     assert!(LEAST_GRADIENT_NORM == gradient_norm::LEAST_GRADIENT_NORM);
     assert!(NO_CHOICE == tape::NO_CHOICE && MAX_LEARNING_RATES == tape::MAX_LEARNING_RATES);

@@ -1,22 +1,18 @@
 //! Launches of kernels/attack.cu.
 
-use super::conv::ConvProblem;
 use super::desc::{Desc, rows_of};
-use super::element_types::ElementTypes;
 use super::elementwise::width;
 use crate::device::cuda::launch::{Arg, Launch, THREADS};
 use crate::rng::Purpose;
-use crate::tape::{Direction, L2Order};
-use crate::tape::{MOST_STEP_CHANNELS, Norm, Op, PgdFusion, PgdRule};
+use crate::tape::{AlongRule, Direction, L2Order, Norm, Op, PgdRule};
 
 /// FLOPs a number of an image, as the kernels' comments count them.
-mod flops {
+pub(super) mod flops {
     pub const UNIFORM: usize = 2;
     pub const LINF_START: usize = 25;
     pub const LINF_STEP: usize = 26;
     pub const L2_START: usize = 14;
     pub const L2_STEP: usize = 20;
-    pub const STANDARDIZED: usize = 9;
     pub const ALONG_EPS: usize = 6;
     pub const ALONG_UNIT: usize = 9;
 }
@@ -101,55 +97,16 @@ pub(super) fn pgd_step(desc: &Desc, rule: PgdRule) -> Launch {
     }
 }
 
-pub(super) fn pgd_step_fused(desc: &Desc, fusion: PgdFusion) -> Launch {
-    let PgdFusion { conv, from_norm, standardized, rule } = fusion;
-    let (n, row) = rows_of(desc.output(0));
-    let conv = conv.map(|window| ConvProblem::new(desc.output(0), desc.input(4), window, false));
-    let width = if conv.is_some() { 1 } else { width(desc, row) };
-    let (kernel, width) = match (&conv, (row / width).div_ceil(THREADS)) {
-        (Some(conv), _) => {
-            let vectors = conv.k.is_multiple_of(4) && desc.input_aligned(1);
-            let kernel = match (desc.types, vectors) {
-                (ElementTypes::FromHalf, true) => "pgd_step_fused_direct_from_half_x4",
-                (ElementTypes::FromHalf, false) => "pgd_step_fused_direct_from_half",
-                (_, true) => "pgd_step_fused_direct_x4",
-                (_, false) => "pgd_step_fused_direct",
-            };
-            (kernel, 1)
-        }
-        (None, 1) if width > 1 => ("pgd_step_fused_registers1", width),
-        (None, 2..=3) if width > 1 => ("pgd_step_fused_registers3", width),
-        (None, _) => ("pgd_step_fused", 1),
-    };
-    let mut args = vec![Arg::Output(0)];
-    let given = 4 + usize::from(conv.is_some());
-    args.extend((0..given).map(Arg::Input));
-    args.push(if from_norm { Arg::Input(given) } else { Arg::Null });
-    let first = given + usize::from(from_norm);
-    args.extend([first, first + 1].map(|i| if standardized { Arg::Input(i) } else { Arg::Null }));
-    let is_l2 = rule.norm == Norm::L2;
-    let numbers = [is_l2, rule.l2_order == L2Order::BoxBall].map(|is| Arg::Int(i32::from(is)));
-    args.push(Arg::Float(rule.l2_grad_floor));
-    args.extend(numbers.into_iter().chain([Arg::Rows, Arg::size(n)]));
-    args.push(conv.as_ref().map_or(Arg::size(row / width), |conv| conv.shape(0)));
-    let step = if is_l2 { flops::L2_STEP } else { flops::LINF_STEP };
-    let flops = step + usize::from(from_norm) + if standardized { flops::STANDARDIZED } else { 0 };
-    let layer = conv.as_ref().map_or(0, ConvProblem::backward_flops);
-    let launch = Launch::new(kernel, n, args, desc.cost_of_update((flops * n * row) as u64 + layer));
-    let shared = conv.map_or(0, |conv| 4 * (row + conv.kh * conv.kw * conv.k * MOST_STEP_CHANNELS));
-    Launch { shared: u32::try_from(shared).expect("few bytes"), ..launch }
-}
-
-pub(super) fn along_direction(desc: &Desc, norm: Norm, direction: Direction, clamp: bool) -> Launch {
-    let clamp = Arg::Int(i32::from(clamp));
-    match direction {
+pub(super) fn along_direction(desc: &Desc, rule: AlongRule) -> Launch {
+    let clamp = Arg::Int(i32::from(rule.clamp));
+    match rule.direction {
         Direction::Eps => {
             let width = width(desc, rows_of(desc.output(0)).1);
             let kernel = if width > 1 { "along_direction_eps_x4" } else { "along_direction_eps" };
             launch(desc, kernel, width, BlocksPerRow::Many, &[0, 1, 2, 3], &[clamp], flops::ALONG_EPS)
         }
         Direction::Unit => {
-            let numbers = [Arg::Int(i32::from(norm == Norm::L2)), clamp];
+            let numbers = [Arg::Int(i32::from(rule.norm == Norm::L2)), clamp];
             launch(desc, "along_direction_unit", 1, BlocksPerRow::One, &[0, 1, 3], &numbers, flops::ALONG_UNIT)
         }
     }

@@ -1,23 +1,10 @@
 //! Launches of fused convolutions, on the kernels of kernels/conv.cu.
 
 use super::conv::{FusedTerms, backward_input, forward};
-use super::desc::Desc;
+use super::desc::{Desc, InputCursor};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Lowered};
 use crate::tape::{ConvFusion, ConvGradientFusion};
-
-/// Inputs of an op in their order, of which some are optional.
-struct InputCursor(usize);
-
-impl InputCursor {
-    /// The next `N` inputs, or as many null operands.
-    fn next<const N: usize>(&mut self, present: bool) -> [Arg; N] {
-        [(); N].map(|()| {
-            self.0 += usize::from(present);
-            if present { Arg::Input(self.0 - 1) } else { Arg::Null }
-        })
-    }
-}
 
 pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
     let ConvFusion { window, shortcut, addend, sum, norm } = *fusion;

@@ -7,7 +7,7 @@ use super::element_types::ElementTypes;
 use super::gemm::{GemmKernels, GemmOperation, GemmPlan};
 use super::gemm_half::{HalfOperation, HalfPlan};
 use crate::device::cuda::abi::Epilogue;
-use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
+use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 use crate::tape::{ConvWindow, DType};
 
 /// True if the direct kernel is faster for the gradient with respect to the input: a block tile would have few columns.
@@ -68,18 +68,23 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
     work.lower(desc, |chunk, _| conv.args(3, [], chunk))
 }
 
-/// A launch of a warp for each channel of 2 x 2 pixels; each warp takes several of them in turn.
 fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
-    const WARPS: usize = THREADS / WARP;
-    const TURNS: usize = 2;
-    let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).chain([Arg::size(TURNS)]).collect();
-    let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
-    assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
-    let cost = desc.cost(conv.backward_flops());
     let kernel = match desc.types {
         ElementTypes::FromHalf => "conv_pool_backward_input_direct_from_half",
         _ => "conv_pool_backward_input_direct",
     };
+    let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).collect();
+    direct_launch(kernel, conv, args, desc.cost(conv.backward_flops()))
+}
+
+/// A launch of a warp for each channel of 2 x 2 pixels (kernels/conv_pool_direct.cuh); each warp takes several of them in
+/// turn. The number of turns is the last argument.
+pub(super) fn direct_launch(kernel: &'static str, conv: &ConvProblem, mut args: Vec<Arg>, cost: Cost) -> Launch {
+    const WARPS: usize = THREADS / WARP;
+    const TURNS: usize = 2;
+    args.push(Arg::size(TURNS));
+    let blocks = conv.n * conv.h.div_ceil(2) * conv.w.div_ceil(2) * conv.c;
+    assert!(blocks < 1 << 31, "a batch has less than 2^31 pixels");
     let launch = Launch::new(kernel, blocks.div_ceil(WARPS * TURNS), args, cost);
     Launch { shared: u32::try_from(conv.weights()).expect("few bytes"), ..launch }
 }

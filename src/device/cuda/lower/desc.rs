@@ -1,7 +1,7 @@
 //! The view of a node that a lowering has: op, shapes and alignment.
 
 use super::element_types::{ElementTypes, no_kernel};
-use crate::device::cuda::launch::Cost;
+use crate::device::cuda::launch::{Arg, Cost};
 use crate::tape::{DType, Node, Op, Place, Program, Value};
 
 /// A node with its shapes and the alignment of its operands.
@@ -104,4 +104,17 @@ impl<'a> Desc<'a> {
 /// Capacity in rows, and number of elements of a row.
 pub(super) fn rows_of(dims: &[usize]) -> (usize, usize) {
     (dims[0], dims[1..].iter().product())
+}
+
+/// Inputs of an op in their order, of which some are optional.
+pub(super) struct InputCursor(pub usize);
+
+impl InputCursor {
+    /// The next `N` inputs, or as many null operands.
+    pub fn next<const N: usize>(&mut self, present: bool) -> [Arg; N] {
+        [(); N].map(|()| {
+            self.0 += usize::from(present);
+            if present { Arg::Input(self.0 - 1) } else { Arg::Null }
+        })
+    }
 }

@@ -37,7 +37,8 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[Half, ToHalf],
         Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) => &[Half],
         Op::GlobalMean => &[FromHalf],
-        Op::PgdStepFused(fusion) if fusion.conv.is_some() => &[FromHalf],
+        Op::PgdStepFused(fusion) if fusion.layer.is_some() => &[FromHalf],
+        Op::StandardizeConv2d(_) => &[ToHalf],
         Op::GlobalMeanBackward | Op::PackFilters => &[ToHalf],
         _ => &[],
     }

@@ -7,7 +7,7 @@ use crate::device::cuda::launch::{Arg, Cost, Launch};
 use crate::rng::Purpose;
 
 /// FLOPs a number of an image, as the kernels' comments count them.
-mod flops {
+pub(super) mod flops {
     pub const STANDARDIZE: usize = 6;
     pub const STANDARDIZE_BACKWARD: usize = 9;
 }

@@ -3,6 +3,7 @@
 //! products.)
 
 mod attacks;
+mod first_layer;
 mod half;
 
 use super::{TYPICAL_MULTIPROCESSORS, lower};
@@ -11,10 +12,9 @@ use crate::device::cuda::images::kernel;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS};
 use crate::rng::Purpose;
 use crate::tape::{
-    Buffer, ConvFusion, ConvGradientFusion, ConvWindow, DType, Loss, LossRule, Memory, Metric, Node, Norm, Op,
-    OptimizerRule, PgdRule, Place, Program, Region, Tape,
+    AlongRule, Buffer, ConvFusion, ConvGradientFusion, ConvWindow, DType, Direction, L2Order, Loss, LossRule, Memory,
+    Metric, Node, Norm, Op, OptimizerRule, PgdRule, Place, Program, Region, Tape,
 };
-use crate::tape::{Direction, L2Order};
 
 /// Lengths of rows around a block's threads, and around four times as many.
 const ROWS: [usize; 16] = [1, 2, 3, 4, 7, 16, 255, 256, 257, 784, 1020, 1024, 1028, 3072, 3076, 150_528];
@@ -239,7 +239,7 @@ fn a_linf_step_gives_every_block_one_row() {
     for (n, row) in [1, 50, 257].into_iter().flat_map(|n| ROWS.map(|row| (n, row))) {
         let (dims, each) = ([n, row], [n]);
         let (image, each) = (f32s(&dims), f32s(&each));
-        let along = Op::AlongDirection { norm: Norm::Linf, direction: Direction::Eps, clamp: true };
+        let along = Op::AlongDirection(AlongRule { norm: Norm::Linf, direction: Direction::Eps, clamp: true });
         for (op, name, inputs) in [
             (Op::PgdStep(pgd(Norm::Linf)), "pgd_step_linf", vec![image, image, each, each]),
             (Op::PgdStart(Norm::Linf), "pgd_start_linf", vec![image, each, image]),

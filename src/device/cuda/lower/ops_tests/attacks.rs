@@ -1,8 +1,8 @@
-//! Launches of heads and of fused steps of PGD, of targeted losses, of classes by rank and of FAB's projection.
+//! Launches of heads, of targeted losses, of classes by rank and of FAB's projection.
 
-use super::{f32s, launch, pgd, sizes};
+use super::{f32s, launch, sizes};
 use crate::device::cuda::launch::Arg;
-use crate::tape::{ConvWindow, DType, HeadFeatures, HeadFusion, Loss, LossRule, Norm, Op, PgdFusion, TargetedLoss};
+use crate::tape::{DType, HeadFeatures, HeadFusion, Loss, LossRule, Norm, Op, TargetedLoss};
 
 const U32: DType = DType::U32;
 
@@ -61,47 +61,6 @@ fn a_projection_takes_a_block_for_an_image() {
             assert_eq!(sizes(&launch), [n, dims.iter().product()]);
             assert!(launch.has(&Arg::Int(i32::from(norm == Norm::L2))));
         }
-    }
-}
-
-#[test]
-fn a_fused_step_takes_a_block_for_an_image() {
-    for (row, off, kernel) in [
-        (784, None, "pgd_step_fused_registers1"),
-        (3072, None, "pgd_step_fused_registers3"),
-        (3072, Some(1), "pgd_step_fused"),
-        (3076, None, "pgd_step_fused"),
-        (785, None, "pgd_step_fused"),
-    ] {
-        let (dims, each) = ([50, row], [50]);
-        let (image, each) = (f32s(&dims), f32s(&each));
-        for (from_norm, standardized) in [(true, false), (false, true), (true, true)] {
-            let fusion = PgdFusion { conv: None, from_norm, standardized, rule: pgd(Norm::L2) };
-            let mut inputs = vec![image, image, each, each];
-            inputs.extend(from_norm.then_some(each));
-            inputs.extend(standardized.then_some([image, each]).into_iter().flatten());
-            let launch = launch(Op::PgdStepFused(fusion), &inputs, &[image], off);
-            assert_eq!((launch.kernel, launch.grid[0]), (kernel, 50), "{row} numbers a row");
-            let read: Vec<bool> = launch.args[5..8].iter().map(|arg| *arg != Arg::Null).collect();
-            assert_eq!(read, [from_norm, standardized, standardized]);
-            assert_eq!(sizes(&launch), [50, if kernel == "pgd_step_fused" { row } else { row / 4 }]);
-        }
-    }
-}
-
-#[test]
-fn a_step_after_the_first_layer_takes_a_block_for_an_image_and_no_launch_for_the_layer() {
-    let (image, w, each) = ([128, 32, 32, 3], [16, 3, 3, 3], [128]);
-    let conv = Some(ConvWindow { padding: 1, stride: 1 });
-    let fusion = PgdFusion { conv, from_norm: true, standardized: true, rule: pgd(Norm::Linf) };
-    for (dtype, name) in [(DType::F32, "pgd_step_fused_direct"), (DType::F16, "pgd_step_fused_direct_from_half")] {
-        let (results, image, w, each) = ([128, 32, 32, 16], f32s(&image), f32s(&w), f32s(&each));
-        let inputs = [image, (&results, dtype), each, each, w, each, image, each];
-        let lower = |off| launch(Op::PgdStepFused(fusion), &inputs, &[image], off);
-        assert_eq!([lower(None).kernel, lower(Some(1)).kernel], [&format!("{name}_x4")[..], name]);
-        let launch = lower(None);
-        assert_eq!((launch.grid[0], launch.shared), (128, 4 * (3072 + 9 * 16 * 4)));
-        assert_eq!(launch.args[5..9], [4, 5, 6, 7].map(Arg::Input));
     }
 }
 

@@ -1,0 +1,148 @@
+//! Fusion at a network's first layer: from images to its results ([`Op::StandardizeConv2d`]), and from their gradient
+//! to a step of PGD ([`Op::PgdStepFused`]).
+
+use super::gradient_norm::from_norm;
+use super::graph::{Tape, Value};
+use super::memory::DType;
+use super::op::Op;
+use super::params::{
+    ConvFusion, FIRST_LAYER_FILTERS, FirstLayerFusion, MOST_FIRST_LAYER_NUMBERS, MOST_STEP_CHANNELS, Norm, PgdFusion,
+    PgdRule, StepLayer,
+};
+
+impl Tape {
+    /// Fuses steps of PGD with the gradient of standardization, with the return of a gradient from its norm and with
+    /// the first layer's input gradient. Called when precision has been chosen.
+    pub(super) fn fuse_pgd_steps(&mut self) {
+        if !self.fusing {
+            return;
+        }
+        for at in 0..self.nodes.len() {
+            let Op::PgdStep(rule) = self.nodes[at].op else { continue };
+            // The only use of the step's gradient so far, and the node that computes it with `op`.
+            let before = |tape: &Tape, reader: usize, gradient: Value, op: &Op| {
+                let found = tape
+                    .computing(gradient)
+                    .filter(|&i| tape.nodes[i].op == *op && tape.nodes[i].rows == tape.nodes[at].rows);
+                found.filter(|_| tape.only_use(gradient) == Some(reader))
+            };
+            let mut inputs = self.nodes[at].inputs.clone();
+            let (mut reader, mut operands) = (at, Vec::new());
+            let standardization = before(self, reader, inputs[1], &Op::StandardizeBackward);
+            if let Some(found) = standardization {
+                (inputs[1], reader) = (self.nodes[found].inputs[0], found);
+                operands = self.nodes[found].inputs[1..].to_vec();
+            }
+            let norm = before(self, reader, inputs[1], &Op::Map(from_norm()));
+            if let Some(found) = norm {
+                inputs.push(self.nodes[found].inputs[1]);
+                inputs[1] = self.nodes[found].inputs[0];
+            }
+            let standardized = standardization.is_some();
+            let layer = self.step_layer(norm.unwrap_or(reader), inputs[1], rule, standardized);
+            if let Some((found, _)) = layer {
+                // The operands of an input gradient are dy, (choice,) w; those of the step dy, .., w, (choice).
+                let operands = &self.nodes[found].inputs;
+                inputs.splice(4..4, operands[1..].iter().rev().copied());
+                inputs[1] = operands[0];
+            }
+            if !standardized && norm.is_none() && layer.is_none() {
+                continue;
+            }
+            inputs.extend(operands);
+            for found in standardization.into_iter().chain(norm).chain(layer.map(|(found, _)| found)) {
+                self.nodes[found].outputs.clear();
+                self.nodes[found].inputs.clear();
+            }
+            let fusion =
+                PgdFusion { layer: layer.map(|(_, layer)| layer), from_norm: norm.is_some(), standardized, rule };
+            (self.nodes[at].op, self.nodes[at].inputs) = (Op::PgdStepFused(fusion), inputs);
+        }
+        self.nodes.retain(|node| !node.outputs.is_empty());
+    }
+
+    /// The layer whose input gradient only node `reader` reads, and its node, if a step of PGD may include it.
+    fn step_layer(
+        &self,
+        reader: usize,
+        gradient: Value,
+        rule: PgdRule,
+        standardized: bool,
+    ) -> Option<(usize, StepLayer)> {
+        let at = self.computing(gradient).filter(|_| self.only_use(gradient) == Some(reader))?;
+        let (node, image) = (&self.nodes[at], self.dims(gradient));
+        let w = *node.inputs.last().expect("an input gradient reads filters");
+        let (layer, window) = match node.op {
+            Op::Conv2dBackwardInput(window) => (StepLayer::Conv(window), window),
+            // Blocks don't have whole images, so there are no sums over an image.
+            Op::ConvPoolBackwardInput(window) if rule.norm == Norm::Linf && !standardized => {
+                (StepLayer::ConvPool(window), window)
+            }
+            _ => return None,
+        };
+        let &[k, kh, kw, c] = self.dims(w) else { return None };
+        let numbers = image[1..].iter().product::<usize>() + k * kh * kw * MOST_STEP_CHANNELS;
+        let fits = window.stride == 1 && c <= MOST_STEP_CHANNELS && numbers <= MOST_FIRST_LAYER_NUMBERS;
+        (fits && self.dtype(w) == DType::F32 && node.rows == self.nodes[reader].rows).then_some((at, layer))
+    }
+
+    /// Fuses the convolution of standardized images with the standardization, and with the point along a direction that
+    /// the images are. Called when precision has been chosen.
+    pub(super) fn fuse_first_layers(&mut self) {
+        if !self.fusing {
+            return;
+        }
+        for at in 1..self.nodes.len() {
+            let layer = match self.nodes[at].op {
+                Op::Conv2d(window) => ConvFusion { window, shortcut: None, addend: false, sum: true, norm: false },
+                Op::Conv2dFused(layer) if layer.shortcut.is_none() && !layer.addend => layer,
+                _ => continue,
+            };
+            // Ops between them could change the images.
+            let before = at - 1;
+            let [images, w] = [0, 1].map(|i| self.nodes[at].inputs[i]);
+            let standardization = &self.nodes[before];
+            let of_images = standardization.op == Op::Standardize && standardization.outputs[0] == images;
+            if !of_images || standardization.rows != self.nodes[at].rows || !self.fits_first_layer(images, w) {
+                continue;
+            }
+            let standardized = standardization.outputs.clone();
+            let used = |&value: &Value| self.nodes.iter().filter(|node| node.inputs.contains(&value)).count();
+            let keeps_images = used(&images) > 1 || used(&standardized[1]) > 0;
+            let keeps_images = keeps_images || standardized.iter().any(|value| self.values[value.0].home.is_some());
+            let mut inputs = vec![standardization.inputs[0], w];
+            let mut along = None;
+            if let Some(first) = before.checked_sub(1).map(|first| &self.nodes[first])
+                && let Op::AlongDirection(rule) = first.op
+                && self.only_use(first.outputs[0]) == Some(before)
+                && first.outputs[0] == inputs[0]
+                && first.rows == standardization.rows
+            {
+                (along, inputs[0]) = (Some(rule), first.inputs[0]);
+                inputs.extend_from_slice(&first.inputs[1..]);
+            }
+            inputs.extend_from_slice(&self.nodes[at].inputs[2..]);
+            for cleared in at - 1 - usize::from(along.is_some())..at {
+                self.nodes[cleared].outputs.clear();
+                self.nodes[cleared].inputs.clear();
+            }
+            let node = &mut self.nodes[at];
+            (node.op, node.inputs) = (Op::StandardizeConv2d(FirstLayerFusion { along, layer, keeps_images }), inputs);
+            node.outputs.extend(keeps_images.then_some(standardized).into_iter().flatten());
+        }
+        self.nodes.retain(|node| !node.outputs.is_empty());
+    }
+
+    /// True if a GPU's block holds an image and the filters `w`, which are single precision.
+    fn fits_first_layer(&self, images: Value, w: Value) -> bool {
+        let &[k, kh, kw, c] = self.dims(w) else { return false };
+        let image: usize = self.dims(images)[1..].iter().product();
+        // Scale and shift of batch norm are with each filter's weights.
+        let numbers = image + k.next_multiple_of(FIRST_LAYER_FILTERS) * (kh * kw * c + 2);
+        self.dtype(w) == DType::F32 && numbers <= MOST_FIRST_LAYER_NUMBERS
+    }
+}
+
+#[cfg(test)]
+#[path = "fuse_first_layer_tests.rs"]
+mod tests;
