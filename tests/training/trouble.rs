@@ -308,3 +308,15 @@ fn training_that_diverges_ends_with_an_error_and_keeps_a_finite_checkpoint() {
         assert_eq!(metrics(&path)[0]["step"], 0);
     }
 }
+
+/// Weights that single precision holds: the attack would go on with infinite copies of them.
+#[test]
+fn weights_that_half_precision_cannot_hold_end_the_training_of_an_attack_in_half_precision() {
+    let folder = temporary();
+    let changes = "--learning-rate-schedule 0:0.01,3:100000 --max-num-training-steps 4 --disp-interval 100";
+    done(&mut begin(&folder.path().join("single"), changes));
+    let path = folder.path().join("half");
+    let parts = ["training diverged by step 4: with --precision fp16, conv2.weight: expected weights of at most 65504"];
+    refused(&mut begin(&path, &format!("{changes} --precision fp16")), &parts);
+    assert_eq!(tensors(&path, LAST).meta::<u32>("step").unwrap(), 3);
+}
