@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn more_than_the_cache_is_touched_between_two_uses_of_an_operand() {
         const ROTATED: usize = ROTATED_MEGABYTES * 1_000_000;
-        for (preset, batch) in [("mnist-linf", 50), ("cifar10-linf", 128)] {
+        for (preset, batch) in [("mnist-linf", 50), ("mnist-l2", 50), ("cifar10-linf", 128)] {
             let (_, _, ops, rotation) = ops(&settings(preset, batch, None), ROTATED);
             let (mut covered, mut evicted) = (0, 0);
             for op in &ops.ops {
@@ -304,7 +304,7 @@ mod tests {
     /// Kernels are chosen by the alignment of operands, so copies have the alignment and the content of the operands.
     #[test]
     fn copies_have_the_content_and_the_alignment_of_the_operands() {
-        for (preset, width) in [("quick", Some(0.125)), ("cifar10-quick", None)] {
+        for (preset, width) in [("quick", Some(0.125)), ("mnist-l2", Some(0.125)), ("cifar10-quick", None)] {
             let (mut device, mut ops, rotation) = on_cpu(&settings(preset, 2, width), 100_000);
             for at in 0..ops.ops.len() {
                 ops.run_to(at, &mut device).expect("the CPU runs");
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn values_that_are_updated_repeatedly_stay_finite_and_do_not_become_subnormal() {
         let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
-        for (preset, batch) in [("mnist-linf", 50), ("cifar10-linf", 128)] {
+        for (preset, batch) in [("mnist-linf", 50), ("mnist-l2", 50), ("cifar10-linf", 128)] {
             let (_, _, ops, rotation) = ops(&settings(preset, batch, None), ROTATED_MEGABYTES * 1_000_000);
             for op in &ops.ops {
                 let count = rotation.copies(ops.program(op), MOST_RUNS).programs.len();
@@ -344,7 +344,7 @@ mod tests {
             "batch_norm_relu_training",
         ];
         let mut seen = Vec::new();
-        for (preset, width) in [("quick", Some(0.125)), ("cifar10-quick", None)] {
+        for (preset, width) in [("quick", Some(0.125)), ("mnist-l2", Some(0.125)), ("cifar10-quick", None)] {
             let (mut device, mut ops, rotation) = on_cpu(&settings(preset, 2, width), LINE);
             for at in 0..ops.ops.len() {
                 ops.run_to(at, &mut device).expect("the CPU runs");
