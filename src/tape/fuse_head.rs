@@ -1,10 +1,12 @@
 //! Fusion of a network's head with its gradients: the mean over pixels, the last layer, a loss, and their gradients
 //! with respect to the features are one op, [`Op::HeadBackward`]. It needs a tape of which the gradient alone is used,
-//! as in an attack: logits and loss are not written.
+//! as in an attack: logits and loss are not written. A linear layer with ReLU whose results are the features is a part
+//! of the op if nothing else reads them: then they are not written either.
 
 use super::formula::Reduction;
 use super::gradient_norm::{norm_term, to_norm};
 use super::graph::{Tape, Value};
+use super::memory::DType;
 use super::op::Op;
 use super::params::{HeadFeatures, HeadFusion, MOST_HEAD_NUMBERS};
 
@@ -26,8 +28,8 @@ struct Normalized {
 }
 
 impl Tape {
-    /// Fuses heads with their gradients. Called when precision has been chosen: a head is fused if its features and
-    /// their gradient have one type.
+    /// Fuses heads with their gradients. Called when precision has been chosen: features that are stored must have the
+    /// type of their gradient.
     pub(super) fn fuse_heads(&mut self) {
         if !self.fusing {
             return;
@@ -82,6 +84,11 @@ impl Tape {
         nodes.push(back);
         gradient = self.nodes[back].outputs[0];
         let mut kind = if relu { HeadFeatures::Relu } else { HeadFeatures::Plain };
+        if let Some(hidden) = self.hidden_layer(features, [layer, back], gradient).filter(|_| relu) {
+            nodes.insert(0, hidden);
+            inputs.splice(..1, self.nodes[hidden].inputs.iter().copied());
+            kind = HeadFeatures::Hidden;
+        }
         if mean.is_some() {
             normalize(&mut gradient, &mut nodes);
             let back = self.only_use(gradient)?;
@@ -104,7 +111,8 @@ impl Tape {
         }
         let fusion = HeadFusion { features: kind, rule, normalized: norm.is_some() };
         let [numbers, classes] = [read, logits].map(|value| self.dims(value)[1..].iter().product::<usize>());
-        let fits = numbers + classes <= MOST_HEAD_NUMBERS && self.dtype(features) == self.dtype(gradient);
+        let one_type = kind == HeadFeatures::Hidden || self.dtype(features) == self.dtype(gradient);
+        let fits = numbers + classes <= MOST_HEAD_NUMBERS && one_type;
         let together = nodes.iter().all(|&at| self.nodes[at].rows == self.nodes[loss].rows);
         (fits && together).then(|| Head {
             fusion,
@@ -112,6 +120,17 @@ impl Tape {
             outputs: [gradient].into_iter().chain(norm).collect(),
             nodes,
         })
+    }
+
+    /// The linear layer with ReLU that computes features, if only the nodes `readers` read them. A layer on half
+    /// operands needs a half `gradient`.
+    fn hidden_layer(&self, features: Value, readers: [usize; 2], gradient: Value) -> Option<usize> {
+        let at = self.computing(features).filter(|_| self.values[features.0].home.is_none())?;
+        let (node, reads) = (&self.nodes[at], |at: usize| self.nodes[at].inputs.contains(&features));
+        let alone = (0..self.nodes.len()).filter(|&at| reads(at)).eq(readers);
+        let is_layer = node.op == (Op::LinearBias { relu: true }) && node.rows == self.nodes[readers[0]].rows;
+        let typed = self.dtype(*node.inputs.get(1)?) == DType::F32 || self.dtype(gradient) == DType::F16;
+        (is_layer && alone && typed).then_some(at)
     }
 
     /// A gradient brought to a norm, if that is its only use.

@@ -184,7 +184,8 @@ pub enum Op {
     /// Gradient of a loss with respect to the features that a network's head reads. The head is the mean over pixels,
     /// if there is one, the last layer and the loss: features `[n, h, w, c]` or `[n, ..]`, w `[classes, in]`, bias
     /// `[classes]`, labels u32 `[n]`, dvalue `[n]`, (weight, variance of batch norm) -> dx; and, if the gradient is
-    /// normalized, its norm `[n]`.
+    /// normalized, its norm `[n]`. In the place of features that are not stored
+    /// ([`HeadFeatures::Hidden`](super::HeadFeatures::Hidden)) stand the operands of their [`Op::LinearBias`].
     HeadBackward(HeadFusion),
 
     /// Weights of a mean over the active rows: -> `[n]`: 1 / rows.

@@ -93,6 +93,9 @@ pub enum HeadFeatures {
     Plain,
     /// Results of ReLU, whose gradient is included: dx is 0 where they are not positive.
     Relu,
+    /// Results of a linear layer with bias and ReLU, the network's last hidden layer. The op computes them itself and
+    /// does not write them. ReLU's gradient is included: dx is that with respect to the layer's products.
+    Hidden,
     /// Images, of which the last layer reads the mean over the pixels.
     Mean,
     /// Images, results of batch norm in evaluation mode with ReLU, whose gradients are included. The last layer reads
@@ -104,6 +107,11 @@ impl HeadFeatures {
     /// True if the last layer reads the mean over the pixels.
     pub fn are_averaged(self) -> bool {
         matches!(self, HeadFeatures::Mean | HeadFeatures::MeanOfBatchNorm)
+    }
+
+    /// Number of the op's operands that give the features; the last layer's weight follows them.
+    pub fn operands(self) -> usize {
+        if self == HeadFeatures::Hidden { 3 } else { 1 }
     }
 }
 

@@ -15,6 +15,7 @@ use super::graph::{Node, Tape, Value};
 use super::half::{FilterCopy, HalfFilter};
 use super::memory::DType;
 use super::op::Op;
+use super::params::HeadFeatures;
 
 /// Part that an operand or a result plays in an op's precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,8 @@ fn roles(op: &Op) -> Roles {
             let results = [fusion.layer.sum, fusion.layer.norm].into_iter().filter(|given| *given);
             Roles { inputs: vec![], outputs: results.map(|_| Alike).collect(), backward: false }
         }
+        // Gradients have been brought to their norms when a head is fused: no scale enters here.
+        Op::HeadBackward(fusion) if fusion.features == HeadFeatures::Hidden => forward(&[Free, Filter], Free),
         Op::HeadBackward(_) => backward(&[Alike], Alike),
         _ => forward(&[], Single),
     }

@@ -89,6 +89,7 @@ fn first_layers() {
 #[test]
 fn heads() {
     in_half(head::head_backward);
+    in_half(head::head_backward_of_a_hidden_layer);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use super::loss::{gradient, rules};
 use super::support::{Array, OpCase, Random, Sum, near};
 
 /// Features and numbers of classes: rows around a vector of four and a block's threads, images whose pixels are
-/// averaged in one part and in several, more classes than a thread has sums.
+/// averaged in one part and in several, more classes than a thread has sums. (Features of a hidden layer are in
+/// [`HIDDEN`].)
 const CASES: [(HeadFeatures, &[usize], usize); 14] = [
     (HeadFeatures::Plain, &[3, 1], 2),
     (HeadFeatures::Plain, &[5, 7], 3),
@@ -22,6 +23,20 @@ const CASES: [(HeadFeatures, &[usize], usize); 14] = [
     (HeadFeatures::MeanOfBatchNorm, &[4, 8, 8, 64], 10),
     (HeadFeatures::MeanOfBatchNorm, &[2, 8, 8, 256], 10),
     (HeadFeatures::MeanOfBatchNorm, &[2, 2, 2, 300], 3),
+];
+
+/// Rows, inputs and features of a hidden layer, and classes: features around a block's threads and the features that a
+/// thread has at once, sums that are split and sums that are not, in tiles of each alignment.
+const HIDDEN: [([usize; 3], usize); 9] = [
+    ([2, 1, 1], 2),
+    ([3, 5, 7], 3),
+    ([5, 40, 24], 10),
+    ([3, 16, 255], 4),
+    ([4, 24, 257], 10),
+    ([3, 64, 1024], 10),
+    ([2, 40, 1032], 11),
+    ([3, 1500, 36], 10),
+    ([3, 2048, 64], 23),
 ];
 
 /// Features, multiples of 1/4, so that all logits are exact. Among those that are results of ReLU are zeros of both
@@ -47,6 +62,7 @@ fn to_norm(gradient: &mut [Sum]) -> Sum {
 
 /// Operands of a case.
 struct Operands {
+    /// Features.
     x: Array,
     w: Array,
     bias: Array,
@@ -85,7 +101,7 @@ fn head_gradient(o: &Operands, row: usize, fusion: &HeadFusion) -> (Vec<Sum>, Su
         let factor = match fusion.features {
             HeadFeatures::Plain | HeadFeatures::Mean => 1.0,
             _ if *x <= 0.0 => 0.0,
-            HeadFeatures::Relu => 1.0,
+            HeadFeatures::Relu | HeadFeatures::Hidden => 1.0,
             HeadFeatures::MeanOfBatchNorm => weight / (variance + f64::from(BATCH_NORM_EPS)).sqrt(),
         } / pixels as f64;
         near(factor * dmeans[c].value, (factor * dmeans[c].size).abs())
@@ -96,29 +112,57 @@ fn head_gradient(o: &Operands, row: usize, fusion: &HeadFusion) -> (Vec<Sum>, Su
 fn check(kind: HeadFeatures, dims: &[usize], classes: usize, rule: LossRule, normalized: bool) {
     let averaged = matches!(kind, HeadFeatures::Mean | HeadFeatures::MeanOfBatchNorm);
     let (n, inner) = (dims[0], if averaged { dims[3] } else { dims[1..].iter().product() });
-    let mut random = Random(5);
-    let o = Operands {
-        x: features(kind, dims),
-        w: Random(2).coarse(&[classes, inner]),
-        bias: Random(3).coarse(&[classes]),
-        labels: Array::u32((0..n).map(|_| random.below(classes) as u32)),
-        dvalue: Random(4).signed(&[n]),
-        batch_norm: [Random(6).signed(&[inner]), Random(7).image(&[inner])],
-    };
+    let o = Operands::new(features(kind, dims), inner, classes);
     let fusion = HeadFusion { features: kind, rule, normalized };
-    let case = OpCase::new(Op::HeadBackward(fusion)).rows(&o.x).whole(&o.w).whole(&o.bias);
-    let mut case = case.rows(&o.labels).rows(&o.dvalue);
-    if kind == HeadFeatures::MeanOfBatchNorm {
-        case = o.batch_norm.iter().fold(case, OpCase::whole);
+    let case = OpCase::new(Op::HeadBackward(fusion)).rows(&o.x);
+    o.check(case, n, dims, &fusion);
+}
+
+/// A head on the features of a hidden layer, sums of exact products of a few inputs.
+fn check_hidden([n, inputs, features]: [usize; 3], classes: usize, rule: LossRule, normalized: bool) {
+    let (x, mut w) = (Random(8).coarse(&[n, inputs]), Random(9).coarse(&[features, inputs]));
+    let bias = Random(10).coarse(&[features]);
+    w.values.iter_mut().enumerate().filter(|(i, _)| i % 41 > 4).for_each(|(_, v)| *v = 0.0);
+    let of_row = |x: &[f64]| -> Vec<f64> {
+        let sums = w.values.chunks(inputs).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>());
+        sums.zip(&bias.values).map(|(sum, bias)| (sum + bias).max(0.0)).collect()
+    };
+    let results = x.values.chunks(inputs).flat_map(of_row);
+    let o = Operands::new(Array::f32(&[n, features], results), features, classes);
+    let fusion = HeadFusion { features: HeadFeatures::Hidden, rule, normalized };
+    let case = OpCase::new(Op::HeadBackward(fusion)).rows(&x).whole(&w).whole(&bias);
+    o.check(case, n, &[n, features], &fusion);
+}
+
+impl Operands {
+    /// Operands of a head on features `x`, of which the last layer reads `inner` numbers.
+    fn new(x: Array, inner: usize, classes: usize) -> Operands {
+        let (n, mut random) = (x.dims[0], Random(5));
+        Operands {
+            x,
+            w: Random(2).coarse(&[classes, inner]),
+            bias: Random(3).coarse(&[classes]),
+            labels: Array::u32((0..n).map(|_| random.below(classes) as u32)),
+            dvalue: Random(4).signed(&[n]),
+            batch_norm: [Random(6).signed(&[inner]), Random(7).image(&[inner])],
+        }
     }
-    case = case.gives_rows(dims, DType::F32);
-    if normalized {
-        case = case.gives_rows(&[n], DType::F32);
+
+    /// Checks `case`, whose operands so far give the features: dx has dimensions `dims`.
+    fn check(&self, case: OpCase, n: usize, dims: &[usize], fusion: &HeadFusion) {
+        let mut case = case.whole(&self.w).whole(&self.bias).rows(&self.labels).rows(&self.dvalue);
+        if fusion.features == HeadFeatures::MeanOfBatchNorm {
+            case = self.batch_norm.iter().fold(case, OpCase::whole);
+        }
+        case = case.gives_rows(dims, DType::F32);
+        if fusion.normalized {
+            case = case.gives_rows(&[n], DType::F32);
+        }
+        case.check(|n| {
+            let (dx, norms): (Vec<Vec<Sum>>, Vec<Sum>) = (0..n).map(|row| head_gradient(self, row, fusion)).unzip();
+            [vec![dx.concat()], vec![norms; usize::from(fusion.normalized)]].concat()
+        });
     }
-    case.check(|n| {
-        let (dx, norms): (Vec<Vec<Sum>>, Vec<Sum>) = (0..n).map(|row| head_gradient(&o, row, &fusion)).unzip();
-        [vec![dx.concat()], vec![norms; usize::from(normalized)]].concat()
-    });
 }
 
 /// Small heads with every loss; large ones with two in turn.
@@ -130,6 +174,19 @@ pub fn head_backward() {
         let some = rules.iter().enumerate().filter(|(i, _)| !few || (i + number).is_multiple_of(4));
         for ((_, rule), normalized) in some.flat_map(|rule| [false, true].map(|normalized| (rule, normalized))) {
             check(kind, dims, classes, *rule, normalized);
+        }
+    }
+}
+
+/// As [`head_backward`], on the features of a hidden layer.
+#[test]
+pub fn head_backward_of_a_hidden_layer() {
+    for (number, (sizes, classes)) in HIDDEN.into_iter().enumerate() {
+        let rules = rules(classes);
+        let few = sizes[1] * sizes[2] > 200;
+        let some = rules.iter().enumerate().filter(|(i, _)| !few || (i + number).is_multiple_of(6));
+        for ((_, rule), normalized) in some.flat_map(|rule| [false, true].map(|normalized| (rule, normalized))) {
+            check_hidden(sizes, classes, *rule, normalized);
         }
     }
 }

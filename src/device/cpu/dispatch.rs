@@ -7,7 +7,7 @@ use super::{
     attack, batch_norm, conv, conv_fused, conv_pool, elementwise, first_layer, formula, half, head, hyperplane, image,
     linear, loss, optimizer, pool, rows,
 };
-use crate::tape::{ConvWindow, DType, Node, Op, Place, Program, StepLayer, Value};
+use crate::tape::{ConvWindow, DType, HeadFeatures, Node, Op, Place, Program, StepLayer, Value};
 
 fn f32s(bytes: &[u8]) -> &[f32] {
     bytemuck::cast_slice(bytes)
@@ -225,17 +225,26 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
         }
 
         Op::HeadBackward(fusion) => {
-            let operands = head::HeadOperands {
-                features: f32s(x[0]),
-                w: f32s(x[1]),
-                bias: f32s(x[2]),
-                labels: &u32s(x[3])[..n],
-                dvalue: &f32s(x[4])[..n],
-                norm: x.get(5).map(|weight| [f32s(weight), f32s(x[6])]),
-            };
+            let layer = fusion.features.operands();
+            let own = &x[layer..];
             let dx = active_rows(y0, out_dims, n);
             let norm = others.first_mut().map(|norm| &mut f32s_mut(norm)[..n]);
-            head::head_backward(dx, norm, &operands, n, in_dims(1), fusion);
+            let head = |features: &[f32]| {
+                let operands = head::HeadOperands {
+                    features,
+                    w: f32s(own[0]),
+                    bias: f32s(own[1]),
+                    labels: &u32s(own[2])[..n],
+                    dvalue: &f32s(own[3])[..n],
+                    norm: own.get(4).map(|weight| [f32s(weight), f32s(own[5])]),
+                };
+                head::head_backward(dx, norm, &operands, n, in_dims(layer), fusion);
+            };
+            if fusion.features == HeadFeatures::Hidden {
+                head::with_hidden(f32s(x[0]), f32s(x[1]), f32s(x[2]), n, in_dims(1), head);
+            } else {
+                head(f32s(x[0]));
+            }
         }
 
         Op::Loss(rule) => loss::loss(&mut f32s_mut(y0)[..n], f32s(x[0]), u32s(x[1]), *rule),

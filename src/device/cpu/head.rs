@@ -20,6 +20,14 @@ pub(super) struct HeadOperands<'a> {
     pub norm: Option<[&'a [f32]; 2]>,
 }
 
+/// Calls `f` with features that the op computes itself: ReLU of x `[n, in]` w^T + bias, in scratch memory.
+pub(super) fn with_hidden(x: &[f32], w: &[f32], bias: &[f32], n: usize, w_dims: &[usize], f: impl FnOnce(&[f32])) {
+    scratch(n * w_dims[0], |features| {
+        linear::linear_bias(features, x, w, bias, n, w_dims, true);
+        f(features);
+    });
+}
+
 /// Brings rows of `row` numbers to the norm, and writes the norm that they had.
 fn normalize(out: &mut [f32], norm: &mut [f32], gradient: &[f32], row: usize) {
     let n = norm.len();
@@ -77,7 +85,7 @@ pub(super) fn head_backward(
                 }
                 None => dlogits,
             };
-            let y = (fusion.features == HeadFeatures::Relu).then_some(features);
+            let y = (fusion.features != HeadFeatures::Plain).then_some(features);
             linear::linear_backward_input(dx, gradient, w, y, n, w_dims);
         }
     });

@@ -89,6 +89,11 @@ impl<'a> Desc<'a> {
         self.node.inputs.iter().chain(&self.node.outputs).map(|v| self.place(*v).bytes as u64).sum()
     }
 
+    /// Size of an input in bytes.
+    pub fn input_bytes(&self, i: usize) -> u64 {
+        self.place(self.node.inputs[i]).bytes as u64
+    }
+
     /// Cost of an op that updates its outputs: it reads them, too.
     pub fn cost_of_update(&self, flops: u64) -> Cost {
         let read: u64 = self.node.outputs.iter().map(|v| self.place(*v).bytes as u64).sum();

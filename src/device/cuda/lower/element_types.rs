@@ -1,6 +1,6 @@
 //! Element types of a node's operands: the one place that decides which combinations have kernels.
 
-use crate::tape::{DType, Node, Op, Program, Value};
+use crate::tape::{DType, HeadFeatures, Node, Op, Program, Value};
 
 /// Element types in memory of the operands and results that may be half ([`Op::reads_half`], [`Op::writes_half`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,14 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         | Op::MaxPool2dBackward
         | Op::BatchNorm { .. }
         | Op::BatchNormBackwardInput { .. }
-        | Op::BatchNormTraining { .. }
-        | Op::HeadBackward(_) => &[Half],
+        | Op::BatchNormTraining { .. } => &[Half],
         Op::Conv2d(_) | Op::ConvPool(_) | Op::LinearBackwardInput => &[Half, ToHalf],
         Op::Conv2dBackwardInput(_) | Op::ConvPoolBackwardInput(_) | Op::Linear | Op::LinearBias { .. } => {
             &[Half, FromHalf]
         }
+        Op::HeadBackward(fusion) if fusion.features == HeadFeatures::Hidden => &[Half, ToHalf, FromHalf],
         Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[Half, ToHalf],
-        Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) => &[Half],
+        Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) | Op::HeadBackward(_) => &[Half],
         Op::GlobalMean => &[FromHalf],
         Op::PgdStepFused(fusion) if fusion.layer.is_some() => &[FromHalf],
         Op::StandardizeConv2d(_) => &[ToHalf],

@@ -67,12 +67,11 @@ impl GemmKernels {
         GemmKernels { single, mixed: single[0] }
     }
 
-    /// Kernel of a plan. The sums of splits are single precision, whatever the results are.
+    /// Kernel of a plan.
     pub fn of(self, plan: &GemmPlan, types: ElementTypes) -> &'static str {
         match types {
-            ElementTypes::FromHalf => self.mixed,
-            ElementTypes::ToHalf if plan.splits == 1 => self.mixed,
-            _ => self.single[plan.tile as usize],
+            ElementTypes::FromHalf | ElementTypes::ToHalf => self.mixed,
+            ElementTypes::Single | ElementTypes::Half => self.single[plan.tile as usize],
         }
     }
 }
@@ -150,11 +149,6 @@ impl GemmPlan {
         work + if self.splits > 1 { sum } else { 0 }
     }
 
-    /// Size in bytes of the scratch memory for the splits of `results` results.
-    fn scratch(&self, results: usize) -> usize {
-        if self.splits > 1 { self.splits * results * 4 } else { 0 }
-    }
-
     /// A launch of `count` products.
     pub fn launch(&self, kernel: &'static str, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let block = u32::try_from(self.tile.threads()).expect("a block is small");
@@ -162,6 +156,16 @@ impl GemmPlan {
         let grid = [blocks(self.tiles), blocks(self.splits), blocks(count)];
         Launch { kernel, grid, block, shared: 0, args, cost }
     }
+}
+
+/// Sums of a product in scratch memory, floats `[splits, results]`, for another kernel to add.
+pub(super) struct SplitSums {
+    /// The product's launch.
+    pub launch: Launch,
+    /// Number of splits, 1 if the sums are whole.
+    pub splits: usize,
+    /// Bytes of scratch memory.
+    pub scratch: usize,
 }
 
 /// A product whose sums may be split.
@@ -181,25 +185,33 @@ impl GemmOperation {
     /// Launches of the product. `args(chunk, epilogue)` are the kernel's arguments after the first one, the
     /// destination. If the sums are split, the kernel that adds the splits applies the epilogue.
     pub fn lower(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
-        let GemmOperation { kernels, product, vectors, epilogue: ref whole, flops } = *self;
-        let plan = GemmPlan::new(product, vectors, true, desc.multiprocessors);
-        let epilogue = match whole {
-            Some(epilogue) if plan.splits == 1 => epilogue.clone(),
-            _ => Epilogue::default(),
-        };
-        let last = Arg::Output(desc.outputs() - 1);
-        let to = if plan.splits > 1 { Arg::Scratch(0) } else { last };
-        let all = [to].into_iter().chain(args(plan.chunk, epilogue.into())).collect();
-        let kernel = kernels.of(&plan, desc.types);
-        let mut launches = vec![plan.launch(kernel, product.count, all, desc.cost(flops))];
-        let count = desc.output(0).iter().product();
-        if plan.splits > 1 {
-            launches.push(match whole {
-                Some(epilogue) => sum_split_rows(desc, product.columns, plan.splits, epilogue.clone()),
-                None => sum_splits(count, plan.splits),
-            });
+        let plan = self.plan(desc);
+        if plan.splits == 1 {
+            let epilogue = self.epilogue.clone().unwrap_or_default();
+            let to = Arg::Output(desc.outputs() - 1);
+            let all = [to].into_iter().chain(args(plan.chunk, epilogue.into())).collect();
+            let kernel = self.kernels.of(&plan, desc.types);
+            return plan.launch(kernel, self.product.count, all, desc.cost(self.flops)).into();
         }
-        Lowered { launches, scratch: plan.scratch(count) }
+        let SplitSums { launch, splits, scratch } = self.sums(desc, args);
+        let sum = match &self.epilogue {
+            Some(epilogue) => sum_split_rows(desc, self.product.columns, splits, epilogue.clone()),
+            None => sum_splits(desc.output(0).iter().product(), splits),
+        };
+        Lowered { launches: vec![launch, sum], scratch }
+    }
+
+    /// The launch that writes the sums to scratch memory. They are single precision, whatever the results are.
+    pub fn sums(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> SplitSums {
+        let plan = self.plan(desc);
+        let types = if desc.types == ElementTypes::FromHalf { desc.types } else { ElementTypes::Single };
+        let all = [Arg::Scratch(0)].into_iter().chain(args(plan.chunk, Epilogue::default().into())).collect();
+        let launch = plan.launch(self.kernels.of(&plan, types), self.product.count, all, desc.cost(self.flops));
+        SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * desc.output(0).iter().product::<usize>() }
+    }
+
+    fn plan(&self, desc: &Desc) -> GemmPlan {
+        GemmPlan::new(self.product, self.vectors, true, desc.multiprocessors)
     }
 }
 
@@ -271,15 +283,6 @@ mod tests {
         let splits =
             |multiprocessors| GemmPlan::new(GemmProblem::new(50, 1024, 3136), true, true, multiprocessors).splits;
         assert!(splits(20) < splits(H100), "{} and {}", splits(20), splits(H100));
-    }
-
-    #[test]
-    fn scratch_holds_the_results_of_every_split() {
-        let large = GemmProblem::new(32, 32, 39200);
-        let plan = GemmPlan::new(large, true, true, H100);
-        assert!(plan.splits > 1);
-        assert_eq!(plan.scratch(32 * 32), plan.splits * 32 * 32 * 4);
-        assert_eq!(GemmPlan::new(large, true, false, H100).scratch(32 * 32), 0);
     }
 
     /// LeNet5 at a batch of 50: two blocks or more a multiprocessor, if there are enough terms to split.

@@ -3,7 +3,7 @@
 //! As in `gemm.rs`, the choice depends on sizes, alignment and the GPU's number of multiprocessors alone.
 
 use super::desc::Desc;
-use super::gemm::{GemmProblem, sum_split_rows};
+use super::gemm::{GemmProblem, SplitSums, sum_split_rows};
 use crate::device::cuda::abi::{
     Epilogue, HALF_TILE_COLUMNS, HALF_TILE_DEPTH, HALF_TILE_ROWS, HALF_TILE_ROWS_TALL, WARP,
 };
@@ -120,19 +120,28 @@ impl HalfOperation {
     /// of the results, and that of the splits' sums. If the sums are split, the kernel that adds the splits applies the
     /// epilogue.
     pub fn lower(self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
-        let HalfOperation { kernels, product, vectors, epilogue, flops } = self;
-        let plan = HalfPlan::new(product, vectors, true, desc.multiprocessors);
-        let last = Arg::Output(desc.outputs() - 1);
-        let whole = plan.splits == 1;
-        let (parts, own) = if whole { (Arg::Null, epilogue.clone()) } else { (Arg::Scratch(0), Epilogue::default()) };
-        let all = [last, parts].into_iter().chain(args(plan.chunk, own.into())).collect();
-        let mut launches = vec![plan.launch(kernels, product.count, all, desc.cost(flops))];
-        if whole {
-            return Lowered { launches, scratch: 0 };
+        let plan = self.plan(desc);
+        if plan.splits == 1 {
+            let to = [Arg::Output(desc.outputs() - 1), Arg::Null];
+            let all = to.into_iter().chain(args(plan.chunk, self.epilogue.into())).collect();
+            return plan.launch(self.kernels, self.product.count, all, desc.cost(self.flops)).into();
         }
-        launches.push(sum_split_rows(desc, product.columns, plan.splits, epilogue));
-        let results: usize = desc.output(0).iter().product();
-        Lowered { launches, scratch: plan.splits * results * 4 }
+        let SplitSums { launch, splits, scratch } = self.sums(desc, args);
+        let sum = sum_split_rows(desc, self.product.columns, splits, self.epilogue);
+        Lowered { launches: vec![launch, sum], scratch }
+    }
+
+    /// The launch that writes the sums to scratch memory, as floats.
+    pub fn sums(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> SplitSums {
+        let plan = self.plan(desc);
+        let to = [Arg::Null, Arg::Scratch(0)];
+        let all = to.into_iter().chain(args(plan.chunk, Epilogue::default().into())).collect();
+        let launch = plan.launch(self.kernels, self.product.count, all, desc.cost(self.flops));
+        SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * desc.output(0).iter().product::<usize>() }
+    }
+
+    fn plan(&self, desc: &Desc) -> HalfPlan {
+        HalfPlan::new(self.product, self.vectors, true, desc.multiprocessors)
     }
 }
 

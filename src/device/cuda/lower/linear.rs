@@ -2,11 +2,17 @@
 
 use super::desc::{Desc, rows_of};
 use super::element_types::ElementTypes;
-use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
+use super::gemm::{GemmKernels, GemmOperation, GemmProblem, SplitSums, vectorizable};
 use super::gemm_half::{self, HalfKernels, HalfOperation};
 use crate::device::cuda::abi::Epilogue;
-use crate::device::cuda::launch::{Arg, Launch, Lowered, THREADS, WARP};
+use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 use crate::tape::DType;
+
+/// Kernels of a layer.
+const KERNELS: GemmKernels =
+    GemmKernels { single: ["linear_scalar", "linear_narrow", "linear_square"], mixed: "linear_scalar_from_half" };
+/// Kernels of a layer on halves.
+const HALF_KERNELS: HalfKernels = ["linear_half_scalar", "linear_half_small", "linear_half_tall"];
 
 /// Outputs of a layer, at most, for which a warp an output is faster than block tiles.
 const MOST_WARP_OUTPUTS: usize = 16;
@@ -56,8 +62,7 @@ fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
     let ((n, inner), out) = (rows_of(desc.input(0)), desc.output(0)[1]);
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, out, inner));
     if desc.input_dtype(1) == DType::F16 {
-        let kernels = ["linear_half_scalar", "linear_half_small", "linear_half_tall"];
-        return sizes.lower_half(desc, product, epilogue, kernels);
+        return sizes.lower_half(desc, product, epilogue, HALF_KERNELS);
     }
     if out <= MOST_WARP_OUTPUTS {
         let args = [Arg::Output(0)].into_iter().chain(sizes.args(Some(epilogue.into()))).collect();
@@ -65,9 +70,30 @@ fn layer(desc: &Desc, epilogue: Epilogue) -> Lowered {
         let kernel = if desc.types == ElementTypes::FromHalf { "linear_warp_from_half" } else { "linear_warp" };
         return Launch::new(kernel, (n * out).div_ceil(warps_of_a_block), args, desc.cost(product.flops())).into();
     }
-    let kernels =
-        GemmKernels { single: ["linear_scalar", "linear_narrow", "linear_square"], mixed: "linear_scalar_from_half" };
-    sizes.lower(desc, product, Some(epilogue), kernels)
+    sizes.lower(desc, product, Some(epilogue), KERNELS)
+}
+
+/// Sums of a layer that is a part of another op, whose first operands are x and w: before bias and ReLU.
+pub(super) fn layer_sums(desc: &Desc) -> SplitSums {
+    let ((n, inner), out) = (rows_of(desc.input(0)), desc.input(1)[0]);
+    let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, out, inner));
+    let aligned = desc.input_aligned(0) && desc.input_aligned(1);
+    let multiples_of = |vector: usize| aligned && [inner, out].iter().all(|size| size.is_multiple_of(vector));
+    let args = |chunk, epilogue| -> Vec<Arg> {
+        sizes.args(Some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect()
+    };
+    let flops = product.flops();
+    let mut sums = if desc.input_dtype(1) == DType::F16 {
+        let (vectors, epilogue) = (multiples_of(8), Epilogue::default());
+        let work = HalfOperation { kernels: HALF_KERNELS, product, vectors, epilogue, flops };
+        work.sums(desc, args)
+    } else {
+        let vectors = desc.input_dtype(0) == DType::F32 && multiples_of(4);
+        let work = GemmOperation { kernels: KERNELS, product, vectors, epilogue: None, flops };
+        work.sums(desc, args)
+    };
+    sums.launch.cost = Cost { bytes: desc.input_bytes(0) + desc.input_bytes(1) + sums.scratch as u64, flops };
+    sums
 }
 
 pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {

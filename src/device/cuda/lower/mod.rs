@@ -62,7 +62,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Conv2dBackwardWeight(window) => conv::conv2d_backward_weight(&desc, *window),
         Op::Conv2dFused(fusion) => conv_fused::conv2d_fused(&desc, fusion),
         Op::Conv2dFusedBackwardInput(fusion) => conv_fused::conv2d_fused_backward_input(&desc, fusion),
-        Op::HeadBackward(fusion) => head::head_backward(&desc, fusion).into(),
+        Op::HeadBackward(fusion) => head::head_backward(&desc, fusion),
         Op::AddBiasBackwardBias => elementwise::add_bias_backward_bias(&desc),
         Op::MaxPool2d => pool::max_pool2d(&desc),
         Op::MaxPool2dBackward => pool::max_pool2d_backward(&desc),

@@ -164,8 +164,10 @@ fn a_linear_layer_s_epilogue_is_applied_once_to_whole_sums() {
             (Op::LinearBias { relu: false }, &all, false),
             (Op::LinearBias { relu: true }, &all, true),
         ] {
-            let launches = launches(op, inputs, &[f32s(&y)], None);
+            let Lowered { launches, scratch } = lowered(op, inputs, &[f32s(&y)], None);
             assert_eq!(launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>(), kernels);
+            let splits = launches[0].grid[1] as usize;
+            assert_eq!(scratch, if splits > 1 { 4 * splits * 50 * out } else { 0 }, "the results of every split");
             let (last, before) = launches.split_last().unwrap();
             let applied = |launch: &Launch| (launch.has(&Arg::Input(2)), launch.has(&Arg::Int(1)));
             assert_eq!(applied(last), (inputs.len() > 2, relu), "{last:?}");

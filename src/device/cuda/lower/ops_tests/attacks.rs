@@ -1,7 +1,7 @@
 //! Launches of heads, of targeted losses, of classes by rank and of FAB's projection.
 
-use super::{f32s, launch, sizes};
-use crate::device::cuda::launch::Arg;
+use super::{f32s, launch, lowered, sizes};
+use crate::device::cuda::launch::{Arg, Lowered};
 use crate::tape::{DType, HeadFeatures, HeadFusion, Loss, LossRule, Norm, Op, TargetedLoss};
 
 const U32: DType = DType::U32;
@@ -88,6 +88,41 @@ fn a_head_takes_a_block_for_an_example() {
                 assert!((features..features + 20_000).contains(&(launch.cost.bytes as usize)), "{launch:?}");
                 assert!(launch.shared <= 48 << 10);
             }
+        }
+    }
+}
+
+/// The layer's results are never written, and its sums are single precision.
+#[test]
+fn a_head_on_a_hidden_layer_adds_the_splits_of_the_layer_s_product() {
+    let (single, half) = (DType::F32, DType::F16);
+    let rule = LossRule { loss: Loss::Slm, confidence: 0.0 };
+    for (inner, types, kernels) in [
+        (3136, [single, single, single], ["linear_square", "head_backward_hidden"]),
+        (3136, [half, half, half], ["linear_half_small", "head_backward_hidden_half"]),
+        (16, [single, single, single], ["linear_narrow", "head_backward_hidden"]),
+        (16, [half, half, half], ["linear_half_small", "head_backward_hidden_half"]),
+        (16, [single, single, half], ["linear_narrow", "head_backward_hidden_half"]),
+        (16, [half, single, single], ["linear_scalar_from_half", "head_backward_hidden"]),
+    ] {
+        let (x, w, hidden) = ([50, inner], [1024, inner], [50, 1024]);
+        let (bias, last, classes, each) = ([1024], [10, 1024], [10], [50]);
+        for normalized in [false, true] {
+            let fusion = HeadFusion { features: HeadFeatures::Hidden, rule, normalized };
+            let own = [f32s(&last), f32s(&classes), (&each[..], DType::U32), f32s(&each)];
+            let inputs = [&[(&x[..], types[0]), (&w[..], types[1]), f32s(&bias)][..], &own].concat();
+            let outputs = &[(&hidden[..], types[2]), f32s(&each)][..1 + usize::from(normalized)];
+            let Lowered { launches, scratch } = lowered(Op::HeadBackward(fusion), &inputs, outputs, None);
+            assert_eq!(launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>(), kernels);
+            let [product, head] = &launches[..] else { unreachable!("two kernels") };
+            let splits = product.grid[1] as usize;
+            assert_eq!((splits > 1, scratch), (inner == 3136, 4 * splits * 50 * 1024));
+            assert!(product.has(&Arg::Scratch(0)) && !product.has(&Arg::Output(0)) && !product.has(&Arg::Int(1)));
+            assert_eq!((head.grid[0], sizes(head)), (50, [50, 1024, 10, splits]));
+            assert_eq!((head.shared, head.has(&Arg::Output(1))), (4 * (1024 + 20), normalized));
+            let all = inputs.iter().chain(outputs);
+            let bytes: usize = all.map(|(dims, dtype)| dims.iter().product::<usize>() * dtype.size()).sum();
+            assert_eq!((product.cost.bytes + head.cost.bytes) as usize, bytes + 2 * scratch);
         }
     }
 }
