@@ -11,13 +11,8 @@ use crate::tape::plan::Program;
 
 const RULE: LossRule = LossRule { loss: Loss::Slm, confidence: 0.0 };
 
-const KINDS: [HeadFeatures; 5] = [
-    HeadFeatures::Plain,
-    HeadFeatures::Relu,
-    HeadFeatures::Hidden,
-    HeadFeatures::Mean,
-    HeadFeatures::MeanOfBatchNorm,
-];
+const KINDS: [HeadFeatures; 5] =
+    [HeadFeatures::Plain, HeadFeatures::Relu, HeadFeatures::Hidden, HeadFeatures::Mean, HeadFeatures::MeanOfBatchNorm];
 
 /// Result that a buffer holds beside the gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -79,9 +79,8 @@ pub(super) fn layer_sums(desc: &Desc) -> SplitSums {
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, out, inner));
     let aligned = desc.input_aligned(0) && desc.input_aligned(1);
     let multiples_of = |vector: usize| aligned && [inner, out].iter().all(|size| size.is_multiple_of(vector));
-    let args = |chunk, epilogue| -> Vec<Arg> {
-        sizes.args(Some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect()
-    };
+    let args =
+        |chunk, epilogue| -> Vec<Arg> { sizes.args(Some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect() };
     let flops = product.flops();
     let mut sums = if desc.input_dtype(1) == DType::F16 {
         let (vectors, epilogue) = (multiples_of(8), Epilogue::default());
