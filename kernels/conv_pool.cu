@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                     const unsigned char* __restrict__ choice, const float* __restrict__ w,
                                     const unsigned* __restrict__ rows, int capacity, ConvShape s, int turns) {
     const auto store = [=](size_t at, int, float sum) { dx[at] = sum; };
-    conv_pool_backward_input_directly(store, dy, choice, w, rows, capacity, s, turns);
+    conv_pool_backward_input_directly(store, StoredGradients<float>{dy}, choice, w, rows, capacity, s, turns);
 }
 extern "C" __global__ void __launch_bounds__(THREADS)
     conv_pool_backward_input_direct_from_half(float* __restrict__ dx, const Half* __restrict__ dy,
@@ -99,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                               const unsigned* __restrict__ rows, int capacity, ConvShape s,
                                               int turns) {
     const auto store = [=](size_t at, int, float sum) { dx[at] = sum; };
-    conv_pool_backward_input_directly(store, dy, choice, w, rows, capacity, s, turns);
+    conv_pool_backward_input_directly(store, StoredGradients<Half>{dy}, choice, w, rows, capacity, s, turns);
 }
 
 // conv2d_backward_weight on the gradients of pooled outputs.

@@ -3,7 +3,38 @@
 
 #include "conv.cuh"
 
-// Direct form of the same gradient, for images of few channels (a block tile would use few of its columns) and stride
+// Gradients with respect to the layer's results, in memory.
+template <class Dy>
+struct StoredGradients {
+    const Dy* dy;
+
+    // Sets `to` to the gradients at `cells`, or to 0 where they are not `live`.
+    template <int N>
+    __device__ __forceinline__ void load(float (&to)[N], const size_t (&cells)[N], const bool (&live)[N]) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) to[i] = live[i] ? read(dy[cells[i]]) : 0.0f;
+    }
+};
+
+// Gradients whose sums are split: they are the sums of `parts` [splits, stride].
+struct SplitGradients {
+    const float* parts;
+    size_t stride;
+    int splits;
+
+    template <int N>
+    __device__ __forceinline__ void load(float (&to)[N], const size_t (&cells)[N], const bool (&live)[N]) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) to[i] = 0.0f;
+#pragma unroll 4
+        for (int split = 0; split < splits; ++split) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) to[i] += live[i] ? parts[split * stride + cells[i]] : 0.0f;
+        }
+    }
+};
+
+// Direct form of the gradient, for images of few channels (a block tile would use few of its columns) and stride
 // 1: it visits chosen outputs only. A warp computes one channel of 2 x 2 pixels, which the same outputs contribute to;
 // its lanes take the filters. For each pooling window around the pixels a lane reads one gradient and its choice, and
 // adds up to four products. The loads of neighbouring windows are in flight together.
@@ -14,9 +45,9 @@
 // this form. Of halves the gradients and choices are 0.9 MB.
 //
 // Calls `output(at, image, sum)` for number `at` of the batch's images.
-template <class Output, class Dy>
+template <class Output, class Gradients>
 __device__ __forceinline__ void conv_pool_backward_input_directly(
-    const Output& output, const Dy* dy, const unsigned char* choice, const float* w, const unsigned* rows, int capacity,
+    const Output& output, const Gradients& of_results, const unsigned char* choice, const float* w, const unsigned* rows, int capacity,
     const ConvShape& s, int turns) {
     DYN_SHARED(float, filters);  // [kh kw c][k]: lanes read adjacent elements
     constexpr int WINDOWS = 3;   // neighbours whose choices and gradients are loaded before their products
@@ -45,13 +76,15 @@ __device__ __forceinline__ void conv_pool_backward_input_directly(
                 const size_t cells = static_cast<size_t>((image * (s.out_h / 2) + cell_y) * columns) * s.k + filter;
                 for (int first = left; first <= right; first += WINDOWS) {
                     int places[WINDOWS];
+                    size_t at[WINDOWS];
+                    bool live[WINDOWS];
                     float gradients[WINDOWS];
 #pragma unroll
                     for (int i = 0; i < WINDOWS; ++i) {
-                        const size_t cell = cells + (first + i) * s.k;
-                        places[i] = first + i <= right ? choice[cell] : NO_CHOICE;
-                        gradients[i] = first + i <= right ? read(dy[cell]) : 0.0f;
+                        at[i] = cells + (first + i) * s.k, live[i] = first + i <= right;
+                        places[i] = live[i] ? choice[at[i]] : NO_CHOICE;
                     }
+                    of_results.load(gradients, at, live);
 #pragma unroll
                     for (int i = 0; i < WINDOWS; ++i) {
                         const int place = places[i];

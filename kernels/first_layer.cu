@@ -376,28 +376,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 
 // `pgd_step_linf` with the first layer of a network with pooling. The gradient of a pixel is known to one lane of a warp,
 // which steps at once. LeNet5 at a batch of 50, from halves: 16 M operations, some 4 us, and 0.9 MB of gradients and
-// choices; the step's 0.5 MB add 0.2 us, and save a launch and a gradient's way through memory.
-template <class Dy>
+// choices; the step's 0.5 MB add 0.2 us, and save a launch and a gradient's way through memory. Splits of the gradients
+// are added while they are loaded: three of them are 3.8 MB from the L2 cache, and save a launch that would read as much.
+template <class Gradients>
 __device__ __forceinline__ void pgd_step_fused_pooled_of(
-    float* adv, const float* x, const Dy* dy, const float* eps, const float* step, const float* w,
+    float* adv, const float* x, const Gradients& of_results, const float* eps, const float* step, const float* w,
     const unsigned char* choice, const float* norm, const unsigned* rows, int capacity, const ConvShape& s,
     int turns) {
     const auto move = [=](size_t at, int row, float sum) {
         adv[at] = linf_move(adv[at], x[at], sum * norm_factor(norm, row), eps[row], step[row]);
     };
-    conv_pool_backward_input_directly(move, dy, choice, w, rows, capacity, s, turns);
+    conv_pool_backward_input_directly(move, of_results, choice, w, rows, capacity, s, turns);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_step_fused_pooled(float* adv, const float* x, const float* dy, const float* eps, const float* step,
                           const float* w, const unsigned char* choice, const float* norm, const unsigned* rows,
                           int capacity, ConvShape s, int turns) {
-    pgd_step_fused_pooled_of(adv, x, dy, eps, step, w, choice, norm, rows, capacity, s, turns);
+    const StoredGradients<float> of_results{dy};
+    pgd_step_fused_pooled_of(adv, x, of_results, eps, step, w, choice, norm, rows, capacity, s, turns);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_step_fused_pooled_from_half(float* adv, const float* x, const Half* dy, const float* eps, const float* step,
                                     const float* w, const unsigned char* choice, const float* norm,
                                     const unsigned* rows, int capacity, ConvShape s, int turns) {
-    pgd_step_fused_pooled_of(adv, x, dy, eps, step, w, choice, norm, rows, capacity, s, turns);
+    const StoredGradients<Half> of_results{dy};
+    pgd_step_fused_pooled_of(adv, x, of_results, eps, step, w, choice, norm, rows, capacity, s, turns);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    pgd_step_fused_pooled_splits(float* adv, const float* x, const float* parts, const float* eps, const float* step,
+                                 const float* w, const unsigned char* choice, const float* norm, const unsigned* rows,
+                                 int capacity, ConvShape s, int turns, int splits) {
+    const size_t stride = static_cast<size_t>(capacity) * (s.out_h / 2) * (s.out_w / 2) * s.k;
+    const SplitGradients of_results{parts, stride, splits};
+    pgd_step_fused_pooled_of(adv, x, of_results, eps, step, w, choice, norm, rows, capacity, s, turns);
 }

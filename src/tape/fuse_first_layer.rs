@@ -6,8 +6,8 @@ use super::graph::{Tape, Value};
 use super::memory::DType;
 use super::op::Op;
 use super::params::{
-    ConvFusion, FIRST_LAYER_FILTERS, FirstLayerFusion, MOST_FIRST_LAYER_NUMBERS, MOST_STEP_CHANNELS, Norm, PgdFusion,
-    PgdRule, StepLayer,
+    ConvFusion, ConvWindow, FIRST_LAYER_FILTERS, FirstLayerFusion, MOST_FIRST_LAYER_NUMBERS, MOST_STEP_CHANNELS, Norm,
+    PgdFusion, PgdRule, StepLayer,
 };
 
 impl Tape {
@@ -39,36 +39,39 @@ impl Tape {
                 inputs[1] = self.nodes[found].inputs[0];
             }
             let standardized = standardization.is_some();
-            let layer = self.step_layer(norm.unwrap_or(reader), inputs[1], rule, standardized);
-            if let Some((found, _)) = layer {
-                // The operands of an input gradient are dy, (choice,) w; those of the step dy, .., w, (choice).
-                let operands = &self.nodes[found].inputs;
-                inputs.splice(4..4, operands[1..].iter().rev().copied());
-                inputs[1] = operands[0];
-            }
-            if !standardized && norm.is_none() && layer.is_none() {
+            let layers = self.step_layers(norm.unwrap_or(reader), inputs[1], rule, standardized);
+            if !standardized && norm.is_none() && layers.is_none() {
                 continue;
             }
+            let (layer, of_layers) = layers.unzip();
+            let mut place = 4;
+            for &found in of_layers.iter().flatten() {
+                // The operands of an input gradient are dy, (choice,) w; those of the step dy, .., w, (choice).
+                let [dy, others @ ..] = &self.nodes[found].inputs[..] else { unreachable!("it reads dy") };
+                inputs[1] = *dy;
+                inputs.splice(place..place, others.iter().rev().copied());
+                place += others.len();
+            }
             inputs.extend(operands);
-            for found in standardization.into_iter().chain(norm).chain(layer.map(|(found, _)| found)) {
+            for found in standardization.into_iter().chain(norm).chain(of_layers.into_iter().flatten()) {
                 self.nodes[found].outputs.clear();
                 self.nodes[found].inputs.clear();
             }
-            let fusion =
-                PgdFusion { layer: layer.map(|(_, layer)| layer), from_norm: norm.is_some(), standardized, rule };
+            let fusion = PgdFusion { layer, from_norm: norm.is_some(), standardized, rule };
             (self.nodes[at].op, self.nodes[at].inputs) = (Op::PgdStepFused(fusion), inputs);
         }
         self.nodes.retain(|node| !node.outputs.is_empty());
     }
 
-    /// The layer whose input gradient only node `reader` reads, and its node, if a step of PGD may include it.
-    fn step_layer(
+    /// The layers whose input gradient only node `reader` reads, and their nodes, the first layer's first, if a step of
+    /// PGD may include them.
+    fn step_layers(
         &self,
         reader: usize,
         gradient: Value,
         rule: PgdRule,
         standardized: bool,
-    ) -> Option<(usize, StepLayer)> {
+    ) -> Option<(StepLayer, Vec<usize>)> {
         let at = self.computing(gradient).filter(|_| self.only_use(gradient) == Some(reader))?;
         let (node, image) = (&self.nodes[at], self.dims(gradient));
         let w = *node.inputs.last().expect("an input gradient reads filters");
@@ -83,7 +86,25 @@ impl Tape {
         let &[k, kh, kw, c] = self.dims(w) else { return None };
         let numbers = image[1..].iter().product::<usize>() + k * kh * kw * MOST_STEP_CHANNELS;
         let fits = window.stride == 1 && c <= MOST_STEP_CHANNELS && numbers <= MOST_FIRST_LAYER_NUMBERS;
-        (fits && self.dtype(w) == DType::F32 && node.rows == self.nodes[reader].rows).then_some((at, layer))
+        if !fits || self.dtype(w) != DType::F32 || node.rows != self.nodes[reader].rows {
+            return None;
+        }
+        match (layer, self.pooled_layer_before(at)) {
+            (StepLayer::ConvPool(first), Some((before, second))) => {
+                Some((StepLayer::TwoConvPools { first, second }, vec![at, before]))
+            }
+            (layer, _) => Some((layer, vec![at])),
+        }
+    }
+
+    /// The layer with pooling whose input gradient only node `reader` reads: its node, and its geometry.
+    fn pooled_layer_before(&self, reader: usize) -> Option<(usize, ConvWindow)> {
+        let gradient = self.nodes[reader].inputs[0];
+        let at = self.computing(gradient).filter(|_| self.only_use(gradient) == Some(reader))?;
+        let node = &self.nodes[at];
+        let Op::ConvPoolBackwardInput(window) = node.op else { return None };
+        let &[dy, _, w] = &node.inputs[..] else { return None };
+        (node.rows == self.nodes[reader].rows && self.dtype(dy) == self.dtype(w)).then_some((at, window))
     }
 
     /// Fuses the convolution of standardized images with the standardization, and with the point along a direction that

@@ -1,6 +1,7 @@
 //! Fusion at a network's first layer when a tape is finished.
 
 use crate::tape::graph::{Tape, Value};
+use crate::tape::half::HalfFilter;
 use crate::tape::loss::{Loss, LossRule};
 use crate::tape::memory::{Buffer, Memory};
 use crate::tape::op::Op;
@@ -122,18 +123,28 @@ fn images_that_a_block_cannot_hold_are_standardized_by_an_op_of_their_own() {
     }
 }
 
-/// Last op of an attack's iteration on a network whose first layer is pooled or not.
-fn step(pooled: bool, standardized: bool, norm: Norm) -> Op {
-    let mut attack = FirstLayerTape::new([4, 4, 1]);
+/// Last op of an attack's iteration on a network whose first layers, so many, are pooled; without any, its first layer is
+/// a convolution.
+fn step(pooled: usize, standardized: bool, norm: Norm, half: bool) -> Op {
+    let mut attack = FirstLayerTape::new([8, 8, 1]);
     let rule = PgdRule { norm, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
-    let images = if standardized { attack.tape.standardize(attack.x) } else { attack.x };
-    let w = attack.leaf(&[8, 3, 3, 1]);
-    let mut features = attack.tape.conv2d(images, w, SAME);
-    if pooled {
-        let bias = attack.leaf(&[8]);
-        let biased = attack.tape.add_bias(features, bias);
-        let positive = attack.tape.relu(biased);
-        features = attack.tape.max_pool2d(positive);
+    let mut features = if standardized { attack.tape.standardize(attack.x) } else { attack.x };
+    let mut filters = Vec::new();
+    for _ in 0..pooled.max(1) {
+        let c = attack.tape.dims(features)[3];
+        let w = attack.memory.f32("filters", &[8, 3, 3, c]);
+        filters.push(HalfFilter::declare(&mut attack.memory, &w));
+        let w = attack.tape.leaf(&w);
+        features = attack.tape.conv2d(features, w, SAME);
+        if pooled > 0 {
+            let bias = attack.leaf(&[8]);
+            let biased = attack.tape.add_bias(features, bias);
+            let positive = attack.tape.relu(biased);
+            features = attack.tape.max_pool2d(positive);
+        }
+    }
+    if half {
+        attack.tape.store_in_half(&filters);
     }
     let numbers = attack.tape.dims(features)[1..].iter().product::<usize>();
     let w = attack.leaf(&[3, numbers]);
@@ -149,19 +160,23 @@ fn step(pooled: bool, standardized: bool, norm: Norm) -> Op {
 }
 
 #[test]
-fn a_step_of_pgd_includes_the_first_layer_pooled_or_not() {
+fn a_step_of_pgd_includes_the_first_layers_pooled_or_not() {
+    let two = StepLayer::TwoConvPools { first: SAME, second: SAME };
     for (pooled, standardized, norm, layer) in [
-        (false, false, Norm::Linf, Some(StepLayer::Conv(SAME))),
-        (false, true, Norm::L2, Some(StepLayer::Conv(SAME))),
-        (true, false, Norm::Linf, Some(StepLayer::ConvPool(SAME))),
+        (0, false, Norm::Linf, Some(StepLayer::Conv(SAME))),
+        (0, true, Norm::L2, Some(StepLayer::Conv(SAME))),
+        (1, false, Norm::Linf, Some(StepLayer::ConvPool(SAME))),
+        (2, false, Norm::Linf, Some(two)),
         // These need sums over an image.
-        (true, true, Norm::Linf, None),
-        (true, false, Norm::L2, None),
+        (1, true, Norm::Linf, None),
+        (2, false, Norm::L2, None),
     ] {
-        let op = step(pooled, standardized, norm);
-        let rule = PgdRule { norm, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
-        let fused = Op::PgdStepFused(PgdFusion { layer, from_norm: false, standardized, rule });
-        let expected = if layer.is_some() || standardized { fused } else { Op::PgdStep(rule) };
-        assert_eq!(op, expected);
+        for half in [false, true] {
+            let op = step(pooled, standardized, norm, half);
+            let rule = PgdRule { norm, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
+            let fused = Op::PgdStepFused(PgdFusion { layer, from_norm: half, standardized, rule });
+            let expected = if layer.is_some() || standardized || half { fused } else { Op::PgdStep(rule) };
+            assert_eq!(op, expected, "half: {half}");
+        }
     }
 }

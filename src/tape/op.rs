@@ -215,10 +215,11 @@ pub enum Op {
     /// One iteration of PGD: x, dx, eps `[n]`, step `[n]` -> adv*: a step along the gradient, then the projection onto
     /// ball and box.
     PgdStep(PgdRule),
-    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (w, (choice)), (norm
-    /// `[n]`), (y, deviation `[n]`) -> adv*. With w, the gradient of the first layer's results takes the place of dx, and
-    /// dx is computed from it ([`Op::Conv2dBackwardInput`]; with choice [`Op::ConvPoolBackwardInput`]). dx is brought
-    /// back from the norm of half gradients, then passes [`Op::StandardizeBackward`].
+    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (w, (choice, (w,
+    /// choice))), (norm `[n]`), (y, deviation `[n]`) -> adv*. With w, the gradient of the first layer's results takes the
+    /// place of dx, and dx is computed from it ([`Op::Conv2dBackwardInput`]; with choice
+    /// [`Op::ConvPoolBackwardInput`]); with two of them, that of the second layer's results. dx is brought back from the
+    /// norm of half gradients, then passes [`Op::StandardizeBackward`].
     PgdStepFused(PgdFusion),
     /// [`Op::AlongDirection`], if it is included, [`Op::Standardize`] and the first layer: x, w, (adv, ball `[n]`, t
     /// `[n]`), (weight, bias, mean, variance) -> (sum), (batch norm of the sum, with ReLU), (standardized images,

@@ -163,7 +163,7 @@ pub struct FirstLayerFusion {
     pub keeps_images: bool,
 }
 
-/// First layer whose input gradient is computed with a step of PGD.
+/// Layers at a network's beginning whose input gradient is computed with a step of PGD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepLayer {
     /// A convolution.
@@ -171,6 +171,24 @@ pub enum StepLayer {
     /// A convolution with bias, ReLU and max-pooling ([`Op::ConvPool`](super::Op::ConvPool)); in linf, without
     /// standardization.
     ConvPool(ConvWindow),
+    /// Two of these.
+    TwoConvPools {
+        /// Geometry of the layer that reads the images.
+        first: ConvWindow,
+        /// Geometry of the layer that reads its results.
+        second: ConvWindow,
+    },
+}
+
+impl StepLayer {
+    /// Number of operands beside dy: filters, and the choices of max-pooling, by layer.
+    pub fn operands(self) -> usize {
+        match self {
+            StepLayer::Conv(_) => 1,
+            StepLayer::ConvPool(_) => 2,
+            StepLayer::TwoConvPools { .. } => 4,
+        }
+    }
 }
 
 /// Rule of a step of PGD.
@@ -187,7 +205,7 @@ pub struct PgdRule {
 /// A step of PGD and the ops before it, in this order. At least one of them is set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PgdFusion {
-    /// The first layer, if its input gradient is included.
+    /// The first layers, if their input gradient is included.
     pub layer: Option<StepLayer>,
     /// `true`: the gradient is brought back from a norm ([`gradient_norm`](super::gradient_norm)).
     pub from_norm: bool,

@@ -16,6 +16,7 @@ use super::half::{FilterCopy, HalfFilter};
 use super::memory::DType;
 use super::op::Op;
 use super::params::HeadFeatures;
+use super::params::{PgdFusion, StepLayer};
 
 /// Part that an operand or a result plays in an op's precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,9 @@ fn roles(op: &Op) -> Roles {
         Op::BatchNormBackwardInput { .. } => backward(&[Alike, Single, Single, Free], Alike),
         Op::GlobalMean => forward(&[Free], Single),
         Op::GlobalMeanBackward => backward(&[Single], Free),
+        Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => {
+            backward(&[Single, Free, Single, Single, Single, Single, Filter], Single)
+        }
         Op::PgdStepFused(fusion) if fusion.layer.is_some() => forward(&[Single, Free], Single),
         Op::StandardizeConv2d(fusion) => {
             let results = [fusion.layer.sum, fusion.layer.norm].into_iter().filter(|given| *given);

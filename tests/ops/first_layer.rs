@@ -242,3 +242,51 @@ pub fn pgd_step_fused_with_a_pooled_first_layer() {
         });
     }
 }
+
+/// Two layers with pooling: images, filters of the first and of the second; LeNet5's, whose sums a GPU splits, and some
+/// with few channels.
+const TWO_POOLED_LAYERS: [(ConvCase, [usize; 3], usize); 3] = [
+    (conv_case([2, 28, 28, 1], [32, 5, 5], 2, 1), [64, 5, 5], 2),
+    (conv_case([2, 8, 12, 1], [8, 3, 3], 1, 1), [16, 3, 3], 1),
+    (conv_case([3, 8, 8, 2], [5, 3, 3], 1, 1), [3, 1, 1], 0),
+];
+
+/// With coarse numbers both layers' input gradients are exact, so no sign is uncertain.
+#[test]
+pub fn pgd_step_fused_with_two_pooled_layers() {
+    for ((first, filters, padding), from_norm) in
+        TWO_POOLED_LAYERS.into_iter().flat_map(|layers| [(layers, false), (layers, true)])
+    {
+        let (dims, between, n) = (first.x(), halved(first.y()), first.n);
+        let second = conv_case(between, filters, padding, 1);
+        let rule = PgdRule { norm: Norm::Linf, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
+        let [adv, x, _, eps, step] = pgd_state(&dims);
+        let out = halved(second.y());
+        let (dy, mut random) = (Random(6).coarse(&out), Random(8));
+        let [first_w, second_w] = [(7, &first), (9, &second)].map(|(seed, s)| Random(seed).coarse(&s.filters()));
+        let [first_choice, second_choice] = [&between, &out].map(|dims| {
+            let places = (0..dims.iter().product::<usize>()).map(|_| random.below(5) as u8);
+            Array::u8(dims, places)
+        });
+        let norms = Array::f32(&[n], [3.0, 0.5, 700.0].into_iter().take(n));
+        let layer = StepLayer::TwoConvPools { first: first.window, second: second.window };
+        let op = Op::PgdStepFused(PgdFusion { layer: Some(layer), from_norm, standardized: false, rule });
+        let mut case = OpCase::new(op).rows(&x).rows(&dy).rows(&eps).rows(&step);
+        case = case.whole(&first_w).rows(&first_choice).whole(&second_w).rows(&second_choice);
+        if from_norm {
+            case = case.rows(&norms);
+        }
+        let sums = second.backward_input(n, &unpooled(&second, n, &dy, &second_choice), &second_w);
+        let of_first =
+            Array { values: sums.iter().map(|sum| sum.value).collect(), ..Array::f32(&between, vec![0.0; sums.len()]) };
+        let sums = first.backward_input(n, &unpooled(&first, n, &of_first, &first_choice), &first_w);
+        let dx: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+        case.updates_rows(&adv).check(|n| {
+            let point = |i: usize| {
+                let gradient = finished(&dx[i * x.row()..][..x.row()], from_norm.then(|| norms.values[i]), None);
+                step_along(&gradient, [row(&adv, i), row(&x, i)], [eps.values[i], step.values[i]], &rule)
+            };
+            vec![(0..n).flat_map(point).collect()]
+        });
+    }
+}

@@ -84,6 +84,7 @@ fn first_layers() {
     in_half(first_layer::standardize_conv2d);
     in_half(first_layer::pgd_step_fused_with_the_first_layer);
     in_half(first_layer::pgd_step_fused_with_a_pooled_first_layer);
+    in_half(first_layer::pgd_step_fused_with_two_pooled_layers);
 }
 
 #[test]

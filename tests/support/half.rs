@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use half::f16;
-use maxmargin::tape::{DType, FilterCopy, Op};
+use maxmargin::tape::{DType, FilterCopy, Op, PgdFusion, StepLayer};
 
 use super::{Array, Sum};
 
@@ -53,6 +53,7 @@ impl HalfOperands {
     pub fn of(op: &Op) -> &'static [HalfOperands] {
         match op {
             Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[HalfOperands::All, HalfOperands::Results],
+            Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => &[HalfOperands::All],
             _ if op.is_half_as_a_whole() => &[HalfOperands::All],
             _ => &[HalfOperands::All, HalfOperands::Results, HalfOperands::Operands],
         }

@@ -291,21 +291,24 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
             attack::pgd_step(f32s_mut(y0), f32s(x[0]), f32s(x[1]), f32s(x[2]), f32s(x[3]), n, rule);
         }
         Op::PgdStepFused(fusion) => {
-            let (window, operands) = match fusion.layer {
-                None => (None, 0),
-                Some(StepLayer::Conv(window)) => (Some(window), 1),
-                Some(StepLayer::ConvPool(window)) => (Some(window), 2),
-            };
-            let (layer, operands) = x[4..].split_at(operands);
+            let (layers, operands) = x[4..].split_at(fusion.layer.map_or(0, StepLayer::operands));
             let (norm, standardized) = operands.split_at(usize::from(fusion.from_norm));
-            let layer = window.map(|window| first_layer::UnfinishedLayer {
-                w: f32s(layer[0]),
-                shape: conv::ConvSizes::new(out_dims, in_dims(4), window),
-                choice: layer.get(1).copied(),
-            });
+            let layer = |operand: usize, dims: &[usize], window| first_layer::UnfinishedLayer {
+                w: f32s(layers[operand]),
+                shape: conv::ConvSizes::new(dims, in_dims(4 + operand), window),
+                choice: layers.get(operand + 1).copied(),
+            };
+            let layers = match fusion.layer {
+                None => vec![],
+                Some(StepLayer::Conv(window) | StepLayer::ConvPool(window)) => vec![layer(0, out_dims, window)],
+                // The first layer's choices have the shape of its results, the second layer's images.
+                Some(StepLayer::TwoConvPools { first, second }) => {
+                    vec![layer(2, in_dims(5), second), layer(0, out_dims, first)]
+                }
+            };
             let gradient = first_layer::ImageGradient {
                 dx: f32s(x[1]),
-                layer,
+                layers,
                 norm: norm.first().map(|norm| f32s(norm)),
                 standardized: (!standardized.is_empty()).then(|| [0, 1].map(|i| f32s(standardized[i]))),
             };

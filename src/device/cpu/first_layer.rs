@@ -47,7 +47,7 @@ pub(super) fn standardize_conv2d(
     });
 }
 
-/// First layer whose input gradient is left to be computed.
+/// Layer whose input gradient is left to be computed.
 pub(super) struct UnfinishedLayer<'a> {
     pub w: &'a [f32],
     pub shape: ConvSizes,
@@ -58,8 +58,8 @@ pub(super) struct UnfinishedLayer<'a> {
 /// Gradient with respect to images, and what is left to be done to it.
 pub(super) struct ImageGradient<'a> {
     pub dx: &'a [f32],
-    /// The first layer, if `dx` is the gradient of its results.
-    pub layer: Option<UnfinishedLayer<'a>>,
+    /// Layers that the gradient passes: `dx` is the gradient of the first one's results.
+    pub layers: Vec<UnfinishedLayer<'a>>,
     /// Norms from which the rows are brought back.
     pub norm: Option<&'a [f32]>,
     /// Results and deviations of the standardization that the gradient passes.
@@ -77,16 +77,18 @@ pub(super) fn pgd_step_fused(
     rule: &PgdRule,
 ) {
     let (capacity, row) = (eps.len(), x.len() / eps.len());
-    scratch(3 * x.len(), |free| {
-        let (of_image, free) = free.split_at_mut(x.len());
-        let (restored, finished) = free.split_at_mut(x.len());
+    let of_layers: usize = gradient.layers.iter().map(|layer| capacity * layer.shape.image_len()).sum();
+    scratch(2 * x.len() + of_layers, |free| {
+        let (restored, free) = free.split_at_mut(x.len());
+        let (finished, mut free) = free.split_at_mut(x.len());
         let mut dx = gradient.dx;
-        if let Some(UnfinishedLayer { w, shape, choice }) = &gradient.layer {
+        for UnfinishedLayer { w, shape, choice } in &gradient.layers {
+            let of_layer = free.split_off_mut(..capacity * shape.image_len()).expect("all were counted");
             match choice {
-                Some(choice) => conv_pool_backward_input(of_image, dx, choice, w, n, shape),
-                None => conv2d_backward_input(of_image, dx, w, n, shape),
+                Some(choice) => conv_pool_backward_input(of_layer, dx, choice, w, n, shape),
+                None => conv2d_backward_input(of_layer, dx, w, n, shape),
             }
-            dx = of_image;
+            dx = of_layer;
         }
         if let Some(norm) = gradient.norm {
             let (all, each) = ([capacity, row], [capacity]);

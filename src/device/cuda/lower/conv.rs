@@ -115,8 +115,13 @@ impl ConvProblem {
     }
 
     /// The arguments after the outputs: inputs, what is `fused`, row count, capacity, sizes.
-    pub fn args(&self, inputs: usize, fused: impl IntoIterator<Item = Arg>, chunk: usize) -> Vec<Arg> {
-        let operands = (0..inputs).map(Arg::Input).chain(fused);
+    pub fn args(
+        &self,
+        inputs: impl IntoIterator<Item = usize>,
+        fused: impl IntoIterator<Item = Arg>,
+        chunk: usize,
+    ) -> Vec<Arg> {
+        let operands = inputs.into_iter().map(Arg::Input).chain(fused);
         operands.chain([Arg::Rows, Arg::size(self.n), self.shape(chunk)]).collect()
     }
 
@@ -159,7 +164,7 @@ impl ConvProblem {
         let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
         let (vectors, shortcut) = (self.chunks(desc, &fused), Arg::from(fused.shortcut(desc)));
         let work = HalfOperation { kernels, product, vectors, epilogue: fused.epilogue, flops };
-        work.lower(desc, |chunk, epilogue| self.args(2, [shortcut.clone(), epilogue], chunk))
+        work.lower(desc, |chunk, epilogue| self.args(0..2, [shortcut.clone(), epilogue], chunk))
     }
 
     /// Lowers a convolution, or its gradient with respect to the input, to `product` with `flops` operations.
@@ -168,14 +173,14 @@ impl ConvProblem {
         let (vectors, shortcut) = (self.vectors(desc, &fused), Arg::from(fused.shortcut(desc)));
         let epilogue = Some(fused.epilogue);
         let work = GemmOperation { kernels, product, vectors, epilogue, flops };
-        work.lower(desc, |chunk, epilogue| self.args(2, [shortcut.clone(), epilogue], chunk))
+        work.lower(desc, |chunk, epilogue| self.args(0..2, [shortcut.clone(), epilogue], chunk))
     }
 
     pub fn backward_weight(&self, desc: &Desc, kernels: GemmKernels) -> Lowered {
         let product = GemmProblem::new(self.k, self.filter(), self.outputs());
         let (vectors, flops) = (self.vectors(desc, &FusedTerms::default()), self.backward_flops());
         let work = GemmOperation { kernels, product, vectors, epilogue: None, flops };
-        work.lower(desc, |chunk, _| self.args(desc.inputs(), [], chunk))
+        work.lower(desc, |chunk, _| self.args(0..desc.inputs(), [], chunk))
     }
 }
 
@@ -234,7 +239,7 @@ impl Halo {
 
     fn launch(&self, desc: &Desc, conv: &ConvProblem, fused: FusedTerms, flops: u64) -> Launch {
         let terms = [fused.shortcut(desc).into(), fused.epilogue.into()];
-        let args = [Arg::Output(desc.outputs() - 1)].into_iter().chain(conv.args(2, terms, 0)).collect();
+        let args = [Arg::Output(desc.outputs() - 1)].into_iter().chain(conv.args(0..2, terms, 0)).collect();
         let blocks = conv.outputs().div_ceil(self.pixels) * (conv.k / HALO_COLUMNS);
         let [blocks, threads, shared] =
             [blocks, self.pixels / Halo::DEPTH * WARP, self.shared()].map(|n| u32::try_from(n).expect("few"));

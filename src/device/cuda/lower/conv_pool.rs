@@ -4,7 +4,7 @@ use super::bias::sum_items;
 use super::conv::{ConvProblem, FusedTerms, turned};
 use super::desc::Desc;
 use super::element_types::ElementTypes;
-use super::gemm::{GemmKernels, GemmOperation, GemmPlan};
+use super::gemm::{GemmKernels, GemmOperation, GemmPlan, SplitSums};
 use super::gemm_half::{HalfOperation, HalfPlan};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
@@ -23,12 +23,12 @@ pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
     let product = conv.forward();
     if desc.input_dtype(1) == DType::F16 {
         let plan = HalfPlan::new(product, conv.chunks(desc, &FusedTerms::default()), false, desc.multiprocessors);
-        let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
+        let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(0..3, [], plan.chunk)).collect();
         let kernels = ["conv_pool_half_scalar", "conv_pool_half_small", "conv_pool_half_tall"];
         return plan.launch(kernels, 1, args, desc.cost(product.flops())).into();
     }
     let plan = GemmPlan::new(product, conv.vectors(desc, &FusedTerms::default()), false, desc.multiprocessors);
-    let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(3, [], plan.chunk)).collect();
+    let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(0..3, [], plan.chunk)).collect();
     let cost = desc.cost(product.flops());
     let kernels = GemmKernels {
         single: ["conv_pool_scalar", "conv_pool_narrow", "conv_pool_square"],
@@ -38,22 +38,44 @@ pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
+    let args = |conv: &ConvProblem, chunk| conv.args(0..3, [], chunk);
     if desc.input_dtype(2) == DType::F16 {
         let conv = ConvProblem::new(desc.output(0), &turned(desc.input(2)), window, true);
-        let kernels = [
-            "conv_pool_backward_input_half_scalar",
-            "conv_pool_backward_input_half_small",
-            "conv_pool_backward_input_half_tall",
-        ];
-        let (product, flops) = (conv.backward(), conv.backward_flops());
-        let vectors = conv.chunks(desc, &FusedTerms::default());
-        let work = HalfOperation { kernels, product, vectors, epilogue: Epilogue::default(), flops };
-        return work.lower(desc, |chunk, _| conv.args(3, [], chunk));
+        return half_gradient(desc, &conv).lower(desc, |chunk, _| args(&conv, chunk));
     }
     let conv = ConvProblem::new(desc.output(0), desc.input(2), window, true);
     if is_direct(&conv) {
         return conv_pool_backward_input_direct(desc, &conv).into();
     }
+    gradient(desc, &conv).lower(desc, |chunk, _| args(&conv, chunk))
+}
+
+/// The product of the gradient with respect to images of `dims`, whose sums another kernel adds. `inputs`: dy, choice
+/// and w.
+pub(super) fn backward_input_sums(desc: &Desc, dims: &[usize], inputs: [usize; 3], window: ConvWindow) -> SplitSums {
+    let (w, results) = (inputs[2], dims.iter().product());
+    if desc.input_dtype(w) == DType::F16 {
+        let conv = ConvProblem::new(dims, &turned(desc.input(w)), window, true);
+        return half_gradient(desc, &conv).sums(desc, results, |chunk, _| conv.args(inputs, [], chunk));
+    }
+    let conv = ConvProblem::new(dims, desc.input(w), window, true);
+    gradient(desc, &conv).sums(desc, results, |chunk, _| conv.args(inputs, [], chunk))
+}
+
+/// The product of an input gradient of halves.
+fn half_gradient(desc: &Desc, conv: &ConvProblem) -> HalfOperation {
+    let kernels = [
+        "conv_pool_backward_input_half_scalar",
+        "conv_pool_backward_input_half_small",
+        "conv_pool_backward_input_half_tall",
+    ];
+    let (product, flops) = (conv.backward(), conv.backward_flops());
+    let vectors = conv.chunks(desc, &FusedTerms::default());
+    HalfOperation { kernels, product, vectors, epilogue: Epilogue::default(), flops }
+}
+
+/// The product of an input gradient.
+fn gradient(desc: &Desc, conv: &ConvProblem) -> GemmOperation {
     let kernels = GemmKernels {
         single: [
             "conv_pool_backward_input_scalar",
@@ -64,8 +86,7 @@ pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lower
     };
     let (product, flops, vectors) =
         (conv.backward(), conv.backward_flops(), conv.vectors(desc, &FusedTerms::default()));
-    let work = GemmOperation { kernels, product, vectors, epilogue: Some(Epilogue::default()), flops };
-    work.lower(desc, |chunk, _| conv.args(3, [], chunk))
+    GemmOperation { kernels, product, vectors, epilogue: Some(Epilogue::default()), flops }
 }
 
 fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
@@ -73,7 +94,7 @@ fn conv_pool_backward_input_direct(desc: &Desc, conv: &ConvProblem) -> Launch {
         ElementTypes::FromHalf => "conv_pool_backward_input_direct_from_half",
         _ => "conv_pool_backward_input_direct",
     };
-    let args = [Arg::Output(0)].into_iter().chain(conv.args(3, [], 0)).collect();
+    let args = [Arg::Output(0)].into_iter().chain(conv.args(0..3, [], 0)).collect();
     direct_launch(kernel, conv, args, desc.cost(conv.backward_flops()))
 }
 

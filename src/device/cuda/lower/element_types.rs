@@ -1,6 +1,6 @@
 //! Element types of a node's operands: the one place that decides which combinations have kernels.
 
-use crate::tape::{DType, HeadFeatures, Node, Op, Program, Value};
+use crate::tape::{DType, HeadFeatures, Node, Op, PgdFusion, Program, StepLayer, Value};
 
 /// Element types in memory of the operands and results that may be half ([`Op::reads_half`], [`Op::writes_half`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[Half, ToHalf],
         Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) | Op::HeadBackward(_) => &[Half],
         Op::GlobalMean => &[FromHalf],
+        Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => &[Half],
         Op::PgdStepFused(fusion) if fusion.layer.is_some() => &[FromHalf],
         Op::StandardizeConv2d(_) => &[ToHalf],
         Op::GlobalMeanBackward | Op::PackFilters => &[ToHalf],

@@ -1,13 +1,14 @@
 //! Launches of kernels/first_layer.cu.
 
 use super::conv::ConvProblem;
-use super::conv_pool::direct_launch;
+use super::conv_pool::{backward_input_sums, direct_launch};
 use super::desc::{Desc, InputCursor, rows_of};
 use super::element_types::ElementTypes;
 use super::elementwise::width;
+use super::gemm::SplitSums;
 use super::{attack, image};
 use crate::device::cuda::abi::Epilogue;
-use crate::device::cuda::launch::{Arg, Launch, THREADS};
+use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS};
 use crate::tape::{
     AlongRule, Direction, FIRST_LAYER_FILTERS, FirstLayerFusion, L2Order, MOST_STEP_CHANNELS, Norm, PgdFusion,
     StepLayer,
@@ -55,30 +56,45 @@ pub(super) fn standardize_conv2d(desc: &Desc, fusion: &FirstLayerFusion) -> Laun
     Launch { shared, ..Launch::new(kernel, n, args, desc.cost(flops)) }
 }
 
-/// A launch of a block an image; with a pooled first layer, of a warp for each channel of 2 x 2 pixels.
-pub(super) fn pgd_step_fused(desc: &Desc, fusion: PgdFusion) -> Launch {
+/// A launch of a block an image; with a pooled first layer, of a warp for each channel of 2 x 2 pixels. A second layer's
+/// product is a launch before it.
+pub(super) fn pgd_step_fused(desc: &Desc, fusion: PgdFusion) -> Lowered {
     let PgdFusion { layer, from_norm, standardized, rule } = fusion;
     let (n, row) = rows_of(desc.output(0));
     let problem = |window, pooled| ConvProblem::new(desc.output(0), desc.input(4), window, pooled);
-    let (conv, operands) = match layer {
-        None => (None, 4),
-        Some(StepLayer::Conv(window)) => (Some(problem(window, false)), 5),
-        Some(StepLayer::ConvPool(window)) => (Some(problem(window, true)), 6),
+    let operands = 4 + layer.map_or(0, StepLayer::operands);
+    let (conv, second) = match layer {
+        None => (None, None),
+        Some(StepLayer::Conv(window)) => (Some(problem(window, false)), None),
+        Some(StepLayer::ConvPool(window)) => (Some(problem(window, true)), None),
+        // The first layer's choices have the shape of its results.
+        Some(StepLayer::TwoConvPools { first, second }) => {
+            (Some(problem(first, true)), Some(backward_input_sums(desc, desc.input(5), [1, 7, 6], second)))
+        }
     };
     let is_l2 = rule.norm == Norm::L2;
     let step = if is_l2 { attack::flops::L2_STEP } else { attack::flops::LINF_STEP };
     let of_number = step + usize::from(from_norm) + if standardized { image::flops::STANDARDIZE_BACKWARD } else { 0 };
     let cost = desc.cost_of_update((of_number * n * row) as u64 + conv.as_ref().map_or(0, ConvProblem::backward_flops));
     let mut args = vec![Arg::Output(0)];
-    args.extend((0..operands).map(Arg::Input));
+    args.extend((0..operands.min(6)).map(Arg::Input));
     args.push(if from_norm { Arg::Input(operands) } else { Arg::Null });
     if let Some(conv) = conv.filter(|conv| conv.pooled) {
+        args.extend([Arg::Rows, Arg::size(n), conv.shape(0)]);
+        if let Some(SplitSums { mut launch, splits, scratch }) = second {
+            args[2] = Arg::Scratch(0);
+            let of_second: u64 = [1, 6, 7].map(|i| desc.input_bytes(i)).iter().sum();
+            launch.cost.bytes = of_second + scratch as u64;
+            let cost = Cost { bytes: cost.bytes - of_second + scratch as u64, ..cost };
+            let mut step = direct_launch("pgd_step_fused_pooled_splits", &conv, args, cost);
+            step.args.push(Arg::size(splits));
+            return Lowered { launches: vec![launch, step], scratch };
+        }
         let kernel = match desc.types {
             ElementTypes::FromHalf => "pgd_step_fused_pooled_from_half",
             _ => "pgd_step_fused_pooled",
         };
-        args.extend([Arg::Rows, Arg::size(n), conv.shape(0)]);
-        return direct_launch(kernel, &conv, args, cost);
+        return direct_launch(kernel, &conv, args, cost).into();
     }
     let width = if conv.is_some() { 1 } else { width(desc, row) };
     let (kernel, width) = match (&conv, (row / width).div_ceil(THREADS)) {
@@ -103,5 +119,5 @@ pub(super) fn pgd_step_fused(desc: &Desc, fusion: PgdFusion) -> Launch {
     args.extend(numbers.into_iter().chain([Arg::Rows, Arg::size(n)]));
     args.push(conv.as_ref().map_or(Arg::size(row / width), |conv| conv.shape(0)));
     let shared = conv.map_or(0, |conv| 4 * (row + conv.kh * conv.kw * conv.k * MOST_STEP_CHANNELS));
-    Launch { shared: u32::try_from(shared).expect("few bytes"), ..Launch::new(kernel, n, args, cost) }
+    Launch { shared: u32::try_from(shared).expect("few bytes"), ..Launch::new(kernel, n, args, cost) }.into()
 }

@@ -193,7 +193,8 @@ impl GemmOperation {
             let kernel = self.kernels.of(&plan, desc.types);
             return plan.launch(kernel, self.product.count, all, desc.cost(self.flops)).into();
         }
-        let SplitSums { launch, splits, scratch } = self.sums(desc, args);
+        let results = desc.output(0).iter().product();
+        let SplitSums { launch, splits, scratch } = self.sums(desc, results, args);
         let sum = match &self.epilogue {
             Some(epilogue) => sum_split_rows(desc, self.product.columns, splits, epilogue.clone()),
             None => sum_splits(desc.output(0).iter().product(), splits),
@@ -201,13 +202,13 @@ impl GemmOperation {
         Lowered { launches: vec![launch, sum], scratch }
     }
 
-    /// The launch that writes the sums to scratch memory. They are single precision, whatever the results are.
-    pub fn sums(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> SplitSums {
+    /// The launch that writes the sums of `results` results to scratch memory. They are single precision, whatever the results are.
+    pub fn sums(&self, desc: &Desc, results: usize, args: impl Fn(usize, Arg) -> Vec<Arg>) -> SplitSums {
         let plan = self.plan(desc);
         let types = if desc.types == ElementTypes::FromHalf { desc.types } else { ElementTypes::Single };
         let all = [Arg::Scratch(0)].into_iter().chain(args(plan.chunk, Epilogue::default().into())).collect();
         let launch = plan.launch(self.kernels.of(&plan, types), self.product.count, all, desc.cost(self.flops));
-        SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * desc.output(0).iter().product::<usize>() }
+        SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * results }
     }
 
     fn plan(&self, desc: &Desc) -> GemmPlan {

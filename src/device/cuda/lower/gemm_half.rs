@@ -126,18 +126,19 @@ impl HalfOperation {
             let all = to.into_iter().chain(args(plan.chunk, self.epilogue.into())).collect();
             return plan.launch(self.kernels, self.product.count, all, desc.cost(self.flops)).into();
         }
-        let SplitSums { launch, splits, scratch } = self.sums(desc, args);
+        let results = desc.output(0).iter().product();
+        let SplitSums { launch, splits, scratch } = self.sums(desc, results, args);
         let sum = sum_split_rows(desc, self.product.columns, splits, self.epilogue);
         Lowered { launches: vec![launch, sum], scratch }
     }
 
     /// The launch that writes the sums to scratch memory, as floats.
-    pub fn sums(&self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> SplitSums {
+    pub fn sums(&self, desc: &Desc, results: usize, args: impl Fn(usize, Arg) -> Vec<Arg>) -> SplitSums {
         let plan = self.plan(desc);
         let to = [Arg::Null, Arg::Scratch(0)];
         let all = to.into_iter().chain(args(plan.chunk, Epilogue::default().into())).collect();
         let launch = plan.launch(self.kernels, self.product.count, all, desc.cost(self.flops));
-        SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * desc.output(0).iter().product::<usize>() }
+        SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * results }
     }
 
     fn plan(&self, desc: &Desc) -> HalfPlan {

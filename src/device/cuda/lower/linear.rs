@@ -85,11 +85,11 @@ pub(super) fn layer_sums(desc: &Desc) -> SplitSums {
     let mut sums = if desc.input_dtype(1) == DType::F16 {
         let (vectors, epilogue) = (multiples_of(8), Epilogue::default());
         let work = HalfOperation { kernels: HALF_KERNELS, product, vectors, epilogue, flops };
-        work.sums(desc, args)
+        work.sums(desc, product.results(), args)
     } else {
         let vectors = desc.input_dtype(0) == DType::F32 && multiples_of(4);
         let work = GemmOperation { kernels: KERNELS, product, vectors, epilogue: None, flops };
-        work.sums(desc, args)
+        work.sums(desc, product.results(), args)
     };
     sums.launch.cost = Cost { bytes: desc.input_bytes(0) + desc.input_bytes(1) + sums.scratch as u64, flops };
     sums

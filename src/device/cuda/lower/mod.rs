@@ -105,7 +105,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Uniform { seed, purpose, signed } => attack::uniform(&desc, *seed, *purpose, *signed).into(),
         Op::PgdStart(norm) => attack::pgd_start(&desc, *norm).into(),
         Op::PgdStep(rule) => attack::pgd_step(&desc, *rule).into(),
-        Op::PgdStepFused(fusion) => first_layer::pgd_step_fused(&desc, *fusion).into(),
+        Op::PgdStepFused(fusion) => first_layer::pgd_step_fused(&desc, *fusion),
         Op::StandardizeConv2d(fusion) => first_layer::standardize_conv2d(&desc, fusion).into(),
         Op::AlongDirection(rule) => attack::along_direction(&desc, *rule).into(),
         Op::Bisect { max_eps } => attack::bisect(&desc, *max_eps).into(),

@@ -1,7 +1,7 @@
 //! Launches of a network's first layer, and of steps of PGD with the last ops of their gradients.
 
-use super::{f32s, launch, pgd, sizes};
-use crate::device::cuda::launch::Arg;
+use super::{f32s, launch, lowered, pgd, sizes};
+use crate::device::cuda::launch::{Arg, Lowered};
 use crate::tape::{
     AlongRule, ConvFusion, ConvWindow, DType, Direction, FirstLayerFusion, Norm, Op, PgdFusion, StepLayer,
 };
@@ -103,5 +103,32 @@ fn a_step_after_a_pooled_first_layer_is_one_launch_with_the_layer() {
             assert_eq!(launch.shared, 4 * 32 * 25);
             assert_eq!(launch.args[7], if from_norm { Arg::Input(6) } else { Arg::Null });
         }
+    }
+}
+
+/// The splits of the second layer's sums are added by the step's kernel.
+#[test]
+fn a_step_after_two_pooled_layers_is_two_launches() {
+    let window = ConvWindow { padding: 2, stride: 1 };
+    let layer = Some(StepLayer::TwoConvPools { first: window, second: window });
+    let fusion = PgdFusion { layer, from_norm: true, standardized: false, rule: pgd(Norm::Linf) };
+    let [image, w, between, out] = [[50, 28, 28, 1], [32, 5, 5, 1], [50, 14, 14, 32], [50, 7, 7, 64]];
+    let each = [50];
+    for (dtype, second_w, kernel) in [
+        (DType::F32, [64, 5, 5, 32], "conv_pool_backward_input_"),
+        (DType::F16, [32, 5, 5, 64], "conv_pool_backward_input_half_"),
+    ] {
+        let (image, each, w) = (f32s(&image), f32s(&each), f32s(&w));
+        let [choice, second_choice] = [(&between[..], DType::U8), (&out[..], DType::U8)];
+        let inputs = [image, (&out, dtype), each, each, w, choice, (&second_w, dtype), second_choice, each];
+        let Lowered { launches, scratch } = lowered(Op::PgdStepFused(fusion), &inputs, &[image], None);
+        let [product, step] = &launches[..] else { panic!("two launches: {launches:?}") };
+        assert!(product.kernel.starts_with(kernel), "{}", product.kernel);
+        let operands = [Arg::Input(1), Arg::Input(7), Arg::Input(6)];
+        assert!(product.args.windows(3).any(|args| args == operands), "{:?}", product.args);
+        let [.., splits] = sizes::<2>(step);
+        assert_eq!((step.kernel, product.grid[1] as usize), ("pgd_step_fused_pooled_splits", splits));
+        assert_eq!(scratch, 4 * splits * 50 * 14 * 14 * 32);
+        assert_eq!((&step.args[2], &step.args[7]), (&Arg::Scratch(0), &Arg::Input(8)));
     }
 }
