@@ -142,23 +142,29 @@ __device__ __forceinline__ void conv2d_half_tile(
                                      KMajor{halves(shortcut.filters), s.k, channels}, channels});
 }
 
-extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+extern "C" __global__ void __launch_bounds__(HalfScalar::THREADS, HALF_RESIDENT_BLOCKS)
     conv2d_half_scalar(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
                        const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
                        const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_half_tile<HalfScalar>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfSmall::THREADS)
     conv2d_half_small(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
                       const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_half_tile<HalfSmall>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfTall::THREADS)
     conv2d_half_tall(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
                      const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_half_tile<HalfTall>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
+    conv2d_half_narrow(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
+                       const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
+                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_half_tile<HalfNarrow>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
 }
 
 // Filters are turned: w [c, kh, kw, k] with its taps in reverse order, so that they are K-major, too.
@@ -181,23 +187,29 @@ __device__ __forceinline__ void conv2d_backward_input_half_tile(
         GemmOperands{others, KMajor{halves(shortcut.filters), s.c, shortcut.shape.channels}, others.length()});
 }
 
-extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+extern "C" __global__ void __launch_bounds__(HalfScalar::THREADS, HALF_RESIDENT_BLOCKS)
     conv2d_backward_input_half_scalar(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                       const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
                                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_backward_input_half_tile<HalfScalar>(dx, parts, dy, w, shortcut, epilogue, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfSmall::THREADS)
     conv2d_backward_input_half_small(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                      const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
                                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_backward_input_half_tile<HalfSmall>(dx, parts, dy, w, shortcut, epilogue, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfTall::THREADS)
     conv2d_backward_input_half_tall(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                     const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
                                     const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv2d_backward_input_half_tile<HalfTall>(dx, parts, dy, w, shortcut, epilogue, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
+    conv2d_backward_input_half_narrow(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
+                                      const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
+                                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_backward_input_half_tile<HalfNarrow>(dx, parts, dy, w, shortcut, epilogue, rows, capacity, s);
 }
 
 // 3 x 3 convolutions of halves with stride 1 and padding 1 (conv_halo.cuh). The gradient with respect to the input is

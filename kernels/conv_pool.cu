@@ -154,23 +154,29 @@ __device__ __forceinline__ void conv_pool_half_tile(
                                     filter_size(s)});
 }
 
-extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+extern "C" __global__ void __launch_bounds__(HalfScalar::THREADS, HALF_RESIDENT_BLOCKS)
     conv_pool_half_scalar(Half* __restrict__ out, unsigned char* __restrict__ choice, const Half* __restrict__ x,
                           const Half* __restrict__ w, const float* __restrict__ bias, const unsigned* __restrict__ rows,
                           int capacity, ConvShape s) {
     conv_pool_half_tile<HalfScalar>(out, choice, x, w, bias, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfSmall::THREADS)
     conv_pool_half_small(Half* __restrict__ out, unsigned char* __restrict__ choice, const Half* __restrict__ x,
                          const Half* __restrict__ w, const float* __restrict__ bias, const unsigned* __restrict__ rows,
                          int capacity, ConvShape s) {
     conv_pool_half_tile<HalfSmall>(out, choice, x, w, bias, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfTall::THREADS)
     conv_pool_half_tall(Half* __restrict__ out, unsigned char* __restrict__ choice, const Half* __restrict__ x,
                         const Half* __restrict__ w, const float* __restrict__ bias, const unsigned* __restrict__ rows,
                         int capacity, ConvShape s) {
     conv_pool_half_tile<HalfTall>(out, choice, x, w, bias, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
+    conv_pool_half_narrow(Half* __restrict__ out, unsigned char* __restrict__ choice, const Half* __restrict__ x,
+                          const Half* __restrict__ w, const float* __restrict__ bias, const unsigned* __restrict__ rows,
+                          int capacity, ConvShape s) {
+    conv_pool_half_tile<HalfNarrow>(out, choice, x, w, bias, rows, capacity, s);
 }
 
 // Filters are turned, as those of `conv2d_backward_input_half`.
@@ -189,21 +195,27 @@ __device__ __forceinline__ void conv_pool_backward_input_half_tile(
                                      pixel_class.taps_y * pixel_class.taps_x * s.k});
 }
 
-extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+extern "C" __global__ void __launch_bounds__(HalfScalar::THREADS, HALF_RESIDENT_BLOCKS)
     conv_pool_backward_input_half_scalar(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                          const unsigned char* __restrict__ choice, const Half* __restrict__ w,
                                          const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv_pool_backward_input_half_tile<HalfScalar>(dx, parts, dy, choice, w, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfSmall::THREADS)
     conv_pool_backward_input_half_small(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                         const unsigned char* __restrict__ choice, const Half* __restrict__ w,
                                         const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv_pool_backward_input_half_tile<HalfSmall>(dx, parts, dy, choice, w, rows, capacity, s);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfTall::THREADS)
     conv_pool_backward_input_half_tall(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                        const unsigned char* __restrict__ choice, const Half* __restrict__ w,
                                        const unsigned* __restrict__ rows, int capacity, ConvShape s) {
     conv_pool_backward_input_half_tile<HalfTall>(dx, parts, dy, choice, w, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS, HALF_RESIDENT_BLOCKS)
+    conv_pool_backward_input_half_narrow(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
+                                         const unsigned char* __restrict__ choice, const Half* __restrict__ w,
+                                         const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv_pool_backward_input_half_tile<HalfNarrow>(dx, parts, dy, choice, w, rows, capacity, s);
 }

@@ -1,10 +1,10 @@
 // A matrix product of halves on tensor cores: gemm.cuh with other tiles. Sums are floats, and operands and outputs are
 // those of gemm.cuh and conv.cuh.
 //
-// A block of four warps computes a block tile. It walks along k, HALF_TILE_DEPTH elements at a time, through STAGES
-// stages of shared memory: while the warps multiply one stage, copies into the next STAGES - 1 are pending. A line of a
-// stage (a row of A or a column of B) is HALF_TILE_DEPTH adjacent halves, 64 bytes, so both operands are K-major. A warp
-// loads 16 x 16 fragments of A and B (ldmatrix) and multiplies them (mma).
+// A block computes a block tile, each of its warps a part of 32 columns. It walks along k, HALF_TILE_DEPTH elements at
+// a time, through STAGES stages of shared memory: while the warps multiply one stage, copies into the next STAGES - 1
+// are pending. A line of a stage (a row of A or a column of B) is HALF_TILE_DEPTH adjacent halves, 64 bytes, so both
+// operands are K-major. A warp loads 16 x 16 fragments of A and B (ldmatrix) and multiplies them (mma).
 //
 // Line l of a stage has its four 16-byte chunks in the order c ^ (l / 2 % 4): eight lines of one chunk, which ldmatrix
 // reads at once, then lie in different banks.
@@ -16,10 +16,9 @@
 
 #include "conv.cuh"
 
-constexpr int HALF_THREADS = 4 * WARP;
 constexpr int STAGES = 4;
-// Resident blocks a multiprocessor, for kernels that load single elements: the compiler by default aims at 128 registers,
-// and spills.
+// Resident blocks a multiprocessor, at least, of kernels that load single elements, and of one that loads gradients of
+// pooling into a narrow tile: the compiler by default aims at more, and spills registers.
 constexpr int HALF_RESIDENT_BLOCKS = 2;
 // Halves that are copied at once, 16 bytes; chunks of a line of a stage.
 constexpr int CHUNK = 8, CHUNKS = HALF_TILE_DEPTH / CHUNK;
@@ -27,16 +26,20 @@ constexpr int CHUNK = 8, CHUNKS = HALF_TILE_DEPTH / CHUNK;
 constexpr int THREAD_ROWS = 4, THREAD_COLUMNS = 8, ROW_DISTANCE = 8, PATCH = 32;
 static_assert(THREAD_ROWS == PLACES);
 
-// Shape of a block tile, of 2 x 2 warp tiles. VECTOR: elements that are read and written at once.
-template <int ROWS_, int VECTOR_>
+// Shape of a block tile, of two warp tiles one above the other for each 32 columns. VECTOR: elements that are read and
+// written at once.
+template <int ROWS_, int COLUMNS_, int VECTOR_>
 struct HalfTileShape {
-    static constexpr int ROWS = ROWS_, COLUMNS = HALF_TILE_COLUMNS, VECTOR = VECTOR_;
-    static constexpr int WARP_ROWS = ROWS / 2, WARP_COLUMNS = COLUMNS / 2;
+    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, VECTOR = VECTOR_;
+    static constexpr int WARPS_DOWN = 2, WARPS_ACROSS = COLUMNS / PATCH, THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
+    static constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ACROSS;
     static_assert(WARP_COLUMNS == PATCH && WARP_ROWS % PATCH == 0);
+    static_assert(STAGES * (ROWS + COLUMNS) * HALF_TILE_DEPTH * sizeof(Half) <= 48 << 10, "static shared memory");
 };
-using HalfScalar = HalfTileShape<HALF_TILE_ROWS, 1>;
-using HalfSmall = HalfTileShape<HALF_TILE_ROWS, CHUNK>;
-using HalfTall = HalfTileShape<HALF_TILE_ROWS_TALL, CHUNK>;
+using HalfScalar = HalfTileShape<HALF_TILE_ROWS, HALF_TILE_COLUMNS, 1>;
+using HalfSmall = HalfTileShape<HALF_TILE_ROWS, HALF_TILE_COLUMNS, CHUNK>;
+using HalfTall = HalfTileShape<HALF_TILE_ROWS_TALL, HALF_TILE_COLUMNS, CHUNK>;
+using HalfNarrow = HalfTileShape<HALF_TILE_ROWS, HALF_TILE_COLUMNS_NARROW, CHUNK>;
 
 // A row of a block tile, by its line in shared memory. POOLED: rows 4 w to 4 w + 3 are the outputs of window w.
 template <bool POOLED>
@@ -56,13 +59,13 @@ __device__ __forceinline__ int chunk_place(int line, int chunk) {
     return line * HALF_TILE_DEPTH + (chunk ^ line / 2 % CHUNKS) * CHUNK;
 }
 
-// One thread's part of copying an operand's tile to a stage: one chunk of every 32nd line. Chunks that lie in memory are
-// copied asynchronously; others go through registers.
+// One thread's part of copying an operand's tile to a stage: one chunk of every STRIDE-th line. Chunks that lie in
+// memory are copied asynchronously; others go through registers.
 template <class T, class Operand, int LINES>
 struct HalfTileLoader {
     static_assert(Operand::K_MAJOR);
     static constexpr bool ASYNCHRONOUS = Operand::IN_MEMORY && T::VECTOR == CHUNK;
-    static constexpr int STRIDE = HALF_THREADS / CHUNKS, PASSES = LINES / STRIDE;
+    static constexpr int STRIDE = T::THREADS / CHUNKS, PASSES = LINES / STRIDE;
     static_assert(PASSES * STRIDE == LINES);
 
     typename Operand::Line lines[PASSES];
@@ -122,8 +125,8 @@ struct WarpTile {
     static constexpr int DOWN = T::WARP_ROWS / 16, ACROSS = T::WARP_COLUMNS / 8;
     float sums[DOWN][ACROSS][4] = {};
 
-    __device__ static int first_row() { return threadIdx.x / WARP / 2 * T::WARP_ROWS; }
-    __device__ static int first_column() { return threadIdx.x / WARP % 2 * T::WARP_COLUMNS; }
+    __device__ static int first_row() { return threadIdx.x / WARP / T::WARPS_ACROSS * T::WARP_ROWS; }
+    __device__ static int first_column() { return threadIdx.x / WARP % T::WARPS_ACROSS * T::WARP_COLUMNS; }
 
     // Adds the products of a stage.
     __device__ void multiply(const Half* a_stage, const Half* b_stage) {

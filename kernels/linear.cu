@@ -154,41 +154,53 @@ __device__ __forceinline__ void linear_half_tile(
     gemm_half<T, false>(n, out, chunk, store, GemmOperands{KMajor{x, n, in}, KMajor{w, out, in}, in});
 }
 
-extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+extern "C" __global__ void __launch_bounds__(HalfScalar::THREADS, HALF_RESIDENT_BLOCKS)
     linear_half_scalar(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
                        const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
                        int in, int out, int chunk) {
     linear_half_tile<HalfScalar>(y, parts, x, w, epilogue, rows, capacity, in, out, chunk);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfSmall::THREADS)
     linear_half_small(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
                       const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
                       int in, int out, int chunk) {
     linear_half_tile<HalfSmall>(y, parts, x, w, epilogue, rows, capacity, in, out, chunk);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfTall::THREADS)
     linear_half_tall(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
                      const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
                      int in, int out, int chunk) {
     linear_half_tile<HalfTall>(y, parts, x, w, epilogue, rows, capacity, in, out, chunk);
 }
+extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
+    linear_half_narrow(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
+                       const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
+                       int in, int out, int chunk) {
+    linear_half_tile<HalfNarrow>(y, parts, x, w, epilogue, rows, capacity, in, out, chunk);
+}
 
 // The weights are turned: w [in, out], so that they are K-major. So this is a linear layer from `out` to `in`.
-extern "C" __global__ void __launch_bounds__(HALF_THREADS, HALF_RESIDENT_BLOCKS)
+extern "C" __global__ void __launch_bounds__(HalfScalar::THREADS, HALF_RESIDENT_BLOCKS)
     linear_backward_input_half_scalar(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                       const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows,
                                       int capacity, int in, int out, int chunk) {
     linear_half_tile<HalfScalar>(dx, parts, dy, w, epilogue, rows, capacity, out, in, chunk);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfSmall::THREADS)
     linear_backward_input_half_small(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                      const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows,
                                      int capacity, int in, int out, int chunk) {
     linear_half_tile<HalfSmall>(dx, parts, dy, w, epilogue, rows, capacity, out, in, chunk);
 }
-extern "C" __global__ void __launch_bounds__(HALF_THREADS)
+extern "C" __global__ void __launch_bounds__(HalfTall::THREADS)
     linear_backward_input_half_tall(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
                                     const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows,
                                     int capacity, int in, int out, int chunk) {
     linear_half_tile<HalfTall>(dx, parts, dy, w, epilogue, rows, capacity, out, in, chunk);
+}
+extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
+    linear_backward_input_half_narrow(Half* __restrict__ dx, float* __restrict__ parts, const Half* __restrict__ dy,
+                                      const Half* __restrict__ w, Epilogue epilogue, const unsigned* __restrict__ rows,
+                                      int capacity, int in, int out, int chunk) {
+    linear_half_tile<HalfNarrow>(dx, parts, dy, w, epilogue, rows, capacity, out, in, chunk);
 }

@@ -44,6 +44,8 @@ fn products_of_halves_are_tensor_core_instructions() {
         ("conv.fatbin", "conv2d_half_small", 2 * 4 * 2, 2),
         ("linear.fatbin", "linear_half_small", 2 * 4 * 2, 1),
         ("linear.fatbin", "linear_half_tall", 4 * 4 * 2, 1),
+        ("linear.fatbin", "linear_half_narrow", 2 * 4 * 2, 1),
+        ("conv.fatbin", "conv2d_backward_input_half_narrow", 2 * 4 * 2, 2),
     ] {
         let all = instructions(&program, file, kernel);
         let count = |name: &str| all.iter().filter(|other| *other == name).count();

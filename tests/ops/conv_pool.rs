@@ -30,7 +30,11 @@ fn shapes() -> Vec<ConvCase> {
 /// numbers the value is near, and any choice is allowed.
 #[test]
 pub fn conv_pool() {
-    for s in shapes() {
+    check_conv_pool(shapes());
+}
+
+fn check_conv_pool(cases: Vec<ConvCase>) {
+    for s in cases {
         let (x, w, bias) = (Random(1).coarse(&s.x()), Random(2).coarse(&s.filters()), Random(3).coarse(&[s.k]));
         let real = (Random(4).signed(&s.x()), Random(5).signed(&s.filters()), Random(6).signed(&[s.k]));
         for (x, w, bias, coarse) in [(x, w, bias, true), (real.0, real.1, real.2, false)] {
@@ -77,7 +81,11 @@ pub fn unpooled(s: &ConvCase, n: usize, dy: &Array, choice: &Array) -> Array {
 
 #[test]
 pub fn conv_pool_backward_input() {
-    for s in shapes() {
+    check_conv_pool_backward_input(shapes());
+}
+
+fn check_conv_pool_backward_input(cases: Vec<ConvCase>) {
+    for s in cases {
         let ((dy, choice), w) = (gradient(&s), Random(3).signed(&s.filters()));
         let case = OpCase::new(Op::ConvPoolBackwardInput(s.window)).rows(&dy).rows(&choice).whole(&w);
         case.gives_rows(&s.x(), DType::F32).check(|n| vec![s.backward_input(n, &unpooled(&s, n, &dy, &choice), &w)]);
@@ -105,4 +113,11 @@ pub fn conv_pool_backward_bias() {
             vec![sums]
         });
     }
+}
+
+/// A layer with so many pixels, and so few filters and channels, that a GPU takes the narrow tile of halves.
+pub fn narrow_layer() {
+    let s = || vec![conv_case([4, 66, 66, 8], [16, 3, 3], 1, 1)];
+    check_conv_pool(s());
+    check_conv_pool_backward_input(s());
 }

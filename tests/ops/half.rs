@@ -56,6 +56,15 @@ fn convolutions_in_large_layers() {
     }
 }
 
+#[test]
+fn layers_for_the_narrow_tile() {
+    if runs_long_tests("layers for the narrow tile") {
+        in_half(conv_fused::narrow_layer);
+        in_half(conv_pool::narrow_layer);
+        in_half(linear::narrow_layer);
+    }
+}
+
 /// Few threads, for ThreadSanitizer.
 #[test]
 pub fn small_convolutions_of_each_kernel() {

@@ -33,6 +33,8 @@ abi! {
     const HALF_TILE_ROWS_TALL: usize = 128;
     /// Columns of a block tile of halves.
     const HALF_TILE_COLUMNS: usize = 64;
+    /// Columns of a narrow block tile of halves.
+    const HALF_TILE_COLUMNS_NARROW: usize = 32;
     /// Terms of a sum that a block tile of halves takes at a time. A split of a sum is a multiple of it.
     const HALF_TILE_DEPTH: usize = 32;
 

@@ -259,7 +259,7 @@ pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Low
         if let Some(halo) = Halo::of(desc, &conv, &fused) {
             return halo.launch(desc, &conv, fused, flops).into();
         }
-        let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall"];
+        let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall", "conv2d_half_narrow"];
         return conv.lower_half(desc, product, flops, kernels, fused);
     }
     let kernels =
@@ -289,6 +289,7 @@ pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms)
             "conv2d_backward_input_half_scalar",
             "conv2d_backward_input_half_small",
             "conv2d_backward_input_half_tall",
+            "conv2d_backward_input_half_narrow",
         ];
         return conv.lower_half(desc, conv.backward(), flops, kernels, fused);
     }

@@ -24,7 +24,7 @@ pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
     if desc.input_dtype(1) == DType::F16 {
         let plan = HalfPlan::new(product, conv.chunks(desc, &FusedTerms::default()), false, desc.multiprocessors);
         let args = [Arg::Output(0), Arg::Output(1)].into_iter().chain(conv.args(0..3, [], plan.chunk)).collect();
-        let kernels = ["conv_pool_half_scalar", "conv_pool_half_small", "conv_pool_half_tall"];
+        let kernels = ["conv_pool_half_scalar", "conv_pool_half_small", "conv_pool_half_tall", "conv_pool_half_narrow"];
         return plan.launch(kernels, 1, args, desc.cost(product.flops())).into();
     }
     let plan = GemmPlan::new(product, conv.vectors(desc, &FusedTerms::default()), false, desc.multiprocessors);
@@ -68,6 +68,7 @@ fn half_gradient(desc: &Desc, conv: &ConvProblem) -> HalfOperation {
         "conv_pool_backward_input_half_scalar",
         "conv_pool_backward_input_half_small",
         "conv_pool_backward_input_half_tall",
+        "conv_pool_backward_input_half_narrow",
     ];
     let (product, flops) = (conv.backward(), conv.backward_flops());
     let vectors = conv.chunks(desc, &FusedTerms::default());

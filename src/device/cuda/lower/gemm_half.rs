@@ -5,7 +5,7 @@
 use super::desc::Desc;
 use super::gemm::{GemmProblem, SplitSums, sum_split_rows};
 use crate::device::cuda::abi::{
-    Epilogue, HALF_TILE_COLUMNS, HALF_TILE_DEPTH, HALF_TILE_ROWS, HALF_TILE_ROWS_TALL, WARP,
+    Epilogue, HALF_TILE_COLUMNS, HALF_TILE_COLUMNS_NARROW, HALF_TILE_DEPTH, HALF_TILE_ROWS, HALF_TILE_ROWS_TALL, WARP,
 };
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
 
@@ -13,8 +13,8 @@ use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
 const MOST_SPLITS: usize = 64;
 /// Halves that are read and written at once.
 const CHUNK: usize = 8;
-/// Warps of a block.
-const WARPS: usize = 4;
+/// Columns of a warp tile. A block tile has two warp tiles for each of them, one above the other.
+const WARP_COLUMNS: usize = 32;
 
 /// Block tiles that each product of halves has kernels for, in the order of [`HalfKernels`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,28 +25,42 @@ enum HalfTile {
     Small,
     /// 128 x 64, 16 bytes at once.
     Tall,
+    /// 64 x 32, 16 bytes at once.
+    Narrow,
 }
 
 /// Names of a product's kernels, by [`HalfTile`].
-pub(super) type HalfKernels = [&'static str; 3];
+pub(super) type HalfKernels = [&'static str; 4];
 
 impl HalfTile {
-    /// Number of rows.
-    fn rows(self) -> usize {
+    /// Numbers of rows and columns.
+    fn sizes(self) -> (usize, usize) {
         match self {
-            HalfTile::Scalar | HalfTile::Small => HALF_TILE_ROWS,
-            HalfTile::Tall => HALF_TILE_ROWS_TALL,
+            HalfTile::Scalar | HalfTile::Small => (HALF_TILE_ROWS, HALF_TILE_COLUMNS),
+            HalfTile::Tall => (HALF_TILE_ROWS_TALL, HALF_TILE_COLUMNS),
+            HalfTile::Narrow => (HALF_TILE_ROWS, HALF_TILE_COLUMNS_NARROW),
         }
+    }
+
+    /// Number of threads of a block.
+    fn threads(self) -> usize {
+        2 * WARP * self.sizes().1 / WARP_COLUMNS
     }
 
     /// Clocks for [`HALF_TILE_DEPTH`] terms: of a block alone on its multiprocessor, and of each of many blocks. These
     /// are estimates: a multiprocessor does 1,024 multiply-adds of halves in a clock, and reads 128 bytes of shared
     /// memory.
+    ///
+    /// Of many narrow blocks each takes 8 KB of fragments out of shared memory and 6 KB of copies into it: 112 clocks.
+    /// Its products take 64. A block alone waits for its 6 KB, 290 clocks at a multiprocessor's share of the L2 cache's
+    /// 2,800 bytes a clock, or longer for its own warps: barrier and copies, then twice `ldmatrix` and eight `mma`, one
+    /// after another. The warps of a small block have warp tiles of the same size, so both take as long.
     fn clocks(self) -> (usize, usize) {
         match self {
             HalfTile::Scalar => (2000, 1500),
             HalfTile::Small => (400, 180),
             HalfTile::Tall => (500, 300),
+            HalfTile::Narrow => (400, 110),
         }
     }
 }
@@ -67,7 +81,8 @@ impl HalfPlan {
     /// The plan of the least time by the estimate of [`HalfTile::clocks`]. `vectors`: everything is read and written 16
     /// bytes at once. `splits`: sums may be split.
     pub fn new(product: GemmProblem, vectors: bool, splits: bool, multiprocessors: usize) -> HalfPlan {
-        let tiles: &[HalfTile] = if vectors { &[HalfTile::Small, HalfTile::Tall] } else { &[HalfTile::Scalar] };
+        const VECTORS: [HalfTile; 3] = [HalfTile::Small, HalfTile::Tall, HalfTile::Narrow];
+        let tiles: &[HalfTile] = if vectors { &VECTORS } else { &[HalfTile::Scalar] };
         let steps = product.length.div_ceil(HALF_TILE_DEPTH).max(1);
         let most = if splits { steps.min(MOST_SPLITS) } else { 1 };
         let plans = tiles.iter().flat_map(|&tile| (1..=most).map(move |splits| HalfPlan::with(product, tile, splits)));
@@ -76,7 +91,8 @@ impl HalfPlan {
 
     /// A plan with at most `splits` splits, none of which is empty.
     fn with(product: GemmProblem, tile: HalfTile, splits: usize) -> HalfPlan {
-        let tiles = product.rows.div_ceil(tile.rows()) * product.columns.div_ceil(HALF_TILE_COLUMNS);
+        let (rows, columns) = tile.sizes();
+        let tiles = product.rows.div_ceil(rows) * product.columns.div_ceil(columns);
         let chunk = product.length.div_ceil(splits).next_multiple_of(HALF_TILE_DEPTH).max(HALF_TILE_DEPTH);
         HalfPlan { tile, tiles, splits: product.length.div_ceil(chunk).max(1), chunk }
     }
@@ -99,7 +115,8 @@ impl HalfPlan {
     pub fn launch(&self, kernels: HalfKernels, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let blocks = |n: usize| u32::try_from(n).expect("blocks fit a grid");
         let grid = [blocks(self.tiles), blocks(self.splits), blocks(count)];
-        Launch { kernel: kernels[self.tile as usize], grid, block: (WARPS * WARP) as u32, shared: 0, args, cost }
+        let block = self.tile.threads() as u32;
+        Launch { kernel: kernels[self.tile as usize], grid, block, shared: 0, args, cost }
     }
 }
 
@@ -169,8 +186,8 @@ mod tests {
         for product in products {
             for (vectors, splits) in [(false, false), (false, true), (true, false), (true, true)] {
                 let plan = HalfPlan::new(product, vectors, splits, H100);
-                let down = product.rows.div_ceil(plan.tile.rows());
-                assert_eq!(plan.tiles, down * product.columns.div_ceil(HALF_TILE_COLUMNS), "{product:?}");
+                let (rows, columns) = plan.tile.sizes();
+                assert_eq!(plan.tiles, product.rows.div_ceil(rows) * product.columns.div_ceil(columns), "{product:?}");
                 assert!((plan.splits - 1) * plan.chunk < product.length && plan.splits * plan.chunk >= product.length);
                 assert!(
                     plan.chunk.is_multiple_of(HALF_TILE_DEPTH) && (splits || plan.splits == 1),
@@ -189,5 +206,33 @@ mod tests {
         assert_eq!((whole.tile, whole.tiles, whole.splits), (HalfTile::Tall, 1024, 1));
         let least = HalfPlan::new(GemmProblem::new(4 * 91 * 92, 64, 72), true, true, H100);
         assert_eq!((least.tile, least.splits), (HalfTile::Tall, 1), "tests/ops has a layer of these sizes");
+    }
+
+    /// Products of at most 32 columns waste half of the other tiles and more: gradients with respect to the input of the
+    /// wide ResNet's first group and of LeNet5's second convolution; layers in tests/ops.
+    #[test]
+    fn a_product_of_few_columns_takes_narrow_tiles() {
+        let plan = |rows, columns, length| {
+            let plan = HalfPlan::new(GemmProblem::new(rows, columns, length), true, true, H100);
+            (plan.tile, plan.tiles, plan.splits)
+        };
+        assert_eq!(plan(128 * 32 * 32, 16, 9 * 64 + 64), (HalfTile::Narrow, 2048, 1));
+        assert_eq!(plan(9800, 32, 1600), (HalfTile::Narrow, 154, 3));
+        let layers = [(4 * 65 * 66, 16, 72), (4 * 65 * 66, 8, 144), (4 * 66 * 66, 16, 72), (17_000, 16, 8)];
+        for (rows, columns, length) in layers {
+            assert_eq!(plan(rows, columns, length), (HalfTile::Narrow, rows.div_ceil(64), 1));
+        }
+        assert_eq!([HalfTile::Small, HalfTile::Tall, HalfTile::Narrow].map(HalfTile::threads), [128, 128, 64]);
+    }
+
+    /// LeNet5's input gradient of its first linear layer fits 98 narrow tiles. A block alone takes longer for 1,024 terms
+    /// than several for a part of them each, and a launch that adds the splits.
+    #[test]
+    fn a_product_of_many_terms_is_split_though_its_narrow_tiles_fill_most_of_the_gpu() {
+        let product = GemmProblem::new(50, 3136, 1024);
+        let whole = HalfPlan::with(product, HalfTile::Narrow, 1);
+        let plan = HalfPlan::new(product, true, true, H100);
+        assert_eq!((whole.tiles, plan.tile, plan.splits), (98, HalfTile::Small, 5));
+        assert!(plan.clocks(product, H100) < whole.clocks(product, H100));
     }
 }

@@ -12,7 +12,7 @@ use crate::tape::DType;
 const KERNELS: GemmKernels =
     GemmKernels { single: ["linear_scalar", "linear_narrow", "linear_square"], mixed: "linear_scalar_from_half" };
 /// Kernels of a layer on halves.
-const HALF_KERNELS: HalfKernels = ["linear_half_scalar", "linear_half_small", "linear_half_tall"];
+const HALF_KERNELS: HalfKernels = ["linear_half_scalar", "linear_half_small", "linear_half_tall", "linear_half_narrow"];
 
 /// Outputs of a layer, at most, for which a warp an output is faster than block tiles.
 const MOST_WARP_OUTPUTS: usize = 16;
@@ -105,6 +105,7 @@ pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
             "linear_backward_input_half_scalar",
             "linear_backward_input_half_small",
             "linear_backward_input_half_tall",
+            "linear_backward_input_half_narrow",
         ];
         return sizes.lower_half(desc, product, epilogue, kernels);
     }
