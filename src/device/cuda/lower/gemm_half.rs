@@ -51,8 +51,8 @@ impl HalfTile {
     /// are estimates: a multiprocessor does 1,024 multiply-adds of halves in a clock, and reads 128 bytes of shared
     /// memory.
     ///
-    /// Of many narrow blocks each takes 8 KB of fragments out of shared memory and 6 KB of copies into it: 112 clocks.
-    /// Its products take 64. A block alone waits for its 6 KB, 290 clocks at a multiprocessor's share of the L2 cache's
+    /// Many narrow blocks move 8 KB of fragments out of shared memory and 6 KB of copies into it each: 112 clocks. The
+    /// products take 64. A block alone waits for its 6 KB, 290 clocks at a multiprocessor's share of the L2 cache's
     /// 2,800 bytes a clock, or longer for its own warps: barrier and copies, then twice `ldmatrix` and eight `mma`, one
     /// after another. The warps of a small block have warp tiles of the same size, so both take as long.
     fn clocks(self) -> (usize, usize) {
