@@ -335,7 +335,11 @@ fn batch_norms(method: Method) -> Vec<(String, usize, usize)> {
     let step = record_step(&mut memory, &model, &data, &config(method, Norm::Linf));
     let count = |program: &maxmargin::tape::Program| {
         let training = program.nodes.iter().filter(|node| matches!(node.op, Op::BatchNormTraining { .. })).count();
-        let fused = |op: &Op| matches!(op, Op::Conv2dFused(fusion) if fusion.norm);
+        let fused = |op: &Op| match op {
+            Op::Conv2dFused(fusion) => fusion.norm,
+            Op::StandardizeConv2d(fusion) => fusion.layer.norm,
+            _ => false,
+        };
         let evaluation = program.nodes.iter().filter(|n| matches!(n.op, Op::BatchNorm { .. }) || fused(&n.op)).count();
         (program.name.clone(), training, evaluation)
     };

@@ -169,6 +169,6 @@ fn linear_in_large_layers() {
 
 /// A layer of so many rows, and so few inputs and outputs, that a GPU takes the narrow tile of halves.
 pub fn narrow_layer() {
-    with_bias(true, [17_000, 8, 16]);
-    backward_input([17_000, 16, 8]);
+    with_bias(true, [17_000, 8, 24]);
+    backward_input([17_000, 24, 8]);
 }

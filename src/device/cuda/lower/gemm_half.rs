@@ -218,7 +218,9 @@ mod tests {
         };
         assert_eq!(plan(128 * 32 * 32, 16, 9 * 64 + 64), (HalfTile::Narrow, 2048, 1));
         assert_eq!(plan(9800, 32, 1600), (HalfTile::Narrow, 154, 3));
-        let layers = [(4 * 65 * 66, 16, 72), (4 * 65 * 66, 8, 144), (4 * 66 * 66, 16, 72), (17_000, 16, 8)];
+        let (convolution, pooled) =
+            ([(130 * 133, 16, 24), (130 * 131, 8, 48)], [(132 * 132, 16, 8), (132 * 132, 8, 16)]);
+        let layers = convolution.into_iter().chain(pooled).chain([(17_000, 24, 8)]);
         for (rows, columns, length) in layers {
             assert_eq!(plan(rows, columns, length), (HalfTile::Narrow, rows.div_ceil(64), 1));
         }
