@@ -4,19 +4,19 @@ use super::formula::Formula;
 use super::graph::{Node, Value, ValueInfo};
 use super::memory::{ALIGN_WORDS, DType};
 use super::op::Op;
+use super::params::{HeadFeatures, HeadFusion, PgdFusion, StepLayer};
 use super::plan::{Place, Program, Region};
 
 impl Program {
     /// The program with the operands of products (activations, gradients and weights, the first layer's and the last
     /// one's, too) rounded to `bits` significant bits, ties to even, before each layer reads them: 11 bits as TF32, 8
-    /// as bfloat16. Everything else stays single precision.
+    /// as bfloat16. Everything else stays single precision, values within an op too.
     pub fn with_rounded_operands(mut self, bits: u32) -> Program {
         for mut node in std::mem::take(&mut self.nodes) {
             for place in 0..node.inputs.len() {
-                if is_factor(&node.op, place) {
-                    let by_rows = node.op.filter_copy(place).is_none();
-                    let exact = node.inputs[place];
-                    node.inputs[place] = self.rounded(exact, bits, node.rows.filter(|_| by_rows));
+                if let Some(factor) = factor(&node.op, place) {
+                    let rows = node.rows.filter(|_| factor == Factor::Rows);
+                    node.inputs[place] = self.rounded(node.inputs[place], bits, rows);
                 }
             }
             self.nodes.push(node);
@@ -41,21 +41,68 @@ impl Program {
     }
 }
 
-/// True if operand number `place` is a factor of an op's products: a weight of a layer, or what is multiplied by it.
-fn is_factor(op: &Op, place: usize) -> bool {
-    let multiplied = match op {
-        Op::ConvPoolBackwardInput(_) => place == 0,
-        _ => op.filter_copy(place + 1).is_some(),
+/// Factor of an op's products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Factor {
+    /// A weight of a layer.
+    Weight,
+    /// Rows that are multiplied by a weight.
+    Rows,
+}
+
+/// The factor that operand number `place` is, if it is one.
+fn factor(op: &Op, place: usize) -> Option<Factor> {
+    let [first_rows, weights] = match op {
+        Op::ConvPoolBackwardInput(_) => [0, 2].map(|place| vec![place]),
+        Op::PgdStepFused(PgdFusion { layer: None, .. }) => return None,
+        Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => [vec![1], vec![4, 6]],
+        Op::PgdStepFused(_) => [1, 4].map(|place| vec![place]),
+        Op::StandardizeConv2d(_) => [vec![], vec![1]],
+        Op::HeadBackward(HeadFusion { features, .. }) => {
+            let hidden = (*features == HeadFeatures::Hidden).then_some(1);
+            [vec![0], hidden.into_iter().chain([features.operands()]).collect()]
+        }
+        _ if op.filter_copy(place).is_some() => return Some(Factor::Weight),
+        _ => return op.filter_copy(place + 1).map(|_| Factor::Rows),
     };
-    multiplied || op.filter_copy(place).is_some()
+    let weight = weights.contains(&place).then_some(Factor::Weight);
+    weight.or(first_rows.contains(&place).then_some(Factor::Rows))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::device::Device;
     use crate::device::cpu::Cpu;
     use crate::tape::graph::Tape;
+    use crate::tape::loss::{Loss, LossRule};
     use crate::tape::memory::Memory;
+    use crate::tape::params::{ConvFusion, ConvWindow, FirstLayerFusion, L2Order, Norm, PgdRule};
+
+    /// Factors of ops that include several layers.
+    #[test]
+    fn a_fused_op_has_the_factors_of_its_layers() {
+        let window = ConvWindow { padding: 1, stride: 1 };
+        let rule = PgdRule { norm: Norm::Linf, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
+        let step = |layer| Op::PgdStepFused(PgdFusion { layer, from_norm: true, standardized: false, rule });
+        let two = StepLayer::TwoConvPools { first: window, second: window };
+        let loss = LossRule { loss: Loss::Slm, confidence: 0.0 };
+        let head = |features| Op::HeadBackward(HeadFusion { features, rule: loss, normalized: true });
+        let layer = ConvFusion { window, shortcut: None, addend: false, sum: true, norm: false };
+        for (op, rows, weights) in [
+            (step(None), vec![], vec![]),
+            (step(Some(StepLayer::Conv(window))), vec![1], vec![4]),
+            (step(Some(two)), vec![1], vec![4, 6]),
+            (head(HeadFeatures::Relu), vec![0], vec![1]),
+            (head(HeadFeatures::Hidden), vec![0], vec![1, 3]),
+            (Op::StandardizeConv2d(FirstLayerFusion { along: None, layer, keeps_images: true }), vec![], vec![1]),
+            (Op::Conv2d(window), vec![0], vec![1]),
+            (Op::ConvPoolBackwardInput(window), vec![0], vec![2]),
+        ] {
+            let of = |kind| (0..10).filter(|&place| factor(&op, place) == Some(kind)).collect::<Vec<_>>();
+            assert_eq!((of(Factor::Rows), of(Factor::Weight)), (rows, weights), "{op:?}");
+        }
+    }
 
     #[test]
     fn operands_are_rounded_to_the_nearest_number_of_few_bits() {
