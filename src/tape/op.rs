@@ -226,7 +226,7 @@ pub enum Op {
     /// deviation `[n]`).
     StandardizeConv2d(FirstLayerFusion),
     /// Point along a direction: x, adv, ball `[n]`, t `[n]` -> `x + t (adv - x) / length`. The length is `ball`
-    /// ([`Direction::Eps`]) or the norm of `adv - x` ([`Direction::Unit`]).
+    /// ([`Direction::Eps`](super::Direction::Eps)) or the norm of `adv - x` ([`Direction::Unit`](super::Direction::Unit)).
     AlongDirection(AlongRule),
     /// FAB's projection (Croce and Hein, 2020): point z, anchor a, gradient w, each `[n, ..]`, value f `[n]` -> d: the
     /// smallest move of z inside the box [0, 1] onto the hyperplane `f + w . (z + d - a) = 0`. If the box does not meet
