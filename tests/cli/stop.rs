@@ -32,7 +32,7 @@ fn an_evaluation_that_signals_stop_continues_by_the_same_command_to_the_same_res
     done_in(folder.path(), &format!("train --savepath run --quiet {flags}"));
     let line = |out: &str| {
         format!(
-            "evaluate run/best.safetensors --quiet --attack pgd,ddn --norm l2 --eps 0.01 --nb-iter 60 --batch-size 20 \
+            "evaluate run/best.safetensors --quiet --attack pgd,ddn --norm l2 --eps 0.01 --nb-iter 240 --batch-size 20 \
              --test-size 60 --out {out}"
         )
     };
