@@ -47,8 +47,8 @@ struct SplitGradients {
 // Calls `output(at, image, sum)` for number `at` of the batch's images.
 template <class Output, class Gradients>
 __device__ __forceinline__ void conv_pool_backward_input_directly(
-    const Output& output, const Gradients& of_results, const unsigned char* choice, const float* w, const unsigned* rows, int capacity,
-    const ConvShape& s, int turns) {
+    const Output& output, const Gradients& of_results, const unsigned char* choice, const float* w,
+    const unsigned* rows, int capacity, const ConvShape& s, int turns) {
     DYN_SHARED(float, filters);  // [kh kw c][k]: lanes read adjacent elements
     constexpr int WINDOWS = 3;   // neighbours whose choices and gradients are loaded before their products
     const int high = ceil_div(s.h, 2), wide = ceil_div(s.w, 2), columns = s.out_w / 2;
