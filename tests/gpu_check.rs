@@ -35,8 +35,10 @@ const PROGRAM: &str = r#"case "$1" in
 devices) echo 'cuda:0   Stand-in GPU, compute capability 9.0' ;;
 bench) while [ "$1" != --json ]; do shift; done
        rates='"share_of_step": 0.4, "bytes_per_s": 1e12, "flops_per_s": 2e13'
-       kernels="[{\"kernels\": [\"product\", \"sum\"], \"time_s\": 0.1, $rates}]"
-       step='{"median_s": 0.25, "launches": 7}'
+       kernels="{\"kernels\": [\"product\", \"sum\"], \"time_s\": 0.1, \"predicted_s\": 0.09, $rates}"
+       rare='{"kernels": ["fill"], "time_s": 1e-6, "predicted_s": 2e-6, "share_of_step": 4e-6,'
+       kernels="[$kernels, $rare \"bytes_per_s\": 0.0, \"flops_per_s\": 0.0}]"
+       step='{"median_s": 0.25, "predicted_s": 0.3, "launches": 7}'
        echo "{\"complete\": true, \"items\": [{}], \"kernels\": $kernels, \"step\": $step}" >"$2" ;;
 *) exit 2 ;;
 esac"#;
@@ -182,11 +184,21 @@ fn the_most_valuable_items_come_first_and_the_table_compares_with_pytorch() {
         assert!(text.contains(reason), "{text}");
     }
     assert!(text.contains("ours (fp32) 250.00 ms; PyTorch's graph_fp16 125.00 ms (ratio 2.00), graph_"), "{text}");
+    for (name, times) in [
+        ("step", "predicted 300.00 ms, measured 250.00 ms, error +20.0 %"),
+        ("product + sum", "predicted 90.00 ms, measured 100.00 ms, error -10.0 %"),
+        ("kernels below 1 % of the step", "predicted 0.00 ms, measured 0.00 ms, error +100.0 %"),
+    ] {
+        for step in ["cifar10-linf", "mnist-linf fp16"] {
+            let line = format!("{step:17} {name:60} {times}");
+            assert!(text.contains(&line), "no {line:?} in {text}");
+        }
+    }
     // The benchmarks of both networks, in both precisions, were given the ceilings.
     let runs = bundle.runs();
     let given = runs.iter().filter(|run| run.starts_with("maxmargin bench") && run.contains(" --ceilings "));
     assert_eq!(given.count(), 4, "{runs:?}");
-    assert!(text.lines().rev().take(60).any(|line| line.starts_with("Stand-in GPU, driver ")), "{text}");
+    assert!(text.lines().rev().take(80).any(|line| line.starts_with("Stand-in GPU, driver ")), "{text}");
 }
 
 #[test]
@@ -249,7 +261,10 @@ fn counters_of_the_most_expensive_kernels_of_both_networks_are_read_by_any_versi
     assert_eq!(code, Some(0), "{text}");
     let found = serde_json::json!({ "Registers Per Thread": "127 register/thread", "Block Size": "128" });
     let kernels = &bundle.record()["items"]["ncu"]["kernels"];
-    assert_eq!(*kernels, serde_json::json!({ "cifar10-linf product": found, "mnist-linf product": found }));
+    let names = ["cifar10-linf", "mnist-linf"].map(|preset| ["product", "fill"].map(|name| format!("{preset} {name}")));
+    let expected: serde_json::Map<_, _> =
+        names.as_flattened().iter().map(|name| (name.clone(), found.clone())).collect();
+    assert_eq!(*kernels, Value::Object(expected));
     assert!(text.contains("mnist-linf: product + sum "), "{text}");
 }
 

@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::timer::RunTime;
 use super::workload::shape;
 use crate::device::cuda;
-use crate::device::cuda::TotalCost;
-use crate::device::cuda::launch::Cost;
+use crate::device::cuda::launch::{Cost, Launch, LaunchRecord};
+use crate::device::cuda::{GpuConstants, Operands, TotalCost};
 use crate::tape::Program;
 
 /// Timed item.
@@ -22,6 +22,8 @@ pub struct BenchItem {
     pub kernels: Vec<&'static str>,
     /// Launches of these kernels.
     pub launches: u64,
+    /// These launches, of an op.
+    pub launched: Vec<LaunchRecord>,
     /// Runs in a training step; 0 if no step runs the item at this size.
     pub times_a_step: u32,
     /// Number of copies of the operands on which it ran in turn.
@@ -30,6 +32,9 @@ pub struct BenchItem {
     pub median_s: f64,
     /// Least seconds of a run.
     pub least_s: f64,
+    /// Seconds of a run that the model of the GPU predicts: of an op on operands in no cache; `None` if the model does
+    /// not know the device.
+    pub predicted_s: Option<f64>,
     /// Fraction of the step's median: `median_s` times `times_a_step` over it; `None` if the step was not timed.
     pub share_of_step: Option<f64>,
     /// Bytes moved, each operand once.
@@ -63,10 +68,12 @@ impl BenchItem {
             shape: String::new(),
             kernels: Vec::new(),
             launches,
+            launched: Vec::new(),
             times_a_step: 0,
             copies: 1,
             median_s: time.median,
             least_s: time.least,
+            predicted_s: None,
             share_of_step: None,
             bytes,
             flops,
@@ -82,11 +89,16 @@ impl BenchItem {
         program: &Program,
         time: RunTime,
         multiprocessors: usize,
+        gpu: Option<&GpuConstants>,
     ) -> BenchItem {
         let launches = cuda::launches(program, &program.nodes[0], multiprocessors);
         let kernels = launches.iter().map(|launch| launch.kernel).collect();
-        let total = TotalCost::of(program, multiprocessors);
-        BenchItem { shape: shape(program), kernels, ..BenchItem::new(group, name, total, time) }
+        let launched: Vec<LaunchRecord> = launches.iter().map(Launch::record).collect();
+        let predicted = |gpu: &GpuConstants| {
+            launched.iter().map(|launch| gpu.launch_time(launch, Operands::InMemory).seconds).sum()
+        };
+        let (predicted_s, total) = (gpu.map(predicted), TotalCost::of(program, multiprocessors));
+        BenchItem { shape: shape(program), kernels, launched, predicted_s, ..BenchItem::new(group, name, total, time) }
     }
 
     /// Median seconds of all runs in a step.

@@ -13,6 +13,8 @@ pub struct BenchReport {
     pub device: String,
     /// Description of the network and the batch.
     pub model: String,
+    /// GPU for which times are predicted: the device; `None` if the model of the time of launches does not know it.
+    pub predicted_for: Option<&'static str>,
     /// Number of measurements of each item.
     pub rounds: usize,
     /// Bytes of each tensor of the attacks' steps and of the copy, in millions.

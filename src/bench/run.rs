@@ -12,8 +12,7 @@ use super::timer::Timer;
 use super::workload::{AttackSteps, BenchStep, Products, shape};
 use crate::Result;
 use crate::device::Device;
-use crate::device::cuda::TYPICAL_MULTIPROCESSORS;
-use crate::device::cuda::TotalCost;
+use crate::device::cuda::{GpuConstants, TYPICAL_MULTIPROCESSORS, TotalCost};
 use crate::interrupt;
 use crate::tape::Memory;
 
@@ -62,6 +61,7 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
     let step = BenchStep::new(&mut memory, settings)?;
     let schedule = &step.training.schedule;
     let multiprocessors = device.multiprocessors().unwrap_or(TYPICAL_MULTIPROCESSORS);
+    let gpu = device.multiprocessors().and_then(|count| GpuConstants::of_device(&device.describe(), count));
     let mut ops = StepOps::new(&mut memory, schedule, multiprocessors);
     let rotation = Rotation::new(&mut memory, settings.rotated_megabytes * 1_000_000, &ops);
     // An op alone needs the scratch memory that it needs within its program.
@@ -79,10 +79,12 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
     let (wanted, all_ops) = plan(settings, &step, &ops, &attack);
     let step_total = TotalCost::of_schedule(schedule, multiprocessors);
     let launches = step_total.launches;
+    let predicted_s = gpu.map(|gpu| gpu.schedule_time(schedule, multiprocessors).seconds);
     let BenchSettings { rounds, megabytes, rotated_megabytes, budget_s, .. } = *settings;
     let mut report = BenchReport {
         device: timer.device.describe(),
         model: step.describe(),
+        predicted_for: gpu.map(|gpu| gpu.description),
         rounds,
         megabytes,
         rotated_megabytes,
@@ -113,24 +115,25 @@ pub fn run(device: &mut dyn Device, settings: &BenchSettings, observer: &mut dyn
         let item = match *work {
             BenchWork::Step => {
                 let time = timer.measure(schedule, 1, None)?;
-                BenchItem { times_a_step: 1, ..BenchItem::new("step", name, step_total, time) }
+                BenchItem { times_a_step: 1, predicted_s, ..BenchItem::new("step", name, step_total, time) }
             }
             BenchWork::Program(at) => {
                 let (program, times) = &schedule.stages[at];
                 let time = timer.time(program)?;
                 let total = TotalCost::of(program, multiprocessors);
-                BenchItem { times_a_step: *times, ..BenchItem::new("program", name, total, time) }
+                let predicted_s = gpu.map(|gpu| gpu.program_time(program, multiprocessors).seconds);
+                BenchItem { times_a_step: *times, predicted_s, ..BenchItem::new("program", name, total, time) }
             }
             BenchWork::Op(at) => {
                 ops.run_to(at, timer.device)?;
                 let (op, program) = (&ops.ops[at], ops.program(&ops.ops[at]));
                 let (time, copies) = timer.time_rotated(program, &rotation)?;
-                let item = BenchItem::of_op("op", name, program, time, multiprocessors);
+                let item = BenchItem::of_op("op", name, program, time, multiprocessors, gpu);
                 BenchItem { times_a_step: op.times_a_step, copies, ..item }
             }
             BenchWork::Attack(at) => {
                 let program = &attack.steps()[at];
-                BenchItem::of_op("attack", name, program, timer.time(program)?, multiprocessors)
+                BenchItem::of_op("attack", name, program, timer.time(program)?, multiprocessors, gpu)
             }
         };
         report.items.push(item);

@@ -16,6 +16,8 @@ pub struct KernelTime {
     pub launches: u64,
     /// Seconds a step: the sum over ops of the op's median times its runs.
     pub time_s: f64,
+    /// Predicted seconds a step; see [`BenchItem::predicted_s`].
+    pub predicted_s: Option<f64>,
     /// [`KernelTime::time_s`] as a fraction of the step's time; `None` if the step was not timed.
     pub share_of_step: Option<f64>,
     /// Bytes moved a second, each operand once.
@@ -33,6 +35,8 @@ pub struct KernelTime {
 pub struct StepSummary {
     /// Median seconds of the step; `None` if it was not timed.
     pub median_s: Option<f64>,
+    /// Predicted seconds; see [`BenchItem::predicted_s`].
+    pub predicted_s: Option<f64>,
     /// Seconds that the timed ops take in a step, each timed alone and on operands that are in no cache.
     pub sum_of_ops_s: f64,
     /// `(median_s - sum_of_ops_s) / median_s`: the fraction of the step in which no kernel runs, if each kernel takes
@@ -49,12 +53,12 @@ pub struct StepSummary {
 impl StepSummary {
     /// Sums over the ops among `items`. `all_ops`: none of the step's ops is missing.
     pub(super) fn new(items: &[BenchItem], launches: u64, all_ops: bool, references: &References) -> StepSummary {
-        let median_s = step_time(items);
+        let (median_s, predicted_s) = (step_time(items), step(items).and_then(|item| item.predicted_s));
         let sum_of_ops_s = ops(items).map(BenchItem::seconds_a_step).sum();
         let idle = |median: f64| (median - sum_of_ops_s) / median;
         let idle_share = median_s.filter(|_| all_ops).map(idle);
         let launches_s = references.graph_node_s.map(|each| each * launches as f64);
-        StepSummary { median_s, sum_of_ops_s, idle_share, launches, launches_s }
+        StepSummary { median_s, predicted_s, sum_of_ops_s, idle_share, launches, launches_s }
     }
 }
 
@@ -75,6 +79,7 @@ pub(super) fn by_kernel(items: &[BenchItem], references: &References) -> Vec<Ker
             kernels: kernels.to_vec(),
             launches: a_step(|op| op.launches),
             time_s,
+            predicted_s: ops.iter().map(|op| Some(op.predicted_s? * f64::from(op.times_a_step))).sum(),
             share_of_step: step.map(|step| time_s / step),
             bytes_per_s,
             flops_per_s,
@@ -93,5 +98,9 @@ fn ops(items: &[BenchItem]) -> impl Iterator<Item = &BenchItem> {
 
 /// Median seconds of the step, if it was timed.
 pub(super) fn step_time(items: &[BenchItem]) -> Option<f64> {
-    items.iter().find(|item| item.group == "step").map(|item| item.median_s)
+    step(items).map(|item| item.median_s)
+}
+
+fn step(items: &[BenchItem]) -> Option<&BenchItem> {
+    items.iter().find(|item| item.group == "step")
 }

@@ -6,11 +6,14 @@ use super::ceilings::{Reference, References};
 use super::item::BenchItem;
 use super::report::BenchReport;
 use super::summary::{KernelTime, StepSummary};
-use crate::text::{counted, si};
+use crate::text::{counted, seconds, si};
+
+/// Columns that the table has only for a GPU whose times can be predicted.
+const PREDICTED: [&str; 2] = ["predicted", "error"];
 
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BenchReport { device, model, rounds, compared_with, items, kernels, .. } = self;
+        let BenchReport { device, model, rounds, compared_with, items, kernels, predicted_for, .. } = self;
         writeln!(f, "{device}; {model}; medians of {rounds}")?;
         let References { copy, product, graph_node_s } = compared_with;
         writeln!(f, "rates that items are compared with:")?;
@@ -18,6 +21,10 @@ impl fmt::Display for BenchReport {
             writeln!(f, "  {name:7}  {:>14}  {source}", format!("{}{unit}", si(*per_s)))?;
         }
         writeln!(f, "each item is compared with the rate that it comes nearer to; launches and kernels are a GPU's")?;
+        if let Some(gpu) = predicted_for {
+            writeln!(f, "predicted times are those of explain cost for {gpu}")?;
+        }
+        let shown = |column: &&str| predicted_for.is_some() || !PREDICTED.contains(column);
         let width = items.iter().map(|item| item.name.len()).max().unwrap_or(0);
         let turns = format!(
             "ops of a step, each alone, on operands that are in no cache: {} MB are touched between two uses of one",
@@ -34,16 +41,16 @@ impl fmt::Display for BenchReport {
                 continue;
             }
             writeln!(f, "\n{title}")?;
-            let columns = ["launches", "a step", "time", "time a step", "of the step", "B/s", "FLOP/s"];
+            let columns = ["launches", "a step", "time", "predicted", "time a step", "of the step", "B/s", "FLOP/s"];
             write!(f, "{:width$}", "")?;
-            columns.iter().try_for_each(|column| write!(f, "  {column:>11}"))?;
+            columns.into_iter().filter(shown).try_for_each(|column| write!(f, "  {column:>11}"))?;
             writeln!(f, "  {:>16}", "of")?;
             own.iter().try_for_each(|item| writeln!(f, "{}", item_line(item, width)))?;
         }
         if !kernels.is_empty() {
             writeln!(f, "\nkernels of a step, the longest first")?;
-            let columns = ["launches", "time a step", "of the step", "B/s", "FLOP/s"];
-            columns.iter().try_for_each(|column| write!(f, "{column:>11}  "))?;
+            let columns = ["launches", "time a step", "predicted", "error", "of the step", "B/s", "FLOP/s"];
+            columns.into_iter().filter(shown).try_for_each(|column| write!(f, "{column:>11}  "))?;
             writeln!(f, "{:>16}", "of")?;
             kernels.iter().try_for_each(|kernel| writeln!(f, "{}", kernel_line(kernel)))?;
         }
@@ -58,7 +65,11 @@ impl fmt::Display for BenchReport {
 
 /// Line that compares the step with the sum of its ops, if both were timed.
 fn summary(f: &mut fmt::Formatter<'_>, step: &StepSummary, graph_node_s: Option<f64>) -> fmt::Result {
-    let StepSummary { median_s, sum_of_ops_s, idle_share, launches, launches_s } = step;
+    let StepSummary { median_s, predicted_s, sum_of_ops_s, idle_share, launches, launches_s } = step;
+    if let Some((median, predicted)) = median_s.zip(*predicted_s) {
+        let (error, measured) = (error(predicted, median), seconds(median));
+        writeln!(f, "\nthe step: predicted {}, measured {measured}, error {error}", seconds(predicted))?;
+    }
     let Some((step, idle)) = median_s.zip(*idle_share) else { return Ok(()) };
     writeln!(
         f,
@@ -81,31 +92,34 @@ fn idle_time(idle: f64) -> String {
 }
 
 fn item_line(item: &BenchItem, width: usize) -> String {
-    let BenchItem { name, shape, kernels, launches, times_a_step, median_s, bytes, flops, .. } = item;
+    let BenchItem { name, shape, kernels, launches, times_a_step, median_s, predicted_s, bytes, flops, .. } = item;
     let a_step = if *times_a_step == 0 { "-".to_owned() } else { seconds(item.seconds_a_step()) };
     let columns = [
-        launches.to_string(),
-        times_a_step.to_string(),
-        seconds(*median_s),
-        a_step,
-        item.share_of_step.map_or("-".to_owned(), share),
-        si(*bytes as f64 / median_s),
-        si(*flops as f64 / median_s),
+        Some(launches.to_string()),
+        Some(times_a_step.to_string()),
+        Some(seconds(*median_s)),
+        predicted_s.map(seconds),
+        Some(a_step),
+        Some(item.share_of_step.map_or("-".to_owned(), share)),
+        Some(si(*bytes as f64 / median_s)),
+        Some(si(*flops as f64 / median_s)),
     ];
-    let columns: String = columns.iter().map(|column| format!("  {column:>11}")).collect();
+    let columns: String = columns.iter().flatten().map(|column| format!("  {column:>11}")).collect();
     let nearer = nearer(item.of_copy, item.of_product);
     format!("{name:width$}{columns}  {nearer}  {shape}  {}", kernels.join(", ")).trim_end().to_owned()
 }
 
 fn kernel_line(kernel: &KernelTime) -> String {
     let columns = [
-        kernel.launches.to_string(),
-        seconds(kernel.time_s),
-        kernel.share_of_step.map_or("-".to_owned(), share),
-        si(kernel.bytes_per_s),
-        si(kernel.flops_per_s),
+        Some(kernel.launches.to_string()),
+        Some(seconds(kernel.time_s)),
+        kernel.predicted_s.map(seconds),
+        kernel.predicted_s.map(|predicted| error(predicted, kernel.time_s)),
+        Some(kernel.share_of_step.map_or("-".to_owned(), share)),
+        Some(si(kernel.bytes_per_s)),
+        Some(si(kernel.flops_per_s)),
     ];
-    let columns: String = columns.iter().map(|column| format!("{column:>11}  ")).collect();
+    let columns: String = columns.iter().flatten().map(|column| format!("{column:>11}  ")).collect();
     format!("{columns}{}  {}", nearer(kernel.of_copy, kernel.of_product), kernel.kernels.join(", "))
 }
 
@@ -117,16 +131,13 @@ fn nearer(of_copy: f64, of_product: f64) -> String {
     format!("{:>16}", format!("{part} {name}"))
 }
 
-fn share(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
+/// Error of a prediction relative to the measurement.
+fn error(predicted: f64, measured: f64) -> String {
+    format!("{:+.1} %", 100.0 * (predicted / measured - 1.0))
 }
 
-fn seconds(seconds: f64) -> String {
-    match seconds {
-        s if s < 1e-3 => format!("{:.2} us", 1e6 * s),
-        s if s < 1.0 => format!("{:.3} ms", 1e3 * s),
-        s => format!("{s:.3} s"),
-    }
+fn share(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 #[cfg(test)]

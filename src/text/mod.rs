@@ -2,6 +2,7 @@
 //!
 //! - [`si`]: a number with three digits and a prefix.
 //! - [`counted`]: a number with its noun, in the singular or plural.
+//! - [`seconds`]: a time with its unit.
 //! - [`length`]: a radius or distance, as a multiple of 1/255 if it is one.
 //! - [`histogram`](mod@histogram): margins by bins.
 
@@ -9,4 +10,4 @@ pub mod histogram;
 mod units;
 
 pub use histogram::histogram;
-pub use units::{counted, length, si};
+pub use units::{counted, length, seconds, si};

@@ -23,6 +23,15 @@ pub fn si(value: f64) -> String {
     format!("{scaled:.digits$}{}", prefixes[at])
 }
 
+/// Seconds in a unit of their size, such as `27.30 us`, `9.008 ms` or `1.200 s`.
+pub fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{:.2} us", 1e6 * s),
+        s if s < 1.0 => format!("{:.3} ms", 1e3 * s),
+        s => format!("{s:.3} s"),
+    }
+}
+
 /// Radius or distance in units of a pixel's value, such as `0.3`. A multiple of 1/255 with many digits is written as
 /// `8/255`. Lengths below 0.0001 or from a million on have an exponent: `1.5e-7`.
 pub fn length(eps: f64) -> String {
@@ -77,6 +86,12 @@ mod tests {
         ] {
             assert_eq!(length(eps), text);
         }
+    }
+
+    #[test]
+    fn seconds_have_a_unit_of_their_size() {
+        let texts = [0.0, 9.3e-7, 0.009_007_6, 0.2307, 61.5].map(seconds);
+        assert_eq!(texts, ["0.00 us", "0.93 us", "9.008 ms", "230.700 ms", "61.500 s"]);
     }
 
     #[test]

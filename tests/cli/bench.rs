@@ -254,6 +254,8 @@ fn ceilings_are_those_of_the_gpu_that_is_timed() {
         said.out.contains("cuBLAS fp32 8192 x 8192 x 8192, measured with PyTorch on fake NVIDIA H100\n"),
         "{said:?}"
     );
+    assert!(said.out.contains("\npredicted times are those of explain cost for NVIDIA H100 SXM: "), "{said:?}");
+    assert!(said.out.contains("        time    predicted  time a step "), "{said:?}");
 }
 
 #[test]

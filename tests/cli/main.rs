@@ -4,6 +4,7 @@ mod bench;
 #[path = "../support/cifar10.rs"]
 mod cifar10;
 mod comparison;
+mod cost;
 mod data;
 mod devices;
 mod evaluate;

@@ -1,6 +1,10 @@
 //! A launch as data: kernel, grid, arguments and cost. `lower` makes launches from an op without a GPU, so that they
 //! can be tested and printed; [`super::Cuda`] runs them.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 pub use super::abi::{THREADS, WARP};
 pub use super::arg::Arg;
 
@@ -30,7 +34,37 @@ pub struct Launch {
     pub cost: Cost,
 }
 
+/// Launch as records keep it: everything that its time is predicted from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchRecord {
+    /// Name of the kernel.
+    pub kernel: Cow<'static, str>,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Number of threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: u32,
+    /// See [`Cost::bytes`].
+    pub bytes: u64,
+    /// See [`Cost::flops`].
+    pub flops: u64,
+}
+
 impl Launch {
+    /// The launch without its arguments.
+    #[must_use]
+    pub fn record(&self) -> LaunchRecord {
+        LaunchRecord {
+            kernel: self.kernel.into(),
+            blocks: self.grid.iter().map(|&count| u64::from(count)).product(),
+            threads: self.block,
+            shared: self.shared,
+            bytes: self.cost.bytes,
+            flops: self.cost.flops,
+        }
+    }
+
     /// A launch of `blocks` blocks of [`THREADS`].
     pub(super) fn new(kernel: &'static str, blocks: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let blocks = u32::try_from(blocks.max(1)).expect("blocks fit a grid");

@@ -8,12 +8,15 @@
 //! - `abi`: constants and layouts of arguments that the kernels share
 //! - `arg`, `launch`: launches as data
 //! - `lower`: from ops to launches
+//! - `cost_model`, `cost_table`: predicted times of launches on a GPU that is not here
 //! - `images`: the compiled kernels
 //! - `driver`: every call of the driver, and all `unsafe` of the project
 //! - `memory`, `shared`: allocations; state that the devices of a process share
 
 mod abi;
 mod arg;
+mod cost_model;
+mod cost_table;
 #[allow(unsafe_code)]
 mod driver;
 mod images;
@@ -27,6 +30,8 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 
+pub use cost_model::{Operands, PredictedTime};
+pub use cost_table::{GPUS, GpuConstants};
 pub use driver::{DriverInfo, Gpu, driver_is_here, find};
 pub use images::{KERNELS, KernelInfo, KernelUsage, NVCC, TARGETS};
 use launch::{Arg, Launch, Lowered};
