@@ -205,7 +205,11 @@ mod tests {
             .map(|kernel| gpu.launch_time(&launch(kernel, 512, 1 << 20, 1 << 33), Operands::InMemory));
         assert_eq!((known.unmeasured_s, like.unmeasured_s), (0.0, known.seconds));
         assert_eq!(unknown.unmeasured_s, unknown.seconds);
-        assert!(matches("conv*_half_*", "conv2d_half_tall") && !matches("conv*_half_*", "conv_pool_scalar_to_half"));
+        let unit = |kernel| family(kernel).0.unit;
+        assert!(["conv2d_half_tall", "linear_half_small"].iter().all(|kernel| unit(kernel) == MathUnit::Tensor));
+        let scalar =
+            ["conv_pool_scalar_to_half", "conv2d_backward_weight_scalar_half_gradient", "linear_warp_from_half"];
+        assert!(scalar.iter().all(|kernel| unit(kernel) == MathUnit::Ffma));
     }
 
     #[test]
