@@ -24,7 +24,7 @@ use maxmargin::data::{self, Dataset};
 use maxmargin::device::{Device, Schedule, cpu::Cpu};
 use maxmargin::evaluate::Examples;
 use maxmargin::model::state_dict::{LoadedModel, load_model};
-use maxmargin::model::{AttackedModel, Mode, Model, image_buffer};
+use maxmargin::model::{Mode, Model, ModelInPrecision, image_buffer};
 use maxmargin::rng::Purpose;
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, Precision, Program};
 
@@ -59,7 +59,7 @@ impl InPrecision {
         config: &Config,
         (_, precision, bits): (&str, Precision, Option<u32>),
     ) -> Self {
-        let model = &AttackedModel::new(memory, model, precision);
+        let model = &ModelInPrecision::attacked(memory, model, precision);
         let batch = &examples.batch;
         let rounded = |schedule: &Schedule| {
             let mut all = Schedule::default();

@@ -2,12 +2,13 @@
 #pragma once
 
 #include "prelude.cuh"
+#include "vector.cuh"
 
 // One split of dbias [k]: the sums over `chunk` items of dy [items, k], of the elements for which `counts(offset in
 // dy)` is true. A block takes a warp's width of channels (along x) and one split (along y). Each of its warps adds
 // every eighth item, and the warps' sums are added in order. gemm.cu's `sum_splits` adds the splits.
-template <class Counts>
-__device__ __forceinline__ void sum_items(float* parts, const float* dy, int items, int k, int chunk, Counts counts) {
+template <class Counts, class Element>
+__device__ __forceinline__ void sum_items(float* parts, const Element* dy, int items, int k, int chunk, Counts counts) {
     constexpr int WARPS = THREADS / WARP;
     SHARED(float, sums, [WARPS][WARP]);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, channel = blockIdx.x * WARP + lane;
@@ -16,7 +17,7 @@ __device__ __forceinline__ void sum_items(float* parts, const float* dy, int ite
     if (channel < k) {
         for (int item = first + warp; item < end; item += WARPS) {
             const size_t at = static_cast<size_t>(item) * k + channel;
-            const float gradient = dy[at];
+            const float gradient = read(dy[at]);
             if (counts(at)) sum += gradient;
         }
     }

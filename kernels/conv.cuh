@@ -79,17 +79,17 @@ struct WindowsKMajor {
 };
 
 // Transpose of `WindowsKMajor`: one line a tap and channel of the filter, one element an output.
-template <bool POOLED>
+template <bool POOLED, class Element = float>
 struct WindowsMnMajor {
     static constexpr bool K_MAJOR = false, IN_MEMORY = true;
     using Line = Tap;
     const ConvShape& s;
-    const float* data;  // x
+    const Element* data;  // x
 
     __device__ Line line(int i) const { return i < filter_size(s) ? tap(s, i, s.c, s.by_c) : Tap{OUTSIDE, OUTSIDE, 0}; }
-    __device__ ElementAddress<float> address(const Line& line, int i) const {
+    __device__ ElementAddress<Element> address(const Line& line, int i) const {
         const Pixel at = output_pixel<POOLED>(s, i);
-        const float* image = data + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
+        const Element* image = data + static_cast<size_t>(at.image) * (s.h * s.w * s.c);
         const int y = at.y * s.stride - s.padding, x = at.x * s.stride - s.padding;
         return pixel(s, image, y + line.y, x + line.x, line.channel);
     }
@@ -287,10 +287,11 @@ struct ShortcutGradientsKMajor {
 };
 
 // Gradients of all outputs before pooling, one line a filter, in the order of `output_pixel<true>`.
+template <class Element = float>
 struct ChosenGradientsMnMajor {
     static constexpr bool K_MAJOR = false, IN_MEMORY = false;
     using Line = int;
-    const float* dy;
+    const Element* dy;
     const unsigned char* choice;
     int k;
 

@@ -211,6 +211,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     add_bias_backward_bias(float* __restrict__ parts, const float* __restrict__ dy, const unsigned* __restrict__ rows,
                            int capacity, int pixels, int k, int chunk) {
-    const int items = active_rows(rows, capacity) * pixels;
-    sum_items(parts, dy, items, k, chunk, [](size_t) { return true; });
+    sum_items(parts, dy, active_rows(rows, capacity) * pixels, k, chunk, [](size_t) { return true; });
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_bias_backward_bias_from_half(float* __restrict__ parts, const Half* __restrict__ dy,
+                                     const unsigned* __restrict__ rows, int capacity, int pixels, int k, int chunk) {
+    sum_items(parts, dy, active_rows(rows, capacity) * pixels, k, chunk, [](size_t) { return true; });
 }

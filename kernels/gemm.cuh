@@ -82,17 +82,20 @@ template <class Element>
 KMajor(const Element*, int, int) -> KMajor<Element>;
 
 // Columns of a matrix [length, lines].
+template <class Element>
 struct MnMajor {
     static constexpr bool K_MAJOR = false, IN_MEMORY = true;
-    using Line = const float*;
-    const float* data;
+    using Line = const Element*;
+    const Element* data;
     int lines;
 
     __device__ Line line(int i) const { return i < lines ? data + i : nullptr; }
-    __device__ ElementAddress<float> address(Line line, int k) const {
+    __device__ ElementAddress<Element> address(Line line, int k) const {
         return {line + static_cast<size_t>(k) * lines, line != nullptr};
     }
 };
+template <class Element>
+MnMajor(const Element*, int) -> MnMajor<Element>;
 
 // Tile loader: one thread's part of copying an operand's tile to shared memory, `tile[BLOCK_TILE_DEPTH][LINES]`.
 // Elements that have the tile's order in memory are copied asynchronously (cp.async), four at a time. Elements that are

@@ -59,6 +59,12 @@ __device__ __forceinline__ int chunk_place(int line, int chunk) {
     return line * HALF_TILE_DEPTH + (chunk ^ line / 2 % CHUNKS) * CHUNK;
 }
 
+// Rounds the numbers of a chunk to halves.
+__device__ __forceinline__ uint4 half_chunk_of(const float (&numbers)[CHUNK]) {
+    return make_uint4(half_pair_of(numbers[0], numbers[1]), half_pair_of(numbers[2], numbers[3]),
+                      half_pair_of(numbers[4], numbers[5]), half_pair_of(numbers[6], numbers[7]));
+}
+
 // One thread's part of copying an operand's tile to a stage: one chunk of every STRIDE-th line. Chunks that lie in
 // memory are copied asynchronously; others go through registers.
 template <class T, class Operand, int LINES>
@@ -102,8 +108,7 @@ struct HalfTileLoader {
                         operand.load(at + v < end, some, lines[pass], at + v);
                     }
                 }
-                held[pass] = make_uint4(half_pair_of(numbers[0], numbers[1]), half_pair_of(numbers[2], numbers[3]),
-                                        half_pair_of(numbers[4], numbers[5]), half_pair_of(numbers[6], numbers[7]));
+                held[pass] = half_chunk_of(numbers);
             }
         }
     }
@@ -150,6 +155,29 @@ struct WarpTile {
     }
 };
 
+// Multiplies `steps` stages, while the copies into the next ones are pending. `issue(step, stage)` starts the copies of
+// a step, `complete(stage)` stores what went through registers, `multiply(stage)` adds the stage's products.
+template <class Issue, class Complete, class Multiply>
+__device__ __forceinline__ void walk_stages(
+    int steps, const Issue& issue, const Complete& complete, const Multiply& multiply) {
+    // Past the last step nothing is loaded, but an empty group is committed, so that the wait counts the same.
+    const auto start = [&](int step) {
+        if (step < steps) issue(step, step % STAGES);
+        cp_async_commit();
+    };
+    const auto finish = [&](int step) {
+        if (step < steps) complete(step % STAGES);
+    };
+    for (int step = 0; step < STAGES - 1; ++step) start(step), finish(step);
+    for (int step = 0; step < steps; ++step) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();  // the stage has arrived; the one that is filled next was last read before this barrier
+        start(step + STAGES - 1);
+        multiply(step % STAGES);
+        finish(step + STAGES - 1);
+    }
+}
+
 // Adds terms `first` to `end` of a product to the sums of the block tile at row0, column0.
 template <class T, bool POOLED, class A, class B>
 __device__ __forceinline__ void accumulate_half(
@@ -161,27 +189,14 @@ __device__ __forceinline__ void accumulate_half(
     HalfTileLoader<T, B, T::COLUMNS> b_loader;
     a_loader.locate_lines(product.a, [&](int line) { return row0 + row_of_line<POOLED>(line); });
     b_loader.locate_lines(product.b, [&](int line) { return column0 + column_of_line(line); });
-    // Past the last step nothing is loaded, but an empty group is committed, so that the wait counts the same.
-    const auto issue = [&](int step) {
-        if (step < steps) {
-            a_loader.issue(product.a, first + step * HALF_TILE_DEPTH, end, a_stages[step % STAGES]);
-            b_loader.issue(product.b, first + step * HALF_TILE_DEPTH, end, b_stages[step % STAGES]);
-        }
-        cp_async_commit();
-    };
-    const auto complete = [&](int step) {
-        if (step >= steps) return;
-        a_loader.complete(a_stages[step % STAGES]);
-        b_loader.complete(b_stages[step % STAGES]);
-    };
-    for (int step = 0; step < STAGES - 1; ++step) issue(step), complete(step);
-    for (int step = 0; step < steps; ++step) {
-        cp_async_wait<STAGES - 2>();
-        __syncthreads();  // the stage has arrived; the one that is filled next was last read before this barrier
-        issue(step + STAGES - 1);
-        tile.multiply(a_stages[step % STAGES], b_stages[step % STAGES]);
-        complete(step + STAGES - 1);
-    }
+    walk_stages(
+        steps,
+        [&](int step, int stage) {
+            a_loader.issue(product.a, first + step * HALF_TILE_DEPTH, end, a_stages[stage]);
+            b_loader.issue(product.b, first + step * HALF_TILE_DEPTH, end, b_stages[stage]);
+        },
+        [&](int stage) { a_loader.complete(a_stages[stage]), b_loader.complete(b_stages[stage]); },
+        [&](int stage) { tile.multiply(a_stages[stage], b_stages[stage]); });
     __syncthreads();  // another product fills the stages again
 }
 

@@ -11,15 +11,57 @@ __device__ __forceinline__ float rate_at(const RateSchedule& schedule, unsigned 
     return rate;
 }
 
-// Gradient of a parameter: a weighted sum of the two losses' gradients, and weight decay.
+// Gradient of a parameter: a weighted sum of the two losses' gradients, without the scale of the losses, and weight
+// decay.
 struct Gradient {
     float clean_coeff;
+    float unscale;
     float weight_decay;
 
     __device__ __forceinline__ float operator()(float p, float dmargin, float dclean) const {
-        return ((1.0f - clean_coeff) * dmargin + clean_coeff * dclean) + weight_decay * p;
+        return ((1.0f - clean_coeff) * dmargin + clean_coeff * dclean) * unscale + weight_decay * p;
     }
 };
+
+// True if the gradients of this step overflowed: the step is skipped. `overflow` is null where they can't.
+__device__ __forceinline__ bool is_skipped(const unsigned* overflow, unsigned step) {
+    return overflow != nullptr && *overflow == step + 1;
+}
+
+// True for infinity and NaN, whose exponents are all ones.
+__device__ __forceinline__ bool overflows(float number) {
+    constexpr unsigned EXPONENT = 0x7f800000u;
+    return (__float_as_uint(number) & EXPONENT) == EXPONENT;
+}
+
+// Sets `overflow` to step + 1, once, and counts the step among the skipped ones.
+__device__ __forceinline__ void report_overflow(bool found, unsigned* overflow, float* sums, unsigned step) {
+    if (found && atomicMax(overflow, step + 1) <= step) sums[MetricPlace::SKIPPED_STEPS] += 1.0f;
+}
+
+// Searches the gradients for an overflow. 8 bytes a parameter: WideResNet-28-4 has 5,848,314, 47 MB, 16 us at 3.0 TB/s.
+// An integer maximum is the same in any order of the threads.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    find_overflow(unsigned* __restrict__ overflow, float* __restrict__ sums, const float* __restrict__ dmargin,
+                  const float* __restrict__ dclean, const unsigned* __restrict__ step, int n) {
+    const long long i = global_thread();
+    if (i < n) report_overflow(overflows(dmargin[i]) || overflows(dclean[i]), overflow, sums, *step);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    find_overflow_x4(unsigned* __restrict__ overflow, float* __restrict__ sums, const float* __restrict__ dmargin,
+                     const float* __restrict__ dclean, const unsigned* __restrict__ step, int n) {
+    const auto any = [](float4 of) { return overflows(of.x) || overflows(of.y) || overflows(of.z) || overflows(of.w); };
+    const long long start = 4 * global_thread();
+    bool found = false;
+    if (start + 4 <= n) {
+        found = any(*reinterpret_cast<const float4*>(dmargin + start)) ||
+                any(*reinterpret_cast<const float4*>(dclean + start));
+    } else {
+        for (long long i = start; i < n; ++i) found = found || overflows(dmargin[i]) || overflows(dclean[i]);
+    }
+    report_overflow(found, overflow, sums, *step);
+}
 
 // Adam's decay rates. In single precision 1 - 0.999 would be off by 5e-5, so the constants are computed in double
 // precision.
@@ -59,9 +101,11 @@ __device__ __forceinline__ Adam adam_at(const RateSchedule& schedule, unsigned s
 // Without a clean loss, `dclean` is `dmargin` and its coefficient 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam(float* __restrict__ p, float* __restrict__ m, float* __restrict__ v, const float* __restrict__ dmargin,
-         const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule, float clean_coeff,
+         const float* __restrict__ dclean, const unsigned* __restrict__ step,
+         const unsigned* __restrict__ overflow, RateSchedule schedule, float clean_coeff, float unscale,
          float weight_decay, int n) {
-    const Adam update = adam_at(schedule, *step, {clean_coeff, weight_decay});
+    if (is_skipped(overflow, *step)) return;
+    const Adam update = adam_at(schedule, *step, {clean_coeff, unscale, weight_decay});
     const long long i = global_thread();
     if (i < n) update(p[i], m[i], v[i], dmargin[i], dclean[i]);
 }
@@ -69,9 +113,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // Four parameters a thread; the last thread takes the rest.
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam_x4(float* __restrict__ p, float* __restrict__ m, float* __restrict__ v, const float* __restrict__ dmargin,
-            const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule,
-            float clean_coeff, float weight_decay, int n) {
-    const Adam update = adam_at(schedule, *step, {clean_coeff, weight_decay});
+            const float* __restrict__ dclean, const unsigned* __restrict__ step, const unsigned* __restrict__ overflow,
+            RateSchedule schedule, float clean_coeff, float unscale, float weight_decay, int n) {
+    if (is_skipped(overflow, *step)) return;
+    const Adam update = adam_at(schedule, *step, {clean_coeff, unscale, weight_decay});
     const long long start = 4 * global_thread();
     if (start + 4 <= n) {
         float4 p4 = *reinterpret_cast<float4*>(p + start);
@@ -104,18 +149,20 @@ struct Sgd {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     sgd(float* __restrict__ p, float* __restrict__ buffer, const float* __restrict__ dmargin,
-        const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule, float clean_coeff,
-        float weight_decay, float momentum, int n) {
-    const Sgd update{{clean_coeff, weight_decay}, rate_at(schedule, *step), momentum};
+        const float* __restrict__ dclean, const unsigned* __restrict__ step, const unsigned* __restrict__ overflow,
+        RateSchedule schedule, float clean_coeff, float unscale, float weight_decay, float momentum, int n) {
+    if (is_skipped(overflow, *step)) return;
+    const Sgd update{{clean_coeff, unscale, weight_decay}, rate_at(schedule, *step), momentum};
     const long long i = global_thread();
     if (i < n) update(p[i], buffer[i], dmargin[i], dclean[i]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     sgd_x4(float* __restrict__ p, float* __restrict__ buffer, const float* __restrict__ dmargin,
-           const float* __restrict__ dclean, const unsigned* __restrict__ step, RateSchedule schedule,
-           float clean_coeff, float weight_decay, float momentum, int n) {
-    const Sgd update{{clean_coeff, weight_decay}, rate_at(schedule, *step), momentum};
+           const float* __restrict__ dclean, const unsigned* __restrict__ step, const unsigned* __restrict__ overflow,
+           RateSchedule schedule, float clean_coeff, float unscale, float weight_decay, float momentum, int n) {
+    if (is_skipped(overflow, *step)) return;
+    const Sgd update{{clean_coeff, unscale, weight_decay}, rate_at(schedule, *step), momentum};
     const long long start = 4 * global_thread();
     if (start + 4 <= n) {
         float4 p4 = *reinterpret_cast<float4*>(p + start);

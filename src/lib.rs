@@ -76,7 +76,7 @@
 //! attacks by name, with their published settings              evaluate/attacks.rs
 //! verification by a forward pass and a distance               evaluate/verified.rs
 //! only robust examples are attacked again                     evaluate/run.rs    EvaluationRun::bounded
-//! values of an attack that are stored in half precision       tape/precision.rs, model/attacked.rs
+//! values that are stored in half precision                    tape/precision.rs, model/in_precision.rs
 //! ```
 //!
 //! # From an op to a GPU

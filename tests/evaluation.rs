@@ -20,7 +20,7 @@ use maxmargin::evaluate::verified::BatchRun;
 use maxmargin::evaluate::{
     AttackName, AttackSettings, EvaluationRequest, Examples, OutputPaths, Split, VerifiedAttack, attacks,
 };
-use maxmargin::model::AttackedModel;
+use maxmargin::model::ModelInPrecision;
 use maxmargin::model::state_dict::{WeightsOptions, load_model};
 use maxmargin::record::{OutputFile, Tensor, TensorFile, write_tensors};
 use maxmargin::tape::{Loss, Memory, Precision};
@@ -108,7 +108,7 @@ fn found_without_skipping(eps: f32, batch_size: usize, request: &EvaluationReque
     let examples = Examples::new(&mut memory, &*model, "images", IMAGES, batch_size);
     let attacks = attacks::record(
         &mut memory,
-        &AttackedModel::single_precision(&*model),
+        &ModelInPrecision::single_precision(&*model),
         &examples,
         &request.attacks,
         &request.config,

@@ -9,7 +9,7 @@ use maxmargin::attack::{Pgd, PgdSettings, StartNoise};
 use maxmargin::batch::Batch;
 use maxmargin::config::Fidelity;
 use maxmargin::device::cuda::{TYPICAL_MULTIPROCESSORS, TotalCost};
-use maxmargin::model::{AttackedModel, LeNet5, Mode, Model, ModelState, WideResNet, image_buffer};
+use maxmargin::model::{LeNet5, Mode, Model, ModelInPrecision, ModelState, WideResNet, image_buffer};
 use maxmargin::tape::{
     Buffer, ConvFusion, ConvGradientFusion, Loss, LossRule, Memory, Norm, Op, PgdRule, Precision, Program, Tape,
 };
@@ -194,7 +194,7 @@ fn an_iteration_of_pgd_has_few_launches_in_both_precisions() {
     let launches = |model: &mut dyn Model, n: usize, precision: Precision| {
         let mut memory = Memory::default();
         model.declare(&mut memory);
-        let attacked = AttackedModel::new(&mut memory, model, precision);
+        let attacked = ModelInPrecision::attacked(&mut memory, model, precision);
         let batch = Batch::new(&mut memory, &attacked, "attack", n);
         let pgd = Pgd::new(&mut memory, &attacked, &batch, &linf_settings());
         let iteration = pgd.schedule.programs().find(|p| p.name == "pgd_iteration").expect("PGD has iterations");

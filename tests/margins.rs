@@ -8,7 +8,7 @@ use maxmargin::config::{Config, Fidelity, TestAttackLoss, TestAttacked, TestStar
 use maxmargin::data::{self, Dataset};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::{Examples, MarginMeasurement};
-use maxmargin::model::{AttackedModel, Model};
+use maxmargin::model::{Model, ModelInPrecision};
 use maxmargin::record::Margins;
 use maxmargin::tape::{Loss, Memory};
 use support::LinearModel;
@@ -56,7 +56,7 @@ fn measured_again(config: &Config, steps: &[u32]) -> Vec<Margins> {
     let mut model = LinearModel::new(images.image_dims(), CLASSES);
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &model, "images", IMAGES, 16);
-    let margins = MarginMeasurement::new(&mut memory, &AttackedModel::single_precision(&model), &examples, config);
+    let margins = MarginMeasurement::new(&mut memory, &ModelInPrecision::single_precision(&model), &examples, config);
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;
     let programs: Vec<_> = margins.schedule().programs().chain(examples.programs()).collect();

@@ -3,7 +3,7 @@
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::{TYPICAL_MULTIPROCESSORS, launches};
 use maxmargin::device::{Device, Schedule};
-use maxmargin::model::{AttackedModel, LeNet5, Mode, Model, WideResNet, image_buffer};
+use maxmargin::model::{LeNet5, Mode, Model, ModelInPrecision, WideResNet, image_buffer};
 use maxmargin::rng::{Purpose, philox, unit};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Precision, Program, Tape};
 
@@ -33,7 +33,7 @@ impl Operands {
     }
 
     fn record(&self, memory: &mut Memory, model: &dyn Model, precision: Precision, loss: Loss, mode: Mode) -> Recorded {
-        let attacked = AttackedModel::new(memory, model, precision);
+        let attacked = ModelInPrecision::attacked(memory, model, precision);
         let gradient = image_buffer(memory, model, "gradient", N);
         let mut tape = Tape::new("gradient");
         let [at, labels, ones] = self.0.each_ref().map(|buffer| tape.leaf(buffer));

@@ -12,7 +12,7 @@ use super::workspace::Workspace;
 use crate::batch::Batch;
 use crate::choice::choices;
 use crate::device::Schedule;
-use crate::model::{AttackedModel, Mode, Model};
+use crate::model::{Mode, Model, ModelInPrecision};
 use crate::tape::{AlongRule, Buffer, Direction, LossRule, Memory, Norm, Program, Tape, Value};
 
 /// Start of the bisection. Its first sign is that of the loss at PGD's own point.
@@ -153,7 +153,7 @@ impl AnPgd {
     /// PGD is in the model's precision, the search in single precision: in half, the boundary would be another.
     pub fn attack(
         memory: &mut Memory,
-        model: &AttackedModel,
+        model: &ModelInPrecision,
         batch: &Batch,
         settings: &PgdSettings,
         search: Search,

@@ -157,11 +157,11 @@ impl BenchStep {
     }
 
     pub fn describe(&self) -> String {
-        let attacks = match self.precision {
+        let precision = match self.precision {
             Precision::Fp32 => String::new(),
-            Precision::Fp16 => format!("; attacks in {}", self.precision),
+            half => format!("; {half}"),
         };
-        format!("{}; batch {}{attacks}", self.model.describe(), self.batch)
+        format!("{}; batch {}{precision}", self.model.describe(), self.batch)
     }
 
     pub fn fill(&self, device: &mut dyn Device) -> Result<()> {

@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     /// LeNet5's width [default: the preset's]
     #[arg(long, value_name = "MULTIPLE", value_parser = number, help_heading = WORK)]
     width: Option<f64>,
-    /// Precision of the step's attacks
+    /// Precision of the step
     #[arg(long, value_name = "PRECISION", default_value = "fp32", help_heading = WORK)]
     precision: Precision,
     /// Batch size [default: the preset's]

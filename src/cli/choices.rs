@@ -1,7 +1,7 @@
 //! clap's view of the crate's [`Choice`]s: their names as the values of a flag, each with its help.
 
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::catalog::{DatasetKind, WeightNames};
 use crate::choice::Choice;
@@ -21,6 +21,12 @@ macro_rules! value_enums {
             }
         }
     )+};
+}
+
+/// Parser of the precision of an attack, where no network is trained.
+pub(super) fn attack_precision() -> impl TypedValueParser<Value = Precision> {
+    let names = [Precision::Fp32, Precision::Fp16].map(Precision::name);
+    PossibleValuesParser::new(names).map(|name| Precision::from_name(&name).expect("one of the names"))
 }
 
 value_enums!(AttackName, DatasetKind, FidelityPreset, Loss, Norm, Precision, Protocol, Split, WeightNames);

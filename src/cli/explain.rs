@@ -28,7 +28,7 @@ enum Topic {
 /// Print the programs of a training step
 ///
 /// A step is a fixed schedule of programs, each recorded once. `%7` is a value in the workspace, `%7 f16` one in half
-/// precision; a name is a buffer. In attacks in half precision, `f32:` gives the reason why a result is not half.
+/// precision; a name is a buffer. In half precision, `f32:` gives the reason why a result is not half.
 /// The launches on a GPU are printed without one. Bytes and FLOPs of a launch are the least that any kernel for the op
 /// moves and computes, with every example correctly classified.
 #[derive(Args, Debug)]
@@ -39,7 +39,7 @@ pub(super) struct ExplainArgs {
     /// Preset whose step is printed; the preset's name says the method
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, value_parser = presets::names())]
     preset: String,
-    /// Precision of the attacks
+    /// Precision of the step
     #[arg(long, value_name = "PRECISION", default_value = "fp32")]
     precision: Precision,
     /// Number of multiprocessors of the GPU: an H100 has 132

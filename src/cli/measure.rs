@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::choices::attack_precision;
 use super::values::{number, single, whole, within};
 use crate::attack::StepLength;
 use crate::catalog::DatasetKind;
@@ -113,7 +114,7 @@ pub(super) struct AttackFlags {
           value_name = "EPS", alias = "hinge-max-eps", value_parser = single)]
     pub hinge_maxeps: Option<f32>,
     /// Precision of activations, gradients and filters in attacks; every result is verified in single precision
-    #[arg(long, default_value = "fp32", value_name = "PRECISION")]
+    #[arg(long, default_value = "fp32", value_name = "PRECISION", value_parser = attack_precision())]
     pub precision: Precision,
     #[arg(long, help = AttackFlag::Seed.help(), long_help = AttackFlag::Seed.long_help(), value_name = "N",
           value_parser = whole::<u64>)]

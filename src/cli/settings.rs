@@ -188,6 +188,7 @@ mod tests {
             clean_loss_coeff: 0.25,
             nb_iter: 11,
             precision: Precision::Fp16,
+            loss_scale: 64.0,
             eps_iter_scale: 2.0,
             num_search_steps: 12,
             attack_mineps: 0.01,

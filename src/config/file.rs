@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::kinds::Method;
 use super::settings::Config;
+use crate::tape::Precision;
 use crate::{Error, Result, formats};
 
 impl Config {
@@ -24,6 +25,13 @@ impl Config {
         })?;
         if config.method == Method::Mma {
             config.method = Method::with_clean_loss_coeff(config.clean_loss_coeff);
+        }
+        if config.loss_scale == 0.0 {
+            // The file is older than half precision in training passes.
+            config.loss_scale = Config::defaults().loss_scale;
+            if config.precision == Precision::Fp16 {
+                config.precision = Precision::Fp16Attack;
+            }
         }
         config.validate().map_err(|error| Error::format(file, error.to_string()))?;
         Ok(config)

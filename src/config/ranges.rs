@@ -71,6 +71,12 @@ pub const SCALE: Range<f32> =
 pub const WEIGHT: Range<f32> =
     Range { contains: |value| (0.0..=1e6).contains(value), expected: "a number from 0 to 1000000" };
 
+/// Factors of a loss that change no digit of its gradient.
+pub const LOSS_SCALE: Range<f32> = Range {
+    contains: |scale| (1.0..=65536.0).contains(scale) && scale.log2().fract() == 0.0,
+    expected: "a power of two from 1 to 65536",
+};
+
 /// Weight decays.
 pub const DECAY: Range<f32> = Range { contains: |value| (0.0..=1.0).contains(value), expected: "a number from 0 to 1" };
 

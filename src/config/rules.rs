@@ -3,7 +3,7 @@
 use super::kinds::TestAttackLoss;
 use super::settings::Config;
 use crate::catalog::Architecture;
-use crate::tape::{Loss, LossRule, Norm, PgdRule};
+use crate::tape::{Loss, LossRule, Norm, PgdRule, Precision};
 
 impl Config {
     /// Upper bound of the search for the boundary, 1.05 times [`Config::hinge_maxeps`]: the product in double precision
@@ -44,6 +44,11 @@ impl Config {
     /// Model and size of the network.
     pub fn architecture(&self) -> Architecture {
         Architecture { model: self.model, depth: self.depth, width: self.width }
+    }
+
+    /// Factor of the losses in training passes; `None` if these are single precision.
+    pub fn training_loss_scale(&self) -> Option<f32> {
+        (self.precision == Precision::Fp16).then_some(self.loss_scale)
     }
 
     /// `loss` with the cw confidence of the settings.

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{Method, OptimizerKind, SearchMode, TestAttackLoss, TestAttacked, TestSearchStart, TestStarts};
 use super::ranges::{
-    ASCENDING_STEPS, BATCH, BISECTIONS, DECAY, FEW_RATES, FRACTION, FROM_STEP_0, IMAGES, ITERATIONS, NOT_NEGATIVE,
-    POSITIVE, POSITIVE_RATES, Range, SCALE, SIGNED_LOSS, SIZE, STEPS, STEPS_OR_NONE, TRAINING_LOSS, WEIGHT,
+    ASCENDING_STEPS, BATCH, BISECTIONS, DECAY, FEW_RATES, FRACTION, FROM_STEP_0, IMAGES, ITERATIONS, LOSS_SCALE,
+    NOT_NEGATIVE, POSITIVE, POSITIVE_RATES, Range, SCALE, SIGNED_LOSS, SIZE, STEPS, STEPS_OR_NONE, TRAINING_LOSS,
+    WEIGHT,
 };
 use super::value::SettingValue;
 use crate::attack::SearchResult;
@@ -182,15 +183,22 @@ settings! {
         checkpoint_interval: u32 = 500, "N", STEPS; // ours: the released code writes one an epoch
     }
 
+    "Precision" {
+        /// Precision of activations, their gradients and filters: fp16 in attacks and training passes, fp16-attack in
+        /// attacks alone; sums, images and the weights are single precision in each
+        #[serde(default = "single_precision")]
+        precision: Precision = Precision::Fp32, "PRECISION" shown "by -h"; // ours
+        /// Factor of the losses in training passes with --precision fp16, a power of two, lest their gradients vanish;
+        /// a step whose gradients overflow is skipped and counted
+        #[serde(default)]
+        loss_scale: f32 = 1024.0, "FACTOR", LOSS_SCALE; // ours
+    }
+
     "Attack in training" {
         /// Norm of margins and attacks
         norm: Norm = Norm::Linf, "NORM" shown "by -h";
         /// Iterations of PGD, in training by any method and when margins are measured
         nb_iter: u32 = 40, "N" shown "by -h", ITERATIONS; // MNIST
-        /// Precision of activations, their gradients and filters in attacks; sums, images, training passes and the
-        /// weights are single precision in either
-        #[serde(default = "single_precision")]
-        precision: Precision = Precision::Fp32, "PRECISION"; // ours
         /// Step size of PGD, as a multiple of eps / nb-iter
         eps_iter_scale: f32 = 2.5, "SCALE", SCALE; // BaseConfig
     }

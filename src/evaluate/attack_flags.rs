@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::attack::StepLength;
     use crate::config::{Config, preset};
-    use crate::model::{AttackedModel, LeNet5, Model as _};
+    use crate::model::{LeNet5, Model as _, ModelInPrecision};
     use crate::tape::{Loss, Memory, Norm};
 
     /// Programs and runs of an attack, as text.
@@ -72,7 +72,7 @@ mod tests {
         let mut memory = Memory::default();
         model.declare(&mut memory);
         let examples = Examples::new(&mut memory, &model, "images", 2, 2);
-        let attacked = AttackedModel::single_precision(&model);
+        let attacked = ModelInPrecision::single_precision(&model);
         let attacks = record(&mut memory, &attacked, &examples, &[attack], config, settings).unwrap();
         let text = |one: &RecordedAttack| format!("{:?}", (one.attack.runs, &one.attack.schedule));
         attacks.iter().map(text).collect()

@@ -11,7 +11,7 @@ use crate::attack::{
 };
 use crate::choice::choices;
 use crate::config::Config;
-use crate::model::{AttackedModel, Model};
+use crate::model::{Model, ModelInPrecision};
 use crate::rng::Purpose;
 use crate::tape::{Loss, Memory, Norm};
 use crate::{Error, Result};
@@ -141,7 +141,7 @@ pub struct RecordedAttack {
 /// The network has too few classes for an attack.
 pub fn record(
     memory: &mut Memory,
-    attacked: &AttackedModel,
+    attacked: &ModelInPrecision,
     examples: &Examples,
     names: &[AttackName],
     config: &Config,

@@ -8,7 +8,7 @@ use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::config::{Config, TestAttacked, TestSearchStart, TestStarts};
 use crate::device::{Device, Schedule};
 use crate::interrupt;
-use crate::model::{AttackedModel, Mode};
+use crate::model::{Mode, ModelInPrecision};
 use crate::record::Margins;
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Memory};
@@ -41,7 +41,7 @@ impl MarginMeasurement {
     /// bisection is in single precision.
     pub fn new(
         memory: &mut Memory,
-        attacked: &AttackedModel,
+        attacked: &ModelInPrecision,
         examples: &Examples,
         config: &Config,
     ) -> MarginMeasurement {

@@ -10,7 +10,7 @@ use crate::data::{self, Dataset};
 use crate::device::Device;
 use crate::hash::file_sha256;
 use crate::model::state_dict::{LoadedModel, WeightsOptions};
-use crate::model::{AttackedModel, Model, ModelState};
+use crate::model::{Model, ModelInPrecision, ModelState};
 use crate::tape::{Memory, Precision, Program};
 use crate::{Error, Result};
 
@@ -73,8 +73,8 @@ impl Network {
     ///
     /// # Errors
     /// A weight is too large for the precision.
-    pub(super) fn attacked(&self, memory: &mut Memory, precision: Precision) -> Result<AttackedModel<'_>> {
-        let attacked = AttackedModel::new(memory, &*self.model, precision);
+    pub(super) fn attacked(&self, memory: &mut Memory, precision: Precision) -> Result<ModelInPrecision<'_>> {
+        let attacked = ModelInPrecision::attacked(memory, &*self.model, precision);
         match attacked.overflow(&self.weights) {
             Some(found) => {
                 let advice = "--precision fp32 attacks the network as it is";

@@ -45,6 +45,9 @@ pub struct StepRecord {
     /// PGD training: mean radius of the attack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attack_eps: Option<f32>,
+    /// Training passes in half precision: number of steps that were skipped because a gradient had overflowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u32>,
     /// Learning rate of the last step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f32>,
@@ -76,6 +79,7 @@ impl Display for StepRecord {
             accuracy.map(|percent| format!("accuracy {percent:.1} %")),
             self.attack_eps.map(|eps| format!("eps {eps:.4}")),
             self.mean_margin.map(|margin| format!("mean margin {margin:.4}")),
+            self.skipped_steps.filter(|steps| *steps > 0).map(|steps| format!("{steps} skipped")),
         ];
         f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join("  "))
     }

@@ -1,7 +1,7 @@
 //! Fusion at a network's first layer when a tape is finished.
 
 use crate::tape::graph::{Tape, Value};
-use crate::tape::half::HalfFilter;
+use crate::tape::half::{HalfFilter, HalfGradients};
 use crate::tape::loss::{Loss, LossRule};
 use crate::tape::memory::{Buffer, Memory};
 use crate::tape::op::Op;
@@ -144,7 +144,7 @@ fn step(pooled: usize, standardized: bool, norm: Norm, half: bool) -> Op {
         }
     }
     if half {
-        attack.tape.store_in_half(&filters);
+        attack.tape.store_in_half(&filters, HalfGradients::ByExample);
     }
     let numbers = attack.tape.dims(features)[1..].iter().product::<usize>();
     let w = attack.leaf(&[3, numbers]);

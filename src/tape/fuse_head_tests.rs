@@ -1,7 +1,7 @@
 //! Fusion of a network's head with its gradients when a tape is finished.
 
 use crate::tape::graph::Tape;
-use crate::tape::half::HalfFilter;
+use crate::tape::half::{HalfFilter, HalfGradients};
 use crate::tape::loss::{Loss, LossRule};
 use crate::tape::memory::Memory;
 use crate::tape::op::Op;
@@ -30,7 +30,7 @@ fn program(kind: HeadFeatures, half: bool, kept: Kept) -> Program {
     let mut memory = Memory::default();
     let mut tape = Tape::new("head");
     if half {
-        tape.store_in_half(&[]);
+        tape.store_in_half(&[], HalfGradients::ByExample);
     }
     let x = tape.leaf(&memory.f32("x", &[2, 4, 4, 3]));
     let [linear, filters] = [&[8, 48][..], &[8, 1, 1, 3]].map(|dims| tape.leaf(&memory.f32("w", dims)));
@@ -132,7 +132,7 @@ fn a_hidden_layer_on_halves_with_a_gradient_in_single_precision_is_not_part_of_t
     let mut memory = Memory::default();
     let mut tape = Tape::new("head");
     let w = memory.f32("w", &[8, 8]);
-    tape.store_in_half(&[HalfFilter::declare(&mut memory, &w)]);
+    tape.store_in_half(&[HalfFilter::declare(&mut memory, &w)], HalfGradients::ByExample);
     let x = tape.leaf(&memory.f32("x", &[2, 48]));
     let [first, bias] = [&[8, 48][..], &[8]].map(|dims| tape.leaf(&memory.f32("operand", dims)));
     let below = tape.linear(x, first);

@@ -1,6 +1,6 @@
 //! The tape: values, and the ops that compute them.
 
-use super::half::HalfFilter;
+use super::half::{HalfFilter, HalfGradients};
 use super::memory::{Buffer, DType};
 use super::op::Op;
 
@@ -40,8 +40,8 @@ pub struct Tape {
     pub(crate) nodes: Vec<Node>,
     pub(super) rows: Option<Value>,
     pub(super) fusing: bool,
-    /// Half-precision copies of weights, of a tape that stores values in half precision.
-    pub(super) half: Option<Vec<HalfFilter>>,
+    /// Half-precision copies of weights, and the scale of gradients, of a tape that stores values in half precision.
+    pub(super) half: Option<(Vec<HalfFilter>, HalfGradients)>,
 }
 
 impl Tape {

@@ -4,13 +4,27 @@ use super::memory::{Buffer, DType, Memory};
 use crate::choice::choices;
 
 choices! {
-    /// Precision of stored activations, gradients and filters under attack. All sums are single precision.
+    /// Precision of stored activations, gradients and filters. All sums are single precision.
     pub enum Precision {
         /// Single precision: 24 bits.
         Fp32 = "fp32",
-        /// Half precision: 11 bits.
+        /// Half precision, 11 bits, under attack and in training passes.
         Fp16 = "fp16",
+        /// Half precision under attack. Training passes are single precision.
+        Fp16Attack = "fp16-attack",
     }
+}
+
+/// Scale of gradients that are stored in half precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfGradients {
+    /// The gradient of each example is brought to a norm, and back where it leaves half precision
+    /// ([`gradient_norm`](super::gradient_norm)): for gradients with respect to images. Gradients that are summed over
+    /// examples are single precision.
+    ByExample,
+    /// Gradients are stored as they are recorded: for gradients with respect to weights, whose recorder multiplies the
+    /// loss by a scale.
+    AsRecorded,
 }
 
 /// Half-precision copies of a layer's weight, which [`Op::PackFilters`](super::Op::PackFilters) writes.

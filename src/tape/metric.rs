@@ -20,11 +20,13 @@ pub enum Metric {
     Eps,
     /// Number of examples whose weight is 0.
     ZeroWeights,
+    /// Number of steps that were skipped, because a gradient had overflowed.
+    SkippedSteps,
 }
 
 impl Metric {
     /// Number of sums.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 }
 
 /// Operands of [`Op::AccumulateMetrics`](super::Op::AccumulateMetrics), each `[n]`.

@@ -38,7 +38,7 @@ mod rounding;
 pub use formula::{Formula, Reduction};
 pub use gradient_norm::GRADIENT_NORM;
 pub use graph::{Node, Tape, Value, ValueInfo};
-pub use half::{FilterCopy, HalfFilter, Precision};
+pub use half::{FilterCopy, HalfFilter, HalfGradients, Precision};
 pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use metric::{Metric, MetricOperands};

@@ -244,9 +244,15 @@ pub enum Op {
     /// linear layer: w `[out, in]` -> plain; turned `[in, out]`.
     PackFilters,
 
-    /// A step of Adam: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, m*, v*, each `[p]`.
+    /// Search for an overflow: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> overflow* u32 `[1]`, sums*. If an
+    /// element of the gradients is infinite or NaN, the overflow becomes `step + 1`, and
+    /// [`Metric::SkippedSteps`](super::Metric::SkippedSteps) of the sums increases by 1.
+    FindOverflow,
+    /// A step of Adam: dmargin `[p]`, (dclean `[p]`), step u32 `[1]`, (overflow u32 `[1]`) -> params*, m*, v*, each `[p]`.
+    /// With a loss scale the overflow is given: if it is `step + 1`, nothing changes.
     Adam(OptimizerRule),
-    /// A step of SGD with momentum: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> params*, momentum*, each `[p]`.
+    /// A step of SGD with momentum: dmargin `[p]`, (dclean `[p]`), step u32 `[1]`, (overflow u32 `[1]`) -> params*,
+    /// momentum*, each `[p]`. With a loss scale the overflow is given: if it is `step + 1`, nothing changes.
     Sgd(OptimizerRule),
     /// Adds 1 to counter* u32 `[1]`.
     Increment,
@@ -326,6 +332,7 @@ impl Op {
             Op::ProjectHyperplane(_) => "project_hyperplane",
             Op::Bisect { .. } => "bisect",
             Op::PackFilters => "pack_filters",
+            Op::FindOverflow => "find_overflow",
             Op::Adam(_) => "adam",
             Op::Sgd(_) => "sgd",
             Op::Increment => "increment",

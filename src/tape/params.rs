@@ -218,7 +218,8 @@ pub struct PgdFusion {
 /// Largest number of entries of a learning rate schedule: the optimizer kernels take it as an array of this length.
 pub const MAX_LEARNING_RATES: usize = 32;
 
-/// Rule of an optimizer. The gradient is `(1 - clean_coeff) dmargin + clean_coeff dclean + weight_decay weights`.
+/// Rule of an optimizer. The gradient is `((1 - clean_coeff) dmargin + clean_coeff dclean) / loss_scale + weight_decay
+/// weights`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptimizerRule {
     /// Learning rates, as (first step, rate), ascending from step 0; at most [`MAX_LEARNING_RATES`].
@@ -229,6 +230,8 @@ pub struct OptimizerRule {
     pub weight_decay: f32,
     /// Momentum of SGD; Adam ignores it.
     pub momentum: f32,
+    /// Factor that the losses were multiplied by, a power of two, if their gradients may overflow.
+    pub loss_scale: Option<f32>,
 }
 
 impl OptimizerRule {

@@ -6,13 +6,13 @@
 //! it and all ops that read it allow that, and no buffer holds it.
 //!
 //! So images, the first layer's operands and its input gradient, the last layer and the losses stay in single
-//! precision, as do parameters, statistics, formulas and training passes. A layer reads half-precision copies of its
+//! precision, as do parameters, their gradients, statistics and formulas. A layer reads half-precision copies of its
 //! filters ([`HalfFilter`]) if its operand and its result are half.
 
 use super::formula::Reduction;
 use super::gradient_norm::{from_norm, norm_term, to_norm};
 use super::graph::{Node, Tape, Value};
-use super::half::{FilterCopy, HalfFilter};
+use super::half::{FilterCopy, HalfFilter, HalfGradients};
 use super::memory::DType;
 use super::op::Op;
 use super::params::HeadFeatures;
@@ -72,6 +72,11 @@ fn roles(op: &Op) -> Roles {
         Op::ReluBackward => backward(&[Alike, Free], Alike),
         Op::MaxPool2dBackward => backward(&[Alike], Alike),
         Op::BatchNormBackwardInput { .. } => backward(&[Alike, Single, Single, Free], Alike),
+        Op::Conv2dBackwardWeight(_) | Op::LinearBackwardWeight => backward(&[Free, Free], Single),
+        Op::ConvPoolBackwardWeight(_) => backward(&[Free, Single, Free], Single),
+        Op::ConvPoolBackwardBias | Op::AddBiasBackwardBias => backward(&[Free], Single),
+        Op::BatchNormBackwardWeight { .. } => backward(&[Alike, Alike], Single),
+        Op::BatchNormTrainingBackwardInput { .. } => backward(&[Alike, Alike], Alike),
         Op::GlobalMean => forward(&[Free], Single),
         Op::GlobalMeanBackward => backward(&[Single], Free),
         Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => {
@@ -90,6 +95,20 @@ fn roles(op: &Op) -> Roles {
 }
 
 impl Op {
+    /// True if a number of the result depends on the gradients of several examples.
+    fn sums_gradients(&self) -> bool {
+        matches!(
+            self,
+            Op::Conv2dBackwardWeight(_)
+                | Op::LinearBackwardWeight
+                | Op::ConvPoolBackwardWeight(_)
+                | Op::ConvPoolBackwardBias
+                | Op::AddBiasBackwardBias
+                | Op::BatchNormBackwardWeight { .. }
+                | Op::BatchNormTrainingBackwardInput { .. }
+        )
+    }
+
     /// True if operand number `place` may be half.
     pub fn reads_half(&self, place: usize) -> bool {
         roles(self).inputs.get(place).is_some_and(|role| *role != Role::Single)
@@ -126,25 +145,41 @@ impl Node {
 }
 
 impl Tape {
-    /// Stores in half precision what [`Precision::Fp16`](super::Precision::Fp16) does; layers read the copies `filters` of their weights.
-    pub fn store_in_half(&mut self, filters: &[HalfFilter]) {
-        self.half = Some(filters.to_vec());
+    /// Stores in half precision what [`Precision::Fp16`](super::Precision::Fp16) does. Layers read the copies `filters`
+    /// of their weights; `gradients` is the scale of half gradients.
+    pub fn store_in_half(&mut self, filters: &[HalfFilter], gradients: HalfGradients) {
+        self.half = Some((filters.to_vec(), gradients));
     }
 
     /// Makes half what may be, if [`Tape::store_in_half`] was called. No op is recorded after this.
     pub(super) fn lower_precision(&mut self) {
-        let Some(filters) = self.half.take() else { return };
-        let mut single = Vec::new();
-        let (half, origins) = loop {
-            let half = self.half_values(&single);
-            match self.origins(&half) {
-                Ok(origins) => break (half, origins),
-                Err(sum) => single.push(sum),
+        let Some((filters, gradients)) = self.half.take() else { return };
+        match gradients {
+            HalfGradients::AsRecorded => {
+                let half = self.half_values(&[]);
+                self.make_half(&half, &filters);
             }
-        };
+            HalfGradients::ByExample => {
+                let summed = self.nodes.iter().filter(|node| node.op.sums_gradients());
+                let mut single: Vec<Value> =
+                    summed.flat_map(|node| node.inputs.iter().chain(&node.outputs)).copied().collect();
+                let (half, origins) = loop {
+                    let half = self.half_values(&single);
+                    match self.origins(&half) {
+                        Ok(origins) => break (half, origins),
+                        Err(sum) => single.push(sum),
+                    }
+                };
+                self.make_half(&half, &filters);
+                self.normalize_gradients(origins);
+            }
+        }
+    }
+
+    /// Stores the values of `half` in half precision.
+    fn make_half(&mut self, half: &[bool], filters: &[HalfFilter]) {
         half.iter().zip(&mut self.values).filter(|(half, _)| **half).for_each(|(_, info)| info.dtype = DType::F16);
-        self.read_half_filters(&filters);
-        self.normalize_gradients(origins);
+        self.read_half_filters(filters);
     }
 
     /// True for each value that is stored in half precision, if those of `single` are not.

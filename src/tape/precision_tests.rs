@@ -1,7 +1,7 @@
 //! Choice of the values that are stored in half precision when a tape is finished.
 
 use crate::tape::graph::{Tape, Value};
-use crate::tape::half::HalfFilter;
+use crate::tape::half::{HalfFilter, HalfGradients};
 use crate::tape::memory::{Buffer, DType, Memory};
 use crate::tape::op::Op;
 use crate::tape::ops::batch_norm::BatchNorm;
@@ -70,10 +70,26 @@ impl HalfTape {
         self.keep(dx);
     }
 
+    /// Keeps the gradient of the rows' sums of `y` with respect to all weights.
+    fn keep_weight_gradients(&mut self, y: Value) {
+        let dims = self.tape.dims(y).to_vec();
+        let ones = self.leaf(&dims);
+        let wanted: Vec<Value> = self.filters.iter().map(|filter| self.tape.leaf(&filter.weight)).collect();
+        for dw in self.tape.grad(y, ones, &wanted) {
+            self.keep(dw);
+        }
+    }
+
     /// The finished program, with the copies of all filters or, if not `copied`, of none.
     fn program(mut self, copied: bool) -> Program {
         let filters = if copied { self.filters } else { Vec::new() };
-        self.tape.store_in_half(&filters);
+        self.tape.store_in_half(&filters, HalfGradients::ByExample);
+        self.tape.finish()
+    }
+
+    /// The finished program of a training pass.
+    fn training_program(mut self) -> Program {
+        self.tape.store_in_half(&self.filters, HalfGradients::AsRecorded);
         self.tape.finish()
     }
 }
@@ -276,4 +292,51 @@ fn two_gradients_of_one_tape_have_norms_of_their_own() {
     let found = types(&r.program(true));
     assert_eq!(found.iter().filter(|line| line.starts_with("reduce")).count(), 2, "{found:?}");
     assert_eq!(found.iter().filter(|line| line.starts_with("map")).count(), 4, "{found:?}");
+}
+
+/// Three layers with weights' gradients: a convolution of images, a convolution with batch norm, a linear layer.
+fn training_tape() -> HalfTape {
+    let mut r = HalfTape::new();
+    let x = r.leaf(&[2, 4, 4, 3]);
+    let first = r.conv(x, 5);
+    let first = r.tape.relu(first);
+    let second = r.conv(first, 6);
+    let [weight, bias] = [(); 2].map(|()| r.leaf(&[6]));
+    let [running_mean, running_variance] = [(); 2].map(|()| r.buffer(&[6]));
+    let second = r.tape.batch_norm_training(second, &BatchNorm { weight, bias, running_mean, running_variance });
+    let logits = r.linear(second, 4);
+    r.keep(logits);
+    r.keep_weight_gradients(logits);
+    r
+}
+
+/// The first layer's images and the logits' gradient are single precision, as are all gradients of weights.
+#[test]
+fn a_training_pass_stores_activations_and_their_gradients_in_half_as_they_are_recorded() {
+    let expected = [
+        "conv2d ss>h",
+        "relu h>h",
+        "conv2d hh>h",
+        "batch_norm_training hss>hssss",
+        "linear hs>s",
+        "linear_backward_input ss>h",
+        "linear_backward_weight sh>s",
+        "batch_norm_backward_weight hhssss>ss",
+        "batch_norm_training_backward_input hhssssss>h",
+        "conv2d_backward_input hh>h",
+        "conv2d_backward_weight hh>s",
+        "relu_backward hh>h",
+        "conv2d_backward_weight hs>s",
+    ];
+    assert_eq!(types(&training_tape().training_program()), expected);
+}
+
+/// A sum over examples would mix their norms.
+#[test]
+fn gradients_by_example_are_single_precision_where_they_are_summed() {
+    let found = types(&training_tape().program(true));
+    let gradients = found.iter().filter(|line| line.contains("backward"));
+    let types = |line: &String| line.split(' ').nth(1).expect("a name and types").to_owned();
+    assert!(gradients.map(types).all(|types| !types.contains('h')), "{found:?}");
+    assert!(!found.iter().any(|line| line.starts_with("map") || line.starts_with("reduce")), "{found:?}");
 }

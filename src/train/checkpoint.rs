@@ -13,6 +13,7 @@ use crate::model::Model;
 use crate::model::state_dict::{from_tensors, state_from_tensors, state_to_tensors, to_tensors};
 use crate::record::run::{BEST, CONFIG, LAST};
 use crate::record::{RunFolder, Tensor, TensorFile, write_tensors};
+use crate::tape::Metric;
 use crate::{Error, Result};
 
 /// Prefix of the names of the weights and running statistics in [`LAST`]; those in [`BEST`] have none.
@@ -202,8 +203,22 @@ fn load_tensors(
     for state in &training.optimizer_state {
         device.write_f32(state, &from_tensors(model.params(), &format!("{}.", state.name), file)?)?;
     }
-    for buffer in training.margins.iter().chain([&training.metrics]) {
-        device.write_f32(buffer, file.get::<f32>(&buffer.name, &buffer.dims)?)?;
+    if let Some(margins) = &training.margins {
+        device.write_f32(margins, file.get::<f32>(&margins.name, &margins.dims)?)?;
     }
-    Ok(())
+    load_metrics(file, training, device)
+}
+
+/// Loads the sums of metrics. Files of former versions lack the last of them: these are 0.
+fn load_metrics(file: &TensorFile, training: &TrainingStep, device: &mut dyn Device) -> Result<()> {
+    /// Number of sums of the first version.
+    const FIRST: usize = Metric::ZeroWeights as usize + 1;
+    let metrics = &training.metrics;
+    let known = match file.tensor(&metrics.name)?.shape[..] {
+        [known @ FIRST..Metric::COUNT] => known,
+        _ => Metric::COUNT,
+    };
+    let mut sums = file.get::<f32>(&metrics.name, &[known])?.to_vec();
+    sums.resize(Metric::COUNT, 0.0);
+    device.write_f32(metrics, &sums)
 }

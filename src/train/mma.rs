@@ -16,7 +16,7 @@ use crate::attack::{AnPgd, Pgd, PgdSettings, Search, SearchStart, StartNoise};
 use crate::batch::{Batch, DeviceData};
 use crate::config::{Config, SearchMode};
 use crate::device::Schedule;
-use crate::model::{AttackedModel, Mode, Model, image_buffer};
+use crate::model::{Mode, Model, StepModels, image_buffer};
 use crate::record::StepRecord;
 use crate::rng::Purpose;
 use crate::tape::{Buffer, Memory, Program};
@@ -62,7 +62,9 @@ impl Mma {
         config: &Config,
         noise: Option<&Buffer>,
     ) -> Mma {
-        let recorder = StepRecorder::new(memory, model, data, config);
+        let StepModels { attacked: in_precision, trained, preparation } =
+            StepModels::new(memory, model, config.precision);
+        let recorder = StepRecorder::new(memory, &trained, data, config);
         let n = recorder.batch.capacity();
         let attacked = Batch::new(memory, model, "attacked", n);
         let mut mma = Mma {
@@ -92,7 +94,6 @@ impl Mma {
                 }
             },
         };
-        let in_precision = AttackedModel::new(memory, model, config.precision);
         let pgd = Pgd::new(memory, &in_precision, &attacked, &attack);
         let search = Search {
             loss: config.loss_rule(config.search_loss_fn),
@@ -118,7 +119,7 @@ impl Mma {
         let margin = mma.margin_pass(&recorder, &attacked, &an_pgd, &mixed, &gradient);
         let gradients: Vec<_> = [Some(&gradient), clean_gradient.as_ref()].into_iter().flatten().collect();
         let update = recorder.update(&gradients, &mma.statistics());
-        let mut schedule = Schedule::default();
+        let mut schedule = preparation;
         schedule.then(&Arc::new(clean), 1);
         schedule.then(&Arc::new(gather), 1);
         schedule.extend(&an_pgd.schedule);

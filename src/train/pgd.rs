@@ -15,8 +15,7 @@ use super::step::{StepRecorder, TrainingStep};
 use crate::attack::{Pgd, PgdSettings, StartNoise};
 use crate::batch::DeviceData;
 use crate::config::{Config, Method};
-use crate::device::Schedule;
-use crate::model::{AttackedModel, Mode, Model};
+use crate::model::{Mode, Model, StepModels};
 use crate::record::StepRecord;
 use crate::rng::Purpose;
 use crate::tape::{Memory, Tape};
@@ -24,7 +23,8 @@ use crate::tape::{Memory, Tape};
 /// Records a step on batches of `data`. The attack's buffers are named `batch.pgd.adv`, `batch.pgd.eps` and
 /// `batch.pgd.step`.
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
-    let recorder = StepRecorder::new(memory, model, data, config);
+    let StepModels { attacked, trained, preparation } = StepModels::new(memory, model, config.precision);
+    let recorder = StepRecorder::new(memory, &trained, data, config);
     let logits = recorder.logits(memory, "logits");
     let adversarial_loss = recorder.per_example(memory, "adversarial_loss");
     let gradient = recorder.gradient_buffer(memory, "gradient");
@@ -38,7 +38,6 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
             step: recorder.step.clone(),
         },
     };
-    let attacked = AttackedModel::new(memory, model, config.precision);
     let pgd = Pgd::new(memory, &attacked, &recorder.batch, &settings);
 
     let mut tape = recorder.batch.tape("gather");
@@ -48,7 +47,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
 
     let mut tape = recorder.batch.tape("adversarial_pass");
     let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&recorder.batch.labels));
-    let found = model.logits(&mut tape, adv, Mode::Train);
+    let found = trained.logits(&mut tape, adv, Mode::Train);
     tape.keep(found, &logits);
     let loss = tape.loss(settings.loss, found, labels);
     tape.keep(loss, &adversarial_loss);
@@ -63,7 +62,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
         eps: Some(&pgd.eps),
     };
     let update = recorder.update(&[&gradient], &statistics);
-    let mut schedule = Schedule::default();
+    let mut schedule = preparation;
     schedule.then(&Arc::new(gather), 1);
     schedule.extend(&pgd.schedule);
     schedule.then(&Arc::new(tape.finish()), 1);

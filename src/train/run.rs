@@ -15,7 +15,7 @@ use crate::evaluate::{
     AttackName, AttackSettings, Examples, MarginMeasurement, VerifiedAttack, accuracy, attacks, mean, robust_examples,
 };
 use crate::interrupt;
-use crate::model::{self, AttackedModel, Model};
+use crate::model::{self, Model, ModelInPrecision};
 use crate::record::run::{BEST, LAST, METRICS};
 use crate::record::{EpochRecord, Kind, MarginCounts, Margins, Metrics, Progress, ResultRecord, RunFolder, StepRecord};
 use crate::tape::{Loss, Memory, Metric};
@@ -28,6 +28,8 @@ const EVALUATION_BATCH: usize = 100;
 const RESULT_ITERATIONS: u32 = 40;
 /// Random starts of PGD in the figures before and after training: one on the cross-entropy, one on the cw loss.
 const RESULT_RESTARTS: u32 = 2;
+/// Steps in a row that may be skipped.
+const MOST_SKIPPED: u32 = 50;
 
 /// Figures of a network on the test images.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +68,8 @@ struct TrainingRun<'a> {
     metrics: Metrics,
     /// Sums of metrics that are being copied from the device, with the number of steps done.
     sums: Option<(u32, Box<dyn Snapshot>)>,
+    /// Number of steps until the last line of the metrics that were all skipped, because a gradient had overflowed.
+    skipped_in_a_row: u32,
     progress: Progress,
     /// Text of the latest figures, for the progress.
     figures: String,
@@ -90,7 +94,7 @@ impl MeasuredImages {
     fn new(memory: &mut Memory, model: &dyn Model, name: &str, n: usize, config: &Config) -> Self {
         let examples = Examples::new(memory, model, name, n, EVALUATION_BATCH);
         // Figures of runs are compared, so they are single precision, whatever the attack in training is.
-        let margins = MarginMeasurement::new(memory, &AttackedModel::single_precision(model), &examples, config);
+        let margins = MarginMeasurement::new(memory, &ModelInPrecision::single_precision(model), &examples, config);
         MeasuredImages { examples, margins }
     }
 
@@ -185,6 +189,7 @@ impl<'a> TrainingRun<'a> {
             metrics,
             sums: None,
             progress: Progress::new("steps", u64::from(config.max_num_training_steps), u64::from(state.step), quiet),
+            skipped_in_a_row: 0,
             figures: String::new(),
             state,
             saved: state.step,
@@ -280,11 +285,28 @@ impl<'a> TrainingRun<'a> {
             self.sums = Some((step, snapshot));
             return Ok(());
         }
-        let figures = (self.training.figures)(&StepSums(&snapshot.f32s()?));
-        let line = StepRecord { learning_rate: Some(self.learning_rate(step)), ..figures };
+        let sums = snapshot.f32s()?;
+        let sums = StepSums(&sums);
+        self.skipped_in_a_row =
+            if sums.all_skipped() { self.skipped_in_a_row + sums.skipped_steps() as u32 } else { 0 };
+        let line = StepRecord {
+            skipped_steps: self.config.training_loss_scale().map(|_| sums.skipped_steps() as u32),
+            learning_rate: Some(self.learning_rate(step)),
+            ..(self.training.figures)(&sums)
+        };
         self.metrics.write(Kind::Step, u64::from(step), &line)?;
         if let Some(losses) = line.divergence() {
             return Err(self.diverged(step, &losses));
+        }
+        if self.skipped_in_a_row >= MOST_SKIPPED {
+            return Err(Error::failed(format!(
+                "training passes of the last {} steps overflowed half precision, so all of these were skipped; a \
+                 smaller --loss-scale than {} may help, or --precision fp16-attack, with which training passes are \
+                 single precision. The last checkpoint is {}",
+                self.skipped_in_a_row,
+                self.config.loss_scale,
+                self.folder.file(LAST).display()
+            )));
         }
         self.figures = line.to_string();
         Ok(())
@@ -305,7 +327,7 @@ impl<'a> TrainingRun<'a> {
                 return Err(self.diverged(self.state.step, &format!("{what} is {value}")));
             }
         }
-        let attacked = AttackedModel::new(&mut Memory::default(), &*self.model, self.config.precision);
+        let attacked = ModelInPrecision::attacked(&mut Memory::default(), &*self.model, self.config.precision);
         if let Some(found) = attacked.overflow(&state) {
             return Err(self.diverged(self.state.step, &format!("with --precision {}, {found}", self.config.precision)));
         }
@@ -462,7 +484,7 @@ fn record_test_attack(
         nb_sample: 0,
         seed: config.seed,
     };
-    let attacked = AttackedModel::single_precision(model);
+    let attacked = ModelInPrecision::single_precision(model);
     let recorded = attacks::record(memory, &attacked, examples, &[AttackName::Pgd], config, &settings)?;
     let verified = |one: RecordedAttack| VerifiedAttack::new(memory, model, examples, config.norm, one.attack);
     Ok(recorded.into_iter().map(verified).collect())

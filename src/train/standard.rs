@@ -6,14 +6,14 @@ use super::statistics::{BatchStatistics, StepSums};
 use super::step::{StepRecorder, TrainingStep};
 use crate::batch::DeviceData;
 use crate::config::Config;
-use crate::device::Schedule;
-use crate::model::{Mode, Model};
+use crate::model::{Mode, Model, StepModels};
 use crate::record::StepRecord;
 use crate::tape::Memory;
 
 /// Records a step on batches of `data`: a clean pass, the optimizer.
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
-    let recorder = StepRecorder::new(memory, model, data, config);
+    let StepModels { trained, preparation, .. } = StepModels::new(memory, model, config.precision);
+    let recorder = StepRecorder::new(memory, &trained, data, config);
     let logits = recorder.logits(memory, "logits");
     let clean_loss = recorder.per_example(memory, "clean_loss");
     let gradient = recorder.gradient_buffer(memory, "gradient");
@@ -21,7 +21,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let mut tape = recorder.batch.tape("clean_pass");
     recorder.gather(&mut tape);
     let (x, labels) = (tape.leaf(&recorder.batch.x), tape.leaf(&recorder.batch.labels));
-    let found = model.logits(&mut tape, x, Mode::Train);
+    let found = trained.logits(&mut tape, x, Mode::Train);
     tape.keep(found, &logits);
     let loss = tape.loss(config.loss_rule(config.clean_loss_fn), found, labels);
     tape.keep(loss, &clean_loss);
@@ -31,7 +31,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let statistics =
         BatchStatistics { logits: &logits, loss: &clean_loss, weighted_loss: &clean_loss, weights: None, eps: None };
     let update = recorder.update(&[&gradient], &statistics);
-    let mut schedule = Schedule::default();
+    let mut schedule = preparation;
     schedule.then(&Arc::new(tape.finish()), 1);
     schedule.then(&Arc::new(update), 1);
     recorder.finish(schedule, figures)

@@ -44,6 +44,16 @@ impl StepSums<'_> {
         self.sum(Metric::Eps) / self.sum(Metric::Examples)
     }
 
+    /// Number of steps that were skipped.
+    pub fn skipped_steps(&self) -> f32 {
+        self.sum(Metric::SkippedSteps)
+    }
+
+    /// True if every step was skipped.
+    pub fn all_skipped(&self) -> bool {
+        self.skipped_steps() == self.sum(Metric::Steps)
+    }
+
     /// Percentage of examples of weight 0.
     pub fn zero_weights(&self) -> f32 {
         100.0 * self.sum(Metric::ZeroWeights) / self.sum(Metric::Examples)
@@ -57,7 +67,7 @@ mod tests {
     use crate::record::StepRecord;
 
     /// Two steps of 50 examples.
-    const SUMS: StepSums = StepSums(&[2.0, 100.0, 1.0, 0.5, 90.0, 30.0, 25.0]);
+    const SUMS: StepSums = StepSums(&[2.0, 100.0, 1.0, 0.5, 90.0, 30.0, 25.0, 1.0]);
 
     #[test]
     fn each_method_records_what_it_measures() {

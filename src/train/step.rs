@@ -39,6 +39,8 @@ pub(super) struct StepRecorder<'a> {
     pub step: Buffer,
     pub optimizer_state: Vec<Buffer>,
     pub metrics: Buffer,
+    /// Number, from 1, of the last step whose gradient overflowed, u32 `[1]`, of training passes in half precision.
+    overflow: Option<Buffer>,
 }
 
 impl<'a> StepRecorder<'a> {
@@ -59,6 +61,7 @@ impl<'a> StepRecorder<'a> {
             step: memory.u32("step", &[1]),
             optimizer_state: state.iter().map(|name| memory.f32(name, &[parameters])).collect(),
             metrics: memory.f32("metrics", &[Metric::COUNT]),
+            overflow: config.training_loss_scale().map(|_| memory.u32("overflow", &[1])),
         }
     }
 
@@ -85,8 +88,10 @@ impl<'a> StepRecorder<'a> {
         }
     }
 
-    /// Records the gradient of `sum(loss * weights)` with respect to all parameters, written to `gradient`.
+    /// Records the gradient of `sum(loss * weights)` with respect to all parameters, multiplied by the loss scale if
+    /// there is one, written to `gradient`.
     pub fn gradient(&self, tape: &mut Tape, loss: Value, weights: Value, gradient: &Buffer) {
+        let weights = self.config.training_loss_scale().map_or(weights, |scale| tape.scale(weights, scale));
         let wanted = self.model.params().leaves(tape);
         let found = tape.grad(loss, weights, &wanted);
         for (value, part) in found.into_iter().zip(self.model.params().parts(gradient)) {
@@ -104,12 +109,19 @@ impl<'a> StepRecorder<'a> {
             clean_coeff: config.clean_loss_coeff,
             weight_decay: config.weight_decay,
             momentum: config.momentum,
+            loss_scale: config.training_loss_scale(),
         };
         let gradients: Vec<_> = gradients.iter().map(|b| tape.leaf(b)).collect();
         let step = tape.leaf(&self.step);
+        let mut operands = gradients.clone();
+        operands.push(step);
+        if let Some(overflow) = &self.overflow {
+            tape.find_overflow(&gradients, step, overflow, &self.metrics);
+            operands.push(tape.leaf(overflow));
+        }
         match &self.optimizer_state[..] {
-            [m, v] => tape.adam(rule, &gradients, step, model.params().buffer(), &[m.clone(), v.clone()]),
-            [momentum] => tape.sgd(rule, &gradients, step, model.params().buffer(), momentum),
+            [m, v] => tape.adam(rule, &operands, model.params().buffer(), &[m.clone(), v.clone()]),
+            [momentum] => tape.sgd(rule, &operands, model.params().buffer(), momentum),
             _ => unreachable!("an optimizer has one or two states"),
         }
         tape.set_rows(&self.batch.rows);

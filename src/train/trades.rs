@@ -18,7 +18,7 @@ use super::step::{StepRecorder, TrainingStep};
 use crate::attack::{Ascent, Pgd, StartNoise};
 use crate::batch::DeviceData;
 use crate::config::Config;
-use crate::model::{AttackedModel, Mode, Model};
+use crate::model::{Mode, Model, StepModels};
 use crate::record::StepRecord;
 use crate::tape::Memory;
 
@@ -28,7 +28,8 @@ pub const START_DEVIATION: f32 = 0.001;
 /// Records a step on batches of `data`. The attack's buffers are named `batch.pgd.adv`, `batch.pgd.eps` and
 /// `batch.pgd.step`.
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
-    let recorder = StepRecorder::new(memory, model, data, config);
+    let StepModels { attacked, trained, preparation } = StepModels::new(memory, model, config.precision);
+    let recorder = StepRecorder::new(memory, &trained, data, config);
     let [natural, logits] = ["natural_logits", "logits"].map(|name| recorder.logits(memory, name));
     let [clean_loss, kl] = ["clean_loss", "kl"].map(|name| recorder.per_example(memory, name));
     let gradient = recorder.gradient_buffer(memory, "gradient");
@@ -37,7 +38,6 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
         iterations: config.nb_iter,
         noise: StartNoise::Normal { deviation: START_DEVIATION, seed: config.seed, step: recorder.step.clone() },
     };
-    let attacked = AttackedModel::new(memory, model, config.precision);
     let pgd = Pgd::ascending(memory, &attacked, &recorder.batch, &ascent, &|tape, logits| {
         let natural = tape.leaf(&natural);
         tape.kl(natural, logits)
@@ -53,7 +53,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
 
     let mut tape = recorder.batch.tape("trades_pass");
     let [x, adv, labels] = [&recorder.batch.x, &pgd.adv, &recorder.batch.labels].map(|b| tape.leaf(b));
-    let [found, adversarial] = [x, adv].map(|images| model.logits(&mut tape, images, Mode::Train));
+    let [found, adversarial] = [x, adv].map(|images| trained.logits(&mut tape, images, Mode::Train));
     tape.keep(found, &logits);
     let clean = tape.loss(config.loss_rule(config.clean_loss_fn), found, labels);
     tape.keep(clean, &clean_loss);
@@ -67,7 +67,7 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let statistics =
         BatchStatistics { logits: &logits, loss: &clean_loss, weighted_loss: &kl, weights: None, eps: None };
     let update = recorder.update(&[&gradient], &statistics);
-    let mut schedule = attacked.preparation();
+    let mut schedule = preparation;
     schedule.then(&Arc::new(natural_pass), 1);
     schedule.extend(&pgd.schedule);
     schedule.then(&Arc::new(tape.finish()), 1);

@@ -105,6 +105,7 @@ fn test_of(op: &Op) -> fn() {
         Op::ProjectHyperplane(_) => hyperplane::project_hyperplane,
         Op::Bisect { .. } => attack::bisect,
         Op::PackFilters => half::pack_filters,
+        Op::FindOverflow => optimizer::find_overflow,
         Op::Adam(_) => optimizer::adam,
         Op::Sgd(_) => optimizer::sgd,
         Op::Increment => optimizer::increment,

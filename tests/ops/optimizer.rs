@@ -1,6 +1,6 @@
 //! Optimizers, by the formulas of Kingma and Ba (2015) and of PyTorch's SGD.
 
-use maxmargin::tape::{Op, OptimizerRule};
+use maxmargin::tape::{Metric, Op, OptimizerRule};
 
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
@@ -10,17 +10,19 @@ const LENGTHS: [usize; 5] = [1, 7, 16_383, 16_384, 16_385];
 /// Steps before, at and after changes of the learning rate, and a late one.
 const STEPS: [u32; 6] = [0, 1, 9, 10, 999, 99_999];
 
-fn rules() -> [OptimizerRule; 3] {
+fn rules() -> [OptimizerRule; 4] {
     let rule = |schedule: &[(u32, f32)], clean_coeff, weight_decay, momentum| OptimizerRule {
         schedule: schedule.to_vec(),
         clean_coeff,
         weight_decay,
         momentum,
+        loss_scale: None,
     };
     [
         rule(&[(0, 1e-4)], 1.0 / 3.0, 0.0, 0.0),
         rule(&[(0, 0.3), (10, 0.09), (1000, 0.03)], 1.0 / 3.0, 2e-4, 0.9),
         rule(&[(0, 0.1), (1, 0.01)], 0.0, 0.01, 0.5),
+        OptimizerRule { loss_scale: Some(1024.0), ..rule(&[(0, 0.1)], 1.0 / 3.0, 2e-4, 0.9) },
     ]
 }
 
@@ -30,16 +32,16 @@ fn rate(rule: &OptimizerRule, step: u32) -> f64 {
     f64::from(begun.unwrap().1)
 }
 
-/// Gradient `(1 - c) dmargin + c dclean + decay p`; without dclean, `dmargin + decay p`.
+/// Gradient `((1 - c) dmargin + c dclean) / loss scale + decay p`; without dclean, `dmargin / loss scale + decay p`.
 fn gradient(rule: &OptimizerRule, dmargin: f64, dclean: Option<f64>, p: f64) -> Sum {
-    let c = f64::from(rule.clean_coeff);
+    let (c, scale) = (f64::from(rule.clean_coeff), f64::from(rule.loss_scale.unwrap_or(1.0)));
     let mut g = Sum::default();
     match dclean {
         Some(dclean) => {
-            g += (1.0 - c) * dmargin;
-            g += c * dclean;
+            g += (1.0 - c) * dmargin / scale;
+            g += c * dclean / scale;
         }
-        None => g += dmargin,
+        None => g += dmargin / scale,
     }
     g += f64::from(rule.weight_decay) * p;
     g
@@ -57,16 +59,23 @@ fn check(
         let params = Random(3).signed(&[len]);
         let states: Vec<Array> = states.iter().map(|state| state(len)).collect();
         for (step, with_clean) in STEPS.into_iter().flat_map(|step| [(step, true), (step, false)]) {
-            let counter = Array::u32([step]);
-            let mut case = OpCase::new(op(rule.clone())).whole(&dmargin);
-            if with_clean {
-                case = case.whole(&dclean);
+            let case = |overflow: u32| {
+                let mut case = OpCase::new(op(rule.clone())).whole(&dmargin);
+                if with_clean {
+                    case = case.whole(&dclean);
+                }
+                case = case.whole(&Array::u32([step]));
+                if rule.loss_scale.is_some() {
+                    case = case.whole(&Array::u32([overflow]));
+                }
+                states.iter().fold(case.updates_whole(&params), |case, state| case.updates_whole(state))
+            };
+            if rule.loss_scale.is_some() {
+                let unchanged = |a: &Array| a.values.iter().map(|&v| exact(v)).collect();
+                case(step + 1).check(|_| [&params].into_iter().chain(&states).map(unchanged).collect());
             }
-            case = case.whole(&counter).updates_whole(&params);
-            for state in &states {
-                case = case.updates_whole(state);
-            }
-            case.check(|_| {
+            // The last overflow was that of the step before.
+            case(step).check(|_| {
                 let mut results = vec![Vec::new(); 1 + states.len()];
                 for i in 0..len {
                     let clean = with_clean.then(|| dclean.values[i]);
@@ -113,6 +122,46 @@ pub fn sgd() {
         b.size += g.size;
         let rate = rate(rule, step);
         vec![near(p - rate * b.value, p.abs() + rate * b.size), b]
+    });
+}
+
+/// Infinity or NaN anywhere in either gradient; the largest number is none.
+#[test]
+pub fn find_overflow() {
+    let overflowed = [None, Some(f64::INFINITY), Some(f64::NEG_INFINITY), Some(f64::NAN), Some(f64::from(f32::MAX))];
+    for (len, value) in LENGTHS.into_iter().flat_map(|len| overflowed.map(|value| (len, value))) {
+        for (step, at, which) in [(0, 0, 0), (7, len / 2, 1), (99_999, len - 1, 0), (99_999, len - 1, 1)] {
+            let mut gradients = [1, 2].map(|seed| Random(seed).signed(&[len]));
+            if let Some(value) = value {
+                gradients[which].values[at] = value;
+            }
+            let mut sums = Random(3).signed(&[Metric::COUNT]);
+            sums.values[Metric::SkippedSteps as usize] = 5.0;
+            let found = value.is_some_and(|value| !(value as f32).is_finite());
+            let case = |overflow: u32| {
+                let [dmargin, dclean] = &gradients;
+                let case = OpCase::new(Op::FindOverflow).whole(dmargin).whole(dclean).whole(&Array::u32([step]));
+                case.updates_whole(&Array::u32([overflow])).updates_whole(&sums)
+            };
+            case(step / 2).check(|_| {
+                let mut after: Vec<Sum> = sums.values.iter().map(|&v| exact(v)).collect();
+                after[Metric::SkippedSteps as usize] = exact(if found { 6.0 } else { 5.0 });
+                vec![vec![exact(f64::from(if found { step + 1 } else { step / 2 }))], after]
+            });
+        }
+    }
+}
+
+/// Without a clean gradient.
+#[test]
+fn an_overflow_of_the_only_gradient_is_found() {
+    let mut gradient = Random(1).signed(&[9]);
+    gradient.values[8] = f64::NAN;
+    let sums = Array::f32(&[Metric::COUNT], [0.0; Metric::COUNT]);
+    let case = OpCase::new(Op::FindOverflow).whole(&gradient).whole(&Array::u32([3]));
+    case.updates_whole(&Array::u32([0])).updates_whole(&sums).check(|_| {
+        let skipped = |i| exact(if i == Metric::SkippedSteps as usize { 1.0 } else { 0.0 });
+        vec![vec![exact(4.0)], (0..Metric::COUNT).map(skipped).collect()]
     });
 }
 

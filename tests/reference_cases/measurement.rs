@@ -5,7 +5,7 @@ use maxmargin::config::{Config, preset};
 use maxmargin::data::{Dataset, Provenance};
 use maxmargin::device::{Device, cpu::Cpu};
 use maxmargin::evaluate::{Examples, MarginMeasurement};
-use maxmargin::model::AttackedModel;
+use maxmargin::model::ModelInPrecision;
 use maxmargin::rng::{Purpose, philox, signed_unit, unit};
 use maxmargin::tape::{Memory, Norm};
 
@@ -41,7 +41,7 @@ pub fn compare(case: &ReferenceCase) -> Comparison {
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "examples", n, 5);
     let measurement =
-        MarginMeasurement::new(&mut memory, &AttackedModel::single_precision(&*model), &examples, &config);
+        MarginMeasurement::new(&mut memory, &ModelInPrecision::single_precision(&*model), &examples, &config);
     let programs: Vec<_> = measurement.schedule().programs().chain(examples.programs()).collect();
     let mut cpu = Cpu::new();
     let device: &mut dyn Device = &mut cpu;

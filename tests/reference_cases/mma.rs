@@ -268,6 +268,7 @@ fn config(case: &ReferenceCase, capacity: usize) -> Config {
         clean_loss_coeff: number("clean_loss_coeff"),
         nb_iter: case.number("attack_steps"),
         precision: Precision::Fp32,
+        loss_scale: 1.0,
         eps_iter_scale: number("step_scale"),
         num_search_steps: case.number("search_steps"),
         attack_mineps: number("min_eps"),

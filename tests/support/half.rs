@@ -46,6 +46,10 @@ pub enum HalfOperands {
     Results,
     /// All but the results and the filters, as in the last layer.
     Operands,
+    /// The first operand, a gradient: as in the first layer's gradient with respect to its weight.
+    First,
+    /// The second operand: as in the last layer's gradient with respect to its weight.
+    Second,
 }
 
 impl HalfOperands {
@@ -54,6 +58,11 @@ impl HalfOperands {
         match op {
             Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[HalfOperands::All, HalfOperands::Results],
             Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => &[HalfOperands::All],
+            Op::Conv2dBackwardWeight(_) | Op::ConvPoolBackwardWeight(_) => &[HalfOperands::All, HalfOperands::First],
+            Op::LinearBackwardWeight => &[HalfOperands::All, HalfOperands::Second],
+            Op::AddBiasBackwardBias | Op::ConvPoolBackwardBias | Op::BatchNormBackwardWeight { .. } => {
+                &[HalfOperands::All]
+            }
             _ if op.is_half_as_a_whole() => &[HalfOperands::All],
             _ => &[HalfOperands::All, HalfOperands::Results, HalfOperands::Operands],
         }
@@ -80,13 +89,16 @@ impl HalfOperands {
             // An epilogue's operands follow two factors.
             HalfOperands::Results => op.reads_half(place) && op.filter_copy(place).is_none() && place >= 2,
             HalfOperands::Operands => op.reads_half(place) && op.filter_copy(place).is_none(),
+            HalfOperands::First => place == 0,
+            HalfOperands::Second => place == 1,
         };
         if half { DType::F16 } else { DType::F32 }
     }
 
     /// Type of a result.
     pub fn output(self, op: &Op, place: usize) -> DType {
-        if self != HalfOperands::Operands && op.writes_half(place) { DType::F16 } else { DType::F32 }
+        let single = matches!(self, HalfOperands::Operands | HalfOperands::First | HalfOperands::Second);
+        if !single && op.writes_half(place) { DType::F16 } else { DType::F32 }
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     attack, batch_norm, conv, conv_fused, conv_pool, elementwise, first_layer, formula, half, head, hyperplane, image,
     linear, loss, optimizer, pool, rows,
 };
-use crate::tape::{ConvWindow, DType, HeadFeatures, Node, Op, Place, Program, StepLayer, Value};
+use crate::tape::{ConvWindow, DType, HeadFeatures, Metric, Node, Op, Place, Program, StepLayer, Value};
 
 fn f32s(bytes: &[u8]) -> &[f32] {
     bytemuck::cast_slice(bytes)
@@ -342,9 +342,19 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
         }
 
         Op::PackFilters => unreachable!("it writes half-precision numbers"),
-        Op::Adam(rule) | Op::Sgd(rule) => {
+        Op::FindOverflow => {
             let (step, gradients) = x.split_last().expect("the step is read last");
+            let gradients: Vec<&[f32]> = gradients.iter().map(|g| f32s(g)).collect();
+            let skipped = &mut f32s_mut(others[0])[Metric::SkippedSteps as usize];
+            optimizer::find_overflow(&mut u32s_mut(y0)[0], skipped, &gradients, u32s(step)[0]);
+        }
+        Op::Adam(rule) | Op::Sgd(rule) => {
+            let (operands, overflow) = x.split_at(x.len() - usize::from(rule.loss_scale.is_some()));
+            let (step, gradients) = operands.split_last().expect("the step follows the gradients");
             let step = u32s(step)[0];
+            if overflow.iter().any(|overflow| u32s(overflow)[0] == step + 1) {
+                return;
+            }
             let gradients: Vec<&[f32]> = gradients.iter().map(|g| f32s(g)).collect();
             match others {
                 [m, v] => optimizer::adam(f32s_mut(y0), f32s_mut(m), f32s_mut(v), &gradients, step, rule),

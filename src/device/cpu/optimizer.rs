@@ -12,14 +12,15 @@ const BETAS: [f64; 2] = [0.9, 0.999];
 /// Added to the denominator of Adam's step.
 const EPS: f32 = 1e-8;
 
-/// Gradients of the parameters from `start` on: `(1 - c) dmargin + c dclean`; without dclean, dmargin. `parts` is
-/// dmargin, and dclean if there is one.
+/// Gradients of the parameters from `start` on: `(1 - c) dmargin + c dclean` over the loss scale; without dclean,
+/// dmargin. `parts` is dmargin, and dclean if there is one.
 #[inline(always)] // so that it is compiled for the caller's vector instructions
 fn gradients<'a>(parts: &[&'a [f32]], start: usize, rule: &OptimizerRule) -> impl Iterator<Item = f32> + use<'a> {
     let (clean, c) = parts.get(1).map_or((parts[0], 0.0), |clean| (*clean, rule.clean_coeff));
+    let unscale = 1.0 / rule.loss_scale.unwrap_or(1.0);
     parts[0][start..].iter().zip(&clean[start..]).map(
         #[inline(always)]
-        move |(dmargin, dclean)| (1.0 - c) * dmargin + c * dclean,
+        move |(dmargin, dclean)| ((1.0 - c) * dmargin + c * dclean) * unscale,
     )
 }
 
@@ -63,6 +64,16 @@ pub(super) fn sgd(p: &mut [f32], momentum: &mut [f32], parts: &[&[f32]], step: u
             },
         );
     });
+}
+
+/// Sets `overflow` to the number of the step, from 1, and adds it to `skipped`, if a number of `gradients` is infinite
+/// or NaN.
+pub(super) fn find_overflow(overflow: &mut u32, skipped: &mut f32, gradients: &[&[f32]], step: u32) {
+    let overflows = |part: &[f32]| part.iter().any(|number| !number.is_finite());
+    if gradients.iter().any(|part| part.par_chunks(BLOCK).any(overflows)) {
+        *overflow = step + 1;
+        *skipped += 1.0;
+    }
 }
 
 /// Adds one to a counter.

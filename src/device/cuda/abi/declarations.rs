@@ -35,6 +35,8 @@ abi! {
     const HALF_TILE_COLUMNS: usize = 64;
     /// Columns of a narrow block tile of halves.
     const HALF_TILE_COLUMNS_NARROW: usize = 32;
+    /// Columns of a wide block tile of halves, for gradients with respect to weights.
+    const HALF_TILE_COLUMNS_WIDE: usize = 128;
     /// Terms of a sum that a block tile of halves takes at a time. A split of a sum is a multiple of it.
     const HALF_TILE_DEPTH: usize = 32;
 
@@ -240,6 +242,7 @@ abi! {
         Correct,
         Eps,
         ZeroWeights,
+        SkippedSteps,
     }
 
     /// Entries of a learning rate schedule, at most.

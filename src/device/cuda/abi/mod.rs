@@ -114,5 +114,6 @@ const _: () = {
     assert!(MetricPlace::Correct as usize == Metric::Correct as usize);
     assert!(MetricPlace::Eps as usize == Metric::Eps as usize);
     assert!(MetricPlace::ZeroWeights as usize == Metric::ZeroWeights as usize);
+    assert!(MetricPlace::SkippedSteps as usize == Metric::SkippedSteps as usize);
     assert!(cfg!(target_endian = "little"), "arguments are passed to the driver as little-endian words");
 };

@@ -1,6 +1,7 @@
 //! Launches of kernels/batch_norm.cu.
 
 use super::desc::{Desc, rows_of};
+use super::element_types::ElementTypes;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 
 /// Items a thread in a pass: so many loads are in flight at once.
@@ -132,14 +133,22 @@ pub(super) fn batch_norm_training(desc: &Desc, relu: bool) -> Lowered {
 
 pub(super) fn batch_norm_training_backward_input(desc: &Desc, relu: bool) -> Launch {
     let of = [Arg::Output(0)].into_iter().chain((0..8).map(Arg::Input)).chain([Arg::Int(relu.into())]).collect();
-    let kernels = ["batch_norm_training_backward_input", "batch_norm_training_backward_input_x4"];
+    let kernels = desc.by_result(
+        ["batch_norm_training_backward_input", "batch_norm_training_backward_input_x4"],
+        ["batch_norm_training_backward_input_half", "batch_norm_training_backward_input_half_x4"],
+    );
     ChannelGrid::of(desc).pass(kernels, of, (3, flops::TRAINING_BACKWARD_INPUT))
 }
 
 pub(super) fn batch_norm_backward_weight(desc: &Desc, relu: bool) -> Lowered {
     let grid = ChannelGrid::of(desc);
     let of = [Arg::Scratch(0)].into_iter().chain((0..6).map(Arg::Input)).chain([Arg::Int(relu.into())]).collect();
-    let kernels = ["batch_norm_backward_weight_splits", "batch_norm_backward_weight_splits_x4"];
+    let kernels = match desc.types {
+        ElementTypes::FromHalf => {
+            ["batch_norm_backward_weight_splits_half", "batch_norm_backward_weight_splits_half_x4"]
+        }
+        _ => ["batch_norm_backward_weight_splits", "batch_norm_backward_weight_splits_x4"],
+    };
     let first = grid.launch(kernels, of, (grid.split(), Some(grid.splits())), (2, flops::BACKWARD_WEIGHT));
     grid.sums(first, "batch_norm_backward_weight", vec![Arg::Output(0), Arg::Output(1), Arg::Scratch(0)])
 }

@@ -3,6 +3,7 @@
 use super::desc::{Desc, rows_of};
 use super::gemm::sum_splits;
 use crate::device::cuda::launch::{Arg, Launch, Lowered, WARP};
+use crate::tape::DType;
 
 /// Number that the items of a split are a multiple of.
 const SPLIT_MULTIPLE: usize = 128;
@@ -14,14 +15,16 @@ fn split(items: usize) -> usize {
     items.div_ceil(MOST_SPLITS).next_multiple_of(SPLIT_MULTIPLE).max(SPLIT_MULTIPLE)
 }
 
-/// Sums dy over all but its last dimension: `kernel` writes splits, `sum_splits` adds them.
-pub(super) fn sum_items(desc: &Desc, kernel: &'static str) -> Lowered {
+/// Sums dy over all but its last dimension: a kernel, of dy in single or in half precision, writes splits, and
+/// `sum_splits` adds them.
+pub(super) fn sum_items(desc: &Desc, kernels: [&'static str; 2]) -> Lowered {
     let ((n, row), k) = (rows_of(desc.input(0)), desc.output(0)[0]);
     let items = n * row / k;
     let (chunk, splits) = (split(items), items.div_ceil(split(items)).max(1));
     let to = if splits > 1 { Arg::Scratch(0) } else { Arg::Output(0) };
     let operands = [to].into_iter().chain((0..desc.inputs()).map(Arg::Input)).chain([Arg::Rows]);
     let args = operands.chain([n, row / k, k, chunk].map(Arg::size)).collect();
+    let kernel = kernels[usize::from(desc.input_dtype(0) == DType::F16)];
     let mut first = Launch::new(kernel, k.div_ceil(WARP), args, desc.cost((items * k) as u64));
     first.grid[1] = u32::try_from(splits).expect("splits are few");
     let launches = if splits > 1 { vec![first, sum_splits(k, splits)] } else { vec![first] };

@@ -1,8 +1,9 @@
 //! Launches of kernels/conv.cu: sizes of convolutions, and their matrix products.
 
 use super::desc::Desc;
+use super::element_types::ElementTypes;
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
-use super::gemm_half::{self, HalfKernels, HalfOperation};
+use super::gemm_half::{self, HalfKernels, HalfOperation, lower_weight_gradient};
 use crate::device::cuda::abi::{
     ConvShape, Divisor, Epilogue, HALO_COLUMNS, HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32, Shortcut, ShortcutShape,
     WARP,
@@ -176,9 +177,15 @@ impl ConvProblem {
         work.lower(desc, |chunk, epilogue| self.args(0..2, [shortcut.clone(), epilogue], chunk))
     }
 
-    pub fn backward_weight(&self, desc: &Desc, kernels: GemmKernels) -> Lowered {
+    /// The gradient with respect to the filters. `half` are the kernels of half operands.
+    pub fn backward_weight(&self, desc: &Desc, kernels: GemmKernels, half: [&'static str; 2]) -> Lowered {
         let product = GemmProblem::new(self.k, self.filter(), self.outputs());
-        let (vectors, flops) = (self.vectors(desc, &FusedTerms::default()), self.backward_flops());
+        let (fused, flops) = (FusedTerms::default(), self.backward_flops());
+        if desc.types == ElementTypes::FromHalf {
+            let args = |chunk| self.args(0..desc.inputs(), [], chunk);
+            return lower_weight_gradient(desc, product, half, self.chunks(desc, &fused), flops, args);
+        }
+        let vectors = self.vectors(desc, &fused);
         let work = GemmOperation { kernels, product, vectors, epilogue: None, flops };
         work.lower(desc, |chunk, _| self.args(0..desc.inputs(), [], chunk))
     }
@@ -304,8 +311,11 @@ pub(super) fn turned(copy: &[usize]) -> Vec<usize> {
 
 pub(super) fn conv2d_backward_weight(desc: &Desc, window: ConvWindow) -> Lowered {
     let conv = ConvProblem::new(desc.input(1), desc.output(0), window, false);
-    let kernels = ["conv2d_backward_weight_scalar", "conv2d_backward_weight_narrow", "conv2d_backward_weight_square"];
-    conv.backward_weight(desc, GemmKernels::single(kernels))
+    let kernels = GemmKernels {
+        single: ["conv2d_backward_weight_scalar", "conv2d_backward_weight_narrow", "conv2d_backward_weight_square"],
+        mixed: "conv2d_backward_weight_scalar_half_gradient",
+    };
+    conv.backward_weight(desc, kernels, ["conv2d_backward_weight_half_scalar", "conv2d_backward_weight_half_wide"])
 }
 
 #[cfg(test)]

@@ -113,11 +113,21 @@ pub(super) fn direct_launch(kernel: &'static str, conv: &ConvProblem, mut args: 
 
 pub(super) fn conv_pool_backward_weight(desc: &Desc, window: ConvWindow) -> Lowered {
     let conv = ConvProblem::new(desc.input(2), desc.output(0), window, true);
-    let kernels =
-        ["conv_pool_backward_weight_scalar", "conv_pool_backward_weight_narrow", "conv_pool_backward_weight_square"];
-    conv.backward_weight(desc, GemmKernels::single(kernels))
+    let kernels = GemmKernels {
+        single: [
+            "conv_pool_backward_weight_scalar",
+            "conv_pool_backward_weight_narrow",
+            "conv_pool_backward_weight_square",
+        ],
+        mixed: "conv_pool_backward_weight_scalar_half_gradient",
+    };
+    conv.backward_weight(
+        desc,
+        kernels,
+        ["conv_pool_backward_weight_half_scalar", "conv_pool_backward_weight_half_wide"],
+    )
 }
 
 pub(super) fn conv_pool_backward_bias(desc: &Desc) -> Lowered {
-    sum_items(desc, "conv_pool_backward_bias")
+    sum_items(desc, ["conv_pool_backward_bias", "conv_pool_backward_bias_from_half"])
 }

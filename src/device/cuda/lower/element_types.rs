@@ -12,13 +12,20 @@ pub(super) enum ElementTypes {
     /// Operands and filters are single precision. Results are half, and so are operands of the epilogue that have the
     /// results' shape. Kernels end in `_to_half`.
     ToHalf,
-    /// Operands are half. Filters and results are single precision. Kernels end in `_from_half`.
+    /// Operands are half. Filters and results are single precision. Kernels end in `_from_half`; those of gradients with
+    /// respect to weights on tensor cores in `_half` and the tile.
     FromHalf,
+    /// The first operand, a gradient, is half. Other operands and results are single precision, as in the first layer's
+    /// gradient with respect to its weight. Kernels end in `_half_gradient`.
+    HalfGradient,
+    /// The second operand is half. The gradient and the results are single precision, as in the last layer's gradient
+    /// with respect to its weight. Kernels end in `_half_activations`.
+    HalfActivations,
 }
 
 /// Combinations, besides single precision, that an op has kernels for.
 fn combinations(op: &Op) -> &'static [ElementTypes] {
-    use ElementTypes::{FromHalf, Half, ToHalf};
+    use ElementTypes::{FromHalf, Half, HalfActivations, HalfGradient, ToHalf};
     match op {
         Op::Add
         | Op::AddBias
@@ -28,7 +35,8 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         | Op::MaxPool2dBackward
         | Op::BatchNorm { .. }
         | Op::BatchNormBackwardInput { .. }
-        | Op::BatchNormTraining { .. } => &[Half],
+        | Op::BatchNormTraining { .. }
+        | Op::BatchNormTrainingBackwardInput { .. } => &[Half],
         Op::Conv2d(_) | Op::ConvPool(_) | Op::LinearBackwardInput => &[Half, ToHalf],
         Op::Conv2dBackwardInput(_) | Op::ConvPoolBackwardInput(_) | Op::Linear | Op::LinearBias { .. } => {
             &[Half, FromHalf]
@@ -36,7 +44,11 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         Op::HeadBackward(fusion) if fusion.features == HeadFeatures::Hidden => &[Half, ToHalf, FromHalf],
         Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[Half, ToHalf],
         Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) | Op::HeadBackward(_) => &[Half],
-        Op::GlobalMean => &[FromHalf],
+        Op::Conv2dBackwardWeight(_) | Op::ConvPoolBackwardWeight(_) => &[FromHalf, HalfGradient],
+        Op::LinearBackwardWeight => &[FromHalf, HalfActivations],
+        Op::GlobalMean | Op::AddBiasBackwardBias | Op::ConvPoolBackwardBias | Op::BatchNormBackwardWeight { .. } => {
+            &[FromHalf]
+        }
         Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => &[Half],
         Op::PgdStepFused(fusion) if fusion.layer.is_some() => &[FromHalf],
         Op::StandardizeConv2d(_) => &[ToHalf],
@@ -68,6 +80,8 @@ impl ElementTypes {
                 ElementTypes::Half => true,
                 ElementTypes::ToHalf => place >= FACTORS,
                 ElementTypes::FromHalf => !is_filter,
+                ElementTypes::HalfGradient => place == 0,
+                ElementTypes::HalfActivations => place == 1,
             }
     }
 

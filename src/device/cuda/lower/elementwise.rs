@@ -65,7 +65,7 @@ pub(super) fn add_bias(desc: &Desc) -> Launch {
 }
 
 pub(super) fn add_bias_backward_bias(desc: &Desc) -> Lowered {
-    sum_items(desc, "add_bias_backward_bias")
+    sum_items(desc, ["add_bias_backward_bias", "add_bias_backward_bias_from_half"])
 }
 
 pub(super) fn relu(desc: &Desc) -> Launch {

@@ -57,21 +57,16 @@ pub(super) enum GemmTile {
 pub(super) struct GemmKernels {
     /// Kernels on operands and results of single precision, by [`GemmTile`].
     pub single: [&'static str; 3],
-    /// Kernel with half operands or half results, of [`GemmTile::Scalar`]; single precision if there is none.
+    /// Kernel with half operands or half results, of [`GemmTile::Scalar`].
     pub mixed: &'static str,
 }
 
 impl GemmKernels {
-    /// Kernels of a product that is computed in single precision alone.
-    pub fn single(single: [&'static str; 3]) -> GemmKernels {
-        GemmKernels { single, mixed: single[0] }
-    }
-
     /// Kernel of a plan.
     pub fn of(self, plan: &GemmPlan, types: ElementTypes) -> &'static str {
         match types {
-            ElementTypes::FromHalf | ElementTypes::ToHalf => self.mixed,
             ElementTypes::Single | ElementTypes::Half => self.single[plan.tile as usize],
+            _ => self.mixed,
         }
     }
 }
@@ -205,7 +200,7 @@ impl GemmOperation {
     /// The launch that writes the sums of `results` results to scratch memory. They are single precision, whatever the results are.
     pub fn sums(&self, desc: &Desc, results: usize, args: impl Fn(usize, Arg) -> Vec<Arg>) -> SplitSums {
         let plan = self.plan(desc);
-        let types = if desc.types == ElementTypes::FromHalf { desc.types } else { ElementTypes::Single };
+        let types = if desc.types == ElementTypes::ToHalf { ElementTypes::Single } else { desc.types };
         let all = [Arg::Scratch(0)].into_iter().chain(args(plan.chunk, Epilogue::default().into())).collect();
         let launch = plan.launch(self.kernels.of(&plan, types), self.product.count, all, desc.cost(self.flops));
         SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * results }

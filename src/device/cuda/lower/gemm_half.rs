@@ -3,20 +3,24 @@
 //! As in `gemm.rs`, the choice depends on sizes, alignment and the GPU's number of multiprocessors alone.
 
 use super::desc::Desc;
-use super::gemm::{GemmProblem, SplitSums, sum_split_rows};
+use super::gemm::{GemmProblem, SplitSums, sum_split_rows, sum_splits};
 use crate::device::cuda::abi::{
-    Epilogue, HALF_TILE_COLUMNS, HALF_TILE_COLUMNS_NARROW, HALF_TILE_DEPTH, HALF_TILE_ROWS, HALF_TILE_ROWS_TALL, WARP,
+    Epilogue, HALF_TILE_COLUMNS, HALF_TILE_COLUMNS_NARROW, HALF_TILE_COLUMNS_WIDE, HALF_TILE_DEPTH, HALF_TILE_ROWS,
+    HALF_TILE_ROWS_TALL, WARP,
 };
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
 
 /// Splits of a sum, at most.
 const MOST_SPLITS: usize = 64;
+/// Splits of a sum of a gradient with respect to a weight, at most: it has many terms, and few results.
+const MOST_WEIGHT_SPLITS: usize = 256;
 /// Halves that are read and written at once.
 const CHUNK: usize = 8;
-/// Columns of a warp tile. A block tile has two warp tiles for each of them, one above the other.
+/// Columns of a warp tile.
 const WARP_COLUMNS: usize = 32;
 
-/// Block tiles that each product of halves has kernels for, in the order of [`HalfKernels`].
+/// Block tiles of products of halves. Each product has kernels for the first four, in the order of [`HalfKernels`], but
+/// for gradients with respect to weights, which have them for the last two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HalfTile {
     /// 64 x 64, single elements: for any sizes.
@@ -27,6 +31,10 @@ enum HalfTile {
     Tall,
     /// 64 x 32, 16 bytes at once.
     Narrow,
+    /// 64 x 128, single elements: for any sizes.
+    WeightScalar,
+    /// 64 x 128, 16 bytes at once.
+    WeightWide,
 }
 
 /// Names of a product's kernels, by [`HalfTile`].
@@ -39,12 +47,14 @@ impl HalfTile {
             HalfTile::Scalar | HalfTile::Small => (HALF_TILE_ROWS, HALF_TILE_COLUMNS),
             HalfTile::Tall => (HALF_TILE_ROWS_TALL, HALF_TILE_COLUMNS),
             HalfTile::Narrow => (HALF_TILE_ROWS, HALF_TILE_COLUMNS_NARROW),
+            HalfTile::WeightScalar | HalfTile::WeightWide => (HALF_TILE_ROWS, HALF_TILE_COLUMNS_WIDE),
         }
     }
 
-    /// Number of threads of a block.
+    /// Number of threads of a block: a warp, or two of them one above the other, for each column of warp tiles.
     fn threads(self) -> usize {
-        2 * WARP * self.sizes().1 / WARP_COLUMNS
+        let down = if matches!(self, HalfTile::WeightScalar | HalfTile::WeightWide) { 1 } else { 2 };
+        down * WARP * self.sizes().1 / WARP_COLUMNS
     }
 
     /// Clocks for [`HALF_TILE_DEPTH`] terms: of a block alone on its multiprocessor, and of each of many blocks. These
@@ -61,6 +71,8 @@ impl HalfTile {
             HalfTile::Small => (400, 180),
             HalfTile::Tall => (500, 300),
             HalfTile::Narrow => (400, 110),
+            HalfTile::WeightScalar => (4000, 3000),
+            HalfTile::WeightWide => (600, 300),
         }
     }
 }
@@ -83,8 +95,17 @@ impl HalfPlan {
     pub fn new(product: GemmProblem, vectors: bool, splits: bool, multiprocessors: usize) -> HalfPlan {
         const VECTORS: [HalfTile; 3] = [HalfTile::Small, HalfTile::Tall, HalfTile::Narrow];
         let tiles: &[HalfTile] = if vectors { &VECTORS } else { &[HalfTile::Scalar] };
-        let steps = product.length.div_ceil(HALF_TILE_DEPTH).max(1);
-        let most = if splits { steps.min(MOST_SPLITS) } else { 1 };
+        HalfPlan::best(product, tiles, if splits { MOST_SPLITS } else { 1 }, multiprocessors)
+    }
+
+    /// The plan of a gradient with respect to a weight.
+    fn of_weight(product: GemmProblem, vectors: bool, multiprocessors: usize) -> HalfPlan {
+        let tile = if vectors { HalfTile::WeightWide } else { HalfTile::WeightScalar };
+        HalfPlan::best(product, &[tile], MOST_WEIGHT_SPLITS, multiprocessors)
+    }
+
+    fn best(product: GemmProblem, tiles: &[HalfTile], most_splits: usize, multiprocessors: usize) -> HalfPlan {
+        let most = product.length.div_ceil(HALF_TILE_DEPTH).clamp(1, most_splits);
         let plans = tiles.iter().flat_map(|&tile| (1..=most).map(move |splits| HalfPlan::with(product, tile, splits)));
         plans.min_by_key(|plan| plan.clocks(product, multiprocessors)).expect("one tile and one split are a plan")
     }
@@ -113,10 +134,14 @@ impl HalfPlan {
 
     /// A launch of `count` products.
     pub fn launch(&self, kernels: HalfKernels, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
+        self.launch_of(kernels[self.tile as usize], count, args, cost)
+    }
+
+    fn launch_of(&self, kernel: &'static str, count: usize, args: Vec<Arg>, cost: Cost) -> Launch {
         let blocks = |n: usize| u32::try_from(n).expect("blocks fit a grid");
         let grid = [blocks(self.tiles), blocks(self.splits), blocks(count)];
         let block = self.tile.threads() as u32;
-        Launch { kernel: kernels[self.tile as usize], grid, block, shared: 0, args, cost }
+        Launch { kernel, grid, block, shared: 0, args, cost }
     }
 }
 
@@ -161,6 +186,30 @@ impl HalfOperation {
     fn plan(&self, desc: &Desc) -> HalfPlan {
         HalfPlan::new(self.product, self.vectors, true, desc.multiprocessors)
     }
+}
+
+/// Launches of a gradient with respect to a weight, whose operands are halves and whose results are floats. `kernels` are
+/// those of single elements, and of 16 bytes at once if `vectors`. `args(chunk)` are a kernel's arguments after the
+/// first one, the destination.
+pub(super) fn lower_weight_gradient(
+    desc: &Desc,
+    product: GemmProblem,
+    kernels: [&'static str; 2],
+    vectors: bool,
+    flops: u64,
+    args: impl Fn(usize) -> Vec<Arg>,
+) -> Lowered {
+    let plan = HalfPlan::of_weight(product, vectors, desc.multiprocessors);
+    let launch = |to| {
+        let all = [to].into_iter().chain(args(plan.chunk)).collect();
+        plan.launch_of(kernels[usize::from(vectors)], 1, all, desc.cost(flops))
+    };
+    if plan.splits == 1 {
+        return launch(Arg::Output(0)).into();
+    }
+    let results = product.results();
+    let launches = vec![launch(Arg::Scratch(0)), sum_splits(results, plan.splits)];
+    Lowered { launches, scratch: 4 * plan.splits * results }
 }
 
 /// True if an op on halves may read and write 16 bytes at once: all of `sizes`, lengths of rows, are multiples of eight,

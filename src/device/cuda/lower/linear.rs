@@ -120,7 +120,16 @@ pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {
     let (&[n, out], &[_, inner]) = (desc.input(0), desc.output(0)) else {
         unreachable!("dy is [n, out], dw [out, in]")
     };
-    let kernels = ["linear_backward_weight_scalar", "linear_backward_weight_narrow", "linear_backward_weight_square"];
     let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(out, inner, n));
-    sizes.lower(desc, product, None, GemmKernels::single(kernels))
+    if desc.types == ElementTypes::FromHalf {
+        let kernels = ["linear_backward_weight_half_scalar", "linear_backward_weight_half_wide"];
+        let vectors = gemm_half::vectorizable(desc, &[inner, out]);
+        let args = |chunk| sizes.args(None).into_iter().chain([Arg::size(chunk)]).collect();
+        return gemm_half::lower_weight_gradient(desc, product, kernels, vectors, product.flops(), args);
+    }
+    let kernels = GemmKernels {
+        single: ["linear_backward_weight_scalar", "linear_backward_weight_narrow", "linear_backward_weight_square"],
+        mixed: "linear_backward_weight_scalar_half_activations",
+    };
+    sizes.lower(desc, product, None, kernels)
 }

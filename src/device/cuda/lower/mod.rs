@@ -112,6 +112,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::ProjectHyperplane(norm) => hyperplane::project_hyperplane(&desc, *norm).into(),
 
         Op::PackFilters => half::pack_filters(&desc).into(),
+        Op::FindOverflow => optimizer::find_overflow(&desc).into(),
         Op::Adam(rule) => optimizer::adam(&desc, rule).into(),
         Op::Sgd(rule) => optimizer::sgd(&desc, rule).into(),
         Op::Increment => optimizer::increment(&desc).into(),

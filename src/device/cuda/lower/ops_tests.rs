@@ -476,7 +476,7 @@ fn augmentation_takes_a_thread_for_an_example_then_for_a_byte() {
 
 fn rule(entries: u32) -> OptimizerRule {
     let schedule = (0..entries).map(|i| (10 * i, 0.5)).collect();
-    OptimizerRule { schedule, clean_coeff: 0.25, weight_decay: 1e-4, momentum: 0.9 }
+    OptimizerRule { schedule, clean_coeff: 0.25, weight_decay: 1e-4, momentum: 0.9, loss_scale: None }
 }
 
 #[test]
@@ -494,7 +494,32 @@ fn an_optimizer_takes_all_parameters_in_one_launch() {
                 assert_eq!(sizes(&launch), [n]);
                 // Without a clean gradient the margin's gradient is the whole gradient.
                 let (gradient, coefficient) = if clean { (Arg::Input(1), 0.25) } else { (Arg::Input(0), 0.0) };
-                assert_eq!([&launch.args[states + 1], &launch.args[states + 4]], [&gradient, &Arg::Float(coefficient)]);
+                assert_eq!([&launch.args[states + 1], &launch.args[states + 5]], [&gradient, &Arg::Float(coefficient)]);
+                assert_eq!([&launch.args[states + 3], &launch.args[states + 6]], [&Arg::Null, &Arg::Float(1.0)]);
+            }
+        }
+        for clean in [true, false] {
+            let inputs = if clean { vec![p, p, step, step] } else { vec![p, step, step] };
+            let scaled = OptimizerRule { loss_scale: Some(1024.0), ..rule(3) };
+            let launch = launch(Op::Sgd(scaled), &inputs, &[p; 2], None);
+            let (step, overflow) = (Arg::Input(inputs.len() - 2), Arg::Input(inputs.len() - 1));
+            assert_eq!([&launch.args[4], &launch.args[5]], [&step, &overflow]);
+            assert_eq!(launch.args[8], Arg::Float(1.0 / 1024.0));
+        }
+    }
+}
+
+#[test]
+fn a_search_for_an_overflow_reads_both_gradients_or_the_only_one_twice() {
+    for n in [1, 3, 4, 1025] {
+        let (p, one, sums) = ([n], [1], [Metric::COUNT]);
+        let (p, step) = (f32s(&p), (&one[..], DType::U32));
+        for (inputs, second) in [(vec![p, p, step], 1), (vec![p, step], 0)] {
+            for (off, kernel, threads) in [(None, "find_overflow_x4", n.div_ceil(4)), (Some(0), "find_overflow", n)] {
+                let launch = launch(Op::FindOverflow, &inputs, &[step, f32s(&sums)], off);
+                assert_eq!(launch.kernel, kernel);
+                covers(&launch, threads);
+                assert_eq!([&launch.args[2], &launch.args[3]], [&Arg::Input(0), &Arg::Input(second)]);
             }
         }
     }

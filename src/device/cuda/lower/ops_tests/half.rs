@@ -146,3 +146,24 @@ fn a_combination_of_types_without_a_kernel_is_refused() {
     let dims = [5, 8];
     launch(Op::ReluBackward, &[halves(&dims), f32s(&dims)], &[halves(&dims)], None);
 }
+
+/// Gradients with respect to weights are single precision, from halves on tensor cores. The first layer's images and the
+/// last layer's gradient are single precision.
+#[test]
+fn gradients_of_weights_are_products_of_halves() {
+    let window = ConvWindow { padding: 1, stride: 1 };
+    let (dims, first, filters, images) = ([2, 4, 4, 16], [24, 3, 3, 3], [24, 3, 3, 16], [2, 4, 4, 3]);
+    let (dy_dims, odd) = ([2, 4, 4, 24], [24, 3, 3, 16]);
+    let (dy, x, dw) = (halves(&dy_dims), halves(&dims), f32s(&filters));
+    let kernel = |op, inputs: &[_], output, off| launches(op, inputs, &[output], off)[0].kernel;
+    let conv = || Op::Conv2dBackwardWeight(window);
+    assert_eq!(kernel(conv(), &[dy, x], dw, None), "conv2d_backward_weight_half_wide");
+    assert_eq!(kernel(conv(), &[dy, x], f32s(&odd), Some(0)), "conv2d_backward_weight_half_scalar");
+    let from_images = kernel(conv(), &[dy, f32s(&images)], f32s(&first), None);
+    assert_eq!(from_images, "conv2d_backward_weight_scalar_half_gradient");
+
+    let (rows, inner, out) = ([50, 40], [50, 1024], [40, 1024]);
+    let linear = |dy, x| kernel(Op::LinearBackwardWeight, &[dy, x], f32s(&out), None);
+    assert_eq!(linear(halves(&rows), halves(&inner)), "linear_backward_weight_half_wide");
+    assert_eq!(linear(f32s(&rows), halves(&inner)), "linear_backward_weight_scalar_half_activations");
+}
