@@ -84,6 +84,7 @@
 //! ```text
 //! an op on shapes                                             tape/op.rs
 //! its kernel, tiles, arguments, cost; no driver is asked      device/cuda/lower/
+//! its predicted time on a GPU that is not here                device/cuda/cost_model.rs
 //! addresses; arguments checked                                device/cuda/mod.rs   Cuda::run
 //! a GPU, opened once a process                                device/cuda/shared.rs
 //! the driver; all `unsafe` of the crate                       device/cuda/driver.rs

@@ -1,7 +1,9 @@
 //! `maxmargin explain`: the programs of a training step as text.
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
+use super::explain_cost::cost;
 use super::output::{Outcome, print};
 use super::presets;
 use super::values::within;
@@ -9,10 +11,16 @@ use crate::batch::DeviceData;
 use crate::config::ranges::MULTIPROCESSORS;
 use crate::config::{Config, DEFAULT_PRESET, preset};
 use crate::device::cuda::launch::{Cost, Launch};
-use crate::device::cuda::{self, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS, TotalCost};
+use crate::device::cuda::{self, GPUS, GpuConstants, KERNELS, TARGETS, TYPICAL_MULTIPROCESSORS, TotalCost};
 use crate::tape::{Memory, Precision, Program};
 use crate::text::{counted, si};
 use crate::{Error, Result, model, train};
+
+const EXAMPLES: &str = "\
+Examples:
+  maxmargin explain memory
+  maxmargin explain kernels --preset cifar10-linf
+  maxmargin explain cost --preset cifar10-linf --precision fp16 --gpu h200";
 
 /// Part of the programs that is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,6 +31,8 @@ enum Topic {
     Memory,
     /// Launches of each program on a GPU: kernel, blocks, registers, shared memory, bytes, FLOPs.
     Kernels,
+    /// Predicted time of a step on a GPU, by program and by kernel; needs no GPU.
+    Cost,
 }
 
 /// Print the programs of a training step
@@ -31,7 +41,13 @@ enum Topic {
 /// precision; a name is a buffer. In half precision, `f32:` gives the reason why a result is not half.
 /// The launches on a GPU are printed without one. Bytes and FLOPs of a launch are the least that any kernel for the op
 /// moves and computes, with every example correctly classified.
+///
+/// `cost` predicts from these numbers how long a step takes on a GPU that is not here: a launch takes the time of an
+/// empty one, its kernel's latency, and that of its bytes or of its arithmetic, whichever is longer. It is bound by the
+/// longest of these: launch, memory, arithmetic. The constants were measured on an H200; a kernel that was not timed
+/// there is marked `not measured`. `maxmargin bench` and `scripts/gpu-check` print the prediction beside the measurement.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ExplainArgs {
     /// Part of the programs to print
     #[arg(default_value = "tape")]
@@ -42,43 +58,61 @@ pub(super) struct ExplainArgs {
     /// Precision of the step
     #[arg(long, value_name = "PRECISION", default_value = "fp32")]
     precision: Precision,
-    /// Number of multiprocessors of the GPU: an H100 has 132
-    #[arg(long, value_name = "N", default_value_t = TYPICAL_MULTIPROCESSORS, value_parser = within(&MULTIPROCESSORS))]
-    multiprocessors: usize,
+    /// Number of multiprocessors of the GPU whose launches `kernels` prints [default: 132, an H100's]
+    #[arg(long, value_name = "N", value_parser = within(&MULTIPROCESSORS))]
+    multiprocessors: Option<usize>,
+    /// GPU on which `cost` predicts the time [default: h100]
+    #[arg(long, value_name = "GPU", value_parser = PossibleValuesParser::new(GPUS.iter().map(|gpu| gpu.name)))]
+    gpu: Option<String>,
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Result<Outcome> {
-    let name = &args.preset;
+    let ExplainArgs { topic, preset: name, precision, multiprocessors, gpu } = args;
+    for (flag, given, of) in
+        [("--gpu", gpu.is_some(), Topic::Cost), ("--multiprocessors", multiprocessors.is_some(), Topic::Kernels)]
+    {
+        if given && of != *topic {
+            let [of, found] = [of, *topic].map(|topic| format!("{topic:?}").to_lowercase());
+            return Err(Error::usage(format!("{flag}: it is a flag of explain {of}; found explain {found}")));
+        }
+    }
     let found = preset(name).ok_or_else(|| Error::usage(format!("--preset: no preset is called {name}")))?;
-    let config = Config { precision: args.precision, ..found.config };
+    let config = Config { precision: *precision, ..found.config };
     let mut memory = Memory::default();
     let mut model = model::build(&config.architecture());
     model.declare(&mut memory);
     // The programs do not depend on the number of images, if they fill a batch.
     let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
-    let step = train::record_step(&mut memory, &*model, &data, &config);
-    let mut text = format!("{}; batch {}, {}\n\n", model.describe(), config.training_batch_size, config.method);
-    for (program, times) in &step.schedule.stages {
-        text += &format!("{times} x ");
-        text += &match args.topic {
-            Topic::Tape => program.to_string(),
-            Topic::Memory => program.explain_memory(),
-            Topic::Kernels => launches(program, args.multiprocessors),
-        };
-        text += "\n";
-    }
-    if args.topic == Topic::Kernels {
-        text += &format!("a step: {}\n", total_text(TotalCost::of_schedule(&step.schedule, args.multiprocessors)));
-    }
-    if args.topic == Topic::Memory {
-        text += &format!("buffers: {} bytes, without the data set\n", memory.bytes());
-        for buffer in memory.buffers.iter().filter(|b| !b.name.starts_with("train.") && b.name != "margins") {
-            text +=
-                &format!("  {:>9} bytes  {} {:?} {}\n", buffer.bytes(), buffer.dtype.name(), buffer.dims, buffer.name);
+    let schedule = train::record_step(&mut memory, &*model, &data, &config).schedule;
+    let programs = |text: &dyn Fn(&Program) -> String| -> String {
+        schedule.stages.iter().map(|(program, times)| format!("{times} x {}\n", text(program))).collect()
+    };
+    let multiprocessors = multiprocessors.unwrap_or(TYPICAL_MULTIPROCESSORS);
+    let text = match topic {
+        Topic::Tape => programs(&Program::to_string),
+        Topic::Memory => programs(&Program::explain_memory) + &buffers(&memory),
+        Topic::Kernels => {
+            let total = total_text(TotalCost::of_schedule(&schedule, multiprocessors));
+            programs(&|program| launches(program, multiprocessors)) + &format!("a step: {total}\n")
         }
-    }
-    print(&text)?;
+        Topic::Cost => {
+            let name = gpu.as_deref().unwrap_or(GPUS[0].name);
+            let gpu =
+                GpuConstants::named(name).ok_or_else(|| Error::usage(format!("--gpu: no GPU is called {name}")))?;
+            cost(&schedule, gpu)
+        }
+    };
+    print(&format!("{}; batch {}, {}\n\n{text}", model.describe(), config.training_batch_size, config.method))?;
     Ok(Outcome::Done)
+}
+
+/// Size of the buffers that outlive a program, and a line for each.
+fn buffers(memory: &Memory) -> String {
+    let mut text = format!("buffers: {} bytes, without the data set\n", memory.bytes());
+    for buffer in memory.buffers.iter().filter(|b| !b.name.starts_with("train.") && b.name != "margins") {
+        text += &format!("  {:>9} bytes  {} {:?} {}\n", buffer.bytes(), buffer.dtype.name(), buffer.dims, buffer.name);
+    }
+    text
 }
 
 /// Launches of a program, a line for each, and their sum.

@@ -12,6 +12,7 @@ mod device_flags;
 mod devices;
 mod evaluate;
 mod explain;
+mod explain_cost;
 mod export;
 mod measure;
 mod output;
