@@ -47,9 +47,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     map([](float a) { return a; }, rows, capacity, row, out, a);
 }
 
-// A division, because a product with 1/255 would round twice.
-__device__ __forceinline__ float byte_to_unit(unsigned char byte) { return static_cast<float>(byte) / 255.0f; }
-
 // 5 bytes an element. A batch of 50 images of 28 x 28: 0.2 MB, 0.07 us.
 extern "C" __global__ void __launch_bounds__(THREADS)
     bytes_to_unit(float* __restrict__ out, const unsigned char* __restrict__ bytes, const unsigned* rows, int capacity,
@@ -63,8 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                      int row) {
     const long long i = global_thread();
     if (i >= static_cast<long long>(active_rows(rows, capacity)) * row) return;
-    const uchar4 b = bytes[i];
-    out[i] = make_float4(byte_to_unit(b.x), byte_to_unit(b.y), byte_to_unit(b.z), byte_to_unit(b.w));
+    out[i] = byte_to_unit(bytes[i]);
 }
 
 // --- arithmetic ---

@@ -17,13 +17,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (row >= active_rows(rows, capacity)) return;
     const float* z = logits + row * classes;
     const int y = static_cast<int>(labels[row]);
-    const Margins m = margins(z, y, classes);
-    float value = m.lm;
-    // log(1 + e^slm), without overflow, and accurate if it is tiny.
-    if (kind == LossKind::XENT) value = larger(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
-    if (kind == LossKind::SLM) value = m.slm;
-    if (kind == LossKind::CW) value = m.lm + confidence < 0.0f ? 0.0f : m.lm + confidence;
-    if (kind == LossKind::DLR) value = Ratio(z, m.best, y, 3, classes).value;
+    const float value = loss_of(z, y, kind, confidence, classes);
     if (threadIdx.x % WARP == 0) out[row] = factor * value;
 }
 
@@ -183,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     mean_weights(float* __restrict__ out, const unsigned* rows, int capacity) {
     const long long i = global_thread();
     const int n = active_rows(rows, capacity);
-    if (i < n) out[i] = 1.0f / static_cast<float>(n);
+    if (i < n) out[i] = mean_weight(n);
 }
 
 // 8 bytes a row.
@@ -192,12 +186,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                   int capacity) {
     const long long i = global_thread();
     const int n = active_rows(rows, capacity);
-    if (i < n) out[i] = eps[i] < hinge ? 1.0f / static_cast<float>(n) : 0.0f;
+    if (i < n) out[i] = hinge_weight(eps[i], hinge, n);
 }
 
-// Adds a step's sums: 20 bytes a row. One block, so that the order of the terms is fixed.
+// Adds a step's sums, and counts the step: 20 bytes a row. One block, so that the order of the terms is fixed.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    accumulate_metrics(float* __restrict__ sums, const float* __restrict__ loss,
+    accumulate_metrics(float* __restrict__ sums, unsigned* __restrict__ steps, const float* __restrict__ loss,
                        const float* __restrict__ logit_margin, const float* __restrict__ weights,
                        const float* __restrict__ weighted_loss, const float* __restrict__ eps, const unsigned* rows,
                        int capacity) {
@@ -217,6 +211,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     eps_sum = block_sum(eps_sum);
     zero_weights = block_sum(zero_weights);
     if (threadIdx.x > 0) return;
+    *steps += 1;
     sums[MetricPlace::STEPS] += 1.0f;
     sums[MetricPlace::EXAMPLES] += static_cast<float>(n);
     sums[MetricPlace::MEAN_LOSS] += loss_sum / static_cast<float>(n);

@@ -100,6 +100,19 @@ struct Ratio {
     }
 };
 
+// Loss of a row with logits z and label y. Every lane of the warp calls it and gets the result.
+__device__ __forceinline__ float loss_of(const float* __restrict__ z, int y, unsigned kind, float confidence,
+                                         int classes) {
+    const Margins m = margins(z, y, classes);
+    float value = m.lm;
+    // log(1 + e^slm), without overflow, and accurate if it is tiny.
+    if (kind == LossKind::XENT) value = larger(m.slm, 0.0f) + log1pf(expf(-fabsf(m.slm)));
+    if (kind == LossKind::SLM) value = m.slm;
+    if (kind == LossKind::CW) value = m.lm + confidence < 0.0f ? 0.0f : m.lm + confidence;
+    if (kind == LossKind::DLR) value = Ratio(z, m.best, y, 3, classes).value;
+    return value;
+}
+
 // Gradient of a row's loss: dz = dvalue times the derivatives with respect to the logits z. Every lane calls it.
 __device__ __forceinline__ void loss_gradient(float* __restrict__ dz, const float* __restrict__ z, int y, float dvalue,
                                               unsigned kind, float confidence, int classes) {
@@ -123,4 +136,10 @@ __device__ __forceinline__ void loss_gradient(float* __restrict__ dz, const floa
         if (kind == LossKind::XENT || kind == LossKind::SLM) own = slope * (expf(z[j] - m.largest) / m.sum);
         dz[j] = j == y ? -slope : own;
     }
+}
+
+// Weight of an example in a mean over n, and of one whose margin is eps: 0 from d_max on.
+__device__ __forceinline__ float mean_weight(int n) { return 1.0f / static_cast<float>(n); }
+__device__ __forceinline__ float hinge_weight(float eps, float hinge, int n) {
+    return eps < hinge ? mean_weight(n) : 0.0f;
 }

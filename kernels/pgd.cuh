@@ -142,7 +142,36 @@ __device__ __forceinline__ void pgd_step_l2_of(Row& row, float eps, float step, 
     row.for_each([&](auto& adv, auto& x, auto&) { adv = each(inside, adv, x); });
 }
 
+// First point of PGD in an l2 ball: a row of noise in [0, 1), projected into the ball around x, then into the box. Every
+// thread of the block calls it.
+template <typename V>
+__device__ __forceinline__ void start_in_l2_ball(V* adv, const V* x, float eps, const V* noise, int width) {
+    double squares = 0.0;
+    for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
+        squares += sum_each(square_of_difference, noise[at], x[at]);
+    }
+    const IntoBall into_ball(block_sum(squares), eps);
+    const auto inside = [=](float u, float x) { return into_box(into_ball(u, x)); };
+    for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
+        adv[at] = each(inside, noise[at], x[at]);
+    }
+}
+
 // --- the search for the boundary ---
+
+// Halves the bracket [low, high] by the sign of the loss at t, and moves t to its middle.
+__device__ __forceinline__ void halve_bracket(float& t, float& low, float& high, float loss, float max_eps) {
+    float from = low, to = high;
+    if (loss < 0.0f) {
+        from = larger(t, from);
+        to = smaller(to, max_eps);
+    } else {
+        to = smaller(t, to);
+    }
+    low = from;
+    high = to;
+    t = (from + to) / 2.0f;
+}
 
 // x + t (adv - x) / length
 struct AlongDirection {

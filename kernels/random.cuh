@@ -19,3 +19,22 @@ __device__ __forceinline__ float unit(unsigned word) { return static_cast<float>
 __device__ __forceinline__ float signed_unit(unsigned word) {
     return static_cast<float>(word >> 8) * (1.0f / 8388608.0f) - 1.0f;
 }
+
+// Numbers 4 block .. 4 block + 3 of an example, the bits of `philox` in src/rng.rs.
+__device__ __forceinline__ float4 noise_of(unsigned block, unsigned example, unsigned step, unsigned purpose,
+                                           unsigned seed_low, unsigned seed_high, bool is_signed) {
+    const uint4 words =
+        philox4x32_10(make_uint4(block, example, step, purpose), make_uint2(seed_low, seed_high));
+    const auto number = [=](unsigned word) { return is_signed ? signed_unit(word) : unit(word); };
+    return make_float4(number(words.x), number(words.y), number(words.z), number(words.w));
+}
+
+// Writes them to an example of `width` numbers, which may end before the fourth.
+__device__ __forceinline__ void write_noise(float* example, int block, int width, float4 numbers) {
+    float* to = example + 4 * static_cast<long long>(block);
+    const int left = width - 4 * block;
+    to[0] = numbers.x;
+    if (left > 1) to[1] = numbers.y;
+    if (left > 2) to[2] = numbers.z;
+    if (left > 3) to[3] = numbers.w;
+}

@@ -163,3 +163,9 @@ __device__ __forceinline__ void write(Half8& to, Float8 from) {
                               from.high.x, from.high.y, from.high.z, from.high.w};
     store_vector(to.numbers, numbers);
 }
+
+// Pixels as numbers in [0, 1]. A division, because a product with 1/255 would round twice.
+__device__ __forceinline__ float byte_to_unit(unsigned char byte) { return static_cast<float>(byte) / 255.0f; }
+__device__ __forceinline__ float4 byte_to_unit(uchar4 b) {
+    return make_float4(byte_to_unit(b.x), byte_to_unit(b.y), byte_to_unit(b.z), byte_to_unit(b.w));
+}

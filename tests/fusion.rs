@@ -6,13 +6,14 @@ mod support;
 use std::collections::BTreeMap;
 
 use maxmargin::attack::{Pgd, PgdSettings, StartNoise};
-use maxmargin::batch::Batch;
-use maxmargin::config::Fidelity;
+use maxmargin::batch::{Batch, DeviceData};
+use maxmargin::config::{Config, Fidelity, preset};
 use maxmargin::device::cuda::{TYPICAL_MULTIPROCESSORS, TotalCost};
-use maxmargin::model::{LeNet5, Mode, Model, ModelInPrecision, ModelState, WideResNet, image_buffer};
+use maxmargin::model::{self, LeNet5, Mode, Model, ModelInPrecision, ModelState, WideResNet, image_buffer};
 use maxmargin::tape::{
     Buffer, ConvFusion, ConvGradientFusion, Loss, LossRule, Memory, Norm, Op, PgdRule, Precision, Program, Tape,
 };
+use maxmargin::train::{TrainingStep, record_step};
 use support::{Random, TestDevice, devices};
 
 /// Capacity of a batch.
@@ -204,6 +205,66 @@ fn an_iteration_of_pgd_has_few_launches_in_both_precisions() {
         let wide_resnet = launches(&mut WideResNet::new(28, 4), 128, precision);
         assert_eq!([wide_resnet, launches(&mut LeNet5::new(1.0), 50, precision)], expected, "{precision}");
     }
+}
+
+/// Training step of a preset.
+fn step_of(name: &str, precision: Precision) -> TrainingStep {
+    let config = Config { precision, ..preset(name).expect("a preset").config };
+    let mut memory = Memory::default();
+    let mut model = model::build(&config.architecture());
+    model.declare(&mut memory);
+    let data = DeviceData::new(&mut memory, &*model, "train", config.training_batch_size);
+    record_step(&mut memory, &*model, &data, &config)
+}
+
+/// Launches of each program on an H100, with the number of its runs, and of the whole step.
+#[test]
+fn a_step_of_mma_training_has_few_launches_in_both_precisions() {
+    let lenet5 = "1 clean_pass 26, 1 gather_correct 1, 1 pgd_start 1, 40 pgd_iteration 8, 1 search_start 6, \
+                  9 search_probe 7, 1 margin_pass 25, 1 update 2: 444";
+    let wide_resnet = "1 clean_pass 276, 1 gather_correct 1, 1 pgd_start 1, 10 pgd_iteration 51, 1 search_start 103, \
+                       9 search_probe 103, 1 search_end 100, 1 margin_pass 273, 1 update 2: 2193";
+    for (name, precision, expected) in [
+        ("mnist-linf", Precision::Fp32, lenet5),
+        ("mnist-linf", Precision::Fp16, lenet5),
+        ("cifar10-linf", Precision::Fp32, wide_resnet),
+        ("cifar10-linf", Precision::Fp16, wide_resnet),
+    ] {
+        let schedule = step_of(name, precision).schedule;
+        // A step in half precision begins with copies of the filters, two launches a layer at most.
+        let stages = schedule.stages.iter().filter(|(program, _)| program.name != "pack_filters");
+        let (mut parts, mut all) = (Vec::new(), 0);
+        for (program, times) in stages {
+            let TotalCost { launches, .. } = TotalCost::of(program, TYPICAL_MULTIPROCESSORS);
+            parts.push(format!("{times} {} {launches}", program.name));
+            all += u64::from(*times) * launches;
+        }
+        assert_eq!(format!("{}: {all}", parts.join(", ")), expected, "{name}, {precision}");
+    }
+}
+
+/// Ops of gathering, of PGD's start, of the search and of losses, each group one launch.
+#[test]
+fn small_ops_of_a_step_are_one_launch_where_they_are_neighbours() {
+    let step = step_of("mnist-linf", Precision::Fp32);
+    let row_wise = |name: &str| {
+        let program = step.schedule.programs().find(|program| program.name == name).expect("a program of the step");
+        let steps = program.nodes.iter().filter_map(|node| match &node.op {
+            Op::RowWise(steps) => Some(steps.iter().map(|step| step.op.name()).collect::<Vec<_>>().join(" ")),
+            _ => None,
+        });
+        steps.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        row_wise("clean_pass"),
+        ["gather_rows bytes_to_unit gather_rows copy fill", "loss loss loss mean_weights loss_backward"]
+    );
+    assert_eq!(row_wise("gather_correct"), ["gather_rows gather_rows gather_rows gather_rows clamp_min scale"]);
+    assert_eq!(row_wise("pgd_start"), ["uniform pgd_start fill"]);
+    assert_eq!(row_wise("search_start"), ["loss copy fill fill bisect"]);
+    assert_eq!(row_wise("search_probe"), ["loss bisect"]);
+    let margin = ["along_direction scatter_rows scatter_rows", "scatter_rows loss hinge_weights loss_backward"];
+    assert_eq!(row_wise("margin_pass"), margin);
 }
 
 #[test]

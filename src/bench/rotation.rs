@@ -333,16 +333,8 @@ mod tests {
                 *most = (*most).max(MEASUREMENTS * MOST_RUNS.div_ceil(count));
             }
         }
-        let updating = [
-            "pgd_step",
-            "pgd_step_fused",
-            "scatter_rows",
-            "bisect",
-            "adam",
-            "sgd",
-            "accumulate_metrics",
-            "batch_norm_relu_training",
-        ];
+        let updating =
+            ["pgd_step", "pgd_step_fused", "row_wise", "adam", "sgd", "accumulate_metrics", "batch_norm_relu_training"];
         let mut seen = Vec::new();
         for (preset, width) in [("quick", Some(0.125)), ("mnist-l2", Some(0.125)), ("cifar10-quick", None)] {
             let (mut device, mut ops, rotation) = on_cpu(&settings(preset, 2, width), LINE);

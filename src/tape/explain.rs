@@ -69,6 +69,10 @@ impl fmt::Display for Program {
             match &node.op {
                 Op::Map(formula) => write!(f, " {formula:?}")?,
                 Op::Reduce(reduction, formula) => write!(f, " {reduction:?} of {formula:?}")?,
+                Op::RowWise(steps) => {
+                    let names: Vec<_> = steps.iter().map(|step| step.op.name()).collect();
+                    write!(f, " of {}", names.join(", "))?;
+                }
                 _ => {}
             }
             if let Some(rows) = node.rows {

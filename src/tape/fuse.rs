@@ -9,6 +9,7 @@
 //! - from images to the first layer, and from its gradient to a step of PGD: [`Op::StandardizeConv2d`] and
 //!   [`Op::PgdStepFused`], in `fuse_first_layer`
 //! - the last layer, its loss and their gradients: [`Op::HeadBackward`], in `fuse_head`
+//! - small ops on the rows of a batch: [`Op::RowWise`], in `fuse_row_wise`
 
 use super::graph::{Tape, Value};
 use super::op::Op;

@@ -2,7 +2,7 @@
 
 use super::half::{HalfFilter, HalfGradients};
 use super::memory::{Buffer, DType};
-use super::op::Op;
+use super::op::{Op, RowWiseStep};
 
 /// A value on a tape: what a buffer holds, or what an op computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +30,22 @@ pub struct Node {
     pub outputs: Vec<Value>,
     /// Number of active rows, u32 `[1]`; `None`: all rows are active.
     pub rows: Option<Value>,
+}
+
+impl Node {
+    /// Steps of an [`Op::RowWise`], each as a node of its own; of another op, none.
+    pub fn steps(&self) -> Vec<Node> {
+        let Op::RowWise(steps) = &self.op else { return Vec::new() };
+        let value = |number: &usize| self.inputs.iter().chain(&self.outputs).nth(*number).copied();
+        let values = |numbers: &[usize]| numbers.iter().filter_map(value).collect();
+        let node = |step: &RowWiseStep| Node {
+            op: step.op.clone(),
+            inputs: values(&step.inputs),
+            outputs: values(&step.outputs),
+            rows: self.rows,
+        };
+        steps.iter().map(node).collect()
+    }
 }
 
 /// A computation, recorded op by op in the order in which it will run.

@@ -6,7 +6,8 @@
 //! - [`formula`]: elementwise programs, arithmetic on rows as data
 //! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
 //! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_first_layer`: those from images to the
-//!   first layer, and from its gradient to a step of PGD; `fuse_head`: the last layer, its loss and their gradients
+//!   first layer, and from its gradient to a step of PGD; `fuse_head`: the last layer, its loss and their gradients; `fuse_row_wise`: small ops on the rows
+//!   of a batch
 //! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights;
 //!   [`gradient_norm`]: the norm to which gradients are brought
 //! - `rounding`: programs whose layers read rounded operands, for studies of precision
@@ -21,6 +22,7 @@ pub mod formula;
 mod fuse;
 mod fuse_first_layer;
 mod fuse_head;
+mod fuse_row_wise;
 mod grad;
 pub mod gradient_norm;
 mod graph;
@@ -36,13 +38,14 @@ mod precision;
 mod rounding;
 
 pub use formula::{Formula, Reduction};
+pub use fuse_row_wise::{ROW_WISE_OPERANDS, ROW_WISE_STEPS};
 pub use gradient_norm::GRADIENT_NORM;
 pub use graph::{Node, Tape, Value, ValueInfo};
 pub use half::{FilterCopy, HalfFilter, HalfGradients, Precision};
 pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use metric::{Metric, MetricOperands};
-pub use op::Op;
+pub use op::{Op, RowWiseStep};
 pub use ops::batch_norm::BatchNorm;
 pub use params::{
     AlongRule, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, Direction,

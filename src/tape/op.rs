@@ -256,9 +256,25 @@ pub enum Op {
     Sgd(OptimizerRule),
     /// Adds 1 to counter* u32 `[1]`.
     Increment,
-    /// Adds a training step to sums*: loss, logit margin, weights, weighted loss, eps, each `[n]` -> sums*; see
-    /// [`Metric`](super::Metric).
+    /// Ends a training step: loss, logit margin, weights, weighted loss, eps, each `[n]` -> sums*, to which the step is
+    /// added (see [`Metric`](super::Metric)); number of steps* u32 `[1]`, to which 1 is added.
     AccumulateMetrics,
+
+    /// Ops on the rows of a batch, computed in their order by one launch. A step reads and writes row `i` of what the
+    /// steps write, and any rows of other values. Values that no step writes -> values that steps write; some of them
+    /// are buffers* that they update.
+    RowWise(Vec<RowWiseStep>),
+}
+
+/// A step of [`Op::RowWise`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowWiseStep {
+    /// Op of the step.
+    pub op: Op,
+    /// Values that the step reads, numbered through the inputs, then the outputs, of the whole op.
+    pub inputs: Vec<usize>,
+    /// Values that the step writes, numbered in the same way.
+    pub outputs: Vec<usize>,
 }
 
 impl Op {
@@ -337,6 +353,7 @@ impl Op {
             Op::Sgd(_) => "sgd",
             Op::Increment => "increment",
             Op::AccumulateMetrics => "accumulate_metrics",
+            Op::RowWise(_) => "row_wise",
         }
     }
 }

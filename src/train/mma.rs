@@ -38,6 +38,8 @@ pub struct Mma {
     pub logits: Buffer,
     /// Clean loss of each example of the last batch `[batch]`.
     pub clean_loss: Buffer,
+    /// Logit margin of each example of the last clean batch `[batch]`, negative if it is correctly classified.
+    pub logit_margin: Buffer,
     /// Loss of each example of the last margin pass `[batch]`.
     pub margin_loss: Buffer,
     /// Weights of `margin_loss`: one over the number of active rows, or 0 if the margin has reached d_max.
@@ -75,6 +77,7 @@ impl Mma {
             metrics: recorder.metrics.clone(),
             logits: recorder.logits(memory, "logits"),
             clean_loss: recorder.per_example(memory, "clean_loss"),
+            logit_margin: recorder.per_example(memory, "logit_margin"),
             margin_loss: recorder.per_example(memory, "margin_loss"),
             margin_weights: recorder.per_example(memory, "margin_weights"),
             selected: memory.u32("attacked.selected", &[n]),
@@ -113,9 +116,9 @@ impl Mma {
             (config.clean_loss_coeff > 0.0).then(|| recorder.gradient_buffer(memory, "clean_gradient"));
         let gradient = recorder.gradient_buffer(memory, "gradient");
 
-        let clean = mma.clean_pass(&recorder, clean_gradient.as_ref());
-        let gather = mma.gather_correct(&attacked, &an_pgd, config, noise.zip(attacked_noise.as_ref()));
         let mixed = image_buffer(memory, model, "mixed", n);
+        let clean = mma.clean_pass(&recorder, &mixed, clean_gradient.as_ref());
+        let gather = mma.gather_correct(&attacked, &an_pgd, config, noise.zip(attacked_noise.as_ref()));
         let margin = mma.margin_pass(&recorder, &attacked, &an_pgd, &mixed, &gradient);
         let gradients: Vec<_> = [Some(&gradient), clean_gradient.as_ref()].into_iter().flatten().collect();
         let update = recorder.update(&gradients, &mma.statistics());
@@ -129,22 +132,28 @@ impl Mma {
         mma
     }
 
-    /// Records the clean loss, its gradient if the method uses it, and the selection of the correct rows.
-    fn clean_pass(&self, recorder: &StepRecorder, gradient: Option<&Buffer>) -> Program {
+    /// Records the clean loss, its gradient if the method uses it, and the selection of the correct rows. The mixed batch
+    /// starts as the clean one, and with margins of 0.
+    fn clean_pass(&self, recorder: &StepRecorder, mixed: &Buffer, gradient: Option<&Buffer>) -> Program {
         let config = recorder.config;
         let mut tape = self.batch.tape("clean_pass");
         recorder.gather(&mut tape);
         let (x, labels) = (tape.leaf(&self.batch.x), tape.leaf(&self.batch.labels));
+        let all = tape.copy(x);
+        tape.keep(all, mixed);
+        let misclassified = tape.fill(0.0, &self.eps.dims);
+        tape.keep(misclassified, &self.eps);
         let logits = recorder.model.logits(&mut tape, x, Mode::Train);
         tape.keep(logits, &self.logits);
         let loss = tape.loss(config.loss_rule(config.clean_loss_fn), logits, labels);
         tape.keep(loss, &self.clean_loss);
+        recorder.logit_margin(&mut tape, logits, &self.logit_margin);
         let sign = tape.loss(config.loss_rule(config.fidelity.right_when), logits, labels);
-        tape.select_negative(sign, &self.selected, &self.correct);
         if let Some(gradient) = gradient {
             let weights = tape.mean_weights(self.batch.capacity());
             recorder.gradient(&mut tape, loss, weights, gradient);
         }
+        tape.select_negative(sign, &self.selected, &self.correct);
         tape.finish()
     }
 
@@ -177,7 +186,8 @@ impl Mma {
         tape.finish()
     }
 
-    /// Records the loss of the mixed batch, its gradient, and the storing of the margins.
+    /// Records the loss of the mixed batch, in which boundary points take the places of the correct examples; its gradient;
+    /// and the storing of the margins.
     fn margin_pass(
         &self,
         recorder: &StepRecorder,
@@ -186,16 +196,8 @@ impl Mma {
         mixed: &Buffer,
         gradient: &Buffer,
     ) -> Program {
-        let (config, n) = (recorder.config, self.batch.capacity());
-        let mut tape = self.batch.tape("margin_pass");
-        let (x, labels, index) =
-            (tape.leaf(&self.batch.x), tape.leaf(&self.batch.labels), tape.leaf(&self.batch.index));
-        let all = tape.copy(x);
-        tape.keep(all, mixed);
-        let misclassified = tape.fill(0.0, &[n]);
-        tape.keep(misclassified, &self.eps);
-
-        tape.set_rows(&attacked.rows);
+        let config = recorder.config;
+        let mut tape = attacked.tape("margin_pass");
         let point = an_pgd.boundary_point(&mut tape, config.fidelity.clamp_boundary);
         let (selected, margin) = (tape.leaf(&self.selected), tape.leaf(&an_pgd.margin));
         tape.scatter_rows(mixed, point, selected);
@@ -206,11 +208,12 @@ impl Mma {
         }
 
         tape.set_rows(&self.batch.rows);
-        let (mixed, eps) = (tape.leaf(mixed), tape.leaf(&self.eps));
+        let [mixed, labels, index, eps] =
+            [mixed, &self.batch.labels, &self.batch.index, &self.eps].map(|buffer| tape.leaf(buffer));
+        let logits = recorder.model.logits(&mut tape, mixed, Mode::Train);
         if config.fidelity.forget_wrong {
             tape.scatter_rows(&self.margins, eps, index);
         }
-        let logits = recorder.model.logits(&mut tape, mixed, Mode::Train);
         let loss = tape.loss(config.loss_rule(config.margin_loss_fn), logits, labels);
         tape.keep(loss, &self.margin_loss);
         let weights = tape.hinge_weights(eps, config.hinge_maxeps);
@@ -221,7 +224,7 @@ impl Mma {
 
     fn statistics(&self) -> BatchStatistics<'_> {
         BatchStatistics {
-            logits: &self.logits,
+            logit_margin: &self.logit_margin,
             loss: &self.clean_loss,
             weighted_loss: &self.margin_loss,
             weights: Some(&self.margin_weights),

@@ -25,8 +25,8 @@ use crate::tape::{Memory, Tape};
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
     let StepModels { attacked, trained, preparation } = StepModels::new(memory, model, config.precision);
     let recorder = StepRecorder::new(memory, &trained, data, config);
-    let logits = recorder.logits(memory, "logits");
-    let adversarial_loss = recorder.per_example(memory, "adversarial_loss");
+    let [adversarial_loss, logit_margin] =
+        ["adversarial_loss", "logit_margin"].map(|name| recorder.per_example(memory, name));
     let gradient = recorder.gradient_buffer(memory, "gradient");
     let settings = PgdSettings {
         loss: config.loss_rule(config.margin_loss_fn),
@@ -47,15 +47,15 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
 
     let mut tape = recorder.batch.tape("adversarial_pass");
     let (adv, labels) = (tape.leaf(&pgd.adv), tape.leaf(&recorder.batch.labels));
-    let found = trained.logits(&mut tape, adv, Mode::Train);
-    tape.keep(found, &logits);
-    let loss = tape.loss(settings.loss, found, labels);
+    let logits = trained.logits(&mut tape, adv, Mode::Train);
+    let loss = tape.loss(settings.loss, logits, labels);
     tape.keep(loss, &adversarial_loss);
+    recorder.logit_margin(&mut tape, logits, &logit_margin);
     let weights = tape.mean_weights(recorder.batch.capacity());
     recorder.gradient(&mut tape, loss, weights, &gradient);
 
     let statistics = BatchStatistics {
-        logits: &logits,
+        logit_margin: &logit_margin,
         loss: &adversarial_loss,
         weighted_loss: &adversarial_loss,
         weights: None,

@@ -14,22 +14,26 @@ use crate::tape::Memory;
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
     let StepModels { trained, preparation, .. } = StepModels::new(memory, model, config.precision);
     let recorder = StepRecorder::new(memory, &trained, data, config);
-    let logits = recorder.logits(memory, "logits");
-    let clean_loss = recorder.per_example(memory, "clean_loss");
+    let [clean_loss, logit_margin] = ["clean_loss", "logit_margin"].map(|name| recorder.per_example(memory, name));
     let gradient = recorder.gradient_buffer(memory, "gradient");
 
     let mut tape = recorder.batch.tape("clean_pass");
     recorder.gather(&mut tape);
     let (x, labels) = (tape.leaf(&recorder.batch.x), tape.leaf(&recorder.batch.labels));
-    let found = trained.logits(&mut tape, x, Mode::Train);
-    tape.keep(found, &logits);
-    let loss = tape.loss(config.loss_rule(config.clean_loss_fn), found, labels);
+    let logits = trained.logits(&mut tape, x, Mode::Train);
+    let loss = tape.loss(config.loss_rule(config.clean_loss_fn), logits, labels);
     tape.keep(loss, &clean_loss);
+    recorder.logit_margin(&mut tape, logits, &logit_margin);
     let weights = tape.mean_weights(recorder.batch.capacity());
     recorder.gradient(&mut tape, loss, weights, &gradient);
 
-    let statistics =
-        BatchStatistics { logits: &logits, loss: &clean_loss, weighted_loss: &clean_loss, weights: None, eps: None };
+    let statistics = BatchStatistics {
+        logit_margin: &logit_margin,
+        loss: &clean_loss,
+        weighted_loss: &clean_loss,
+        weights: None,
+        eps: None,
+    };
     let update = recorder.update(&[&gradient], &statistics);
     let mut schedule = preparation;
     schedule.then(&Arc::new(tape.finish()), 1);

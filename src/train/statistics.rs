@@ -4,8 +4,9 @@ use crate::tape::{Buffer, Metric};
 
 /// Values of each example of a step, from which the sums of [`Metric`] are made.
 pub(super) struct BatchStatistics<'a> {
-    /// Logits `[n, classes]`; an example is correct if its label has the largest one.
-    pub logits: &'a Buffer,
+    /// Logit margin `[n]`, which [`StepRecorder::logit_margin`](super::step::StepRecorder::logit_margin) records: an example
+    /// is correct where it is negative.
+    pub logit_margin: &'a Buffer,
     /// Loss `[n]` whose mean is summed.
     pub loss: &'a Buffer,
     /// Loss `[n]` whose weighted sum is summed.

@@ -88,6 +88,14 @@ impl<'a> StepRecorder<'a> {
         }
     }
 
+    /// Records the logit margin of each example, written to `margin` `[n]`. It is recorded beside the loss, so that one
+    /// launch computes both.
+    pub fn logit_margin(&self, tape: &mut Tape, logits: Value, margin: &Buffer) {
+        let labels = tape.leaf(&self.batch.labels);
+        let value = tape.loss(self.config.loss_rule(Loss::Lm), logits, labels);
+        tape.keep(value, margin);
+    }
+
     /// Records the gradient of `sum(loss * weights)` with respect to all parameters, multiplied by the loss scale if
     /// there is one, written to `gradient`.
     pub fn gradient(&self, tape: &mut Tape, loss: Value, weights: Value, gradient: &Buffer) {
@@ -126,9 +134,8 @@ impl<'a> StepRecorder<'a> {
         }
         tape.set_rows(&self.batch.rows);
         let n = self.batch.capacity();
-        let (logits, labels) = (tape.leaf(statistics.logits), tape.leaf(&self.batch.labels));
-        let logit_margin = tape.loss(config.loss_rule(Loss::Lm), logits, labels);
-        let [loss, weighted_loss] = [statistics.loss, statistics.weighted_loss].map(|b| tape.leaf(b));
+        let [loss, logit_margin, weighted_loss] =
+            [statistics.loss, statistics.logit_margin, statistics.weighted_loss].map(|b| tape.leaf(b));
         let weights = match statistics.weights {
             Some(weights) => tape.leaf(weights),
             None => tape.mean_weights(n),
@@ -138,8 +145,7 @@ impl<'a> StepRecorder<'a> {
             None => tape.fill(0.0, &[n]),
         };
         let operands = MetricOperands { loss, logit_margin, weights, weighted_loss, eps };
-        tape.accumulate_metrics(operands, &self.metrics);
-        tape.increment(&self.step);
+        tape.accumulate_metrics(operands, &self.metrics, &self.step);
         tape.finish()
     }
 

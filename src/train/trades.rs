@@ -30,8 +30,9 @@ pub const START_DEVIATION: f32 = 0.001;
 pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config: &Config) -> TrainingStep {
     let StepModels { attacked, trained, preparation } = StepModels::new(memory, model, config.precision);
     let recorder = StepRecorder::new(memory, &trained, data, config);
-    let [natural, logits] = ["natural_logits", "logits"].map(|name| recorder.logits(memory, name));
-    let [clean_loss, kl] = ["clean_loss", "kl"].map(|name| recorder.per_example(memory, name));
+    let natural = recorder.logits(memory, "natural_logits");
+    let [clean_loss, kl, logit_margin] =
+        ["clean_loss", "kl", "logit_margin"].map(|name| recorder.per_example(memory, name));
     let gradient = recorder.gradient_buffer(memory, "gradient");
     let ascent = Ascent {
         rule: config.pgd_rule(),
@@ -54,9 +55,9 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let mut tape = recorder.batch.tape("trades_pass");
     let [x, adv, labels] = [&recorder.batch.x, &pgd.adv, &recorder.batch.labels].map(|b| tape.leaf(b));
     let [found, adversarial] = [x, adv].map(|images| trained.logits(&mut tape, images, Mode::Train));
-    tape.keep(found, &logits);
     let clean = tape.loss(config.loss_rule(config.clean_loss_fn), found, labels);
     tape.keep(clean, &clean_loss);
+    recorder.logit_margin(&mut tape, found, &logit_margin);
     let divergence = tape.kl(found, adversarial);
     tape.keep(divergence, &kl);
     let weighted = tape.scale(divergence, config.trades_beta);
@@ -64,8 +65,13 @@ pub fn record(memory: &mut Memory, model: &dyn Model, data: &DeviceData, config:
     let weights = tape.mean_weights(recorder.batch.capacity());
     recorder.gradient(&mut tape, loss, weights, &gradient);
 
-    let statistics =
-        BatchStatistics { logits: &logits, loss: &clean_loss, weighted_loss: &kl, weights: None, eps: None };
+    let statistics = BatchStatistics {
+        logit_margin: &logit_margin,
+        loss: &clean_loss,
+        weighted_loss: &kl,
+        weights: None,
+        eps: None,
+    };
     let update = recorder.update(&[&gradient], &statistics);
     let mut schedule = preparation;
     schedule.then(&Arc::new(natural_pass), 1);

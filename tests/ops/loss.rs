@@ -93,7 +93,7 @@ fn ratio(z: &[f64], raised: usize, lowered: usize, last: usize) -> (Sum, Vec<Sum
 }
 
 /// Loss of a row.
-fn value(z: &[f64], y: usize, rule: LossRule) -> Sum {
+pub(super) fn value(z: &[f64], y: usize, rule: LossRule) -> Sum {
     let m = logit_margins(z, y);
     match rule.loss {
         Loss::Xent => near(softplus(m.slm), softplus(m.slm) + sigmoid(m.slm) * m.size),
@@ -304,7 +304,8 @@ fn accumulate(n: usize) {
     let eps = column([0.1, 0.47, 0.0, 0.3, 0.46]);
     let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
     let case = OpCase::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
-    case.updates_whole(&sums).check(|n| {
+    let steps = Array::u32([41]);
+    case.updates_whole(&sums).updates_whole(&steps).check(|n| {
         let mut all: Vec<Sum> = sums.values.iter().map(|&v| near(v, v)).collect();
         if n == 0 {
             // The mean over no rows is NaN; a batch is never empty.
@@ -322,7 +323,7 @@ fn accumulate(n: usize) {
             all[Metric::Correct as usize] += f64::from(lm.values[i] < 0.0);
             all[Metric::Eps as usize] += eps.values[i];
         }
-        vec![all]
+        vec![all, vec![exact(42.0)]]
     });
 }
 

@@ -26,6 +26,7 @@ mod loss;
 mod modes;
 mod optimizer;
 mod pool;
+mod row_wise;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,6 +111,7 @@ fn test_of(op: &Op) -> fn() {
         Op::Sgd(_) => optimizer::sgd,
         Op::Increment => optimizer::increment,
         Op::AccumulateMetrics => loss::accumulate_metrics,
+        Op::RowWise(_) => row_wise::row_wise,
     }
 }
 

@@ -5,7 +5,7 @@ use super::arena::Arena;
 use super::shapes::{OpShapes, OperandShape};
 use super::{
     attack, batch_norm, conv, conv_fused, conv_pool, elementwise, first_layer, formula, half, head, hyperplane, image,
-    linear, loss, optimizer, pool, rows,
+    linear, loss, optimizer, pool, row_wise, rows,
 };
 use crate::tape::{ConvWindow, DType, HeadFeatures, Metric, Node, Op, Place, Program, StepLayer, Value};
 
@@ -50,6 +50,9 @@ fn formula_inputs<'a>(shapes: &'a OpShapes, x: &[&'a [u8]]) -> Vec<(formula::Inp
 
 /// Computes one op on the memory of `arena`.
 pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
+    if let Op::RowWise(_) = node.op {
+        return row_wise::row_wise(node, |step| run(arena, program, step));
+    }
     let place = |v: &Value| program.places[v.0].expect("every operand has a place");
     let mut reads: Vec<Place> = node.inputs.iter().map(place).collect();
     reads.extend(node.rows.iter().map(place));
@@ -366,6 +369,8 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
         Op::AccumulateMetrics => {
             let rows: Vec<&[f32]> = x.iter().map(|v| &f32s(v)[..n]).collect();
             loss::accumulate_metrics(f32s_mut(y0), &rows);
+            optimizer::increment(&mut u32s_mut(others[0])[0]);
         }
+        Op::RowWise(_) => unreachable!("its steps are computed one by one"),
     }
 }

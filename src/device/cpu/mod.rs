@@ -29,6 +29,7 @@ mod microkernel;
 mod optimizer;
 mod padded_image;
 mod pool;
+mod row_wise;
 mod rows;
 mod scratch;
 mod shapes;

@@ -53,10 +53,10 @@ impl Tape {
         self.same(Op::HingeWeights { hinge }, &[eps])
     }
 
-    /// [`Op::AccumulateMetrics`]: adds a step to `sums`.
-    pub fn accumulate_metrics(&mut self, operands: MetricOperands, sums: &Buffer) {
+    /// [`Op::AccumulateMetrics`]: adds a step to `sums`, and 1 to `steps`.
+    pub fn accumulate_metrics(&mut self, operands: MetricOperands, sums: &Buffer, steps: &Buffer) {
         let MetricOperands { loss, logit_margin, weights, weighted_loss, eps } = operands;
-        let sums = self.leaf(sums);
-        self.push(Op::AccumulateMetrics, &[loss, logit_margin, weights, weighted_loss, eps], &[sums]);
+        let outputs = [sums, steps].map(|buffer| self.leaf(buffer));
+        self.push(Op::AccumulateMetrics, &[loss, logit_margin, weights, weighted_loss, eps], &outputs);
     }
 }

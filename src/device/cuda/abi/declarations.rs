@@ -245,6 +245,73 @@ abi! {
         SkippedSteps,
     }
 
+    /// Steps of a row-wise op, at most.
+    const ROW_WISE_STEPS: usize = 8;
+    /// Operands of a row-wise op, at most.
+    const ROW_WISE_OPERANDS: usize = 24;
+    /// Operands of a step of a row-wise op, at most.
+    const ROW_WISE_STEP_OPERANDS: usize = 5;
+    /// Numbers of a step of a row-wise op, at most.
+    const ROW_WISE_NUMBERS: usize = 5;
+
+    /// Kernels whose work on a row is a step of a row-wise op.
+    enum RowWiseKernel {
+        GatherRowsBy1,
+        GatherRowsBy4,
+        GatherRowsBy16,
+        ScatterRowsBy1,
+        ScatterRowsBy4,
+        ScatterRowsBy16,
+        BytesToUnit,
+        BytesToUnitX4,
+        Copy,
+        CopyX4,
+        Fill,
+        FillX4,
+        Scale,
+        ScaleX4,
+        ClampMin,
+        ClampMinX4,
+        Loss,
+        LossBackward,
+        MeanWeights,
+        HingeWeights,
+        Uniform,
+        UniformX4,
+        PgdStartLinf,
+        PgdStartLinfX4,
+        PgdStartL2,
+        PgdStartL2X4,
+        AlongDirectionEps,
+        AlongDirectionEpsX4,
+        Bisect,
+    }
+
+    /// A step of a row-wise op: the arguments of its kernel.
+    struct RowWiseStepCode {
+        /// Number of the `RowWiseKernel`.
+        kernel: u32,
+        /// 1: waits until the block's threads have done the steps before.
+        waits: u32,
+        /// Numbers of the step's operands among the op's, in the order of the kernel's arguments.
+        operand: [u32; ROW_WISE_STEP_OPERANDS],
+        /// Bits of the kernel's `int`, `unsigned` and `float` arguments, without the capacity in rows.
+        number: [u32; ROW_WISE_NUMBERS],
+    }
+
+    /// Steps of a row-wise op.
+    struct RowWiseCode {
+        /// Steps in use.
+        count: u32,
+        /// The steps.
+        steps: [RowWiseStepCode; ROW_WISE_STEPS],
+    }
+
+    /// Operands of a row-wise op, of any element type.
+    operands RowWiseOperands {
+        of: [*mut f32; ROW_WISE_OPERANDS],
+    }
+
     /// Entries of a learning rate schedule, at most.
     const MAX_LEARNING_RATES: usize = 32;
 

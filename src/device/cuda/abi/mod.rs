@@ -82,6 +82,12 @@ impl<T, const N: usize> OperandMember for [*const T; N] {
     }
 }
 
+impl<T, const N: usize> OperandMember for [*mut T; N] {
+    fn absent() -> Arg {
+        Arg::Members("pointers", vec![Arg::Null; N])
+    }
+}
+
 impl OperandMember for i32 {
     fn absent() -> Arg {
         Arg::Int(0)
@@ -104,6 +110,7 @@ const _: () = {
     assert!(NO_CHOICE == tape::NO_CHOICE && MAX_LEARNING_RATES == tape::MAX_LEARNING_RATES);
     assert!(FORMULA_LENGTH == formula::FORMULA_LENGTH && FORMULA_DEPTH == formula::FORMULA_DEPTH);
     assert!(FORMULA_INPUTS == formula::FORMULA_INPUTS && FORMULA_INPUTS < TABLE_BY_ROW as usize);
+    assert!(ROW_WISE_STEPS == tape::ROW_WISE_STEPS && ROW_WISE_OPERANDS == tape::ROW_WISE_OPERANDS);
     assert!(PHILOX_ROUNDS == rng::PHILOX_ROUNDS);
     assert!(PHILOX_MULTIPLIER_0 == rng::PHILOX_MULTIPLIERS[0] && PHILOX_MULTIPLIER_1 == rng::PHILOX_MULTIPLIERS[1]);
     assert!(PHILOX_WEYL_0 == rng::PHILOX_WEYL[0] && PHILOX_WEYL_1 == rng::PHILOX_WEYL[1]);

@@ -117,7 +117,7 @@ pub(super) fn hinge_weights(desc: &Desc, hinge: f32) -> Launch {
 
 pub(super) fn accumulate_metrics(desc: &Desc) -> Launch {
     let n = desc.input(0)[0];
-    let mut args = vec![Arg::Output(0)];
+    let mut args = vec![Arg::Output(0), Arg::Output(1)];
     args.extend((0..desc.inputs()).map(Arg::Input));
     args.extend([Arg::Rows, Arg::size(n)]);
     Launch::new("accumulate_metrics", 1, args, desc.cost_of_update(6 * n as u64))

@@ -25,6 +25,7 @@ mod loss;
 mod ops_tests;
 mod optimizer;
 mod pool;
+mod row_wise;
 mod rows;
 
 use super::launch::{Cost, Launch, Lowered};
@@ -116,6 +117,11 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::Adam(rule) => optimizer::adam(&desc, rule).into(),
         Op::Sgd(rule) => optimizer::sgd(&desc, rule).into(),
         Op::Increment => optimizer::increment(&desc).into(),
+
+        Op::RowWise(steps) => {
+            let alone: Vec<Lowered> = node.steps().iter().map(|step| lower(program, step, multiprocessors)).collect();
+            row_wise::row_wise(&desc, steps, &alone).into()
+        }
     }
 }
 

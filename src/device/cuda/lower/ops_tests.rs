@@ -336,7 +336,7 @@ fn an_op_of_one_number_a_row_takes_a_thread_a_row_and_a_sum_takes_one_block() {
         covers(&launch(Op::HingeWeights { hinge: 0.4 }, &[each], &[each], None), n);
         covers(&launch(Op::Bisect { max_eps: 0.4 }, &[each], &[each; 3], None), n);
         let sums = [Metric::COUNT];
-        covers(&launch(Op::AccumulateMetrics, &[each; 5], &[f32s(&sums)], None), 1);
+        covers(&launch(Op::AccumulateMetrics, &[each; 5], &[f32s(&sums), one], None), 1);
         covers(&launch(Op::SelectNegative, &[each], &[(each.0, DType::U32), one], None), 1);
         covers(&launch(Op::Increment, &[], &[one], None), 1);
     }
