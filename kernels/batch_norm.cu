@@ -12,6 +12,7 @@
 // floats.
 #include "batch_norm.cuh"
 #include "epilogue.cuh"
+#include "last_block.cuh"
 #include "prelude.cuh"
 #include "vector.cuh"
 
@@ -24,6 +25,7 @@ struct ChannelThreadMap {
     int channel;     // channel of this thread
     int first, end;  // items of this thread, `together` apart
     int left;        // items from the block's first one on
+    int blocks;      // blocks along x that have items
 
     __device__ __forceinline__ ChannelThreadMap(const unsigned* rows, int capacity, int pixels, int width, int chunk)
         : lanes(min(width, WARP)), together(THREADS / lanes), width(width) {
@@ -31,6 +33,7 @@ struct ChannelThreadMap {
         const int start = static_cast<int>(blockIdx.x) * chunk, place = static_cast<int>(threadIdx.x) / lanes;
         channel = static_cast<int>(blockIdx.y) * WARP + static_cast<int>(threadIdx.x) % lanes;
         left = items - start;
+        blocks = ceil_div(items, chunk);
         first = start + place;
         end = place < together && channel < width ? start + min(chunk, left) : 0;
     }
@@ -244,7 +247,7 @@ __device__ __forceinline__ float number(float4 v, int i) { return i == 0 ? v.x :
 // numbers of all of `in` for the i-th channel of a vector. Each thread adds its own items, then the sums of a channel's
 // threads are added in order. Every thread of the block calls it.
 template <typename V, typename F, typename... In>
-__device__ __forceinline__ void sum_items(double2* __restrict__ parts, int splits, const ChannelThreadMap& map, F add,
+__device__ __forceinline__ void sum_items(double2* parts, int splits, const ChannelThreadMap& map, F add,
                                           const In* __restrict__... in) {
     constexpr int N = sizeof(V) / sizeof(float);
     SHARED(double, sums, [2 * N][THREADS]);
@@ -272,118 +275,139 @@ __device__ __forceinline__ void sum_items(double2* __restrict__ parts, int split
     (which % 2 == 0 ? to.x : to.y) = sum;
 }
 
-// Sums of a channel from its splits, of which `active` have items. Each lane of a warp adds some, then the lanes are
-// added.
-__device__ __forceinline__ double2 add_splits(const double2* __restrict__ parts, int channel, int splits, int active) {
-    const double2* of_channel = parts + static_cast<size_t>(channel) * splits;
-    double2 sums = make_double2(0.0, 0.0);
+// The sums of the block's channels from the splits of all blocks, in the last block. `finish(channel, sums)` takes them.
+// The lanes of a warp each add some splits of a channel, then the lanes are added. A warp takes two channels at a time,
+// so that enough loads are in flight: the other blocks have ended. Every thread of the block calls it.
+//
+// 16 bytes a split, at most 256 of them a channel: 0.26 MB for 64 channels, which come from the L2 cache. One
+// multiprocessor reads them in 2 to 4 us, as long as a launch that has more of them.
+template <typename V, typename F>
+__device__ __forceinline__ void finish_sums(const double2* parts, unsigned* counters, int splits,
+                                            const ChannelThreadMap& map, F finish) {
+    constexpr int N = sizeof(V) / sizeof(float), WARPS = THREADS / WARP;
+    SHARED(double2, totals, [N * WARP]);
+    static_assert(N * WARP <= THREADS, "a thread for each of a block's channels");
+    if (!is_last_block(counters + blockIdx.y, map.blocks)) return;
+    const int first = static_cast<int>(blockIdx.y) * WARP * N, channels = min(map.width * N - first, N * WARP);
+    const int warp = static_cast<int>(threadIdx.x) / WARP, lane = static_cast<int>(threadIdx.x) % WARP;
+    for (int channel = 2 * warp; channel < channels; channel += 2 * WARPS) {
+        const int next = min(channel + 1, channels - 1);
+        const double2* a = parts + static_cast<size_t>(first + channel) * splits;
+        const double2* b = parts + static_cast<size_t>(first + next) * splits;
+        double2 sums[2] = {make_double2(0.0, 0.0), make_double2(0.0, 0.0)};
 #pragma unroll 4
-    for (int split = static_cast<int>(threadIdx.x) % WARP; split < active; split += WARP) {
-        sums.x += of_channel[split].x;
-        sums.y += of_channel[split].y;
+        for (int split = lane; split < map.blocks; split += WARP) {
+            sums[0].x += a[split].x;
+            sums[0].y += a[split].y;
+            sums[1].x += b[split].x;
+            sums[1].y += b[split].y;
+        }
+        const double2 both[2] = {make_double2(warp_sum(sums[0].x), warp_sum(sums[0].y)),
+                                 make_double2(warp_sum(sums[1].x), warp_sum(sums[1].y))};
+        if (lane == 0) {
+            totals[channel] = both[0];
+            totals[next] = next == channel ? both[0] : both[1];
+        }
     }
-    return make_double2(warp_sum(sums.x), warp_sum(sums.y));
-}
-
-__device__ __forceinline__ int warp_channel() {
-    return static_cast<int>(blockIdx.x) * (THREADS / WARP) + static_cast<int>(threadIdx.x) / WARP;
-}
-
-// Splits of the sums of x - origin and of its square, where origin is the first item of the channel. The origin is
-// close enough to the mean that the variance loses no digits of single precision, however far from 0 the mean is. 4
-// bytes a number: 33.6 MB, 11 us.
-template <typename V, typename M>
-__device__ __forceinline__ void batch_norm_training_splits_of(double2* parts, const M* x, const unsigned* rows,
-                                                              int capacity, int pixels, int width, int chunk,
-                                                              int splits) {
-    const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
-    if (map.none()) return;
-    const V origin = read(x[min(map.channel, width - 1)]);
-    const auto add = [=](double2& sums, int i, float x) {
-        const double from_origin = static_cast<double>(x) - static_cast<double>(number(origin, i));
-        sums.x += from_origin;
-        sums.y = fma(from_origin, from_origin, sums.y);
-    };
-    sum_items<V>(parts, splits, map, add, x);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_splits(double2* __restrict__ parts, const float* __restrict__ x,
-                               const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
-                               int splits) {
-    batch_norm_training_splits_of<float>(parts, x, rows, capacity, pixels, width, chunk, splits);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_splits_x4(double2* __restrict__ parts, const float4* __restrict__ x,
-                                  const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
-                                  int splits) {
-    batch_norm_training_splits_of<float4>(parts, x, rows, capacity, pixels, width, chunk, splits);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_splits_half(double2* __restrict__ parts, const Half* __restrict__ x,
-                                    const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
-                                    int splits) {
-    batch_norm_training_splits_of<float>(parts, x, rows, capacity, pixels, width, chunk, splits);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_splits_half_x4(double2* __restrict__ parts, const Half4* __restrict__ x,
-                                       const unsigned* __restrict__ rows, int capacity, int pixels, int width,
-                                       int chunk, int splits) {
-    batch_norm_training_splits_of<float4>(parts, x, rows, capacity, pixels, width, chunk, splits);
+    __syncthreads();
+    const int own = static_cast<int>(threadIdx.x);
+    if (own < channels) finish(first + own, totals[own]);
 }
 
 __device__ __forceinline__ float moved(float from, float to) {
     return (1.0f - BATCH_NORM_MOMENTUM) * from + BATCH_NORM_MOMENTUM * to;
 }
 
-// Mean and variance of the batch from the splits of the sums, and the running statistics. Without an active row nothing
-// changes. A warp a channel. 16 bytes a split, at most 256 of them a channel: 0.26 MB for 64 channels, from a cache.
-template <class Element>
-__device__ __forceinline__ void batch_norm_training_statistics_of(
-    float* mean, float* variance, float* running_mean, float* running_variance, const double2* parts, const Element* x,
-    const unsigned* rows, int capacity, int pixels, int c, int chunk, int splits) {
-    const int channel = warp_channel(), items = active_rows(rows, capacity) * pixels;
-    if (channel >= c || items == 0) return;
-    const double2 sums = add_splits(parts, channel, splits, ceil_div(items, chunk));
-    if (threadIdx.x % WARP > 0) return;
-    const double count = items, from_origin = sums.x / count, squares = sums.y - sums.x * from_origin;
-    const float center = static_cast<float>(static_cast<double>(read(x[channel])) + from_origin);
-    mean[channel] = center;
-    variance[channel] = static_cast<float>(squares / count);
-    running_mean[channel] = moved(running_mean[channel], center);
-    const float unbiased = static_cast<float>(squares / larger(count - 1.0, 1.0));
-    running_variance[channel] = moved(running_variance[channel], unbiased);
+// Results of batch norm's statistics, a number a channel.
+struct StatisticsResults {
+    float* mean;
+    float* variance;
+    float* running_mean;
+    float* running_variance;
+};
+
+// Mean and variance of the batch, and the running statistics. Without an active row nothing changes. The splits are those
+// of the sums of x - origin and of its square, where origin is the first item of the channel. The origin is close enough
+// to the mean that the variance loses no digits of single precision, however far from 0 the mean is. 4 bytes a number:
+// 33.6 MB, 11 us; 2 bytes for halves.
+template <typename V, typename M, typename Element>
+__device__ __forceinline__ void batch_norm_training_statistics_of(StatisticsResults results, double2* parts,
+                                                                  unsigned* counters, const M* x, const Element* numbers,
+                                                                  const ChannelThreadMap& map, int items, int splits) {
+    if (map.none()) return;
+    const V origin = read(x[min(map.channel, map.width - 1)]);
+    const auto add = [=](double2& sums, int i, float x) {
+        const double from_origin = static_cast<double>(x) - static_cast<double>(number(origin, i));
+        sums.x += from_origin;
+        sums.y = fma(from_origin, from_origin, sums.y);
+    };
+    sum_items<V>(parts, splits, map, add, x);
+    finish_sums<V>(parts, counters, splits, map, [=](int channel, double2 sums) {
+        const double count = items, from_origin = sums.x / count, squares = sums.y - sums.x * from_origin;
+        const float center = static_cast<float>(static_cast<double>(read(numbers[channel])) + from_origin);
+        results.mean[channel] = center;
+        results.variance[channel] = static_cast<float>(squares / count);
+        results.running_mean[channel] = moved(results.running_mean[channel], center);
+        const float unbiased = static_cast<float>(squares / larger(count - 1.0, 1.0));
+        results.running_variance[channel] = moved(results.running_variance[channel], unbiased);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_statistics(float* __restrict__ mean, float* __restrict__ variance,
-                                   float* __restrict__ running_mean, float* __restrict__ running_variance,
-                                   const double2* __restrict__ parts, const float* __restrict__ x,
-                                   const unsigned* __restrict__ rows, int capacity, int pixels, int c, int chunk,
+    batch_norm_training_statistics(float* mean, float* variance, float* running_mean, float* running_variance,
+                                   double2* parts, unsigned* counters, const float* __restrict__ x,
+                                   const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
                                    int splits) {
-    batch_norm_training_statistics_of(mean, variance, running_mean, running_variance, parts, x, rows, capacity, pixels,
-                                      c, chunk, splits);
+    const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
+    batch_norm_training_statistics_of<float>({mean, variance, running_mean, running_variance}, parts, counters, x,
+                                          x, map, active_rows(rows, capacity) * pixels, splits);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_training_statistics_half(float* __restrict__ mean, float* __restrict__ variance,
-                                        float* __restrict__ running_mean, float* __restrict__ running_variance,
-                                        const double2* __restrict__ parts, const Half* __restrict__ x,
-                                        const unsigned* __restrict__ rows, int capacity, int pixels, int c, int chunk,
-                                        int splits) {
-    batch_norm_training_statistics_of(mean, variance, running_mean, running_variance, parts, x, rows, capacity, pixels,
-                                      c, chunk, splits);
+    batch_norm_training_statistics_x4(float* mean, float* variance, float* running_mean, float* running_variance,
+                                   double2* parts, unsigned* counters, const float4* __restrict__ x,
+                                   const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                                   int splits) {
+    const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
+    batch_norm_training_statistics_of<float4>({mean, variance, running_mean, running_variance}, parts, counters, x,
+                                          reinterpret_cast<const float*>(x), map, active_rows(rows, capacity) * pixels, splits);
 }
 
-// Splits of the sums of the gradient before ReLU times the normalized x, and of that gradient alone. 8 bytes a number:
-// 67 MB, 22 us.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_training_statistics_half(float* mean, float* variance, float* running_mean, float* running_variance,
+                                   double2* parts, unsigned* counters, const Half* __restrict__ x,
+                                   const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                                   int splits) {
+    const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
+    batch_norm_training_statistics_of<float>({mean, variance, running_mean, running_variance}, parts, counters, x,
+                                          x, map, active_rows(rows, capacity) * pixels, splits);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_training_statistics_half_x4(float* mean, float* variance, float* running_mean, float* running_variance,
+                                   double2* parts, unsigned* counters, const Half4* __restrict__ x,
+                                   const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                                   int splits) {
+    const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
+    batch_norm_training_statistics_of<float4>({mean, variance, running_mean, running_variance}, parts, counters, x,
+                                          reinterpret_cast<const Half*>(x), map, active_rows(rows, capacity) * pixels, splits);
+}
+
+// Sums of the gradient before ReLU times the normalized x, and of that gradient alone: 0 without an active row. 8 bytes a
+// number: 67 MB, 22 us.
 template <typename M, typename V>
-__device__ __forceinline__ void batch_norm_backward_weight_splits_of(
-    double2* parts, const M* dy, const M* x, const V* __restrict__ weight, const V* __restrict__ bias,
-    const V* __restrict__ mean, const V* __restrict__ variance, bool relu, const ChannelThreadMap& map, int splits) {
+__device__ __forceinline__ void batch_norm_backward_weight_of(
+    float* dweight, float* dbias, double2* parts, unsigned* counters, const M* dy, const M* x,
+    const V* __restrict__ weight, const V* __restrict__ bias, const V* __restrict__ mean,
+    const V* __restrict__ variance, bool relu, const ChannelThreadMap& map, int splits) {
+    const auto finish = [=](int channel, double2 sums) {
+        dweight[channel] = static_cast<float>(sums.x);
+        dbias[channel] = static_cast<float>(sums.y);
+    };
+    if (map.blocks == 0 && blockIdx.x + blockIdx.y == 0) {
+        const int channels = map.width * static_cast<int>(sizeof(V) / sizeof(float));
+        for (int c = static_cast<int>(threadIdx.x); c < channels; c += THREADS) finish(c, make_double2(0.0, 0.0));
+    }
     if (map.none()) return;
     const int at = min(map.channel, map.width - 1);
     const Affine<V> affine(weight[at], bias[at], mean[at], variance[at]);
@@ -394,59 +418,49 @@ __device__ __forceinline__ void batch_norm_backward_weight_splits_of(
         sums.y += static_cast<double>(gradient);
     };
     sum_items<V>(parts, splits, map, add, dy, x);
+    finish_sums<V>(parts, counters, splits, map, finish);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_backward_weight_splits(double2* __restrict__ parts, const float* __restrict__ dy,
-                                      const float* __restrict__ x, const float* __restrict__ weight,
-                                      const float* __restrict__ bias, const float* __restrict__ mean,
-                                      const float* __restrict__ variance, int relu, const unsigned* __restrict__ rows,
-                                      int capacity, int pixels, int width, int chunk, int splits) {
-    batch_norm_backward_weight_splits_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
-                                         ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
+    batch_norm_backward_weight(float* dweight, float* dbias, double2* parts, unsigned* counters,
+                               const float* __restrict__ dy, const float* __restrict__ x,
+                               const float* __restrict__ weight, const float* __restrict__ bias,
+                               const float* __restrict__ mean, const float* __restrict__ variance, int relu,
+                               const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                               int splits) {
+    batch_norm_backward_weight_of(dweight, dbias, parts, counters, dy, x, weight, bias, mean, variance, relu != 0,
+                                  ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_backward_weight_splits_x4(double2* __restrict__ parts, const float4* __restrict__ dy,
-                                         const float4* __restrict__ x, const float4* __restrict__ weight,
-                                         const float4* __restrict__ bias, const float4* __restrict__ mean,
-                                         const float4* __restrict__ variance, int relu,
-                                         const unsigned* __restrict__ rows, int capacity, int pixels, int width,
-                                         int chunk, int splits) {
-    batch_norm_backward_weight_splits_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
-                                         ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
+    batch_norm_backward_weight_x4(float* dweight, float* dbias, double2* parts, unsigned* counters,
+                               const float4* __restrict__ dy, const float4* __restrict__ x,
+                               const float4* __restrict__ weight, const float4* __restrict__ bias,
+                               const float4* __restrict__ mean, const float4* __restrict__ variance, int relu,
+                               const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                               int splits) {
+    batch_norm_backward_weight_of(dweight, dbias, parts, counters, dy, x, weight, bias, mean, variance, relu != 0,
+                                  ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_backward_weight_splits_half(double2* __restrict__ parts, const Half* __restrict__ dy,
-                                      const Half* __restrict__ x, const float* __restrict__ weight,
-                                      const float* __restrict__ bias, const float* __restrict__ mean,
-                                      const float* __restrict__ variance, int relu, const unsigned* __restrict__ rows,
-                                      int capacity, int pixels, int width, int chunk, int splits) {
-    batch_norm_backward_weight_splits_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
-                                         ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
+    batch_norm_backward_weight_from_half(float* dweight, float* dbias, double2* parts, unsigned* counters,
+                               const Half* __restrict__ dy, const Half* __restrict__ x,
+                               const float* __restrict__ weight, const float* __restrict__ bias,
+                               const float* __restrict__ mean, const float* __restrict__ variance, int relu,
+                               const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                               int splits) {
+    batch_norm_backward_weight_of(dweight, dbias, parts, counters, dy, x, weight, bias, mean, variance, relu != 0,
+                                  ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_backward_weight_splits_half_x4(double2* __restrict__ parts, const Half4* __restrict__ dy,
-                                         const Half4* __restrict__ x, const float4* __restrict__ weight,
-                                         const float4* __restrict__ bias, const float4* __restrict__ mean,
-                                         const float4* __restrict__ variance, int relu,
-                                         const unsigned* __restrict__ rows, int capacity, int pixels, int width,
-                                         int chunk, int splits) {
-    batch_norm_backward_weight_splits_of(parts, dy, x, weight, bias, mean, variance, relu != 0,
-                                         ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
-}
-
-// Sums from their splits: 0 without an active row. A warp a channel.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    batch_norm_backward_weight(float* __restrict__ dweight, float* __restrict__ dbias,
-                               const double2* __restrict__ parts, const unsigned* __restrict__ rows, int capacity,
-                               int pixels, int c, int chunk, int splits) {
-    const int channel = warp_channel(), items = active_rows(rows, capacity) * pixels;
-    if (channel >= c) return;
-    const double2 sums = add_splits(parts, channel, splits, ceil_div(items, chunk));
-    if (threadIdx.x % WARP > 0) return;
-    dweight[channel] = static_cast<float>(sums.x);
-    dbias[channel] = static_cast<float>(sums.y);
+    batch_norm_backward_weight_from_half_x4(float* dweight, float* dbias, double2* parts, unsigned* counters,
+                               const Half4* __restrict__ dy, const Half4* __restrict__ x,
+                               const float4* __restrict__ weight, const float4* __restrict__ bias,
+                               const float4* __restrict__ mean, const float4* __restrict__ variance, int relu,
+                               const unsigned* __restrict__ rows, int capacity, int pixels, int width, int chunk,
+                               int splits) {
+    batch_norm_backward_weight_of(dweight, dbias, parts, counters, dy, x, weight, bias, mean, variance, relu != 0,
+                                  ChannelThreadMap(rows, capacity, pixels, width, chunk), splits);
 }

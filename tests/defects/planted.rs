@@ -48,13 +48,19 @@ fn expected(kernel: &str) -> Vec<f32> {
         "shared_overflow" => each(|i| if i == first(i) { 0.0 } else { x[i - 1] }),
         "thread_order" => each(|i| sum(x, first(i), i + 1)),
         "block_order" => each(|i| if i + 1 == (first(i) + BLOCK).min(N) { sum(x, 0, i + 1) } else { 0.0 }),
+        "missing_fence" => each(|i| match i {
+            0..3 => sum(x, BLOCK * i, BLOCK * i + BLOCK),
+            3 => sum(x, 0, N),
+            4 => f32::from_bits(3),
+            _ => 0.0,
+        }),
         "divergent_barrier" => each(|i| x[i / 2 * 2]),
         "divergent_shuffle" => each(|i| if i % 32 == 0 { sum(x, i, i + 32) } else { 0.0 }),
         _ => panic!("no formula for {kernel}"),
     }
 }
 
-const ALL: [&str; 14] = [
+const ALL: [&str; 15] = [
     "missing_barrier",
     "read_past_end",
     "read_before_start",
@@ -65,6 +71,7 @@ const ALL: [&str; 14] = [
     "shared_overflow",
     "thread_order",
     "block_order",
+    "missing_fence",
     "copy_not_awaited",
     "divergent_barrier",
     "divergent_shuffle",
@@ -179,6 +186,13 @@ fn a_race_between_blocks_is_found_by_thread_sanitizer() {
 fn a_race_in_a_block_is_found_by_thread_sanitizer() {
     gives_wrong_numbers("race_in_block", &[], &["", "threads=reversed;blocks=random:3"]);
     is_found_by(KernelBuild::Thread, "race_in_block", "data race");
+}
+
+/// The fake driver's stores are visible at once, so the numbers are right.
+#[test]
+fn a_missing_fence_is_found_by_thread_sanitizer() {
+    gives_wrong_numbers("missing_fence", &[], &["", "threads=reversed;blocks=random:3"]);
+    is_found_by(KernelBuild::Thread, "missing_fence", "data race");
 }
 
 #[test]

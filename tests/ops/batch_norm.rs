@@ -369,3 +369,11 @@ pub fn batch_norm_backward_weight() {
 pub fn batch_norm_relu_backward_weight() {
     everything(|g| backward_weight(&g, true));
 }
+
+/// Two groups of channels, each with sums of three blocks: small enough for ThreadSanitizer.
+#[test]
+fn sums_of_three_blocks() {
+    let given = Given::new(&[2, 5, 13, 33], Data::Plain);
+    training(&given, true);
+    backward_weight(&given, true);
+}

@@ -109,17 +109,17 @@ fn every_op_passes_under_address_sanitizer() {
     pass(KernelBuild::Address, "");
 }
 
-/// ThreadSanitizer takes a millisecond a thread: the stages of shared memory are what it is needed for. A training step
-/// runs under it in `tests/cuda`.
+/// ThreadSanitizer takes a millisecond a thread: the stages of shared memory and sums by the last block are what it is
+/// needed for. A training step runs under it in `tests/cuda`.
 #[test]
-fn stages_of_tensor_core_kernels_race_nowhere() {
-    if required("gpu") || !runs_long_tests("tensor-core kernels under ThreadSanitizer") {
+fn stages_of_tensor_core_kernels_and_sums_by_the_last_block_race_nowhere() {
+    if required("gpu") || !runs_long_tests("tensor-core kernels and batch norm under ThreadSanitizer") {
         return;
     }
-    let which = ["--exact", "half::small_convolutions_of_each_kernel"];
+    let which = ["--exact", "half::small_convolutions_of_each_kernel", "batch_norm::sums_of_three_blocks"];
     let Some(mut command) = rung("fake", rerun(&which, "kernels", KernelBuild::Thread)) else { return };
     let output = command.env("MAXMARGIN_REPEAT", "1").output().unwrap();
     let said = text(&output);
     assert!(output.status.success() && !said.contains("ThreadSanitizer"), "{said}");
-    assert!(said.contains("1 passed"), "{said}");
+    assert!(said.contains("2 passed"), "{said}");
 }

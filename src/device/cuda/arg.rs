@@ -8,6 +8,9 @@ pub(super) trait KernelStruct: Pod {
     const NAME: &'static str;
 }
 
+/// Number of counters that a launch may use: a block takes one for each group of blocks that it waits for.
+pub const COUNTERS: usize = 1024;
+
 /// An argument of a launch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
@@ -21,6 +24,8 @@ pub enum Arg {
     Null,
     /// Address in the scratch memory that the launches of a node share, as an offset in bytes.
     Scratch(usize),
+    /// Address of integers that are 0 before the launch and after it: [`COUNTERS`] of them, which all launches share.
+    Counters,
     /// An `int`.
     Int(i32),
     /// An `unsigned`.
@@ -50,7 +55,7 @@ impl Arg {
     /// Type of the kernel's parameter: `pointer`, or the type's name.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) => "pointer",
+            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) | Arg::Counters => "pointer",
             Arg::Int(_) => "int",
             Arg::Unsigned(_) => "unsigned",
             Arg::Float(_) => "float",
@@ -63,7 +68,7 @@ impl Arg {
     pub fn bytes(&self) -> usize {
         const WORD: usize = 8;
         match self {
-            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) => WORD,
+            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) | Arg::Counters => WORD,
             Arg::Int(_) | Arg::Unsigned(_) | Arg::Float(_) => 4,
             Arg::Struct(_, bytes) => bytes.len(),
             Arg::Members(_, members) => members.iter().map(|member| member.bytes().next_multiple_of(WORD)).sum(),

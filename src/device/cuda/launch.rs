@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use super::abi::{THREADS, WARP};
-pub use super::arg::Arg;
+pub use super::arg::{Arg, COUNTERS};
 
 /// Memory traffic and arithmetic of a launch if all rows are active: the least of any implementation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

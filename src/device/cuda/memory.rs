@@ -1,28 +1,30 @@
 //! Memory of a CUDA device: addresses of buffers and values.
 //!
-//! Usually there are three permanent allocations: the buffers, the workspace of the running program, and the scratch
-//! memory of the running node. For debugging every buffer and every value has an allocation of its own, so that a tool
+//! Usually there are four permanent allocations: the buffers, the workspace of the running program, the scratch memory of
+//! the running node, and the counters of the running launch, which are 0 between launches. For debugging every buffer and every value has an allocation of its own, so that a tool
 //! that checks allocations finds each access outside an operand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::driver::{Address, Allocation, Context, Stream};
+use super::launch::COUNTERS;
 use crate::tape::{Buffer, Memory as Layout, Program, Region};
 use crate::{Error, Result};
 
 /// Allocations of a device.
 pub(super) enum DeviceMemory {
     /// One allocation a region.
-    Regions { persistent: Allocation, workspace: Allocation, scratch: Allocation },
+    Regions { persistent: Allocation, workspace: Allocation, scratch: Allocation, counters: Allocation },
     /// One allocation a buffer, by its offset in the layout, and one a value, made when its program runs.
-    Apart { buffers: BTreeMap<usize, Allocation>, values: Vec<Allocation> },
+    Apart { buffers: BTreeMap<usize, Allocation>, values: Vec<Allocation>, counters: Allocation },
 }
 
 /// Addresses of the values of a program, and of the scratch memory of its nodes.
 pub(super) struct ProgramAddresses {
     pub values: Vec<Option<Address>>,
     pub scratch: Address,
+    pub counters: Address,
 }
 
 impl DeviceMemory {
@@ -42,6 +44,10 @@ impl DeviceMemory {
                 out_of_memory(context, &needed).unwrap_or_else(|e| e)
             })
         };
+        let zeroed_counters = || {
+            let counters = take(4 * COUNTERS)?;
+            stream.zero(&counters).map(|()| counters)
+        };
         if apart {
             let mut buffers = BTreeMap::new();
             for buffer in &layout.buffers {
@@ -49,11 +55,11 @@ impl DeviceMemory {
                 stream.zero(&allocation)?;
                 buffers.insert(buffer.offset, allocation);
             }
-            return Ok(DeviceMemory::Apart { buffers, values: Vec::new() });
+            return Ok(DeviceMemory::Apart { buffers, values: Vec::new(), counters: zeroed_counters()? });
         }
         let (persistent, workspace, scratch) = (take(layout.bytes())?, take(workspace)?, take(scratch)?);
         stream.zero(&persistent)?;
-        Ok(DeviceMemory::Regions { persistent, workspace, scratch })
+        Ok(DeviceMemory::Regions { persistent, workspace, scratch, counters: zeroed_counters()? })
     }
 
     /// Address of a byte of the layout.
@@ -70,6 +76,13 @@ impl DeviceMemory {
     /// Address of a buffer.
     pub fn buffer(&self, buffer: &Buffer) -> Address {
         self.persistent(buffer.offset)
+    }
+
+    /// Address of the counters.
+    pub fn counters(&self) -> Address {
+        match self {
+            DeviceMemory::Regions { counters, .. } | DeviceMemory::Apart { counters, .. } => counters.address,
+        }
     }
 
     /// Addresses of a program's values while it runs; `scratch` is the size of its nodes' scratch memory in bytes. If
@@ -105,10 +118,10 @@ impl DeviceMemory {
             DeviceMemory::Regions { scratch, .. } => scratch.address,
             DeviceMemory::Apart { .. } => take(scratch)?,
         };
-        if let (true, DeviceMemory::Apart { values, .. }) = (apart, self) {
+        if let (true, DeviceMemory::Apart { values, .. }) = (apart, &mut *self) {
             *values = own;
         }
-        Ok(ProgramAddresses { values, scratch })
+        Ok(ProgramAddresses { values, scratch, counters: self.counters() })
     }
 }
 

@@ -65,6 +65,7 @@ struct LaunchOperands {
     /// Address of the count of active rows; null: all rows.
     rows: Address,
     scratch: Address,
+    counters: Address,
 }
 
 impl LaunchOperands {
@@ -75,6 +76,7 @@ impl LaunchOperands {
             outputs: node.outputs.iter().map(address).collect(),
             rows: node.rows.as_ref().map_or(0, address),
             scratch: addresses.scratch,
+            counters: addresses.counters,
         }
     }
 
@@ -86,6 +88,7 @@ impl LaunchOperands {
             Arg::Rows => words.push(self.rows),
             Arg::Null => words.push(0),
             Arg::Scratch(offset) => words.push(self.scratch + *offset as Address),
+            Arg::Counters => words.push(self.counters),
             Arg::Int(value) => words.push(u64::from(value.cast_unsigned())),
             Arg::Unsigned(value) => words.push(u64::from(*value)),
             Arg::Float(value) => words.push(u64::from(value.to_bits())),
@@ -153,7 +156,8 @@ impl Cuda {
         assert!(!launch.args.iter().any(|arg| matches!(arg, Arg::Scratch(_))), "{} has no scratch", launch.kernel);
         self.stream().bind()?;
         let places = |buffers: &[&Buffer]| buffers.iter().map(|buffer| self.memory().buffer(buffer)).collect();
-        self.launch(launch, &LaunchOperands { inputs: places(inputs), outputs: places(outputs), rows: 0, scratch: 0 })
+        let (inputs, outputs, counters) = (places(inputs), places(outputs), self.memory().counters());
+        self.launch(launch, &LaunchOperands { inputs, outputs, rows: 0, scratch: 0, counters })
     }
 
     fn stream(&self) -> &Arc<Stream> {

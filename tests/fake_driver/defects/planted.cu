@@ -236,3 +236,29 @@ extern "C" __global__ void __launch_bounds__(64) misaligned_mended(float* y, con
     int i = 4 * (blockIdx.x * 64 + threadIdx.x);
     if (i + 4 <= n) *reinterpret_cast<float4*>(y + i) = *reinterpret_cast<const float4*>(x + i);
 }
+
+// Sums the numbers of each block at y[block]. The last block adds the sums of all at y[3]; the blocks are counted, as bits,
+// at y[4].
+extern "C" __global__ void __launch_bounds__(64) missing_fence(float* y, const float* x, int n) {
+    if (threadIdx.x != 0) return;
+    float sum = 0.0f;
+    for (int i = blockIdx.x * 64; i < int(blockIdx.x) * 64 + 64 && i < n; i++) sum += x[i];
+    y[blockIdx.x] = sum;
+    if (atomicAdd(reinterpret_cast<unsigned*>(y + 4), 1u) != gridDim.x - 1) return;
+    float all = 0.0f;
+    for (unsigned b = 0; b < gridDim.x; b++) all += y[b];
+    y[3] = all;
+}
+
+extern "C" __global__ void __launch_bounds__(64) missing_fence_mended(float* y, const float* x, int n) {
+    if (threadIdx.x != 0) return;
+    float sum = 0.0f;
+    for (int i = blockIdx.x * 64; i < int(blockIdx.x) * 64 + 64 && i < n; i++) sum += x[i];
+    y[blockIdx.x] = sum;
+    __threadfence();
+    if (atomicAdd(reinterpret_cast<unsigned*>(y + 4), 1u) != gridDim.x - 1) return;
+    __threadfence();
+    float all = 0.0f;
+    for (unsigned b = 0; b < gridDim.x; b++) all += y[b];
+    y[3] = all;
+}

@@ -2,7 +2,7 @@
 
 use super::desc::{Desc, rows_of};
 use super::element_types::ElementTypes;
-use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
+use crate::device::cuda::launch::{Arg, COUNTERS, Cost, Launch, Lowered, THREADS, WARP};
 
 /// Items a thread in a pass: so many loads are in flight at once.
 const ITEMS_OF_PASS: usize = 4;
@@ -86,15 +86,18 @@ impl ChannelGrid {
         self.launch(kernels, of, (self.chunk(ITEMS_OF_PASS), None), costs)
     }
 
-    /// The launch `first`, which writes splits of each channel's two sums to scratch memory, and `kernel`, which adds
-    /// them.
-    fn sums(&self, first: Launch, kernel: &'static str, of: Vec<Arg>) -> Lowered {
-        let sizes = [self.n, self.pixels, self.c, self.split(), self.splits()].map(Arg::size);
-        let args = of.into_iter().chain([Arg::Rows]).chain(sizes).collect();
+    /// A launch that adds two numbers a channel over all items. Each block writes a split of the sums to scratch memory, and
+    /// the last block of a group of channels adds the splits: `results`, then scratch memory and counters, then `of` are
+    /// the kernel's operands.
+    fn sums(&self, kernels: [&'static str; 2], results: &[usize], of: Vec<Arg>, costs: (usize, usize)) -> Lowered {
+        let operands =
+            results.iter().copied().map(Arg::Output).chain([Arg::Scratch(0), Arg::Counters]).chain(of).collect();
+        let mut launch = self.launch(kernels, operands, (self.split(), Some(self.splits())), costs);
+        assert!(launch.grid[1] as usize <= COUNTERS, "a counter for a group of channels");
         let parts = self.c * self.splits();
-        let cost = Cost { bytes: (SPLIT_BYTES * parts) as u64, flops: 2 * parts as u64 };
-        let second = Launch::new(kernel, self.c.div_ceil(THREADS / WARP), args, cost);
-        Lowered { launches: vec![first, second], scratch: SPLIT_BYTES * parts }
+        launch.cost.bytes += (SPLIT_BYTES * parts) as u64;
+        launch.cost.flops += 2 * parts as u64;
+        Lowered { launches: vec![launch], scratch: SPLIT_BYTES * parts }
     }
 }
 
@@ -119,13 +122,11 @@ pub(super) fn batch_norm_backward_input(desc: &Desc, relu: bool) -> Launch {
 
 pub(super) fn batch_norm_training(desc: &Desc, relu: bool) -> Lowered {
     let grid = ChannelGrid::of(desc);
-    let single = ["batch_norm_training_splits", "batch_norm_training_splits_x4"];
-    let kernels = desc.by_result(single, ["batch_norm_training_splits_half", "batch_norm_training_splits_half_x4"]);
-    let of = vec![Arg::Scratch(0), Arg::Input(0)];
-    let first = grid.launch(kernels, of, (grid.split(), Some(grid.splits())), (1, flops::STATISTICS));
-    let of = [1, 2, 3, 4].map(Arg::Output).into_iter().chain([Arg::Scratch(0), Arg::Input(0)]).collect();
-    let statistics = desc.by_result("batch_norm_training_statistics", "batch_norm_training_statistics_half");
-    let mut lowered = grid.sums(first, statistics, of);
+    let kernels = desc.by_result(
+        ["batch_norm_training_statistics", "batch_norm_training_statistics_x4"],
+        ["batch_norm_training_statistics_half", "batch_norm_training_statistics_half_x4"],
+    );
+    let mut lowered = grid.sums(kernels, &[1, 2, 3, 4], vec![Arg::Input(0)], (1, flops::STATISTICS));
     let norm = [Arg::Input(1), Arg::Input(2), Arg::Output(1), Arg::Output(2)];
     lowered.launches.push(apply(desc, &grid, norm, relu));
     lowered
@@ -141,14 +142,10 @@ pub(super) fn batch_norm_training_backward_input(desc: &Desc, relu: bool) -> Lau
 }
 
 pub(super) fn batch_norm_backward_weight(desc: &Desc, relu: bool) -> Lowered {
-    let grid = ChannelGrid::of(desc);
-    let of = [Arg::Scratch(0)].into_iter().chain((0..6).map(Arg::Input)).chain([Arg::Int(relu.into())]).collect();
+    let of = (0..6).map(Arg::Input).chain([Arg::Int(relu.into())]).collect();
     let kernels = match desc.types {
-        ElementTypes::FromHalf => {
-            ["batch_norm_backward_weight_splits_half", "batch_norm_backward_weight_splits_half_x4"]
-        }
-        _ => ["batch_norm_backward_weight_splits", "batch_norm_backward_weight_splits_x4"],
+        ElementTypes::FromHalf => ["batch_norm_backward_weight_from_half", "batch_norm_backward_weight_from_half_x4"],
+        _ => ["batch_norm_backward_weight", "batch_norm_backward_weight_x4"],
     };
-    let first = grid.launch(kernels, of, (grid.split(), Some(grid.splits())), (2, flops::BACKWARD_WEIGHT));
-    grid.sums(first, "batch_norm_backward_weight", vec![Arg::Output(0), Arg::Output(1), Arg::Scratch(0)])
+    ChannelGrid::of(desc).sums(kernels, &[0, 1], of, (2, flops::BACKWARD_WEIGHT))
 }
