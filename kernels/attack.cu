@@ -140,7 +140,7 @@ __device__ __forceinline__ void pgd_start_l2_of(V* __restrict__ adv, const V* __
     const int row = static_cast<int>(blockIdx.x);
     if (row >= active_rows(rows, capacity)) return;
     const long long start = static_cast<long long>(row) * width;
-    start_in_l2_ball(adv + start, x + start, eps[row], noise + start, width);
+    start_in_l2_ball(adv, x, eps[row], noise, start, width);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -142,18 +142,20 @@ __device__ __forceinline__ void pgd_step_l2_of(Row& row, float eps, float step, 
     row.for_each([&](auto& adv, auto& x, auto&) { adv = each(inside, adv, x); });
 }
 
-// First point of PGD in an l2 ball: a row of noise in [0, 1), projected into the ball around x, then into the box. Every
-// thread of the block calls it.
+// First point of PGD in an l2 ball: noise in [0, 1), projected into the ball around x, then into the box; for the `width`
+// elements from `start` on, a row. eps is read between the two passes: a register that held it before would be spilled.
+// Every thread of the block calls it.
 template <typename V>
-__device__ __forceinline__ void start_in_l2_ball(V* adv, const V* x, float eps, const V* noise, int width) {
+__device__ __forceinline__ void start_in_l2_ball(V* __restrict__ adv, const V* __restrict__ x, const float& eps,
+                                                 const V* __restrict__ noise, long long start, int width) {
     double squares = 0.0;
     for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
-        squares += sum_each(square_of_difference, noise[at], x[at]);
+        squares += sum_each(square_of_difference, noise[start + at], x[start + at]);
     }
     const IntoBall into_ball(block_sum(squares), eps);
     const auto inside = [=](float u, float x) { return into_box(into_ball(u, x)); };
     for (int at = static_cast<int>(threadIdx.x); at < width; at += THREADS) {
-        adv[at] = each(inside, noise[at], x[at]);
+        adv[start + at] = each(inside, noise[start + at], x[start + at]);
     }
 }
 

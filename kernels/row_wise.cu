@@ -139,7 +139,8 @@ __device__ __forceinline__ void pgd_start_linf_row(const RowStep& step) {
 template <typename V>
 __device__ __forceinline__ void pgd_start_l2_row(const RowStep& step) {
     const int n = step.size(0);
-    start_in_l2_ball(step.own<V>(0, n), step.own<V>(1, n), step.one(2), step.own<V>(3, n), n);
+    start_in_l2_ball(step.whole<V>(0), step.whole<V>(1), step.one(2), step.whole<V>(3),
+                     static_cast<long long>(step.row) * n, n);
 }
 
 template <typename V>

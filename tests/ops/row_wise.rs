@@ -142,7 +142,8 @@ fn start(dims: &[usize], norm: Norm) {
 /// A bracket from its start to its first halving, the point in its middle, and that point among others.
 fn halving(dims: &[usize]) {
     let n = dims[0];
-    let (x, adv, eps) = (image(1, dims), image(2, dims), radii(n));
+    let (x, mut adv, eps) = (image(1, dims), image(2, dims), radii(n));
+    adv.values[x.row()..2 * x.row()].copy_from_slice(row(&x, 1)); // the example with radius 0
     let loss = Array::f32(&[n], [-1.0, 1.0, 0.0, f64::NAN, -1e-45]);
     let to = Array::u32([6, 0, 3, 5, 1]);
     let whole = [&[7], &dims[1..]].concat();
