@@ -302,7 +302,7 @@ fn accumulate(n: usize) {
     let weights = column([0.2, 0.0, 0.2, 0.2, 0.0]);
     let margin = column([1.5, f64::NAN, 0.75, 2.5, f64::INFINITY]);
     let eps = column([0.1, 0.47, 0.0, 0.3, 0.46]);
-    let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0]);
+    let sums = Array::f32(&[Metric::COUNT], [10.0, 500.0, 3.0, 4.0, 400.0, 20.0, 100.0, 2.0]);
     let case = OpCase::new(Op::AccumulateMetrics).rows(&clean).rows(&lm).rows(&weights).rows(&margin).rows(&eps);
     let steps = Array::u32([41]);
     case.updates_whole(&sums).updates_whole(&steps).check(|n| {
