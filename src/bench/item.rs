@@ -22,7 +22,7 @@ pub struct BenchItem {
     pub kernels: Vec<&'static str>,
     /// Launches of these kernels.
     pub launches: u64,
-    /// These launches, of an op.
+    /// Each launch of an op, from which its time is predicted; empty for a step or a program.
     pub launched: Vec<LaunchRecord>,
     /// Runs in a training step; 0 if no step runs the item at this size.
     pub times_a_step: u32,
