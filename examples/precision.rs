@@ -1,5 +1,5 @@
 //! Half precision beside single precision, on a network in a file of weights: the signs of the input gradients that
-//! attacks follow, their zeros, and margins by AN-PGD. Two precisions that graphics cards have stand beside it: TF32,
+//! attacks follow, their zeros, margins by AN-PGD, and the gradients of the weights in training. Two precisions that graphics cards have stand beside it: TF32,
 //! which PyTorch's convolutions use on them, and bfloat16.
 //!
 //! ```text
@@ -24,7 +24,7 @@ use maxmargin::data::{self, Dataset};
 use maxmargin::device::{Device, Schedule, cpu::Cpu};
 use maxmargin::evaluate::Examples;
 use maxmargin::model::state_dict::{LoadedModel, load_model};
-use maxmargin::model::{Mode, Model, ModelInPrecision, image_buffer};
+use maxmargin::model::{Mode, Model, ModelInPrecision, StepModels, image_buffer};
 use maxmargin::rng::Purpose;
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Norm, Precision, Program};
 
@@ -125,6 +125,69 @@ impl InPrecision {
     }
 }
 
+/// Scales of the loss whose gradients with respect to the weights are compared.
+const LOSS_SCALES: [f32; 6] = [1.0, 32.0, 1024.0, 32_768.0, 1_048_576.0, 16_777_216.0];
+
+/// Gradient of the mean cross-entropy of a batch with respect to the weights, as a training pass records it.
+struct WeightGradient {
+    name: String,
+    schedule: Schedule,
+    gradient: Buffer,
+    scale: f32,
+    /// Sums over the batches that did not overflow: the length of the difference from single precision's, over that
+    /// one's length; numbers that are 0 here alone.
+    error: f64,
+    vanished: usize,
+    /// Batches that overflowed.
+    overflowed: usize,
+}
+
+impl WeightGradient {
+    /// Records the gradient in single precision, in half precision with each scale, and in other precisions.
+    fn record_all(memory: &mut Memory, model: &dyn Model, examples: &Examples) -> Vec<WeightGradient> {
+        let single = PRECISIONS.iter().filter(|(_, precision, _)| *precision == Precision::Fp32);
+        let single = single.map(|&(name, precision, bits)| (name.to_owned(), precision, bits, 1.0));
+        let half = LOSS_SCALES.map(|scale| (format!("fp16, loss scale {scale}"), Precision::Fp16, None, scale));
+        let mut record = |(name, precision, bits, scale): (String, Precision, Option<u32>, f32)| {
+            let StepModels { trained, preparation, .. } = StepModels::new(memory, model, precision);
+            let gradient = memory.f32("weights.gradient", &[model.params().len()]);
+            let mut tape = examples.batch.tape("training_pass");
+            let [x, labels] = [&examples.batch.x, &examples.batch.labels].map(|buffer| tape.leaf(buffer));
+            let logits = trained.logits(&mut tape, x, Mode::Train);
+            let loss = tape.loss(LossRule { loss: Loss::Xent, confidence: 0.0 }, logits, labels);
+            let mean = tape.mean_weights(examples.batch.capacity());
+            let weights = tape.scale(mean, scale);
+            let wanted = model.params().leaves(&mut tape);
+            for (value, part) in tape.grad(loss, weights, &wanted).into_iter().zip(model.params().parts(&gradient)) {
+                tape.keep(value, &part);
+            }
+            let program = tape.finish();
+            let mut schedule = preparation;
+            schedule.then(&Arc::new(bits.map_or(program.clone(), |bits| program.with_rounded_operands(bits))), 1);
+            WeightGradient { name, schedule, gradient, scale, error: 0.0, vanished: 0, overflowed: 0 }
+        };
+        single.chain(half).map(&mut record).collect()
+    }
+
+    /// Gradient of the batch, without the scale.
+    fn values(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
+        device.replay(&self.schedule)?;
+        Ok(device.read_f32(&self.gradient)?.into_iter().map(|value| value / self.scale).collect())
+    }
+
+    /// Adds the gradient of the batch beside single precision's.
+    fn add(&mut self, single: &[f32], own: &[f32]) {
+        if own.iter().any(|value| !value.is_finite()) {
+            self.overflowed += 1;
+            return;
+        }
+        let length = |terms: &mut dyn Iterator<Item = f32>| terms.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let apart = length(&mut single.iter().zip(own).map(|(one, other)| one - other));
+        self.error += apart / length(&mut single.iter().copied());
+        self.vanished += single.iter().zip(own).filter(|(one, other)| **one != 0.0 && **other == 0.0).count();
+    }
+}
+
 /// Gradients in a precision beside those in single precision.
 #[derive(Clone, Default)]
 struct Signs {
@@ -170,8 +233,10 @@ fn compare(loaded: LoadedModel, images: &Dataset, config: &Config) -> Result<Vec
     model.declare(&mut memory);
     let examples = Examples::new(&mut memory, &*model, "images", images.len(), BATCH);
     let recorded = PRECISIONS.map(|precision| InPrecision::record(&mut memory, &*model, &examples, config, precision));
+    let mut weights = WeightGradient::record_all(&mut memory, &*model, &examples);
     let device: &mut dyn Device = &mut Cpu::new();
-    let programs = recorded.iter().flat_map(InPrecision::programs).chain(examples.programs());
+    let training = weights.iter().flat_map(|gradient| gradient.schedule.programs());
+    let programs = recorded.iter().flat_map(InPrecision::programs).chain(examples.programs()).chain(training);
     device.allocate(&memory, &programs.collect::<Vec<_>>())?;
     model.load(device, &state)?;
     examples.upload(device, images)?;
@@ -197,6 +262,16 @@ fn compare(loaded: LoadedModel, images: &Dataset, config: &Config) -> Result<Vec
             }
         }
     }
+    // A training pass moves running statistics, which no figure above may see.
+    let batches: Vec<Vec<u32>> = attacked.chunks(BATCH).map(<[u32]>::to_vec).collect();
+    for index in &batches {
+        examples.load(device, index)?;
+        let single = weights[0].values(device)?;
+        for gradient in &mut weights {
+            let own = gradient.values(device)?;
+            gradient.add(&single, &own);
+        }
+    }
 
     println!("{}; {} correctly classified images, margins in {}\n", model.describe(), attacked.len(), config.norm);
     println!("{:5}{:>15}{:>12}{:>10}", "loss", "signs equal", "by weight", "zeros");
@@ -212,6 +287,12 @@ fn compare(loaded: LoadedModel, images: &Dataset, config: &Config) -> Result<Vec
     for ((precision, ..), MarginSums { sum, apart }) in PRECISIONS.iter().zip(&margins) {
         let n = attacked.len().max(1) as f64;
         println!("{precision:9}{:>12.5}{:>28.1e}", sum / n, apart / n);
+    }
+    println!("\ngradients of the weights{:>18}{:>10}{:>13}", "distance", "vanished", "overflowed");
+    for WeightGradient { name, gradient, error, vanished, overflowed, .. } in &weights[1..] {
+        let whole = (batches.len() - overflowed).max(1) as f64;
+        let (error, vanished) = (error / whole, 100.0 * *vanished as f64 / gradient.len() as f64 / whole);
+        println!("{name:27}{error:>14.1e}{vanished:>8.2} %{overflowed:>13}");
     }
     Ok(signs.iter().map(|losses| losses.iter().map(Signs::weighted).collect()).collect())
 }

@@ -1,9 +1,11 @@
-//! Half precision under attack, on the CPU: input gradients beside those of single precision.
+//! Half precision on the CPU: gradients with respect to images and to weights beside those of single precision.
 
+use maxmargin::batch::DeviceData;
+use maxmargin::config::Config;
 use maxmargin::device::cpu::Cpu;
 use maxmargin::device::cuda::{TYPICAL_MULTIPROCESSORS, launches};
 use maxmargin::device::{Device, Schedule};
-use maxmargin::model::{LeNet5, Mode, Model, ModelInPrecision, WideResNet, image_buffer};
+use maxmargin::model::{LeNet5, Mode, Model, ModelInPrecision, StepModels, WideResNet, image_buffer};
 use maxmargin::rng::{Purpose, philox, unit};
 use maxmargin::tape::{Buffer, Loss, LossRule, Memory, Precision, Program, Tape};
 
@@ -100,6 +102,92 @@ fn signs_of_input_gradients_are_those_of_single_precision() {
             // No worse than TF32, but for chance in gradients of eight images.
             assert!(1.0 - equal < 2.0 * (1.0 - equal_in_tf32), "{name}, {loss}: {equal}, {equal_in_tf32} in TF32");
             assert!(zeros[1] <= zeros[0] + zeros[0] / 100, "{name}, {loss}, {certain}: {zeros:?}");
+        }
+    }
+}
+
+/// Gradients of the mean cross-entropy with respect to the weights, as a training pass records them: in single
+/// precision, in half precision with a scale of the loss, which is divided out, and with operands in TF32.
+fn weight_gradients(model: &mut dyn Model, loss_scale: f32) -> [Vec<f32>; 3] {
+    let mut memory = Memory::default();
+    model.declare(&mut memory);
+    let model = &*model;
+    let Operands([x, labels, _]) = Operands::declare(&mut memory, model);
+    let recorded =
+        [(Precision::Fp32, 1.0), (Precision::Fp16, loss_scale), (Precision::Fp32, 1.0)].map(|(precision, scale)| {
+            let StepModels { trained, preparation, .. } = StepModels::new(&mut memory, model, precision);
+            let gradient = memory.f32("gradient", &[model.params().len()]);
+            let mut tape = Tape::new("training");
+            let [at, label] = [&x, &labels].map(|buffer| tape.leaf(buffer));
+            let logits = trained.logits(&mut tape, at, Mode::Train);
+            let losses = tape.loss(LossRule { loss: Loss::Xent, confidence: 0.0 }, logits, label);
+            let mean = tape.mean_weights(N);
+            let weights = tape.scale(mean, scale);
+            let wanted = model.params().leaves(&mut tape);
+            for (value, part) in tape.grad(losses, weights, &wanted).into_iter().zip(model.params().parts(&gradient)) {
+                tape.keep(value, &part);
+            }
+            (Recorded { preparation, program: tape.finish(), gradient }, scale)
+        });
+    let [single, half, (tf32, _)] = recorded;
+    let tf32 = (Recorded { program: tf32.program.with_rounded_operands(TF32), ..tf32 }, 1.0);
+    let recorded = [single, half, tf32];
+    let device: &mut dyn Device = &mut Cpu::new();
+    let programs = recorded.iter().flat_map(|(of, _)| of.preparation.programs().chain([&of.program]));
+    device.allocate(&memory, &programs.collect::<Vec<_>>()).unwrap();
+    model.load(device, &model.initial(1)).unwrap();
+    let pixel = |i: usize| unit(philox(7, Purpose::Init, 1, 0, i as u32)[0]);
+    device.write_f32(&x, &(0..x.len()).map(pixel).collect::<Vec<_>>()).unwrap();
+    device.write_u32(&labels, &(0..N as u32).collect::<Vec<_>>()).unwrap();
+    recorded.map(|(Recorded { preparation, program, gradient }, scale)| {
+        device.replay(&preparation).unwrap();
+        device.execute(&program).unwrap();
+        device.read_f32(&gradient).unwrap().iter().map(|value| value / scale).collect()
+    })
+}
+
+/// Length of a difference over the length of `single`.
+fn relative_error(single: &[f32], other: &[f32]) -> f64 {
+    let length = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    length(&mut single.iter().zip(other).map(|(a, b)| a - b)) / length(&mut single.iter().copied())
+}
+
+/// A scale loses no digit but those that vanish: gradients of all scales are as near to single precision's.
+#[test]
+fn gradients_of_weights_are_as_near_to_single_precision_as_those_of_tf32() {
+    for (name, network) in NETWORKS {
+        for scale in [64.0, 1024.0, 16384.0] {
+            let [single, half, tf32] = weight_gradients(&mut *network(), scale);
+            let [error, error_in_tf32] = [&half, &tf32].map(|other| relative_error(&single, other));
+            println!("{name}, loss scale {scale}: {error:.2e}, {error_in_tf32:.2e} in TF32");
+            assert!(error > 0.0 && error < 0.05, "{name}, loss scale {scale}: {error}");
+            assert!(error < 2.0 * error_in_tf32, "{name}, loss scale {scale}: {error}, {error_in_tf32} in TF32");
+        }
+    }
+}
+
+/// A combination of operands' types without a kernel would be refused when memory is allocated.
+#[test]
+fn a_gpu_has_a_kernel_for_every_op_of_a_training_step_in_half_precision() {
+    for preset in ["mnist-linf", "cifar10-linf", "cifar10-quick"] {
+        for method in ["", "-std", "-pgd", "-trades"] {
+            let Some(found) = maxmargin::config::preset(&format!("{preset}{method}")) else { continue };
+            let config = Config { precision: Precision::Fp16, training_batch_size: 2, ..found.config };
+            let (mut memory, mut model) = (Memory::default(), maxmargin::model::build(&config.architecture()));
+            model.declare(&mut memory);
+            let data = DeviceData::new(&mut memory, &*model, "train", 2);
+            let step = maxmargin::train::record_step(&mut memory, &*model, &data, &config);
+            let nodes =
+                step.schedule.programs().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
+            let kernels: Vec<_> = nodes
+                .map(|(program, node)| launches(program, node, TYPICAL_MULTIPROCESSORS)[0].kernel)
+                .filter(|kernel| kernel.contains("backward_weight") && !kernel.contains("norm"))
+                .collect();
+            // The first layer's images and the last layer's gradient are single precision, as are pooled features.
+            let mut single = kernels.iter().filter(|kernel| !kernel.contains("half"));
+            assert!(single.all(|kernel| *kernel == "linear_backward_weight_scalar"), "{preset}{method}: {kernels:?}");
+            let on_tensor_cores = kernels.iter().filter(|kernel| kernel.ends_with("half_wide")).count();
+            assert!(2 * on_tensor_cores >= kernels.len(), "{preset}{method}: {kernels:?}");
         }
     }
 }

@@ -73,8 +73,8 @@ pub const WEIGHT: Range<f32> =
 
 /// Factors of a loss that change no digit of its gradient.
 pub const LOSS_SCALE: Range<f32> = Range {
-    contains: |scale| (1.0..=65536.0).contains(scale) && scale.log2().fract() == 0.0,
-    expected: "a power of two from 1 to 65536",
+    contains: |scale| (1.0..=16_777_216.0).contains(scale) && scale.log2().fract() == 0.0,
+    expected: "a power of two from 1 to 16777216",
 };
 
 /// Weight decays.

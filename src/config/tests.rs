@@ -201,6 +201,16 @@ fn a_file_that_lacks_a_precision_is_of_single_precision() {
     assert_eq!(loaded(&half.to_toml().replace("precision = \"fp16\"\n", "")).0, Ok(quick()));
 }
 
+/// Half precision was that of attacks alone when there was no loss scale.
+#[test]
+fn a_file_that_lacks_a_loss_scale_attacks_in_its_precision_and_trains_in_single_precision() {
+    let half = Config { precision: Precision::Fp16, ..quick() };
+    let attack = Config { precision: Precision::Fp16Attack, ..quick() };
+    let old = |config: &Config| config.to_toml().replace("loss_scale = 1024.0\n", "");
+    assert_eq!(loaded(&old(&half)).0, Ok(attack));
+    assert_eq!(loaded(&old(&quick())).0, Ok(quick()));
+}
+
 /// Runs that were begun when margins were measured in one way go on with it.
 #[test]
 fn a_file_that_lacks_the_choices_of_measured_margins_has_what_was_done_before_there_were_any() {

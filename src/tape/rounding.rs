@@ -54,6 +54,8 @@ enum Factor {
 fn factor(op: &Op, place: usize) -> Option<Factor> {
     let [first_rows, weights] = match op {
         Op::ConvPoolBackwardInput(_) => [0, 2].map(|place| vec![place]),
+        Op::Conv2dBackwardWeight(_) | Op::LinearBackwardWeight => [vec![0, 1], vec![]],
+        Op::ConvPoolBackwardWeight(_) => [vec![0, 2], vec![]],
         Op::PgdStepFused(PgdFusion { layer: None, .. }) => return None,
         Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => [vec![1], vec![4, 6]],
         Op::PgdStepFused(_) => [1, 4].map(|place| vec![place]),
@@ -98,6 +100,9 @@ mod tests {
             (Op::StandardizeConv2d(FirstLayerFusion { along: None, layer, keeps_images: true }), vec![], vec![1]),
             (Op::Conv2d(window), vec![0], vec![1]),
             (Op::ConvPoolBackwardInput(window), vec![0], vec![2]),
+            (Op::Conv2dBackwardWeight(window), vec![0, 1], vec![]),
+            (Op::ConvPoolBackwardWeight(window), vec![0, 2], vec![]),
+            (Op::LinearBackwardWeight, vec![0, 1], vec![]),
         ] {
             let of = |kind| (0..10).filter(|&place| factor(&op, place) == Some(kind)).collect::<Vec<_>>();
             assert_eq!((of(Factor::Rows), of(Factor::Weight)), (rows, weights), "{op:?}");

@@ -112,19 +112,21 @@ pub fn killed_ends_like_an_uninterrupted_run(
     kills
 }
 
-/// Attacks in half precision are part of the run: its weights are not those of single precision.
+/// Half precision is part of the run, in attacks and in training passes: each gives weights of its own.
 #[test]
-fn a_run_that_attacks_in_half_precision_is_resumed_bit_for_bit() {
+fn a_run_in_half_precision_is_resumed_bit_for_bit() {
     let changes = "--precision fp16 --checkpoint-interval 1";
     let kills = ends_like_an_uninterrupted_run(changes, [4, 7].into_iter().map(Moment::Checkpoint));
     assert!(kills >= 1, "no kill");
     let folder = temporary();
-    let [single, half] = ["fp32", "fp16"].map(|precision| {
+    let [single, attack, half] = ["fp32", "fp16-attack", "fp16"].map(|precision| {
         let run = folder.path().join(precision);
         done(&mut begin(&run, &format!("--precision {precision}")));
         run
     });
-    assert!(run_files(&single) != run_files(&half), "half precision made no difference");
+    for (one, other) in [(&single, &attack), (&attack, &half), (&single, &half)] {
+        assert!(run_files(one) != run_files(other), "{} made no difference to {}", one.display(), other.display());
+    }
     let config = fs::read_to_string(half.join(CONFIG)).expect("settings");
     assert!(config.contains("precision = \"fp16\""), "{config}");
 }

@@ -320,3 +320,61 @@ fn weights_that_half_precision_cannot_hold_end_the_training_of_an_attack_in_half
     refused(&mut begin(&path, &format!("{changes} --precision fp16")), &parts);
     assert_eq!(tensors(&path, LAST).meta::<u32>("step").unwrap(), 3);
 }
+
+/// A loss scale at which every gradient overflows: no step changes a weight.
+#[test]
+fn steps_whose_gradients_overflow_are_skipped_and_counted_and_end_a_run_that_has_no_others() {
+    let folder = temporary();
+    let scale =
+        |scale: u32| format!("--precision fp16 --loss-scale {scale} --disp-interval 10 --training-batch-size 1");
+    let skipped = |run: &Path| -> Vec<Option<u64>> {
+        let lines = metrics(run).into_iter().filter(|line| line["kind"] == "step");
+        lines.map(|line| line["skipped_steps"].as_u64()).collect()
+    };
+    let path = folder.path().join("overflows");
+    done(&mut begin(&path, &format!("{} --max-num-training-steps 20", scale(1 << 24))));
+    assert_eq!(skipped(&path), [Some(10), Some(10)]);
+    let best = TensorFile::read(&path.join(BEST)).unwrap();
+    let untrained = folder.path().join("untrained");
+    done(&mut begin(&untrained, "--max-num-training-steps 1 --learning-rate-schedule 1e-30 --training-batch-size 1"));
+    let first = TensorFile::read(&untrained.join(BEST)).unwrap();
+    for tensor in &first.tensors {
+        let values = |file: &TensorFile| file.get::<f32>(&tensor.name, &tensor.shape).unwrap().to_vec();
+        assert_eq!(values(&best), values(&first), "{}", tensor.name);
+    }
+
+    let path = folder.path().join("ends");
+    let parts =
+        ["training passes of the last 50 steps overflowed", "--loss-scale than 16777216", "--precision fp16-attack"];
+    refused(&mut begin(&path, &format!("{} --max-num-training-steps 60", scale(1 << 24))), &parts);
+    assert!(tensors(&path, LAST).meta::<u32>("step").unwrap() >= 40);
+
+    let path = folder.path().join("fits");
+    done(&mut begin(&path, &scale(1024)));
+    assert!(skipped(&path).iter().all(|steps| *steps == Some(0)));
+    let path = folder.path().join("attack");
+    done(&mut begin(&path, "--precision fp16-attack --disp-interval 10"));
+    assert!(skipped(&path).iter().all(Option::is_none));
+}
+
+/// Checkpoints of former versions have no sum of skipped steps.
+#[test]
+fn a_checkpoint_without_the_sum_of_skipped_steps_is_resumed() {
+    let folder = temporary();
+    let path = folder.path().join("run");
+    done(&mut begin(&path, "--max-num-training-steps 3"));
+    rewrite(&path.join(LAST), |file| {
+        let sums = file.tensors.iter_mut().find(|tensor| tensor.name == "metrics").expect("the sums");
+        let TensorData::F32(values) = &mut sums.data else { panic!("single precision") };
+        assert_eq!(values.pop(), Some(0.0));
+        sums.shape = vec![values.len()];
+    });
+    done(&mut go_on(&path, "--max-num-training-steps 6"));
+    let whole = folder.path().join("whole");
+    done(&mut begin(&whole, "--max-num-training-steps 6"));
+    let [resumed, whole] = [&path, &whole].map(|run| tensors(run, LAST));
+    for tensor in &whole.tensors {
+        let values = |file: &TensorFile| file.get::<f32>(&tensor.name, &tensor.shape).unwrap().to_vec();
+        assert_eq!(values(&resumed), values(&whole), "{}", tensor.name);
+    }
+}
