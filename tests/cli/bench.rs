@@ -329,9 +329,10 @@ fn explain_kernels_lists_every_launch_of_a_step_with_its_cost() {
     let said = done_in(Path::new("."), "explain kernels --preset mnist-linf").out;
     let lines: Vec<&str> = said.lines().collect();
     let mut in_all = 0;
-    for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.contains(" x ") && line.contains(" launches, "))
-    {
-        let (times, launches) = (before(line, "x"), before(line, "launches"));
+    let is_header = |line: &str| line.contains(" x ") && line.contains(" launch");
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_header(line)) {
+        let unit = if line.contains(" launch, ") { "launch" } else { "launches" };
+        let (times, launches) = (before(line, "x"), before(line, unit));
         // A header, the launches, an empty line.
         let listed = lines[at + 2..].iter().take_while(|line| !line.is_empty()).count();
         assert_eq!(listed as u64, launches, "{line}");
@@ -352,13 +353,17 @@ fn explain_says_what_is_half_and_why_a_result_is_not() {
         "1 x pack_filters: 2 ops\n",
         "conv2.weight.half f16, conv2.weight.half_turned f16 [32, 5, 5, 16] = pack_filters(conv2.weight)\n",
         "5 x pgd_iteration: ",
-        "; f32: loss reads it\n",
+        "; f32: row_wise reads it\n",
     ] {
         assert!(tape.contains(part), "no {part:?} in {tape}");
     }
-    let single = |text: &str| !text.contains("f16") && !text.contains("f32:");
-    let (before, attack) = tape.split_once("1 x pack_filters").expect("the attack");
-    let (attack, after) = attack.split_once("1 x margin_pass").expect("the margin pass");
-    assert!(single(before) && !single(attack) && single(after), "the attack alone is half: {tape}");
-    assert!(single(&done_in(Path::new("."), "explain").out));
+    let half_programs = |precision: &str| -> Vec<String> {
+        let tape = done_in(Path::new("."), &format!("explain --precision {precision}")).out;
+        let programs = tape.split("\n\n").filter(|text| text.contains("f16") || text.contains("f32:"));
+        programs.map(|text| text.split([' ', ':']).nth(2).expect("a name").to_owned()).collect()
+    };
+    let attack = ["pack_filters", "pgd_iteration", "search_start", "search_probe"];
+    assert!(half_programs("fp32").is_empty());
+    assert_eq!(half_programs("fp16-attack"), attack);
+    assert_eq!(half_programs("fp16"), [&attack[..1], &["clean_pass"], &attack[1..], &["margin_pass"]].concat());
 }
