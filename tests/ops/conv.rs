@@ -151,14 +151,17 @@ pub fn conv2d_backward_input() {
 
 #[test]
 pub fn conv2d_backward_weight() {
-    for s in SHAPES {
-        let (dy, x) = (Random(1).signed(&s.y()), Random(2).signed(&s.x()));
-        OpCase::new(Op::Conv2dBackwardWeight(s.window))
-            .rows(&dy)
-            .rows(&x)
-            .gives_whole(&s.filters(), DType::F32)
-            .check(|n| vec![s.backward_weight(n, &dy, &x)]);
-    }
+    SHAPES.iter().for_each(check_backward_weight);
+}
+
+/// Checks the gradient with respect to the filters of a layer.
+pub fn check_backward_weight(s: &ConvCase) {
+    let (dy, x) = (Random(1).signed(&s.y()), Random(2).signed(&s.x()));
+    OpCase::new(Op::Conv2dBackwardWeight(s.window))
+        .rows(&dy)
+        .rows(&x)
+        .gives_whole(&s.filters(), DType::F32)
+        .check(|n| vec![s.backward_weight(n, &dy, &x)]);
 }
 
 /// Rounding errors accumulate in a sum of thousands of terms of one sign, unless it is divided into short sums.

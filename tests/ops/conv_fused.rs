@@ -3,7 +3,7 @@
 
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
-use super::conv::{ConvCase, HALO, LARGE, SHAPES, conv_case};
+use super::conv::{ConvCase, HALO, LARGE, SHAPES, check_backward_weight, conv_case};
 use super::support::fake::runs_long_tests;
 use super::support::half::least;
 use super::support::{Array, OpCase, Random, Sum, exact, near};
@@ -249,6 +249,7 @@ pub fn small_layers_of_each_kernel() {
         let (shortcut, window) = (Some(s.window.stride), s.window);
         check_fused(&s, &[ConvFusion { window, shortcut, addend: false, sum: true, norm: true }]);
         check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut, norm: true, addend: true }]);
+        check_backward_weight(&s);
     }
 }
 

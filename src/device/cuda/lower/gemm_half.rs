@@ -286,4 +286,20 @@ mod tests {
         assert_eq!((whole.tiles, plan.tile, plan.splits), (98, HalfTile::Small, 5));
         assert!(plan.clocks(product, H100) < whole.clocks(product, H100));
     }
+
+    /// Gradients with respect to the filters of the wide ResNet's three groups at a batch of 128, of LeNet5's second
+    /// convolution, and of its first linear layer, whose sums have 50 terms.
+    #[test]
+    fn sums_of_gradients_of_weights_are_split_until_they_fill_the_gpu() {
+        let plan = |rows, columns, length| {
+            let product = GemmProblem::new(rows, columns, length);
+            let plan = HalfPlan::of_weight(product, true, H100);
+            (plan.tile, plan.tiles, plan.splits)
+        };
+        let groups = [plan(64, 576, 128 * 1024), plan(128, 1152, 128 * 256), plan(256, 2304, 128 * 64)];
+        for (tile, tiles, splits) in groups {
+            assert!(tile == HalfTile::WeightWide && (H100..=8 * H100).contains(&(tiles * splits)), "{groups:?}");
+        }
+        assert_eq!(plan(1024, 3136, 50), (HalfTile::WeightWide, 16 * 25, 1));
+    }
 }
