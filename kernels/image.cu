@@ -1,4 +1,5 @@
 // Whole images: standardization, the mean over pixels, augmentation.
+#include "head.cuh"
 #include "prelude.cuh"
 #include "random.cuh"
 #include "standardize.cuh"
@@ -82,10 +83,7 @@ __device__ __forceinline__ void global_mean_of(float* out, const Element* x, con
     const long long i = global_thread();
     if (i >= static_cast<long long>(active_rows(rows, capacity)) * c) return;
     const Element* from = x + i / c * pixels * c + i % c;
-    float sum = 0.0f;
-#pragma unroll 16
-    for (int pixel = 0; pixel < pixels; ++pixel) sum += read(from[static_cast<size_t>(pixel) * c]);
-    out[i] = sum / static_cast<float>(pixels);
+    out[i] = mean_of_pixels(from, pixels, c);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

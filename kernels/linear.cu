@@ -8,6 +8,7 @@
 // Bias, ReLU and ReLU's gradient are applied by the epilogue; `sum_split_rows` applies it if the sums are split. As a
 // launch of its own each would read and write 0.4 MB.
 #include "gemm_half_weight.cuh"
+#include "head.cuh"
 
 template <class T, class X>
 __device__ __forceinline__ void linear_tile(
@@ -47,22 +48,13 @@ template <class X>
 __device__ __forceinline__ void linear_by_warps(
     float* y, const X* x, const float* w, const Epilogue& epilogue, const unsigned* rows, int capacity, int in,
     int out) {
-    constexpr int SUMS = 4;  // independent sums, so that loads overlap
     const long long at = global_thread() / WARP;
     if (at >= static_cast<long long>(active_rows(rows, capacity)) * out) return;  // a warp as a whole
     const int row = static_cast<int>(at / out), lane = threadIdx.x % WARP;
     const int column = static_cast<int>(at - static_cast<long long>(row) * out);
     x += static_cast<size_t>(row) * in;
     w += static_cast<size_t>(column) * in;
-    float sums[SUMS] = {};
-    for (int k = lane; k < in; k += SUMS * WARP) {
-#pragma unroll
-        for (int s = 0; s < SUMS; ++s) {
-            const int i = k + s * WARP;
-            if (i < in) sums[s] = fmaf(read(x[i]), w[i], sums[s]);
-        }
-    }
-    const float sum = warp_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    const float sum = warp_product(x, w, in);
     if (lane == 0) y[at] = apply_epilogue<float>(epilogue, sum, at, column);
 }
 

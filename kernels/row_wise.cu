@@ -7,6 +7,7 @@
 //
 // Bytes and FLOPs are those of the steps. The largest op of a step of training gathers 128 images of 32 x 32 x 3: 3.2
 // MB, 1.0 us at 3.0 TB/s.
+#include "head.cuh"
 #include "loss.cuh"
 #include "pgd.cuh"
 #include "random.cuh"
@@ -93,6 +94,28 @@ __device__ __forceinline__ void scatter_row(const RowStep& step) {
     for_row(n, [&](int i) { dst[i] = src[i]; });
 }
 
+template <class Element>
+__device__ __forceinline__ void global_mean_row(const RowStep& step) {
+    const int pixels = step.size(0), c = step.size(1);
+    float* out = step.own<float>(0, c);
+    const Element* x = step.own<Element>(1, pixels * c);
+    for_row(c, [&](int i) { out[i] = mean_of_pixels(x + i, pixels, c); });
+}
+
+// A warp an output. Number 0 of the step is the epilogue's ReLU, which there is none of.
+template <class X>
+__device__ __forceinline__ void linear_row(const RowStep& step) {
+    const int in = step.size(1), out = step.size(2), warp = static_cast<int>(threadIdx.x) / WARP;
+    float* y = step.own<float>(0, out);
+    const X* x = step.own<X>(1, in);
+    const float* w = step.whole<float>(2);
+    const float* bias = step.whole<float>(3);
+    for (int column = warp; column < out; column += THREADS / WARP) {
+        const float sum = warp_product(x, w + static_cast<size_t>(column) * in, in);
+        if (threadIdx.x % WARP == 0) y[column] = sum + bias[column];
+    }
+}
+
 __device__ __forceinline__ void loss_row(const RowStep& step) {
     if (threadIdx.x >= WARP) return;
     const int classes = step.size(3), y = static_cast<int>(step.one<unsigned>(2));
@@ -165,8 +188,9 @@ __device__ __forceinline__ void number_of_row(const RowStep& step) {
 
 }  // namespace
 
-// Operands and code are in constant memory: see formula.cu.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Operands and code are in constant memory: see formula.cu. There are few blocks: one on a multiprocessor is enough, and
+// its threads may use as many registers as the largest step takes.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     row_wise(const __grid_constant__ RowWiseOperands operands, const __grid_constant__ RowWiseCode code,
              const unsigned* rows, int capacity) {
     const int row = static_cast<int>(blockIdx.x), active = active_rows(rows, capacity);
@@ -194,6 +218,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             case RowWiseKernel::SCALE_X4: map_row<float4>(step, 1, scaled); break;
             case RowWiseKernel::CLAMP_MIN: map_row<float>(step, 1, clamped); break;
             case RowWiseKernel::CLAMP_MIN_X4: map_row<float4>(step, 1, clamped); break;
+            case RowWiseKernel::GLOBAL_MEAN: global_mean_row<float>(step); break;
+            case RowWiseKernel::GLOBAL_MEAN_FROM_HALF: global_mean_row<Half>(step); break;
+            case RowWiseKernel::LINEAR_WARP: linear_row<float>(step); break;
+            case RowWiseKernel::LINEAR_WARP_FROM_HALF: linear_row<Half>(step); break;
             case RowWiseKernel::LOSS: loss_row(step); break;
             case RowWiseKernel::LOSS_BACKWARD: loss_backward_row(step); break;
             case RowWiseKernel::UNIFORM: uniform_row(step); break;

@@ -24,7 +24,7 @@ impl Passes {
     pub fn of(program: &Program, model: &dyn Model, n: usize) -> Passes {
         let weight = model.params().part(model.output_layer().weight);
         let mut passes = Passes::default();
-        for node in &program.nodes {
+        for node in program.ops() {
             let place = if let Op::HeadBackward(head) = &node.op { head.features.operands() } else { 1 };
             let reads_it = node.inputs.get(place).is_some_and(|w| program.values[w.0].home.as_ref() == Some(&weight));
             let each = || (program.values[node.outputs[0].0].dims[0] / n) as u64;

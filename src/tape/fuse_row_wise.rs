@@ -13,6 +13,8 @@ use super::params::Direction;
 pub const ROW_WISE_STEPS: usize = 8;
 /// Operands and results of an [`Op::RowWise`], at most.
 pub const ROW_WISE_OPERANDS: usize = 24;
+/// Outputs of a linear layer, at most, for which it is a row-wise op: a block is enough for a row.
+pub const ROW_WISE_OUTPUTS: usize = 16;
 
 /// An access of a node to a value.
 struct Access {
@@ -40,7 +42,9 @@ impl Op {
             | Op::HingeWeights { .. }
             | Op::Uniform { .. }
             | Op::PgdStart(_)
-            | Op::Bisect { .. } => true,
+            | Op::Bisect { .. }
+            | Op::GlobalMean
+            | Op::LinearBias { relu: false } => true,
             Op::AlongDirection(rule) => rule.direction == Direction::Eps,
             _ => false,
         }
@@ -50,6 +54,7 @@ impl Op {
     fn accesses_by_row(&self, place: usize, writes: bool) -> bool {
         let whole = match self {
             Op::GatherRows | Op::Uniform { .. } => !writes && place == 0,
+            Op::LinearBias { .. } => !writes && place > 0,
             Op::ScatterRows => writes,
             _ => false,
         };
@@ -96,10 +101,16 @@ impl Tape {
         self.nodes.push(Node { op: Op::RowWise(steps.collect()), inputs, outputs, rows });
     }
 
-    /// True if the node may be a step: it is row-wise, has a count of active rows, and no operand is half.
+    /// True if the node may be a step: it is row-wise and small, has a count of active rows, and no operand is half but the
+    /// features that a network's head reads.
     fn is_row_wise(&self, node: &Node) -> bool {
+        let is_layer = matches!(node.op, Op::LinearBias { .. });
+        let features = usize::from(is_layer || node.op == Op::GlobalMean);
         let single = |value: &Value| self.dtype(*value) != DType::F16;
-        node.op.is_row_wise() && node.rows.is_some() && node.inputs.iter().chain(&node.outputs).all(single)
+        node.op.is_row_wise()
+            && node.rows.is_some()
+            && node.inputs[features..].iter().chain(&node.outputs).all(single)
+            && (!is_layer || self.dims(node.outputs[0])[1] <= ROW_WISE_OUTPUTS)
     }
 
     /// True if the node may follow `steps` in their op.

@@ -38,7 +38,7 @@ mod precision;
 mod rounding;
 
 pub use formula::{Formula, Reduction};
-pub use fuse_row_wise::{ROW_WISE_OPERANDS, ROW_WISE_STEPS};
+pub use fuse_row_wise::{ROW_WISE_OPERANDS, ROW_WISE_OUTPUTS, ROW_WISE_STEPS};
 pub use gradient_norm::GRADIENT_NORM;
 pub use graph::{Node, Tape, Value, ValueInfo};
 pub use half::{FilterCopy, HalfFilter, HalfGradients, Precision};

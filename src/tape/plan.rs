@@ -5,6 +5,7 @@
 
 use super::graph::{Node, Tape, ValueInfo};
 use super::memory::{ALIGN_WORDS, DType};
+use super::op::Op;
 
 /// Region of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +43,16 @@ pub struct Program {
 }
 
 impl Program {
+    /// Nodes of the program, with the steps of row-wise ops in place of these.
+    #[must_use]
+    pub fn ops(&self) -> Vec<Node> {
+        let ops = |node: &Node| match node.op {
+            Op::RowWise(_) => node.steps(),
+            _ => vec![node.clone()],
+        };
+        self.nodes.iter().flat_map(ops).collect()
+    }
+
     /// True if an op reads or writes half-precision numbers.
     pub fn stores_half(&self) -> bool {
         self.values.iter().zip(&self.places).any(|(info, place)| info.dtype == DType::F16 && place.is_some())

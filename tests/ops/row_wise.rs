@@ -31,6 +31,9 @@ pub fn row_wise() {
     for dims in [&[5, 2, 2, 4][..], &[5, 17]] {
         halving(dims);
     }
+    for (pixels, channels, classes) in [(1, 5, 2), (4, 64, 10), (64, 257, 16)] {
+        head(pixels, channels, classes);
+    }
 }
 
 /// A batch's images from bytes to [0, 1] and a copy of them, its labels, and from each margin the radius and step.
@@ -73,6 +76,44 @@ fn gathering(dims: &[usize]) {
             radius.clone(),
             radius.iter().map(scaled).collect(),
         ]
+    });
+}
+
+/// A network's head: the mean over an image's pixels, the last layer, and a loss.
+fn head(pixels: usize, channels: usize, classes: usize) {
+    let n = 5;
+    let images = Random(1).signed(&[n, pixels, 1, channels]);
+    let (w, bias) = (Random(2).signed(&[classes, channels]), Random(3).signed(&[classes]));
+    let labels = Array::u32((0..n as u32).map(|i| i % classes as u32));
+    let rule = LossRule { loss: Loss::Lm, confidence: 0.0 };
+    let steps = vec![
+        step(Op::GlobalMean, &[0], &[4]),
+        step(Op::LinearBias { relu: false }, &[4, 1, 2], &[5]),
+        step(Op::Loss(rule), &[5, 3], &[6]),
+    ];
+    let case = OpCase::new(Op::RowWise(steps)).rows(&images).whole(&w).whole(&bias).rows(&labels);
+    let case = case.gives_rows(&[n, channels], DType::F32).gives_rows(&[n, classes], DType::F32);
+    case.gives_rows(&[n], DType::F32).check(|n| {
+        let mut means = vec![Sum::default(); n * channels];
+        for (at, value) in images.values[..n * images.row()].iter().enumerate() {
+            means[at / images.row() * channels + at % channels] += value / pixels as f64;
+        }
+        let logit = |at: usize| {
+            let mut sum = near(bias.values[at % classes], bias.values[at % classes].abs());
+            for (mean, w) in means[at / classes * channels..][..channels].iter().zip(row(&w, at % classes)) {
+                sum.value += mean.value * w;
+                sum.size += mean.size * w.abs();
+            }
+            sum
+        };
+        let logits: Vec<Sum> = (0..n * classes).map(logit).collect();
+        let loss = |(i, z): (usize, &[Sum])| {
+            let values: Vec<f64> = z.iter().map(|z| z.value).collect();
+            let size = z.iter().map(|z| z.size).fold(0.0, f64::max);
+            near(value(&values, labels.values[i] as usize, rule).value, 2.0 * size)
+        };
+        let losses = logits.chunks(classes).enumerate().map(loss).collect();
+        vec![means.clone(), logits.clone(), losses]
     });
 }
 

@@ -60,6 +60,11 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
 impl ElementTypes {
     /// Types of a node's operands and results; `None` if its op has no kernel for them.
     pub fn of(program: &Program, node: &Node) -> Option<ElementTypes> {
+        if let Op::RowWise(_) = node.op {
+            // Each step has its own types.
+            let known = node.steps().iter().all(|step| ElementTypes::of(program, step).is_some());
+            return known.then_some(ElementTypes::Single);
+        }
         let known = [ElementTypes::Single].into_iter().chain(combinations(&node.op).iter().copied());
         let is_half = |value: &Value| program.values[value.0].dtype == DType::F16;
         known.into_iter().find(|types| {

@@ -6,7 +6,7 @@ use super::gemm::{GemmKernels, GemmOperation, GemmProblem, SplitSums, vectorizab
 use super::gemm_half::{self, HalfKernels, HalfOperation};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
-use crate::tape::DType;
+use crate::tape::{DType, ROW_WISE_OUTPUTS};
 
 /// Kernels of a layer.
 const KERNELS: GemmKernels =
@@ -14,8 +14,9 @@ const KERNELS: GemmKernels =
 /// Kernels of a layer on halves.
 const HALF_KERNELS: HalfKernels = ["linear_half_scalar", "linear_half_small", "linear_half_tall", "linear_half_narrow"];
 
-/// Outputs of a layer, at most, for which a warp an output is faster than block tiles.
-const MOST_WARP_OUTPUTS: usize = 16;
+/// Outputs of a layer, at most, for which a warp an output is faster than block tiles. Such a layer may be a step of a
+/// row-wise op.
+const MOST_WARP_OUTPUTS: usize = ROW_WISE_OUTPUTS;
 
 /// Numbers of rows, inputs and outputs of a layer.
 #[derive(Clone, Copy)]

@@ -11,7 +11,7 @@ use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered};
 use crate::tape::RowWiseStep;
 
 /// Kernels that compute a step alone, and the part of `row_wise` that computes the same numbers.
-const KERNELS: [(&str, RowWiseKernel); 29] = [
+const KERNELS: [(&str, RowWiseKernel); 33] = [
     ("gather_rows_by1", RowWiseKernel::GatherRowsBy1),
     ("gather_rows_by4", RowWiseKernel::GatherRowsBy4),
     ("gather_rows_by16", RowWiseKernel::GatherRowsBy16),
@@ -28,6 +28,10 @@ const KERNELS: [(&str, RowWiseKernel); 29] = [
     ("scale_x4", RowWiseKernel::ScaleX4),
     ("clamp_min", RowWiseKernel::ClampMin),
     ("clamp_min_x4", RowWiseKernel::ClampMinX4),
+    ("global_mean", RowWiseKernel::GlobalMean),
+    ("global_mean_from_half", RowWiseKernel::GlobalMeanFromHalf),
+    ("linear_warp", RowWiseKernel::LinearWarp),
+    ("linear_warp_from_half", RowWiseKernel::LinearWarpFromHalf),
     ("loss", RowWiseKernel::Loss),
     ("loss_backward", RowWiseKernel::LossBackward),
     ("mean_weights", RowWiseKernel::MeanWeights),
@@ -84,13 +88,19 @@ fn capacity_of(launch: &Launch) -> usize {
     }
 }
 
-/// Code of a step: operands in the order of its kernel's arguments, then the kernel's numbers without the capacity.
+/// Code of a step: operands and numbers in the order of its kernel's arguments, without null operands, the count of active
+/// rows and the capacity.
 fn step_code(step: &RowWiseStep, launch: &Launch) -> RowWiseStepCode {
     let known = KERNELS.iter().find(|(kernel, _)| *kernel == launch.kernel);
     let (_, kernel) = known.unwrap_or_else(|| unreachable!("{} is no step", launch.kernel));
     let mut code = RowWiseStepCode { kernel: *kernel as u32, ..RowWiseStepCode::zeroed() };
     let (mut operands, mut numbers): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
-    let mut args = launch.args.iter();
+    let members = |arg: &Arg| match arg {
+        Arg::Members(_, members) => members.clone(),
+        other => vec![other.clone()],
+    };
+    let args: Vec<Arg> = launch.args.iter().flat_map(members).collect();
+    let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg {
             Arg::Input(i) => operands.push(step.inputs[*i] as u32),
@@ -99,6 +109,7 @@ fn step_code(step: &RowWiseStep, launch: &Launch) -> RowWiseStepCode {
             Arg::Unsigned(value) => numbers.push(*value),
             Arg::Float(value) => numbers.push(value.to_bits()),
             Arg::Rows => _ = args.next(),
+            Arg::Null => {}
             other => unreachable!("{other:?} of {}", launch.kernel),
         }
     }
