@@ -98,7 +98,7 @@ fn declare_filters(memory: &mut Memory, model: &dyn Model) -> (Arc<Vec<HalfFilte
     let filters: Vec<HalfFilter> =
         half_weights(model).iter().map(|weight| HalfFilter::declare(memory, weight)).collect();
     let mut tape = Tape::new("pack_filters");
-    filters.iter().for_each(|filter| tape.pack_filters(filter));
+    tape.pack_filters(&filters);
     (Arc::new(filters), Arc::new(tape.finish()))
 }
 

@@ -27,6 +27,9 @@ pub enum HalfGradients {
     AsRecorded,
 }
 
+/// Weights whose copies one [`Op::PackFilters`](super::Op::PackFilters) writes, at most.
+pub const PACKED_FILTERS: usize = 32;
+
 /// Half-precision copies of a layer's weight, which [`Op::PackFilters`](super::Op::PackFilters) writes.
 #[derive(Clone, Debug)]
 pub struct HalfFilter {

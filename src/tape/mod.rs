@@ -41,7 +41,7 @@ pub use formula::{Formula, Reduction};
 pub use fuse_row_wise::{ROW_WISE_OPERANDS, ROW_WISE_OUTPUTS, ROW_WISE_STEPS};
 pub use gradient_norm::GRADIENT_NORM;
 pub use graph::{Node, Tape, Value, ValueInfo};
-pub use half::{FilterCopy, HalfFilter, HalfGradients, Precision};
+pub use half::{FilterCopy, HalfFilter, HalfGradients, PACKED_FILTERS, Precision};
 pub use loss::{Loss, LossRule, TargetedLoss};
 pub use memory::{ALIGN_WORDS, Buffer, DType, Memory};
 pub use metric::{Metric, MetricOperands};

@@ -348,8 +348,9 @@ fn explain_kernels_lists_every_launch_of_a_step_with_its_cost() {
 fn explain_says_what_is_half_and_why_a_result_is_not() {
     let tape = done_in(Path::new("."), "explain --precision fp16").out;
     for part in [
-        "1 x pack_filters: 2 ops\n",
-        "conv2.weight.half f16, conv2.weight.half_turned f16 [32, 5, 5, 16] = pack_filters(conv2.weight)\n",
+        "1 x pack_filters: 1 ops\n",
+        "conv2.weight.half f16, conv2.weight.half_turned f16, linear1.weight.half f16, ",
+        " [32, 5, 5, 16] = pack_filters(conv2.weight, linear1.weight)\n",
         "5 x pgd_iteration: ",
         " of linear_bias, loss, bisect for attacked.rows rows\n",
     ] {

@@ -1,6 +1,6 @@
 //! Ops on half-precision operands, and the copies of weights that they read.
 
-use maxmargin::tape::{DType, Op};
+use maxmargin::tape::{DType, Op, PACKED_FILTERS};
 
 use super::support::fake::runs_long_tests;
 use super::support::half::{in_half, rounded, turned};
@@ -14,17 +14,40 @@ pub fn pack_filters() {
 }
 
 fn pack() {
-    for dims in [&[1, 1, 1, 1][..], &[7, 3, 5, 2], &[16, 3, 3, 16], &[5, 1, 1, 33], &[3, 4], &[17, 40], &[1, 9]] {
+    let weight = |dims: &[usize]| {
         let mut w = Random(1).signed(dims);
         let corners = [0.0, -0.0, 1e-7, 1e-8, 65519.0, 65520.0, -1e30, 1.0 + 0.5f64.powi(11), f64::NAN];
         w.values.iter_mut().for_each(|v| *v = f64::from((*v * 1.0003) as f32));
         w.values.iter_mut().step_by(3).zip(corners).for_each(|(v, corner)| *v = f64::from(corner as f32));
-        let case = OpCase::new(Op::PackFilters).whole(&w);
-        let plain = Array { dtype: DType::F16, ..w.clone() };
-        let turned = turned(&plain);
-        case.gives_whole(dims, DType::F16).gives_whole(&turned.dims, DType::F16).check(|_| {
+        w
+    };
+    let dims = [
+        &[1, 1, 1, 1][..],
+        &[7, 3, 5, 2],
+        &[16, 3, 3, 16],
+        &[5, 1, 1, 33],
+        &[3, 4],
+        &[17, 40],
+        &[1, 9],
+        &[33, 2, 1, 40],
+    ];
+    let all = dims.map(weight);
+    // One weight; all of them; as many as an op takes.
+    let many: Vec<Array> = all.iter().cycle().take(PACKED_FILTERS).cloned().collect();
+    for weights in [&all[2..3], &all, &many] {
+        let mut case = weights.iter().fold(OpCase::new(Op::PackFilters), |case, w| case.whole(w));
+        let copies = |w: &Array| {
+            let plain = Array { dtype: DType::F16, ..w.clone() };
+            let turned = turned(&plain);
+            [plain, turned]
+        };
+        let copies: Vec<Array> = weights.iter().flat_map(copies).collect();
+        for copy in &copies {
+            case = case.gives_whole(&copy.dims, DType::F16);
+        }
+        case.check(|_| {
             let halves = |a: &Array| a.values.iter().map(|&v| exact(rounded(v).to_f64())).collect();
-            vec![halves(&plain), halves(&turned)]
+            copies.iter().map(halves).collect()
         });
     }
 }

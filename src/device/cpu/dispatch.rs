@@ -62,8 +62,10 @@ pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
     shapes.active = node.rows.map(|_| u32s(x.pop().expect("rows were read last"))[0] as usize);
     match node.op {
         Op::PackFilters => {
-            let [plain, turned] = &mut y[..] else { unreachable!("it writes two copies") };
-            half::pack_filters(plain, turned, f32s(x[0]), &shapes.inputs[0].dims);
+            for ((copies, x), shape) in y.chunks_exact_mut(2).zip(&x).zip(&shapes.inputs) {
+                let [plain, turned] = copies else { unreachable!("a weight has two copies") };
+                half::pack_filters(plain, turned, f32s(x), &shape.dims);
+            }
         }
         _ if shapes.inputs.iter().chain(&shapes.outputs).any(OperandShape::is_half) => {
             half::in_single_precision(&node.op, &shapes, &x, &mut y, |shapes, x, y| compute(&node.op, shapes, x, y));

@@ -245,6 +245,30 @@ abi! {
         SkippedSteps,
     }
 
+    /// Weights whose half-precision copies one launch writes, at most.
+    const PACKED_FILTERS: usize = 32;
+
+    /// Weights and their copies, which are halves.
+    operands PackedFilters {
+        w: [*const f32; PACKED_FILTERS],
+        plain: [*mut f32; PACKED_FILTERS],
+        turned: [*mut f32; PACKED_FILTERS],
+    }
+
+    /// Sizes of weights `[k, taps, c]`.
+    struct PackedSizes {
+        /// Weights in use.
+        count: u32,
+        /// First block of each weight.
+        first: [u32; PACKED_FILTERS],
+        /// Filters, or outputs.
+        k: [i32; PACKED_FILTERS],
+        /// Taps of a filter; 1 of a linear layer.
+        taps: [i32; PACKED_FILTERS],
+        /// Channels, or inputs.
+        c: [i32; PACKED_FILTERS],
+    }
+
     /// Steps of a row-wise op, at most.
     const ROW_WISE_STEPS: usize = 8;
     /// Operands of a row-wise op, at most.

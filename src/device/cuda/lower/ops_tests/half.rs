@@ -1,6 +1,9 @@
 //! Launches of ops on half-precision operands and results, except for the products on tensor cores.
 
+use bytemuck::Zeroable;
+
 use super::{covers, f32s, launch, launches, sizes};
+use crate::device::cuda::abi::PackedSizes;
 use crate::device::cuda::launch::Arg;
 use crate::tape::{ConvWindow, DType, Op};
 
@@ -81,16 +84,25 @@ fn a_pooling_launch_on_halves_has_a_thread_an_output() {
 }
 
 #[test]
-fn weights_are_packed_by_tiles_of_filters_channels_and_taps() {
-    for (w, turned, blocks, of) in [
+fn weights_are_packed_by_tiles_of_filters_channels_and_taps_weight_after_weight() {
+    let weights = [
         (&[16, 3, 3, 3][..], &[3, 3, 3, 16][..], 9, [16, 9, 3]),
         (&[64, 3, 3, 33], &[33, 3, 3, 64], 9 * 2 * 2, [64, 9, 33]),
         (&[10, 256], &[256, 10], 8, [10, 1, 256]),
-    ] {
-        let launch = launch(Op::PackFilters, &[f32s(w)], &[halves(w), halves(turned)], None);
-        assert_eq!((launch.kernel, launch.grid[0], sizes(&launch)), ("pack_filters", blocks, of));
-        assert_eq!(launch.cost.bytes as usize, 8 * w.iter().product::<usize>());
+    ];
+    let inputs = weights.map(|(w, ..)| f32s(w));
+    let outputs: Vec<_> = weights.iter().flat_map(|(w, turned, ..)| [halves(w), halves(turned)]).collect();
+    let launch = launch(Op::PackFilters, &inputs, &outputs, None);
+    let blocks = weights.map(|(_, _, blocks, _)| blocks);
+    assert_eq!((launch.kernel, launch.grid[0]), ("pack_filters", blocks.iter().sum()));
+    let mut sizes = PackedSizes { count: 3, ..PackedSizes::zeroed() };
+    (sizes.first[1], sizes.first[2]) = (blocks[0], blocks[0] + blocks[1]);
+    for (at, (.., [k, taps, c])) in weights.into_iter().enumerate() {
+        (sizes.k[at], sizes.taps[at], sizes.c[at]) = (k, taps, c);
     }
+    assert_eq!(launch.args[1], Arg::of(sizes));
+    let numbers: usize = weights.iter().map(|(w, ..)| w.iter().product::<usize>()).sum();
+    assert_eq!(launch.cost.bytes as usize, 8 * numbers);
 }
 
 /// Names of an op's launches.
