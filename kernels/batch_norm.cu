@@ -275,9 +275,9 @@ __device__ __forceinline__ void sum_items(double2* parts, int splits, const Chan
     (which % 2 == 0 ? to.x : to.y) = sum;
 }
 
-// The sums of the block's channels from the splits of all blocks, in the last block. `finish(channel, sums)` takes them.
-// The lanes of a warp each add some splits of a channel, then the lanes are added. A warp takes two channels at a time,
-// so that enough loads are in flight: the other blocks have ended. Every thread of the block calls it.
+// The sums of the block's channels from the splits of all blocks, in the last block. `finish(channel, sums)` takes
+// them. The lanes of a warp each add some splits of a channel, then the lanes are added. A warp takes two channels at a
+// time, so that enough loads are in flight: the other blocks have ended. Every thread of the block calls it.
 //
 // 16 bytes a split, at most 256 of them a channel: 0.26 MB for 64 channels, which come from the L2 cache. One
 // multiprocessor reads them in 2 to 4 us, as long as a launch that has more of them.
@@ -326,14 +326,15 @@ struct StatisticsResults {
     float* running_variance;
 };
 
-// Mean and variance of the batch, and the running statistics. Without an active row nothing changes. The splits are those
-// of the sums of x - origin and of its square, where origin is the first item of the channel. The origin is close enough
-// to the mean that the variance loses no digits of single precision, however far from 0 the mean is. 4 bytes a number:
-// 33.6 MB, 11 us; 2 bytes for halves.
+// Mean and variance of the batch, and the running statistics. Without an active row nothing changes. The splits are
+// those of the sums of x - origin and of its square, where origin is the first item of the channel. The origin is close
+// enough to the mean that the variance loses no digits of single precision, however far from 0 the mean is. 4 bytes a
+// number: 33.6 MB, 11 us; 2 bytes for halves.
 template <typename V, typename M, typename Element>
 __device__ __forceinline__ void batch_norm_training_statistics_of(StatisticsResults results, double2* parts,
-                                                                  unsigned* counters, const M* x, const Element* numbers,
-                                                                  const ChannelThreadMap& map, int items, int splits) {
+                                                                  unsigned* counters, const M* x,
+                                                                  const Element* numbers, const ChannelThreadMap& map,
+                                                                  int items, int splits) {
     if (map.none()) return;
     const V origin = read(x[min(map.channel, map.width - 1)]);
     const auto add = [=](double2& sums, int i, float x) {
@@ -370,7 +371,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                    int splits) {
     const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
     batch_norm_training_statistics_of<float4>({mean, variance, running_mean, running_variance}, parts, counters, x,
-                                          reinterpret_cast<const float*>(x), map, active_rows(rows, capacity) * pixels, splits);
+                                          reinterpret_cast<const float*>(x), map,
+                                          active_rows(rows, capacity) * pixels, splits);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -390,11 +392,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                    int splits) {
     const ChannelThreadMap map(rows, capacity, pixels, width, chunk);
     batch_norm_training_statistics_of<float4>({mean, variance, running_mean, running_variance}, parts, counters, x,
-                                          reinterpret_cast<const Half*>(x), map, active_rows(rows, capacity) * pixels, splits);
+                                          reinterpret_cast<const Half*>(x), map,
+                                          active_rows(rows, capacity) * pixels, splits);
 }
 
-// Sums of the gradient before ReLU times the normalized x, and of that gradient alone: 0 without an active row. 8 bytes a
-// number: 67 MB, 22 us.
+// Sums of the gradient before ReLU times the normalized x, and of that gradient alone: 0 without an active row. 8 bytes
+// a number: 67 MB, 22 us.
 template <typename M, typename V>
 __device__ __forceinline__ void batch_norm_backward_weight_of(
     float* dweight, float* dbias, double2* parts, unsigned* counters, const M* dy, const M* x,

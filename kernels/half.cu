@@ -4,9 +4,9 @@
 
 constexpr int PACK_TILE = WARP;
 
-// plain = w, rounded to halves; turned[c][taps - 1 - t][k] = w[k][t][c], the same numbers; for each weight w [k, taps, c].
-// A block turns a tile of 32 filters by 32 channels of one tap in shared memory, so that a warp reads and writes adjacent
-// addresses. Blocks are numbered by weight, then by tap, then by tile of channels, then by tile of filters.
+// plain = w, rounded to halves; turned[c][taps - 1 - t][k] = w[k][t][c], the same numbers; for each weight w [k, taps,
+// c]. A block turns a tile of 32 filters by 32 channels of one tap in shared memory, so that a warp reads and writes
+// adjacent addresses. Blocks are numbered by weight, then by tap, then by tile of channels, then by tile of filters.
 //
 // 8 bytes a number, once an attack: 26 MB for LeNet5's 3136 x 1024, 8.6 us; 47 MB, 16 us for all of WideResNet-28-4.
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -1,6 +1,6 @@
-// Sums over the blocks of a launch: each block stores its part, and the last one to do so adds all parts in their order.
-// So the result has the same bits whichever block is last, and no second launch is needed. The count of blocks is an
-// integer; floats are never added by atomics.
+// Sums over the blocks of a launch: each block stores its part, and the last one to do so adds all parts in their
+// order. So the result has the same bits whichever block is last, and no second launch is needed. The count of blocks
+// is an integer; floats are never added by atomics.
 #pragma once
 
 #include "prelude.cuh"

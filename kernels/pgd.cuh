@@ -142,9 +142,9 @@ __device__ __forceinline__ void pgd_step_l2_of(Row& row, float eps, float step, 
     row.for_each([&](auto& adv, auto& x, auto&) { adv = each(inside, adv, x); });
 }
 
-// First point of PGD in an l2 ball: noise in [0, 1), projected into the ball around x, then into the box; for the `width`
-// elements from `start` on, a row. eps is read between the two passes: a register that held it before would be spilled.
-// Every thread of the block calls it.
+// First point of PGD in an l2 ball: noise in [0, 1), projected into the ball around x, then into the box; for the
+// `width` elements from `start` on, a row. eps is read between the two passes: a register that held it before would be
+// spilled. Every thread of the block calls it.
 template <typename V>
 __device__ __forceinline__ void start_in_l2_ball(V* __restrict__ adv, const V* __restrict__ x, const float& eps,
                                                  const V* __restrict__ noise, long long start, int width) {

@@ -188,8 +188,8 @@ __device__ __forceinline__ void number_of_row(const RowStep& step) {
 
 }  // namespace
 
-// Operands and code are in constant memory: see formula.cu. There are few blocks: one on a multiprocessor is enough, and
-// its threads may use as many registers as the largest step takes.
+// Operands and code are in constant memory: see formula.cu. There are few blocks: one on a multiprocessor is enough,
+// and its threads may use as many registers as the largest step takes.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     row_wise(const __grid_constant__ RowWiseOperands operands, const __grid_constant__ RowWiseCode code,
              const unsigned* rows, int capacity) {

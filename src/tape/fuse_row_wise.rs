@@ -25,8 +25,8 @@ struct Access {
 }
 
 impl Op {
-    /// True if the op may be a step of [`Op::RowWise`]: row `i` of its results depends on row `i` of its operands, except
-    /// those that [`Op::accesses_by_row`] names.
+    /// True if the op may be a step of [`Op::RowWise`]: row `i` of its results depends on row `i` of its operands,
+    /// except those that [`Op::accesses_by_row`] names.
     fn is_row_wise(&self) -> bool {
         match self {
             Op::GatherRows
@@ -101,8 +101,8 @@ impl Tape {
         self.nodes.push(Node { op: Op::RowWise(steps.collect()), inputs, outputs, rows });
     }
 
-    /// True if the node may be a step: it is row-wise and small, has a count of active rows, and no operand is half but the
-    /// features that a network's head reads.
+    /// True if the node may be a step: it is row-wise and small, has a count of active rows, and no operand is half but
+    /// the features that a network's head reads.
     fn is_row_wise(&self, node: &Node) -> bool {
         let is_layer = matches!(node.op, Op::LinearBias { .. });
         let features = usize::from(is_layer || node.op == Op::GlobalMean);

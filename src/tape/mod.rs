@@ -5,9 +5,9 @@
 //! - `ops`: recording functions, one method an op and one file a family, which check shapes
 //! - [`formula`]: elementwise programs, arithmetic on rows as data
 //! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
-//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_first_layer`: those from images to the
-//!   first layer, and from its gradient to a step of PGD; `fuse_head`: the last layer, its loss and their gradients; `fuse_row_wise`: small ops on the rows
-//!   of a batch
+//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_first_layer`: those from images to
+//!   the first layer, and from its gradient to a step of PGD; `fuse_head`: the last layer, its loss and their
+//!   gradients; `fuse_row_wise`: small ops on the rows of a batch
 //! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights;
 //!   [`gradient_norm`]: the norm to which gradients are brought
 //! - `rounding`: programs whose layers read rounded operands, for studies of precision

@@ -239,10 +239,11 @@ pub enum Op {
         max_eps: f32,
     },
 
-    /// Half-precision copies of weights, each element rounded to nearest, ties to even: for each weight w `[k, kh, kw,
-    /// c]` -> plain f16, of w's shape; turned f16 `[c, kh, kw, k]`, where `turned[c][r][s][k] = w[k][kh-1-r][kw-1-s][c]`.
-    /// Of a linear layer: w `[out, in]` -> plain; turned `[in, out]`. The weights are the inputs, at most
-    /// [`PACKED_FILTERS`](super::PACKED_FILTERS) of them; the copies of one are two outputs beside each other.
+    /// Half-precision copies of weights, each element rounded to nearest, ties to even: for each weight
+    /// w `[k, kh, kw, c]` -> plain f16, of w's shape; turned f16 `[c, kh, kw, k]`, where
+    /// `turned[c][r][s][k] = w[k][kh-1-r][kw-1-s][c]`. Of a linear layer: w `[out, in]` -> plain; turned `[in, out]`.
+    /// The weights are the inputs, at most [`PACKED_FILTERS`](super::PACKED_FILTERS) of them; the copies of one are two
+    /// outputs beside each other.
     PackFilters,
 
     /// Search for an overflow: dmargin `[p]`, (dclean `[p]`), step u32 `[1]` -> overflow* u32 `[1]`, sums*. If an

@@ -132,8 +132,8 @@ impl Mma {
         mma
     }
 
-    /// Records the clean loss, its gradient if the method uses it, and the selection of the correct rows. The mixed batch
-    /// starts as the clean one, and with margins of 0.
+    /// Records the clean loss, its gradient if the method uses it, and the selection of the correct rows. The mixed
+    /// batch starts as the clean one, and with margins of 0.
     fn clean_pass(&self, recorder: &StepRecorder, mixed: &Buffer, gradient: Option<&Buffer>) -> Program {
         let config = recorder.config;
         let mut tape = self.batch.tape("clean_pass");
@@ -186,8 +186,8 @@ impl Mma {
         tape.finish()
     }
 
-    /// Records the loss of the mixed batch, in which boundary points take the places of the correct examples; its gradient;
-    /// and the storing of the margins.
+    /// Records the loss of the mixed batch, in which boundary points take the places of the correct examples; its
+    /// gradient; and the storing of the margins.
     fn margin_pass(
         &self,
         recorder: &StepRecorder,

@@ -4,8 +4,8 @@ use crate::tape::{Buffer, Metric};
 
 /// Values of each example of a step, from which the sums of [`Metric`] are made.
 pub(super) struct BatchStatistics<'a> {
-    /// Logit margin `[n]`, which [`StepRecorder::logit_margin`](super::step::StepRecorder::logit_margin) records: an example
-    /// is correct where it is negative.
+    /// Logit margin `[n]`, which [`StepRecorder::logit_margin`](super::step::StepRecorder::logit_margin) records: an
+    /// example is correct where it is negative.
     pub logit_margin: &'a Buffer,
     /// Loss `[n]` whose mean is summed.
     pub loss: &'a Buffer,

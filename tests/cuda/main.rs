@@ -329,8 +329,9 @@ fn a_kernel_s_declared_arguments_are_those_that_a_compiler_sees() {
     }
     let [linf, l2] = [Norm::Linf, Norm::L2].map(Trained::smallest);
     let sgd = Trained::of(Config { optimizer: OptimizerKind::Sgd, ..linf.config.clone() });
-    let wide_resnet = wide_resnet_step(Config { depth: Some(10), width: 1.0, training_batch_size: 2, ..cifar10() });
-    let steps = [&linf.mma, &l2.mma, &sgd.mma, &wide_resnet];
+    let small = Config { depth: Some(10), width: 1.0, training_batch_size: 2, ..cifar10() };
+    let half = wide_resnet_step(Config { precision: Precision::Fp16, ..small.clone() });
+    let steps = [&linf.mma, &l2.mma, &sgd.mma, &wide_resnet_step(small), &half];
     let mut tape = Tape::new("formula");
     let numbers = Memory::default().f32("numbers", &[2, 3]);
     let value = tape.leaf(&numbers);

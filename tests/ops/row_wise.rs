@@ -1,5 +1,5 @@
-//! Row-wise ops: several ops on the rows of a batch in one launch. Each step is checked against its own formula, on what
-//! the steps before it give.
+//! Row-wise ops: several ops on the rows of a batch in one launch. Each step is checked against its own formula, on
+//! what the steps before it give.
 
 use maxmargin::config::Direction;
 use maxmargin::rng::{Purpose, philox};

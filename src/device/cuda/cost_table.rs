@@ -157,8 +157,8 @@ pub(super) const FAMILIES: &[KernelFamily] = &[
     ffma(&["head_backward*"], 0.05, 0.5, 4.0),
     // Sums over many blocks, and those of their parts.
     ffma(&["sum_splits", "sum_split_rows", "sum_split*"], 1.0, 0.75, 0.2),
-    // Batch norm's sums as the visit has timed them: splits, and a launch that adds them. Since then the last block adds
-    // them: its tail is estimated as 2.5 us.
+    // Batch norm's sums as the visit has timed them: splits, and a launch that adds them. Since then the last block
+    // adds them: its tail is estimated as 2.5 us.
     ffma(&["batch_norm_training_splits_x4", "batch_norm_backward_weight_splits_x4"], 1.0, 0.78, 2.4),
     ffma(&["batch_norm_training_statistics", "batch_norm_backward_weight"], 1.0, 1.0, 1.0),
     ffma(&["batch_norm_training_statistics_*", "batch_norm_backward_weight_*"], 1.0, 0.78, 4.9),

@@ -1,8 +1,9 @@
 //! Memory of a CUDA device: addresses of buffers and values.
 //!
-//! Usually there are four permanent allocations: the buffers, the workspace of the running program, the scratch memory of
-//! the running node, and the counters of the running launch, which are 0 between launches. For debugging every buffer and every value has an allocation of its own, so that a tool
-//! that checks allocations finds each access outside an operand.
+//! Usually there are four permanent allocations: the buffers, the workspace of the running program, the scratch memory
+//! of the running node, and the counters of the running launch, which are 0 between launches. For debugging every
+//! buffer and every value has an allocation of its own, so that a tool that checks allocations finds each access
+//! outside an operand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

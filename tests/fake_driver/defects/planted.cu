@@ -237,8 +237,8 @@ extern "C" __global__ void __launch_bounds__(64) misaligned_mended(float* y, con
     if (i + 4 <= n) *reinterpret_cast<float4*>(y + i) = *reinterpret_cast<const float4*>(x + i);
 }
 
-// Sums the numbers of each block at y[block]. The last block adds the sums of all at y[3]; the blocks are counted, as bits,
-// at y[4].
+// Sums the numbers of each block at y[block]. The last block adds the sums of all at y[3]; the blocks are counted, as
+// bits, at y[4].
 extern "C" __global__ void __launch_bounds__(64) missing_fence(float* y, const float* x, int n) {
     if (threadIdx.x != 0) return;
     float sum = 0.0f;

@@ -86,9 +86,9 @@ impl ChannelGrid {
         self.launch(kernels, of, (self.chunk(ITEMS_OF_PASS), None), costs)
     }
 
-    /// A launch that adds two numbers a channel over all items. Each block writes a split of the sums to scratch memory, and
-    /// the last block of a group of channels adds the splits: `results`, then scratch memory and counters, then `of` are
-    /// the kernel's operands.
+    /// A launch that adds two numbers a channel over all items. Each block writes a split of the sums to scratch
+    /// memory, and the last block of a group of channels adds the splits: `results`, then scratch memory and counters,
+    /// then `of` are the kernel's operands.
     fn sums(&self, kernels: [&'static str; 2], results: &[usize], of: Vec<Arg>, costs: (usize, usize)) -> Lowered {
         let operands =
             results.iter().copied().map(Arg::Output).chain([Arg::Scratch(0), Arg::Counters]).chain(of).collect();

@@ -88,8 +88,8 @@ fn capacity_of(launch: &Launch) -> usize {
     }
 }
 
-/// Code of a step: operands and numbers in the order of its kernel's arguments, without null operands, the count of active
-/// rows and the capacity.
+/// Code of a step: operands and numbers in the order of its kernel's arguments, without null operands, the count of
+/// active rows and the capacity.
 fn step_code(step: &RowWiseStep, launch: &Launch) -> RowWiseStepCode {
     let known = KERNELS.iter().find(|(kernel, _)| *kernel == launch.kernel);
     let (_, kernel) = known.unwrap_or_else(|| unreachable!("{} is no step", launch.kernel));
