@@ -4,16 +4,18 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use maxmargin::attack::{Pgd, PgdSettings, StartNoise};
 use maxmargin::batch::{Batch, DeviceData};
 use maxmargin::config::{Config, Fidelity, preset};
+use maxmargin::device::Schedule;
 use maxmargin::device::cuda::{TYPICAL_MULTIPROCESSORS, TotalCost};
 use maxmargin::model::{self, LeNet5, Mode, Model, ModelInPrecision, ModelState, WideResNet, image_buffer};
 use maxmargin::tape::{
     Buffer, ConvFusion, ConvGradientFusion, Loss, LossRule, Memory, Norm, Op, PgdRule, Precision, Program, Tape,
 };
-use maxmargin::train::{TrainingStep, record_step};
+use maxmargin::train::{Mma, TrainingStep, record_step};
 use support::{Random, TestDevice, devices};
 
 /// Capacity of a batch.
@@ -313,4 +315,61 @@ fn a_training_pass_of_the_wide_resnet_has_no_batch_norm_fused_with_a_convolution
         assert_eq!(of(name), 25, "{name}");
     }
     assert_eq!(of("conv2d_backward_weight"), 28);
+}
+
+/// The schedule with each row-wise op replaced by its steps.
+fn without_row_wise_ops(schedule: &Schedule) -> Schedule {
+    let mut alone = Schedule::default();
+    for (program, times) in &schedule.stages {
+        alone.then(&Arc::new(Program { nodes: program.ops(), ..Program::clone(program) }), *times);
+    }
+    alone
+}
+
+/// Content of all buffers after a step, the number of correct examples, and the class that each example's logits favour.
+fn after_a_step(make: TestDevice, precision: Precision, labels: &[u32], fused: bool) -> (Vec<Vec<u8>>, u32, Vec<u32>) {
+    let quick = preset("quick").expect("a preset").config;
+    let fidelity = Fidelity { right_when: Loss::Lm, ..Fidelity::RELEASED };
+    let (nb_iter, num_search_steps, training_batch_size) = (2, 3, labels.len());
+    let config = Config { width: 0.125, nb_iter, num_search_steps, training_batch_size, precision, fidelity, ..quick };
+    let (mut memory, mut model) = (Memory::default(), model::build(&config.architecture()));
+    model.declare(&mut memory);
+    let data = DeviceData::new(&mut memory, &*model, "train", labels.len());
+    let mma = Mma::new(&mut memory, &*model, &data, &config, None);
+    let schedule = if fused { mma.schedule.clone() } else { without_row_wise_ops(&mma.schedule) };
+    let mut device = make.open();
+    device.allocate(&memory, &schedule.programs().collect::<Vec<_>>()).unwrap();
+    model.load(&mut *device, &model.initial(3)).unwrap();
+    let mut random = Random(7);
+    device.write_u8(&data.images, &(0..data.images.len()).map(|_| random.word() as u8).collect::<Vec<_>>()).unwrap();
+    device.write_u32(&data.labels, labels).unwrap();
+    device.write_u32(&mma.batch.index, &(0..labels.len() as u32).collect::<Vec<_>>()).unwrap();
+    device.write_u32(&mma.batch.rows, &[labels.len() as u32]).unwrap();
+    device.replay(&schedule).unwrap();
+    let content = |buffer: &Buffer| {
+        let mut bytes = vec![0; buffer.bytes()];
+        device.read_bytes(buffer, &mut bytes).unwrap();
+        bytes
+    };
+    let best = |z: &[f32]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).expect("classes") as u32;
+    let classes = device.read_f32(&mma.logits).unwrap().chunks(model.classes()).map(best).collect();
+    let correct = device.read_u32(&mma.correct).unwrap()[0];
+    (memory.buffers.iter().map(content).collect(), correct, classes)
+}
+
+#[test]
+fn a_step_gives_the_same_bits_with_row_wise_ops_and_with_their_steps_alone() {
+    const EXAMPLES: usize = 8;
+    for make in devices() {
+        for precision in [Precision::Fp32, Precision::Fp16] {
+            let (_, _, classes) = after_a_step(make, precision, &[0; EXAMPLES], true);
+            for correct in [0, 1, 7, EXAMPLES] {
+                let label = |(i, class): (usize, &u32)| (class + u32::from(i >= correct)) % 10;
+                let labels: Vec<u32> = classes.iter().enumerate().map(label).collect();
+                let fused = after_a_step(make, precision, &labels, true);
+                assert_eq!(fused.1, correct as u32);
+                assert!(fused == after_a_step(make, precision, &labels, false), "{make:?}, {precision}, {correct}");
+            }
+        }
+    }
 }
