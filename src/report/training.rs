@@ -281,10 +281,13 @@ fn costs(runs: &[ShownRun]) -> String {
         // The passes before training are none.
         let passes = |value: fn(&ResultRecord) -> Option<u64>| last(value).filter(|passes| *passes > 0);
         let known = |text: Option<String>| text.unwrap_or(UNKNOWN.into());
+        let skipped: u32 = metrics.steps.iter().filter_map(|line| line.skipped_steps).sum();
         let row = vec![
             escape(&shown.source.name),
             known(Some(devices.join(", then ")).filter(|devices| !devices.is_empty())),
+            shown.run.config.precision.to_string(),
             grouped(shown.run.steps_done()),
+            grouped(skipped.into()),
             known(Some(metrics.seconds).filter(|seconds| *seconds > 0.0).map(duration)),
             known(passes(|result| result.training_forward_passes).map(grouped)),
             known(passes(|result| result.training_backward_passes).map(grouped)),
@@ -295,7 +298,9 @@ fn costs(runs: &[ShownRun]) -> String {
     let head = [
         words("run"),
         words("device"),
+        words("precision"),
         numbers("steps"),
+        numbers("skipped steps"),
         numbers("time"),
         numbers("forward passes"),
         numbers("backward passes"),
@@ -303,8 +308,8 @@ fn costs(runs: &[ShownRun]) -> String {
     ];
     let note = "<p class=\"note\">Time: with validations and the measurements on the test images, of all parts of a run that \
                 was resumed. Passes: of an image through the network in the training steps, as if the attack ran on every \
-                image of a batch; MMA attacks the correct ones alone. A dash: the run has \
-                not ended, or is of an older version.</p>\n";
+                image of a batch; MMA attacks the correct ones alone. Skipped steps: those whose gradients overflowed half \
+                precision. A dash: the run has not ended, or is of an older version.</p>\n";
     table(&head, &runs.iter().map(row).collect::<Vec<_>>()) + note
 }
 

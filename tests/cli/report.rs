@@ -193,21 +193,26 @@ fn device_time_and_passes_of_training_are_shown() {
         table.split("</table>").next().expect("its end").to_owned()
     };
     let shown = costs(&page(folder.path(), "run", "run/report.html"));
-    has(&shown, &["<td class=\"words\">CPU, ", "<td>30</td>", " s</td>", "B</td>"]);
+    has(&shown, &["<td class=\"words\">CPU, ", ">fp32</td>", "<td>30</td><td>0</td>", " s</td>", "B</td>"]);
     assert!(!shown.contains('–'), "{shown}");
-    // Runs of former versions did not record them.
+    // Runs of former versions did not record them. Steps that were skipped are added up.
     let path = folder.path().join("run/metrics.jsonl");
     let without = |mut line: Value| {
         let fields = line.as_object_mut().expect("an object");
+        if fields["kind"] == "step" {
+            fields.insert("skipped_steps".into(), 2.into());
+        }
         ["device", "training_forward_passes", "training_backward_passes"]
             .iter()
             .for_each(|name| drop(fields.remove(*name)));
         format!("{line}\n")
     };
-    let lines: String = read_metrics(&path).expect("metrics").into_iter().map(without).collect();
-    fs::write(&path, lines).expect("metrics");
+    let lines = read_metrics(&path).expect("metrics");
+    let skipped = 2 * lines.iter().filter(|line| line["kind"] == "step").count();
+    fs::write(&path, lines.into_iter().map(without).collect::<String>()).expect("metrics");
     let shown = costs(&page(folder.path(), "run", "run/report.html"));
     assert_eq!(shown.matches(">–<").count(), 3, "{shown}");
+    has(&shown, &[&*format!("<td>30</td><td>{skipped}</td>")]);
 }
 
 /// A page of 400 pixels: words have a least width, and what is wider scrolls in a box of its own.
