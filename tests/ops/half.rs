@@ -56,7 +56,6 @@ fn pack() {
 fn convolutions() {
     in_half(conv::conv2d);
     in_half(conv::conv2d_backward_input);
-    in_half(conv::conv2d_backward_weight);
 }
 
 #[test]
@@ -99,8 +98,6 @@ pub fn small_convolutions_of_each_kernel() {
 fn convolutions_with_pooling() {
     in_half(conv_pool::conv_pool);
     in_half(conv_pool::conv_pool_backward_input);
-    in_half(conv_pool::conv_pool_backward_weight);
-    in_half(conv_pool::conv_pool_backward_bias);
     in_half(pool::max_pool2d);
     in_half(pool::max_pool2d_backward);
 }
@@ -112,7 +109,21 @@ fn linear_layers() {
     in_half(linear::linear_bias_relu);
     in_half(linear::linear_backward_input);
     in_half(linear::linear_backward_input_is_0_where_the_result_of_relu_is_not_positive);
+}
+
+#[test]
+fn gradients_of_filters() {
+    in_half(conv::conv2d_backward_weight);
+}
+
+#[test]
+fn gradients_of_other_weights() {
+    in_half(conv_pool::conv_pool_backward_weight);
+    in_half(conv_pool::conv_pool_backward_bias);
     in_half(linear::linear_backward_weight);
+    in_half(batch_norm::batch_norm_backward_weight);
+    in_half(batch_norm::batch_norm_relu_backward_weight);
+    in_half(elementwise::add_bias_backward_bias);
 }
 
 #[test]
@@ -139,15 +150,12 @@ fn batch_norm_in_both_modes() {
     in_half(batch_norm::batch_norm_relu_training);
     in_half(batch_norm::batch_norm_training_backward_input);
     in_half(batch_norm::batch_norm_relu_training_backward_input);
-    in_half(batch_norm::batch_norm_backward_weight);
-    in_half(batch_norm::batch_norm_relu_backward_weight);
 }
 
 #[test]
 fn elementwise_ops_and_means() {
     in_half(elementwise::add);
     in_half(elementwise::add_bias);
-    in_half(elementwise::add_bias_backward_bias);
     in_half(elementwise::relu);
     in_half(elementwise::relu_backward);
     in_half(image::global_mean);
