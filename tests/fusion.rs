@@ -258,6 +258,17 @@ fn a_step_of_mma_training_has_few_launches_in_both_precisions() {
     }
 }
 
+/// Bytes of the values of a step of the wide ResNet 28-4 that live at once, at a batch of 128.
+#[test]
+fn values_of_a_step_in_half_precision_take_half_of_the_memory() {
+    let bytes = |precision| {
+        let step = step_of("cifar10-linf", precision);
+        step.schedule.programs().map(|program| program.workspace).max().expect("a step has programs")
+    };
+    let [single, attack, half] = [Precision::Fp32, Precision::Fp16Attack, Precision::Fp16].map(bytes);
+    assert!(single <= 970_000_000 && attack <= single && half <= 490_000_000, "{single}, {attack}, {half}");
+}
+
 /// Ops of gathering, of PGD's start, of the search and of losses, each group one launch.
 #[test]
 fn small_ops_of_a_step_are_one_launch_where_they_are_neighbours() {
