@@ -144,22 +144,22 @@ extern "C" __global__ void __launch_bounds__(Scalar::THREADS, RESIDENT_BLOCKS)
 
 // The gradient of the bias: as add_bias_backward_bias, where something was chosen.
 template <class Dy>
-__device__ __forceinline__ void conv_pool_backward_bias_of(float* parts, const Dy* dy, const unsigned char* choice,
-                                                           int items, int k, int chunk) {
-    sum_items(parts, dy, items, k, chunk, [choice](size_t at) { return choice[at] != NO_CHOICE; });
+__device__ __forceinline__ void conv_pool_backward_bias_of(const ItemSums& to, const Dy* dy,
+                                                           const unsigned char* choice, int items, int k, int chunk) {
+    sum_items(to, dy, items, k, chunk, [choice](size_t at) { return choice[at] != NO_CHOICE; });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    conv_pool_backward_bias(float* __restrict__ parts, const float* __restrict__ dy,
+    conv_pool_backward_bias(float* dbias, float* parts, unsigned* counters, const float* __restrict__ dy,
                             const unsigned char* __restrict__ choice, const unsigned* __restrict__ rows, int capacity,
                             int pixels, int k, int chunk) {
-    conv_pool_backward_bias_of(parts, dy, choice, active_rows(rows, capacity) * pixels, k, chunk);
+    conv_pool_backward_bias_of({dbias, parts, counters}, dy, choice, active_rows(rows, capacity) * pixels, k, chunk);
 }
 extern "C" __global__ void __launch_bounds__(THREADS)
-    conv_pool_backward_bias_from_half(float* __restrict__ parts, const Half* __restrict__ dy,
+    conv_pool_backward_bias_from_half(float* dbias, float* parts, unsigned* counters, const Half* __restrict__ dy,
                                       const unsigned char* __restrict__ choice, const unsigned* __restrict__ rows,
                                       int capacity, int pixels, int k, int chunk) {
-    conv_pool_backward_bias_of(parts, dy, choice, active_rows(rows, capacity) * pixels, k, chunk);
+    conv_pool_backward_bias_of({dbias, parts, counters}, dy, choice, active_rows(rows, capacity) * pixels, k, chunk);
 }
 
 // `conv_pool` on halves, on tensor cores. Sums are not split.

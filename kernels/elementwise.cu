@@ -205,12 +205,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // The gradient of a bias: `pixels` items a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    add_bias_backward_bias(float* __restrict__ parts, const float* __restrict__ dy, const unsigned* __restrict__ rows,
-                           int capacity, int pixels, int k, int chunk) {
-    sum_items(parts, dy, active_rows(rows, capacity) * pixels, k, chunk, [](size_t) { return true; });
+    add_bias_backward_bias(float* dbias, float* parts, unsigned* counters, const float* __restrict__ dy,
+                           const unsigned* __restrict__ rows, int capacity, int pixels, int k, int chunk) {
+    sum_items({dbias, parts, counters}, dy, active_rows(rows, capacity) * pixels, k, chunk,
+              [](size_t) { return true; });
 }
 extern "C" __global__ void __launch_bounds__(THREADS)
-    add_bias_backward_bias_from_half(float* __restrict__ parts, const Half* __restrict__ dy,
-                                     const unsigned* __restrict__ rows, int capacity, int pixels, int k, int chunk) {
-    sum_items(parts, dy, active_rows(rows, capacity) * pixels, k, chunk, [](size_t) { return true; });
+    add_bias_backward_bias_from_half(float* dbias, float* parts, unsigned* counters, const Half* __restrict__ dy,
+                           const unsigned* __restrict__ rows, int capacity, int pixels, int k, int chunk) {
+    sum_items({dbias, parts, counters}, dy, active_rows(rows, capacity) * pixels, k, chunk,
+              [](size_t) { return true; });
 }
