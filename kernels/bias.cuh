@@ -5,8 +5,8 @@
 #include "prelude.cuh"
 #include "vector.cuh"
 
-// Sum of the numbers that a block's warps hold for each lane, in the order of the warps; in the first warp. Every thread
-// of the block calls it; between two calls there is a barrier.
+// Sum of the numbers that a block's warps hold for each lane, in the order of the warps; in the first warp. Every
+// thread of the block calls it; between two calls there is a barrier.
 __device__ __forceinline__ float sum_of_warps(float own) {
     constexpr int WARPS = THREADS / WARP;
     SHARED(float, sums, [WARPS][WARP]);
@@ -26,10 +26,10 @@ struct ItemSums {
     unsigned* counters;
 };
 
-// The sums over items of dy [items, k], of the elements for which `counts(offset in dy)` is true. A block takes a warp's
-// width of channels (along x) and one split of `chunk` items (along y). Each of its warps adds every eighth item, and the
-// warps' sums are added in order. The last block of the channels adds the splits in the same way: at most 256 of them,
-// 32 KB.
+// The sums over items of dy [items, k], of the elements for which `counts(offset in dy)` is true. A block takes a
+// warp's width of channels (along x) and one split of `chunk` items (along y). Each of its warps adds every eighth
+// item, and the warps' sums are added in order. The last block of the channels adds the splits in the same way: at most
+// 256 of them, 32 KB.
 template <class Counts, class Element>
 __device__ __forceinline__ void sum_items(const ItemSums& to, const Element* dy, int items, int k, int chunk,
                                           Counts counts) {
