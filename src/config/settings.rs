@@ -187,7 +187,7 @@ settings! {
         /// Precision of activations, their gradients and filters: fp16 in attacks and training passes, fp16-attack in
         /// attacks alone; sums, images and the weights are single precision in each
         #[serde(default = "single_precision")]
-        precision: Precision = Precision::Fp32, "PRECISION" shown "by -h"; // ours
+        precision: Precision = Precision::Fp32, "PRECISION"; // ours
         /// Factor of the losses in training passes with --precision fp16, a power of two, lest their gradients vanish;
         /// a step whose gradients overflow is skipped and counted
         #[serde(default)]
