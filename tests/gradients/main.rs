@@ -227,7 +227,10 @@ fn backward_ops(fuse: bool, choose: &dyn Fn(Value, Vec<Value>) -> Vec<Value>) ->
         let (loss, x, params) = lenet5(tape, given, rules()[0]);
         (loss, choose(x, params))
     });
-    let names = program.nodes.iter().map(|node| node.op.name());
+    let names = program.nodes.iter().flat_map(|node| match &node.op {
+        Op::RowWise(steps) => steps.iter().map(|step| step.op.name()).collect(),
+        op => vec![op.name()],
+    });
     names.filter(|name| name.contains("_backward")).collect()
 }
 

@@ -372,7 +372,7 @@ pub fn batch_norm_relu_backward_weight() {
 
 /// Two groups of channels, each with sums of three blocks: small enough for ThreadSanitizer.
 #[test]
-fn sums_of_three_blocks() {
+pub fn sums_of_three_blocks() {
     let given = Given::new(&[1, 9, 15, 33], Data::Plain);
     training(&given, true);
     backward_weight(&given, true);

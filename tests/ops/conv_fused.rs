@@ -249,8 +249,11 @@ pub fn small_layers_of_each_kernel() {
         let (shortcut, window) = (Some(s.window.stride), s.window);
         check_fused(&s, &[ConvFusion { window, shortcut, addend: false, sum: true, norm: true }]);
         check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut, norm: true, addend: true }]);
-        check_backward_weight(&s);
     }
+    // Gradients with respect to filters: a vectorized tile, and single elements.
+    [conv_case([1, 2, 2, 8], [8, 1, 1], 0, 1), conv_case([1, 2, 2, 3], [5, 1, 1], 0, 1)]
+        .iter()
+        .for_each(check_backward_weight);
 }
 
 /// A layer with so many pixels, and so few filters and channels, that a GPU takes the narrow tile of halves.

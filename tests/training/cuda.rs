@@ -75,7 +75,7 @@ fn a_launch_that_fails_ends_the_run_and_loses_nothing() {
     done(on(&driver, &mut begin(&whole, FEW), ""));
     let mut steps = Vec::new();
     // Launches fail in training, and in the long test also in each measurement and in validation.
-    let launches = if runs_long_tests("failures of other launches") { &[8, 400, 800, 1200, 1600][..] } else { &[800] };
+    let launches = if runs_long_tests("failures of other launches") { &[8, 300, 600, 900, 1200][..] } else { &[600] };
     for launch in launches {
         let said = run(on(&driver, &mut begin(&broken, FEW), &format!("fail_launch={launch}")));
         assert_eq!(said.code, Some(2), "{launch}: {said:?}");
