@@ -118,6 +118,9 @@ fn gradients_of_filters() {
 
 #[test]
 fn gradients_of_other_weights() {
+    if !runs_long_tests("gradients of weights in half precision, but filters'") {
+        return;
+    }
     in_half(conv_pool::conv_pool_backward_weight);
     in_half(conv_pool::conv_pool_backward_bias);
     in_half(linear::linear_backward_weight);
