@@ -93,7 +93,7 @@ impl<'a> ModelInPrecision<'a> {
     }
 }
 
-/// Declares half-precision copies of a model's filters; and the program that writes them.
+/// Declares half-precision copies of a model's filters, and records the program that writes them.
 fn declare_filters(memory: &mut Memory, model: &dyn Model) -> (Arc<Vec<HalfFilter>>, Arc<Program>) {
     let filters: Vec<HalfFilter> =
         half_weights(model).iter().map(|weight| HalfFilter::declare(memory, weight)).collect();

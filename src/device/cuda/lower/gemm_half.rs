@@ -287,8 +287,8 @@ mod tests {
         assert!(plan.clocks(product, H100) < whole.clocks(product, H100));
     }
 
-    /// Gradients with respect to the filters of the wide ResNet's three groups at a batch of 128, of LeNet5's second
-    /// convolution, and of its first linear layer, whose sums have 50 terms.
+    /// Gradients with respect to the filters of the wide ResNet's three groups at a batch of 128, and to the weight of
+    /// LeNet5's first linear layer, whose sums have 50 terms.
     #[test]
     fn sums_of_gradients_of_weights_are_split_until_they_fill_the_gpu() {
         let plan = |rows, columns, length| {
