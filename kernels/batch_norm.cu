@@ -314,18 +314,6 @@ __device__ __forceinline__ void finish_sums(const double2* parts, unsigned* coun
     if (own < channels) finish(first + own, totals[own]);
 }
 
-__device__ __forceinline__ float moved(float from, float to) {
-    return (1.0f - BATCH_NORM_MOMENTUM) * from + BATCH_NORM_MOMENTUM * to;
-}
-
-// Results of batch norm's statistics, a number a channel.
-struct StatisticsResults {
-    float* mean;
-    float* variance;
-    float* running_mean;
-    float* running_variance;
-};
-
 // Mean and variance of the batch, and the running statistics. Without an active row nothing changes. The splits are
 // those of the sums of x - origin and of its square, where origin is the first item of the channel. The origin is close
 // enough to the mean that the variance loses no digits of single precision, however far from 0 the mean is. 4 bytes a
@@ -345,12 +333,7 @@ __device__ __forceinline__ void batch_norm_training_statistics_of(StatisticsResu
     sum_items<V>(parts, splits, map, add, x);
     finish_sums<V>(parts, counters, splits, map, [=](int channel, double2 sums) {
         const double count = items, from_origin = sums.x / count, squares = sums.y - sums.x * from_origin;
-        const float center = static_cast<float>(static_cast<double>(read(numbers[channel])) + from_origin);
-        results.mean[channel] = center;
-        results.variance[channel] = static_cast<float>(squares / count);
-        results.running_mean[channel] = moved(results.running_mean[channel], center);
-        const float unbiased = static_cast<float>(squares / larger(count - 1.0, 1.0));
-        results.running_variance[channel] = moved(results.running_variance[channel], unbiased);
+        results.set(channel, static_cast<double>(read(numbers[channel])) + from_origin, squares, count);
     });
 }
 

@@ -225,21 +225,21 @@ extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
 // one, too: that of dy with the turned filters.
 extern "C" __global__ void __launch_bounds__(Halo32::THREADS, 2)
     conv2d_half_halo32(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
-                      Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
-                      ConvShape s) {
-    conv2d_halo<Halo32>(y, x, w, shortcut, epilogue, rows, capacity, s);
+                      Shortcut shortcut, Epilogue epilogue, OperandNorm norm, ChannelStatistics statistics,
+                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_halo<Halo32>(y, x, w, shortcut, epilogue, norm, statistics, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Halo16::THREADS, 2)
     conv2d_half_halo16(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
-                      Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
-                      ConvShape s) {
-    conv2d_halo<Halo16>(y, x, w, shortcut, epilogue, rows, capacity, s);
+                      Shortcut shortcut, Epilogue epilogue, OperandNorm norm, ChannelStatistics statistics,
+                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_halo<Halo16>(y, x, w, shortcut, epilogue, norm, statistics, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Halo8::THREADS, 2)
     conv2d_half_halo8(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
-                      Shortcut shortcut, Epilogue epilogue, const unsigned* __restrict__ rows, int capacity,
-                      ConvShape s) {
-    conv2d_halo<Halo8>(y, x, w, shortcut, epilogue, rows, capacity, s);
+                      Shortcut shortcut, Epilogue epilogue, OperandNorm norm, ChannelStatistics statistics,
+                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_halo<Halo8>(y, x, w, shortcut, epilogue, norm, statistics, rows, capacity, s);
 }
 
 // `conv2d_backward_weight` on halves, on tensor cores.

@@ -260,7 +260,8 @@ struct HalfTileStore {
         return of;
     }
 
-    __device__ void operator()(int row, const Columns& of, const float (*values)[THREAD_COLUMNS]) const {
+    // Replaces the values by the results as memory has them.
+    __device__ void operator()(int row, const Columns& of, float (*values)[THREAD_COLUMNS]) const {
 #pragma unroll
         for (int i = 0; i < THREAD_ROWS; ++i) {
             if (row + i * ROW_DISTANCE >= order.rows) break;
@@ -276,6 +277,7 @@ struct HalfTileStore {
                 } else {
                     apply_epilogue<Half>(epilogue, results, at, 1, of.column + j);
                     store_vector(out + at[0], results[0]);
+                    for (int v = 0; v < VECTOR; ++v) values[i][j + v] = float_of(half_of(results[0][v]));
                 }
             }
         }

@@ -9,6 +9,7 @@
 //! - from images to the first layer, and from its gradient to a step of PGD: [`Op::StandardizeConv2d`] and
 //!   [`Op::PgdStepFused`], in `fuse_first_layer`
 //! - the last layer, its loss and their gradients: [`Op::HeadBackward`], in `fuse_head`
+//! - batch norm in training mode and the convolutions before and after it, of halves, in `fuse_batch_norm`
 //! - small ops on the rows of a batch: [`Op::RowWise`], in `fuse_row_wise`
 
 use super::graph::{Tape, Value};
@@ -119,7 +120,7 @@ impl Tape {
     /// Fuses convolution `at` with the sum and the batch norm that follow it.
     fn fuse_conv2d(&mut self, at: usize) {
         let Op::Conv2d(window) = self.nodes[at].op else { unreachable!("called for a convolution") };
-        let mut fusion = ConvFusion { window, shortcut: None, addend: false, sum: true, norm: false };
+        let mut fusion = ConvFusion::alone(window);
         let mut inputs = self.nodes[at].inputs.clone();
         let mut last = at;
         if let Some((add, other)) = self.next_sum(at) {

@@ -115,7 +115,7 @@ impl Tape {
         }
         for at in 1..self.nodes.len() {
             let layer = match self.nodes[at].op {
-                Op::Conv2d(window) => ConvFusion { window, shortcut: None, addend: false, sum: true, norm: false },
+                Op::Conv2d(window) => ConvFusion::alone(window),
                 Op::Conv2dFused(layer) if layer.shortcut.is_none() && !layer.addend => layer,
                 _ => continue,
             };

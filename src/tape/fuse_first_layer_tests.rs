@@ -66,7 +66,7 @@ impl FirstLayerTape {
 
 /// The fused op of a layer whose sum alone is needed.
 fn fused(along: Option<AlongRule>, keeps_images: bool) -> Op {
-    let layer = ConvFusion { window: SAME, shortcut: None, addend: false, sum: true, norm: false };
+    let layer = ConvFusion::alone(SAME);
     Op::StandardizeConv2d(FirstLayerFusion { along, layer, keeps_images })
 }
 

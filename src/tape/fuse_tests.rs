@@ -75,7 +75,7 @@ impl Recorded {
 }
 
 fn fused(window: ConvWindow, shortcut: Option<usize>, addend: bool, sum: bool, norm: bool) -> Op {
-    Op::Conv2dFused(ConvFusion { window, shortcut, addend, sum, norm })
+    Op::Conv2dFused(ConvFusion { shortcut, addend, sum, norm, ..ConvFusion::alone(window) })
 }
 
 fn fused_gradient(window: ConvWindow, shortcut: Option<usize>, norm: bool, addend: bool) -> Op {

@@ -20,6 +20,7 @@
 mod explain;
 pub mod formula;
 mod fuse;
+mod fuse_batch_norm;
 mod fuse_first_layer;
 mod fuse_head;
 mod fuse_row_wise;

@@ -175,8 +175,9 @@ pub enum Op {
     GlobalMean,
     /// dy `[n, c]` -> dx `[n, h, w, c]` of [`Op::GlobalMean`].
     GlobalMeanBackward,
-    /// [`Op::Conv2d`] and ops that follow it: x, w, (x and w of the shortcut), (addend), (weight, bias, mean, variance)
-    /// -> (sum), (normalized).
+    /// [`Op::Conv2d`] and ops around it: x, w, (x and w of the shortcut), (addend), (weight, bias, mean, variance), (the
+    /// same for x, if it is normalized) -> (sum), (batch norm of the sum), (mean, variance, running mean*, running
+    /// variance* of [`Op::BatchNormTraining`]).
     Conv2dFused(ConvFusion),
     /// [`Op::Conv2dBackwardInput`] and ops that follow it: dy, w, (dy and w of the shortcut), (weight, variance, y),
     /// (addend) -> dx.

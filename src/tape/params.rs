@@ -58,11 +58,13 @@ impl ConvWindow {
     }
 }
 
-/// Ops that follow a convolution and are computed with it, in this order. At least one of `sum` and `norm` is set.
+/// Ops around a convolution that are computed with it, in this order. At least one of `sum` and `norm` is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvFusion {
     /// Geometry of the convolution.
     pub window: ConvWindow,
+    /// `true`: the convolution reads batch norm of its operand, with ReLU.
+    pub normalized: bool,
     /// Stride of a 1x1 convolution without padding whose result is added: the shortcut of a residual block.
     pub shortcut: Option<usize>,
     /// `true`: another value is added.
@@ -71,6 +73,16 @@ pub struct ConvFusion {
     pub sum: bool,
     /// `true`: batch norm (evaluation mode) of the sum, with ReLU, is an output.
     pub norm: bool,
+    /// `true`: the statistics of batch norm in training mode are outputs, those of the sum, which is one, too.
+    pub statistics: bool,
+}
+
+impl ConvFusion {
+    /// A convolution alone.
+    pub fn alone(window: ConvWindow) -> ConvFusion {
+        let [normalized, addend, norm, statistics] = [false; 4];
+        ConvFusion { window, normalized, shortcut: None, addend, sum: true, norm, statistics }
+    }
 }
 
 /// Ops that follow the input gradient of a convolution and are computed with it, in this order.

@@ -72,6 +72,7 @@ impl Tape {
         self.fuse_heads();
         self.fuse_pgd_steps();
         self.fuse_first_layers();
+        self.fuse_batch_norms();
         self.fuse_row_wise();
         let mut lifetimes: Vec<Option<(usize, usize)>> = vec![None; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {

@@ -316,8 +316,8 @@ fn a_training_pass_stores_activations_and_their_gradients_in_half_as_they_are_re
     let expected = [
         "conv2d ss>h",
         "relu h>h",
-        "conv2d hh>h",
-        "batch_norm_training hss>hssss",
+        "conv2d_fused hh>hssss",
+        "batch_norm hssss>h",
         "linear hs>s",
         "linear_backward_input ss>h",
         "linear_backward_weight sh>s",

@@ -90,7 +90,7 @@ mod tests {
         let two = StepLayer::TwoConvPools { first: window, second: window };
         let loss = LossRule { loss: Loss::Slm, confidence: 0.0 };
         let head = |features| Op::HeadBackward(HeadFusion { features, rule: loss, normalized: true });
-        let layer = ConvFusion { window, shortcut: None, addend: false, sum: true, norm: false };
+        let layer = ConvFusion::alone(window);
         for (op, rows, weights) in [
             (step(None), vec![], vec![]),
             (step(Some(StepLayer::Conv(window))), vec![1], vec![4]),

@@ -213,6 +213,34 @@ fn statistics(values: &[f64]) -> [Sum; 2] {
     [mean, near(variance, variance + TOLERANCE * mean.size * mean.size)]
 }
 
+/// Outputs of batch norm in training mode beside its results: mean and variance of the numbers of each of `c` channels,
+/// and what becomes of the running ones. Without a number the former are not written, and the latter do not change.
+pub fn statistics_of_training(numbers: &[f64], c: usize, running: &[Array; 2]) -> [Vec<Sum>; 4] {
+    if numbers.is_empty() {
+        let before = |r: &Array| r.values.iter().copied().map(exact).collect();
+        return [vec![exact(f64::NAN); c], vec![exact(f64::NAN); c], before(&running[0]), before(&running[1])];
+    }
+    let count = (numbers.len() / c) as f64;
+    let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+    let momentum = f64::from(BATCH_NORM_MOMENTUM);
+    let moved = |from: f64, to: Sum, times: f64| {
+        near(
+            (1.0 - momentum) * from + momentum * times * to.value,
+            (1.0 - momentum) * from.abs() + momentum * times * to.size,
+        )
+    };
+    let mut results = [const { Vec::new() }; 4];
+    for channel in 0..c {
+        let values: Vec<f64> = numbers.iter().skip(channel).step_by(c).copied().collect();
+        let [mean, variance] = statistics(&values);
+        results[0].push(mean);
+        results[1].push(variance);
+        results[2].push(moved(running[0].values[channel], mean, 1.0));
+        results[3].push(moved(running[1].values[channel], variance, unbiased));
+    }
+    results
+}
+
 /// Checks batch norm in training mode. Without an active row the running statistics do not change.
 fn training(g: &Given, relu: bool) {
     let c = g.channels();
@@ -221,39 +249,19 @@ fn training(g: &Given, relu: bool) {
     let case = case.gives_rows(&g.dims, DType::F32).gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32);
     case.updates_whole(&running[0]).updates_whole(&running[1]).check(|n| {
         let active = &g.x.values[..n * g.x.row()];
-        if n == 0 {
-            let nothing = vec![exact(f64::NAN); c];
-            let before = |r: &Array| r.values.iter().copied().map(exact).collect();
-            return vec![vec![], nothing.clone(), nothing, before(&running[0]), before(&running[1])];
-        }
-        let count = (active.len() / c) as f64;
-        let mut results = vec![vec![exact(0.0); active.len()], vec![], vec![], vec![], vec![]];
-        for channel in 0..c {
-            let values: Vec<f64> = active.iter().skip(channel).step_by(c).copied().collect();
-            let [mean, variance] = statistics(&values);
+        let statistics = statistics_of_training(active, c, &running);
+        let mut y = vec![exact(0.0); active.len()];
+        for (i, x) in active.iter().enumerate() {
+            let (channel, [mean, variance, ..]) = (i % c, &statistics);
+            let (mean, variance) = (mean[channel], variance[channel]);
             let spread = variance.value + f64::from(BATCH_NORM_EPS);
             let scale = g.weight.values[channel] / spread.sqrt();
-            let bias = g.bias.values[channel];
-            for (at, x) in values.iter().enumerate() {
-                let off_centre = (x - mean.value) * scale;
-                let size = (x.abs() + mean.size) * scale.abs() + bias.abs();
-                let size = size + off_centre.abs() * variance.size / spread;
-                results[0][at * c + channel] = rectified(relu, near(off_centre + bias, size));
-            }
-            let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-            let momentum = f64::from(BATCH_NORM_MOMENTUM);
-            let moved = |from: f64, to: Sum, times: f64| {
-                near(
-                    (1.0 - momentum) * from + momentum * times * to.value,
-                    (1.0 - momentum) * from.abs() + momentum * times * to.size,
-                )
-            };
-            results[1].push(mean);
-            results[2].push(variance);
-            results[3].push(moved(running[0].values[channel], mean, 1.0));
-            results[4].push(moved(running[1].values[channel], variance, unbiased));
+            let (bias, off_centre) = (g.bias.values[channel], (x - mean.value) * scale);
+            let size = (x.abs() + mean.size) * scale.abs() + bias.abs();
+            let size = size + off_centre.abs() * variance.size / spread;
+            y[i] = rectified(relu, near(off_centre + bias, size));
         }
-        results
+        [y].into_iter().chain(statistics).collect()
     });
 }
 

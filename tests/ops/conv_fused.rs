@@ -3,9 +3,10 @@
 
 use maxmargin::tape::{BATCH_NORM_EPS, ConvFusion, ConvGradientFusion, ConvWindow, DType, Op};
 
+use super::batch_norm::statistics_of_training;
 use super::conv::{ConvCase, HALO, LARGE, SHAPES, check_backward_weight, conv_case};
 use super::support::fake::runs_long_tests;
-use super::support::half::least;
+use super::support::half::{least, stored};
 use super::support::{Array, OpCase, Random, Sum, exact, near};
 
 /// Layers of the wide ResNet 28-4 on small images: the first, then one of each other kind. The reference cases have
@@ -93,7 +94,7 @@ fn fusions(window: ConvWindow) -> Vec<ConvFusion> {
         for addend in [false, true] {
             for (sum, norm) in [(true, false), (false, true), (true, true)] {
                 if shortcut.is_some() || addend || norm {
-                    all.push(ConvFusion { window, shortcut, addend, sum, norm });
+                    all.push(ConvFusion { shortcut, addend, sum, norm, ..ConvFusion::alone(window) });
                 }
             }
         }
@@ -150,7 +151,8 @@ pub fn conv2d_fused_in_large_layers() {
         return;
     }
     for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {
-        let fusion = |shortcut, addend, sum| ConvFusion { window: s.window, shortcut, addend, sum, norm: true };
+        let fusion =
+            |shortcut, addend, sum| ConvFusion { shortcut, addend, sum, norm: true, ..ConvFusion::alone(s.window) };
         let all = vec![fusion(None, false, false), fusion(None, true, true), fusion(Some(2), false, true)];
         check_fused(s, &third(i, all));
     }
@@ -225,7 +227,8 @@ pub fn conv2d_fused_backward_input_in_large_layers() {
 /// [`HALO`]: alone, and with each term that a fusion adds.
 pub fn layers_with_a_halo() {
     for s in &HALO {
-        let fusion = |shortcut, addend, sum, norm| ConvFusion { window: s.window, shortcut, addend, sum, norm };
+        let alone = ConvFusion::alone(s.window);
+        let fusion = |shortcut, addend, sum, norm| ConvFusion { shortcut, addend, sum, norm, ..alone };
         let forward = [
             fusion(None, false, true, false),
             fusion(None, true, true, true),
@@ -239,6 +242,128 @@ pub fn layers_with_a_halo() {
     }
 }
 
+/// Batch norm in training mode around a convolution: that of its operand, and the statistics of its sum.
+struct AroundConv {
+    s: ConvCase,
+    fusion: ConvFusion,
+    x: Array,
+    w: Array,
+}
+
+impl AroundConv {
+    /// All numbers are multiples of a half, and so few and small that no sum is rounded.
+    fn new(s: ConvCase, fusion: ConvFusion) -> AroundConv {
+        let [x, w] = [(1, &s.x()), (2, &s.filters())].map(|(seed, dims)| integers(seed, dims));
+        AroundConv { s, fusion, x, w }
+    }
+
+    fn check(&self) {
+        let AroundConv { s, fusion, x, w } = self;
+        let (c, k) = (s.c, s.k);
+        let pick = |choices: [f64; 4], len: usize| Array::f32(&[len], choices.into_iter().cycle().take(len));
+        // The f32 whose sum with the addend of variances is 1.
+        let variance = f64::from(1.0f32 - BATCH_NORM_EPS);
+        assert_eq!((variance as f32 + BATCH_NORM_EPS).sqrt(), 1.0);
+        let norm = [
+            pick([1.0, -1.0, 0.5, 0.0], c),
+            pick([0.5, 0.0, -0.5, 1.0], c),
+            pick([0.0, 1.0, -1.0, 1.0], c),
+            pick([variance; 4], c),
+        ];
+        let mut case = OpCase::new(Op::Conv2dFused(*fusion)).rows(x).whole(w);
+        let mut operand = x.clone();
+        if fusion.normalized {
+            let [weight, bias, mean, _] = &norm;
+            for (i, x) in operand.values.iter_mut().enumerate() {
+                let value = (*x - mean.values[i % c]) * weight.values[i % c] + bias.values[i % c];
+                *x = if value <= 0.0 { 0.0 } else { value };
+            }
+        }
+        let mut sum = s.forward(s.n, &operand, w);
+        if let Some(stride) = fusion.shortcut {
+            let short = shortcut(s, stride);
+            let [x, w] = [(3, &short.x()), (4, &short.filters())].map(|(seed, dims)| integers(seed, dims));
+            case = case.rows(&x).whole(&w);
+            total(&mut sum, short.forward(s.n, &x, &w));
+        }
+        if fusion.addend {
+            let other = integers(5, &s.y());
+            case = case.rows(&other);
+            total(&mut sum, addend(&other));
+        }
+        if fusion.normalized {
+            case = norm.iter().fold(case, |case, operand| case.whole(operand));
+        }
+        case = case.gives_rows(&s.y(), DType::F32);
+        let running = [Random(5).signed(&[k]), Random(6).image(&[k])];
+        if fusion.statistics {
+            case = case.gives_whole(&[k], DType::F32).gives_whole(&[k], DType::F32);
+            case = case.updates_whole(&running[0]).updates_whole(&running[1]);
+        }
+        case.check(|n| {
+            let sums = first(&sum, n, s.y());
+            let numbers: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+            assert!(numbers.iter().all(|&v| v.is_nan() || v == stored(v)), "no result is rounded");
+            let statistics = fusion.statistics.then(|| statistics_of_training(&numbers, k, &running));
+            [sums].into_iter().chain(statistics.into_iter().flatten()).collect()
+        });
+    }
+}
+
+/// An array of -1, 0 and 1.
+fn integers(seed: u64, dims: &[usize]) -> Array {
+    Array::f32(dims, Random(seed).signed(dims).values.iter().map(|v| (v * 1.5).round()))
+}
+
+/// Batch norm around layers with a halo, which are one launch of halves, and around another one, whose launches are
+/// separate.
+#[test]
+pub fn batch_norm_around_convolutions() {
+    let other = conv_case([2, 4, 6, 16], [24, 3, 3], 1, 2);
+    for (i, &s) in HALO.iter().chain([&other]).enumerate() {
+        let alone = ConvFusion::alone(s.window);
+        let fusions = [
+            ConvFusion { normalized: true, ..alone },
+            ConvFusion { statistics: true, addend: true, ..alone },
+            ConvFusion { normalized: true, statistics: true, shortcut: Some(1 + i % 2), ..alone },
+        ];
+        for fusion in fusions {
+            AroundConv::new(s, fusion).check();
+        }
+    }
+}
+
+/// A convolution that copies one channel of its operand.
+fn copying(s: ConvCase, numbers: impl Fn(usize) -> f64) -> AroundConv {
+    let fusion = ConvFusion { statistics: true, ..ConvFusion::alone(s.window) };
+    let mut around = AroundConv::new(s, fusion);
+    around.x.values.iter_mut().enumerate().for_each(|(i, x)| *x = numbers(i / s.c));
+    let centre = (s.kh / 2 * s.kw + s.kw / 2) * s.c;
+    let filter = s.kh * s.kw * s.c;
+    around.w.values.iter_mut().enumerate().for_each(|(i, w)| *w = f64::from(i % filter == centre));
+    around
+}
+
+/// The largest halves, of one sign, of both, and beside small numbers: no sum overflows or loses digits.
+pub fn statistics_of_the_largest_numbers() {
+    let largest = 65504.0;
+    let s = conv_case([2, 16, 16, 64], [64, 3, 3], 1, 1);
+    copying(s, |_| largest).check();
+    copying(s, |pixel| if pixel % 2 == 0 { largest } else { -largest }).check();
+    copying(s, |pixel| if pixel == 100 { largest } else { 0.5 }).check();
+}
+
+/// NaN passes through, so that a network that has diverged is noticed. The next launch begins with sums of 0: every case
+/// runs several times on a device.
+pub fn statistics_of_nan() {
+    let s = conv_case([2, 8, 8, 64], [64, 3, 3], 1, 1);
+    let fusion = ConvFusion { normalized: true, statistics: true, ..ConvFusion::alone(s.window) };
+    let mut around = AroundConv::new(s, fusion);
+    around.x.values[65] = f64::NAN;
+    around.check();
+    AroundConv::new(s, fusion).check();
+}
+
 /// A small layer for each tensor-core kernel of convolutions: with a halo, a vectorized tile, and single elements.
 pub fn small_layers_of_each_kernel() {
     for s in [
@@ -247,9 +372,12 @@ pub fn small_layers_of_each_kernel() {
         conv_case([1, 3, 5, 3], [5, 3, 3], 1, 1),
     ] {
         let (shortcut, window) = (Some(s.window.stride), s.window);
-        check_fused(&s, &[ConvFusion { window, shortcut, addend: false, sum: true, norm: true }]);
+        check_fused(&s, &[ConvFusion { shortcut, norm: true, ..ConvFusion::alone(window) }]);
         check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut, norm: true, addend: true }]);
     }
+    let s = conv_case([1, 8, 8, 64], [64, 3, 3], 1, 1);
+    let fusion = ConvFusion { normalized: true, statistics: true, ..ConvFusion::alone(s.window) };
+    AroundConv::new(s, fusion).check();
     // Gradients with respect to filters: a vectorized tile, and single elements.
     [conv_case([1, 2, 2, 8], [8, 1, 1], 0, 1), conv_case([1, 2, 2, 3], [5, 1, 1], 0, 1)]
         .iter()
@@ -260,7 +388,7 @@ pub fn small_layers_of_each_kernel() {
 pub fn narrow_layer() {
     let s = conv_case([1, 130, 131, 8], [16, 3, 1], 1, 1);
     let window = s.window;
-    check_fused(&s, &[ConvFusion { window, shortcut: None, addend: true, sum: true, norm: true }]);
+    check_fused(&s, &[ConvFusion { addend: true, norm: true, ..ConvFusion::alone(window) }]);
     check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut: None, norm: true, addend: true }]);
 }
 
@@ -268,7 +396,7 @@ pub fn narrow_layer() {
 pub fn tall_layer() {
     let s = conv_case([4, 91, 92, 8], [64, 3, 3], 1, 1);
     let window = s.window;
-    check_fused(&s, &[ConvFusion { window, shortcut: None, addend: true, sum: true, norm: true }]);
+    check_fused(&s, &[ConvFusion { addend: true, norm: true, ..ConvFusion::alone(window) }]);
     let s = conv_case([4, 91, 92, 64], [8, 3, 3], 1, 1);
     check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut: None, norm: true, addend: true }]);
 }

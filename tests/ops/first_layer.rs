@@ -56,7 +56,7 @@ pub fn standardize_conv2d() {
         for (i, along) in rules.iter().copied().enumerate() {
             let (sum, normalizes) = outputs[(i + number) % 3];
             let keeps_images = (i + number) % 2 == 0;
-            let fused = ConvFusion { window: layer.window, shortcut: None, addend: false, sum, norm: normalizes };
+            let fused = ConvFusion { sum, norm: normalizes, ..ConvFusion::alone(layer.window) };
             let op = Op::StandardizeConv2d(FirstLayerFusion { along, layer: fused, keeps_images });
             let mut case = OpCase::new(op).rows(&x).whole(&w);
             if along.is_some() {

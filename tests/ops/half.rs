@@ -71,6 +71,13 @@ fn convolutions_that_load_their_pixels_once() {
 }
 
 #[test]
+fn batch_norm_around_convolutions() {
+    in_half(conv_fused::batch_norm_around_convolutions);
+    in_half(conv_fused::statistics_of_the_largest_numbers);
+    in_half(conv_fused::statistics_of_nan);
+}
+
+#[test]
 fn convolutions_in_large_layers() {
     in_half(conv_fused::conv2d_fused_in_large_layers);
     in_half(conv_fused::conv2d_fused_backward_input_in_large_layers);

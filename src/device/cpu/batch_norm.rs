@@ -184,7 +184,7 @@ pub(super) struct ChannelStatistics<'a> {
 
 /// Writes the statistics of x, whose rows are all active, and moves the running statistics towards them. Without a row
 /// nothing changes.
-fn update_statistics(batch: &mut ChannelStatistics, running: &mut ChannelStatistics, x: &[f32]) {
+pub(super) fn update_statistics(batch: &mut ChannelStatistics, running: &mut ChannelStatistics, x: &[f32]) {
     let c = batch.mean.len();
     let blocks: Vec<Moments> = x.par_chunks(block(c)).map(|x| Moments::of(x, c)).collect();
     let Some(Moments { count, mean, squares }) = blocks.into_iter().reduce(|all, next| all.and(&next)) else {

@@ -2,12 +2,14 @@
 //! the op's family.
 
 use super::arena::Arena;
+use super::batch_norm::ChannelStatistics;
+use super::scratch::scratch;
 use super::shapes::{OpShapes, OperandShape};
 use super::{
     attack, batch_norm, conv, conv_fused, conv_pool, elementwise, first_layer, formula, half, head, hyperplane, image,
     linear, loss, optimizer, pool, row_wise, rows,
 };
-use crate::tape::{ConvWindow, DType, HeadFeatures, Metric, Node, Op, Place, Program, StepLayer, Value};
+use crate::tape::{ConvFusion, ConvWindow, DType, HeadFeatures, Metric, Node, Op, Place, Program, StepLayer, Value};
 
 fn f32s(bytes: &[u8]) -> &[f32] {
     bytemuck::cast_slice(bytes)
@@ -67,10 +69,49 @@ pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
                 half::pack_filters(plain, turned, f32s(x), &shape.dims);
             }
         }
-        _ if shapes.inputs.iter().chain(&shapes.outputs).any(OperandShape::is_half) => {
-            half::in_single_precision(&node.op, &shapes, &x, &mut y, |shapes, x, y| compute(&node.op, shapes, x, y));
+        Op::Conv2dFused(fusion) if fusion.normalized || fusion.statistics => {
+            conv2d_and_batch_norm(fusion, &shapes, &x, &mut y);
         }
-        _ => compute(&node.op, &shapes, &x, &mut y),
+        _ => compute_in_any_precision(&node.op, &shapes, &x, &mut y),
+    }
+}
+
+/// Computes one op, whose half results are rounded when it is done.
+fn compute_in_any_precision(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
+    if shapes.inputs.iter().chain(&shapes.outputs).any(OperandShape::is_half) {
+        half::in_single_precision(op, shapes, x, y, |shapes, x, y| compute(op, shapes, x, y));
+    } else {
+        compute(op, shapes, x, y);
+    }
+}
+
+/// A convolution with batch norm of its operand, or with the statistics of its sum: one after the other, so that what
+/// lies between them is rounded as memory would round it.
+fn conv2d_and_batch_norm(fusion: ConvFusion, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
+    let (own, norm) = x.split_at(x.len() - if fusion.normalized { 4 } else { 0 });
+    let conv = Op::Conv2dFused(ConvFusion { normalized: false, statistics: false, ..fusion });
+    let (results, statistics) = y.split_at_mut(y.len() - if fusion.statistics { 4 } else { 0 });
+    let conv_shapes = shapes.of(&shapes.inputs[..own.len()], &shapes.outputs[..results.len()]);
+    if fusion.normalized {
+        let operand = &shapes.inputs[0];
+        scratch(operand.len(), |normalized| {
+            let normalized = &mut bytemuck::cast_slice_mut(normalized)[..operand.len() * operand.dtype.size()];
+            let inputs = [&shapes.inputs[..1], &shapes.inputs[own.len()..]].concat();
+            let norm_shapes = shapes.of(&inputs, std::slice::from_ref(operand));
+            let op = Op::BatchNorm { relu: true };
+            compute_in_any_precision(&op, &norm_shapes, &[&[own[0]], norm].concat(), &mut [normalized]);
+            compute_in_any_precision(&conv, &conv_shapes, &[&[&*normalized], &own[1..]].concat(), results);
+        });
+    } else {
+        compute_in_any_precision(&conv, &conv_shapes, own, results);
+    }
+    if let [mean, variance, running_mean, running_variance] = statistics {
+        let sum = &shapes.outputs[0];
+        half::with_single(&results[0][..], sum, shapes.rows() * sum.row(), |sum| {
+            let mut batch = ChannelStatistics { mean: f32s_mut(mean), variance: f32s_mut(variance) };
+            let mut running = ChannelStatistics { mean: f32s_mut(running_mean), variance: f32s_mut(running_variance) };
+            batch_norm::update_statistics(&mut batch, &mut running, sum);
+        });
     }
 }
 
@@ -189,9 +230,8 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
             let [mean, variance, running_mean, running_variance] = others else {
                 unreachable!("batch norm in training mode writes its statistics")
             };
-            let statistics = batch_norm::ChannelStatistics { mean: f32s_mut(mean), variance: f32s_mut(variance) };
-            let running =
-                batch_norm::ChannelStatistics { mean: f32s_mut(running_mean), variance: f32s_mut(running_variance) };
+            let statistics = ChannelStatistics { mean: f32s_mut(mean), variance: f32s_mut(variance) };
+            let running = ChannelStatistics { mean: f32s_mut(running_mean), variance: f32s_mut(running_variance) };
             let y = active_rows(y0, out_dims, n);
             batch_norm::batch_norm_training(y, statistics, running, f32s(x[0]), [f32s(x[1]), f32s(x[2])], *relu);
         }

@@ -63,6 +63,17 @@ pub(super) fn pack_filters(plain: &mut [u8], turned: &mut [u8], weight: &[f32], 
     turn(turned, weight, filter_sizes(dims), |to, from| to.convert_from_f32_slice(from));
 }
 
+/// Calls `f` with the first `len` elements of an operand, in single precision.
+pub(super) fn with_single<R>(bytes: &[u8], operand: &OperandShape, len: usize, f: impl FnOnce(&[f32]) -> R) -> R {
+    if !operand.is_half() {
+        return f(&bytemuck::cast_slice(bytes)[..len]);
+    }
+    scratch(len, |single| {
+        widen(single, &bytemuck::cast_slice(bytes)[..len]);
+        f(single)
+    })
+}
+
 /// Calls `compute` on single-precision copies of the half operands among inputs `x` of `op`, then rounds the half results
 /// among outputs `y`.
 pub(super) fn in_single_precision(

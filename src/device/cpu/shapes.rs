@@ -48,6 +48,11 @@ impl<'a> OpShapes<'a> {
         OpShapes { inputs, outputs, active: None }
     }
 
+    /// Shapes of some of the operands, with the same active rows.
+    pub fn of(&self, inputs: &[OperandShape<'a>], outputs: &[OperandShape<'a>]) -> OpShapes<'a> {
+        OpShapes { inputs: inputs.to_vec(), outputs: outputs.to_vec(), active: self.active }
+    }
+
     /// Number of active rows, or the capacity: the first dimension of the first operand, or of the result if the op
     /// reads nothing.
     pub fn rows(&self) -> usize {

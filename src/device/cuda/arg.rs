@@ -11,6 +11,9 @@ pub(super) trait KernelStruct: Pod {
 /// Number of counters that a launch may use: a block takes one for each group of blocks that it waits for.
 pub const COUNTERS: usize = 1024;
 
+/// Number of channels, at most, whose sums a launch may use (kernels/channel_sums.cuh).
+pub const SUMMED_CHANNELS: usize = 1024;
+
 /// An argument of a launch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
@@ -26,6 +29,8 @@ pub enum Arg {
     Scratch(usize),
     /// Address of integers that are 0 before the launch and after it: [`COUNTERS`] of them, which all launches share.
     Counters,
+    /// Address of sums of [`SUMMED_CHANNELS`] channels, which are 0 before the launch and after it.
+    ChannelSums,
     /// An `int`.
     Int(i32),
     /// An `unsigned`.
@@ -55,7 +60,8 @@ impl Arg {
     /// Type of the kernel's parameter: `pointer`, or the type's name.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) | Arg::Counters => "pointer",
+            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) => "pointer",
+            Arg::Counters | Arg::ChannelSums => "pointer",
             Arg::Int(_) => "int",
             Arg::Unsigned(_) => "unsigned",
             Arg::Float(_) => "float",
@@ -68,7 +74,8 @@ impl Arg {
     pub fn bytes(&self) -> usize {
         const WORD: usize = 8;
         match self {
-            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) | Arg::Counters => WORD,
+            Arg::Input(_) | Arg::Output(_) | Arg::Rows | Arg::Null | Arg::Scratch(_) => WORD,
+            Arg::Counters | Arg::ChannelSums => WORD,
             Arg::Int(_) | Arg::Unsigned(_) | Arg::Float(_) => 4,
             Arg::Struct(_, bytes) => bytes.len(),
             Arg::Members(_, members) => members.iter().map(|member| member.bytes().next_multiple_of(WORD)).sum(),

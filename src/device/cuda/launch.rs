@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use super::abi::{THREADS, WARP};
-pub use super::arg::{Arg, COUNTERS};
+pub use super::arg::{Arg, COUNTERS, SUMMED_CHANNELS};
 
 /// Memory traffic and arithmetic of a launch if all rows are active: the least of any implementation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,12 @@ impl Launch {
     #[cfg(test)]
     pub(super) fn has(&self, arg: &Arg) -> bool {
         self.args.iter().any(|own| own.has(arg))
+    }
+
+    /// The launch with `by` in the place of the argument `arg`.
+    pub(super) fn with(mut self, arg: &Arg, by: &Arg) -> Launch {
+        self.args.iter_mut().filter(|own| *own == arg).for_each(|own| *own = by.clone());
+        self
     }
 
     /// A launch of one thread for each of `n` elements.

@@ -1,17 +1,21 @@
 //! Memory of a CUDA device: addresses of buffers and values.
 //!
 //! Usually there are four permanent allocations: the buffers, the workspace of the running program, the scratch memory
-//! of the running node, and the counters of the running launch, which are 0 between launches. For debugging every
+//! of the running node, and the counters and sums of the running launch, which are 0 between launches. For debugging every
 //! buffer and every value has an allocation of its own, so that a tool that checks allocations finds each access
 //! outside an operand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::abi::CHANNEL_SUMS_BYTES;
 use super::driver::{Address, Allocation, Context, Stream};
-use super::launch::COUNTERS;
+use super::launch::{COUNTERS, SUMMED_CHANNELS};
 use crate::tape::{Buffer, Memory as Layout, Program, Region};
 use crate::{Error, Result};
+
+/// Offset of the channels' sums after the counters, in bytes.
+pub(super) const CHANNEL_SUMS_OFFSET: usize = 4 * COUNTERS;
 
 /// Allocations of a device.
 pub(super) enum DeviceMemory {
@@ -46,7 +50,7 @@ impl DeviceMemory {
             })
         };
         let zeroed_counters = || {
-            let counters = take(4 * COUNTERS)?;
+            let counters = take(CHANNEL_SUMS_OFFSET + CHANNEL_SUMS_BYTES * SUMMED_CHANNELS)?;
             stream.zero(&counters).map(|()| counters)
         };
         if apart {

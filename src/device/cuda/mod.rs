@@ -41,7 +41,7 @@ use super::{Device, Schedule, Snapshot};
 use crate::tape::{Buffer, Memory as Layout, Node, Program, Value};
 use crate::{Error, Result};
 use driver::{Address, Event, Graph, Pinned, Stream};
-use memory::{DeviceMemory, ProgramAddresses};
+use memory::{CHANNEL_SUMS_OFFSET, DeviceMemory, ProgramAddresses};
 use shared::{STAGING, SharedGpu, Staging, StreamLease};
 
 /// Bytes of dynamic shared memory that a launch may use without an attribute of the kernel.
@@ -89,6 +89,7 @@ impl LaunchOperands {
             Arg::Null => words.push(0),
             Arg::Scratch(offset) => words.push(self.scratch + *offset as Address),
             Arg::Counters => words.push(self.counters),
+            Arg::ChannelSums => words.push(self.counters + CHANNEL_SUMS_OFFSET as Address),
             Arg::Int(value) => words.push(u64::from(value.cast_unsigned())),
             Arg::Unsigned(value) => words.push(u64::from(*value)),
             Arg::Float(value) => words.push(u64::from(value.to_bits())),

@@ -57,6 +57,11 @@ abi! {
     /// Weight of a batch's statistics in the running statistics after it.
     const BATCH_NORM_MOMENTUM: f32 = 0.1;
 
+    /// Items of a channel, at most, whose sums a convolution adds (kernels/channel_sums.cuh).
+    const MOST_SUMMED_ITEMS: usize = 4_194_304;
+    /// Bytes of a channel's sums.
+    const CHANNEL_SUMS_BYTES: usize = 32;
+
     /// Channels of images, at most, for which a step of PGD computes the first layer's input gradient.
     const MOST_STEP_CHANNELS: usize = 4;
 
@@ -163,6 +168,26 @@ abi! {
         after: *const f32,
         /// 1: applies ReLU, before `y` and `after`.
         relu: i32,
+    }
+
+    /// Batch norm with ReLU of a convolution's operand. Null: the convolution reads the operand as it is.
+    operands OperandNorm {
+        weight: *const f32,
+        bias: *const f32,
+        mean: *const f32,
+        variance: *const f32,
+    }
+
+    /// Statistics of the results' channels, for batch norm in training mode. Null: none are computed.
+    operands ChannelStatistics {
+        mean: *mut f32,
+        variance: *mut f32,
+        running_mean: *mut f32,
+        running_variance: *mut f32,
+        /// Sums of each channel, 0 before the launch and after it.
+        sums: *mut u64,
+        /// Blocks that have added their sums, by group of channels; 0 before the launch and after it.
+        counters: *mut u32,
     }
 
     /// Instructions of a formula, at most.

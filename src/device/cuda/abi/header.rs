@@ -197,6 +197,10 @@ impl Named for u32 {
     const NAME: &'static str = "unsigned";
 }
 
+impl Named for u64 {
+    const NAME: &'static str = "unsigned long long";
+}
+
 impl Named for i32 {
     const NAME: &'static str = "int";
 }

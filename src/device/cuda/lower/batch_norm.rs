@@ -2,7 +2,9 @@
 
 use super::desc::{Desc, rows_of};
 use super::element_types::ElementTypes;
-use crate::device::cuda::launch::{Arg, COUNTERS, Cost, Launch, Lowered, THREADS, WARP};
+use crate::device::cuda::abi::MOST_SUMMED_ITEMS;
+use crate::device::cuda::launch::{Arg, COUNTERS, Cost, Launch, Lowered, SUMMED_CHANNELS, THREADS, WARP};
+use crate::tape::DType;
 
 /// Items a thread in a pass: so many loads are in flight at once.
 const ITEMS_OF_PASS: usize = 4;
@@ -36,10 +38,20 @@ struct ChannelGrid {
 impl ChannelGrid {
     /// Grid of a node whose first input is images.
     fn of(desc: &Desc) -> ChannelGrid {
-        let (n, row) = rows_of(desc.input(0));
-        let c = *desc.input(0).last().expect("batch norm's input has channels");
-        let vector = if c.is_multiple_of(4) && desc.aligned() { 4 } else { 1 };
-        ChannelGrid { n, pixels: row / c, c, vector, number: desc.input_dtype(0).size() }
+        ChannelGrid::of_images(desc.input(0), desc.input_dtype(0), desc.aligned())
+    }
+
+    /// Grid of images of dimensions `dims`; `aligned`: all operands begin at multiples of 16 bytes.
+    fn of_images(dims: &[usize], dtype: DType, aligned: bool) -> ChannelGrid {
+        let (n, row) = rows_of(dims);
+        let c = *dims.last().expect("batch norm's input has channels");
+        let vector = if c.is_multiple_of(4) && aligned { 4 } else { 1 };
+        ChannelGrid { n, pixels: row / c, c, vector, number: dtype.size() }
+    }
+
+    /// `half` if the images are halves, else `single`.
+    fn by_images<T>(&self, single: T, half: T) -> T {
+        if self.number == DType::F16.size() { half } else { single }
     }
 
     fn items(&self) -> usize {
@@ -102,14 +114,43 @@ impl ChannelGrid {
 }
 
 /// The pass from x to y. `norm` is weight, bias, mean and variance.
-fn apply(desc: &Desc, grid: &ChannelGrid, norm: [Arg; 4], relu: bool) -> Launch {
-    let of = [Arg::Output(0), Arg::Input(0)].into_iter().chain(norm).chain([Arg::Int(relu.into())]).collect();
-    let kernels = desc.by_result(["batch_norm", "batch_norm_x4"], ["batch_norm_half", "batch_norm_half_x4"]);
+fn apply(grid: &ChannelGrid, [y, x]: [Arg; 2], norm: [Arg; 4], relu: bool) -> Launch {
+    let of = [y, x].into_iter().chain(norm).chain([Arg::Int(relu.into())]).collect();
+    let kernels = grid.by_images(["batch_norm", "batch_norm_x4"], ["batch_norm_half", "batch_norm_half_x4"]);
     grid.pass(kernels, of, (2, flops::APPLY))
 }
 
+/// The launch that computes the statistics of images `x`: `results` are the outputs for mean and variance, of the batch
+/// and running.
+fn statistics(grid: &ChannelGrid, x: Arg, results: [usize; 4]) -> Lowered {
+    let kernels = grid.by_images(
+        ["batch_norm_training_statistics", "batch_norm_training_statistics_x4"],
+        ["batch_norm_training_statistics_half", "batch_norm_training_statistics_half_x4"],
+    );
+    grid.sums(kernels, &results, vec![x], (1, flops::STATISTICS))
+}
+
+/// Batch norm with ReLU of the node's first input, to a place in scratch memory.
+pub(super) fn batch_norm_to_scratch(desc: &Desc, offset: usize, norm: [Arg; 4]) -> Lowered {
+    let grid = ChannelGrid::of_images(desc.input(0), desc.input_dtype(0), desc.aligned());
+    let launch = apply(&grid, [Arg::Scratch(offset), Arg::Input(0)], norm, true);
+    Lowered { launches: vec![launch], scratch: offset + grid.items() * grid.c * grid.number }
+}
+
+/// Statistics of the node's first output, to the four outputs after it.
+pub(super) fn statistics_of_output(desc: &Desc) -> Lowered {
+    let grid = ChannelGrid::of_images(desc.output(0), desc.output_dtype(0), desc.aligned());
+    statistics(&grid, Arg::Output(0), [1, 2, 3, 4])
+}
+
+/// True if a convolution may add the sums for the statistics of the node's first output: their bound is proved.
+pub(super) fn sums_are_bounded(desc: &Desc) -> bool {
+    let grid = ChannelGrid::of_images(desc.output(0), desc.output_dtype(0), true);
+    grid.number == DType::F16.size() && grid.items() <= MOST_SUMMED_ITEMS && grid.c <= SUMMED_CHANNELS
+}
+
 pub(super) fn batch_norm(desc: &Desc, relu: bool) -> Launch {
-    apply(desc, &ChannelGrid::of(desc), [1, 2, 3, 4].map(Arg::Input), relu)
+    apply(&ChannelGrid::of(desc), [Arg::Output(0), Arg::Input(0)], [1, 2, 3, 4].map(Arg::Input), relu)
 }
 
 pub(super) fn batch_norm_backward_input(desc: &Desc, relu: bool) -> Launch {
@@ -122,13 +163,9 @@ pub(super) fn batch_norm_backward_input(desc: &Desc, relu: bool) -> Launch {
 
 pub(super) fn batch_norm_training(desc: &Desc, relu: bool) -> Lowered {
     let grid = ChannelGrid::of(desc);
-    let kernels = desc.by_result(
-        ["batch_norm_training_statistics", "batch_norm_training_statistics_x4"],
-        ["batch_norm_training_statistics_half", "batch_norm_training_statistics_half_x4"],
-    );
-    let mut lowered = grid.sums(kernels, &[1, 2, 3, 4], vec![Arg::Input(0)], (1, flops::STATISTICS));
+    let mut lowered = statistics(&grid, Arg::Input(0), [1, 2, 3, 4]);
     let norm = [Arg::Input(1), Arg::Input(2), Arg::Output(1), Arg::Output(2)];
-    lowered.launches.push(apply(desc, &grid, norm, relu));
+    lowered.launches.push(apply(&grid, [Arg::Output(0), Arg::Input(0)], norm, relu));
     lowered
 }
 
@@ -148,4 +185,29 @@ pub(super) fn batch_norm_backward_weight(desc: &Desc, relu: bool) -> Lowered {
         _ => ["batch_norm_backward_weight", "batch_norm_backward_weight_x4"],
     };
     ChannelGrid::of(desc).sums(kernels, &[0, 1], of, (2, flops::BACKWARD_WEIGHT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::abi::{HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32};
+
+    /// Bounds of kernels/channel_sums.cuh, whose integers have 64 bits: of the sum of the largest halves in units of
+    /// 2^-24, of the whole parts of the sums of squares, and of their fractions in units of 2^-40.
+    #[test]
+    fn no_sum_of_a_channel_overflows() {
+        const LARGEST: u64 = 65504;
+        /// The smallest block of a convolution with a halo.
+        const ROWS: u64 = 128;
+        let items = MOST_SUMMED_ITEMS as u64;
+        let half = f64::from(half::f16::MAX) as u64;
+        assert_eq!(half, LARGEST);
+        let sum = (LARGEST << 24).checked_mul(items);
+        let squares = (LARGEST * LARGEST).checked_mul(items);
+        let fractions = (1u64 << 40).checked_mul(items / ROWS);
+        for bound in [sum, squares, fractions] {
+            assert!(bound.is_some_and(|bound| bound < 1 << 62), "{bound:?}");
+        }
+        assert!([HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32].iter().all(|&pixels| pixels as u64 >= ROWS));
+    }
 }

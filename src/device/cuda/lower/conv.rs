@@ -5,8 +5,8 @@ use super::element_types::ElementTypes;
 use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
 use super::gemm_half::{self, HalfKernels, HalfOperation, lower_weight_gradient};
 use crate::device::cuda::abi::{
-    ConvShape, Divisor, Epilogue, HALO_COLUMNS, HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32, Shortcut, ShortcutShape,
-    WARP,
+    ChannelStatistics, ConvShape, Divisor, Epilogue, HALO_COLUMNS, HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32,
+    OperandNorm, Shortcut, ShortcutShape, WARP,
 };
 use crate::device::cuda::launch::{Arg, Launch, Lowered};
 use crate::tape::{ConvWindow, DType};
@@ -28,6 +28,10 @@ pub(super) struct FusedTerms {
     /// dy) and its filters.
     pub shortcut: Option<usize>,
     pub epilogue: Epilogue,
+    /// Batch norm of the operand, which only [`halo_forward`] computes.
+    pub norm: OperandNorm,
+    /// Statistics of the results, which only [`halo_forward`] computes.
+    pub statistics: ChannelStatistics,
 }
 
 impl FusedTerms {
@@ -245,8 +249,8 @@ impl Halo {
     }
 
     fn launch(&self, desc: &Desc, conv: &ConvProblem, fused: FusedTerms, flops: u64) -> Launch {
-        let terms = [fused.shortcut(desc).into(), fused.epilogue.into()];
-        let args = [Arg::Output(desc.outputs() - 1)].into_iter().chain(conv.args(0..2, terms, 0)).collect();
+        let terms = [fused.shortcut(desc).into(), fused.epilogue.into(), fused.norm.into(), fused.statistics.into()];
+        let args = [Arg::Output(desc.result())].into_iter().chain(conv.args(0..2, terms, 0)).collect();
         let blocks = conv.outputs().div_ceil(self.pixels) * (conv.k / HALO_COLUMNS);
         let [blocks, threads, shared] =
             [blocks, self.pixels / Halo::DEPTH * WARP, self.shared()].map(|n| u32::try_from(n).expect("few"));
@@ -258,14 +262,24 @@ pub(super) fn conv2d(desc: &Desc, window: ConvWindow) -> Lowered {
     forward(desc, window, FusedTerms::default())
 }
 
+/// A convolution in one launch with all of `fused`, if it has a halo in shared memory.
+pub(super) fn halo_forward(desc: &Desc, window: ConvWindow, fused: &FusedTerms) -> Option<Launch> {
+    let conv = ConvProblem::new(desc.input(0), desc.input(1), window, false);
+    let product = conv.forward();
+    let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
+    let half = desc.input_dtype(1) == DType::F16;
+    let halo = Halo::of(desc, &conv, fused).filter(|_| half)?;
+    Some(halo.launch(desc, &conv, fused.clone(), flops))
+}
+
 pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Lowered {
     let conv = ConvProblem::new(desc.input(0), desc.input(1), window, false);
     let product = conv.forward();
     let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
+    if let Some(launch) = halo_forward(desc, window, &fused) {
+        return launch.into();
+    }
     if desc.input_dtype(1) == DType::F16 {
-        if let Some(halo) = Halo::of(desc, &conv, &fused) {
-            return halo.launch(desc, &conv, fused, flops).into();
-        }
         let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall", "conv2d_half_narrow"];
         return conv.lower_half(desc, product, flops, kernels, fused);
     }

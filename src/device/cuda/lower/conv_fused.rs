@@ -1,21 +1,52 @@
 //! Launches of fused convolutions, on the kernels of kernels/conv.cu.
 
-use super::conv::{FusedTerms, backward_input, forward};
+use super::batch_norm::{batch_norm_to_scratch, statistics_of_output, sums_are_bounded};
+use super::conv::{FusedTerms, backward_input, forward, halo_forward};
 use super::desc::{Desc, InputCursor};
-use crate::device::cuda::abi::Epilogue;
-use crate::device::cuda::launch::{Arg, Lowered};
+use crate::device::cuda::abi::{ChannelStatistics, Epilogue, OperandNorm};
+use crate::device::cuda::launch::{Arg, Launch, Lowered};
 use crate::tape::{ConvFusion, ConvGradientFusion};
 
+/// Alignment of an operand in scratch memory, in bytes.
+const ALIGN: usize = 16;
+
 pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
-    let ConvFusion { window, shortcut, addend, sum, norm } = *fusion;
+    let ConvFusion { window, normalized, shortcut, addend, sum, norm, statistics } = *fusion;
     let mut inputs = InputCursor(2);
     let [_, _] = inputs.next(shortcut.is_some());
     let [before] = inputs.next(addend);
     let [weight, bias, mean, variance] = inputs.next(norm);
+    let of_operand = inputs.next(normalized);
     let sum = if sum && norm { Arg::Output(0) } else { Arg::Null };
     let epilogue =
         Epilogue { before, sum, weight, variance, bias, mean, relu: Arg::Int(norm.into()), ..Epilogue::default() };
-    forward(desc, window, FusedTerms { shortcut, epilogue })
+    let terms = FusedTerms { shortcut, epilogue, ..FusedTerms::default() };
+    if !statistics || sums_are_bounded(desc) {
+        let [weight, bias, mean, variance] = of_operand.clone();
+        let mut all = FusedTerms { norm: OperandNorm { weight, bias, mean, variance }, ..terms.clone() };
+        if statistics {
+            let [mean, variance, running_mean, running_variance] = [1, 2, 3, 4].map(Arg::Output);
+            let (sums, counters) = (Arg::ChannelSums, Arg::Counters);
+            all.statistics = ChannelStatistics { mean, variance, running_mean, running_variance, sums, counters };
+        }
+        if let Some(launch) = halo_forward(desc, window, &all) {
+            return launch.into();
+        }
+    }
+    let mut lowered = forward(desc, window, terms);
+    if normalized {
+        let offset = lowered.scratch.next_multiple_of(ALIGN);
+        let Lowered { mut launches, scratch } = batch_norm_to_scratch(desc, offset, of_operand);
+        let read = |launch: Launch| launch.with(&Arg::Input(0), &Arg::Scratch(offset));
+        launches.extend(lowered.launches.into_iter().map(read));
+        lowered = Lowered { launches, scratch };
+    }
+    if statistics {
+        let Lowered { launches, scratch } = statistics_of_output(desc);
+        lowered.launches.extend(launches);
+        lowered.scratch = lowered.scratch.max(scratch);
+    }
+    lowered
 }
 
 pub(super) fn conv2d_fused_backward_input(desc: &Desc, fusion: &ConvGradientFusion) -> Lowered {
@@ -24,9 +55,6 @@ pub(super) fn conv2d_fused_backward_input(desc: &Desc, fusion: &ConvGradientFusi
     let [_, _] = inputs.next(shortcut.is_some());
     let [weight, variance, y] = inputs.next(norm);
     let [after] = inputs.next(addend);
-    backward_input(
-        desc,
-        window,
-        FusedTerms { shortcut, epilogue: Epilogue { weight, variance, y, after, ..Epilogue::default() } },
-    )
+    let epilogue = Epilogue { weight, variance, y, after, ..Epilogue::default() };
+    backward_input(desc, window, FusedTerms { shortcut, epilogue, ..FusedTerms::default() })
 }

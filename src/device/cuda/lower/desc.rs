@@ -44,6 +44,14 @@ impl<'a> Desc<'a> {
         self.node.outputs.len()
     }
 
+    /// Number of the output that takes a product's results: the last one, before statistics of them.
+    pub fn result(&self) -> usize {
+        match self.op {
+            Op::Conv2dFused(fusion) if fusion.statistics => 0,
+            _ => self.outputs() - 1,
+        }
+    }
+
     /// Element type of an input.
     pub fn input_dtype(&self, i: usize) -> DType {
         self.program.values[self.node.inputs[i].0].dtype

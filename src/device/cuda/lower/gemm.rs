@@ -187,7 +187,7 @@ impl GemmOperation {
         let plan = self.plan(desc);
         if plan.splits == 1 {
             let epilogue = self.epilogue.clone().unwrap_or_default();
-            let to = Arg::Output(desc.outputs() - 1);
+            let to = Arg::Output(desc.result());
             let all = [to].into_iter().chain(args(plan.chunk, epilogue.into())).collect();
             let kernel = self.kernels.of(&plan, desc.types);
             return plan.launch(kernel, self.product.count, all, desc.cost(self.flops)).into();
@@ -217,7 +217,7 @@ impl GemmOperation {
 
 /// A launch that adds the splits of a batch's results, the op's last output, and applies the epilogue.
 pub(super) fn sum_split_rows(desc: &Desc, columns: usize, splits: usize, epilogue: Epilogue) -> Launch {
-    let (to, (n, row)) = (desc.outputs() - 1, rows_of(desc.output(0)));
+    let (to, (n, row)) = (desc.result(), rows_of(desc.output(0)));
     let kernel = desc.by_result("sum_split_rows", "sum_split_rows_half");
     let sizes = [n, row, columns, splits].map(Arg::size);
     let args = [Arg::Output(to), Arg::Scratch(0), epilogue.into(), Arg::Rows].into_iter().chain(sizes).collect();
@@ -243,7 +243,7 @@ pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
     desc.types == ElementTypes::Single
         && sizes.iter().all(|size| size.is_multiple_of(4))
         && (0..desc.inputs()).all(aligned)
-        && (0..desc.outputs()).all(|i| desc.output_aligned(i))
+        && (0..desc.outputs()).all(|i| desc.output(i).len() == 1 || desc.output_aligned(i))
 }
 
 #[cfg(test)]

@@ -164,7 +164,7 @@ impl HalfOperation {
     pub fn lower(self, desc: &Desc, args: impl Fn(usize, Arg) -> Vec<Arg>) -> Lowered {
         let plan = self.plan(desc);
         if plan.splits == 1 {
-            let to = [Arg::Output(desc.outputs() - 1), Arg::Null];
+            let to = [Arg::Output(desc.result()), Arg::Null];
             let all = to.into_iter().chain(args(plan.chunk, self.epilogue.into())).collect();
             return plan.launch(self.kernels, self.product.count, all, desc.cost(self.flops)).into();
         }
@@ -218,7 +218,7 @@ pub(super) fn vectorizable(desc: &Desc, sizes: &[usize]) -> bool {
     let aligned = |i: usize| desc.input(i).len() == 1 || desc.input_aligned(i);
     sizes.iter().all(|size| size.is_multiple_of(CHUNK))
         && (0..desc.inputs()).all(aligned)
-        && (0..desc.outputs()).all(|i| desc.output_aligned(i))
+        && (0..desc.outputs()).all(|i| desc.output(i).len() == 1 || desc.output_aligned(i))
 }
 
 #[cfg(test)]

@@ -194,7 +194,7 @@ fn members<'a>(launch: &'a Launch, name: &str) -> Option<&'a [Arg]> {
 #[test]
 fn a_convolution_s_epilogue_is_applied_once_to_whole_sums() {
     let window = ConvWindow { padding: 1, stride: 2 };
-    let forward = ConvFusion { window, shortcut: Some(2), addend: false, sum: true, norm: true };
+    let forward = ConvFusion { shortcut: Some(2), norm: true, ..ConvFusion::alone(window) };
     let backward = ConvGradientFusion { window, shortcut: Some(2), norm: true, addend: true };
     let input = Arg::Input;
     for (n, size, split) in [(128, 16, false), (1, 4, true)] {

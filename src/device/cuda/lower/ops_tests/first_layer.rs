@@ -24,7 +24,7 @@ fn a_first_layer_takes_a_block_for_an_image() {
             (None, false, true, true),
             (along, true, true, true),
         ] {
-            let layer = ConvFusion { window, shortcut: None, addend: false, sum, norm };
+            let layer = ConvFusion { sum, norm, ..ConvFusion::alone(window) };
             let op = Op::StandardizeConv2d(FirstLayerFusion { along, layer, keeps_images });
             let mut inputs = vec![image, w];
             inputs.extend(along.map(|_| [image, each, each]).into_iter().flatten());

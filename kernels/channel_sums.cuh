@@ -1,0 +1,153 @@
+// Statistics of a product's columns, the channels of batch norm in training mode, from the results in registers: no
+// launch reads them again.
+//
+// A warp adds its rows of a column as floats, from the distances to the warp's first row, so that no digits are lost
+// however far from 0 the mean is. A block adds its warps in double precision and converts the sums to integers. Integers
+// are added by atomics: their sum has the same bits in any order. The last block reads the sums, and leaves zeros.
+//
+// Bounds. A finite half is a multiple of 2^-24 below 2^16. So the sum of up to 2^22 of them, in units of 2^-24, is an
+// integer below 2^(16 + 24 + 22) = 2^62. The sum of their squares is below 2^(32 + 22) = 2^54. Its integers are added
+// apart from its fractions, whose unit is 2^-40: a block's fraction is below 2^40, and 2^15 blocks (of 128 rows and
+// more) add less than 2^55. A block's sum of squares is rounded by at most 2^-41. So none of the sums overflows:
+// `lower/batch_norm.rs` holds MOST_SUMMED_ITEMS.
+#pragma once
+
+#include "batch_norm.cuh"
+#include "last_block.cuh"
+#include "vector.cuh"
+
+static_assert(MOST_SUMMED_ITEMS == 1 << 22);
+constexpr double SUM_UNITS = 16777216.0;             // 2^24
+constexpr double FRACTION_UNITS = 1099511627776.0;  // 2^40
+
+// Sums of a channel over all blocks: two's complement.
+struct ChannelSums {
+    unsigned long long sum, squares, fractions;
+    unsigned long long overflows;  // blocks with a number that is infinite or NaN
+};
+static_assert(sizeof(ChannelSums) == CHANNEL_SUMS_BYTES);
+
+// Number, sum and sum of squares of some of a channel's items.
+struct ChannelMoments {
+    double count, sum, squares;
+};
+
+__device__ __forceinline__ void add_moments(ChannelSums* to, const ChannelMoments& moments) {
+    const double whole = floor(moments.squares);
+    // NaN compares false.
+    if (!(fabs(moments.sum) < 4.0e9 && fabs(whole) < 1.0e15)) {
+        atomicAdd(&to->overflows, 1ull);
+        return;
+    }
+    const auto integer = [](double value) {
+        return static_cast<unsigned long long>(static_cast<long long>(value));
+    };
+    atomicAdd(&to->sum, integer(moments.sum * SUM_UNITS));
+    atomicAdd(&to->squares, integer(whole));
+    atomicAdd(&to->fractions, integer((moments.squares - whole) * FRACTION_UNITS));
+}
+
+// The sums over all blocks, which become 0. Called when all blocks have added theirs.
+__device__ __forceinline__ ChannelMoments take_moments(ChannelSums* from, double count) {
+    const auto number = [](unsigned long long* integer) {
+        return static_cast<double>(static_cast<long long>(atomicExch(integer, 0ull)));
+    };
+    const double sum = number(&from->sum) / SUM_UNITS;
+    const double squares = number(&from->squares) + number(&from->fractions) / FRACTION_UNITS;
+    if (atomicExch(&from->overflows, 0ull) != 0) return {count, NAN, NAN};
+    return {count, sum, squares};
+}
+
+// A thread's sums of COLUMNS adjacent columns. Lanes with the same `lane % 4` have the same columns.
+template <int COLUMNS>
+struct LaneSums {
+    float origin[COLUMNS];
+    float of[2 * COLUMNS];  // sums of the distances from the origins, then of their squares
+
+    // Begins with the numbers of the warp's first row, which lanes 0 to 3 have.
+    __device__ void start(const float (&first)[COLUMNS]) {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            origin[j] = __shfl_sync(FULL_MASK, first[j], threadIdx.x % 4);
+            of[j] = of[COLUMNS + j] = 0.0f;
+        }
+    }
+
+    __device__ void add(const float (&numbers)[COLUMNS]) {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            const float distance = numbers[j] - origin[j];
+            of[j] += distance;
+            of[COLUMNS + j] = fmaf(distance, distance, of[COLUMNS + j]);
+        }
+    }
+
+    // Adds the lanes with the same columns, in the order of a binary tree. In each of its levels a lane passes one half
+    // of its sums on and keeps the other, so that it ends with 2 COLUMNS / 8 of them: those from `first_kept` on.
+    __device__ void add_lanes() {
+        pass_half<COLUMNS, 16>();
+        pass_half<COLUMNS / 2, 8>();
+        pass_half<COLUMNS / 4, 4>();
+    }
+    template <int HALF, int LANES>
+    __device__ void pass_half() {
+        const bool upper = (threadIdx.x & LANES) != 0;
+#pragma unroll
+        for (int i = 0; i < HALF; ++i) {
+            const float kept = upper ? of[HALF + i] : of[i], passed = upper ? of[i] : of[HALF + i];
+            of[i] = kept + __shfl_xor_sync(FULL_MASK, passed, LANES);
+        }
+    }
+    static constexpr int KEPT = 2 * COLUMNS / 8;
+    __device__ static int first_kept() {
+        const int lane = threadIdx.x % WARP;
+        return (lane >> 4 & 1) * COLUMNS + (lane >> 3 & 1) * (COLUMNS / 2) + (lane >> 2 & 1) * (COLUMNS / 4);
+    }
+};
+
+// Sums of a block's warps, one below the other, in shared memory: of each warp the origins of COLUMNS columns, the sums
+// of the distances, and those of their squares.
+template <int COLUMNS>
+struct WarpSums {
+    static constexpr int NUMBERS = 3 * COLUMNS;  // of a warp
+    float* numbers;
+
+    // Stores the sums of a warp for the columns from `column` on, the first ones of its lanes 0 to 3 and so on.
+    template <int N>
+    __device__ void store(int warp, int column, const LaneSums<N>& sums) const {
+        float* to = numbers + warp * NUMBERS + column;
+        const int kept = LaneSums<N>::first_kept();
+#pragma unroll
+        for (int i = 0; i < LaneSums<N>::KEPT; ++i) to[(1 + kept / N) * COLUMNS + kept % N + i] = sums.of[i];
+        if (threadIdx.x % WARP < 4) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) to[j] = sums.origin[j];
+        }
+    }
+
+    // Moments of a column over `rows` rows, of which each warp but the last ones has `of_warp`.
+    __device__ ChannelMoments moments(int column, int rows, int of_warp) const {
+        ChannelMoments all{static_cast<double>(rows), 0.0, 0.0};
+        for (int warp = 0; warp * of_warp < rows; ++warp) {
+            const float* from = numbers + warp * NUMBERS + column;
+            const double count = min(of_warp, rows - warp * of_warp);
+            const double origin = from[0], sum = from[COLUMNS], squares = from[2 * COLUMNS];
+            all.sum += sum + count * origin;
+            all.squares += squares + 2.0 * origin * sum + count * (origin * origin);
+        }
+        return all;
+    }
+};
+
+// Adds a block's moments of `column` (each thread has one, or none if it is negative) to those of the others. The last of
+// `blocks` blocks writes the statistics over `items` items. Every thread of the block calls it.
+__device__ __forceinline__ void finish_statistics(
+    const ChannelStatistics& to, int column, const ChannelMoments& moments, int group, int blocks, int items) {
+    ChannelSums* sums = reinterpret_cast<ChannelSums*>(to.sums);
+    if (column >= 0) add_moments(sums + column, moments);
+    if (!is_last_block(to.counters + group, blocks) || column < 0) return;
+    const ChannelMoments all = take_moments(sums + column, items);
+    const double mean = all.sum / all.count, squares = all.squares - mean * all.sum;
+    const StatisticsResults results{to.mean, to.variance, to.running_mean, to.running_variance};
+    results.set(column, mean, squares < 0.0 ? 0.0 : squares, all.count);
+}
