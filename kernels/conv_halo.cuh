@@ -96,7 +96,7 @@ struct HaloBlock {
     }
 
     // Applies batch norm to this thread's chunks of a group's patch, whose copies have arrived. Zeros beyond the image
-    // stay.
+    // stay. Blocks of the first filters write their pixels to memory, if they are a result.
     __device__ void normalize_cells(int group) const {
         const int channel = group * HALO_DEPTH + own_chunk() * CHUNK;
         float scale[CHUNK], shift[CHUNK];
@@ -118,6 +118,11 @@ struct HaloBlock {
 #pragma unroll
             for (int i = 0; i < CHUNK; ++i) numbers[i] = relu_of(numbers[i] * scale[i] + shift[i]);
             store_vector(at, numbers);
+            const int row = at_y - y, rows = H::ROWS;
+            if (norm.result != nullptr && column0 == 0 && static_cast<unsigned>(row) < static_cast<unsigned>(rows)) {
+                const size_t pixel = static_cast<size_t>((image + of_image) * s.h + at_y) * H::WIDTH + at_x;
+                store_vector(reinterpret_cast<Half*>(norm.result) + pixel * s.c + channel, numbers);
+            }
         }
     }
 

@@ -9,7 +9,8 @@
 //! - from images to the first layer, and from its gradient to a step of PGD: [`Op::StandardizeConv2d`] and
 //!   [`Op::PgdStepFused`], in `fuse_first_layer`
 //! - the last layer, its loss and their gradients: [`Op::HeadBackward`], in `fuse_head`
-//! - batch norm in training mode and the convolutions before and after it, of halves, in `fuse_batch_norm`
+//! - batch norm in training mode: its input gradient and a sum; the convolutions before and after it, of halves, in
+//!   `fuse_batch_norm`
 //! - small ops on the rows of a batch: [`Op::RowWise`], in `fuse_row_wise`
 
 use super::graph::{Tape, Value};
@@ -191,7 +192,7 @@ impl Tape {
     }
 
     /// The sum that is the only reader of node `at`'s result, and the other value that it adds.
-    fn next_sum(&self, at: usize) -> Option<(usize, Value)> {
+    pub(super) fn next_sum(&self, at: usize) -> Option<(usize, Value)> {
         let result = self.nodes[at].outputs[0];
         let add = self.only_use(result)?;
         let node = &self.nodes[add];

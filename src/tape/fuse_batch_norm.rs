@@ -1,8 +1,9 @@
-//! Fusion of batch norm in training mode with the convolutions before and after it, where numbers are halves.
+//! Fusion of batch norm in training mode: of its input gradient with the sum that follows it, and, where numbers are
+//! halves, of the op with the convolutions before and after it.
 //!
 //! [`Op::BatchNormTraining`] reads all of its operand twice: for the statistics, and for its results. The statistics can
 //! come from the convolution that computes the operand, whose results they are ([`ConvFusion::statistics`]). The results
-//! are then [`Op::BatchNorm`]; if a convolution is the only one to read them, it can compute them as it reads the operand
+//! are then [`Op::BatchNorm`]; the convolution that first reads them can compute them as it reads the operand
 //! ([`ConvFusion::normalized`]). A GPU has such kernels for halves alone, so this is done when precision is chosen.
 
 use super::graph::{Tape, Value};
@@ -11,6 +12,24 @@ use super::op::Op;
 use super::params::ConvFusion;
 
 impl Tape {
+    /// Fuses the input gradient of batch norm in training mode with the sum that alone reads it: that of a residual
+    /// block, whose identity shortcut has a gradient, too. The fused op has no gradient.
+    pub(super) fn fuse_residual_gradients(&mut self) {
+        if !self.fusing {
+            return;
+        }
+        for at in 0..self.nodes.len() {
+            let Op::BatchNormTrainingBackwardInput { .. } = self.nodes[at].op else { continue };
+            if let Some((sum, other)) = self.next_sum(at) {
+                self.nodes[at].outputs.clear();
+                self.nodes[sum].op = self.nodes[at].op.clone();
+                self.nodes[sum].inputs = std::mem::take(&mut self.nodes[at].inputs);
+                self.nodes[sum].inputs.push(other);
+            }
+        }
+        self.nodes.retain(|node| !node.outputs.is_empty());
+    }
+
     /// Fuses batch norm in training mode with convolutions of halves.
     pub(super) fn fuse_batch_norms(&mut self) {
         if !self.fusing {
@@ -32,7 +51,7 @@ impl Tape {
         let node = &self.nodes[at];
         let fusion = match node.op {
             Op::Conv2d(window) => ConvFusion::alone(window),
-            Op::Conv2dFused(fusion) if !fusion.norm && !fusion.statistics => fusion,
+            Op::Conv2dFused(fusion) if !fusion.norm => fusion,
             _ => return None,
         };
         let half = |value: Value| self.values[value.0].dtype == DType::F16;
@@ -57,22 +76,24 @@ impl Tape {
         true
     }
 
-    /// Lets the convolution that alone reads the results of batch norm `norm` compute them.
+    /// Lets the convolution that first reads the results of batch norm `norm` compute them. It writes them, too, if
+    /// another op reads them.
     fn fuse_operand(&mut self, norm: usize) {
         let result = self.nodes[norm].outputs[0];
-        let Some(at) = self.only_use(result) else { return };
+        let mut readers = (norm + 1..self.nodes.len()).filter(|&at| self.nodes[at].inputs.contains(&result));
+        let Some(at) = readers.next() else { return };
+        let keeps_operand = readers.next().is_some() || self.values[result.0].home.is_some();
         let alike = self.nodes[at].rows == self.nodes[norm].rows;
-        let once = self.nodes[at].inputs.iter().filter(|value| **value == result).count() == 1;
-        let Some(fusion) = self.half_convolution(at).filter(|_| alike && once) else { return };
-        if self.nodes[at].inputs[0] != result {
-            return;
-        }
+        let places = self.nodes[at].inputs.iter().enumerate().filter(|(_, value)| **value == result);
+        let operand_alone = places.map(|(place, _)| place).eq([0]);
+        let Some(fusion) = self.half_convolution(at).filter(|_| alike && operand_alone) else { return };
         let operands = std::mem::take(&mut self.nodes[norm].inputs);
         self.nodes[norm].outputs.clear();
         let node = &mut self.nodes[at];
-        node.op = Op::Conv2dFused(ConvFusion { normalized: true, ..fusion });
+        node.op = Op::Conv2dFused(ConvFusion { normalized: true, keeps_operand, ..fusion });
         node.inputs[0] = operands[0];
         node.inputs.extend(&operands[1..]);
+        node.outputs.splice(1..1, keeps_operand.then_some(result));
     }
 }
 

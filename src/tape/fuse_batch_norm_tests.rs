@@ -73,6 +73,7 @@ fn fused(fusion: ConvFusion) -> Op {
 const ALONE: ConvFusion = ConvFusion {
     window: SAME,
     normalized: false,
+    keeps_operand: false,
     shortcut: None,
     addend: false,
     sum: true,
@@ -119,7 +120,25 @@ fn a_convolution_may_have_both() {
 }
 
 #[test]
-fn results_with_another_reader_or_without_relu_are_written() {
+fn results_with_a_later_reader_are_an_output_of_the_convolution_too() {
+    let (mut r, x) = HalfLayers::new();
+    let before = r.conv(x);
+    let y = r.norm_relu(before);
+    let first = r.conv(y);
+    let second = r.conv(y);
+    let sum = r.tape.add(first, second);
+    r.keep_conv(sum);
+    let expected = [
+        fused(ConvFusion { statistics: true, ..ALONE }),
+        fused(ConvFusion { normalized: true, keeps_operand: true, ..ALONE }),
+        fused(ConvFusion { addend: true, ..ALONE }),
+        Op::Conv2d(SAME),
+    ];
+    assert_eq!(r.ops(true), expected);
+}
+
+#[test]
+fn results_that_are_read_otherwise_first_or_have_no_relu_are_written() {
     let statistics = fused(ConvFusion { statistics: true, ..ALONE });
     let (mut r, x) = HalfLayers::new();
     let before = r.conv(x);
@@ -136,6 +155,33 @@ fn results_with_another_reader_or_without_relu_are_written() {
     let after = r.conv(y);
     r.keep_conv(after);
     assert_eq!(r.ops(true), [statistics, Op::BatchNorm { relu: false }, Op::Conv2d(SAME), Op::Conv2d(SAME)]);
+}
+
+/// In both precisions.
+#[test]
+fn the_sum_of_a_residual_block_s_gradients_is_part_of_batch_norm_s() {
+    for half in [false, true] {
+        let (mut r, x) = HalfLayers::new();
+        let before = r.conv(x);
+        let y = r.norm_relu(before);
+        let after = r.conv(y);
+        let sum = r.tape.add(after, before);
+        let dims = r.tape.dims(sum).to_vec();
+        let dy = r.buffer(&dims);
+        let dy = r.tape.leaf(&dy);
+        let dy = r.tape.relu(dy);
+        let dx = r.tape.grad(sum, dy, &[x])[0];
+        r.keep_conv(dx);
+        if half {
+            r.tape.store_in_half(&r.filters, HalfGradients::AsRecorded);
+        }
+        let program = r.tape.finish();
+        let gradient = Op::BatchNormTrainingBackwardInput { relu: true };
+        let addends: Vec<usize> =
+            program.nodes.iter().filter(|node| node.op == gradient).map(|node| node.inputs.len() - 8).collect();
+        assert_eq!(addends, [1], "{program}");
+        assert!(!program.nodes.iter().any(|node| node.op == Op::Add), "{program}");
+    }
 }
 
 #[test]

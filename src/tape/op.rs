@@ -161,7 +161,8 @@ pub enum Op {
         /// `true`: followed by ReLU.
         relu: bool,
     },
-    /// dy, x, weight, bias, mean, variance, dweight, dbias -> dx of [`Op::BatchNormTraining`].
+    /// dy, x, weight, bias, mean, variance, dweight, dbias, (addend) -> dx of [`Op::BatchNormTraining`], to which the
+    /// addend is added.
     BatchNormTrainingBackwardInput {
         /// `true`: the gradient of ReLU is included; the sign of its input is computed again from x.
         relu: bool,
@@ -176,8 +177,8 @@ pub enum Op {
     /// dy `[n, c]` -> dx `[n, h, w, c]` of [`Op::GlobalMean`].
     GlobalMeanBackward,
     /// [`Op::Conv2d`] and ops around it: x, w, (x and w of the shortcut), (addend), (weight, bias, mean, variance), (the
-    /// same for x, if it is normalized) -> (sum), (batch norm of the sum), (mean, variance, running mean*, running
-    /// variance* of [`Op::BatchNormTraining`]).
+    /// same for x, if it is normalized) -> (sum), (batch norm of the sum), (batch norm of x), (mean, variance, running
+    /// mean*, running variance* of [`Op::BatchNormTraining`]).
     Conv2dFused(ConvFusion),
     /// [`Op::Conv2dBackwardInput`] and ops that follow it: dy, w, (dy and w of the shortcut), (weight, variance, y),
     /// (addend) -> dx.

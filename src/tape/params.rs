@@ -65,6 +65,8 @@ pub struct ConvFusion {
     pub window: ConvWindow,
     /// `true`: the convolution reads batch norm of its operand, with ReLU.
     pub normalized: bool,
+    /// `true`: this batch norm of the operand is an output.
+    pub keeps_operand: bool,
     /// Stride of a 1x1 convolution without padding whose result is added: the shortcut of a residual block.
     pub shortcut: Option<usize>,
     /// `true`: another value is added.
@@ -80,8 +82,14 @@ pub struct ConvFusion {
 impl ConvFusion {
     /// A convolution alone.
     pub fn alone(window: ConvWindow) -> ConvFusion {
-        let [normalized, addend, norm, statistics] = [false; 4];
-        ConvFusion { window, normalized, shortcut: None, addend, sum: true, norm, statistics }
+        let [normalized, keeps_operand, addend, norm, statistics] = [false; 5];
+        ConvFusion { window, normalized, keeps_operand, shortcut: None, addend, sum: true, norm, statistics }
+    }
+
+    /// The same without batch norm in training mode around it.
+    #[must_use]
+    pub fn without_batch_norm_in_training(self) -> ConvFusion {
+        ConvFusion { normalized: false, keeps_operand: false, statistics: false, ..self }
     }
 }
 

@@ -68,6 +68,7 @@ impl Tape {
         self.fuse();
         self.drop_unused();
         self.fuse_convolutions();
+        self.fuse_residual_gradients();
         self.lower_precision();
         self.fuse_heads();
         self.fuse_pgd_steps();

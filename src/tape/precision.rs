@@ -53,7 +53,9 @@ fn roles(op: &Op) -> Roles {
             let mut inputs = vec![Free, Filter];
             inputs.extend(fusion.shortcut.iter().flat_map(|_| [Free, Filter]));
             inputs.extend(fusion.addend.then_some(Alike));
-            let outputs = [fusion.sum, fusion.norm].into_iter().filter(|given| *given).map(|_| Alike).collect();
+            let mut outputs: Vec<Role> =
+                [fusion.sum, fusion.norm].into_iter().filter(|given| *given).map(|_| Alike).collect();
+            outputs.extend(fusion.keeps_operand.then_some(Alike));
             Roles { inputs, outputs, backward: false }
         }
         Op::Conv2dFusedBackwardInput(fusion) => {
@@ -76,7 +78,10 @@ fn roles(op: &Op) -> Roles {
         Op::ConvPoolBackwardWeight(_) => backward(&[Free, Single, Free], Single),
         Op::ConvPoolBackwardBias | Op::AddBiasBackwardBias => backward(&[Free], Single),
         Op::BatchNormBackwardWeight { .. } => backward(&[Alike, Alike], Single),
-        Op::BatchNormTrainingBackwardInput { .. } => backward(&[Alike, Alike], Alike),
+        Op::BatchNormTrainingBackwardInput { .. } => {
+            let inputs = [vec![Alike; 2], vec![Single; 6], vec![Alike]].concat();
+            backward(&inputs, Alike)
+        }
         Op::GlobalMean => forward(&[Free], Single),
         Op::GlobalMeanBackward => backward(&[Single], Free),
         Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => {

@@ -326,15 +326,18 @@ fn training_backward_input(relu: bool) {
         });
         let case = OpCase::new(Op::BatchNormTrainingBackwardInput { relu }).rows(&g.dy).rows(&g.x);
         let case = case.whole(&g.weight).whole(&g.bias).whole(&g.mean).whole(&g.variance).whole(&dweight);
-        case.whole(&dbias).gives_rows(&g.dims, DType::F32).check(|n| {
+        // With an addend every other time.
+        let addend = (c % 2 == 0).then(|| Random(9).signed(&g.dims));
+        let case = addend.iter().fold(case.whole(&dbias), |case, addend| case.rows(addend));
+        case.gives_rows(&g.dims, DType::F32).check(|n| {
             let count = (n * g.x.row() / c) as f64;
             let one = |i: usize| {
                 let (scale, unit) = (g.scale(i % c), g.unit(i));
                 let [by_weight, by_bias] = [&dweight, &dbias].map(|sum| sum.values[i % c] / count);
-                let dy = g.through(relu, i);
+                let (dy, addend) = (g.through(relu, i), addend.as_ref().map_or(0.0, |addend| addend.values[i]));
                 near(
-                    scale * (dy - by_bias - unit.value * by_weight),
-                    scale.abs() * (dy.abs() + by_bias.abs() + unit.size * by_weight.abs()),
+                    scale * (dy - by_bias - unit.value * by_weight) + addend,
+                    scale.abs() * (dy.abs() + by_bias.abs() + unit.size * by_weight.abs()) + addend.abs(),
                 )
             };
             vec![(0..n * g.x.row()).map(one).collect()]

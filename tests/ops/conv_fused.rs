@@ -295,6 +295,9 @@ impl AroundConv {
             case = norm.iter().fold(case, |case, operand| case.whole(operand));
         }
         case = case.gives_rows(&s.y(), DType::F32);
+        if fusion.keeps_operand {
+            case = case.gives_rows(&s.x(), DType::F32);
+        }
         let running = [Random(5).signed(&[k]), Random(6).image(&[k])];
         if fusion.statistics {
             case = case.gives_whole(&[k], DType::F32).gives_whole(&[k], DType::F32);
@@ -305,7 +308,9 @@ impl AroundConv {
             let numbers: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
             assert!(numbers.iter().all(|&v| v.is_nan() || v == stored(v)), "no result is rounded");
             let statistics = fusion.statistics.then(|| statistics_of_training(&numbers, k, &running));
-            [sums].into_iter().chain(statistics.into_iter().flatten()).collect()
+            let kept = operand.values[..n * operand.row()].iter().copied().map(exact).collect();
+            let kept = fusion.keeps_operand.then_some(kept);
+            [sums].into_iter().chain(kept).chain(statistics.into_iter().flatten()).collect()
         });
     }
 }
@@ -323,7 +328,7 @@ pub fn batch_norm_around_convolutions() {
     for (i, &s) in HALO.iter().chain([&other]).enumerate() {
         let alone = ConvFusion::alone(s.window);
         let fusions = [
-            ConvFusion { normalized: true, ..alone },
+            ConvFusion { normalized: true, keeps_operand: true, statistics: i % 2 == 0, ..alone },
             ConvFusion { statistics: true, addend: true, ..alone },
             ConvFusion { normalized: true, statistics: true, shortcut: Some(1 + i % 2), ..alone },
         ];

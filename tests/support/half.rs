@@ -56,7 +56,9 @@ impl HalfOperands {
     /// The combinations that an op may have.
     pub fn of(op: &Op) -> &'static [HalfOperands] {
         match op {
-            Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[HalfOperands::All, HalfOperands::Results],
+            Op::Conv2dFused(fusion) if fusion.shortcut.is_none() && !fusion.keeps_operand => {
+                &[HalfOperands::All, HalfOperands::Results]
+            }
             Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => &[HalfOperands::All],
             Op::Conv2dBackwardWeight(_) | Op::ConvPoolBackwardWeight(_) => &[HalfOperands::All, HalfOperands::First],
             Op::LinearBackwardWeight => &[HalfOperands::All, HalfOperands::Second],

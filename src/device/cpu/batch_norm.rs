@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::elementwise::{larger, relu_of};
+use super::elementwise::{add_to, larger, relu_of};
 use super::simd::vectorized;
 use crate::tape::{BATCH_NORM_EPS, BATCH_NORM_MOMENTUM};
 
@@ -274,13 +274,13 @@ pub(super) fn batch_norm_backward_weight(
     }
 }
 
-/// Writes dx of batch norm in training mode; all rows of dx are active.
+/// Writes dx of batch norm in training mode, to which the addend is added; all rows of dx are active.
 pub(super) fn batch_norm_training_backward_input(
     dx: &mut [f32],
-    dy: &[f32],
-    x: &[f32],
+    [dy, x]: [&[f32]; 2],
     norm: BatchNormOperands,
     [dweight, dbias]: [&[f32]; 2],
+    addend: Option<&[f32]>,
     relu: bool,
 ) {
     let channel = ChannelNormalizer::new(norm);
@@ -290,7 +290,8 @@ pub(super) fn batch_norm_training_backward_input(
     let mean_of_dy: Vec<f32> = dbias.iter().map(|sum| sum / count).collect();
     let along: Vec<f32> = dweight.iter().zip(&channel.inverse).map(|(sum, inverse)| inverse * sum / count).collect();
     let block = block(c);
-    dx.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(x.par_chunks(block)).for_each(|((dx, dy), x)| {
+    let blocks = dx.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(x.par_chunks(block));
+    blocks.enumerate().for_each(|(i, ((dx, dy), x))| {
         vectorized(
             #[inline(always)]
             || {
@@ -303,5 +304,8 @@ pub(super) fn batch_norm_training_backward_input(
                 }
             },
         );
+        if let Some(addend) = addend {
+            add_to(dx, &addend[i * block..][..dx.len()]);
+        }
     });
 }

@@ -89,21 +89,26 @@ fn compute_in_any_precision(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&m
 /// lies between them is rounded as memory would round it.
 fn conv2d_and_batch_norm(fusion: ConvFusion, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
     let (own, norm) = x.split_at(x.len() - if fusion.normalized { 4 } else { 0 });
-    let conv = Op::Conv2dFused(ConvFusion { normalized: false, statistics: false, ..fusion });
-    let (results, statistics) = y.split_at_mut(y.len() - if fusion.statistics { 4 } else { 0 });
+    let conv = Op::Conv2dFused(fusion.without_batch_norm_in_training());
+    let (y, statistics) = y.split_at_mut(y.len() - if fusion.statistics { 4 } else { 0 });
+    let (results, kept) = y.split_at_mut(y.len() - usize::from(fusion.keeps_operand));
     let conv_shapes = shapes.of(&shapes.inputs[..own.len()], &shapes.outputs[..results.len()]);
-    if fusion.normalized {
+    let mut from_operand = |normalized: &mut [u8]| {
         let operand = &shapes.inputs[0];
-        scratch(operand.len(), |normalized| {
-            let normalized = &mut bytemuck::cast_slice_mut(normalized)[..operand.len() * operand.dtype.size()];
-            let inputs = [&shapes.inputs[..1], &shapes.inputs[own.len()..]].concat();
-            let norm_shapes = shapes.of(&inputs, std::slice::from_ref(operand));
-            let op = Op::BatchNorm { relu: true };
-            compute_in_any_precision(&op, &norm_shapes, &[&[own[0]], norm].concat(), &mut [normalized]);
-            compute_in_any_precision(&conv, &conv_shapes, &[&[&*normalized], &own[1..]].concat(), results);
-        });
-    } else {
-        compute_in_any_precision(&conv, &conv_shapes, own, results);
+        let inputs = [&shapes.inputs[..1], &shapes.inputs[own.len()..]].concat();
+        let norm_shapes = shapes.of(&inputs, std::slice::from_ref(operand));
+        let op = Op::BatchNorm { relu: true };
+        compute_in_any_precision(&op, &norm_shapes, &[&[own[0]], norm].concat(), &mut [&mut *normalized]);
+        compute_in_any_precision(&conv, &conv_shapes, &[&[&*normalized], &own[1..]].concat(), results);
+    };
+    match kept {
+        [kept] => from_operand(kept),
+        _ if fusion.normalized => {
+            let operand = &shapes.inputs[0];
+            let bytes = operand.len() * operand.dtype.size();
+            scratch(operand.len(), |memory| from_operand(&mut bytemuck::cast_slice_mut(memory)[..bytes]));
+        }
+        _ => compute_in_any_precision(&conv, &conv_shapes, own, results),
     }
     if let [mean, variance, running_mean, running_variance] = statistics {
         let sum = &shapes.outputs[0];
@@ -238,7 +243,8 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
         Op::BatchNormTrainingBackwardInput { relu } => {
             let (dx, sums) = (active_rows(y0, out_dims, n), [f32s(x[6]), f32s(x[7])]);
             let norm = norm(&x[2..]);
-            batch_norm::batch_norm_training_backward_input(dx, f32s(x[0]), f32s(x[1]), norm, sums, *relu);
+            let addend = x.get(8).map(|addend| f32s(addend));
+            batch_norm::batch_norm_training_backward_input(dx, [f32s(x[0]), f32s(x[1])], norm, sums, addend, *relu);
         }
         Op::BatchNormBackwardWeight { relu } => {
             let dy = &f32s(x[0])[..n * in_dims(0)[1..].iter().product::<usize>()];

@@ -176,6 +176,8 @@ abi! {
         bias: *const f32,
         mean: *const f32,
         variance: *const f32,
+        /// Takes what the convolution reads, if it is a result.
+        result: *mut f32,
     }
 
     /// Statistics of the results' channels, for batch norm in training mode. Null: none are computed.

@@ -130,17 +130,15 @@ fn statistics(grid: &ChannelGrid, x: Arg, results: [usize; 4]) -> Lowered {
     grid.sums(kernels, &results, vec![x], (1, flops::STATISTICS))
 }
 
-/// Batch norm with ReLU of the node's first input, to a place in scratch memory.
-pub(super) fn batch_norm_to_scratch(desc: &Desc, offset: usize, norm: [Arg; 4]) -> Lowered {
-    let grid = ChannelGrid::of_images(desc.input(0), desc.input_dtype(0), desc.aligned());
-    let launch = apply(&grid, [Arg::Scratch(offset), Arg::Input(0)], norm, true);
-    Lowered { launches: vec![launch], scratch: offset + grid.items() * grid.c * grid.number }
+/// Batch norm with ReLU of the node's first input, written to `y`.
+pub(super) fn batch_norm_of_operand(desc: &Desc, y: Arg, norm: [Arg; 4]) -> Launch {
+    apply(&ChannelGrid::of(desc), [y, Arg::Input(0)], norm, true)
 }
 
-/// Statistics of the node's first output, to the four outputs after it.
-pub(super) fn statistics_of_output(desc: &Desc) -> Lowered {
+/// Statistics of the node's first output, to the outputs `results`.
+pub(super) fn statistics_of_output(desc: &Desc, results: [usize; 4]) -> Lowered {
     let grid = ChannelGrid::of_images(desc.output(0), desc.output_dtype(0), desc.aligned());
-    statistics(&grid, Arg::Output(0), [1, 2, 3, 4])
+    statistics(&grid, Arg::Output(0), results)
 }
 
 /// True if a convolution may add the sums for the statistics of the node's first output: their bound is proved.
@@ -170,12 +168,16 @@ pub(super) fn batch_norm_training(desc: &Desc, relu: bool) -> Lowered {
 }
 
 pub(super) fn batch_norm_training_backward_input(desc: &Desc, relu: bool) -> Launch {
-    let of = [Arg::Output(0)].into_iter().chain((0..8).map(Arg::Input)).chain([Arg::Int(relu.into())]).collect();
+    let has_addend = desc.inputs() == 9;
+    let addend = if has_addend { Arg::Input(8) } else { Arg::Null };
+    let rest = [addend, Arg::Int(relu.into())];
+    let of = [Arg::Output(0)].into_iter().chain((0..8).map(Arg::Input)).chain(rest).collect();
     let kernels = desc.by_result(
         ["batch_norm_training_backward_input", "batch_norm_training_backward_input_x4"],
         ["batch_norm_training_backward_input_half", "batch_norm_training_backward_input_half_x4"],
     );
-    ChannelGrid::of(desc).pass(kernels, of, (3, flops::TRAINING_BACKWARD_INPUT))
+    let addend = usize::from(has_addend);
+    ChannelGrid::of(desc).pass(kernels, of, (3 + addend, flops::TRAINING_BACKWARD_INPUT + addend))
 }
 
 pub(super) fn batch_norm_backward_weight(desc: &Desc, relu: bool) -> Lowered {

@@ -1,6 +1,6 @@
 //! Launches of fused convolutions, on the kernels of kernels/conv.cu.
 
-use super::batch_norm::{batch_norm_to_scratch, statistics_of_output, sums_are_bounded};
+use super::batch_norm::{batch_norm_of_operand, statistics_of_output, sums_are_bounded};
 use super::conv::{FusedTerms, backward_input, forward, halo_forward};
 use super::desc::{Desc, InputCursor};
 use crate::device::cuda::abi::{ChannelStatistics, Epilogue, OperandNorm};
@@ -11,7 +11,10 @@ use crate::tape::{ConvFusion, ConvGradientFusion};
 const ALIGN: usize = 16;
 
 pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
-    let ConvFusion { window, normalized, shortcut, addend, sum, norm, statistics } = *fusion;
+    let ConvFusion { window, normalized, keeps_operand, shortcut, addend, sum, norm, statistics } = *fusion;
+    let kept = desc.result() + 1;
+    let result = if keeps_operand { Arg::Output(kept) } else { Arg::Null };
+    let of_sum = [0, 1, 2, 3].map(|i| kept + usize::from(keeps_operand) + i);
     let mut inputs = InputCursor(2);
     let [_, _] = inputs.next(shortcut.is_some());
     let [before] = inputs.next(addend);
@@ -23,9 +26,10 @@ pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
     let terms = FusedTerms { shortcut, epilogue, ..FusedTerms::default() };
     if !statistics || sums_are_bounded(desc) {
         let [weight, bias, mean, variance] = of_operand.clone();
-        let mut all = FusedTerms { norm: OperandNorm { weight, bias, mean, variance }, ..terms.clone() };
+        let mut all =
+            FusedTerms { norm: OperandNorm { weight, bias, mean, variance, result: result.clone() }, ..terms.clone() };
         if statistics {
-            let [mean, variance, running_mean, running_variance] = [1, 2, 3, 4].map(Arg::Output);
+            let [mean, variance, running_mean, running_variance] = of_sum.map(Arg::Output);
             let (sums, counters) = (Arg::ChannelSums, Arg::Counters);
             all.statistics = ChannelStatistics { mean, variance, running_mean, running_variance, sums, counters };
         }
@@ -36,13 +40,14 @@ pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
     let mut lowered = forward(desc, window, terms);
     if normalized {
         let offset = lowered.scratch.next_multiple_of(ALIGN);
-        let Lowered { mut launches, scratch } = batch_norm_to_scratch(desc, offset, of_operand);
-        let read = |launch: Launch| launch.with(&Arg::Input(0), &Arg::Scratch(offset));
-        launches.extend(lowered.launches.into_iter().map(read));
-        lowered = Lowered { launches, scratch };
+        let operand = if keeps_operand { result } else { Arg::Scratch(offset) };
+        let norm = batch_norm_of_operand(desc, operand.clone(), of_operand);
+        let read = |launch: Launch| launch.with(&Arg::Input(0), &operand);
+        lowered.launches = [norm].into_iter().chain(lowered.launches.into_iter().map(read)).collect();
+        lowered.scratch = if keeps_operand { lowered.scratch } else { offset + desc.input_bytes(0) as usize };
     }
     if statistics {
-        let Lowered { launches, scratch } = statistics_of_output(desc);
+        let Lowered { launches, scratch } = statistics_of_output(desc, of_sum);
         lowered.launches.extend(launches);
         lowered.scratch = lowered.scratch.max(scratch);
     }

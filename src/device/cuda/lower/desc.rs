@@ -44,10 +44,10 @@ impl<'a> Desc<'a> {
         self.node.outputs.len()
     }
 
-    /// Number of the output that takes a product's results: the last one, before statistics of them.
+    /// Number of the output that takes a product's results: the last one, but those of batch norm in training mode.
     pub fn result(&self) -> usize {
         match self.op {
-            Op::Conv2dFused(fusion) if fusion.statistics => 0,
+            Op::Conv2dFused(fusion) => usize::from(fusion.sum && fusion.norm),
             _ => self.outputs() - 1,
         }
     }

@@ -42,7 +42,7 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
             &[Half, FromHalf]
         }
         Op::HeadBackward(fusion) if fusion.features == HeadFeatures::Hidden => &[Half, ToHalf, FromHalf],
-        Op::Conv2dFused(fusion) if fusion.shortcut.is_none() => &[Half, ToHalf],
+        Op::Conv2dFused(fusion) if fusion.shortcut.is_none() && !fusion.keeps_operand => &[Half, ToHalf],
         Op::Conv2dFused(_) | Op::Conv2dFusedBackwardInput(_) | Op::HeadBackward(_) => &[Half],
         Op::Conv2dBackwardWeight(_) | Op::ConvPoolBackwardWeight(_) => &[FromHalf, HalfGradient],
         Op::LinearBackwardWeight => &[FromHalf, HalfActivations],
