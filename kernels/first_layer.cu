@@ -3,6 +3,7 @@
 // standardization and the step of PGD, in the second half of the file.
 #include "conv_pool_direct.cuh"
 #include "epilogue.cuh"
+#include "layer_pair.cuh"
 #include "pgd.cuh"
 #include "standardize.cuh"
 
@@ -378,31 +379,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // which steps at once. LeNet5 at a batch of 50, from halves: 16 M operations, some 4 us, and 0.9 MB of gradients and
 // choices; the step's 0.5 MB add 0.2 us, and save a launch and a gradient's way through memory. Splits of the gradients
 // are added while they are loaded: three of them are 3.8 MB from the L2 cache, and save a launch that would read as much.
-template <class Gradients>
-__device__ __forceinline__ void pgd_step_fused_pooled_of(
-    float* adv, const float* x, const Gradients& of_results, const float* eps, const float* step, const float* w,
-    const unsigned char* choice, const float* norm, const unsigned* rows, int capacity, const ConvShape& s,
-    int turns) {
-    const auto move = [=](size_t at, int row, float sum) {
+struct PooledStep {
+    float* adv;
+    const float *x, *eps, *step, *norm;
+
+    __device__ __forceinline__ void operator()(size_t at, int row, float sum) const {
         adv[at] = linf_move(adv[at], x[at], sum * norm_factor(norm, row), eps[row], step[row]);
-    };
-    conv_pool_backward_input_directly(move, of_results, choice, w, rows, capacity, s, turns);
-}
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_step_fused_pooled(float* adv, const float* x, const float* dy, const float* eps, const float* step,
                           const float* w, const unsigned char* choice, const float* norm, const unsigned* rows,
                           int capacity, ConvShape s, int turns) {
-    const StoredGradients<float> of_results{dy};
-    pgd_step_fused_pooled_of(adv, x, of_results, eps, step, w, choice, norm, rows, capacity, s, turns);
+    const PooledStep move{adv, x, eps, step, norm};
+    conv_pool_backward_input_directly(move, StoredGradients<float>{dy}, choice, w, rows, capacity, s, turns);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     pgd_step_fused_pooled_from_half(float* adv, const float* x, const Half* dy, const float* eps, const float* step,
                                     const float* w, const unsigned char* choice, const float* norm,
                                     const unsigned* rows, int capacity, ConvShape s, int turns) {
-    const StoredGradients<Half> of_results{dy};
-    pgd_step_fused_pooled_of(adv, x, of_results, eps, step, w, choice, norm, rows, capacity, s, turns);
+    const PooledStep move{adv, x, eps, step, norm};
+    conv_pool_backward_input_directly(move, StoredGradients<Half>{dy}, choice, w, rows, capacity, s, turns);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -410,6 +409,25 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                  const float* w, const unsigned char* choice, const float* norm, const unsigned* rows,
                                  int capacity, ConvShape s, int turns, int splits) {
     const size_t stride = static_cast<size_t>(capacity) * (s.out_h / 2) * (s.out_w / 2) * s.k;
-    const SplitGradients of_results{parts, stride, splits};
-    pgd_step_fused_pooled_of(adv, x, of_results, eps, step, w, choice, norm, rows, capacity, s, turns);
+    const PooledStep move{adv, x, eps, step, norm};
+    conv_pool_backward_input_directly(move, SplitGradients{parts, stride, splits}, choice, w, rows, capacity, s, turns);
+}
+
+// `pgd_step_fused_pooled` with two layers on halves, and with the splits of a linear layer's input gradient, which are
+// the gradients of the second layer's results. LeNet5's at a batch of 50: 0.25 GFLOP of chosen outputs of the second layer
+// on tensor cores, 16 M operations of the first; 1.2 MB, 0.4 us, and 3.1 MB of splits from the L2 cache.
+//
+// 100 blocks have a multiprocessor of an H100 each. A block takes 1,500 clocks to begin and end, some 2,000 for its
+// operands, 6,400 for 3,200 HMMA, most of whose terms are zero, and 5,900 for the first layer, whose loads and shuffles
+// move 128 bytes of shared memory a clock: 9.0 us. As launches of their own, with split sums between them, the layers
+// take as long by like estimates, and the time of a launch, of one that adds the splits, and 3.8 MB of sums in the L2 cache.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    pgd_step_fused_two_pooled_splits(float* adv, const float* __restrict__ x, const float* __restrict__ dy,
+                                     const float* __restrict__ eps, const float* __restrict__ step,
+                                     const float* __restrict__ w, const unsigned char* __restrict__ first_choice,
+                                     const Half* __restrict__ second_w, const unsigned char* __restrict__ choice,
+                                     const float* __restrict__ norm, const unsigned* __restrict__ rows, int capacity,
+                                     int h, int wide, int parts, int splits) {
+    const PooledStep move{adv, x, eps, step, norm};
+    two_layers_backward_input(move, dy, choice, second_w, w, first_choice, rows, capacity, h, wide, parts, splits);
 }

@@ -1,6 +1,7 @@
 //! Fusion: chains of ops that one pass over memory computes.
 //!
-//! - convolution (stride 1), bias, ReLU and 2x2 max-pooling: [`Op::ConvPool`]
+//! - convolution (stride 1), bias, ReLU and 2x2 max-pooling: [`Op::ConvPool`]; two of them in half precision:
+//!   [`Op::TwoConvPools`], in `fuse_conv_pools`
 //! - the product of a linear layer, bias and, optionally, ReLU: [`Op::LinearBias`]
 //! - the input gradient of a linear layer and that of the ReLU before it: [`Op::LinearBackwardInput`] with y
 //! - batch norm and ReLU: [`Op::BatchNorm`] and [`Op::BatchNormTraining`] with ReLU

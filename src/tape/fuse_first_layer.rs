@@ -7,7 +7,7 @@ use super::memory::DType;
 use super::op::Op;
 use super::params::{
     ConvFusion, ConvWindow, FIRST_LAYER_FILTERS, FirstLayerFusion, MOST_FIRST_LAYER_NUMBERS, MOST_STEP_CHANNELS, Norm,
-    PgdFusion, PgdRule, StepLayer,
+    PgdFusion, PgdRule, StepLayer, is_layer_pair,
 };
 
 impl Tape {
@@ -91,7 +91,9 @@ impl Tape {
         }
         match (layer, self.pooled_layer_before(at)) {
             (StepLayer::ConvPool(first), Some((before, second))) => {
-                Some((StepLayer::TwoConvPools { first, second }, vec![at, before]))
+                let linear = self.linear_layer_before(before, image, w, [first, second]);
+                let layers = [at, before].into_iter().chain(linear).collect();
+                Some((StepLayer::TwoConvPools { first, second, linear: linear.is_some() }, layers))
             }
             (layer, _) => Some((layer, vec![at])),
         }
@@ -105,6 +107,26 @@ impl Tape {
         let Op::ConvPoolBackwardInput(window) = node.op else { return None };
         let &[dy, _, w] = &node.inputs[..] else { return None };
         (node.rows == self.nodes[reader].rows && self.dtype(dy) == self.dtype(w)).then_some((at, window))
+    }
+
+    /// The linear layer whose input gradient only node `reader` reads, the second one of a pair of layers with pooling,
+    /// in half precision. `w` are the first one's filters.
+    fn linear_layer_before(
+        &self,
+        reader: usize,
+        images: &[usize],
+        w: Value,
+        windows: [ConvWindow; 2],
+    ) -> Option<usize> {
+        let &[gradient, _, turned] = &self.nodes[reader].inputs[..] else { return None };
+        let at = self.computing(gradient).filter(|_| self.only_use(gradient) == Some(reader))?;
+        let node = &self.nodes[at];
+        let &[c, kh, kw, k] = self.dims(turned) else { return None };
+        let pair = is_layer_pair(images, [self.dims(w), &[k, kh, kw, c]], windows);
+        let half = node.inputs.iter().chain([&gradient]).all(|&value| self.dtype(value) == DType::F16);
+        let plain =
+            node.op == Op::LinearBackwardInput && node.inputs.len() == 2 && node.rows == self.nodes[reader].rows;
+        (plain && half && pair).then_some(at)
     }
 
     /// Fuses the convolution of standardized images with the standardization, and with the point along a direction that

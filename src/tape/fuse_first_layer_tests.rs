@@ -161,7 +161,7 @@ fn step(pooled: usize, standardized: bool, norm: Norm, half: bool) -> Op {
 
 #[test]
 fn a_step_of_pgd_includes_the_first_layers_pooled_or_not() {
-    let two = StepLayer::TwoConvPools { first: SAME, second: SAME };
+    let two = StepLayer::TwoConvPools { first: SAME, second: SAME, linear: false };
     for (pooled, standardized, norm, layer) in [
         (0, false, Norm::Linf, Some(StepLayer::Conv(SAME))),
         (0, true, Norm::L2, Some(StepLayer::Conv(SAME))),

@@ -5,9 +5,9 @@
 //! - `ops`: recording functions, one method an op and one file a family, which check shapes
 //! - [`formula`]: elementwise programs, arithmetic on rows as data
 //! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
-//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_first_layer`: those from images to
-//!   the first layer, and from its gradient to a step of PGD; `fuse_head`: the last layer, its loss and their
-//!   gradients; `fuse_row_wise`: small ops on the rows of a batch
+//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_conv_pools`: two layers
+//!   with pooling; `fuse_first_layer`: those from images to the first layer, and from its gradient to a step of PGD;
+//!   `fuse_head`: the last layer, its loss and their gradients; `fuse_row_wise`: small ops on the rows of a batch
 //! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights;
 //!   [`gradient_norm`]: the norm to which gradients are brought
 //! - `rounding`: programs whose layers read rounded operands, for studies of precision
@@ -21,6 +21,7 @@ mod explain;
 pub mod formula;
 mod fuse;
 mod fuse_batch_norm;
+mod fuse_conv_pools;
 mod fuse_first_layer;
 mod fuse_head;
 mod fuse_row_wise;
@@ -51,6 +52,6 @@ pub use ops::batch_norm::BatchNorm;
 pub use params::{
     AlongRule, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, ConvFusion, ConvGradientFusion, ConvWindow, Direction,
     FIRST_LAYER_FILTERS, FirstLayerFusion, HeadFeatures, HeadFusion, L2Order, MAX_LEARNING_RATES, MOST_STEP_CHANNELS,
-    NO_CHOICE, Norm, OptimizerRule, PgdFusion, PgdRule, StepLayer,
+    NO_CHOICE, Norm, OptimizerRule, PAIR_FILTERS, PAIR_SIDE, PAIR_WIDTH, PgdFusion, PgdRule, StepLayer, is_layer_pair,
 };
 pub use plan::{Place, Program, Region};

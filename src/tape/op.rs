@@ -93,6 +93,15 @@ pub enum Op {
     ///
     /// [`NO_CHOICE`]: super::NO_CHOICE
     ConvPool(ConvWindow),
+    /// A pair of [`Op::ConvPool`]s ([`is_layer_pair`](super::is_layer_pair)), the second one in half precision: x, w,
+    /// bias, w and bias of the second -> pooled and choice of the second; choice of the first. The first one's results
+    /// are rounded to half precision and not written.
+    TwoConvPools {
+        /// Geometry of the first.
+        first: ConvWindow,
+        /// Geometry of the second.
+        second: ConvWindow,
+    },
     /// dy (pooled), choice, w -> dx of [`Op::ConvPool`].
     ConvPoolBackwardInput(ConvWindow),
     /// dy (pooled), choice, x -> dw of [`Op::ConvPool`].
@@ -217,11 +226,11 @@ pub enum Op {
     /// One iteration of PGD: x, dx, eps `[n]`, step `[n]` -> adv*: a step along the gradient, then the projection onto
     /// ball and box.
     PgdStep(PgdRule),
-    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (w, (choice, (w,
-    /// choice))), (norm `[n]`), (y, deviation `[n]`) -> adv*. With w, the gradient of the first layer's results takes the
+    /// [`Op::PgdStep`] and the ops that computed its gradient: x, dx, eps `[n]`, step `[n]`, (w, (choice, (w, choice,
+    /// (w)))), (norm `[n]`), (y, deviation `[n]`) -> adv*. With w, the gradient of the first layer's results takes the
     /// place of dx, and dx is computed from it ([`Op::Conv2dBackwardInput`]; with choice
-    /// [`Op::ConvPoolBackwardInput`]); with two of them, that of the second layer's results. dx is brought back from the
-    /// norm of half gradients, then passes [`Op::StandardizeBackward`].
+    /// [`Op::ConvPoolBackwardInput`]); with two of them, that of the second layer's results; with three, that of a
+    /// linear layer's. dx is brought back from the norm of half gradients, then passes [`Op::StandardizeBackward`].
     PgdStepFused(PgdFusion),
     /// [`Op::AlongDirection`], if it is included, [`Op::Standardize`] and the first layer: x, w, (adv, ball `[n]`, t
     /// `[n]`), (weight, bias, mean, variance) -> (sum), (batch norm of the sum, with ReLU), (standardized images,
@@ -307,6 +316,7 @@ impl Op {
             Op::MaxPool2d => "max_pool2d",
             Op::MaxPool2dBackward => "max_pool2d_backward",
             Op::ConvPool(_) => "conv_pool",
+            Op::TwoConvPools { .. } => "two_conv_pools",
             Op::ConvPoolBackwardInput(_) => "conv_pool_backward_input",
             Op::ConvPoolBackwardWeight(_) => "conv_pool_backward_weight",
             Op::ConvPoolBackwardBias => "conv_pool_backward_bias",

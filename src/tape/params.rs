@@ -161,6 +161,23 @@ pub const MOST_FIRST_LAYER_NUMBERS: usize = 12_000;
 /// Filters of the first layer whose sums a GPU's thread has in registers.
 pub const FIRST_LAYER_FILTERS: usize = 16;
 
+/// Side of the filters of a pair of layers with pooling that a GPU's block computes in shared memory.
+pub const PAIR_SIDE: usize = 5;
+/// Filters of the first layer of a pair, and of the second.
+pub const PAIR_FILTERS: [usize; 2] = [32, 64];
+/// Width of the images of a pair of layers, at most.
+pub const PAIR_WIDTH: usize = 32;
+
+/// True if a GPU's block computes two layers with pooling in shared memory, in half precision: those of LeNet5 on images
+/// `[n, h, w, 1]` of some sizes. `w` are the filters of both layers, `[k, kh, kw, c]`.
+pub fn is_layer_pair(images: &[usize], w: [&[usize]; 2], windows: [ConvWindow; 2]) -> bool {
+    let [first, second] = PAIR_FILTERS;
+    let fits = |side: usize| side.is_multiple_of(4);
+    matches!(images, &[_, h, wide, 1] if fits(h) && fits(wide) && wide <= PAIR_WIDTH)
+        && w == [&[first, PAIR_SIDE, PAIR_SIDE, 1], &[second, PAIR_SIDE, PAIR_SIDE, first]]
+        && windows == [ConvWindow { padding: PAIR_SIDE / 2, stride: 1 }; 2]
+}
+
 /// Rule of a point along a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlongRule {
@@ -197,6 +214,8 @@ pub enum StepLayer {
         first: ConvWindow,
         /// Geometry of the layer that reads its results.
         second: ConvWindow,
+        /// `true`: a linear layer reads their results. Its input gradient is rounded to half precision.
+        linear: bool,
     },
 }
 
@@ -206,7 +225,7 @@ impl StepLayer {
         match self {
             StepLayer::Conv(_) => 1,
             StepLayer::ConvPool(_) => 2,
-            StepLayer::TwoConvPools { .. } => 4,
+            StepLayer::TwoConvPools { linear, .. } => 4 + usize::from(linear),
         }
     }
 }

@@ -70,6 +70,7 @@ impl Tape {
         self.fuse_convolutions();
         self.fuse_residual_gradients();
         self.lower_precision();
+        self.fuse_conv_pools();
         self.fuse_heads();
         self.fuse_pgd_steps();
         self.fuse_first_layers();

@@ -46,6 +46,7 @@ fn roles(op: &Op) -> Roles {
     let backward = |inputs: &[Role], output| Roles { backward: true, ..forward(inputs, output) };
     match op {
         Op::Conv2d(_) | Op::ConvPool(_) | Op::Linear | Op::LinearBias { .. } => forward(&[Free, Filter], Free),
+        Op::TwoConvPools { .. } => forward(&[Single, Single, Single, Filter], Free),
         Op::Conv2dBackwardInput(_) => backward(&[Free, Filter], Free),
         Op::ConvPoolBackwardInput(_) => backward(&[Free, Single, Filter], Free),
         Op::LinearBackwardInput => backward(&[Free, Filter, Free], Free),
@@ -84,8 +85,10 @@ fn roles(op: &Op) -> Roles {
         }
         Op::GlobalMean => forward(&[Free], Single),
         Op::GlobalMeanBackward => backward(&[Single], Free),
-        Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => {
-            backward(&[Single, Free, Single, Single, Single, Single, Filter], Single)
+        Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { linear, .. }), .. }) => {
+            let mut inputs = vec![Single, Free, Single, Single, Single, Single, Filter];
+            inputs.extend(linear.then_some([Single, Filter]).into_iter().flatten());
+            backward(&inputs, Single)
         }
         Op::PgdStepFused(fusion) if fusion.layer.is_some() => forward(&[Single, Free], Single),
         Op::StandardizeConv2d(fusion) => {

@@ -54,10 +54,13 @@ enum Factor {
 fn factor(op: &Op, place: usize) -> Option<Factor> {
     let [first_rows, weights] = match op {
         Op::ConvPoolBackwardInput(_) => [0, 2].map(|place| vec![place]),
+        Op::TwoConvPools { .. } => [vec![0], vec![1, 3]],
         Op::Conv2dBackwardWeight(_) | Op::LinearBackwardWeight => [vec![0, 1], vec![]],
         Op::ConvPoolBackwardWeight(_) => [vec![0, 2], vec![]],
         Op::PgdStepFused(PgdFusion { layer: None, .. }) => return None,
-        Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => [vec![1], vec![4, 6]],
+        Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { linear, .. }), .. }) => {
+            [vec![1], [4, 6].into_iter().chain(linear.then_some(8)).collect()]
+        }
         Op::PgdStepFused(_) => [1, 4].map(|place| vec![place]),
         Op::StandardizeConv2d(_) => [vec![], vec![1]],
         Op::HeadBackward(HeadFusion { features, .. }) => {
@@ -87,19 +90,21 @@ mod tests {
         let window = ConvWindow { padding: 1, stride: 1 };
         let rule = PgdRule { norm: Norm::Linf, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
         let step = |layer| Op::PgdStepFused(PgdFusion { layer, from_norm: true, standardized: false, rule });
-        let two = StepLayer::TwoConvPools { first: window, second: window };
+        let two = |linear| StepLayer::TwoConvPools { first: window, second: window, linear };
         let loss = LossRule { loss: Loss::Slm, confidence: 0.0 };
         let head = |features| Op::HeadBackward(HeadFusion { features, rule: loss, normalized: true });
         let layer = ConvFusion::alone(window);
         for (op, rows, weights) in [
             (step(None), vec![], vec![]),
             (step(Some(StepLayer::Conv(window))), vec![1], vec![4]),
-            (step(Some(two)), vec![1], vec![4, 6]),
+            (step(Some(two(false))), vec![1], vec![4, 6]),
+            (step(Some(two(true))), vec![1], vec![4, 6, 8]),
             (head(HeadFeatures::Relu), vec![0], vec![1]),
             (head(HeadFeatures::Hidden), vec![0], vec![1, 3]),
             (Op::StandardizeConv2d(FirstLayerFusion { along: None, layer, keeps_images: true }), vec![], vec![1]),
             (Op::Conv2d(window), vec![0], vec![1]),
             (Op::ConvPoolBackwardInput(window), vec![0], vec![2]),
+            (Op::TwoConvPools { first: window, second: window }, vec![0], vec![1, 3]),
             (Op::Conv2dBackwardWeight(window), vec![0, 1], vec![]),
             (Op::ConvPoolBackwardWeight(window), vec![0, 2], vec![]),
             (Op::LinearBackwardWeight, vec![0, 1], vec![]),

@@ -5,6 +5,7 @@ use maxmargin::tape::{DType, NO_CHOICE, Op};
 
 use super::conv::{ConvCase, LARGE, conv_case};
 use super::pool::{first_maximum, halved, window};
+use super::support::half::in_half;
 use super::support::{Array, OpCase, Random, Sum, exact};
 
 /// Filters of 1 to 10 kernel rows, which take every number of vectors; kernel rows and channels around the 8 and 16
@@ -59,6 +60,61 @@ fn check_conv_pool(cases: Vec<ConvCase>) {
             });
         }
     }
+}
+
+/// Pairs of layers, LeNet5's: on MNIST's images; on images of one part and of several, with rows of windows that do not
+/// fill a part; on the widest images.
+pub fn layer_pairs() -> impl Iterator<Item = [ConvCase; 2]> {
+    [[2, 28, 28], [3, 8, 12], [1, 20, 4], [1, 4, 32]].into_iter().map(layer_pair)
+}
+
+/// A pair of layers on `n` images of `h` by `w` pixels.
+pub fn layer_pair([n, h, w]: [usize; 3]) -> [ConvCase; 2] {
+    let first = conv_case([n, h, w, 1], [32, 5, 5], 2, 1);
+    [first, conv_case(halved(first.y()), [64, 5, 5], 2, 1)]
+}
+
+#[test]
+pub fn two_conv_pools() {
+    in_half(|| layer_pairs().for_each(two_layers));
+}
+
+pub fn small_pair() {
+    two_layers(layer_pair([1, 4, 4]));
+}
+
+/// With coarse numbers all sums are exact, and the first layer's results are half-precision numbers.
+fn two_layers([first, second]: [ConvCase; 2]) {
+    let x = Random(1).coarse(&first.x());
+    let [(w, bias), (second_w, second_bias)] = [(2, &first), (4, &second)]
+        .map(|(seed, s)| (Random(seed).coarse(&s.filters()), Random(seed + 1).coarse(&[s.k])));
+    let op = Op::TwoConvPools { first: first.window, second: second.window };
+    let case = OpCase::new(op).rows(&x).whole(&w).whole(&bias).whole(&second_w).whole(&second_bias);
+    let (between, out) = (second.x(), halved(second.y()));
+    let case = case.gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).gives_rows(&between, DType::U8);
+    case.check(|n| {
+        let exactly = |(values, choices): (Vec<f64>, Vec<usize>)| {
+            let choices = choices.into_iter().map(|choice| exact(choice as f64)).collect::<Vec<_>>();
+            (values.into_iter().map(exact).collect::<Vec<_>>(), choices)
+        };
+        let first_results = pooled(&first, n, &x, &w, &bias);
+        let mut values = first_results.0.clone();
+        values.resize(between.iter().product(), 0.0);
+        let (results, choices) = exactly(pooled(&second, n, &Array::f32(&between, values), &second_w, &second_bias));
+        vec![results, choices, exactly(first_results).1]
+    });
+}
+
+/// Results of a layer on `n` images, and its choices.
+fn pooled(s: &ConvCase, n: usize, x: &Array, w: &Array, bias: &Array) -> (Vec<f64>, Vec<usize>) {
+    let conv: Vec<f64> =
+        s.forward(n, x, w).into_iter().enumerate().map(|(i, sum)| sum.value + bias.values[i % s.k]).collect();
+    let out = halved(s.y());
+    let windows = (0..n * out[1..].iter().product::<usize>()).map(|at| {
+        let (most, place) = first_maximum([0, 1, 2, 3].map(|place| conv[window(s.y(), at, place)]));
+        (most.max(0.0), if most > 0.0 { place } else { usize::from(NO_CHOICE) })
+    });
+    windows.unzip()
 }
 
 /// dy with zeros, and choices, many of which are [`NO_CHOICE`].

@@ -6,10 +6,11 @@ use maxmargin::tape::{ConvFusion, DType, FirstLayerFusion, GRADIENT_NORM, Norm, 
 use super::attack::{SHAPES, along_rules, image, l2_step, linf_step, pgd_state, point_along, row};
 use super::conv::{ConvCase, conv_case};
 use super::conv_fused::NormOperands;
-use super::conv_pool::unpooled;
+use super::conv_pool::{layer_pair, layer_pairs, unpooled};
 use super::image::{images, standardized};
 use super::pool::halved;
 use super::support::ball::length;
+use super::support::half::in_half;
 use super::support::{Array, OpCase, Random, Sum, near};
 
 /// First layers: filters in one group and in several, of which the last is not full; vectors of four and eight; strides;
@@ -251,42 +252,73 @@ const TWO_POOLED_LAYERS: [(ConvCase, [usize; 3], usize); 3] = [
     (conv_case([3, 8, 8, 2], [5, 3, 3], 1, 1), [3, 1, 1], 0),
 ];
 
-/// With coarse numbers both layers' input gradients are exact, so no sign is uncertain.
 #[test]
 pub fn pgd_step_fused_with_two_pooled_layers() {
     for ((first, filters, padding), from_norm) in
         TWO_POOLED_LAYERS.into_iter().flat_map(|layers| [(layers, false), (layers, true)])
     {
-        let (dims, between, n) = (first.x(), halved(first.y()), first.n);
-        let second = conv_case(between, filters, padding, 1);
-        let rule = PgdRule { norm: Norm::Linf, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
-        let [adv, x, _, eps, step] = pgd_state(&dims);
-        let out = halved(second.y());
-        let (dy, mut random) = (Random(6).coarse(&out), Random(8));
-        let [first_w, second_w] = [(7, &first), (9, &second)].map(|(seed, s)| Random(seed).coarse(&s.filters()));
-        let [first_choice, second_choice] = [&between, &out].map(|dims| {
-            let places = (0..dims.iter().product::<usize>()).map(|_| random.below(5) as u8);
-            Array::u8(dims, places)
-        });
-        let norms = Array::f32(&[n], [3.0, 0.5, 700.0].into_iter().take(n));
-        let layer = StepLayer::TwoConvPools { first: first.window, second: second.window };
-        let op = Op::PgdStepFused(PgdFusion { layer: Some(layer), from_norm, standardized: false, rule });
-        let mut case = OpCase::new(op).rows(&x).rows(&dy).rows(&eps).rows(&step);
-        case = case.whole(&first_w).rows(&first_choice).whole(&second_w).rows(&second_choice);
-        if from_norm {
-            case = case.rows(&norms);
-        }
-        let sums = second.backward_input(n, &unpooled(&second, n, &dy, &second_choice), &second_w);
-        let of_first =
-            Array { values: sums.iter().map(|sum| sum.value).collect(), ..Array::f32(&between, vec![0.0; sums.len()]) };
-        let sums = first.backward_input(n, &unpooled(&first, n, &of_first, &first_choice), &first_w);
-        let dx: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
-        case.updates_rows(&adv).check(|n| {
-            let point = |i: usize| {
-                let gradient = finished(&dx[i * x.row()..][..x.row()], from_norm.then(|| norms.values[i]), None);
-                step_along(&gradient, [row(&adv, i), row(&x, i)], [eps.values[i], step.values[i]], &rule)
-            };
-            vec![(0..n).flat_map(point).collect()]
-        });
+        let second = conv_case(halved(first.y()), filters, padding, 1);
+        step_through_two_layers([first, second], None, from_norm);
     }
+}
+
+/// The linear layer has numbers of outputs that are multiples of eight, and others.
+#[test]
+fn pgd_step_fused_with_a_pair_of_layers_and_a_linear_one() {
+    in_half(|| {
+        for (at, layers) in layer_pairs().enumerate() {
+            step_through_two_layers(layers, Some([24, 40, 13, 8][at]), at % 2 == 0);
+        }
+    });
+}
+
+pub fn small_pair() {
+    step_through_two_layers(layer_pair([1, 4, 4]), Some(8), true);
+}
+
+/// A step after two layers, and after a linear layer with so many outputs. With coarse numbers all input gradients are
+/// exact, and the linear layer's are half-precision numbers, so no sign is uncertain.
+fn step_through_two_layers([first, second]: [ConvCase; 2], outputs: Option<usize>, from_norm: bool) {
+    let (dims, between, n) = (first.x(), second.x(), first.n);
+    let rule = PgdRule { norm: Norm::Linf, l2_order: L2Order::BoxBall, l2_grad_floor: 1e-6 };
+    let [adv, x, _, eps, step] = pgd_state(&dims);
+    let (out, mut random) = (halved(second.y()), Random(8));
+    let inner: usize = out[1..].iter().product();
+    let linear = outputs.map(|outputs| (Random(6).coarse(&[n, outputs]), Random(10).coarse(&[outputs, inner])));
+    let of_second = match &linear {
+        None => Random(6).coarse(&out),
+        Some((dy, w)) => {
+            let term = |at: usize, j: usize| row(dy, at / inner)[j] * w.values[j * inner + at % inner];
+            let sums = (0..n * inner).map(|at| (0..dy.row()).map(|j| term(at, j)).sum::<f64>());
+            Array::f32(&out, sums)
+        }
+    };
+    let [first_w, second_w] = [(7, &first), (9, &second)].map(|(seed, s)| Random(seed).coarse(&s.filters()));
+    let [first_choice, second_choice] = [&between, &out].map(|dims| {
+        let places = (0..dims.iter().product::<usize>()).map(|_| random.below(5) as u8);
+        Array::u8(dims, places)
+    });
+    let norms = Array::f32(&[n], [3.0, 0.5, 700.0].into_iter().take(n));
+    let layer = StepLayer::TwoConvPools { first: first.window, second: second.window, linear: linear.is_some() };
+    let op = Op::PgdStepFused(PgdFusion { layer: Some(layer), from_norm, standardized: false, rule });
+    let dy = linear.as_ref().map_or(&of_second, |(dy, _)| dy);
+    let mut case = OpCase::new(op).rows(&x).rows(dy).rows(&eps).rows(&step);
+    case = case.whole(&first_w).rows(&first_choice).whole(&second_w).rows(&second_choice);
+    if let Some((_, w)) = &linear {
+        case = case.whole(w);
+    }
+    if from_norm {
+        case = case.rows(&norms);
+    }
+    let sums = second.backward_input(n, &unpooled(&second, n, &of_second, &second_choice), &second_w);
+    let of_first = Array::f32(&between, sums.iter().map(|sum| sum.value));
+    let sums = first.backward_input(n, &unpooled(&first, n, &of_first, &first_choice), &first_w);
+    let dx: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+    case.updates_rows(&adv).check(|n| {
+        let point = |i: usize| {
+            let gradient = finished(&dx[i * x.row()..][..x.row()], from_norm.then(|| norms.values[i]), None);
+            step_along(&gradient, [row(&adv, i), row(&x, i)], [eps.values[i], step.values[i]], &rule)
+        };
+        vec![(0..n).flat_map(point).collect()]
+    });
 }

@@ -99,6 +99,8 @@ fn layers_for_the_narrow_tile() {
 #[test]
 pub fn small_convolutions_of_each_kernel() {
     in_half(conv_fused::small_layers_of_each_kernel);
+    in_half(conv_pool::small_pair);
+    in_half(first_layer::small_pair);
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn test_of(op: &Op) -> fn() {
         Op::MaxPool2d => pool::max_pool2d,
         Op::MaxPool2dBackward => pool::max_pool2d_backward,
         Op::ConvPool(_) => conv_pool::conv_pool,
+        Op::TwoConvPools { .. } => conv_pool::two_conv_pools,
         Op::ConvPoolBackwardInput(_) => conv_pool::conv_pool_backward_input,
         Op::ConvPoolBackwardWeight(_) => conv_pool::conv_pool_backward_weight,
         Op::ConvPoolBackwardBias => conv_pool::conv_pool_backward_bias,

@@ -60,6 +60,7 @@ impl HalfOperands {
                 &[HalfOperands::All, HalfOperands::Results]
             }
             Op::PgdStepFused(PgdFusion { layer: Some(StepLayer::TwoConvPools { .. }), .. }) => &[HalfOperands::All],
+            Op::TwoConvPools { .. } => &[HalfOperands::All],
             Op::Conv2dBackwardWeight(_) | Op::ConvPoolBackwardWeight(_) => &[HalfOperands::All, HalfOperands::First],
             Op::LinearBackwardWeight => &[HalfOperands::All, HalfOperands::Second],
             Op::AddBiasBackwardBias | Op::ConvPoolBackwardBias | Op::BatchNormBackwardWeight { .. } => {

@@ -10,6 +10,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::conv::{ConvSizes, Forward, GROUP, sum_groups};
+use super::half;
 use super::pool::pool;
 use super::scratch::scratch;
 use super::simd::vectorized;
@@ -45,6 +46,29 @@ pub(super) fn conv_pool(
                 );
             });
         });
+    });
+}
+
+/// A layer with pooling: its weight, its bias and its sizes.
+pub(super) struct PooledLayer<'a> {
+    pub w: &'a [f32],
+    pub bias: &'a [f32],
+    pub shape: ConvSizes,
+}
+
+/// Writes out and choice of the second layer, and the choice of the first one, whose results are rounded.
+pub(super) fn two_conv_pools(
+    out: &mut [f32],
+    choices: [&mut [u8]; 2],
+    x: &[f32],
+    [first, second]: [&PooledLayer; 2],
+    n: usize,
+) {
+    let [choice, first_choice] = choices;
+    scratch(n * second.shape.image_len(), |between| {
+        conv_pool(between, first_choice, x, first.w, first.bias, n, &first.shape);
+        half::round(between);
+        conv_pool(out, choice, between, second.w, second.bias, n, &second.shape);
     });
 }
 

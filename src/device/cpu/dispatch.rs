@@ -191,6 +191,15 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
             let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), *window);
             conv_pool::conv_pool(f32s_mut(y0), others[0], f32s(x[0]), f32s(x[1]), f32s(x[2]), n, &shape);
         }
+        Op::TwoConvPools { first, second } => {
+            let [choice, first_choice] = others else { unreachable!("both layers write their choices") };
+            let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), *first);
+            let between = [in_dims(0)[0], shape.out_h / 2, shape.out_w / 2, in_dims(1)[0]];
+            let layer = |w: usize, shape| conv_pool::PooledLayer { w: f32s(x[w]), bias: f32s(x[w + 1]), shape };
+            let second = layer(3, conv::ConvSizes::new(&between, in_dims(3), *second));
+            let layers = [&layer(1, shape), &second];
+            conv_pool::two_conv_pools(f32s_mut(y0), [choice, first_choice], f32s(x[0]), layers, n);
+        }
         Op::ConvPoolBackwardInput(window) => {
             let shape = conv::ConvSizes::new(out_dims, in_dims(2), *window);
             conv_pool::conv_pool_backward_input(f32s_mut(y0), f32s(x[0]), x[1], f32s(x[2]), n, &shape);
@@ -349,16 +358,18 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
                 shape: conv::ConvSizes::new(dims, in_dims(4 + operand), window),
                 choice: layers.get(operand + 1).copied(),
             };
+            let linear = layers.get(4).map(|w| (f32s(w), in_dims(8)));
             let layers = match fusion.layer {
                 None => vec![],
                 Some(StepLayer::Conv(window) | StepLayer::ConvPool(window)) => vec![layer(0, out_dims, window)],
                 // The first layer's choices have the shape of its results, the second layer's images.
-                Some(StepLayer::TwoConvPools { first, second }) => {
+                Some(StepLayer::TwoConvPools { first, second, .. }) => {
                     vec![layer(2, in_dims(5), second), layer(0, out_dims, first)]
                 }
             };
             let gradient = first_layer::ImageGradient {
                 dx: f32s(x[1]),
+                linear,
                 layers,
                 norm: norm.first().map(|norm| f32s(norm)),
                 standardized: (!standardized.is_empty()).then(|| [0, 1].map(|i| f32s(standardized[i]))),

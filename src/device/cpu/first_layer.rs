@@ -5,7 +5,9 @@ use super::conv::{ConvSizes, conv2d_backward_input};
 use super::conv_fused::conv2d_fused;
 use super::conv_pool::conv_pool_backward_input;
 use super::formula::{BoundFormula, InputNumbers, map};
+use super::half;
 use super::image::{standardize, standardize_backward};
+use super::linear::linear_backward_input;
 use super::scratch::scratch;
 use crate::tape::gradient_norm::from_norm;
 use crate::tape::{AlongRule, ConvFusion, PgdRule};
@@ -58,6 +60,9 @@ pub(super) struct UnfinishedLayer<'a> {
 /// Gradient with respect to images, and what is left to be done to it.
 pub(super) struct ImageGradient<'a> {
     pub dx: &'a [f32],
+    /// Weight `[out, in]` of a linear layer that the gradient passes before the other layers, and its dimensions. The
+    /// layer's input gradient is rounded to half precision.
+    pub linear: Option<(&'a [f32], &'a [usize])>,
     /// Layers that the gradient passes: `dx` is the gradient of the first one's results.
     pub layers: Vec<UnfinishedLayer<'a>>,
     /// Norms from which the rows are brought back.
@@ -77,11 +82,18 @@ pub(super) fn pgd_step_fused(
     rule: &PgdRule,
 ) {
     let (capacity, row) = (eps.len(), x.len() / eps.len());
+    let of_linear = gradient.linear.map_or(0, |(_, dims)| capacity * dims[1]);
     let of_layers: usize = gradient.layers.iter().map(|layer| capacity * layer.shape.image_len()).sum();
-    scratch(2 * x.len() + of_layers, |free| {
+    scratch(2 * x.len() + of_linear + of_layers, |free| {
         let (restored, free) = free.split_at_mut(x.len());
         let (finished, mut free) = free.split_at_mut(x.len());
         let mut dx = gradient.dx;
+        if let Some((w, dims)) = gradient.linear {
+            let of_linear = free.split_off_mut(..of_linear).expect("all were counted");
+            linear_backward_input(of_linear, dx, w, None, n, dims);
+            half::round(&mut of_linear[..n * dims[1]]);
+            dx = of_linear;
+        }
         for UnfinishedLayer { w, shape, choice } in &gradient.layers {
             let of_layer = free.split_off_mut(..capacity * shape.image_len()).expect("all were counted");
             match choice {

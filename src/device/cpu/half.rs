@@ -21,6 +21,16 @@ fn narrow(to: &mut [f16], from: &[f32]) {
     pieces.for_each(|(to, from)| to.convert_from_f32_slice(from));
 }
 
+/// Rounds to the nearest half-precision numbers, ties to even.
+pub(super) fn round(numbers: &mut [f32]) {
+    numbers.par_chunks_mut(NUMBERS).for_each(|numbers| {
+        let mut halves = [f16::ZERO; NUMBERS];
+        let halves = &mut halves[..numbers.len()];
+        halves.convert_from_f32_slice(numbers);
+        halves.convert_to_f32_slice(numbers);
+    });
+}
+
 /// Writes `from` exactly.
 fn widen(to: &mut [f32], from: &[f16]) {
     let pieces = to.par_chunks_mut(NUMBERS).zip(from.par_chunks(NUMBERS));

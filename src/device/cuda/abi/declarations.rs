@@ -49,6 +49,21 @@ abi! {
     /// Pixels of a block for images of 8 x 8 pixels: whole images.
     const HALO_PIXELS_8: usize = 128;
 
+    /// Side of the filters of two layers with pooling that one launch computes (kernels/layer_pair.cuh).
+    const PAIR_SIDE: usize = 5;
+    /// Filters of the first one, which reads one channel.
+    const PAIR_FIRST: usize = 32;
+    /// Filters of the second one.
+    const PAIR_SECOND: usize = 64;
+    /// Width of the images, at most.
+    const PAIR_WIDTH: usize = 32;
+    /// Windows of the first one whose sums a thread has in registers.
+    const PAIR_WINDOWS: usize = 7;
+    /// Rows of pooling windows of a block's part of an image, at most: forward.
+    const PAIR_WINDOW_ROWS: usize = 4;
+    /// Results of the first layer whose gradients a block computes, at most.
+    const PAIR_PIXELS: usize = 128;
+
     /// The choice of a pooling window where ReLU is 0, so that no place was chosen.
     const NO_CHOICE: u8 = 4;
 

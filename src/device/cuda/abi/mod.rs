@@ -105,6 +105,8 @@ const _: () = {
     assert!(BATCH_NORM_EPS == tape::BATCH_NORM_EPS && BATCH_NORM_MOMENTUM == tape::BATCH_NORM_MOMENTUM);
     assert!(MOST_STEP_CHANNELS == tape::MOST_STEP_CHANNELS);
     assert!(FIRST_LAYER_FILTERS == tape::FIRST_LAYER_FILTERS);
+    assert!(PAIR_SIDE == tape::PAIR_SIDE && PAIR_WIDTH == tape::PAIR_WIDTH);
+    assert!(PAIR_FIRST == tape::PAIR_FILTERS[0] && PAIR_SECOND == tape::PAIR_FILTERS[1]);
     assert!(GRADIENT_NORM == tape::GRADIENT_NORM);
     assert!(LEAST_GRADIENT_NORM == gradient_norm::LEAST_GRADIENT_NORM);
     assert!(NO_CHOICE == tape::NO_CHOICE && MAX_LEARNING_RATES == tape::MAX_LEARNING_RATES);

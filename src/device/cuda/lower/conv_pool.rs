@@ -6,6 +6,7 @@ use super::desc::Desc;
 use super::element_types::ElementTypes;
 use super::gemm::{GemmKernels, GemmOperation, GemmPlan, SplitSums};
 use super::gemm_half::{HalfOperation, HalfPlan};
+use super::layer_pair;
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
 use crate::tape::{ConvWindow, DType};
@@ -35,6 +36,16 @@ pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
         mixed: "conv_pool_scalar_to_half",
     };
     plan.launch(kernels.of(&plan, desc.types), 1, args, cost).into()
+}
+
+/// One launch for both layers.
+pub(super) fn two_conv_pools(desc: &Desc, first: ConvWindow, second: ConvWindow) -> Launch {
+    let first = ConvProblem::new(desc.input(0), desc.input(1), first, true);
+    // The first layer's choices have the shape of its results.
+    let second = ConvProblem::new(desc.output(2), desc.input(3), second, true);
+    let args = [0, 1, 2].map(Arg::Output).into_iter().chain((0..5).map(Arg::Input)).collect();
+    let flops = [&first, &second].iter().map(|conv| conv.forward().flops()).sum();
+    layer_pair::forward(&first, args, desc.cost(flops))
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {

@@ -23,6 +23,12 @@ pub(super) enum ElementTypes {
     HalfActivations,
 }
 
+/// True if an op has kernels on halves alone: values within it are rounded.
+fn is_half_alone(op: &Op) -> bool {
+    let two_and_linear = |layer| matches!(layer, Some(StepLayer::TwoConvPools { linear: true, .. }));
+    matches!(op, Op::TwoConvPools { .. }) || matches!(op, Op::PgdStepFused(fusion) if two_and_linear(fusion.layer))
+}
+
 /// Combinations, besides single precision, that an op has kernels for.
 fn combinations(op: &Op) -> &'static [ElementTypes] {
     use ElementTypes::{FromHalf, Half, HalfActivations, HalfGradient, ToHalf};
@@ -38,6 +44,7 @@ fn combinations(op: &Op) -> &'static [ElementTypes] {
         | Op::BatchNormTraining { .. }
         | Op::BatchNormTrainingBackwardInput { .. } => &[Half],
         Op::Conv2d(_) | Op::ConvPool(_) | Op::LinearBackwardInput => &[Half, ToHalf],
+        Op::TwoConvPools { .. } => &[Half],
         Op::Conv2dBackwardInput(_) | Op::ConvPoolBackwardInput(_) | Op::Linear | Op::LinearBias { .. } => {
             &[Half, FromHalf]
         }
@@ -65,7 +72,8 @@ impl ElementTypes {
             let known = node.steps().iter().all(|step| ElementTypes::of(program, step).is_some());
             return known.then_some(ElementTypes::Single);
         }
-        let known = [ElementTypes::Single].into_iter().chain(combinations(&node.op).iter().copied());
+        let single = (!is_half_alone(&node.op)).then_some(ElementTypes::Single);
+        let known = single.into_iter().chain(combinations(&node.op).iter().copied());
         let is_half = |value: &Value| program.values[value.0].dtype == DType::F16;
         known.into_iter().find(|types| {
             let mut inputs = node.inputs.iter().enumerate();

@@ -1,12 +1,12 @@
 //! Launches of kernels/first_layer.cu.
 
-use super::conv::ConvProblem;
+use super::conv::{ConvProblem, turned};
 use super::conv_pool::{backward_input_sums, direct_launch};
 use super::desc::{Desc, InputCursor, rows_of};
 use super::element_types::ElementTypes;
 use super::elementwise::width;
 use super::gemm::SplitSums;
-use super::{attack, image};
+use super::{attack, image, layer_pair, linear};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS};
 use crate::tape::{
@@ -57,28 +57,41 @@ pub(super) fn standardize_conv2d(desc: &Desc, fusion: &FirstLayerFusion) -> Laun
 }
 
 /// A launch of a block an image; with a pooled first layer, of a warp for each channel of 2 x 2 pixels. A second layer's
-/// product is a launch before it.
+/// product is a launch before it. With a linear layer, whose product is a launch before it, one kernel has both layers.
 pub(super) fn pgd_step_fused(desc: &Desc, fusion: PgdFusion) -> Lowered {
     let PgdFusion { layer, from_norm, standardized, rule } = fusion;
     let (n, row) = rows_of(desc.output(0));
     let problem = |window, pooled| ConvProblem::new(desc.output(0), desc.input(4), window, pooled);
     let operands = 4 + layer.map_or(0, StepLayer::operands);
+    let norm = if from_norm { Arg::Input(operands) } else { Arg::Null };
+    let is_l2 = rule.norm == Norm::L2;
+    let step = if is_l2 { attack::flops::L2_STEP } else { attack::flops::LINF_STEP };
+    let of_number = step + usize::from(from_norm) + if standardized { image::flops::STANDARDIZE_BACKWARD } else { 0 };
+    let of_step = (of_number * n * row) as u64;
     let (conv, second) = match layer {
         None => (None, None),
         Some(StepLayer::Conv(window)) => (Some(problem(window, false)), None),
         Some(StepLayer::ConvPool(window)) => (Some(problem(window, true)), None),
         // The first layer's choices have the shape of its results.
-        Some(StepLayer::TwoConvPools { first, second }) => {
+        Some(StepLayer::TwoConvPools { first, second, linear: true }) => {
+            let (first, second) =
+                (problem(first, true), ConvProblem::new(desc.input(5), &turned(desc.input(6)), second, true));
+            let cost = desc.cost_of_update(of_step + first.backward_flops() + second.backward_flops());
+            let SplitSums { launch, splits, scratch } = linear::backward_input_sums(desc, 1, 8);
+            let of_linear: u64 = [1, 8].map(|i| desc.input_bytes(i)).iter().sum();
+            let cost = Cost { bytes: cost.bytes - of_linear + scratch as u64, ..cost };
+            let args = [Arg::Output(0), Arg::Input(0), Arg::Scratch(0)].into_iter().chain((2..8).map(Arg::Input));
+            let step = layer_pair::step(&first, splits, args.chain([norm]).collect(), cost);
+            return Lowered { launches: vec![launch, step], scratch };
+        }
+        Some(StepLayer::TwoConvPools { first, second, linear: false }) => {
             (Some(problem(first, true)), Some(backward_input_sums(desc, desc.input(5), [1, 7, 6], second)))
         }
     };
-    let is_l2 = rule.norm == Norm::L2;
-    let step = if is_l2 { attack::flops::L2_STEP } else { attack::flops::LINF_STEP };
-    let of_number = step + usize::from(from_norm) + if standardized { image::flops::STANDARDIZE_BACKWARD } else { 0 };
-    let cost = desc.cost_of_update((of_number * n * row) as u64 + conv.as_ref().map_or(0, ConvProblem::backward_flops));
+    let cost = desc.cost_of_update(of_step + conv.as_ref().map_or(0, ConvProblem::backward_flops));
     let mut args = vec![Arg::Output(0)];
     args.extend((0..operands.min(6)).map(Arg::Input));
-    args.push(if from_norm { Arg::Input(operands) } else { Arg::Null });
+    args.push(norm);
     if let Some(conv) = conv.filter(|conv| conv.pooled) {
         args.extend([Arg::Rows, Arg::size(n), conv.shape(0)]);
         if let Some(SplitSums { mut launch, splits, scratch }) = second {

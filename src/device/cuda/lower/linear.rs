@@ -13,6 +13,13 @@ const KERNELS: GemmKernels =
     GemmKernels { single: ["linear_scalar", "linear_narrow", "linear_square"], mixed: "linear_scalar_from_half" };
 /// Kernels of a layer on halves.
 const HALF_KERNELS: HalfKernels = ["linear_half_scalar", "linear_half_small", "linear_half_tall", "linear_half_narrow"];
+/// Kernels of a layer's input gradient on halves.
+const HALF_BACKWARD_INPUT_KERNELS: HalfKernels = [
+    "linear_backward_input_half_scalar",
+    "linear_backward_input_half_small",
+    "linear_backward_input_half_tall",
+    "linear_backward_input_half_narrow",
+];
 
 /// Outputs of a layer, at most, for which a warp an output is faster than block tiles. Such a layer may be a step of a
 /// row-wise op.
@@ -29,8 +36,13 @@ struct LinearSizes {
 impl LinearSizes {
     /// Arguments after the first. `epilogue` is given if the kernel takes one.
     fn args(self, epilogue: Option<Arg>) -> Vec<Arg> {
+        self.args_of([0, 1], epilogue)
+    }
+
+    /// Arguments after the first, of operands with these numbers.
+    fn args_of(self, operands: [usize; 2], epilogue: Option<Arg>) -> Vec<Arg> {
         let LinearSizes { n, inner, out } = self;
-        let operands = [Arg::Input(0), Arg::Input(1)].into_iter().chain(epilogue);
+        let operands = operands.map(Arg::Input).into_iter().chain(epilogue);
         operands.chain([Arg::Rows]).chain([n, inner, out].map(Arg::size)).collect()
     }
 
@@ -102,19 +114,28 @@ pub(super) fn linear_backward_input(desc: &Desc) -> Lowered {
     let y = if desc.inputs() > 2 { Arg::Input(2) } else { Arg::Null };
     let epilogue = Epilogue { y, ..Epilogue::default() };
     if desc.input_dtype(1) == DType::F16 {
-        let kernels = [
-            "linear_backward_input_half_scalar",
-            "linear_backward_input_half_small",
-            "linear_backward_input_half_tall",
-            "linear_backward_input_half_narrow",
-        ];
-        return sizes.lower_half(desc, product, epilogue, kernels);
+        return sizes.lower_half(desc, product, epilogue, HALF_BACKWARD_INPUT_KERNELS);
     }
     let kernels = GemmKernels {
         single: ["linear_backward_input_scalar", "linear_backward_input_narrow", "linear_backward_input_square"],
         mixed: "linear_backward_input_scalar_to_half",
     };
     sizes.lower(desc, product, Some(epilogue), kernels)
+}
+
+/// Sums of the input gradient of a layer that is a part of another op: of operands `dy` and `w`, halves.
+pub(super) fn backward_input_sums(desc: &Desc, dy: usize, w: usize) -> SplitSums {
+    let ((n, out), (inner, _)) = (rows_of(desc.input(dy)), rows_of(desc.input(w)));
+    let (sizes, product) = (LinearSizes { n, inner, out }, GemmProblem::new(n, inner, out));
+    let vectors = [inner, out].iter().all(|size| size.is_multiple_of(8));
+    let vectors = vectors && desc.input_aligned(dy) && desc.input_aligned(w);
+    let (kernels, epilogue, flops) = (HALF_BACKWARD_INPUT_KERNELS, Epilogue::default(), product.flops());
+    let work = HalfOperation { kernels, product, vectors, epilogue, flops };
+    let mut sums = work.sums(desc, product.results(), |chunk, epilogue| {
+        sizes.args_of([dy, w], Some(epilogue)).into_iter().chain([Arg::size(chunk)]).collect()
+    });
+    sums.launch.cost = Cost { bytes: desc.input_bytes(dy) + desc.input_bytes(w) + sums.scratch as u64, flops };
+    sums
 }
 
 pub(super) fn linear_backward_weight(desc: &Desc) -> Lowered {

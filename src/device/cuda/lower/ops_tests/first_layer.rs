@@ -1,6 +1,7 @@
 //! Launches of a network's first layer, and of steps of PGD with the last ops of their gradients.
 
 use super::{f32s, launch, lowered, pgd, sizes};
+use crate::device::cuda::abi::PAIR_PIXELS;
 use crate::device::cuda::launch::{Arg, Lowered};
 use crate::tape::{
     AlongRule, ConvFusion, ConvWindow, DType, Direction, FirstLayerFusion, Norm, Op, PgdFusion, StepLayer,
@@ -106,22 +107,30 @@ fn a_step_after_a_pooled_first_layer_is_one_launch_with_the_layer() {
     }
 }
 
+/// Step of PGD after two layers with pooling: images, and filters of the second layer; and after a linear layer with so
+/// many outputs, if it is given. The gradients and the filters of all layers but the first are `dtype`.
+fn step_after_two_layers(image: [usize; 4], second: usize, dtype: DType, linear: Option<usize>) -> Lowered {
+    let window = ConvWindow { padding: 2, stride: 1 };
+    let layer = Some(StepLayer::TwoConvPools { first: window, second: window, linear: linear.is_some() });
+    let fusion = PgdFusion { layer, from_norm: true, standardized: false, rule: pgd(Norm::Linf) };
+    let [n, h, wide, _] = image;
+    let (w, between, out, each) = ([32, 5, 5, 1], [n, h / 2, wide / 2, 32], [n, h / 4, wide / 4, second], [n]);
+    let second_w = if dtype == DType::F16 { [32, 5, 5, second] } else { [second, 5, 5, 32] };
+    let (image, each, w) = (f32s(&image), f32s(&each), f32s(&w));
+    let [choice, second_choice] = [(&between[..], DType::U8), (&out[..], DType::U8)];
+    let linear = linear.map(|outputs| ([n, outputs], [out[1..].iter().product::<usize>(), outputs]));
+    let dy = linear.as_ref().map_or(&out[..], |(dy, _)| dy);
+    let mut inputs = vec![image, (dy, dtype), each, each, w, choice, (&second_w, dtype), second_choice];
+    inputs.extend(linear.as_ref().map(|(_, w)| (&w[..], dtype)));
+    inputs.push(each);
+    lowered(Op::PgdStepFused(fusion), &inputs, &[image], None)
+}
+
 /// The splits of the second layer's sums are added by the step's kernel.
 #[test]
 fn a_step_after_two_pooled_layers_is_two_launches() {
-    let window = ConvWindow { padding: 2, stride: 1 };
-    let layer = Some(StepLayer::TwoConvPools { first: window, second: window });
-    let fusion = PgdFusion { layer, from_norm: true, standardized: false, rule: pgd(Norm::Linf) };
-    let [image, w, between, out] = [[50, 28, 28, 1], [32, 5, 5, 1], [50, 14, 14, 32], [50, 7, 7, 64]];
-    let each = [50];
-    for (dtype, second_w, kernel) in [
-        (DType::F32, [64, 5, 5, 32], "conv_pool_backward_input_"),
-        (DType::F16, [32, 5, 5, 64], "conv_pool_backward_input_half_"),
-    ] {
-        let (image, each, w) = (f32s(&image), f32s(&each), f32s(&w));
-        let [choice, second_choice] = [(&between[..], DType::U8), (&out[..], DType::U8)];
-        let inputs = [image, (&out, dtype), each, each, w, choice, (&second_w, dtype), second_choice, each];
-        let Lowered { launches, scratch } = lowered(Op::PgdStepFused(fusion), &inputs, &[image], None);
+    for (dtype, kernel) in [(DType::F32, "conv_pool_backward_input_"), (DType::F16, "conv_pool_backward_input_half_")] {
+        let Lowered { launches, scratch } = step_after_two_layers([50, 28, 28, 1], 64, dtype, None);
         let [product, step] = &launches[..] else { panic!("two launches: {launches:?}") };
         assert!(product.kernel.starts_with(kernel), "{}", product.kernel);
         let operands = [Arg::Input(1), Arg::Input(7), Arg::Input(6)];
@@ -130,5 +139,25 @@ fn a_step_after_two_pooled_layers_is_two_launches() {
         assert_eq!((step.kernel, product.grid[1] as usize), ("pgd_step_fused_pooled_splits", splits));
         assert_eq!(scratch, 4 * splits * 50 * 14 * 14 * 32);
         assert_eq!((&step.args[2], &step.args[7]), (&Arg::Scratch(0), &Arg::Input(8)));
+    }
+}
+
+/// The splits of the linear layer's sums are added by the step's kernel, which has both layers with pooling.
+#[test]
+fn a_step_after_a_pair_of_pooled_layers_and_a_linear_one_is_two_launches() {
+    let Lowered { launches, scratch } = step_after_two_layers([50, 28, 28, 1], 64, DType::F16, Some(1024));
+    let [product, step] = &launches[..] else { panic!("two launches: {launches:?}") };
+    let names = ("linear_backward_input_half_small", "pgd_step_fused_two_pooled_splits");
+    assert_eq!((product.kernel, step.kernel, step.grid), (names.0, names.1, [100, 1, 1]));
+    assert!(product.args.windows(2).any(|args| args == [Arg::Input(1), Arg::Input(8)]), "{:?}", product.args);
+    let splits = product.grid[1] as usize;
+    assert_eq!((sizes(step), scratch), ([50, 28, 28, 2, splits], 4 * splits * 50 * 3136));
+    assert_eq!((&step.args[2], &step.args[9]), (&Arg::Scratch(0), &Arg::Input(9)));
+    assert_eq!(step.args[3..9], [2, 3, 4, 5, 6, 7].map(Arg::Input));
+    for size in (4..=32).step_by(4).flat_map(|h| (4..=32).step_by(4).map(move |wide| [3, h, wide, 1])) {
+        let launches = step_after_two_layers(size, 64, DType::F16, Some(40)).launches;
+        let [_, h, wide, parts, _] = sizes(&launches[1]);
+        assert!((h / 2).div_ceil(parts) + 2 <= PAIR_PIXELS / (wide / 2), "{size:?}: {parts} parts");
+        assert!(launches[1].shared <= 163 * 1024, "an A100 has no more: {:?}", launches[1]);
     }
 }

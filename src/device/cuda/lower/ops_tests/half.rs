@@ -127,6 +127,30 @@ fn the_first_layer_reads_single_precision_and_writes_half() {
     assert_eq!(direct, ["conv_pool_backward_input_direct_from_half"]);
 }
 
+/// The layers of LeNet5, on images of all sizes that have a kernel.
+#[test]
+fn a_pair_of_layers_with_pooling_is_one_launch() {
+    let window = ConvWindow { padding: 2, stride: 1 };
+    let (first, second, bias, second_bias) = ([32, 5, 5, 1], [64, 5, 5, 32], [32], [64]);
+    let pair = |n: usize, h: usize, w: usize| {
+        let (image, between, out) = ([n, h, w, 1], [n, h / 2, w / 2, 32], [n, h / 4, w / 4, 64]);
+        let inputs = [f32s(&image), f32s(&first), f32s(&bias), halves(&second), f32s(&second_bias)];
+        let outputs = [halves(&out), (&out[..], DType::U8), (&between[..], DType::U8)];
+        launch(Op::TwoConvPools { first: window, second: window }, &inputs, &outputs, None)
+    };
+    let both = pair(50, 28, 28);
+    assert_eq!((both.kernel, both.grid), ("two_conv_pools_half", [100, 1, 1]));
+    assert_eq!(sizes(&both), [50, 28, 28, 2]);
+    let operands: Vec<_> = (0..3).map(Arg::Output).chain((0..5).map(Arg::Input)).collect();
+    assert_eq!(both.args[..8], operands);
+    for (h, w) in (4..=64usize).step_by(4).flat_map(|h| (4..=32).step_by(4).map(move |w| (h, w))) {
+        let both = pair(3, h, w);
+        let [_, _, _, parts] = sizes(&both);
+        assert_eq!(parts, (h / 4).div_ceil(4), "a warp has a row of windows and half of the filters");
+        assert!(both.shared <= 163 * 1024, "an A100 has no more: {both:?}");
+    }
+}
+
 /// Sums of splits are single precision: only the kernel that adds them writes halves.
 #[test]
 fn splits_of_a_layer_with_half_results_are_single_precision() {
