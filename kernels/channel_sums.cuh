@@ -7,8 +7,8 @@
 //
 // Bounds. A finite half is a multiple of 2^-24 below 2^16. So the sum of up to 2^22 of them, in units of 2^-24, is an
 // integer below 2^(16 + 24 + 22) = 2^62. The sum of their squares is below 2^(32 + 22) = 2^54. Its integers are added
-// apart from its fractions, whose unit is 2^-40: a block's fraction is below 2^40, and 2^15 blocks (of 128 rows and
-// more) add less than 2^55. A block's sum of squares is rounded by at most 2^-41. So none of the sums overflows:
+// apart from its fractions, whose unit is 2^-40: a block's fraction is at most 2^40, and 2^16 blocks (of 64 rows and
+// more) add at most 2^56. A block's sum of squares is rounded by at most 2^-41. So none of the sums overflows:
 // `lower/batch_norm.rs` holds MOST_SUMMED_ITEMS.
 #pragma once
 
@@ -112,7 +112,7 @@ struct WarpSums {
     static constexpr int NUMBERS = 3 * COLUMNS;  // of a warp
     float* numbers;
 
-    // Stores the sums of a warp for the columns from `column` on, the first ones of its lanes 0 to 3 and so on.
+    // Stores the sums of a warp, whose thread has columns `column` and up.
     template <int N>
     __device__ void store(int warp, int column, const LaneSums<N>& sums) const {
         float* to = numbers + warp * NUMBERS + column;
@@ -140,12 +140,14 @@ struct WarpSums {
 };
 
 // Adds a block's moments of `column` (each thread has one, or none if it is negative) to those of the others. The last of
-// `blocks` blocks writes the statistics over `items` items. Every thread of the block calls it.
+// `blocks` blocks writes the statistics over `items` items. `last` is an integer in shared memory. Every thread of the
+// block calls it.
 __device__ __forceinline__ void finish_statistics(
-    const ChannelStatistics& to, int column, const ChannelMoments& moments, int group, int blocks, int items) {
+    const ChannelStatistics& to, int column, const ChannelMoments& moments, int group, int blocks, int items,
+    int* last) {
     ChannelSums* sums = reinterpret_cast<ChannelSums*>(to.sums);
     if (column >= 0) add_moments(sums + column, moments);
-    if (!is_last_block(to.counters + group, blocks) || column < 0) return;
+    if (!is_last_block(to.counters + group, blocks, last) || column < 0) return;
     const ChannelMoments all = take_moments(sums + column, items);
     const double mean = all.sum / all.count, squares = all.squares - mean * all.sum;
     const StatisticsResults results{to.mean, to.variance, to.running_mean, to.running_variance};

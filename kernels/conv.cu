@@ -132,16 +132,17 @@ extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
     conv2d_backward_weight_tile<Scalar>(dw, dy, x, rows, capacity, s);
 }
 
-// `conv2d` on halves, on tensor cores. `parts` takes the sums of splits; null if the sums are not split.
+// `conv2d` on halves, on tensor cores. `parts` takes the sums of splits; null if the sums are not split. Statistics are
+// those of whole sums.
 //
 // 64 channels, 3 x 3, 32 x 32 pixels, batch 128: 9.7 GFLOP, 12 us at 800 TFLOP/s; a tensor is 17 MB, 6 us.
 template <class T>
 __device__ __forceinline__ void conv2d_half_tile(
     Half* y, float* parts, const Half* x, const Half* w, const Shortcut& shortcut, const Epilogue& epilogue,
-    const unsigned* rows, int capacity, const ConvShape& s) {
+    const ChannelStatistics& statistics, const unsigned* rows, int capacity, const ConvShape& s) {
     const int pixels = s.out_h * s.out_w, outputs = active_rows(rows, capacity) * pixels;
     float* split = parts == nullptr ? nullptr : parts + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k;
-    const HalfTileStore<T::VECTOR> store{y, split, s.k, {outputs}, epilogue};
+    const HalfSummedStore<T::VECTOR, T::COLUMNS, T::WARP_ROWS> store{{y, split, s.k, {outputs}, epilogue}, statistics};
     const int channels = shortcut.shape.channels;
     const auto halves = [](const float* operand) { return reinterpret_cast<const Half*>(operand); };
     gemm_half<T, false>(outputs, s.k, s.chunk, store,
@@ -153,27 +154,27 @@ __device__ __forceinline__ void conv2d_half_tile(
 
 extern "C" __global__ void __launch_bounds__(HalfScalar::THREADS, HALF_RESIDENT_BLOCKS)
     conv2d_half_scalar(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
-                       const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
+                       const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue, ChannelStatistics statistics,
                        const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_half_tile<HalfScalar>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
+    conv2d_half_tile<HalfScalar>(y, parts, x, w, shortcut, epilogue, statistics, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(HalfSmall::THREADS)
     conv2d_half_small(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
-                      const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
+                      const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue, ChannelStatistics statistics,
                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_half_tile<HalfSmall>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
+    conv2d_half_tile<HalfSmall>(y, parts, x, w, shortcut, epilogue, statistics, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(HalfTall::THREADS)
     conv2d_half_tall(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
-                     const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
+                     const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue, ChannelStatistics statistics,
                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_half_tile<HalfTall>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
+    conv2d_half_tile<HalfTall>(y, parts, x, w, shortcut, epilogue, statistics, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
     conv2d_half_narrow(Half* __restrict__ y, float* __restrict__ parts, const Half* __restrict__ x,
-                       const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue,
+                       const Half* __restrict__ w, Shortcut shortcut, Epilogue epilogue, ChannelStatistics statistics,
                        const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_half_tile<HalfNarrow>(y, parts, x, w, shortcut, epilogue, rows, capacity, s);
+    conv2d_half_tile<HalfNarrow>(y, parts, x, w, shortcut, epilogue, statistics, rows, capacity, s);
 }
 
 // Filters are turned: w [c, kh, kw, k] with its taps in reverse order, so that they are K-major, too.

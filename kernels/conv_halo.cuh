@@ -18,7 +18,6 @@
 // c ^ (line % 8), so that eight lines of one chunk lie in different banks, also if the lines are shifted.
 #pragma once
 
-#include "channel_sums.cuh"
 #include "gemm_half.cuh"
 
 constexpr int HALO_STAGES = 3;
@@ -266,15 +265,13 @@ __device__ __forceinline__ void conv2d_halo(
     }
     cp_async_wait<0>();
     const int outputs = images * (s.h * H::WIDTH), row0 = tile * H::PIXELS;
-    const HalfTileStore<H::VECTOR> store{y, nullptr, s.k, {outputs}, epilogue};
-    const WarpSums<HALO_COLUMNS> warp_sums{reinterpret_cast<float*>(shared)};
-    const bool summed = statistics.mean != nullptr;
-    if (summed) __syncthreads();  // the sums take the place of filters
+    const HalfSummedStore<H::VECTOR, HALO_COLUMNS, HALO_DEPTH> store{{y, nullptr, s.k, {outputs}, epilogue}, statistics};
+    if (store.is_wanted()) __syncthreads();  // the sums take the place of filters
+    float* warp_sums = reinterpret_cast<float*>(shared);
 #pragma unroll
     for (int half = 0; half < HALO_COLUMNS / PATCH; ++half) {
         const int column = half * PATCH + lane % 4 * THREAD_COLUMNS;
-        const auto columns = store.start(column0 + column);
-        LaneSums<THREAD_COLUMNS> lane_sums;
+        auto columns = store.start(column0 + column);
 #pragma unroll
         for (int patch = 0; patch < HALO_DEPTH / PATCH; ++patch) {
             float values[THREAD_ROWS][THREAD_COLUMNS];
@@ -285,24 +282,9 @@ __device__ __forceinline__ void conv2d_halo(
                     values[i][j] = sums[2 * patch + i / 2][half * 4 + j / 2][i % 2 * 2 + j % 2];
                 }
             }
-            const int row = row0 + warp_pixel + patch * PATCH + lane / 4;
-            store(row, columns, values);
-            if (!summed) continue;
-            if (patch == 0) lane_sums.start(values[0]);
-#pragma unroll
-            for (int i = 0; i < THREAD_ROWS; ++i) {
-                if (row + i * ROW_DISTANCE < outputs) lane_sums.add(values[i]);
-            }
+            store(row0 + warp_pixel + patch * PATCH + lane / 4, columns, values);
         }
-        if (!summed) continue;
-        lane_sums.add_lanes();
-        warp_sums.store(threadIdx.x / WARP, column, lane_sums);
+        store.pass_on(columns, warp_sums, threadIdx.x / WARP, column);
     }
-    if (!summed) return;
-    __syncthreads();
-    const int column = threadIdx.x < HALO_COLUMNS ? static_cast<int>(threadIdx.x) : -1;
-    ChannelMoments moments{};
-    if (column >= 0) moments = warp_sums.moments(column, min(outputs - row0, H::PIXELS), HALO_DEPTH);
-    finish_statistics(statistics, column < 0 ? -1 : column0 + column, moments, blockIdx.x % across,
-                      ceil_div(outputs, H::PIXELS), outputs);
+    store.template finish<H::PIXELS>(warp_sums, row0, column0, across);
 }

@@ -14,6 +14,7 @@
 // four outputs of a window.
 #pragma once
 
+#include "channel_sums.cuh"
 #include "conv.cuh"
 
 constexpr int STAGES = 4;
@@ -202,7 +203,8 @@ __device__ __forceinline__ void accumulate_half(
 
 // Computes a block tile of the sum of several products, as `gemm` does, with operands of halves. Calls `output(row,
 // output.start(column), values[THREAD_ROWS][THREAD_COLUMNS])`: the values of a row are those of adjacent columns, and
-// their rows are `row` and every ROW_DISTANCE-th after it; POOLED: `row` and the next ones.
+// their rows are `row` and every ROW_DISTANCE-th after it; POOLED: `row` and the next ones. An output that is SUMMED
+// then adds its columns over the block, in the memory of the stages.
 template <class T, bool POOLED, class Output, class... Products>
 __device__ __forceinline__ void gemm_half(
     int rows, int columns, int chunk, const Output& output, const Products&... products) {
@@ -220,7 +222,8 @@ __device__ __forceinline__ void gemm_half(
     };
     (add(products), ...);
     const int lane = threadIdx.x % WARP;
-    const auto thread_columns = output.start(column0 + tile.first_column() + lane % 4 * THREAD_COLUMNS);
+    const int column = tile.first_column() + lane % 4 * THREAD_COLUMNS;
+    auto thread_columns = output.start(column0 + column);
 #pragma unroll
     for (int patch = 0; patch < T::WARP_ROWS / PATCH; ++patch) {
         float values[THREAD_ROWS][THREAD_COLUMNS];
@@ -234,12 +237,18 @@ __device__ __forceinline__ void gemm_half(
         const int row = row0 + tile.first_row() + patch * PATCH + lane / 4 * (POOLED ? PLACES : 1);
         output(row, thread_columns, values);
     }
+    if constexpr (Output::SUMMED) {
+        float* sums = reinterpret_cast<float*>(a_stages);
+        output.pass_on(thread_columns, sums, tile.first_row() / T::WARP_ROWS, column);
+        output.template finish<T::ROWS>(sums, row0, column0, across);
+    }
 }
 
 // Output that writes results [order.rows, columns]: after the epilogue, as halves; or, if `parts` is not null, the sums
 // of a split as they are, as floats.
 template <int VECTOR, class Order = RowOrder>
 struct HalfTileStore {
+    static constexpr bool SUMMED = false;
     Half* out;
     float* parts;
     int columns;
@@ -284,9 +293,61 @@ struct HalfTileStore {
     }
 };
 
+// `HalfTileStore` that adds the statistics of its columns, if they are wanted. A block has COLUMNS columns, a warp
+// WARP_ROWS rows.
+template <int VECTOR, int COLUMNS, int WARP_ROWS>
+struct HalfSummedStore {
+    static constexpr bool SUMMED = true;
+    using Store = HalfTileStore<VECTOR>;
+    Store store;
+    const ChannelStatistics& statistics;
+
+    // A thread's columns, and the sums of its rows.
+    struct Columns {
+        typename Store::Columns own;
+        LaneSums<THREAD_COLUMNS> sums;
+        bool begun;
+    };
+    __device__ bool is_wanted() const { return statistics.mean != nullptr; }
+    __device__ Columns start(int first) const { return {store.start(first), {}, false}; }
+
+    __device__ void operator()(int row, Columns& of, float (*values)[THREAD_COLUMNS]) const {
+        store(row, of.own, values);
+        if (!is_wanted()) return;
+        if (!of.begun) of.sums.start(values[0]), of.begun = true;
+#pragma unroll
+        for (int i = 0; i < THREAD_ROWS; ++i) {
+            if (row + i * ROW_DISTANCE < store.order.rows) of.sums.add(values[i]);
+        }
+    }
+
+    // Stores the sums of a warp, the `warp`-th from the block's top, in shared memory. `column`: the thread's first one
+    // in the block.
+    __device__ void pass_on(Columns& of, float* shared, int warp, int column) const {
+        if (!is_wanted()) return;
+        of.sums.add_lanes();
+        WarpSums<COLUMNS>{shared}.store(warp, column, of.sums);
+    }
+
+    // Adds a block of ROWS rows to the others of its columns; the last one writes the statistics. `across`: number of
+    // blocks beside each other.
+    template <int ROWS>
+    __device__ void finish(float* shared, int row0, int column0, int across) const {
+        if (!is_wanted()) return;
+        __syncthreads();  // all warps have passed their sums on
+        const int rows = store.order.rows, own = threadIdx.x;
+        const int column = own < COLUMNS && column0 + own < store.columns ? column0 + own : -1;
+        ChannelMoments moments{};
+        if (column >= 0) moments = WarpSums<COLUMNS>{shared}.moments(own, min(rows - row0, ROWS), WARP_ROWS);
+        int* last = reinterpret_cast<int*>(shared + ROWS / WARP_ROWS * WarpSums<COLUMNS>::NUMBERS);
+        finish_statistics(statistics, column, moments, blockIdx.x % across, ceil_div(rows, ROWS), rows, last);
+    }
+};
+
 // `PoolStore` of halves.
 template <int VECTOR>
 struct HalfPoolStore {
+    static constexpr bool SUMMED = false;
     Half* out;
     unsigned char* choice;
     const float* bias;

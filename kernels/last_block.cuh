@@ -6,18 +6,23 @@
 #include "prelude.cuh"
 
 // True in one of `blocks` blocks, the one that calls it last: there, what the others stored before they called it is
-// visible. `counter` is 0 before the launch and after it. Every thread of the block calls it.
-__device__ __forceinline__ bool is_last_block(unsigned* counter, int blocks) {
-    SHARED(int, last, [1]);
+// visible. `counter` is 0 before the launch and after it. `last` is an integer in shared memory. Every thread of the
+// block calls it.
+__device__ __forceinline__ bool is_last_block(unsigned* counter, int blocks, int* last) {
     __syncthreads();  // all threads of the block have stored
     if (threadIdx.x == 0) {
         // The fence before the count makes the block's stores visible to whoever reads the count; the fence after it
         // makes those of the other blocks visible here.
         __threadfence();
-        last[0] = atomicAdd(counter, 1u) == static_cast<unsigned>(blocks) - 1u;
+        *last = atomicAdd(counter, 1u) == static_cast<unsigned>(blocks) - 1u;
         __threadfence();
-        if (last[0] != 0) atomicExch(counter, 0u);
+        if (*last != 0) atomicExch(counter, 0u);
     }
     __syncthreads();
-    return last[0] != 0;
+    return *last != 0;
+}
+
+__device__ __forceinline__ bool is_last_block(unsigned* counter, int blocks) {
+    SHARED(int, last, [1]);
+    return is_last_block(counter, blocks, last);
 }

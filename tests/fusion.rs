@@ -298,14 +298,14 @@ fn a_step_of_mma_training_has_few_launches_in_both_precisions() {
         (
             "cifar10-linf",
             Precision::Fp32,
-            "1 clean_pass 224, 1 gather_correct 1, 1 pgd_start 1, 10 pgd_iteration 51, 1 search_start 76, \
-             9 search_probe 76, 1 search_end 75, 1 margin_pass 221, 1 update 2: 1794",
+            "1 clean_pass 215, 1 gather_correct 1, 1 pgd_start 1, 10 pgd_iteration 51, 1 search_start 76, \
+             9 search_probe 76, 1 search_end 75, 1 margin_pass 212, 1 update 2: 1776",
         ),
         (
             "cifar10-linf",
             Precision::Fp16,
-            "1 pack_filters 1, 1 clean_pass 203, 1 gather_correct 1, 1 pgd_start 1, 10 pgd_iteration 51, \
-             1 search_start 34, 9 search_probe 34, 1 search_end 33, 1 margin_pass 200, 1 update 3: 1292",
+            "1 pack_filters 1, 1 clean_pass 170, 1 gather_correct 1, 1 pgd_start 1, 10 pgd_iteration 51, \
+             1 search_start 31, 9 search_probe 31, 1 search_end 30, 1 margin_pass 167, 1 update 3: 1193",
         ),
     ] {
         let (mut parts, mut all) = (Vec::new(), 0);

@@ -320,22 +320,27 @@ fn integers(seed: u64, dims: &[usize]) -> Array {
     Array::f32(dims, Random(seed).signed(dims).values.iter().map(|v| (v * 1.5).round()))
 }
 
-/// Batch norm around layers with a halo, which are one launch of halves, and around another one, whose launches are
-/// separate.
+/// Batch norm around layers with a halo, which are one launch of halves; around layers whose launch adds the statistics
+/// alone, of a vectorized tile and of single elements; and around one whose launches are separate.
 #[test]
 pub fn batch_norm_around_convolutions() {
-    let other = conv_case([2, 4, 6, 16], [24, 3, 3], 1, 2);
-    for (i, &s) in HALO.iter().chain([&other]).enumerate() {
+    let others = [
+        conv_case([3, 5, 7, 8], [40, 1, 1], 0, 1),
+        conv_case([3, 5, 7, 3], [5, 1, 1], 0, 1),
+        conv_case([2, 4, 6, 16], [24, 3, 3], 1, 2),
+    ];
+    for (i, &s) in HALO.iter().chain(&others).enumerate() {
         let alone = ConvFusion::alone(s.window);
-        let fusions = [
-            ConvFusion { normalized: true, keeps_operand: true, statistics: i % 2 == 0, ..alone },
+        let fusions = vec![
+            ConvFusion { normalized: true, keeps_operand: true, statistics: true, ..alone },
             ConvFusion { statistics: true, addend: true, ..alone },
             ConvFusion { normalized: true, statistics: true, shortcut: Some(1 + i % 2), ..alone },
         ];
-        for fusion in fusions {
+        for fusion in third(i, fusions) {
             AroundConv::new(s, fusion).check();
         }
     }
+    AroundConv::new(HALO[3], ConvFusion { normalized: true, ..ConvFusion::alone(HALO[3].window) }).check();
 }
 
 /// A convolution that copies one channel of its operand.

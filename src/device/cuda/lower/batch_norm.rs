@@ -192,15 +192,17 @@ pub(super) fn batch_norm_backward_weight(desc: &Desc, relu: bool) -> Lowered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cuda::abi::{HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32};
+    use crate::device::cuda::abi::{
+        HALF_TILE_ROWS, HALF_TILE_ROWS_TALL, HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32,
+    };
 
     /// Bounds of kernels/channel_sums.cuh, whose integers have 64 bits: of the sum of the largest halves in units of
     /// 2^-24, of the whole parts of the sums of squares, and of their fractions in units of 2^-40.
     #[test]
     fn no_sum_of_a_channel_overflows() {
         const LARGEST: u64 = 65504;
-        /// The smallest block of a convolution with a halo.
-        const ROWS: u64 = 128;
+        /// Rows of the smallest block.
+        const ROWS: u64 = 64;
         let items = MOST_SUMMED_ITEMS as u64;
         let half = f64::from(half::f16::MAX) as u64;
         assert_eq!(half, LARGEST);
@@ -210,6 +212,7 @@ mod tests {
         for bound in [sum, squares, fractions] {
             assert!(bound.is_some_and(|bound| bound < 1 << 62), "{bound:?}");
         }
-        assert!([HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32].iter().all(|&pixels| pixels as u64 >= ROWS));
+        let blocks = [HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32, HALF_TILE_ROWS, HALF_TILE_ROWS_TALL];
+        assert!(blocks.iter().all(|&rows| rows as u64 >= ROWS));
     }
 }

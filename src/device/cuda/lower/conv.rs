@@ -28,11 +28,34 @@ pub(super) struct FusedTerms {
     /// dy) and its filters.
     pub shortcut: Option<usize>,
     pub epilogue: Epilogue,
-    /// Batch norm of the operand, which only [`halo_forward`] computes.
+    /// Batch norm of the operand, if the kernel [applies](AroundBatchNorm) it.
     pub norm: OperandNorm,
-    /// Statistics of the results, which only [`halo_forward`] computes.
+    /// Statistics of the results, if the kernel [adds](AroundBatchNorm) them.
     pub statistics: ChannelStatistics,
 }
+
+/// Parts of batch norm in training mode that the kernel of a convolution computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AroundBatchNorm {
+    /// `true`: batch norm of the operand.
+    pub norm: bool,
+    /// `true`: statistics of the results, as far as their sums are bounded.
+    pub statistics: bool,
+}
+
+impl AroundBatchNorm {
+    /// Parts that [`forward`] computes with the other terms of `fused`.
+    pub fn of(desc: &Desc, window: ConvWindow, fused: &FusedTerms) -> AroundBatchNorm {
+        let conv = ConvProblem::new(desc.input(0), desc.input(1), window, false);
+        let half = desc.types == ElementTypes::Half;
+        let norm = half && Halo::of(desc, &conv, fused).is_some();
+        let whole = || !conv.half_operation(desc, conv.forward(), 0, HALF_FORWARD, fused).is_split(desc);
+        AroundBatchNorm { norm, statistics: norm || half && whole() }
+    }
+}
+
+/// Kernels of a convolution of halves without a halo.
+const HALF_FORWARD: HalfKernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall", "conv2d_half_narrow"];
 
 impl FusedTerms {
     /// Number of terms that the shortcut adds to a sum.
@@ -157,7 +180,7 @@ impl ConvProblem {
         gemm_half::vectorizable(desc, &[self.c, self.k, fused.channels(desc)])
     }
 
-    /// As `lower`, on halves.
+    /// As `lower`, on halves. `more` are the kernels' arguments after the epilogue.
     fn lower_half(
         &self,
         desc: &Desc,
@@ -165,11 +188,27 @@ impl ConvProblem {
         flops: u64,
         kernels: HalfKernels,
         fused: FusedTerms,
+        more: &[Arg],
     ) -> Lowered {
+        let shortcut = Arg::from(fused.shortcut(desc));
+        let work = self.half_operation(desc, product, flops, kernels, &fused);
+        work.lower(desc, |chunk, epilogue| {
+            let terms = [shortcut.clone(), epilogue].into_iter().chain(more.iter().cloned());
+            self.args(0..2, terms, chunk)
+        })
+    }
+
+    /// The product of halves with the terms of a shortcut.
+    fn half_operation(
+        &self,
+        desc: &Desc,
+        product: GemmProblem,
+        flops: u64,
+        kernels: HalfKernels,
+        fused: &FusedTerms,
+    ) -> HalfOperation {
         let product = GemmProblem { length: product.length + fused.channels(desc), ..product };
-        let (vectors, shortcut) = (self.chunks(desc, &fused), Arg::from(fused.shortcut(desc)));
-        let work = HalfOperation { kernels, product, vectors, epilogue: fused.epilogue, flops };
-        work.lower(desc, |chunk, epilogue| self.args(0..2, [shortcut.clone(), epilogue], chunk))
+        HalfOperation { kernels, product, vectors: self.chunks(desc, fused), epilogue: fused.epilogue.clone(), flops }
     }
 
     /// Lowers a convolution, or its gradient with respect to the input, to `product` with `flops` operations.
@@ -262,26 +301,16 @@ pub(super) fn conv2d(desc: &Desc, window: ConvWindow) -> Lowered {
     forward(desc, window, FusedTerms::default())
 }
 
-/// A convolution in one launch with all of `fused`, if it has a halo in shared memory.
-pub(super) fn halo_forward(desc: &Desc, window: ConvWindow, fused: &FusedTerms) -> Option<Launch> {
-    let conv = ConvProblem::new(desc.input(0), desc.input(1), window, false);
-    let product = conv.forward();
-    let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
-    let half = desc.input_dtype(1) == DType::F16;
-    let halo = Halo::of(desc, &conv, fused).filter(|_| half)?;
-    Some(halo.launch(desc, &conv, fused.clone(), flops))
-}
-
 pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Lowered {
     let conv = ConvProblem::new(desc.input(0), desc.input(1), window, false);
     let product = conv.forward();
     let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
-    if let Some(launch) = halo_forward(desc, window, &fused) {
-        return launch.into();
-    }
     if desc.input_dtype(1) == DType::F16 {
-        let kernels = ["conv2d_half_scalar", "conv2d_half_small", "conv2d_half_tall", "conv2d_half_narrow"];
-        return conv.lower_half(desc, product, flops, kernels, fused);
+        if let Some(halo) = Halo::of(desc, &conv, &fused) {
+            return halo.launch(desc, &conv, fused, flops).into();
+        }
+        let statistics = fused.statistics.clone().into();
+        return conv.lower_half(desc, product, flops, HALF_FORWARD, fused, &[statistics]);
     }
     let kernels =
         GemmKernels { single: ["conv2d_scalar", "conv2d_narrow", "conv2d_square"], mixed: "conv2d_scalar_to_half" };
@@ -312,7 +341,7 @@ pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms)
             "conv2d_backward_input_half_tall",
             "conv2d_backward_input_half_narrow",
         ];
-        return conv.lower_half(desc, conv.backward(), flops, kernels, fused);
+        return conv.lower_half(desc, conv.backward(), flops, kernels, fused, &[]);
     }
     conv.lower(desc, conv.backward(), flops, kernels, fused)
 }

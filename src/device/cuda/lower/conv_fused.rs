@@ -1,7 +1,7 @@
 //! Launches of fused convolutions, on the kernels of kernels/conv.cu.
 
 use super::batch_norm::{batch_norm_of_operand, statistics_of_output, sums_are_bounded};
-use super::conv::{FusedTerms, backward_input, forward, halo_forward};
+use super::conv::{AroundBatchNorm, FusedTerms, backward_input, forward};
 use super::desc::{Desc, InputCursor};
 use crate::device::cuda::abi::{ChannelStatistics, Epilogue, OperandNorm};
 use crate::device::cuda::launch::{Arg, Launch, Lowered};
@@ -23,22 +23,20 @@ pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
     let sum = if sum && norm { Arg::Output(0) } else { Arg::Null };
     let epilogue =
         Epilogue { before, sum, weight, variance, bias, mean, relu: Arg::Int(norm.into()), ..Epilogue::default() };
-    let terms = FusedTerms { shortcut, epilogue, ..FusedTerms::default() };
-    if !statistics || sums_are_bounded(desc) {
+    let mut terms = FusedTerms { shortcut, epilogue, ..FusedTerms::default() };
+    let within = AroundBatchNorm::of(desc, window, &terms);
+    if normalized && within.norm {
         let [weight, bias, mean, variance] = of_operand.clone();
-        let mut all =
-            FusedTerms { norm: OperandNorm { weight, bias, mean, variance, result: result.clone() }, ..terms.clone() };
-        if statistics {
-            let [mean, variance, running_mean, running_variance] = of_sum.map(Arg::Output);
-            let (sums, counters) = (Arg::ChannelSums, Arg::Counters);
-            all.statistics = ChannelStatistics { mean, variance, running_mean, running_variance, sums, counters };
-        }
-        if let Some(launch) = halo_forward(desc, window, &all) {
-            return launch.into();
-        }
+        terms.norm = OperandNorm { weight, bias, mean, variance, result: result.clone() };
+    }
+    let sums_within = statistics && within.statistics && sums_are_bounded(desc);
+    if sums_within {
+        let [mean, variance, running_mean, running_variance] = of_sum.map(Arg::Output);
+        let (sums, counters) = (Arg::ChannelSums, Arg::Counters);
+        terms.statistics = ChannelStatistics { mean, variance, running_mean, running_variance, sums, counters };
     }
     let mut lowered = forward(desc, window, terms);
-    if normalized {
+    if normalized && !within.norm {
         let offset = lowered.scratch.next_multiple_of(ALIGN);
         let operand = if keeps_operand { result } else { Arg::Scratch(offset) };
         let norm = batch_norm_of_operand(desc, operand.clone(), of_operand);
@@ -46,7 +44,7 @@ pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
         lowered.launches = [norm].into_iter().chain(lowered.launches.into_iter().map(read)).collect();
         lowered.scratch = if keeps_operand { lowered.scratch } else { offset + desc.input_bytes(0) as usize };
     }
-    if statistics {
+    if statistics && !sums_within {
         let Lowered { launches, scratch } = statistics_of_output(desc, of_sum);
         lowered.launches.extend(launches);
         lowered.scratch = lowered.scratch.max(scratch);

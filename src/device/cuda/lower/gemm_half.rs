@@ -183,6 +183,11 @@ impl HalfOperation {
         SplitSums { launch, splits: plan.splits, scratch: 4 * plan.splits * results }
     }
 
+    /// True if the sums are split.
+    pub fn is_split(&self, desc: &Desc) -> bool {
+        self.plan(desc).splits > 1
+    }
+
     fn plan(&self, desc: &Desc) -> HalfPlan {
         HalfPlan::new(self.product, self.vectors, true, desc.multiprocessors)
     }
