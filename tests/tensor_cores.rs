@@ -44,6 +44,8 @@ fn products_of_halves_are_tensor_core_instructions() {
         ("conv.fatbin", "conv2d_half_small", 2 * 4 * 2, 2),
         ("conv.fatbin", "conv2d_backward_weight_half_wide", 4 * 4 * 2, 1),
         ("conv_pool.fatbin", "conv_pool_backward_weight_half_wide", 4 * 4 * 2, 1),
+        ("conv_pool.fatbin", "two_conv_pools_half", 2 * 4 * 2, 1),
+        ("first_layer.fatbin", "pgd_step_fused_two_pooled_splits", 2 * 4 * 2, 1),
         ("linear.fatbin", "linear_backward_weight_half_wide", 4 * 4 * 2, 1),
         ("linear.fatbin", "linear_half_small", 2 * 4 * 2, 1),
         ("linear.fatbin", "linear_half_tall", 4 * 4 * 2, 1),

@@ -502,7 +502,7 @@ impl Function {
         let which = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function's module lives as long as it is used.
         unsafe { result::function::set_function_attribute(self.0, which, bytes as i32) }
-            .map_err(failed("more shared memory"))
+            .map_err(failed(&format!("{bytes} bytes of shared memory a block")))
     }
 }
 
