@@ -1,39 +1,41 @@
-// Statistics of a product's columns, the channels of batch norm in training mode, from the results in registers: no
-// launch reads them again.
+// Two sums of each of a product's columns, the channels of batch norm in training mode, from the results in registers:
+// no launch reads them again. Forward they are the sums of the results and of their squares, which give the statistics;
+// backward, of the gradient before ReLU, g, and of g (x - mean), which give the gradients of bias and weight.
 //
-// A warp adds its rows of a column as floats, from the distances to the warp's first row, so that no digits are lost
+// A warp adds its rows of a column as floats; forward the distances to the warp's first row, so that no digits are lost
 // however far from 0 the mean is. A block adds its warps in double precision and converts the sums to integers. Integers
 // are added by atomics: their sum has the same bits in any order. The last block reads the sums, and leaves zeros.
 //
 // Bounds. A finite half is a multiple of 2^-24 below 2^16. So the sum of up to 2^22 of them, in units of 2^-24, is an
-// integer below 2^(16 + 24 + 22) = 2^62. The sum of their squares is below 2^(32 + 22) = 2^54. Its integers are added
-// apart from its fractions, whose unit is 2^-40: a block's fraction is at most 2^40, and 2^16 blocks (of 64 rows and
-// more) add at most 2^56. A block's sum of squares is rounded by at most 2^-41. So none of the sums overflows:
-// `lower/batch_norm.rs` holds MOST_SUMMED_ITEMS.
+// integer below 2^(16 + 24 + 22) = 2^62. Products of two of them, or of g and x - mean, are below 2^33, and their sum is
+// below 2^(33 + 22) = 2^55. Its integers are added apart from its fractions, whose unit is 2^-46: a block's fraction is at
+// most 2^46, and 2^16 blocks (of 64 rows and more) add at most 2^62. A block's sum of products is rounded by at most
+// 2^-47. So none of the sums overflows: `lower/batch_norm.rs` holds MOST_SUMMED_ITEMS.
 #pragma once
 
 #include "batch_norm.cuh"
+#include "epilogue.cuh"
 #include "last_block.cuh"
 #include "vector.cuh"
 
 static_assert(MOST_SUMMED_ITEMS == 1 << 22);
 constexpr double SUM_UNITS = 16777216.0;             // 2^24
-constexpr double FRACTION_UNITS = 1099511627776.0;  // 2^40
+constexpr double FRACTION_UNITS = 70368744177664.0;  // 2^46
 
 // Sums of a channel over all blocks: two's complement.
 struct ChannelSums {
-    unsigned long long sum, squares, fractions;
+    unsigned long long sum, products, fractions;
     unsigned long long overflows;  // blocks with a number that is infinite or NaN
 };
 static_assert(sizeof(ChannelSums) == CHANNEL_SUMS_BYTES);
 
-// Number, sum and sum of squares of some of a channel's items.
+// Sums over some of a channel's items: of numbers, and of products.
 struct ChannelMoments {
-    double count, sum, squares;
+    double sum, products;
 };
 
 __device__ __forceinline__ void add_moments(ChannelSums* to, const ChannelMoments& moments) {
-    const double whole = floor(moments.squares);
+    const double whole = floor(moments.products);
     // NaN compares false.
     if (!(fabs(moments.sum) < 4.0e9 && fabs(whole) < 1.0e15)) {
         atomicAdd(&to->overflows, 1ull);
@@ -43,43 +45,43 @@ __device__ __forceinline__ void add_moments(ChannelSums* to, const ChannelMoment
         return static_cast<unsigned long long>(static_cast<long long>(value));
     };
     atomicAdd(&to->sum, integer(moments.sum * SUM_UNITS));
-    atomicAdd(&to->squares, integer(whole));
-    atomicAdd(&to->fractions, integer((moments.squares - whole) * FRACTION_UNITS));
+    atomicAdd(&to->products, integer(whole));
+    atomicAdd(&to->fractions, integer((moments.products - whole) * FRACTION_UNITS));
 }
 
 // The sums over all blocks, which become 0. Called when all blocks have added theirs.
-__device__ __forceinline__ ChannelMoments take_moments(ChannelSums* from, double count) {
+__device__ __forceinline__ ChannelMoments take_moments(ChannelSums* from) {
     const auto number = [](unsigned long long* integer) {
         return static_cast<double>(static_cast<long long>(atomicExch(integer, 0ull)));
     };
     const double sum = number(&from->sum) / SUM_UNITS;
-    const double squares = number(&from->squares) + number(&from->fractions) / FRACTION_UNITS;
-    if (atomicExch(&from->overflows, 0ull) != 0) return {count, NAN, NAN};
-    return {count, sum, squares};
+    const double products = number(&from->products) + number(&from->fractions) / FRACTION_UNITS;
+    if (atomicExch(&from->overflows, 0ull) != 0) return {NAN, NAN};
+    return {sum, products};
 }
 
 // A thread's sums of COLUMNS adjacent columns. Lanes with the same `lane % 4` have the same columns.
 template <int COLUMNS>
 struct LaneSums {
-    float origin[COLUMNS];
-    float of[2 * COLUMNS];  // sums of the distances from the origins, then of their squares
+    float origin[COLUMNS] = {};
+    float of[2 * COLUMNS] = {};  // sums of the distances from the origins, then of products
 
-    // Begins with the numbers of the warp's first row, which lanes 0 to 3 have.
-    __device__ void start(const float (&first)[COLUMNS]) {
+    // Takes the numbers of the warp's first row, which lanes 0 to 3 have, as origins.
+    __device__ void start_from(const float (&first)[COLUMNS]) {
 #pragma unroll
-        for (int j = 0; j < COLUMNS; ++j) {
-            origin[j] = __shfl_sync(FULL_MASK, first[j], threadIdx.x % 4);
-            of[j] = of[COLUMNS + j] = 0.0f;
-        }
+        for (int j = 0; j < COLUMNS; ++j) origin[j] = __shfl_sync(FULL_MASK, first[j], threadIdx.x % 4);
     }
 
-    __device__ void add(const float (&numbers)[COLUMNS]) {
-#pragma unroll
-        for (int j = 0; j < COLUMNS; ++j) {
-            const float distance = numbers[j] - origin[j];
-            of[j] += distance;
-            of[COLUMNS + j] = fmaf(distance, distance, of[COLUMNS + j]);
-        }
+    // Adds a number of column j and its square.
+    __device__ void add_square(int j, float number) {
+        const float distance = number - origin[j];
+        add_product(j, distance, distance);
+    }
+
+    // Adds a number of column j and its product with another one.
+    __device__ void add_product(int j, float number, float factor) {
+        of[j] += number;
+        of[COLUMNS + j] = fmaf(number, factor, of[COLUMNS + j]);
     }
 
     // Adds the lanes with the same columns, in the order of a binary tree. In each of its levels a lane passes one half
@@ -106,7 +108,7 @@ struct LaneSums {
 };
 
 // Sums of a block's warps, one below the other, in shared memory: of each warp the origins of COLUMNS columns, the sums
-// of the distances, and those of their squares.
+// of the distances from them, and those of the products.
 template <int COLUMNS>
 struct WarpSums {
     static constexpr int NUMBERS = 3 * COLUMNS;  // of a warp
@@ -127,29 +129,87 @@ struct WarpSums {
 
     // Moments of a column over `rows` rows, of which each warp but the last ones has `of_warp`.
     __device__ ChannelMoments moments(int column, int rows, int of_warp) const {
-        ChannelMoments all{static_cast<double>(rows), 0.0, 0.0};
+        ChannelMoments all{0.0, 0.0};
         for (int warp = 0; warp * of_warp < rows; ++warp) {
             const float* from = numbers + warp * NUMBERS + column;
             const double count = min(of_warp, rows - warp * of_warp);
-            const double origin = from[0], sum = from[COLUMNS], squares = from[2 * COLUMNS];
+            const double origin = from[0], sum = from[COLUMNS], products = from[2 * COLUMNS];
             all.sum += sum + count * origin;
-            all.squares += squares + 2.0 * origin * sum + count * (origin * origin);
+            all.products += products + 2.0 * origin * sum + count * (origin * origin);
         }
         return all;
     }
 };
 
-// Adds a block's moments of `column` (each thread has one, or none if it is negative) to those of the others. The last of
-// `blocks` blocks writes the statistics over `items` items. `last` is an integer in shared memory. Every thread of the
-// block calls it.
-__device__ __forceinline__ void finish_statistics(
-    const ChannelStatistics& to, int column, const ChannelMoments& moments, int group, int blocks, int items,
-    int* last) {
-    ChannelSums* sums = reinterpret_cast<ChannelSums*>(to.sums);
+// Adds a block's moments of `column` (each thread has one, or none if it is negative) to those of the others. In the last
+// of `blocks` blocks `finish(column, moments)` takes those of all blocks. `last` is an integer in shared memory. Every
+// thread of the block calls it.
+template <class Finish>
+__device__ __forceinline__ void add_blocks(
+    unsigned long long* all, unsigned* counter, int column, const ChannelMoments& moments, int blocks, int* last,
+    const Finish& finish) {
+    ChannelSums* sums = reinterpret_cast<ChannelSums*>(all);
     if (column >= 0) add_moments(sums + column, moments);
-    if (!is_last_block(to.counters + group, blocks, last) || column < 0) return;
-    const ChannelMoments all = take_moments(sums + column, items);
-    const double mean = all.sum / all.count, squares = all.squares - mean * all.sum;
-    const StatisticsResults results{to.mean, to.variance, to.running_mean, to.running_variance};
-    results.set(column, mean, squares < 0.0 ? 0.0 : squares, all.count);
+    if (is_last_block(counter, blocks, last) && column >= 0) finish(column, take_moments(sums + column));
 }
+
+// Sums of COLUMNS results of a thread for the statistics of batch norm.
+template <int COLUMNS>
+struct StatisticsSums {
+    const ChannelStatistics& to;
+
+    struct Factors {};
+    __device__ bool are_wanted() const { return to.mean != nullptr; }
+    __device__ Factors factors(int) const { return {}; }
+    __device__ void start(LaneSums<COLUMNS>& sums, const float (&first)[COLUMNS]) const { sums.start_from(first); }
+
+    __device__ void add(LaneSums<COLUMNS>& sums, const Factors&, const float (&results)[COLUMNS], size_t) const {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) sums.add_square(j, results[j]);
+    }
+
+    __device__ void finish(int column, const ChannelMoments& all, int items) const {
+        const double count = items, mean = all.sum / count, squares = all.products - mean * all.sum;
+        const StatisticsResults results{to.mean, to.variance, to.running_mean, to.running_variance};
+        results.set(column, mean, squares < 0.0 ? 0.0 : squares, count);
+    }
+};
+
+// Sums of COLUMNS results of a thread, gradients with respect to batch norm's results after ReLU, for the gradients of
+// its weight and bias.
+template <int COLUMNS>
+struct GradientSums {
+    const NormGradients& to;
+
+    struct Factors {
+        float scale[COLUMNS], shift[COLUMNS], mean[COLUMNS];
+    };
+    __device__ bool are_wanted() const { return to.dweight != nullptr; }
+    __device__ Factors factors(int column) const {
+        Factors of;
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            of.scale[j] = batch_norm_scale(to.weight[column + j], to.variance[column + j]);
+            of.mean[j] = to.mean[column + j];
+            of.shift[j] = batch_norm_shift(to.bias[column + j], of.mean[j], of.scale[j]);
+        }
+        return of;
+    }
+    __device__ void start(LaneSums<COLUMNS>&, const float (&)[COLUMNS]) const {}
+
+    // `at`: offset of the first result.
+    __device__ void add(LaneSums<COLUMNS>& sums, const Factors& of, const float (&results)[COLUMNS], size_t at) const {
+        float x[COLUMNS];
+        load_vector(x, reinterpret_cast<const Half*>(to.x) + at);
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            const float gradient = relu_gradient(results[j], x[j] * of.scale[j] + of.shift[j]);
+            sums.add_product(j, gradient, x[j] - of.mean[j]);
+        }
+    }
+
+    __device__ void finish(int column, const ChannelMoments& all, int) const {
+        to.dweight[column] = static_cast<float>(all.products * batch_norm_inverse(to.variance[column]));
+        to.dbias[column] = static_cast<float>(all.sum);
+    }
+};

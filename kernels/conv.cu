@@ -142,7 +142,9 @@ __device__ __forceinline__ void conv2d_half_tile(
     const ChannelStatistics& statistics, const unsigned* rows, int capacity, const ConvShape& s) {
     const int pixels = s.out_h * s.out_w, outputs = active_rows(rows, capacity) * pixels;
     float* split = parts == nullptr ? nullptr : parts + static_cast<size_t>(blockIdx.y) * capacity * pixels * s.k;
-    const HalfSummedStore<T::VECTOR, T::COLUMNS, T::WARP_ROWS> store{{y, split, s.k, {outputs}, epilogue}, statistics};
+    using Sums = StatisticsSums<THREAD_COLUMNS>;
+    const HalfSummedStore<T::VECTOR, T::COLUMNS, T::WARP_ROWS, Sums> store{
+        {y, split, s.k, {outputs}, epilogue}, {statistics}};
     const int channels = shortcut.shape.channels;
     const auto halves = [](const float* operand) { return reinterpret_cast<const Half*>(operand); };
     gemm_half<T, false>(outputs, s.k, s.chunk, store,
@@ -222,25 +224,57 @@ extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
     conv2d_backward_input_half_tile<HalfNarrow>(dx, parts, dy, w, shortcut, epilogue, rows, capacity, s);
 }
 
-// 3 x 3 convolutions of halves with stride 1 and padding 1 (conv_halo.cuh). The gradient with respect to the input is
-// one, too: that of dy with the turned filters.
+// 3 x 3 convolutions of halves with stride 1 and padding 1 (conv_halo.cuh), with batch norm around them.
+using HaloStatistics = StatisticsSums<THREAD_COLUMNS>;
 extern "C" __global__ void __launch_bounds__(Halo32::THREADS, 2)
     conv2d_half_halo32(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
                       Shortcut shortcut, Epilogue epilogue, OperandNorm norm, ChannelStatistics statistics,
                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_halo<Halo32>(y, x, w, shortcut, epilogue, norm, statistics, rows, capacity, s);
+    conv2d_halo<Halo32>(y, x, w, shortcut, epilogue, norm, HaloStatistics{statistics}, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Halo16::THREADS, 2)
     conv2d_half_halo16(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
                       Shortcut shortcut, Epilogue epilogue, OperandNorm norm, ChannelStatistics statistics,
                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_halo<Halo16>(y, x, w, shortcut, epilogue, norm, statistics, rows, capacity, s);
+    conv2d_halo<Halo16>(y, x, w, shortcut, epilogue, norm, HaloStatistics{statistics}, rows, capacity, s);
 }
 extern "C" __global__ void __launch_bounds__(Halo8::THREADS, 2)
     conv2d_half_halo8(Half* __restrict__ y, const Half* __restrict__ x, const Half* __restrict__ w,
                       Shortcut shortcut, Epilogue epilogue, OperandNorm norm, ChannelStatistics statistics,
                       const unsigned* __restrict__ rows, int capacity, ConvShape s) {
-    conv2d_halo<Halo8>(y, x, w, shortcut, epilogue, norm, statistics, rows, capacity, s);
+    conv2d_halo<Halo8>(y, x, w, shortcut, epilogue, norm, HaloStatistics{statistics}, rows, capacity, s);
+}
+
+// Gradients with respect to the input, which are convolutions, too: those of dy with the turned filters. With the
+// gradients of the weight and bias of the batch norm before the layer.
+template <class H>
+__device__ __forceinline__ void conv2d_backward_input_halo(
+    Half* dx, const Half* dy, const Half* w, const Shortcut& shortcut, const Epilogue& epilogue,
+    const NormGradients& gradients, const unsigned* rows, int capacity, const ConvShape& s) {
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (gradients.dweight != nullptr && active_rows(rows, capacity) == 0 && channel < s.k) {
+        gradients.dweight[channel] = gradients.dbias[channel] = 0.0f;
+    }
+    conv2d_halo<H>(dx, dy, w, shortcut, epilogue, OperandNorm{}, GradientSums<THREAD_COLUMNS>{gradients}, rows, capacity, s);
+}
+
+extern "C" __global__ void __launch_bounds__(Halo32::THREADS, 2)
+    conv2d_backward_input_half_halo32(Half* __restrict__ dx, const Half* __restrict__ dy, const Half* __restrict__ w,
+                      Shortcut shortcut, Epilogue epilogue, NormGradients gradients,
+                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_backward_input_halo<Halo32>(dx, dy, w, shortcut, epilogue, gradients, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(Halo16::THREADS, 2)
+    conv2d_backward_input_half_halo16(Half* __restrict__ dx, const Half* __restrict__ dy, const Half* __restrict__ w,
+                      Shortcut shortcut, Epilogue epilogue, NormGradients gradients,
+                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_backward_input_halo<Halo16>(dx, dy, w, shortcut, epilogue, gradients, rows, capacity, s);
+}
+extern "C" __global__ void __launch_bounds__(Halo8::THREADS, 2)
+    conv2d_backward_input_half_halo8(Half* __restrict__ dx, const Half* __restrict__ dy, const Half* __restrict__ w,
+                      Shortcut shortcut, Epilogue epilogue, NormGradients gradients,
+                      const unsigned* __restrict__ rows, int capacity, ConvShape s) {
+    conv2d_backward_input_halo<Halo8>(dx, dy, w, shortcut, epilogue, gradients, rows, capacity, s);
 }
 
 // `conv2d_backward_weight` on halves, on tensor cores.

@@ -293,54 +293,61 @@ struct HalfTileStore {
     }
 };
 
-// `HalfTileStore` that adds the statistics of its columns, if they are wanted. A block has COLUMNS columns, a warp
-// WARP_ROWS rows.
-template <int VECTOR, int COLUMNS, int WARP_ROWS>
+// `HalfTileStore` that adds two sums of each of its columns, if they are wanted (channel_sums.cuh). A block has COLUMNS
+// columns, a warp WARP_ROWS rows.
+template <int VECTOR, int COLUMNS, int WARP_ROWS, class Sums>
 struct HalfSummedStore {
     static constexpr bool SUMMED = true;
     using Store = HalfTileStore<VECTOR>;
     Store store;
-    const ChannelStatistics& statistics;
+    Sums sums;
 
     // A thread's columns, and the sums of its rows.
     struct Columns {
         typename Store::Columns own;
+        typename Sums::Factors factors;
         LaneSums<THREAD_COLUMNS> sums;
         bool begun;
     };
-    __device__ bool is_wanted() const { return statistics.mean != nullptr; }
-    __device__ Columns start(int first) const { return {store.start(first), {}, false}; }
+    __device__ Columns start(int first) const {
+        Columns of{store.start(first), {}, {}, false};
+        if (sums.are_wanted()) of.factors = sums.factors(first);
+        return of;
+    }
 
     __device__ void operator()(int row, Columns& of, float (*values)[THREAD_COLUMNS]) const {
         store(row, of.own, values);
-        if (!is_wanted()) return;
-        if (!of.begun) of.sums.start(values[0]), of.begun = true;
+        if (!sums.are_wanted()) return;
+        if (!of.begun) sums.start(of.sums, values[0]), of.begun = true;
 #pragma unroll
         for (int i = 0; i < THREAD_ROWS; ++i) {
-            if (row + i * ROW_DISTANCE < store.order.rows) of.sums.add(values[i]);
+            const int at = row + i * ROW_DISTANCE;
+            const size_t offset = store.order(at) * store.columns + of.own.first;
+            if (at < store.order.rows) sums.add(of.sums, of.factors, values[i], offset);
         }
     }
 
     // Stores the sums of a warp, the `warp`-th from the block's top, in shared memory. `column`: the thread's first one
     // in the block.
     __device__ void pass_on(Columns& of, float* shared, int warp, int column) const {
-        if (!is_wanted()) return;
+        if (!sums.are_wanted()) return;
         of.sums.add_lanes();
         WarpSums<COLUMNS>{shared}.store(warp, column, of.sums);
     }
 
-    // Adds a block of ROWS rows to the others of its columns; the last one writes the statistics. `across`: number of
-    // blocks beside each other.
+    // Adds a block of ROWS rows to the others of its columns; the last one finishes them. `across`: number of blocks
+    // beside each other.
     template <int ROWS>
     __device__ void finish(float* shared, int row0, int column0, int across) const {
-        if (!is_wanted()) return;
+        if (!sums.are_wanted()) return;
         __syncthreads();  // all warps have passed their sums on
         const int rows = store.order.rows, own = threadIdx.x;
         const int column = own < COLUMNS && column0 + own < store.columns ? column0 + own : -1;
         ChannelMoments moments{};
         if (column >= 0) moments = WarpSums<COLUMNS>{shared}.moments(own, min(rows - row0, ROWS), WARP_ROWS);
         int* last = reinterpret_cast<int*>(shared + ROWS / WARP_ROWS * WarpSums<COLUMNS>::NUMBERS);
-        finish_statistics(statistics, column, moments, blockIdx.x % across, ceil_div(rows, ROWS), rows, last);
+        add_blocks(sums.to.sums, sums.to.counters + blockIdx.x % across, column, moments, ceil_div(rows, ROWS), last,
+                   [&](int column, const ChannelMoments& all) { sums.finish(column, all, rows); });
     }
 };
 

@@ -160,7 +160,7 @@ impl Tape {
     /// Fuses input gradient `at` of a convolution with the sums and the gradient of batch norm that follow it.
     fn fuse_conv2d_backward_input(&mut self, at: usize) {
         let Op::Conv2dBackwardInput(window) = self.nodes[at].op else { unreachable!("called for an input gradient") };
-        let mut fusion = ConvGradientFusion { window, shortcut: None, norm: false, addend: false };
+        let mut fusion = ConvGradientFusion::alone(window);
         let mut inputs = self.nodes[at].inputs.clone();
         let mut chain = vec![at];
         if let Some((add, other)) = self.next_sum(at) {

@@ -4,12 +4,14 @@
 //! [`Op::BatchNormTraining`] reads all of its operand twice: for the statistics, and for its results. The statistics can
 //! come from the convolution that computes the operand, whose results they are ([`ConvFusion::statistics`]). The results
 //! are then [`Op::BatchNorm`]; the convolution that first reads them can compute them as it reads the operand
-//! ([`ConvFusion::normalized`]). A GPU has such kernels for halves alone, so this is done when precision is chosen.
+//! ([`ConvFusion::normalized`]). [`Op::BatchNormBackwardWeight`] reads the gradient of the results, which is the input
+//! gradient of that convolution: its sums come from there ([`ConvGradientFusion::norm_weight`]). A GPU has such kernels
+//! for halves alone, so this is done when precision is chosen.
 
 use super::graph::{Tape, Value};
 use super::memory::DType;
 use super::op::Op;
-use super::params::ConvFusion;
+use super::params::{ConvFusion, ConvGradientFusion};
 
 impl Tape {
     /// Fuses the input gradient of batch norm in training mode with the sum that alone reads it: that of a residual
@@ -42,8 +44,37 @@ impl Tape {
             {
                 self.fuse_operand(at);
             }
+            if self.nodes[at].op == (Op::BatchNormBackwardWeight { relu: true }) {
+                self.fuse_weight_gradient(at);
+            }
         }
         self.nodes.retain(|node| !node.outputs.is_empty());
+    }
+
+    /// Computes the gradients of the weight and bias of batch norm, node `norm`, with the gradient that they are summed
+    /// from, if that is the input gradient of a convolution of halves.
+    fn fuse_weight_gradient(&mut self, norm: usize) {
+        let Some(at) = self.computing(self.nodes[norm].inputs[0]) else { return };
+        let node = &self.nodes[at];
+        let fusion = match node.op {
+            Op::Conv2dBackwardInput(window) => ConvGradientFusion::alone(window),
+            Op::Conv2dFusedBackwardInput(fusion) if !fusion.norm => fusion,
+            _ => return,
+        };
+        let half = [node.inputs[0], node.inputs[1], node.outputs[0]].into_iter().all(|value| self.is_half(value));
+        if !half || node.rows != self.nodes[norm].rows {
+            return;
+        }
+        let (operands, sums) =
+            (std::mem::take(&mut self.nodes[norm].inputs), std::mem::take(&mut self.nodes[norm].outputs));
+        let node = &mut self.nodes[at];
+        node.op = Op::Conv2dFusedBackwardInput(ConvGradientFusion { norm_weight: true, ..fusion });
+        node.inputs.extend(&operands[1..]);
+        node.outputs.extend(sums);
+    }
+
+    fn is_half(&self, value: Value) -> bool {
+        self.values[value.0].dtype == DType::F16
     }
 
     /// The fusion of node `at`, if it is a convolution of halves whose sum is an output and has no other batch norm.
@@ -54,8 +85,8 @@ impl Tape {
             Op::Conv2dFused(fusion) if !fusion.norm => fusion,
             _ => return None,
         };
-        let half = |value: Value| self.values[value.0].dtype == DType::F16;
-        [node.inputs[0], node.inputs[1], node.outputs[0]].into_iter().all(half).then_some(fusion)
+        let half = [node.inputs[0], node.inputs[1], node.outputs[0]].into_iter().all(|value| self.is_half(value));
+        half.then_some(fusion)
     }
 
     /// Computes the statistics of batch norm `norm` with its operand. `false`: that isn't possible.

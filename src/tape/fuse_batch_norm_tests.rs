@@ -5,7 +5,7 @@ use crate::tape::half::{HalfFilter, HalfGradients};
 use crate::tape::memory::{Buffer, Memory};
 use crate::tape::op::Op;
 use crate::tape::ops::batch_norm::BatchNorm;
-use crate::tape::params::{ConvFusion, ConvWindow};
+use crate::tape::params::{ConvFusion, ConvGradientFusion, ConvWindow};
 
 const SAME: ConvWindow = ConvWindow { padding: 1, stride: 1 };
 
@@ -182,6 +182,35 @@ fn the_sum_of_a_residual_block_s_gradients_is_part_of_batch_norm_s() {
         assert_eq!(addends, [1], "{program}");
         assert!(!program.nodes.iter().any(|node| node.op == Op::Add), "{program}");
     }
+}
+
+/// In half precision, where the input gradient of a convolution is what they are summed from.
+#[test]
+fn the_gradients_of_batch_norm_s_weight_come_from_the_convolution_s_input_gradient() {
+    let gradient_ops = |half: bool| {
+        let (mut r, x) = HalfLayers::new();
+        let before = r.conv(x);
+        let [weight, bias, mean, variance] = [(); 4].map(|()| r.buffer(&[3]));
+        let [w, b] = [&weight, &bias].map(|buffer| r.tape.leaf(buffer));
+        let norm = BatchNorm { weight: w, bias: b, running_mean: mean, running_variance: variance };
+        let y = r.tape.batch_norm_training(before, &norm);
+        let y = r.tape.relu(y);
+        let after = r.conv(y);
+        let dims = r.tape.dims(after).to_vec();
+        let dy = r.buffer(&dims);
+        let dy = r.tape.leaf(&dy);
+        let dy = r.conv(dy);
+        for gradient in r.tape.grad(after, dy, &[w, b]) {
+            let buffer = r.buffer(&[3]);
+            r.tape.keep(gradient, &buffer);
+        }
+        let ops = r.ops(half);
+        ops.into_iter().filter(|op| op.name().contains("backward")).collect::<Vec<_>>()
+    };
+    let separate = [Op::Conv2dBackwardInput(SAME), Op::BatchNormBackwardWeight { relu: true }];
+    assert_eq!(gradient_ops(false), separate);
+    let fusion = ConvGradientFusion { norm_weight: true, ..ConvGradientFusion::alone(SAME) };
+    assert_eq!(gradient_ops(true), [Op::Conv2dFusedBackwardInput(fusion)]);
 }
 
 #[test]

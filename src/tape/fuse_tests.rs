@@ -79,7 +79,7 @@ fn fused(window: ConvWindow, shortcut: Option<usize>, addend: bool, sum: bool, n
 }
 
 fn fused_gradient(window: ConvWindow, shortcut: Option<usize>, norm: bool, addend: bool) -> Op {
-    Op::Conv2dFusedBackwardInput(ConvGradientFusion { window, shortcut, norm, addend })
+    Op::Conv2dFusedBackwardInput(ConvGradientFusion { shortcut, norm, addend, ..ConvGradientFusion::alone(window) })
 }
 
 #[test]

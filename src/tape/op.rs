@@ -190,7 +190,7 @@ pub enum Op {
     /// mean*, running variance* of [`Op::BatchNormTraining`]).
     Conv2dFused(ConvFusion),
     /// [`Op::Conv2dBackwardInput`] and ops that follow it: dy, w, (dy and w of the shortcut), (weight, variance, y),
-    /// (addend) -> dx.
+    /// (addend), (x, weight, bias, mean, variance of [`Op::BatchNormBackwardWeight`]) -> dx, (dweight, dbias).
     Conv2dFusedBackwardInput(ConvGradientFusion),
     /// Gradient of a loss with respect to the features that a network's head reads. The head is the mean over pixels,
     /// if there is one, the last layer and the loss: features `[n, h, w, c]` or `[n, ..]`, w `[classes, in]`, bias

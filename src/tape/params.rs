@@ -104,6 +104,16 @@ pub struct ConvGradientFusion {
     pub norm: bool,
     /// `true`: another value is added at the end.
     pub addend: bool,
+    /// `true`: the gradients of the weight and bias of batch norm in training mode with ReLU, whose results the
+    /// convolution reads, are outputs, too.
+    pub norm_weight: bool,
+}
+
+impl ConvGradientFusion {
+    /// An input gradient alone.
+    pub fn alone(window: ConvWindow) -> ConvGradientFusion {
+        ConvGradientFusion { window, shortcut: None, norm: false, addend: false, norm_weight: false }
+    }
 }
 
 /// Features that a network's head reads, and what its gradient includes of the ops that computed them.

@@ -66,6 +66,7 @@ fn roles(op: &Op) -> Roles {
             inputs.extend(fusion.shortcut.iter().flat_map(|_| [Alike, Filter]));
             inputs.extend(fusion.norm.then_some([Single, Single, Free]).into_iter().flatten());
             inputs.extend(fusion.addend.then_some(Alike));
+            inputs.extend(fusion.norm_weight.then_some(Free));
             backward(&inputs, gradient)
         }
         Op::Add => forward(&[Alike, Alike], Alike),

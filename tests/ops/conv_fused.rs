@@ -164,7 +164,7 @@ fn gradient_fusions(window: ConvWindow) -> Vec<ConvGradientFusion> {
     for shortcut in [None, Some(1), Some(2)] {
         for (norm, addend) in [(false, false), (false, true), (true, false), (true, true)] {
             if shortcut.is_some() || norm || addend {
-                all.push(ConvGradientFusion { window, shortcut, norm, addend });
+                all.push(ConvGradientFusion { shortcut, norm, addend, ..ConvGradientFusion::alone(window) });
             }
         }
     }
@@ -218,7 +218,12 @@ pub fn conv2d_fused_backward_input_in_large_layers() {
         return;
     }
     for (i, s) in NETWORK.iter().chain(&LARGE).enumerate() {
-        let fusion = |shortcut, addend| ConvGradientFusion { window: s.window, shortcut, norm: true, addend };
+        let fusion = |shortcut, addend| ConvGradientFusion {
+            shortcut,
+            norm: true,
+            addend,
+            ..ConvGradientFusion::alone(s.window)
+        };
         let all = vec![fusion(None, false), fusion(None, true), fusion(Some(s.window.stride), false)];
         check_fused_backward_input(s, &third(i, all));
     }
@@ -236,7 +241,12 @@ pub fn layers_with_a_halo() {
             fusion(Some(2), false, true, true),
         ];
         check_fused(s, &forward);
-        let fusion = |shortcut, norm, addend| ConvGradientFusion { window: s.window, shortcut, norm, addend };
+        let fusion = |shortcut, norm, addend| ConvGradientFusion {
+            shortcut,
+            norm,
+            addend,
+            ..ConvGradientFusion::alone(s.window)
+        };
         let backward = [fusion(None, false, false), fusion(None, true, true), fusion(Some(1), true, false)];
         check_fused_backward_input(s, &backward);
     }
@@ -260,16 +270,7 @@ impl AroundConv {
     fn check(&self) {
         let AroundConv { s, fusion, x, w } = self;
         let (c, k) = (s.c, s.k);
-        let pick = |choices: [f64; 4], len: usize| Array::f32(&[len], choices.into_iter().cycle().take(len));
-        // The f32 whose sum with the addend of variances is 1.
-        let variance = f64::from(1.0f32 - BATCH_NORM_EPS);
-        assert_eq!((variance as f32 + BATCH_NORM_EPS).sqrt(), 1.0);
-        let norm = [
-            pick([1.0, -1.0, 0.5, 0.0], c),
-            pick([0.5, 0.0, -0.5, 1.0], c),
-            pick([0.0, 1.0, -1.0, 1.0], c),
-            pick([variance; 4], c),
-        ];
+        let norm = simple_norm(c);
         let mut case = OpCase::new(Op::Conv2dFused(*fusion)).rows(x).whole(w);
         let mut operand = x.clone();
         if fusion.normalized {
@@ -315,6 +316,16 @@ impl AroundConv {
     }
 }
 
+/// Weight, bias, mean and variance of batch norm of `c` channels. They are multiples of a half; the deviation is 1.
+fn simple_norm(c: usize) -> [Array; 4] {
+    let pick = |choices: [f64; 4]| Array::f32(&[c], choices.into_iter().cycle().take(c));
+    // The number whose sum with the addend of variances is 1. It is no half, and no operand of halves.
+    let variance = 1.0f32 - BATCH_NORM_EPS;
+    assert_eq!((variance + BATCH_NORM_EPS).sqrt(), 1.0);
+    let variance = Array { dims: vec![c], dtype: DType::F32, values: vec![f64::from(variance); c] };
+    [pick([1.0, -1.0, 0.5, 0.0]), pick([0.5, 0.0, -0.5, 1.0]), pick([0.0, 1.0, -1.0, 1.0]), variance]
+}
+
 /// An array of -1, 0 and 1.
 fn integers(seed: u64, dims: &[usize]) -> Array {
     Array::f32(dims, Random(seed).signed(dims).values.iter().map(|v| (v * 1.5).round()))
@@ -341,6 +352,57 @@ pub fn batch_norm_around_convolutions() {
         }
     }
     AroundConv::new(HALO[3], ConvFusion { normalized: true, ..ConvFusion::alone(HALO[3].window) }).check();
+}
+
+/// The input gradient of a convolution, and the gradients of the weight and bias of the batch norm before it. No sum is
+/// rounded.
+fn check_norm_weight(s: &ConvCase, fusion: ConvGradientFusion) {
+    let (c, norm) = (s.c, simple_norm(s.c));
+    let [dy, w, x] = [(1, s.y()), (2, s.filters()), (7, s.x())].map(|(seed, dims)| integers(seed, &dims));
+    let mut dx = s.backward_input(s.n, &dy, &w);
+    let mut case = OpCase::new(Op::Conv2dFusedBackwardInput(fusion)).rows(&dy).whole(&w);
+    if let Some(stride) = fusion.shortcut {
+        let short = gradient_shortcut(s, stride);
+        let [dy, w] = [(3, &short.y()), (4, &short.filters())].map(|(seed, dims)| integers(seed, dims));
+        case = case.rows(&dy).whole(&w);
+        total(&mut dx, short.backward_input(s.n, &dy, &w));
+    }
+    if fusion.addend {
+        let other = integers(5, &s.x());
+        case = case.rows(&other);
+        total(&mut dx, addend(&other));
+    }
+    case = norm.iter().fold(case.rows(&x), |case, operand| case.whole(operand));
+    case = case.gives_rows(&s.x(), DType::F32).gives_whole(&[c], DType::F32).gives_whole(&[c], DType::F32);
+    case.check(|n| {
+        let gradients = first(&dx, n, s.x());
+        let mut sums = vec![vec![Sum::default(); c]; 2];
+        for (i, dx) in gradients.iter().enumerate() {
+            assert!(dx.value == stored(dx.value), "no result is rounded");
+            let [weight, bias, mean, _] = [0, 1, 2, 3].map(|operand| norm[operand].values[i % c]);
+            let from_mean = x.values[i] - mean;
+            if from_mean * weight + bias > 0.0 {
+                sums[0][i % c] += dx.value * from_mean;
+                sums[1][i % c] += dx.value;
+            }
+        }
+        [gradients].into_iter().chain(sums).collect()
+    });
+}
+
+/// Layers with a halo, whose gradients are one launch of halves, and another one, whose launches are separate.
+#[test]
+pub fn gradients_of_batch_norm_before_convolutions() {
+    let other = conv_case([2, 4, 6, 16], [24, 3, 3], 1, 2);
+    for (i, s) in HALO.iter().chain([&other]).enumerate() {
+        let alone = ConvGradientFusion { norm_weight: true, ..ConvGradientFusion::alone(s.window) };
+        let fusions = vec![
+            ConvGradientFusion { addend: true, ..alone },
+            ConvGradientFusion { shortcut: Some(1), ..alone },
+            alone,
+        ];
+        third(i, fusions).into_iter().for_each(|fusion| check_norm_weight(s, fusion));
+    }
 }
 
 /// A convolution that copies one channel of its operand.
@@ -383,11 +445,15 @@ pub fn small_layers_of_each_kernel() {
     ] {
         let (shortcut, window) = (Some(s.window.stride), s.window);
         check_fused(&s, &[ConvFusion { shortcut, norm: true, ..ConvFusion::alone(window) }]);
-        check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut, norm: true, addend: true }]);
+        check_fused_backward_input(
+            &s,
+            &[ConvGradientFusion { shortcut, norm: true, addend: true, ..ConvGradientFusion::alone(window) }],
+        );
     }
     let s = conv_case([1, 8, 8, 64], [64, 3, 3], 1, 1);
     let fusion = ConvFusion { normalized: true, statistics: true, ..ConvFusion::alone(s.window) };
     AroundConv::new(s, fusion).check();
+    check_norm_weight(&s, ConvGradientFusion { norm_weight: true, ..ConvGradientFusion::alone(s.window) });
     // Gradients with respect to filters: a vectorized tile, and single elements.
     [conv_case([1, 2, 2, 8], [8, 1, 1], 0, 1), conv_case([1, 2, 2, 3], [5, 1, 1], 0, 1)]
         .iter()
@@ -399,7 +465,10 @@ pub fn narrow_layer() {
     let s = conv_case([1, 130, 131, 8], [16, 3, 1], 1, 1);
     let window = s.window;
     check_fused(&s, &[ConvFusion { addend: true, norm: true, ..ConvFusion::alone(window) }]);
-    check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut: None, norm: true, addend: true }]);
+    check_fused_backward_input(
+        &s,
+        &[ConvGradientFusion { norm: true, addend: true, ..ConvGradientFusion::alone(window) }],
+    );
 }
 
 /// A layer with so many results that a GPU takes the tall tile of halves, forward and backward.
@@ -408,5 +477,8 @@ pub fn tall_layer() {
     let window = s.window;
     check_fused(&s, &[ConvFusion { addend: true, norm: true, ..ConvFusion::alone(window) }]);
     let s = conv_case([4, 91, 92, 64], [8, 3, 3], 1, 1);
-    check_fused_backward_input(&s, &[ConvGradientFusion { window, shortcut: None, norm: true, addend: true }]);
+    check_fused_backward_input(
+        &s,
+        &[ConvGradientFusion { norm: true, addend: true, ..ConvGradientFusion::alone(window) }],
+    );
 }

@@ -73,6 +73,7 @@ fn convolutions_that_load_their_pixels_once() {
 #[test]
 fn batch_norm_around_convolutions() {
     in_half(conv_fused::batch_norm_around_convolutions);
+    in_half(conv_fused::gradients_of_batch_norm_before_convolutions);
     in_half(conv_fused::statistics_of_the_largest_numbers);
     in_half(conv_fused::statistics_of_nan);
 }

@@ -9,7 +9,9 @@ use super::{
     attack, batch_norm, conv, conv_fused, conv_pool, elementwise, first_layer, formula, half, head, hyperplane, image,
     linear, loss, optimizer, pool, row_wise, rows,
 };
-use crate::tape::{ConvFusion, ConvWindow, DType, HeadFeatures, Metric, Node, Op, Place, Program, StepLayer, Value};
+use crate::tape::{
+    ConvFusion, ConvGradientFusion, ConvWindow, DType, HeadFeatures, Metric, Node, Op, Place, Program, StepLayer, Value,
+};
 
 fn f32s(bytes: &[u8]) -> &[f32] {
     bytemuck::cast_slice(bytes)
@@ -72,6 +74,9 @@ pub(super) fn run(arena: &mut Arena, program: &Program, node: &Node) {
         Op::Conv2dFused(fusion) if fusion.normalized || fusion.statistics => {
             conv2d_and_batch_norm(fusion, &shapes, &x, &mut y);
         }
+        Op::Conv2dFusedBackwardInput(fusion) if fusion.norm_weight => {
+            conv2d_backward_input_and_norm_weight(fusion, &shapes, &x, &mut y);
+        }
         _ => compute_in_any_precision(&node.op, &shapes, &x, &mut y),
     }
 }
@@ -118,6 +123,23 @@ fn conv2d_and_batch_norm(fusion: ConvFusion, shapes: &OpShapes, x: &[&[u8]], y: 
             batch_norm::update_statistics(&mut batch, &mut running, sum);
         });
     }
+}
+
+/// The input gradient of a convolution, then the gradients of batch norm's weight and bias from it as memory has it.
+fn conv2d_backward_input_and_norm_weight(
+    fusion: ConvGradientFusion,
+    shapes: &OpShapes,
+    x: &[&[u8]],
+    y: &mut [&mut [u8]],
+) {
+    let (own, norm) = x.split_at(x.len() - 5);
+    let (dx, sums) = y.split_at_mut(1);
+    let op = Op::Conv2dFusedBackwardInput(ConvGradientFusion { norm_weight: false, ..fusion });
+    compute_in_any_precision(&op, &shapes.of(&shapes.inputs[..own.len()], &shapes.outputs[..1]), own, dx);
+    let operands = [&shapes.outputs[..1], &shapes.inputs[own.len()..]].concat();
+    let norm_shapes = shapes.of(&operands, &shapes.outputs[1..]);
+    let op = Op::BatchNormBackwardWeight { relu: true };
+    compute_in_any_precision(&op, &norm_shapes, &[&[&*dx[0]], norm].concat(), sums);
 }
 
 /// Computes one op in single precision.

@@ -207,6 +207,23 @@ abi! {
         counters: *mut u32,
     }
 
+    /// Gradients of the weight and bias of batch norm in training mode with ReLU, whose results' gradients a launch
+    /// computes. Null: none are computed.
+    operands NormGradients {
+        /// Operand of batch norm.
+        x: *const f32,
+        weight: *const f32,
+        bias: *const f32,
+        mean: *const f32,
+        variance: *const f32,
+        dweight: *mut f32,
+        dbias: *mut f32,
+        /// As in `ChannelStatistics`.
+        sums: *mut u64,
+        /// As in `ChannelStatistics`.
+        counters: *mut u32,
+    }
+
     /// Instructions of a formula, at most.
     const FORMULA_LENGTH: usize = 64;
     /// Numbers on a formula's stack, at most.

@@ -1,7 +1,6 @@
 //! Launches of kernels/batch_norm.cu.
 
 use super::desc::{Desc, rows_of};
-use super::element_types::ElementTypes;
 use crate::device::cuda::abi::MOST_SUMMED_ITEMS;
 use crate::device::cuda::launch::{Arg, COUNTERS, Cost, Launch, Lowered, SUMMED_CHANNELS, THREADS, WARP};
 use crate::tape::DType;
@@ -39,6 +38,11 @@ impl ChannelGrid {
     /// Grid of a node whose first input is images.
     fn of(desc: &Desc) -> ChannelGrid {
         ChannelGrid::of_images(desc.input(0), desc.input_dtype(0), desc.aligned())
+    }
+
+    /// Grid of a node whose first output is images.
+    fn of_output(desc: &Desc) -> ChannelGrid {
+        ChannelGrid::of_images(desc.output(0), desc.output_dtype(0), desc.aligned())
     }
 
     /// Grid of images of dimensions `dims`; `aligned`: all operands begin at multiples of 16 bytes.
@@ -137,13 +141,12 @@ pub(super) fn batch_norm_of_operand(desc: &Desc, y: Arg, norm: [Arg; 4]) -> Laun
 
 /// Statistics of the node's first output, to the outputs `results`.
 pub(super) fn statistics_of_output(desc: &Desc, results: [usize; 4]) -> Lowered {
-    let grid = ChannelGrid::of_images(desc.output(0), desc.output_dtype(0), desc.aligned());
-    statistics(&grid, Arg::Output(0), results)
+    statistics(&ChannelGrid::of_output(desc), Arg::Output(0), results)
 }
 
-/// True if a convolution may add the sums for the statistics of the node's first output: their bound is proved.
+/// True if a convolution may add sums over the channels of the node's first output: their bound is proved.
 pub(super) fn sums_are_bounded(desc: &Desc) -> bool {
-    let grid = ChannelGrid::of_images(desc.output(0), desc.output_dtype(0), true);
+    let grid = ChannelGrid::of_output(desc);
     grid.number == DType::F16.size() && grid.items() <= MOST_SUMMED_ITEMS && grid.c <= SUMMED_CHANNELS
 }
 
@@ -181,12 +184,26 @@ pub(super) fn batch_norm_training_backward_input(desc: &Desc, relu: bool) -> Lau
 }
 
 pub(super) fn batch_norm_backward_weight(desc: &Desc, relu: bool) -> Lowered {
-    let of = (0..6).map(Arg::Input).chain([Arg::Int(relu.into())]).collect();
-    let kernels = match desc.types {
-        ElementTypes::FromHalf => ["batch_norm_backward_weight_from_half", "batch_norm_backward_weight_from_half_x4"],
-        _ => ["batch_norm_backward_weight", "batch_norm_backward_weight_x4"],
-    };
-    ChannelGrid::of(desc).sums(kernels, &[0, 1], of, (2, flops::BACKWARD_WEIGHT))
+    let of = (0..6).map(Arg::Input).collect();
+    weight_gradient(&ChannelGrid::of(desc), of, relu, [0, 1])
+}
+
+/// The launch that sums the gradients of weight and bias. `of` are dy, x, weight, bias, mean and variance; `results` are
+/// the outputs.
+fn weight_gradient(grid: &ChannelGrid, mut of: Vec<Arg>, relu: bool, results: [usize; 2]) -> Lowered {
+    let kernels = grid.by_images(
+        ["batch_norm_backward_weight", "batch_norm_backward_weight_x4"],
+        ["batch_norm_backward_weight_from_half", "batch_norm_backward_weight_from_half_x4"],
+    );
+    of.push(Arg::Int(relu.into()));
+    grid.sums(kernels, &results, of, (2, flops::BACKWARD_WEIGHT))
+}
+
+/// Gradients of weight and bias from the node's first output, to the two outputs after it. `norm` is weight, bias, mean
+/// and variance.
+pub(super) fn weight_gradient_of_output(desc: &Desc, x: Arg, norm: [Arg; 4]) -> Lowered {
+    let of = [Arg::Output(0), x].into_iter().chain(norm).collect();
+    weight_gradient(&ChannelGrid::of_output(desc), of, true, [1, 2])
 }
 
 #[cfg(test)]

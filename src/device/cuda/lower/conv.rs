@@ -6,7 +6,7 @@ use super::gemm::{GemmKernels, GemmOperation, GemmProblem, vectorizable};
 use super::gemm_half::{self, HalfKernels, HalfOperation, lower_weight_gradient};
 use crate::device::cuda::abi::{
     ChannelStatistics, ConvShape, Divisor, Epilogue, HALO_COLUMNS, HALO_PIXELS_8, HALO_PIXELS_16, HALO_PIXELS_32,
-    OperandNorm, Shortcut, ShortcutShape, WARP,
+    NormGradients, OperandNorm, Shortcut, ShortcutShape, WARP,
 };
 use crate::device::cuda::launch::{Arg, Launch, Lowered};
 use crate::tape::{ConvWindow, DType};
@@ -32,6 +32,8 @@ pub(super) struct FusedTerms {
     pub norm: OperandNorm,
     /// Statistics of the results, if the kernel [adds](AroundBatchNorm) them.
     pub statistics: ChannelStatistics,
+    /// Gradients of batch norm's weight and bias, if the kernel has a halo ([`has_halo_gradient`]).
+    pub gradients: NormGradients,
 }
 
 /// Parts of batch norm in training mode that the kernel of a convolution computes.
@@ -239,6 +241,8 @@ impl ConvProblem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Halo {
     kernel: &'static str,
+    /// Kernel of the gradient with respect to the input.
+    gradient: &'static str,
     width: usize,
     /// Pixels of a block: whole rows of an image, or whole images.
     pixels: usize,
@@ -246,9 +250,24 @@ struct Halo {
 
 impl Halo {
     const ALL: [Halo; 3] = [
-        Halo { kernel: "conv2d_half_halo32", width: 32, pixels: HALO_PIXELS_32 },
-        Halo { kernel: "conv2d_half_halo16", width: 16, pixels: HALO_PIXELS_16 },
-        Halo { kernel: "conv2d_half_halo8", width: 8, pixels: HALO_PIXELS_8 },
+        Halo {
+            kernel: "conv2d_half_halo32",
+            gradient: "conv2d_backward_input_half_halo32",
+            width: 32,
+            pixels: HALO_PIXELS_32,
+        },
+        Halo {
+            kernel: "conv2d_half_halo16",
+            gradient: "conv2d_backward_input_half_halo16",
+            width: 16,
+            pixels: HALO_PIXELS_16,
+        },
+        Halo {
+            kernel: "conv2d_half_halo8",
+            gradient: "conv2d_backward_input_half_halo8",
+            width: 8,
+            pixels: HALO_PIXELS_8,
+        },
     ];
     /// Channels of a step, and of a line in shared memory.
     const DEPTH: usize = 64;
@@ -287,13 +306,21 @@ impl Halo {
         2 * Halo::DEPTH * (Halo::STAGES * HALO_COLUMNS + 2 * cells)
     }
 
-    fn launch(&self, desc: &Desc, conv: &ConvProblem, fused: FusedTerms, flops: u64) -> Launch {
-        let terms = [fused.shortcut(desc).into(), fused.epilogue.into(), fused.norm.into(), fused.statistics.into()];
+    /// A launch of `kernel` with what is `fused`: `more` are its arguments after the epilogue.
+    fn launch(
+        &self,
+        kernel: &'static str,
+        desc: &Desc,
+        conv: &ConvProblem,
+        (fused, more): (FusedTerms, Vec<Arg>),
+        flops: u64,
+    ) -> Launch {
+        let terms = [fused.shortcut(desc).into(), fused.epilogue.into()].into_iter().chain(more);
         let args = [Arg::Output(desc.result())].into_iter().chain(conv.args(0..2, terms, 0)).collect();
         let blocks = conv.outputs().div_ceil(self.pixels) * (conv.k / HALO_COLUMNS);
         let [blocks, threads, shared] =
             [blocks, self.pixels / Halo::DEPTH * WARP, self.shared()].map(|n| u32::try_from(n).expect("few"));
-        Launch { kernel: self.kernel, grid: [blocks, 1, 1], block: threads, shared, args, cost: desc.cost(flops) }
+        Launch { kernel, grid: [blocks, 1, 1], block: threads, shared, args, cost: desc.cost(flops) }
     }
 }
 
@@ -307,7 +334,8 @@ pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Low
     let flops = GemmProblem { length: product.length + fused.channels(desc), ..product }.flops();
     if desc.input_dtype(1) == DType::F16 {
         if let Some(halo) = Halo::of(desc, &conv, &fused) {
-            return halo.launch(desc, &conv, fused, flops).into();
+            let around = vec![fused.norm.clone().into(), fused.statistics.clone().into()];
+            return halo.launch(halo.kernel, desc, &conv, (fused, around), flops).into();
         }
         let statistics = fused.statistics.clone().into();
         return conv.lower_half(desc, product, flops, HALF_FORWARD, fused, &[statistics]);
@@ -319,6 +347,14 @@ pub(super) fn forward(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Low
 
 pub(super) fn conv2d_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {
     backward_input(desc, window, FusedTerms::default())
+}
+
+/// True if [`backward_input`] computes the gradients of batch norm's weight and bias with the other terms of `fused`.
+pub(super) fn has_halo_gradient(desc: &Desc, window: ConvWindow, fused: &FusedTerms) -> bool {
+    desc.types == ElementTypes::Half && {
+        let conv = ConvProblem::new(desc.output(0), &turned(desc.input(1)), window, false);
+        Halo::of_gradient(desc, &conv, fused).is_some()
+    }
 }
 
 pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms) -> Lowered {
@@ -333,7 +369,8 @@ pub(super) fn backward_input(desc: &Desc, window: ConvWindow, fused: FusedTerms)
     let flops = conv.backward_flops() + shortcut as u64;
     if half {
         if let Some((halo, turned)) = Halo::of_gradient(desc, &conv, &fused) {
-            return halo.launch(desc, &turned, fused, flops).into();
+            let gradients = vec![fused.gradients.clone().into()];
+            return halo.launch(halo.gradient, desc, &turned, (fused, gradients), flops).into();
         }
         let kernels = [
             "conv2d_backward_input_half_scalar",

@@ -1,9 +1,9 @@
 //! Launches of fused convolutions, on the kernels of kernels/conv.cu.
 
-use super::batch_norm::{batch_norm_of_operand, statistics_of_output, sums_are_bounded};
-use super::conv::{AroundBatchNorm, FusedTerms, backward_input, forward};
+use super::batch_norm::{batch_norm_of_operand, statistics_of_output, sums_are_bounded, weight_gradient_of_output};
+use super::conv::{AroundBatchNorm, FusedTerms, backward_input, forward, has_halo_gradient};
 use super::desc::{Desc, InputCursor};
-use crate::device::cuda::abi::{ChannelStatistics, Epilogue, OperandNorm};
+use crate::device::cuda::abi::{ChannelStatistics, Epilogue, NormGradients, OperandNorm};
 use crate::device::cuda::launch::{Arg, Launch, Lowered};
 use crate::tape::{ConvFusion, ConvGradientFusion};
 
@@ -53,11 +53,26 @@ pub(super) fn conv2d_fused(desc: &Desc, fusion: &ConvFusion) -> Lowered {
 }
 
 pub(super) fn conv2d_fused_backward_input(desc: &Desc, fusion: &ConvGradientFusion) -> Lowered {
-    let ConvGradientFusion { window, shortcut, norm, addend } = *fusion;
+    let ConvGradientFusion { window, shortcut, norm, addend, norm_weight } = *fusion;
     let mut inputs = InputCursor(2);
     let [_, _] = inputs.next(shortcut.is_some());
     let [weight, variance, y] = inputs.next(norm);
     let [after] = inputs.next(addend);
+    let [x, norm @ ..]: [Arg; 5] = inputs.next(norm_weight);
     let epilogue = Epilogue { weight, variance, y, after, ..Epilogue::default() };
-    backward_input(desc, window, FusedTerms { shortcut, epilogue, ..FusedTerms::default() })
+    let mut terms = FusedTerms { shortcut, epilogue, ..FusedTerms::default() };
+    let within = norm_weight && has_halo_gradient(desc, window, &terms) && sums_are_bounded(desc);
+    if within {
+        let [weight, bias, mean, variance] = norm.clone();
+        let [dweight, dbias] = [1, 2].map(Arg::Output);
+        let (sums, counters) = (Arg::ChannelSums, Arg::Counters);
+        terms.gradients = NormGradients { x: x.clone(), weight, bias, mean, variance, dweight, dbias, sums, counters };
+    }
+    let mut lowered = backward_input(desc, window, terms);
+    if norm_weight && !within {
+        let Lowered { launches, scratch } = weight_gradient_of_output(desc, x, norm);
+        lowered.launches.extend(launches);
+        lowered.scratch = lowered.scratch.max(scratch);
+    }
+    lowered
 }

@@ -48,6 +48,7 @@ impl<'a> Desc<'a> {
     pub fn result(&self) -> usize {
         match self.op {
             Op::Conv2dFused(fusion) => usize::from(fusion.sum && fusion.norm),
+            Op::Conv2dFusedBackwardInput(_) => 0,
             _ => self.outputs() - 1,
         }
     }

@@ -195,7 +195,8 @@ fn members<'a>(launch: &'a Launch, name: &str) -> Option<&'a [Arg]> {
 fn a_convolution_s_epilogue_is_applied_once_to_whole_sums() {
     let window = ConvWindow { padding: 1, stride: 2 };
     let forward = ConvFusion { shortcut: Some(2), norm: true, ..ConvFusion::alone(window) };
-    let backward = ConvGradientFusion { window, shortcut: Some(2), norm: true, addend: true };
+    let backward =
+        ConvGradientFusion { shortcut: Some(2), norm: true, addend: true, ..ConvGradientFusion::alone(window) };
     let input = Arg::Input;
     for (n, size, split) in [(128, 16, false), (1, 4, true)] {
         let (large, small) = ([n, 2 * size, 2 * size, 64], [n, size, size, 128]);
