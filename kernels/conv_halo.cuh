@@ -297,8 +297,8 @@ __device__ __forceinline__ void conv2d_halo(
     const int outputs = images * (s.h * H::WIDTH), row0 = tile * H::PIXELS;
     const HalfSummedStore<H::VECTOR, HALO_COLUMNS, HALO_DEPTH, Sums> store{
         {y, nullptr, s.k, {outputs}, epilogue}, column_sums};
-    if (column_sums.are_wanted()) __syncthreads();  // the sums take the place of filters
-    float* warp_sums = reinterpret_cast<float*>(shared);
+    // In the place of filters that were last read three steps ago: all warps have passed a barrier since.
+    float* warp_sums = reinterpret_cast<float*>(block.stage(step));
 #pragma unroll
     for (int half = 0; half < HALO_COLUMNS / PATCH; ++half) {
         const int column = half * PATCH + lane % 4 * THREAD_COLUMNS;
