@@ -4,6 +4,7 @@
 #include <map>
 #include <tuple>
 
+#include "late_stores.h"
 #include "memory.h"
 #include "options.h"
 #include "sanitizers.h"
@@ -345,7 +346,11 @@ bool copies_late() { return options.copies_late; }
 void async_begin(const AsyncCopy& copy) { running_worker->async_begin(copy); }
 void async_commit() { running_worker->async_commit(); }
 const AsyncCopy* async_due(int pending) { return running_worker->async_due(pending); }
+void atomic_done(const void* address, size_t bytes) {
+    if (options.stores_late) publish_atomic(address, bytes);
+}
 void fence() {
+    if (options.stores_late) publish_stores();
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     order_acquire(&fence_token);
     order_release(&fence_token);

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "block.h"
+#include "late_stores.h"
 #include "memory.h"
 #include "options.h"
 #include "sanitizers.h"
@@ -39,6 +40,7 @@ struct Job {
                 std::lock_guard lock(mutex);
                 if (!failure) failure = std::move(failed);
             }
+            if (options.stores_late) hide_stores_of_block();
         }
         worker().end_launch();
     }
@@ -81,7 +83,7 @@ private:
 };
 
 unsigned helpers_for(size_t threads) {
-    if (thread_sanitizer() || threads <= kThreadsAlone) return 0;
+    if (thread_sanitizer() || options.stores_late || threads <= kThreadsAlone) return 0;
     unsigned workers = options.workers ? unsigned(options.workers) : std::thread::hardware_concurrency();
     return std::min(std::max(workers, 1u), kMostWorkers) - 1;
 }
@@ -98,11 +100,13 @@ std::optional<Failure> run_grid(const Launch& launch) {
     }
     size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
     unsigned wanted = helpers_for(job.blocks * threads);
+    if (options.stores_late) begin_late_stores();
     if (wanted && job.blocks > 1) {
         helpers->help(job, unsigned(std::min<size_t>(wanted, job.blocks - 1)));
     } else {
         job.work();
     }
+    if (options.stores_late) end_late_stores();
     if (job.failure) return std::move(job.failure);
     if (std::string where = damage(); !where.empty())
         return Failure{CUDA_ERROR_ILLEGAL_ADDRESS,

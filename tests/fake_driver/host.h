@@ -54,9 +54,18 @@ void async_commit();
 const AsyncCopy* async_due(int pending);
 
 void fence();
+void atomic_done(const void* address, size_t bytes);
 
 inline void copy(const AsyncCopy& c) {
     for (int i = 0; i < c.bytes; i++) ((char*)c.to)[i] = i < c.valid ? ((const char*)c.from)[i] : 0;
+}
+
+// Atomically replaces a number if `wanted` says so; returns the one before.
+template <class T, class F>
+inline T replace_if(T* p, T value, F wanted) {
+    T old = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (wanted(old) && !__atomic_compare_exchange_n(p, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return old;
 }
 
 template <class T>
@@ -123,31 +132,31 @@ inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, FAKE
 
 // Atomics on integers only: a sum of floats in no fixed order is not reproducible, so it does not compile. As on the
 // device they order no other accesses: ThreadSanitizer reports what only an atomic, without a fence, would order.
-#define FAKE_ATOMICS(type)                                                                                      \
-    inline type atomicAdd(type* p, type v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }               \
-    inline type atomicSub(type* p, type v) { return __atomic_fetch_sub(p, v, __ATOMIC_RELAXED); }               \
-    inline type atomicAnd(type* p, type v) { return __atomic_fetch_and(p, v, __ATOMIC_RELAXED); }               \
-    inline type atomicOr(type* p, type v) { return __atomic_fetch_or(p, v, __ATOMIC_RELAXED); }                 \
-    inline type atomicXor(type* p, type v) { return __atomic_fetch_xor(p, v, __ATOMIC_RELAXED); }               \
-    inline type atomicExch(type* p, type v) { return __atomic_exchange_n(p, v, __ATOMIC_RELAXED); }             \
-    inline type atomicCAS(type* p, type old, type v) {                                                          \
-        __atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);                     \
-        return old;                                                                                             \
-    }                                                                                                           \
-    inline type atomicMax(type* p, type v) {                                                                    \
-        type old = __atomic_load_n(p, __ATOMIC_RELAXED);                                                        \
-        while (old < v && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)); \
-        return old;                                                                                             \
-    }                                                                                                           \
-    inline type atomicMin(type* p, type v) {                                                                    \
-        type old = __atomic_load_n(p, __ATOMIC_RELAXED);                                                        \
-        while (v < old && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)); \
-        return old;                                                                                             \
+#define FAKE_ATOMIC(type, name, effect)    \
+    inline type name(type* p, type v) {    \
+        type old = effect;                 \
+        fake::atomic_done(p, sizeof *p);   \
+        return old;                        \
+    }
+#define FAKE_ATOMICS(type)                                                                \
+    FAKE_ATOMIC(type, atomicAdd, __atomic_fetch_add(p, v, __ATOMIC_RELAXED))              \
+    FAKE_ATOMIC(type, atomicSub, __atomic_fetch_sub(p, v, __ATOMIC_RELAXED))              \
+    FAKE_ATOMIC(type, atomicAnd, __atomic_fetch_and(p, v, __ATOMIC_RELAXED))              \
+    FAKE_ATOMIC(type, atomicOr, __atomic_fetch_or(p, v, __ATOMIC_RELAXED))                \
+    FAKE_ATOMIC(type, atomicXor, __atomic_fetch_xor(p, v, __ATOMIC_RELAXED))              \
+    FAKE_ATOMIC(type, atomicExch, __atomic_exchange_n(p, v, __ATOMIC_RELAXED))            \
+    FAKE_ATOMIC(type, atomicMax, fake::replace_if(p, v, [=](type old) { return old < v; })) \
+    FAKE_ATOMIC(type, atomicMin, fake::replace_if(p, v, [=](type old) { return v < old; })) \
+    inline type atomicCAS(type* p, type old, type v) {                                    \
+        __atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); \
+        fake::atomic_done(p, sizeof *p);                                                  \
+        return old;                                                                       \
     }
 FAKE_ATOMICS(int)
 FAKE_ATOMICS(unsigned)
 FAKE_ATOMICS(unsigned long long)
 #undef FAKE_ATOMICS
+#undef FAKE_ATOMIC
 
 inline void __threadfence() { fake::fence(); }
 inline void __threadfence_system() { fake::fence(); }

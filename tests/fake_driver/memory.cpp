@@ -144,6 +144,10 @@ std::string locate(const void* address) {
     return format("%zu bytes past the end of %s", offset - a->bytes, name(*a).c_str());
 }
 
+void for_each_allocation(const std::function<void(char*, size_t)>& f) {
+    for (auto& [start, a] : allocations) f(a.start, a.bytes);
+}
+
 std::string damage() {
     for (auto& [start, a] : allocations) {
         for (size_t i = 0; i < a.mapped; i++) {

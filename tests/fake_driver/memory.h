@@ -1,6 +1,7 @@
 // Device memory: host memory, each allocation between guard pages.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "api.h"
@@ -21,6 +22,9 @@ bool inside(CUdeviceptr start, size_t bytes);
 
 // Describes an address relative to the nearest allocation: "4 bytes past the end of allocation 3 (400 bytes)".
 std::string locate(const void* address);
+
+// Calls `f` with the memory of each allocation.
+void for_each_allocation(const std::function<void(char* start, size_t bytes)>& f);
 
 // Describes the first byte that was written outside an allocation since the last call; empty if there is none.
 std::string damage();

@@ -86,6 +86,7 @@ bool set_one(const std::string& key, const std::string& value) {
     if (key == "threads") return schedule(value, options.threads);
     if (key == "blocks") return schedule(value, options.blocks);
     if (key == "cp_async") return choice(value, "issue", "wait", options.copies_late);
+    if (key == "stores") return choice(value, "now", "late", options.stores_late);
     if (key == "guard") return choice(value, "begin", "end", options.guard_end);
     if (key == "memory") return count(value, options.memory);
     if (key == "fail_alloc") return count(value, options.fail_alloc);

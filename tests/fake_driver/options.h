@@ -16,6 +16,7 @@ struct Schedule {
 struct Options {
     Schedule threads, blocks;
     bool copies_late = false;         // cp.async copies at the wait instead of at issue
+    bool stores_late = false;         // stores become visible to other blocks at a fence, or when the launch ends
     bool guard_end = false;           // allocations end at a guard page instead of beginning after one
     size_t memory = size_t(80) << 30;
     long fail_alloc = 0;              // allocations until one fails; 0: none will

@@ -109,6 +109,19 @@ fn every_op_passes_under_address_sanitizer() {
     pass(KernelBuild::Address, "");
 }
 
+/// Kernels whose last block reads what the others stored. Small cases: memory is compared after every block.
+#[test]
+fn sums_by_the_last_block_are_right_if_stores_become_visible_late() {
+    if required("gpu") || !runs_long_tests("sums by the last block with late stores") {
+        return;
+    }
+    let which = ["--exact", "half::small_convolutions_of_each_kernel", "batch_norm::sums_of_three_blocks"];
+    let Some(mut command) = rung("fake", rerun(&which, "kernels", KernelBuild::Plain)) else { return };
+    let output = command.env("FAKE_CUDA", "stores=late").env("MAXMARGIN_REPEAT", "1").output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
+}
+
 /// ThreadSanitizer takes a millisecond a thread: the stages of shared memory and sums by the last block are what it is
 /// needed for. A training step runs under it in `tests/cuda`.
 #[test]
