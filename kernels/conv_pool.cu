@@ -203,16 +203,18 @@ extern "C" __global__ void __launch_bounds__(HalfNarrow::THREADS)
 // Two layers. LeNet5's at a batch of 50: 0.06 GFLOP in single precision, 1.3 us, and 1.0 GFLOP of halves, 1.3 us at 800
 // TFLOP/s; 0.8 MB. As two launches they move 1.6 MB more.
 //
-// 100 blocks have a multiprocessor of an H100 each. A part with 10 rows of the first layer takes 3,800 clocks for them:
-// 14,000 FFMA of a warp, four a clock, and a tenth as many other instructions. For the second layer it takes 6,400: 3,200
-// HMMA, eight clocks each on one of four tensor cores. In all, and with 1,500 clocks to begin and end, 6.6 us.
+// 100 blocks have a multiprocessor of an H100 each. A part with 10 rows of the first layer takes 5,200 clocks for them:
+// 14,000 FFMA of a warp and half as many other instructions, four a clock. For the second layer it takes 6,400: 3,200
+// HMMA, eight clocks each on one of four tensor cores. In all, and with 1,500 clocks to begin and end, 7.4 us.
 extern "C" __global__ void __launch_bounds__(THREADS)
     two_conv_pools_half(Half* __restrict__ out, unsigned char* __restrict__ choice,
                         unsigned char* __restrict__ first_choice, const float* __restrict__ x,
                         const float* __restrict__ w, const float* __restrict__ bias, const Half* __restrict__ second_w,
-                        const float* __restrict__ second_bias, const unsigned* __restrict__ rows, int capacity, int h,
-                        int wide, int parts) {
-    pool_two_layers(out, choice, first_choice, x, w, bias, second_w, second_bias, rows, capacity, h, wide, parts);
+                        const float* __restrict__ second_bias, const float* __restrict__ adv,
+                        const float* __restrict__ ball, const float* __restrict__ t, int unit, int l2, int box,
+                        const unsigned* __restrict__ rows, int capacity, int h, int wide, int parts) {
+    const PointAlong point{adv, ball, t, unit != 0, l2 != 0, box != 0};
+    pool_two_layers(out, choice, first_choice, x, w, bias, second_w, second_bias, point, rows, capacity, h, wide, parts);
 }
 
 // Filters are turned, as those of `conv2d_backward_input_half`.

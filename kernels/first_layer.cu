@@ -4,21 +4,12 @@
 #include "conv_pool_direct.cuh"
 #include "epilogue.cuh"
 #include "layer_pair.cuh"
-#include "pgd.cuh"
 #include "standardize.cuh"
 
 // --- from images to the layer's results ---
 
 // Pixels whose sums a thread has in registers, each of FIRST_LAYER_FILTERS filters.
 constexpr int FIRST_LAYER_PIXELS = 4;
-
-// The point along a direction; `adv` is null if the images are given.
-struct PointAlong {
-    const float* adv;
-    const float* ball;
-    const float* t;
-    bool unit, l2, box;
-};
 
 // A block takes an image. Its numbers go into shared memory, are summed there, and standardized there. The filters are in
 // shared memory, too, as [element][filter], so that a term's weights are four loads that all lanes of a warp share. A
@@ -54,9 +45,7 @@ __device__ __forceinline__ void standardize_conv2d_of(
         for (int at = thread; at < elements; at += THREADS) image[at] = x[start + at];
     } else {
         const float* adv = point.adv + start;
-        const float length =
-            point.unit ? perturbation_norm(adv, x + start, point.l2, elements) : point.ball[row];
-        const AlongDirection along(point.t[row], length, point.box);
+        const AlongDirection along = point.of_row(x + start, row, elements);
         for (int at = thread; at < elements; at += THREADS) image[at] = along(x[start + at], adv[at]);
     }
     // A thread reads and writes its own numbers until the barrier.

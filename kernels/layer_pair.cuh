@@ -10,6 +10,7 @@
 #pragma once
 
 #include "gemm_half.cuh"
+#include "pgd.cuh"
 
 constexpr int PAIR_TAPS = PAIR_SIDE * PAIR_SIDE, PAIR_PADDING = PAIR_SIDE / 2, PAIR_WARPS = THREADS / WARP;
 // Bytes of the second layer's filters are 2 PAIR_FILTERS.
@@ -138,13 +139,13 @@ __device__ __forceinline__ void pool_first_layer(
     }
 }
 
-// Both layers, with `parts` blocks an image of h x w pixels. Every part computes the rows of the first layer that its
+// Both layers on images or on points along a direction, with `parts` blocks an image of h x w pixels. Every part computes the rows of the first layer that its
 // rows of the second one read: 10 and 8 of 14 for LeNet5, whose first layer so takes 1.3 times its FLOPs. A part's
 // choices of the first layer are those between which its second layer's windows begin.
 __device__ __forceinline__ void pool_two_layers(
     Half* out, unsigned char* choice, unsigned char* first_choice, const float* x, const float* w, const float* bias,
-    const Half* second_w, const float* second_bias, const unsigned* rows, int capacity, int h, int wide_image,
-    int parts) {
+    const Half* second_w, const float* second_bias, const PointAlong& point, const unsigned* rows, int capacity, int h,
+    int wide_image, int parts) {
     DYN_SHARED(Half, filters);
     const int thread = static_cast<int>(threadIdx.x), image = static_cast<int>(blockIdx.x) / parts;
     if (image >= active_rows(rows, capacity)) return;
@@ -159,12 +160,19 @@ __device__ __forceinline__ void pool_two_layers(
     for (int i = thread; i < patch_rows * width * CHUNKS; i += THREADS) {
         reinterpret_cast<uint4*>(patch)[i] = make_uint4(0, 0, 0, 0);
     }
-    x += static_cast<size_t>(image) * (h * wide_image);
+    const size_t start = static_cast<size_t>(image) * (h * wide_image);
+    x += start;
+    const float* adv = point.adv == nullptr ? nullptr : point.adv + start;
+    const AlongDirection along =
+        adv == nullptr ? AlongDirection(0.0f, 0.0f, false) : point.of_row(x, image, h * wide_image);
     for (int i = thread; i < 2 * (patch_rows + PAIR_PADDING) * stride; i += THREADS) {
         const int line = i / stride, from_y = 2 * top - PAIR_PADDING + line, from_x = i - line * stride - PAIR_PADDING;
         const bool inside = static_cast<unsigned>(from_y) < static_cast<unsigned>(h) &&
                             static_cast<unsigned>(from_x) < static_cast<unsigned>(wide_image);
-        pixels[i] = inside ? x[from_y * wide_image + from_x] : 0.0f;
+        const int at = from_y * wide_image + from_x;
+        float pixel = inside ? x[at] : 0.0f;
+        if (inside && adv != nullptr) pixel = along(pixel, adv[at]);
+        pixels[i] = pixel;
     }
     __syncthreads();
     const int lane = thread % WARP;

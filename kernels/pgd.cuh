@@ -212,3 +212,17 @@ __device__ __forceinline__ float perturbation_norm(const float* adv, const float
     }
     return l2 ? static_cast<float>(sqrt(block_sum(squares))) : block_max(largest);
 }
+
+// The points along a direction that images are; `adv` is null if the images are given.
+struct PointAlong {
+    const float* adv;
+    const float* ball;
+    const float* t;
+    bool unit, l2, box;
+
+    // The direction of example `row`, an image x of `width` numbers. Every thread of the block calls it.
+    __device__ __forceinline__ AlongDirection of_row(const float* x, int row, int width) const {
+        const float* own = adv + static_cast<size_t>(row) * width;
+        return {t[row], unit ? perturbation_norm(own, x, l2, width) : ball[row], box};
+    }
+};

@@ -93,10 +93,13 @@ pub enum Op {
     ///
     /// [`NO_CHOICE`]: super::NO_CHOICE
     ConvPool(ConvWindow),
-    /// A pair of [`Op::ConvPool`]s ([`is_layer_pair`](super::is_layer_pair)), the second one in half precision: x, w,
-    /// bias, w and bias of the second -> pooled and choice of the second; choice of the first. The first one's results
-    /// are rounded to half precision and not written.
+    /// [`Op::AlongDirection`], if it is included, and a pair of [`Op::ConvPool`]s
+    /// ([`is_layer_pair`](super::is_layer_pair)), the second one in half precision: x, w, bias, w and bias of the second,
+    /// (adv, ball `[n]`, t `[n]`) -> pooled and choice of the second; choice of the first. The first one's results are
+    /// rounded to half precision and not written.
     TwoConvPools {
+        /// Rule of the point along a direction that the images are, if it is included.
+        along: Option<AlongRule>,
         /// Geometry of the first.
         first: ConvWindow,
         /// Geometry of the second.

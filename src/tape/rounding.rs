@@ -104,7 +104,7 @@ mod tests {
             (Op::StandardizeConv2d(FirstLayerFusion { along: None, layer, keeps_images: true }), vec![], vec![1]),
             (Op::Conv2d(window), vec![0], vec![1]),
             (Op::ConvPoolBackwardInput(window), vec![0], vec![2]),
-            (Op::TwoConvPools { first: window, second: window }, vec![0], vec![1, 3]),
+            (Op::TwoConvPools { along: None, first: window, second: window }, vec![0], vec![1, 3]),
             (Op::Conv2dBackwardWeight(window), vec![0, 1], vec![]),
             (Op::ConvPoolBackwardWeight(window), vec![0, 2], vec![]),
             (Op::LinearBackwardWeight, vec![0, 1], vec![]),

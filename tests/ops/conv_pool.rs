@@ -1,8 +1,9 @@
 //! Convolution, bias, ReLU and max-pooling in one. Ties are the point: the first maximum in row-major order is chosen,
 //! and none where ReLU gives 0.
 
-use maxmargin::tape::{DType, NO_CHOICE, Op};
+use maxmargin::tape::{AlongRule, DType, Direction, NO_CHOICE, Norm, Op};
 
+use super::attack::{point_along, row};
 use super::conv::{ConvCase, LARGE, conv_case};
 use super::pool::{first_maximum, halved, window};
 use super::support::half::in_half;
@@ -76,20 +77,41 @@ pub fn layer_pair([n, h, w]: [usize; 3]) -> [ConvCase; 2] {
 
 #[test]
 pub fn two_conv_pools() {
-    in_half(|| layer_pairs().for_each(two_layers));
+    in_half(|| layer_pairs().for_each(|pair| two_layers(pair, None)));
+}
+
+#[test]
+fn two_conv_pools_at_points_along_a_direction() {
+    in_half(|| {
+        for (direction, clamp) in [(Direction::Eps, false), (Direction::Unit, true)] {
+            let along = AlongRule { norm: Norm::Linf, direction, clamp };
+            two_layers(layer_pair([3, 20, 8]), Some(along));
+        }
+    });
 }
 
 pub fn small_pair() {
-    two_layers(layer_pair([1, 4, 4]));
+    let along = AlongRule { norm: Norm::L2, direction: Direction::Eps, clamp: true };
+    two_layers(layer_pair([1, 4, 4]), Some(along));
 }
 
-/// With coarse numbers all sums are exact, and the first layer's results are half-precision numbers.
-fn two_layers([first, second]: [ConvCase; 2]) {
-    let x = Random(1).coarse(&first.x());
+/// With coarse numbers, and points half as far as adv, all sums are exact, and the first layer's results are
+/// half-precision numbers.
+fn two_layers([first, second]: [ConvCase; 2], along: Option<AlongRule>) {
+    let (mut x, mut adv) = (Random(1).coarse(&first.x()), Random(6).coarse(&first.x()));
+    // The distance is 2 in every image.
+    x.values.chunks_mut(first.h * first.w).for_each(|image| image[0] = 1.0);
+    adv.values.chunks_mut(first.h * first.w).for_each(|image| image[0] = -1.0);
+    let [ball, t] = [2.0, 1.0].map(|value| Array::f32(&[first.n], vec![value; first.n]));
     let [(w, bias), (second_w, second_bias)] = [(2, &first), (4, &second)]
         .map(|(seed, s)| (Random(seed).coarse(&s.filters()), Random(seed + 1).coarse(&[s.k])));
-    let op = Op::TwoConvPools { first: first.window, second: second.window };
-    let case = OpCase::new(op).rows(&x).whole(&w).whole(&bias).whole(&second_w).whole(&second_bias);
+    let op = Op::TwoConvPools { along, first: first.window, second: second.window };
+    let mut case = OpCase::new(op).rows(&x).whole(&w).whole(&bias).whole(&second_w).whole(&second_bias);
+    if let Some(rule) = &along {
+        case = case.rows(&adv).rows(&ball).rows(&t);
+        let points = (0..first.n).flat_map(|i| point_along(rule, row(&x, i), row(&adv, i), 2.0, 1.0));
+        x = Array::f32(&first.x(), points.map(|point| point.value).collect::<Vec<_>>());
+    }
     let (between, out) = (second.x(), halved(second.y()));
     let case = case.gives_rows(&out, DType::F32).gives_rows(&out, DType::U8).gives_rows(&between, DType::U8);
     case.check(|n| {

@@ -146,6 +146,9 @@ pub(super) fn pgd_step(adv: &mut [f32], x: &[f32], dx: &[f32], eps: &[f32], step
     });
 }
 
+/// Point along a direction: its rule, and adv, ball and t.
+pub(super) type PointAlong<'a> = (AlongRule, [&'a [f32]; 3]);
+
 /// `out = x + t (adv - x) / length`, where the length is `ball` or the norm of `adv - x`.
 pub(super) fn along_direction(
     out: &mut [f32],

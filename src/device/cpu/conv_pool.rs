@@ -9,6 +9,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::attack::{PointAlong, along_direction};
 use super::conv::{ConvSizes, Forward, GROUP, sum_groups};
 use super::half;
 use super::pool::pool;
@@ -56,16 +57,24 @@ pub(super) struct PooledLayer<'a> {
     pub shape: ConvSizes,
 }
 
-/// Writes out and choice of the second layer, and the choice of the first one, whose results are rounded.
+/// Writes out and choice of the second layer, and the choice of the first one, whose results are rounded. The images are
+/// `x`, or points along a direction from there.
 pub(super) fn two_conv_pools(
     out: &mut [f32],
     choices: [&mut [u8]; 2],
     x: &[f32],
+    along: Option<PointAlong>,
     [first, second]: [&PooledLayer; 2],
     n: usize,
 ) {
     let [choice, first_choice] = choices;
-    scratch(n * second.shape.image_len(), |between| {
+    let points = along.map_or(0, |_| n * first.shape.image_len());
+    scratch(n * second.shape.image_len() + points, |free| {
+        let (points, between) = free.split_at_mut(points);
+        if let Some((rule, [adv, ball, t])) = &along {
+            along_direction(points, x, adv, ball, t, n, rule);
+        }
+        let x = if along.is_some() { points } else { x };
         conv_pool(between, first_choice, x, first.w, first.bias, n, &first.shape);
         half::round(between);
         conv_pool(out, choice, between, second.w, second.bias, n, &second.shape);

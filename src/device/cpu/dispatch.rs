@@ -213,14 +213,15 @@ fn compute(op: &Op, shapes: &OpShapes, x: &[&[u8]], y: &mut [&mut [u8]]) {
             let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), *window);
             conv_pool::conv_pool(f32s_mut(y0), others[0], f32s(x[0]), f32s(x[1]), f32s(x[2]), n, &shape);
         }
-        Op::TwoConvPools { first, second } => {
+        Op::TwoConvPools { along, first, second } => {
             let [choice, first_choice] = others else { unreachable!("both layers write their choices") };
             let shape = conv::ConvSizes::new(in_dims(0), in_dims(1), *first);
             let between = [in_dims(0)[0], shape.out_h / 2, shape.out_w / 2, in_dims(1)[0]];
             let layer = |w: usize, shape| conv_pool::PooledLayer { w: f32s(x[w]), bias: f32s(x[w + 1]), shape };
             let second = layer(3, conv::ConvSizes::new(&between, in_dims(3), *second));
             let layers = [&layer(1, shape), &second];
-            conv_pool::two_conv_pools(f32s_mut(y0), [choice, first_choice], f32s(x[0]), layers, n);
+            let along = along.map(|rule| (rule, [5, 6, 7].map(|i| f32s(x[i]))));
+            conv_pool::two_conv_pools(f32s_mut(y0), [choice, first_choice], f32s(x[0]), along, layers, n);
         }
         Op::ConvPoolBackwardInput(window) => {
             let shape = conv::ConvSizes::new(out_dims, in_dims(2), *window);

@@ -1,6 +1,6 @@
 //! A network's first layer under attack: the functions of its ops in their order, with scratch memory between them.
 
-use super::attack::{along_direction, pgd_step};
+use super::attack::{PointAlong, along_direction, pgd_step};
 use super::conv::{ConvSizes, conv2d_backward_input};
 use super::conv_fused::conv2d_fused;
 use super::conv_pool::conv_pool_backward_input;
@@ -10,10 +10,7 @@ use super::image::{standardize, standardize_backward};
 use super::linear::linear_backward_input;
 use super::scratch::scratch;
 use crate::tape::gradient_norm::from_norm;
-use crate::tape::{AlongRule, ConvFusion, PgdRule};
-
-/// Point along a direction: its rule, and adv, ball and t.
-pub(super) type PointAlong<'a> = (AlongRule, [&'a [f32]; 3]);
+use crate::tape::{ConvFusion, PgdRule};
 
 /// Operands of [`standardize_conv2d`].
 pub(super) struct FirstLayerOperands<'a> {

@@ -8,13 +8,29 @@ use crate::tape::{AlongRule, Direction, L2Order, Norm, Op, PgdRule};
 
 /// FLOPs a number of an image, as the kernels' comments count them.
 pub(super) mod flops {
+    use crate::tape::{AlongRule, Direction};
+
     pub const UNIFORM: usize = 2;
     pub const LINF_START: usize = 25;
     pub const LINF_STEP: usize = 26;
     pub const L2_START: usize = 14;
     pub const L2_STEP: usize = 20;
-    pub const ALONG_EPS: usize = 6;
-    pub const ALONG_UNIT: usize = 9;
+    const ALONG_EPS: usize = 6;
+    const ALONG_UNIT: usize = 9;
+
+    /// Those of a point along a direction, if there is one.
+    pub fn of_point(along: Option<AlongRule>) -> usize {
+        along.map_or(0, |rule| match rule.direction {
+            Direction::Eps => ALONG_EPS,
+            Direction::Unit => ALONG_UNIT,
+        })
+    }
+}
+
+/// Arguments of a kernel that may include a point along a direction: unit, l2 and box.
+pub(super) fn along_numbers(along: Option<AlongRule>) -> [Arg; 3] {
+    let is = |rule: fn(&AlongRule) -> bool| Arg::Int(i32::from(along.as_ref().is_some_and(rule)));
+    [is(|rule| rule.direction == Direction::Unit), is(|rule| rule.norm == Norm::L2), is(|rule| rule.clamp)]
 }
 
 /// Blocks that work on one row of the batch.
@@ -103,11 +119,19 @@ pub(super) fn along_direction(desc: &Desc, rule: AlongRule) -> Launch {
         Direction::Eps => {
             let width = width(desc, rows_of(desc.output(0)).1);
             let kernel = if width > 1 { "along_direction_eps_x4" } else { "along_direction_eps" };
-            launch(desc, kernel, width, BlocksPerRow::Many, &[0, 1, 2, 3], &[clamp], flops::ALONG_EPS)
+            launch(desc, kernel, width, BlocksPerRow::Many, &[0, 1, 2, 3], &[clamp], flops::of_point(Some(rule)))
         }
         Direction::Unit => {
             let numbers = [Arg::Int(i32::from(rule.norm == Norm::L2)), clamp];
-            launch(desc, "along_direction_unit", 1, BlocksPerRow::One, &[0, 1, 3], &numbers, flops::ALONG_UNIT)
+            launch(
+                desc,
+                "along_direction_unit",
+                1,
+                BlocksPerRow::One,
+                &[0, 1, 3],
+                &numbers,
+                flops::of_point(Some(rule)),
+            )
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use super::bias::sum_items;
 use super::conv::{ConvProblem, FusedTerms, turned};
-use super::desc::Desc;
+use super::desc::{Desc, InputCursor};
 use super::element_types::ElementTypes;
 use super::gemm::{GemmKernels, GemmOperation, GemmPlan, SplitSums};
 use super::gemm_half::{HalfOperation, HalfPlan};
-use super::layer_pair;
+use super::{attack, layer_pair};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS, WARP};
-use crate::tape::{ConvWindow, DType};
+use crate::tape::{AlongRule, ConvWindow, DType};
 
 /// True if the direct kernel is faster for the gradient with respect to the input: a block tile would have few columns.
 fn is_direct(conv: &ConvProblem) -> bool {
@@ -39,13 +39,15 @@ pub(super) fn conv_pool(desc: &Desc, window: ConvWindow) -> Lowered {
 }
 
 /// One launch for both layers.
-pub(super) fn two_conv_pools(desc: &Desc, first: ConvWindow, second: ConvWindow) -> Launch {
+pub(super) fn two_conv_pools(desc: &Desc, along: Option<AlongRule>, first: ConvWindow, second: ConvWindow) -> Launch {
     let first = ConvProblem::new(desc.input(0), desc.input(1), first, true);
     // The first layer's choices have the shape of its results.
     let second = ConvProblem::new(desc.output(2), desc.input(3), second, true);
-    let args = [0, 1, 2].map(Arg::Output).into_iter().chain((0..5).map(Arg::Input)).collect();
-    let flops = [&first, &second].iter().map(|conv| conv.forward().flops()).sum();
-    layer_pair::forward(&first, args, desc.cost(flops))
+    let mut args: Vec<Arg> = [0, 1, 2].map(Arg::Output).into_iter().chain((0..5).map(Arg::Input)).collect();
+    args.extend(InputCursor(5).next::<3>(along.is_some()).into_iter().chain(attack::along_numbers(along)));
+    let of_layers: u64 = [&first, &second].iter().map(|conv| conv.forward().flops()).sum();
+    let of_point = desc.input(0).iter().product::<usize>() * attack::flops::of_point(along);
+    layer_pair::forward(&first, args, desc.cost(of_layers + of_point as u64))
 }
 
 pub(super) fn conv_pool_backward_input(desc: &Desc, window: ConvWindow) -> Lowered {

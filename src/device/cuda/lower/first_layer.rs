@@ -9,10 +9,7 @@ use super::gemm::SplitSums;
 use super::{attack, image, layer_pair, linear};
 use crate::device::cuda::abi::Epilogue;
 use crate::device::cuda::launch::{Arg, Cost, Launch, Lowered, THREADS};
-use crate::tape::{
-    AlongRule, Direction, FIRST_LAYER_FILTERS, FirstLayerFusion, L2Order, MOST_STEP_CHANNELS, Norm, PgdFusion,
-    StepLayer,
-};
+use crate::tape::{FIRST_LAYER_FILTERS, FirstLayerFusion, L2Order, MOST_STEP_CHANNELS, Norm, PgdFusion, StepLayer};
 
 /// A launch of a block an image.
 pub(super) fn standardize_conv2d(desc: &Desc, fusion: &FirstLayerFusion) -> Launch {
@@ -37,20 +34,12 @@ pub(super) fn standardize_conv2d(desc: &Desc, fusion: &FirstLayerFusion) -> Laun
     let images = [0, 1].map(|i| if keeps_images { Arg::Output(results + i) } else { Arg::Null });
     let mut args = vec![Arg::Output(results - 1)];
     args.extend(images.into_iter().chain([0, 1].map(Arg::Input)).chain(point));
-    let is = |rule: fn(&AlongRule) -> bool| Arg::Int(i32::from(along.as_ref().is_some_and(rule)));
-    args.extend([
-        is(|rule| rule.direction == Direction::Unit),
-        is(|rule| rule.norm == Norm::L2),
-        is(|rule| rule.clamp),
-    ]);
+    args.extend(attack::along_numbers(along));
     args.extend([epilogue.into(), Arg::Rows, Arg::size(conv.n), conv.shape(0)]);
 
     let (n, row) = rows_of(desc.input(0));
-    let of_point = along.map_or(0, |rule| match rule.direction {
-        Direction::Eps => attack::flops::ALONG_EPS,
-        Direction::Unit => attack::flops::ALONG_UNIT,
-    });
-    let flops = (n * row * (image::flops::STANDARDIZE + of_point)) as u64 + conv.forward().flops();
+    let flops =
+        (n * row * (image::flops::STANDARDIZE + attack::flops::of_point(along))) as u64 + conv.forward().flops();
     let numbers = conv.k.next_multiple_of(FIRST_LAYER_FILTERS) * (conv.kh * conv.kw * conv.c + 2) + row;
     let shared = u32::try_from(4 * numbers).expect("few bytes");
     Launch { shared, ..Launch::new(kernel, n, args, desc.cost(flops)) }

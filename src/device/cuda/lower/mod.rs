@@ -69,7 +69,7 @@ pub(super) fn lower(program: &Program, node: &Node, multiprocessors: usize) -> L
         Op::MaxPool2d => pool::max_pool2d(&desc),
         Op::MaxPool2dBackward => pool::max_pool2d_backward(&desc),
         Op::ConvPool(window) => conv_pool::conv_pool(&desc, *window),
-        Op::TwoConvPools { first, second } => conv_pool::two_conv_pools(&desc, *first, *second).into(),
+        Op::TwoConvPools { along, first, second } => conv_pool::two_conv_pools(&desc, *along, *first, *second).into(),
         Op::ConvPoolBackwardInput(window) => conv_pool::conv_pool_backward_input(&desc, *window),
         Op::ConvPoolBackwardWeight(window) => conv_pool::conv_pool_backward_weight(&desc, *window),
         Op::ConvPoolBackwardBias => conv_pool::conv_pool_backward_bias(&desc),

@@ -136,13 +136,14 @@ fn a_pair_of_layers_with_pooling_is_one_launch() {
         let (image, between, out) = ([n, h, w, 1], [n, h / 2, w / 2, 32], [n, h / 4, w / 4, 64]);
         let inputs = [f32s(&image), f32s(&first), f32s(&bias), halves(&second), f32s(&second_bias)];
         let outputs = [halves(&out), (&out[..], DType::U8), (&between[..], DType::U8)];
-        launch(Op::TwoConvPools { first: window, second: window }, &inputs, &outputs, None)
+        launch(Op::TwoConvPools { along: None, first: window, second: window }, &inputs, &outputs, None)
     };
     let both = pair(50, 28, 28);
     assert_eq!((both.kernel, both.grid), ("two_conv_pools_half", [100, 1, 1]));
     assert_eq!(sizes(&both), [50, 28, 28, 2]);
     let operands: Vec<_> = (0..3).map(Arg::Output).chain((0..5).map(Arg::Input)).collect();
     assert_eq!(both.args[..8], operands);
+    assert_eq!(both.args[8..11], [Arg::Null, Arg::Null, Arg::Null], "no point along a direction");
     for (h, w) in (4..=64usize).step_by(4).flat_map(|h| (4..=32).step_by(4).map(move |w| (h, w))) {
         let both = pair(3, h, w);
         let [_, _, _, parts] = sizes(&both);
