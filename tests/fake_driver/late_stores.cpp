@@ -23,6 +23,31 @@ struct HiddenByte {
 
 std::vector<Published> published;
 std::vector<HiddenByte> hidden;
+// Bytes that the running block had stored, and not fenced, when it performed an atomic, as other blocks see them.
+std::vector<HiddenByte> unfenced;
+
+// Calls f(byte, byte as others see it) for all bytes that are not as others see them.
+template <class F>
+void for_each_difference(F f) {
+    constexpr size_t kPiece = 4096;
+    for (Published& memory : published) {
+        for (size_t piece = 0; piece < memory.content.size(); piece += kPiece) {
+            size_t bytes = std::min(kPiece, memory.content.size() - piece);
+            if (memcmp(memory.start + piece, memory.content.data() + piece, bytes) == 0) continue;
+            for (size_t i = piece; i < piece + bytes; i++)
+                if (memory.start[i] != memory.content[i]) f(memory.start[i], memory.content[i]);
+        }
+    }
+}
+
+// The byte as others see it; null if it is not in device memory.
+char* seen(const char* byte) {
+    for (Published& memory : published) {
+        if (byte >= memory.start && byte < memory.start + memory.content.size())
+            return memory.content.data() + (byte - memory.start);
+    }
+    return nullptr;
+}
 
 }  // namespace
 
@@ -31,30 +56,24 @@ void begin_late_stores() {
 }
 
 void publish_stores() {
-    for (Published& memory : published) memcpy(memory.content.data(), memory.start, memory.content.size());
+    for_each_difference([](char& byte, char& others) { others = byte; });
+    for (const HiddenByte& byte : unfenced) *seen(byte.address) = byte.value;
 }
 
 void publish_atomic(const void* address, size_t bytes) {
     auto* from = static_cast<const char*>(address);
-    for (Published& memory : published) {
-        if (from < memory.start || from >= memory.start + memory.content.size()) continue;
-        memcpy(memory.content.data() + (from - memory.start), from, bytes);
-    }
+    char* others = seen(from);
+    if (!others) return;
+    memcpy(others, from, bytes);
+    for_each_difference([](char& byte, char& others) { unfenced.push_back({&byte, others}); });
 }
 
 void hide_stores_of_block() {
-    constexpr size_t kPiece = 4096;
-    for (Published& memory : published) {
-        for (size_t piece = 0; piece < memory.content.size(); piece += kPiece) {
-            size_t bytes = std::min(kPiece, memory.content.size() - piece);
-            if (memcmp(memory.start + piece, memory.content.data() + piece, bytes) == 0) continue;
-            for (size_t i = piece; i < piece + bytes; i++) {
-                if (memory.start[i] == memory.content[i]) continue;
-                hidden.push_back({memory.start + i, memory.start[i]});
-                memory.start[i] = memory.content[i];
-            }
-        }
-    }
+    for_each_difference([](char& byte, char& others) {
+        hidden.push_back({&byte, byte});
+        byte = others;
+    });
+    unfenced.clear();
 }
 
 void end_late_stores() {
