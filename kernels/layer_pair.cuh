@@ -139,9 +139,9 @@ __device__ __forceinline__ void pool_first_layer(
     }
 }
 
-// Both layers on images or on points along a direction, with `parts` blocks an image of h x w pixels. Every part computes the rows of the first layer that its
-// rows of the second one read: 10 and 8 of 14 for LeNet5, whose first layer so takes 1.3 times its FLOPs. A part's
-// choices of the first layer are those between which its second layer's windows begin.
+// Both layers on images or on points along a direction, with `parts` blocks an image of h x w pixels. Every part computes
+// the rows of the first layer that its rows of the second one read: 10 and 8 of 14 for LeNet5, whose first layer so takes
+// 1.3 times its FLOPs. A part's choices of the first layer are those between which its second layer's windows begin.
 __device__ __forceinline__ void pool_two_layers(
     Half* out, unsigned char* choice, unsigned char* first_choice, const float* x, const float* w, const float* bias,
     const Half* second_w, const float* second_bias, const PointAlong& point, const unsigned* rows, int capacity, int h,
