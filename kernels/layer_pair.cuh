@@ -94,7 +94,7 @@ __device__ __forceinline__ int pooled_line(int row, int column, int width) {
 
 // Computes the first layer from `pixels` [rows][stride] into the rows of a patch. A warp takes PAIR_WINDOWS windows of a
 // row at a time, each of its lanes a filter, whose weights are in registers: a window's pixels are loads that all lanes
-// share, five and a half of them for 100 multiply-adds. `output(row, column, pooled)` is called for row and column of
+// share, eight of them for 100 multiply-adds. `output(row, column, pooled)` is called for row and column of
 // the results of each window.
 template <class Output>
 __device__ __forceinline__ void pool_first_layer(
