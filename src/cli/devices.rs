@@ -38,7 +38,7 @@ pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
 
 /// Line of a GPU, and the reason if it cannot be used.
 fn describe(gpu: &Gpu) -> String {
-    let Gpu { ordinal, name, capability: (major, minor), memory, multiprocessors } = gpu;
+    let Gpu { ordinal, name, capability: (major, minor), memory, multiprocessors, .. } = gpu;
     let mut text = format!(
         "{:8} {name}, compute capability {major}.{minor}, {:.1} GB, {multiprocessors} multiprocessors\n",
         format!("cuda:{ordinal}"),

@@ -98,6 +98,16 @@ fn a_gpu_that_cannot_be_used_is_listed_with_the_reason_and_refused_by_device_cud
     assert_eq!(entries(folder.path()), 0, "no run was begun");
 }
 
+/// GPUs of compute capability 8.6, 8.9 and 12.0 give a block 99 KB.
+#[test]
+fn a_kernel_with_more_shared_memory_than_the_gpu_gives_a_block_is_refused_before_anything_runs() {
+    let folder = temporary();
+    let line = "train --quiet --device cuda --width 1 --train-size 60 --val-size 2 --test-size 2 --precision";
+    let parts = ["117 KB of shared memory a block", "gives a block 99 KB", "--precision fp32 runs on the GPU"];
+    refused(folder.path(), "shared=101376", &format!("{line} fp16"), &parts);
+    assert_eq!(entries(folder.path()), 0, "no run was begun");
+}
+
 #[test]
 fn auto_takes_the_gpu_and_says_so() {
     let folder = temporary();

@@ -42,7 +42,7 @@ int attribute(int which) {
         case 81: return kSharedMultiprocessor;  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
         case 82: return 65536;                 // MAX_REGISTERS_PER_MULTIPROCESSOR
         case 90: return 1;                     // COMPUTE_PREEMPTION_SUPPORTED
-        case 97: return kSharedOptIn;          // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 97: return int(options.shared);          // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         case 106: return kBlocksMultiprocessor;  // MAX_BLOCKS_PER_MULTIPROCESSOR
         case 111: return 1024;                 // RESERVED_SHARED_MEMORY_PER_BLOCK
         case 115: return 1;                    // MEMORY_POOLS_SUPPORTED

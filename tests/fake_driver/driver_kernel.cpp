@@ -113,7 +113,7 @@ API CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value) {
     if (!known(function)) return call.end(CUDA_ERROR_INVALID_HANDLE);
     constexpr int kMaxDynamicShared = 8;
     if (attribute != kMaxDynamicShared) return call.end();
-    if (value < 0 || size_t(value) > kSharedOptIn) return call.end(CUDA_ERROR_INVALID_VALUE);
+    if (value < 0 || size_t(value) > options.shared) return call.end(CUDA_ERROR_INVALID_VALUE);
     function->max_dynamic = unsigned(value);
     return call.end();
 }

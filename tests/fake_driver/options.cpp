@@ -94,6 +94,7 @@ bool set_one(const std::string& key, const std::string& value) {
     if (key == "devices") return count(value, options.devices) && options.devices <= kMaxDevices;
     if (key == "driver") return count(value, options.driver);
     if (key == "capability") return sscanf(value.c_str(), "%d.%d", &options.major, &options.minor) == 2;
+    if (key == "shared") return count(value, options.shared) && options.shared <= kSharedOptIn;
     if (key == "workers") return count(value, options.workers);
     if (key == "log") return open_log(value);
     return false;

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "api.h"
+
 namespace fake {
 
 enum class Order { forward, reversed, random };
@@ -24,6 +26,7 @@ struct Options {
     int devices = 1;
     int driver = 13000;
     int major = 9, minor = 0;
+    size_t shared = kSharedOptIn;     // bytes of shared memory that a block may have
     int workers = 0;                  // 0: one a core
 };
 extern Options options;

@@ -64,6 +64,8 @@ pub struct Gpu {
     pub memory: usize,
     /// Number of streaming multiprocessors.
     pub multiprocessors: i32,
+    /// Bytes of shared memory that a block may have.
+    pub block_shared: i32,
 }
 
 impl Gpu {
@@ -76,9 +78,11 @@ impl Gpu {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let block_shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         // SAFETY: the driver returned `device`.
         let memory = unsafe { result::device::total_mem(device)? };
-        Ok((device, Gpu { ordinal, name: result::device::get_name(device)?, capability, memory, multiprocessors }))
+        let name = result::device::get_name(device)?;
+        Ok((device, Gpu { ordinal, name, capability, memory, multiprocessors, block_shared }))
     }
 }
 

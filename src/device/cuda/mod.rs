@@ -222,6 +222,22 @@ impl Cuda {
         })
     }
 
+    /// Refuses a launch whose blocks have more shared memory than the GPU gives one.
+    fn check_shared(&self, program: &Program, launch: &Launch) -> Result<()> {
+        let Gpu { ordinal, name, block_shared, .. } = self.gpu();
+        if i64::from(launch.shared) <= i64::from(*block_shared) {
+            return Ok(());
+        }
+        Err(Error::device(format!(
+            "CUDA: kernel {} of program {} takes {} KB of shared memory a block; GPU {ordinal}, {name}, gives a block \
+             {} KB; --precision fp32 runs on the GPU, --device cpu in half precision",
+            launch.kernel,
+            program.name,
+            launch.shared.div_ceil(1024),
+            block_shared / 1024
+        )))
+    }
+
     /// Graph of a schedule, recorded at the first call.
     fn graph(&mut self, schedule: &Schedule) -> Result<&Graph> {
         let same = |other: &Schedule| {
@@ -263,8 +279,12 @@ impl Device for Cuda {
         }
         let workspace = programs.iter().map(|program| program.workspace).max().unwrap_or(0);
         let nodes = programs.iter().flat_map(|program| program.nodes.iter().map(move |node| (program, node)));
-        let scratch =
-            nodes.map(|(program, node)| lower::lower(program, node, self.multiprocessors).scratch).max().unwrap_or(0);
+        let mut scratch = 0;
+        for (program, node) in nodes {
+            let lowered = lower::lower(program, node, self.multiprocessors);
+            lowered.launches.iter().try_for_each(|launch| self.check_shared(program, launch))?;
+            scratch = scratch.max(lowered.scratch);
+        }
         self.memory = Some(DeviceMemory::new(self.stream(), layout, workspace, scratch, self.sync)?);
         Ok(layout.bytes() + workspace + scratch)
     }
