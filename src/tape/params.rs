@@ -86,7 +86,7 @@ impl ConvFusion {
         ConvFusion { window, normalized, keeps_operand, shortcut: None, addend, sum: true, norm, statistics }
     }
 
-    /// The same without batch norm in training mode around it.
+    /// Returns the fusion without batch norm in training mode around it.
     #[must_use]
     pub fn without_batch_norm_in_training(self) -> ConvFusion {
         ConvFusion { normalized: false, keeps_operand: false, statistics: false, ..self }
