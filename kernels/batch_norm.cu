@@ -202,8 +202,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                        const float* __restrict__ x, const float* __restrict__ weight,
                                        const float* __restrict__ bias, const float* __restrict__ mean,
                                        const float* __restrict__ variance, const float* __restrict__ dweight,
-                                       const float* __restrict__ dbias, const float* __restrict__ addend, int relu, const unsigned* __restrict__ rows,
-                                       int capacity, int pixels, int width, int chunk) {
+                                       const float* __restrict__ dbias, const float* __restrict__ addend, int relu,
+                                       const unsigned* __restrict__ rows, int capacity, int pixels, int width,
+                                       int chunk) {
     batch_norm_training_backward_input_of(dx, dy, x, weight, bias, mean, variance, dweight, dbias, addend, relu != 0,
                                           active_rows(rows, capacity) * pixels,
                                           ChannelThreadMap(rows, capacity, pixels, width, chunk));
@@ -214,8 +215,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                           const float4* __restrict__ x, const float4* __restrict__ weight,
                                           const float4* __restrict__ bias, const float4* __restrict__ mean,
                                           const float4* __restrict__ variance, const float4* __restrict__ dweight,
-                                          const float4* __restrict__ dbias, const float4* __restrict__ addend, int relu, const unsigned* __restrict__ rows,
-                                          int capacity, int pixels, int width, int chunk) {
+                                          const float4* __restrict__ dbias, const float4* __restrict__ addend, int relu,
+                                          const unsigned* __restrict__ rows, int capacity, int pixels, int width,
+                                          int chunk) {
     batch_norm_training_backward_input_of(dx, dy, x, weight, bias, mean, variance, dweight, dbias, addend, relu != 0,
                                           active_rows(rows, capacity) * pixels,
                                           ChannelThreadMap(rows, capacity, pixels, width, chunk));
@@ -226,8 +228,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                        const Half* __restrict__ x, const float* __restrict__ weight,
                                        const float* __restrict__ bias, const float* __restrict__ mean,
                                        const float* __restrict__ variance, const float* __restrict__ dweight,
-                                       const float* __restrict__ dbias, const Half* __restrict__ addend, int relu, const unsigned* __restrict__ rows,
-                                       int capacity, int pixels, int width, int chunk) {
+                                       const float* __restrict__ dbias, const Half* __restrict__ addend, int relu,
+                                       const unsigned* __restrict__ rows, int capacity, int pixels, int width,
+                                       int chunk) {
     batch_norm_training_backward_input_of(dx, dy, x, weight, bias, mean, variance, dweight, dbias, addend, relu != 0,
                                           active_rows(rows, capacity) * pixels,
                                           ChannelThreadMap(rows, capacity, pixels, width, chunk));
@@ -238,8 +241,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                           const Half4* __restrict__ x, const float4* __restrict__ weight,
                                           const float4* __restrict__ bias, const float4* __restrict__ mean,
                                           const float4* __restrict__ variance, const float4* __restrict__ dweight,
-                                          const float4* __restrict__ dbias, const Half4* __restrict__ addend, int relu, const unsigned* __restrict__ rows,
-                                          int capacity, int pixels, int width, int chunk) {
+                                          const float4* __restrict__ dbias, const Half4* __restrict__ addend, int relu,
+                                          const unsigned* __restrict__ rows, int capacity, int pixels, int width,
+                                          int chunk) {
     batch_norm_training_backward_input_of(dx, dy, x, weight, bias, mean, variance, dweight, dbias, addend, relu != 0,
                                           active_rows(rows, capacity) * pixels,
                                           ChannelThreadMap(rows, capacity, pixels, width, chunk));

@@ -255,7 +255,8 @@ __device__ __forceinline__ void conv2d_backward_input_halo(
     if (gradients.dweight != nullptr && active_rows(rows, capacity) == 0 && channel < s.k) {
         gradients.dweight[channel] = gradients.dbias[channel] = 0.0f;
     }
-    conv2d_halo<H>(dx, dy, w, shortcut, epilogue, OperandNorm{}, GradientSums<THREAD_COLUMNS>{gradients}, rows, capacity, s);
+    const GradientSums<THREAD_COLUMNS> sums{gradients};
+    conv2d_halo<H>(dx, dy, w, shortcut, epilogue, OperandNorm{}, sums, rows, capacity, s);
 }
 
 extern "C" __global__ void __launch_bounds__(Halo32::THREADS, 2)

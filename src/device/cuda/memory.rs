@@ -1,7 +1,7 @@
 //! Memory of a CUDA device: addresses of buffers and values.
 //!
 //! Usually there are four permanent allocations: the buffers, the workspace of the running program, the scratch memory
-//! of the running node, and the counters and sums of the running launch, which are 0 between launches. For debugging every
+//! of the running node, and the counters and sums of the running launch, 0 between launches. For debugging every
 //! buffer and every value has an allocation of its own, so that a tool that checks allocations finds each access
 //! outside an operand.
 
