@@ -5,8 +5,8 @@
 //! - `ops`: recording functions, one method an op and one file a family, which check shapes
 //! - [`formula`]: elementwise programs, arithmetic on rows as data
 //! - `grad`: [`Tape::grad`], the gradient with respect to wanted values, along no other paths
-//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_conv_pools`: two layers
-//!   with pooling; `fuse_first_layer`: those from images to the first layer, and from its gradient to a step of PGD;
+//! - `fuse`: [`Tape::fuse`], ops that are computed in one pass over memory; `fuse_batch_norm`: batch norm in
+//!   training mode and the convolutions around it; `fuse_conv_pools`: two layers with pooling; `fuse_first_layer`: those from images to the first layer, and from its gradient to a step of PGD;
 //!   `fuse_head`: the last layer, its loss and their gradients; `fuse_row_wise`: small ops on the rows of a batch
 //! - `precision`: the values that are stored in half precision; `half`: the setting, and copies of weights;
 //!   [`gradient_norm`]: the norm to which gradients are brought

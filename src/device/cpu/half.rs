@@ -1,5 +1,6 @@
 //! Half-precision operands: any op on half operands is the same op on single-precision copies of them, whose half
-//! results are rounded when it is done. Sums stay single precision; nothing is rounded within an op.
+//! results are rounded when it is done. Sums stay single precision. Within an op that stands for several, what one of
+//! them passes on to the next is rounded as memory would round it.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
